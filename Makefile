@@ -1,0 +1,58 @@
+# make demo | test | bench | lint | fmt | docs | clean
+# Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: demo test bench lint fmt docs clean
+
+demo: .venv/.demo
+	$(BIN)/python examples/demo/run.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: .venv/.test
+	$(BIN)/python -m benchmarks
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/.test
+	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
+
+clean:
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.demo: pyproject.toml $(BIN)/uv
+	$(UV_INSTALL) -e '.[demo]'
+	touch $@
+
+.venv/.test: pyproject.toml $(BIN)/uv
+	$(UV_INSTALL) -e '.[test]'
+	touch $@
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	touch $@
+
+# A name on the PATH may be too old, a shim with nothing behind it, or a Python without venv: each is tried out.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "$$python -m venv .venv"; \
+	    exec $$python -m venv --clear .venv; \
+	  fi; \
+	done; \
+	echo "loco-otel needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv);" \
+	  "name one with: make PYTHON=/path/to/python3" >&2; \
+	exit 1

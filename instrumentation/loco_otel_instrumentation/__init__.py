@@ -1,0 +1,1 @@
+"""The SDKs whose calls are scheduled: one folder each."""

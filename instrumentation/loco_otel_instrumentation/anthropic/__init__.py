@@ -1,0 +1,17 @@
+"""Anthropic's SDK, with its clients for Bedrock and Vertex."""
+
+from loco_otel.patching import LocoInstrumentor, Target, stainless
+from loco_otel_instrumentation.anthropic.adapter import AnthropicAdapter
+
+__all__ = ["AnthropicInstrumentor"]
+
+
+class AnthropicInstrumentor(LocoInstrumentor):
+    """Schedules messages, beta messages and completions; counting tokens and batches pass."""
+
+    sdk = "anthropic"
+    requires = "anthropic >= 2.0, < 3"
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return the two methods that all calls pass, and the two pauses between attempts."""
+        return stainless.targets(AnthropicAdapter())

@@ -1,0 +1,17 @@
+"""OpenAI's SDK, with its clients for Azure."""
+
+from loco_otel.patching import LocoInstrumentor, Target, stainless
+from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
+
+__all__ = ["OpenAIInstrumentor"]
+
+
+class OpenAIInstrumentor(LocoInstrumentor):
+    """Schedules chat completions, completions, responses and embeddings."""
+
+    sdk = "openai"
+    requires = "openai >= 3.0, < 4"
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return the two methods that all calls pass, and the two pauses between attempts."""
+        return stainless.targets(OpenAIAdapter())

@@ -1,0 +1,49 @@
+"""A heap whose entries may be struck out anywhere, at the cost of a push."""
+
+from heapq import heapify, heappop, heappush
+from typing import Any, TypeAlias
+
+Entry: TypeAlias = list[Any]
+"""`[key..., item]`; the keys before the item must be unique together, so that items are never compared."""
+
+_SLACK = 8
+
+
+class LazyHeap:
+    """Smallest entry first; `strike` marks an entry, and `first` drops the marked ones it meets.
+
+    Never holds more struck entries than live ones plus a constant, so the memory is O(live).
+    """
+
+    __slots__ = ("_heap", "_struck")
+
+    def __init__(self) -> None:
+        self._heap: list[Entry] = []
+        self._struck = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._struck
+
+    def push(self, entry: Entry) -> None:
+        """Add an entry. O(log n)."""
+        heappush(self._heap, entry)
+
+    def strike(self, entry: Entry) -> None:
+        """Take out an entry that was pushed and not struck since. O(1) amortised."""
+        entry[-1] = None
+        self._struck += 1
+        if self._struck > len(self._heap) // 2 + _SLACK:
+            self._heap = [kept for kept in self._heap if kept[-1] is not None]
+            heapify(self._heap)
+            self._struck = 0
+
+    def first(self) -> Entry | None:
+        """Return the smallest live entry, or None. O(log n) amortised."""
+        heap = self._heap
+        while heap:
+            entry = heap[0]
+            if entry[-1] is not None:
+                return entry
+            heappop(heap)
+            self._struck -= 1
+        return None

@@ -1,0 +1,86 @@
+"""One request's way through the scheduler."""
+
+from collections.abc import Callable, Hashable
+from enum import Enum
+from itertools import count
+
+from loco_otel._core.lazy_heap import Entry
+from loco_otel.events import Granted, GrantReason, Outcome, Request
+
+
+class State(Enum):
+    """Where a ticket is. Only the core changes it, and each change is one assignment.
+
+    `NEW -> QUEUED -> WAITING -> [ADMITTING] -> GRANTED -> RELEASED`, or `REJECTED`; `GRANTED -> SUSPENDED -> WAITING`
+    around a retry's pause. All else that the core keeps can be told from the states, see `Scheduler.recover`.
+    """
+
+    NEW = 0
+    QUEUED = 1
+    """In its agent's queue, and nobody waits for it yet."""
+    WAITING = 2
+    ADMITTING = 3
+    """Has its slot; whoever keeps the budgets is being asked."""
+    GRANTED = 4
+    SUSPENDED = 5
+    """Between two attempts of one call: holds nothing."""
+    RELEASED = 6
+    REJECTED = 7
+
+    def __init__(self, _: int) -> None:
+        # Plain attributes: a property would cost a call on the hot path.
+        self.queued = self._name_ in {"QUEUED", "WAITING"}
+        self.holds = self._name_ in {"ADMITTING", "GRANTED"}
+        self.ended = self._name_ in {"RELEASED", "REJECTED"}
+
+
+_sequence = count(1)
+
+
+class Ticket:
+    """A request and its state. Made by a shell, filled in by the core, under the engine's lock.
+
+    What most tickets never need stands as a default on the class: making a ticket is on the hot path.
+    """
+
+    reason: GrantReason | None = None
+    outcome: Outcome | None = None
+    wake: Callable[[], None] | None = None
+    """Called, any number of times, once the ticket no longer waits. A hint: the state is the truth."""
+    places: tuple[Hashable, ...] = ()
+    """Where its lease lives: a thread, the contexts that inherited it. Set by the shell, changed by `move`."""
+    blocks: tuple[Hashable, ...] = ()
+    """While somebody is parked on it, no lease that lists one of these among its places can end; see `park`."""
+    host: "Ticket | None" = None
+    """The holder whose slot it shares."""
+    grant: Granted | None = None
+    """What will be told once it is admitted."""
+    birth = 0
+    """The tick at which its age was 0; ticks waited before a pause are taken off."""
+    waited_ticks = 0
+    repeated = False
+    """True from the first pause on."""
+    waiting_since = 0.0
+    waiting_tick = 0
+    granted_at = 0.0
+    touched_at = 0.0
+    """The last sign of life."""
+    deadline: float | None = None
+    queue_entry: Entry | None = None
+    age_entry: Entry | None = None
+    deadline_entry: Entry | None = None
+
+    def __init__(self, request: Request, owner: str = "") -> None:
+        self.request = request
+        self.owner = owner
+        """The process that made it."""
+        self.seq = next(_sequence)
+        self.state = State.NEW
+
+    @property
+    def id(self) -> str:
+        """Unique among all processes that share an engine."""
+        return f"{self.owner}-{self.seq}"
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.id} {self.request.agent} {self.state.name}>"

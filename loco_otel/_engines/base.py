@@ -1,0 +1,83 @@
+"""What a shell needs of an engine.
+
+Operations never block on anything but a short lock, are harmless when repeated for the same ticket, and answer
+through the ticket's state; `park` says whom to call when it is decided. Nothing here assumes that the queue is in
+this process: ticks, ages and the expiry of leases are the engine's, ticket ids are unique among processes.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+from loco_otel._core.ticket import Ticket
+from loco_otel.events import BypassReason, Listener, RateLimits, Request, Snapshot, Spending, ThrottleKind
+
+
+class Admission(Protocol):
+    """Whoever keeps the budgets: asked outside the lock, after the slot and before the call."""
+
+    def __call__(self, request: Request, /) -> bool:
+        """Reserve what the request will cost; False refuses it."""
+
+
+class Engine(Protocol):
+    """Hosts the scheduler. `observed` is True while somebody listens: then facts for telemetry are worth making."""
+
+    observed: bool
+
+    def ticket(self, request: Request) -> Ticket:
+        """Make a ticket, not submitted yet."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Ask for what the ticket's request says."""
+
+    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
+        """Call `wake`, at least once, when the ticket no longer waits; at once if it does not.
+
+        Until then the caller stands still, and so does every lease that has one of `blocks` among its places.
+        """
+
+    def admit(self, ticket: Ticket) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
+
+    def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a lease, and note what the call took; harmless when it has ended already."""
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a ticket wherever it is."""
+
+    def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """Settle and cancel a ticket that was dropped. For finalisers: takes no lock, wakes nobody, logs nothing."""
+
+    def suspend(self, ticket: Ticket) -> None:
+        """Give the slot back for the length of a retry's pause."""
+
+    def resume(self, ticket: Ticket) -> None:
+        """Ask for the slot again."""
+
+    def touch(self, ticket: Ticket) -> None:
+        """Note a sign of life of a lease."""
+
+    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+        """Note that a lease lives elsewhere now."""
+
+    def throttle(
+        self,
+        ticket: Ticket,
+        status: int,
+        kind: ThrottleKind,
+        retry_after: float | None,
+        limits: RateLimits | None,
+    ) -> None:
+        """Note that the provider pushed back."""
+
+    def bypass(self, reason: BypassReason) -> None:
+        """Note that a call went out unscheduled."""
+
+    def listen(self, listener: Listener) -> None:
+        """Tell a listener every event from now on."""
+
+    def snapshot(self) -> Snapshot:
+        """Tell how everything stands."""
+
+    def shutdown(self) -> None:
+        """Turn away all who wait and all who come."""

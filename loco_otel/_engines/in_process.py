@@ -1,0 +1,303 @@
+"""The engine of a program that shares nothing with others: the core behind one lock."""
+
+import os
+import threading
+import uuid
+import weakref
+from threading import get_ident
+from collections import deque
+from collections.abc import Callable, Hashable
+from math import inf
+from typing import TypeVar
+
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engines.base import Admission
+from loco_otel._engines.outbox import Outbox
+from loco_otel._engines.timer import Timer
+from loco_otel.clock import Clock, monotonic
+from loco_otel.events import (
+    Bypassed,
+    BypassReason,
+    Event,
+    Listener,
+    Outcome,
+    RateLimits,
+    Request,
+    Snapshot,
+    Spending,
+    Throttled,
+    ThrottleKind,
+)
+
+_HEARTBEAT = 1.0
+"""Seconds between two looks of the timer while someone waits: the most that a lost wake can cost."""
+
+_REENTERED = "a finaliser asked the scheduler in the midst of an operation"
+
+_Result = TypeVar("_Result")
+
+_engines: weakref.WeakSet["InProcessEngine"] = weakref.WeakSet()
+
+
+class InProcessEngine:
+    """All threads and event loops of one process share it.
+
+    The lock is held for one operation of the core, never over a wait or anybody else's code. `_busy` names the thread
+    whose operation is under way. When an exception breaks an operation off, it stays set, and the next operation
+    recovers first. Garbage collection may run a finaliser in the midst of an operation, in the same thread: what
+    ends a ticket there is put off, what would have to wait is refused.
+
+    Args:
+        scheduler: the core; nobody else may use it.
+        clock: the time.
+        timer: whether a thread watches the clock; without it somebody must call `advance`.
+        admission: whoever keeps the budgets.
+
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        clock: Clock = monotonic,
+        timer: bool = True,
+        admission: Admission | None = None,
+    ) -> None:
+        self.observed = False
+        self._core = scheduler
+        self._clock = clock
+        self._admission = admission
+        self._outbox = Outbox()
+        self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
+        self._timer = Timer(clock) if timer else None
+        self._begin()
+        _engines.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = uuid.uuid4().hex[:12]
+        self._busy = 0
+        self._due = inf
+
+    # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
+
+    def ticket(self, request: Request) -> Ticket:
+        """Make a ticket, not submitted yet."""
+        return Ticket(request, self._owner)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Ask for what the ticket's request says.
+
+        Raises:
+            RuntimeError: called by a finaliser in the midst of another operation of this thread.
+
+        """
+        core = self._core
+        now = self._clock()
+        me = get_ident()
+        if self._busy == me and self._lock.locked():
+            raise RuntimeError(_REENTERED)
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = me
+            core.submit(ticket, now)
+            told = bool(core.events or core.decided)
+            if told:
+                self._post()
+            if ticket.state is not State.GRANTED or core.leases_due < self._due:
+                self._plan(now)
+            self._busy = 0
+        if told:
+            self._outbox.deliver()
+
+    def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a lease, and note what the call took; harmless when it has ended already."""
+        core = self._core
+        now = self._clock()
+        me = get_ident()
+        if self._busy == me and self._lock.locked():
+            self.abandon(ticket, spending)
+            return
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = me
+            if spending is not None:
+                core.settle(ticket, spending, now)
+            core.release(ticket, now)
+            told = bool(core.events or core.decided)
+            if told:
+                self._post()
+            self._busy = 0
+        if told:
+            self._outbox.deliver()
+
+    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
+        """Call `wake`, at least once, when the ticket no longer waits; at once if it does not."""
+
+        def operation(core: Scheduler, now: float) -> bool:
+            ticket.wake = wake
+            core.park(ticket, blocks, now)
+            return ticket.state is State.WAITING
+
+        if not self._do(operation):
+            wake()
+
+    def admit(self, ticket: Ticket) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
+        if ticket.state is not State.ADMITTING:
+            return
+        if self._admission is None or self._admission(ticket.request):
+            self._do(lambda core, now: core.admit(ticket, now))
+        else:
+            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a ticket wherever it is."""
+        if self._busy == get_ident() and self._lock.locked():
+            self.abandon(ticket)
+            return
+        self._do(lambda core, now: core.cancel(ticket, now))
+
+    def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """Settle and cancel a ticket that was dropped.
+
+        Finalisers run anywhere, in the midst of an operation too: this appends and pokes, both reentrant.
+        """
+        self._abandoned.append((ticket, spending))
+        if self._timer is not None:
+            self._timer.poke()
+
+    def suspend(self, ticket: Ticket) -> None:
+        """Give the slot back for the length of a retry's pause."""
+        self._do(lambda core, now: core.suspend(ticket, now))
+
+    def resume(self, ticket: Ticket) -> None:
+        """Ask for the slot again."""
+        self._do(lambda core, now: core.resume(ticket, now))
+
+    def touch(self, ticket: Ticket) -> None:
+        """Note a sign of life of a lease. One store, so it needs no lock."""
+        ticket.touched_at = self._clock()
+
+    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+        """Note that a lease lives elsewhere now."""
+        self._do(lambda core, now: core.move(ticket, places, now))
+
+    # -- what only listeners care about --------------------------------------------------------------------------
+
+    def throttle(
+        self,
+        ticket: Ticket,
+        status: int,
+        kind: ThrottleKind,
+        retry_after: float | None,
+        limits: RateLimits | None,
+    ) -> None:
+        """Note that the provider pushed back."""
+        self._tell(lambda now: Throttled(now, ticket, status, kind, retry_after, limits))
+
+    def bypass(self, reason: BypassReason) -> None:
+        """Note that a call went out unscheduled."""
+        self._tell(lambda now: Bypassed(now, reason))
+
+    def listen(self, listener: Listener) -> None:
+        """Tell a listener every event from now on."""
+        with self._lock:
+            self._outbox.listeners.append(listener)
+            self.observed = self._core.observed = True
+
+    def snapshot(self) -> Snapshot:
+        """Tell how everything stands."""
+        return self._do(lambda core, now: core.snapshot(now))
+
+    # -- limits, time, the end -----------------------------------------------------------------------------------
+
+    def configure(self, change: Callable[[Scheduler, float], None]) -> None:
+        """Change limits or policy; whoever may go now is granted at once."""
+        self._do(change)
+
+    def shutdown(self) -> None:
+        """Turn away all who wait and all who come; holders may finish."""
+        self._do(lambda core, now: core.shutdown(now))
+
+    def advance(self) -> float:
+        """Do what the time demands, and return when to call again; the timer does."""
+        self._do(self._advance)
+        return self._due
+
+    def _advance(self, core: Scheduler, now: float) -> None:
+        core.advance(now)
+        self._due = self._next_due(now)
+
+    def _do(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
+        now = self._clock()
+        me = get_ident()
+        if self._busy == me and self._lock.locked():
+            raise RuntimeError(_REENTERED)
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = me
+            result = operation(self._core, now)
+            self._post()
+            self._plan(now)
+            self._busy = 0
+        self._outbox.deliver()
+        return result
+
+    def _tell(self, make: Callable[[float], Event]) -> None:
+        # As an operation, for the order among events.
+        if self.observed:
+            self._do(lambda core, now: core.events.append(make(now)))
+
+    def _tidy(self, now: float) -> None:
+        """Recover from an operation that was broken off, and cancel what was dropped."""
+        core = self._core
+        if self._busy:
+            core.recover(now)
+        self._busy = get_ident()
+        while self._abandoned:
+            ticket, spending = self._abandoned[0]
+            if spending is not None:
+                core.settle(ticket, spending, now)
+            core.cancel(ticket, now)
+            self._abandoned.popleft()
+        self._post()
+
+    def _post(self) -> None:
+        core = self._core
+        if core.events or core.decided:
+            self._outbox.put(core.decided, core.events)
+            core.decided = []
+            core.events = []
+
+    def _plan(self, now: float) -> None:
+        due = self._next_due(now)
+        if due < self._due:
+            self._due = due
+            if self._timer is not None:
+                self._timer.start(self.advance)
+
+    def _next_due(self, now: float) -> float:
+        due = self._core.next_wakeup()
+        return min(due, now + _HEARTBEAT) if self._core.waiting() else due
+
+    def _after_fork(self) -> None:
+        """Start afresh in the child: its parent's leases and waiters are not its own."""
+        self._begin()
+        self._outbox = self._outbox.after_fork()
+        self._abandoned.clear()
+        if self._timer is not None:
+            self._timer = Timer(self._clock)
+        self._core.reset()
+
+
+def _after_fork_in_child() -> None:
+    for engine in tuple(_engines):
+        engine._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

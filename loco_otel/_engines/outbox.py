@@ -1,0 +1,88 @@
+"""Delivery outside the engine's lock: waiters are woken first, then listeners are told, each in order."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from loco_otel._core.ticket import Ticket
+from loco_otel.events import Event, Listener
+
+_log = logging.getLogger("loco_otel")
+
+_MOST_EVENTS = 10_000
+
+_Item = TypeVar("_Item")
+
+
+class Outbox:
+    """Filled under the engine's lock, emptied outside it by one thread at a time.
+
+    Whoever finds a delivery going on leaves its events to that delivery. An item is taken out only after it was
+    delivered: an exception in the midst (a KeyboardInterrupt) leaves it for the next one, and being woken twice is
+    harmless. Bounded: when listeners fall behind by 10,000 events the oldest are dropped, and a line is logged once.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self._decided: deque[Ticket] = deque()
+        self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
+        self._waking = threading.Lock()
+        self._telling = threading.Lock()
+        self._overflowed = False
+
+    def __bool__(self) -> bool:
+        return bool(self._decided or self._events)
+
+    def put(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
+        """Add what an operation did. Under the engine's lock."""
+        self._decided.extend(decided)
+        self._events.extend(events)
+
+    def deliver(self) -> None:
+        """Wake and tell all that is due. Outside the engine's lock."""
+        while self._decided and self._waking.acquire(blocking=False):
+            try:
+                _empty(self._decided, _wake)
+            finally:
+                self._waking.release()
+        if len(self._events) == _MOST_EVENTS and not self._overflowed:
+            self._overflowed = True
+            _log.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
+        while self._events and self._telling.acquire(blocking=False):
+            try:
+                _empty(self._events, self._tell)
+            finally:
+                self._telling.release()
+
+    def after_fork(self) -> "Outbox":
+        """Return the child's: the same listeners, and nothing of what the parent has to deliver."""
+        fresh = Outbox()
+        fresh.listeners = self.listeners
+        return fresh
+
+    def _tell(self, event: Event) -> None:
+        for listener in tuple(self.listeners):
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("listener %r failed and will not be told again", listener)
+                self.listeners.remove(listener)
+
+
+def _wake(ticket: Ticket) -> None:
+    if ticket.wake is not None:
+        try:
+            ticket.wake()
+        except Exception:
+            _log.exception("waking %r failed", ticket)
+
+
+def _empty(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
+    while items:
+        item = items[0]
+        deliver(item)
+        # What is full drops from this end too, so the item may be gone already.
+        if items and items[0] is item:
+            items.popleft()

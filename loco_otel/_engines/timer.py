@@ -1,0 +1,57 @@
+"""One thread that watches the clock for one engine."""
+
+import logging
+import weakref
+from _thread import start_new_thread
+from collections.abc import Callable
+from math import inf
+from queue import Empty, SimpleQueue
+
+from loco_otel.clock import Clock
+
+_log = logging.getLogger("loco_otel")
+
+# `start_new_thread` and `SimpleQueue` are bound together, here: both are the real ones, or both gevent's. Where gevent
+# patches later than this import, a greenlet must not block in a real queue, it would stop the program. A plain thread
+# is no part of `threading`, which joins its threads at exit; this one may be cut off at any time.
+
+
+class Timer:
+    """Calls an action when it is due and whenever poked; the action returns when it is due again, inf for never.
+
+    Its thread starts with `start`, and ends with the object that the action belongs to.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pokes: SimpleQueue[None] = SimpleQueue()
+        self._action: weakref.WeakMethod[Callable[[], float]] | None = None
+
+    def start(self, action: Callable[[], float]) -> None:
+        """Begin to watch for an action, a bound method whose object this does not keep alive; poke where begun."""
+        if self._action is not None:
+            self.poke()
+            return
+        self._action = weakref.WeakMethod(action, lambda _: self.poke())
+        try:
+            start_new_thread(self._watch, (self._action,))
+        except RuntimeError:
+            # The interpreter is shutting down; what waits is woken by the engine's shutdown.
+            _log.debug("no thread for the timer", exc_info=True)
+
+    def poke(self) -> None:
+        """Look again now. Reentrant (`SimpleQueue.put` is), so that finalisers may."""
+        self._pokes.put(None)
+
+    def _watch(self, action: weakref.WeakMethod[Callable[[], float]]) -> None:
+        while (call := action()) is not None:
+            try:
+                due = call()
+            except Exception:
+                _log.exception("the scheduler's timer failed")
+                due = self._clock() + 1.0
+            del call
+            try:
+                self._pokes.get(timeout=None if due == inf else max(0.0, due - self._clock()))
+            except Empty:
+                continue

@@ -1,0 +1,220 @@
+"""The composition root: settings, core, engine and telemetry of this process, put together once."""
+
+import atexit
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from math import inf
+
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.load import LoadPolicy
+from loco_otel._core.policy import Policy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._engines.in_process import InProcessEngine
+from loco_otel._identity import UNKNOWN
+from loco_otel._telemetry import CallSpan, CallTrace, Telemetry, configured
+from loco_otel.events import DEFAULT_RESOURCE, BypassReason
+from loco_otel.settings import Settings
+
+_log = logging.getLogger("loco_otel")
+
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks for an OpenTelemetry SDK, while there is none."""
+
+
+class Runtime:
+    """One scheduler for all threads and event loops of the process, and what listens to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.sdks: dict[str, str] = {}
+        """Versions of the SDKs whose calls are scheduled, by name."""
+        core = Scheduler(
+            {DEFAULT_RESOURCE: settings.capacity},
+            _policy(settings),
+            max_wait_ticks=settings.max_wait_ticks,
+            max_waiters=settings.max_waiters,
+            max_hold=settings.max_hold,
+        )
+        self.engine = InProcessEngine(core)
+        self._tracing: Telemetry | None = None
+        self._metrics: Telemetry | None = None
+        self._look_at = -inf
+        for message in settings.unknown:
+            _log.warning("%s", message)
+
+    @property
+    def default_agent(self) -> str:
+        """Who calls when nothing else says."""
+        return self.settings.agent_id or self.settings.service_name or UNKNOWN
+
+    def configure(self, settings: Settings) -> None:
+        """Go on under other settings."""
+        before, self.settings = self.settings, settings
+
+        def change(core: Scheduler, now: float) -> None:
+            core.max_waiters = settings.max_waiters
+            if settings.max_hold != before.max_hold:
+                core.set_max_hold(settings.max_hold, now)
+            order = ("policy", "alpha", "max_wait_ticks")
+            if any(getattr(settings, key) != getattr(before, key) for key in order):
+                core.set_policy(_policy(settings), settings.max_wait_ticks, now)
+            core.set_capacity(DEFAULT_RESOURCE, settings.capacity, now)
+
+        self.engine.configure(change)
+
+    def observe(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        """Begin to tell the given providers, or the global ones, where a real SDK is behind them."""
+        found = configured(tracer_provider, meter_provider)
+        tracing = found.tracing and self._tracing is None
+        metrics = found.metrics and self._metrics is None
+        if not tracing and not metrics:
+            return
+        telemetry = Telemetry.start(
+            self.engine.snapshot,
+            lambda: self.sdks.items(),
+            tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
+            meter_provider=meter_provider if metrics else NoOpMeterProvider(),
+            value_limit=self.settings.metric_values,
+            resources=(DEFAULT_RESOURCE,),
+        )
+        self._tracing = telemetry if tracing else self._tracing
+        self._metrics = telemetry if metrics else self._metrics
+        for listener in telemetry.listeners:
+            self.engine.listen(listener)
+
+    def look_for_sdk(self) -> None:
+        """Notice an OpenTelemetry SDK that the program set up after us. Cheap enough for each call."""
+        if self._tracing is None or self._metrics is None:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + _LOOK_AGAIN
+                self.observe()
+
+    def trace(self) -> CallTrace | None:
+        """Capture the current context for a request's spans; None without tracing."""
+        return None if self._tracing is None else self._tracing.capture()
+
+    def start_call(self, agent: str, provider: str | None, model: str | None) -> CallSpan | None:
+        """Start the span around a call, where there is no current span; None otherwise, and without tracing."""
+        if self._tracing is None:
+            return None
+        return self._tracing.start_call(agent, provider=provider, model=model)
+
+    def fault(self, what: str) -> None:
+        """Log a fault of ours, and count the call that goes out unscheduled."""
+        log_fault(what)
+        self.engine.bypass(BypassReason.INTERNAL_ERROR)
+
+    def unsupported(self, what: str) -> None:
+        """Warn, once for each kind, of what cannot be scheduled, and count it."""
+        if what not in _told:
+            _told.add(what)
+            _log.warning("%s: the call goes on unscheduled; logged once", what)
+        self.engine.bypass(BypassReason.UNSUPPORTED_RUNTIME)
+
+    def describe_limits(self) -> str:
+        """Say in a few words what is in force."""
+        capacity = self.settings.capacity
+        if capacity is None:
+            return "LOCO_CAPACITY is not set, so calls are observed and none waits"
+        return f"at most {capacity} at a time in this process, policy {self.settings.policy}"
+
+    def close(self) -> None:
+        """Turn away all who wait and all who come, and stop telling."""
+        self.engine.shutdown()
+        for telemetry in (self._tracing, self._metrics):
+            if telemetry is not None:
+                telemetry.close()
+
+
+def _policy(settings: Settings) -> Callable[[], Policy]:
+    if settings.policy == "fifo":
+        return FifoPolicy
+    # Which of two equal agents goes first need not be the same in the next run, so any seed will do.
+    draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
+    return lambda: LoadPolicy(settings.alpha, draw)
+
+
+_told: set[str] = set()
+
+
+def log_fault(what: str) -> None:
+    """Log a fault of ours, once for each kind, with the exception being handled."""
+    if what not in _told:
+        _told.add(what)
+        _log.exception("loco-otel failed at %s; the program goes on, and this is logged once", what)
+
+
+def fault(what: str) -> None:
+    """Log a fault of ours, and count the call that goes out unscheduled, if there is anything to count it."""
+    log_fault(what)
+    if _current is not None:
+        _current.engine.bypass(BypassReason.INTERNAL_ERROR)
+
+
+_current: Runtime | None = None
+_making = threading.Lock()
+
+
+def current() -> Runtime:
+    """Return this process's runtime, made from the settings at the first call.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+
+    """
+    return _current or _make(None)
+
+
+def peek() -> Runtime | None:
+    """Return the runtime if there is one."""
+    return _current
+
+
+def configure(**changes: object) -> Settings:
+    """Change settings of the running program; see `loco_otel.configure`."""
+    runtime = current()
+    with _making:
+        settings = runtime.settings.changed(**changes)
+        runtime.configure(settings)
+    return settings
+
+
+def replace(settings: Settings | None) -> Runtime | None:
+    """Close the runtime and make another from these settings, or none; what is patched goes on with the new one."""
+    global _current  # noqa: PLW0603 - the one mutable global
+    with _making:
+        before, _current = _current, None
+    if before is not None:
+        before.close()
+    if settings is None:
+        return None
+    runtime = _make(settings)
+    if before is not None:
+        runtime.sdks = before.sdks
+    return runtime
+
+
+def _make(settings: Settings | None) -> Runtime:
+    global _current  # noqa: PLW0603 - the one mutable global
+    with _making:
+        if _current is None:
+            _current = Runtime(settings or Settings.load())
+        return _current
+
+
+def _at_exit() -> None:
+    # Threads that are joined at exit have ended by now: whoever still waits waits in a daemon thread.
+    if _current is not None:
+        _current.engine.shutdown()
+
+
+atexit.register(_at_exit)

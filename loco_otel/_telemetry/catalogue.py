@@ -1,0 +1,221 @@
+"""All that loco-otel emits: one row per metric, one per span.
+
+Instruments, the docs page, dashboards and their tests are made from it.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from loco_otel._telemetry import attributes as key
+
+
+class Kind(StrEnum):
+    """The kinds of instrument in use."""
+
+    COUNTER = "counter"
+    HISTOGRAM = "histogram"
+    OBSERVABLE_GAUGE = "observable gauge"
+    OBSERVABLE_COUNTER = "observable counter"
+
+
+# Units that Prometheus spells out, as OpenTelemetry's compatibility page has it; `{annotations}` are dropped.
+_PROMETHEUS_UNITS = {"s": "_seconds"}
+
+
+class Metric(NamedTuple):
+    """One metric."""
+
+    name: str
+    kind: Kind
+    unit: str
+    """In UCUM: `s`, or an annotation such as `{request}`."""
+    description: str
+    attributes: tuple[str, ...]
+    """Their keys; every point has all of them."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, always explicit: an exponential one breaks the Prometheus exporter."""
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name that the Prometheus exporter and OTLP make of it; a histogram's without `_bucket` etc."""
+        total = "_total" if self.kind in {Kind.COUNTER, Kind.OBSERVABLE_COUNTER} else ""
+        return self.name.replace(".", "_") + _PROMETHEUS_UNITS.get(self.unit, "") + total
+
+
+class SpanEvent(NamedTuple):
+    """One event on a span."""
+
+    name: str
+    description: str
+    attributes: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    """Keys that are left out where there is nothing to say."""
+
+
+class Span(NamedTuple):
+    """One span."""
+
+    name: str
+    """With `{braces}` around what varies."""
+    kind: str
+    description: str
+    attributes: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    events: tuple[SpanEvent, ...] = ()
+
+
+# From a free slot's microseconds to the ten minutes after which nobody still waits for an answer.
+_WAIT_SECONDS = (
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+# An LLM call takes from a tenth of a second to minutes; a lease is taken back after 15 of them.
+_HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
+# 0 apart, as most requests wait for nobody; the guard ends waits at 1000 by default.
+_WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+
+# fmt: off
+REQUESTS = Metric(
+    "loco.acquire.requests", Kind.COUNTER, "{request}", "Requests for a slot that were decided.",
+    (key.AGENT, key.RESOURCE, key.OUTCOME),
+)
+GRANTS = Metric(
+    "loco.grants", Kind.COUNTER, "{grant}", "Slots given, those after a retry's pause included.",
+    (key.RESOURCE, key.GRANT_REASON),
+)
+WAIT_DURATION = Metric(
+    "loco.wait.duration", Kind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
+    (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
+)
+WAIT_TICKS = Metric(
+    "loco.wait.ticks", Kind.HISTOGRAM, "{tick}", "Releases that passed from submit to grant.",
+    (key.AGENT, key.RESOURCE), _WAIT_TICKS,
+)
+HOLD_DURATION = Metric(
+    "loco.hold.duration", Kind.HISTOGRAM, "s",
+    "Time that a slot was held, from grant to the end of the answer or a retry's pause.",
+    (key.AGENT, key.RESOURCE), _HOLD_SECONDS,
+)
+REQUESTS_WAITING = Metric(
+    "loco.requests.waiting", Kind.OBSERVABLE_GAUGE, "{request}", "Requests that wait.",
+    (key.AGENT, key.RESOURCE),
+)
+REQUESTS_ACTIVE = Metric(
+    "loco.requests.active", Kind.OBSERVABLE_GAUGE, "{request}", "Requests that hold a slot.",
+    (key.AGENT, key.RESOURCE),
+)
+QUEUE_WEIGHT = Metric(
+    "loco.queue.weight", Kind.OBSERVABLE_GAUGE, "{weight}", "Weight that an agent has queued (Qi).",
+    (key.AGENT, key.RESOURCE),
+)
+QUEUE_AGE = Metric(
+    "loco.queue.age", Kind.OBSERVABLE_GAUGE, "{tick}", "Age of an agent's oldest request in releases (Di).",
+    (key.AGENT, key.RESOURCE),
+)
+QUEUE_WAIT = Metric(
+    "loco.queue.wait", Kind.OBSERVABLE_GAUGE, "s",
+    "How long an agent's oldest request has waited; grows even while nothing is released.",
+    (key.AGENT, key.RESOURCE),
+)
+LEASES_EXPIRED = Metric(
+    "loco.leases.expired", Kind.COUNTER, "{lease}", "Slots taken back after too long without a sign of life.",
+    (key.RESOURCE,),
+)
+BYPASSED = Metric(
+    "loco.bypassed", Kind.COUNTER, "{request}", "Calls that went out unscheduled.", (key.BYPASS_REASON,)
+)
+SCORE = Metric(
+    "loco.load.score", Kind.OBSERVABLE_GAUGE, "{score}",
+    "Score of an agent that competes for a slot (L); the highest is next.",
+    (key.AGENT, key.RESOURCE),
+)
+CAPACITY = Metric(
+    "loco.resource.capacity", Kind.OBSERVABLE_GAUGE, "{request}",
+    "Slots of a resource; no point while it is unlimited.",
+    (key.RESOURCE,),
+)
+ALPHA = Metric(
+    "loco.scheduler.alpha", Kind.OBSERVABLE_GAUGE, "{alpha}",
+    "Share of the queue's weight in the score, against its age.",
+    (key.RESOURCE,),
+)
+TICKS = Metric("loco.scheduler.ticks", Kind.OBSERVABLE_COUNTER, "{tick}", "Releases.", (key.RESOURCE,))
+FAIRNESS = Metric(
+    "loco.fairness.index", Kind.OBSERVABLE_GAUGE, "{index}",
+    "Jain's index of the weight served lately, from 1/agents to 1; starved agents count.",
+    (key.RESOURCE,),
+)
+THROTTLES = Metric(
+    "loco.throttles", Kind.COUNTER, "{throttle}",
+    "Refusals by a provider; `error.type` is the status, or `spend_limit` for an exhausted account.",
+    (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE),
+)
+TOKENS = Metric(
+    "loco.tokens", Kind.COUNTER, "{token}",
+    "Tokens of settled calls, estimated where the provider did not count them.",
+    (key.AGENT, key.PROVIDER, key.MODEL, key.TYPE_OF_TOKENS),
+)
+SPENT_WEIGHT = Metric(
+    "loco.spend.weight", Kind.COUNTER, "{weight}", "Weight of settled calls.",
+    (key.AGENT, key.PROVIDER, key.MODEL),
+)
+ACTIVE = Metric(
+    "loco.active", Kind.OBSERVABLE_GAUGE, "{instrumentor}", "1 for each SDK whose calls are scheduled.",
+    (key.SDK_NAME, key.SDK_VERSION),
+)
+# fmt: on
+
+METRICS = (
+    REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
+    QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
+    THROTTLES, TOKENS, SPENT_WEIGHT, ACTIVE,
+)  # fmt: skip
+"""Every metric."""
+
+EVENT_WAIT = SpanEvent(
+    "loco.wait",
+    "It had to wait; at the moment when it began to.",
+    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.CAPACITY, key.WAITING),
+)
+EVENT_GRANT = SpanEvent(
+    "loco.grant",
+    "It was given a slot.",
+    (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON),
+)
+EVENT_THROTTLE = SpanEvent(
+    "loco.throttle",
+    "The provider pushed back; after the end of the span, while the call went on.",
+    (key.STATUS_CODE, key.THROTTLE_KIND),
+    optional=(key.RETRY_AFTER,),
+)
+EVENT_SPEND = SpanEvent(
+    "loco.spend",
+    "The call was settled; after the end of the span, when the answer was complete.",
+    (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
+    optional=(key.SPENT_INPUT, key.SPENT_OUTPUT),
+)
+
+SPAN_ACQUIRE = Span(
+    "acquire {resource}",
+    "INTERNAL",
+    "From submit to grant or rejection, one per wait: a retry's second wait has its own. "
+    "Links to the acquire spans of those that held the resource when it began to wait, 16 at most. "
+    "ERROR when rejected, with the outcome as `error.type`.",
+    (
+        key.AGENT, key.RESOURCE, key.TASK_WEIGHT, key.TASK_TYPE, key.POLICY, key.OUTCOME, key.WAIT_DURATION,
+        key.WAIT_TICKS, key.AGENT_NAME,
+    ),
+    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
+    events=(EVENT_WAIT, EVENT_GRANT, EVENT_THROTTLE, EVENT_SPEND),
+)  # fmt: skip
+SPAN_CALL = Span(
+    "call {agent}",
+    "INTERNAL",
+    "Around the wait and the call, only where the program has no span of its own, "
+    "so that both share one trace. "
+    "ERROR when the call failed, with the exception's class as `error.type`.",
+    (key.AGENT, key.AGENT_NAME),
+    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
+)
+
+SPANS = (SPAN_ACQUIRE, SPAN_CALL)
+"""Every span."""

@@ -1,0 +1,178 @@
+"""Instruments that are read at collection, all from one snapshot."""
+
+import logging
+import operator
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry import catalogue
+from loco_otel._telemetry.calls import ROOT
+from loco_otel._telemetry.catalogue import Metric
+from loco_otel._telemetry.instruments import Fold, observe
+from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
+
+_logger = logging.getLogger("loco_otel")
+
+_FRESH = 0.1
+"""Seconds for which a snapshot is good: longer than a collection takes, shorter than the time between two."""
+
+_Combine = Callable[[float, float], float]
+"""Makes one value of those that were folded together."""
+
+
+class _AgentGauge(NamedTuple):
+    metric: Metric
+    read: Callable[[AgentStanding], float | None]
+    combine: _Combine = operator.add
+
+
+class _ResourceGauge(NamedTuple):
+    metric: Metric
+    read: Callable[[ResourceStanding], float | None]
+    combine: _Combine = operator.add
+
+
+_AGENT_GAUGES = (
+    _AgentGauge(catalogue.REQUESTS_WAITING, lambda agent: agent.waiting),
+    _AgentGauge(catalogue.REQUESTS_ACTIVE, lambda agent: agent.active),
+    _AgentGauge(catalogue.QUEUE_WEIGHT, lambda agent: agent.queue_weight / MILLI),
+    _AgentGauge(catalogue.QUEUE_AGE, lambda agent: agent.queue_age, max),
+    _AgentGauge(catalogue.QUEUE_WAIT, lambda agent: agent.oldest_wait, max),
+    _AgentGauge(catalogue.SCORE, lambda agent: agent.score, max),
+)
+_RESOURCE_GAUGES = (
+    _ResourceGauge(catalogue.CAPACITY, lambda resource: resource.capacity),
+    _ResourceGauge(catalogue.ALPHA, lambda resource: resource.alpha, max),
+    _ResourceGauge(catalogue.TICKS, lambda resource: resource.tick),
+    _ResourceGauge(catalogue.FAIRNESS, lambda resource: resource.fairness, min),
+)
+
+
+class Source:
+    """Where the figures come from: one snapshot for all the callbacks of a collection.
+
+    OpenTelemetry does not say when a collection begins, so a snapshot is kept for a tenth of a second. Two
+    threads that collect at once may each take one: that costs time, and is never wrong.
+
+    Args:
+        snapshot: how everything stands.
+        active: name and version of each SDK whose calls are scheduled.
+        clock: seconds.
+        fold: shared with the counters, so that all metrics name the same agents.
+
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        active: Callable[[], Iterable[tuple[str, str]]],
+        clock: Callable[[], float],
+        fold: Fold,
+    ) -> None:
+        self.active = active
+        self.fold = fold
+        self.failed = False
+        self._snapshot = snapshot
+        self._clock = clock
+        self._latest: tuple[float, Snapshot] | None = None
+
+    def read(self) -> Snapshot:
+        """Return how everything stands, or stood a moment ago."""
+        now = self._clock()
+        latest = self._latest
+        if latest is None or now - latest[0] >= _FRESH:
+            latest = self._latest = now, self._snapshot()
+        return latest[1]
+
+
+class Gauges:
+    """The observable instruments of one meter.
+
+    OpenTelemetry cannot unregister a callback, and ignores those of a second instrument of the same name. So
+    they are made once for each meter, see `of`, and are shown another source when the runtime is built anew.
+    Without a source they have no points.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._source: Source | None = None
+        for agent_gauge in _AGENT_GAUGES:
+            self._observe(meter, agent_gauge.metric, partial(_by_agent, agent_gauge))
+        for resource_gauge in _RESOURCE_GAUGES:
+            self._observe(meter, resource_gauge.metric, partial(_by_resource, resource_gauge))
+        self._observe(meter, catalogue.ACTIVE, _by_sdk)
+
+    def show(self, source: Source) -> None:
+        """Read from this source from now on."""
+        self._source = source
+
+    def hide(self, source: Source) -> None:
+        """Read from this source no more."""
+        if self._source is source:
+            self._source = None
+
+    def _observe(self, meter: Meter, row: Metric, read: Callable[[Source], list[Observation]]) -> None:
+        def callback(_: CallbackOptions) -> Iterable[Observation]:
+            source = self._source
+            if source is None:
+                return ()
+            try:
+                return read(source)
+            except Exception:
+                # Once, not for every instrument at every collection; the next may go well.
+                if not source.failed:
+                    source.failed = True
+                    _logger.exception("reading %s failed; logged once", row.name)
+                return ()
+
+        observe(meter, row, callback)
+
+
+_gauges: WeakKeyDictionary[Meter, Gauges] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def of(meter: Meter) -> Gauges:
+    """Return the gauges of a meter, the same each time."""
+    with _making:
+        gauges = _gauges.get(meter)
+        if gauges is None:
+            gauges = _gauges[meter] = Gauges(meter)
+        return gauges
+
+
+def _by_agent(gauge: _AgentGauge, source: Source) -> list[Observation]:
+    values: dict[tuple[str, str], float] = {}
+    for standing in source.read().resources:
+        resource = source.fold(key.RESOURCE, standing.resource)
+        for agent in standing.agents:
+            value = gauge.read(agent)
+            if value is not None:
+                point = source.fold(key.AGENT, agent.agent), resource
+                values[point] = gauge.combine(values[point], value) if point in values else value
+    return [
+        Observation(value, {key.AGENT: agent, key.RESOURCE: resource}, ROOT)
+        for (agent, resource), value in values.items()
+    ]
+
+
+def _by_resource(gauge: _ResourceGauge, source: Source) -> list[Observation]:
+    values: dict[str, float] = {}
+    for standing in source.read().resources:
+        value = gauge.read(standing)
+        if value is not None:
+            point = source.fold(key.RESOURCE, standing.resource)
+            values[point] = gauge.combine(values[point], value) if point in values else value
+    return [Observation(value, {key.RESOURCE: resource}, ROOT) for resource, value in values.items()]
+
+
+def _by_sdk(source: Source) -> list[Observation]:
+    return [
+        Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT)
+        for name, version in dict.fromkeys(source.active())
+    ]

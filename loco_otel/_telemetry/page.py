@@ -1,0 +1,161 @@
+"""The catalogue as a page for users: `python -m loco_otel._telemetry.page docs/telemetry.md [--check]`."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from loco_otel._telemetry.attributes import ATTRIBUTES
+from loco_otel._telemetry.catalogue import METRICS, SPANS, Kind, Metric, Span, SpanEvent
+from loco_otel._telemetry.instruments import VALUE_LIMIT
+
+_COMMAND = "python -m loco_otel._telemetry.page"
+
+_INTRODUCTION = f"""\
+<!-- Made from the catalogue by `{_COMMAND}`. Edit that, not this. -->
+
+# Telemetry
+
+Everything that loco-otel emits, under the instrumentation scope `loco_otel`. It goes wherever your program's
+OpenTelemetry SDK sends spans and metrics; set up either, both or neither. With neither, nothing is computed.
+
+Names are those of OpenTelemetry; the Prometheus columns show what becomes of them, the same through the
+Prometheus exporter and through OTLP. No prompt and no answer is ever recorded, and no span carries
+`gen_ai.usage.*` or `gen_ai.operation.name`, so that nobody counts a call twice.
+
+Three questions to start with:
+
+```promql
+# How long do agents wait? (95th percentile, seconds)
+histogram_quantile(0.95, sum by (loco_agent_id, le) (rate(loco_wait_duration_seconds_bucket[5m])))
+
+# Who is waiting now, and for how long?
+max by (loco_agent_id) (loco_queue_wait_seconds)
+
+# What does the provider refuse?
+sum by (gen_ai_provider_name, error_type) (increase(loco_throttles_total[1h]))
+```
+"""
+
+_SPANS = """\
+## Spans
+
+Waiting for a slot is a span of its own, made when the wait is over, so queue time is never taken for the
+provider's time. The links on it lead to the calls that were in the way. Attributes marked * are left out
+where there is nothing to say.
+"""
+
+_METRICS = f"""\
+## Metrics
+
+Gauges are read when metrics are collected, all from the same moment. `loco.grants`, `loco.leases.expired` and
+`loco.bypassed` start at 0, so `increase()` sees their first event. Every point of a metric has all labels:
+where a request does not say, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT} values are
+told apart, unless set otherwise; the rest become `other`.
+"""
+
+_LABELS = """\
+## Labels
+
+The attributes of metrics, and the labels that Prometheus makes of them. They are called the same on spans.
+"""
+
+
+def render() -> str:
+    """Return the page, in Markdown."""
+    return "\n".join([_INTRODUCTION, *_spans(), *_metrics(), *_labels()])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or check that it is up to date; return the exit status."""
+    parser = argparse.ArgumentParser(prog=_COMMAND, description="Write the telemetry page.")
+    parser.add_argument("path", type=Path, help="the page")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is stale")
+    options = parser.parse_args(arguments)
+    path: Path = options.path
+    page = render()
+    if not options.check:
+        path.write_text(page, encoding="utf-8")
+    elif not path.exists() or path.read_text(encoding="utf-8") != page:
+        sys.stderr.write(f"{path} is stale: run `{_COMMAND} {path}` and commit the result\n")
+        return 1
+    return 0
+
+
+def _spans() -> Iterator[str]:
+    yield _SPANS
+    for span in SPANS:
+        yield f"### `{span.name}`\n"
+        yield f"Kind {span.kind}. {span.description}\n"
+        yield _table(("attribute", "type", "meaning"), _facts(span))
+        for event in span.events:
+            yield f"#### Event `{event.name}`\n"
+            yield f"{event.description}\n"
+            yield _table(("attribute", "type", "meaning"), _facts(event))
+
+
+def _metrics() -> Iterator[str]:
+    yield _METRICS
+    yield _table(
+        ("Prometheus", "OpenTelemetry", "kind", "unit", "labels", "meaning"),
+        (
+            (
+                f"`{row.prometheus_name}`",
+                f"`{row.name}`",
+                row.kind,
+                f"`{row.unit}`",
+                _listed(ATTRIBUTES[key].prometheus_label for key in row.attributes),
+                row.description,
+            )
+            for row in METRICS
+        ),
+    )
+    yield "Histograms have the series `_bucket`, `_sum` and `_count`, and these upper bounds:\n"
+    yield _table(
+        ("histogram", "bounds"),
+        ((f"`{row.name}`", _bounds(row)) for row in METRICS if row.kind is Kind.HISTOGRAM),
+    )
+
+
+def _labels() -> Iterator[str]:
+    yield _LABELS
+    used = dict.fromkeys(key for row in METRICS for key in row.attributes)
+    yield _table(
+        ("label", "attribute", "values", "meaning"),
+        (
+            (
+                f"`{row.prometheus_label}`" + (" †" if row.folded else ""),
+                f"`{row.key}`",
+                _listed(row.values) or "open",
+                row.meaning,
+            )
+            for row in (ATTRIBUTES[key] for key in used)
+        ),
+    )
+
+
+def _facts(row: Span | SpanEvent) -> Iterator[tuple[str, str, str]]:
+    for key in (*row.attributes, *row.optional):
+        attribute = ATTRIBUTES[key]
+        mark = " *" if key in row.optional else ""
+        meaning = attribute.meaning
+        if attribute.values:
+            meaning += f" One of {_listed(attribute.values)}."
+        yield f"`{key}`{mark}", attribute.type, meaning
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _bounds(row: Metric) -> str:
+    return " ".join(f"{bound:g}" for bound in row.buckets)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Events become spans.
+
+The scheduler's clock is not the wall clock, and an event is told some time after it happened. So the acquire
+span is made when the wait is over; its start and end come from the event and the distance of the two clocks.
+"""
+
+import time
+from collections.abc import Callable
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, suppressed, trace_of
+from loco_otel._telemetry.catalogue import EVENT_GRANT, EVENT_SPEND, EVENT_THROTTLE, EVENT_WAIT
+from loco_otel.events import (
+    MILLI,
+    Event,
+    Granted,
+    Outcome,
+    Rejected,
+    Released,
+    Request,
+    Spent,
+    Suspended,
+    Throttled,
+    Waiting,
+)
+
+MAX_LINKS = 16
+
+_NANOSECONDS = 1_000_000_000
+
+
+class SpanListener:
+    """Makes an acquire span of every wait.
+
+    It keeps nothing about any request: all is on the request's own `CallTrace`. A request without one gets a
+    span without parent, links and settlement.
+
+    Args:
+        tracer: makes the spans.
+        clock: the scheduler's clock, in seconds.
+        wall: nanoseconds since the epoch.
+
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._tracer = tracer
+        self._clock = clock
+        self._wall = wall
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of one event."""
+        match event:
+            case Waiting():
+                _begin_wait(event)
+            case Granted():
+                self._granted(event)
+            case Rejected():
+                self._rejected(event)
+            case Throttled():
+                self._throttled(event)
+            case Spent():
+                self._spent(event)
+            case Suspended():
+                _close(trace_of(event.ticket.request))
+            case Released():
+                _end_call(trace_of(event.ticket.request))
+            case _:
+                pass
+
+    def _granted(self, event: Granted) -> None:
+        request = event.ticket.request
+        trace = trace_of(request)
+        offset = self._offset()
+        span = self._acquired(event, Outcome.GRANTED, trace, offset)
+        if span is None:
+            return
+        ends_at = offset + _nanoseconds(event.at)
+        if span.is_recording():
+            span.add_event(
+                EVENT_GRANT.name,
+                {
+                    key.SCORE: event.score,
+                    key.ALPHA: event.alpha,
+                    key.QUEUE_WEIGHT: event.queue_weight / MILLI,
+                    key.QUEUE_AGE: event.queue_age,
+                    key.TICK: event.tick,
+                    key.GRANT_REASON: event.reason.value,
+                },
+                ends_at,
+            )
+            if trace is not None and request.settles:
+                trace.span, trace.ends_at = span, ends_at
+                return
+        span.end(ends_at)
+
+    def _rejected(self, event: Rejected) -> None:
+        offset = self._offset()
+        trace = trace_of(event.ticket.request)
+        span = self._acquired(event, event.outcome, trace, offset)
+        if span is not None:
+            if span.is_recording():
+                # A wait that the caller gave up got no slot either: ERROR too, told apart by its outcome.
+                span.set_attribute(key.ERROR_TYPE, event.outcome.value)
+                span.set_status(Status(StatusCode.ERROR))
+            span.end(offset + _nanoseconds(event.at))
+        _end_call(trace, event.outcome)
+
+    def _acquired(
+        self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
+    ) -> Span | None:
+        """Start the span of a wait that is over, with all that does not depend on how it ended."""
+        request = event.ticket.request
+        _close(trace)
+        waiting, links, parent = _end_wait(trace)
+        if suppressed(parent):
+            return None
+        resource = resource_of(request)
+        span = self._tracer.start_span(
+            f"acquire {resource}",
+            context=parent,
+            kind=SpanKind.INTERNAL,
+            links=links,
+            start_time=offset + _nanoseconds(event.at - event.waited),
+        )
+        if trace is not None:
+            trace.acquire = span.get_span_context()
+        if span.is_recording():
+            span.set_attributes(_attributes(event, request, resource, outcome))
+            if waiting is not None:
+                span.add_event(
+                    EVENT_WAIT.name,
+                    {
+                        key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
+                        key.QUEUE_POSITION: waiting.position,
+                        key.CAPACITY: waiting.capacity,
+                        key.WAITING: waiting.waiting,
+                    },
+                    offset + _nanoseconds(waiting.at),
+                )
+        return span
+
+    def _throttled(self, event: Throttled) -> None:
+        trace = trace_of(event.ticket.request)
+        if trace is None or trace.span is None:
+            return
+        attributes: dict[str, AttributeValue] = {
+            key.STATUS_CODE: event.status,
+            key.THROTTLE_KIND: event.kind.value,
+        }
+        if event.retry_after is not None:
+            attributes[key.RETRY_AFTER] = event.retry_after
+        trace.span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))
+
+    def _spent(self, event: Spent) -> None:
+        trace = trace_of(event.ticket.request)
+        if trace is None or trace.span is None:
+            return
+        usage = event.spending.usage
+        attributes: dict[str, AttributeValue] = {
+            key.SPENT_WEIGHT: event.spending.weight / MILLI,
+            key.SPEND_ESTIMATED: usage is None or usage.estimated,
+        }
+        if usage is not None:
+            attributes[key.SPENT_INPUT] = usage.input_tokens
+            attributes[key.SPENT_OUTPUT] = usage.output_tokens
+        trace.span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))
+        _close(trace)
+
+    def _offset(self) -> int:
+        """Nanoseconds from the scheduler's clock to the wall clock; taken anew, as the latter is adjusted."""
+        return self._wall() - _nanoseconds(self._clock())
+
+
+def _begin_wait(event: Waiting) -> None:
+    trace = trace_of(event.ticket.request)
+    if trace is None:
+        return
+    trace.waiting = event
+    # Now, because a holder that pauses and returns has another acquire span by then.
+    holders = (trace_of(holder.request) for holder in event.holders[:MAX_LINKS])
+    trace.links = [
+        Link(holder.acquire)
+        for holder in holders
+        if holder is not None and holder.acquire is not None and holder.acquire.trace_flags.sampled
+    ]
+
+
+def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, list[Link], Context]:
+    """Take what was kept of the wait; a pause may be followed by another wait."""
+    if trace is None:
+        return None, [], ROOT
+    waiting, links = trace.waiting, trace.links
+    trace.waiting, trace.links = None, []
+    return waiting, links, trace.otel_context
+
+
+def _close(trace: CallTrace | None) -> None:
+    """End the span that was kept open, if any, at the time of its grant."""
+    if trace is not None and trace.span is not None:
+        span, trace.span = trace.span, None
+        span.end(trace.ends_at)
+
+
+def _end_call(trace: CallTrace | None, refused: Outcome | None = None) -> None:
+    """End all that is still open of a request that has ended, or was refused."""
+    _close(trace)
+    if trace is not None:
+        error, trace.error = trace.error, None
+        if trace.call is not None:
+            trace.call.end(refused if error is None else error)
+
+
+def _attributes(
+    event: Granted | Rejected, request: Request, resource: str, outcome: Outcome
+) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        key.AGENT: request.agent,
+        key.RESOURCE: resource,
+        key.TASK_WEIGHT: request.weight / MILLI,
+        key.TASK_TYPE: request.task_type,
+        key.POLICY: event.policy,
+        key.OUTCOME: outcome.value,
+        key.WAIT_DURATION: event.waited,
+        key.WAIT_TICKS: event.waited_ticks,
+        key.AGENT_NAME: request.agent,
+    }
+    if request.provider is not None:
+        attributes[key.PROVIDER] = request.provider
+    if request.model is not None:
+        attributes[key.MODEL] = request.model
+    return attributes
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * _NANOSECONDS)

@@ -1,0 +1,37 @@
+"""What becomes of a ticket that was not granted."""
+
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.errors import (
+    AcquireRejectedError,
+    AcquireTimeoutError,
+    BackpressureError,
+    BudgetExceededError,
+    ShutdownError,
+)
+from loco_otel.events import Outcome
+
+_REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
+    Outcome.TIMEOUT: (AcquireTimeoutError, "{agent!r} got no slot of {resource!r} within {timeout} s"),
+    Outcome.BACKPRESSURE: (BackpressureError, "Too many waiters for {resource!r}: {agent!r} was turned away"),
+    Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was turned away"),
+    Outcome.BUDGET: (BudgetExceededError, "The budget of {agent!r} is used up"),
+}
+
+
+def check(ticket: Ticket) -> None:
+    """Raise the rejection of a ticket that was not granted.
+
+    Raises:
+        AcquireRejectedError: the subclass that fits the ticket's outcome.
+
+    """
+    if ticket.state is State.GRANTED:
+        return
+    request = ticket.request
+    resource = ",".join(request.resources)
+    error, text = _REJECTIONS.get(ticket.outcome, (AcquireRejectedError, "The request of {agent!r} was withdrawn"))
+    raise error(
+        text.format(agent=request.agent, resource=resource, timeout=request.timeout),
+        agent=request.agent,
+        resource=resource,
+    )

@@ -1,0 +1,42 @@
+"""The shell for threads (and greenlets): a waiter blocks."""
+
+import threading
+
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engines.base import Engine
+from loco_otel._waiting import lineage
+from loco_otel._waiting.rejection import check
+
+
+def decided(engine: Engine, ticket: Ticket) -> None:
+    """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
+
+    Raises:
+        AcquireRejectedError: it was turned away; the subclass says why.
+
+    """
+    try:
+        while ticket.state is State.WAITING:
+            _park(engine, ticket)
+        engine.admit(ticket)
+    except BaseException:
+        engine.cancel(ticket)
+        raise
+    finally:
+        ticket.wake = None
+    check(ticket)
+
+
+def _park(engine: Engine, ticket: Ticket) -> None:
+    # Looked up now: in a program that gevent patched this is a lock that lets other greenlets run.
+    gate = threading.Lock()
+    gate.acquire()
+
+    def wake() -> None:
+        try:
+            gate.release()
+        except RuntimeError:
+            return  # open already: a wake is a hint and may come twice
+
+    engine.park(ticket, wake, lineage.blocked_by_thread())
+    gate.acquire()

@@ -1,0 +1,123 @@
+"""The library: what a program may call by itself."""
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
+
+from loco_otel import _runtime
+from loco_otel._identity import who
+from loco_otel._waiting.slot import Slot
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
+from loco_otel.settings import Settings
+
+_log = logging.getLogger("loco_otel")
+
+_RESOURCES = (DEFAULT_RESOURCE,)
+
+
+def slot(
+    agent: str | None = None,
+    *,
+    weight: float = 1.0,
+    timeout: float | None = None,
+    tenant: str | None = None,
+    task_type: str = "default",
+    labels: Mapping[str, str] | None = None,
+) -> Slot:
+    """Hold a slot for the length of a body: `with slot("analyst"):` or `async with slot("analyst"):`.
+
+    It comes from the same scheduler as the patched SDKs' slots; patched calls in the body run under it.
+
+    Args:
+        agent: who asks; when None as for a patched call (`as_agent`, the current span, the settings).
+        weight: how heavy the work is; 1.0 is a small call.
+        timeout: seconds to wait for it, 0 takes a free slot or none; `LOCO_ACQUIRE_TIMEOUT` when None.
+        tenant: for whom the agent works.
+        task_type: what kind of work it is, for spans.
+        labels: more about it, for programs that read events.
+
+    Raises:
+        ValueError: weight or timeout cannot be used.
+        ConfigurationError: a setting is wrong.
+        AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
+
+    """
+    runtime = _runtime.current()
+    if not (weight > 0 and isfinite(weight)):
+        raise ValueError(f"weight must be a positive finite number, not {weight!r}")
+    if timeout is None:
+        timeout = runtime.settings.acquire_timeout
+    elif not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
+    if agent is None:
+        agent, known_tenant = who(runtime.default_agent)
+        tenant = tenant or known_tenant
+    runtime.look_for_sdk()
+    request = Request(
+        agent,
+        max(1, round(weight * MILLI)),
+        _RESOURCES,
+        timeout,
+        False,  # admission
+        tenant,
+        task_type,
+        labels=labels,
+    )
+    return Slot(runtime, request)
+
+
+def configure(**settings: object) -> Settings:
+    """Change settings of the running program, under the names of their keys in the file: `configure(capacity=4)`.
+
+    Raising a capacity grants at once, lowering it takes effect as leases end; nobody who waits loses their place.
+
+    Returns:
+        The settings now in force.
+
+    Raises:
+        ConfigurationError: a key or value is wrong; nothing has changed then.
+
+    """
+    return _runtime.configure(**settings)
+
+
+def snapshot() -> Snapshot:
+    """Tell how the scheduler stands: per resource and agent what holds, what waits, and its load."""
+    return _runtime.current().engine.snapshot()
+
+
+def install() -> tuple[str, ...]:
+    """Patch the SDKs that are there, where `opentelemetry-instrument` can't go: notebooks, workers, tests.
+
+    Returns:
+        The names of the instrumentations now active, without those named in `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+
+    """
+    settings = _runtime.current().settings
+    if not settings.enabled:
+        _log.info("LOCO_ENABLED is false: nothing is patched")
+        return ()
+    left_out = settings.disabled_instrumentations
+    chosen = [entry for entry in _instrumentors() if "*" not in left_out and entry.name not in left_out]
+    for entry in chosen:
+        instrumentor = entry.load()()
+        if not instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.instrument()
+    return tuple(entry.name for entry in chosen)
+
+
+def uninstall() -> None:
+    """Take all patches off again; calls under way end as they would have."""
+    for entry in _instrumentors():
+        instrumentor = entry.load()()
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+
+
+def _instrumentors() -> list[EntryPoint]:
+    group = entry_points(group="opentelemetry_instrumentor")
+    return sorted((entry for entry in group if entry.name.startswith("loco_")), key=lambda entry: entry.name)

@@ -1,0 +1,275 @@
+"""What happens to a request, and how the scheduler stands: the values that all layers share.
+
+Events are past tense and immutable; `at` is the scheduler's clock in seconds. Weights are milli-weights: integers,
+so that sums are exact (a weight of 1.0 is 1000). Events are NamedTuples because they are made on the hot path: a
+frozen dataclass costs five times as much.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple, Protocol, TypeAlias
+
+MILLI = 1000
+"""Milli-weights in one unit of weight."""
+
+DEFAULT_RESOURCE = "llm_api"
+
+
+class Outcome(StrEnum):
+    """How an acquire ended."""
+
+    GRANTED = "granted"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    BACKPRESSURE = "backpressure"
+    BUDGET = "budget"
+    SHUTDOWN = "shutdown"
+
+
+class GrantReason(StrEnum):
+    """Why this request, and why now."""
+
+    FREE = "free"
+    """A slot was free and nobody waited."""
+    SCORE = "score"
+    """The policy chose it among the waiters."""
+    GUARD = "guard"
+    """It was the oldest waiter, and beyond the longest wait allowed."""
+    REENTRANT = "reentrant"
+    """Every holder waited for a call of its own, so this one shares a holder's slot."""
+
+
+class ThrottleKind(StrEnum):
+    """What a provider's refusal means."""
+
+    LOAD = "load"
+    """Too much at once: slow down."""
+    SPEND = "spend"
+    """A spending limit or an empty account: slowing down will not help."""
+
+
+class BypassReason(StrEnum):
+    """Why a call went out without being scheduled."""
+
+    INTERNAL_ERROR = "internal_error"
+    LOOP_BLOCKED = "loop_blocked"
+    UNSUPPORTED_RUNTIME = "unsupported_runtime"
+
+
+class Request(NamedTuple):
+    """What is asked of the scheduler: the waiter is the request, so it carries all that its turn depends on."""
+
+    agent: str
+    weight: int = MILLI
+    """Milli-weights."""
+    resources: tuple[str, ...] = (DEFAULT_RESOURCE,)
+    """All or none of them, in one step."""
+    timeout: float | None = None
+    """Seconds that it may wait; 0 takes a free slot or nothing."""
+    admission: bool = False
+    """Ask whoever keeps the budgets, after the slot and before the call."""
+    tenant: str | None = None
+    task_type: str = "default"
+    provider: str | None = None
+    model: str | None = None
+    labels: Mapping[str, str] | None = None
+    settles: bool = False
+    """A `Spent` will follow, unless the call fails."""
+    context: object = None
+    """The listeners' own; nothing else looks inside."""
+
+
+class Usage(NamedTuple):
+    """Tokens of one call, as the provider counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    estimated: bool = False
+    """True where the provider gave no figures, or the body broke off before it did."""
+
+
+class Spending(NamedTuple):
+    """What one call took."""
+
+    usage: Usage | None
+    weight: int
+    """Milli-weights."""
+    model: str | None
+    """As the provider answered."""
+
+
+class RateLimits(NamedTuple):
+    """What a provider's headers say is left: requests and tokens until they reset."""
+
+    remaining_requests: int | None = None
+    remaining_tokens: int | None = None
+
+
+class TicketView(Protocol):
+    """A ticket as listeners may see it: who asks, and under which id."""
+
+    @property
+    def id(self) -> str:
+        """Unique among all processes."""
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+
+
+class Submitted(NamedTuple):
+    """A request reached the scheduler."""
+
+    at: float
+    ticket: TicketView
+
+
+class Waiting(NamedTuple):
+    """It has to wait."""
+
+    at: float
+    ticket: TicketView
+    queue_weight: int
+    """Qi: milli-weights that its agent has queued, this request included."""
+    position: int
+    """Place in its agent's own queue; 1 is next."""
+    capacity: int
+    waiting: int
+    """Requests that wait for the resource, this one included."""
+    holders: tuple[TicketView, ...]
+    """Those that hold the resource, 16 at most."""
+
+
+class Granted(NamedTuple):
+    """It may go."""
+
+    at: float
+    ticket: TicketView
+    reason: GrantReason
+    waited: float
+    """Seconds of this wait."""
+    waited_ticks: int
+    """Ticks of this wait."""
+    score: float
+    """L at the grant; 0 where nothing was compared."""
+    alpha: float
+    queue_weight: int
+    """Qi before the grant, in milli-weights."""
+    queue_age: int
+    """Di before the grant, in ticks."""
+    tick: int
+    policy: str
+    repeated: bool
+    """True for the wait after a retry's pause: a wait more, not a request more."""
+
+
+class Rejected(NamedTuple):
+    """It may not go, or no longer wants to."""
+
+    at: float
+    ticket: TicketView
+    outcome: Outcome
+    waited: float
+    waited_ticks: int
+    policy: str
+    repeated: bool
+
+
+class Throttled(NamedTuple):
+    """The provider pushed back."""
+
+    at: float
+    ticket: TicketView
+    status: int
+    kind: ThrottleKind
+    retry_after: float | None
+    """Seconds, where the provider said so."""
+    limits: RateLimits | None
+
+
+class Suspended(NamedTuple):
+    """It gave its slot back for the length of a retry's pause."""
+
+    at: float
+    ticket: TicketView
+    held: float
+    """Seconds that it held the slot."""
+
+
+class Spent(NamedTuple):
+    """The call is over, and this is what it took."""
+
+    at: float
+    ticket: TicketView
+    spending: Spending
+
+
+class Released(NamedTuple):
+    """The slot is free again."""
+
+    at: float
+    ticket: TicketView
+    held: float
+    """Seconds that it held the slot since the last grant."""
+    expired: bool
+    """True when it was taken back, for want of any sign of life."""
+
+
+class Bypassed(NamedTuple):
+    """A call went out unscheduled."""
+
+    at: float
+    reason: BypassReason
+
+
+Event: TypeAlias = (
+    Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | Bypassed
+)
+
+
+class Listener(Protocol):
+    """Told every event, in order, one at a time, outside the scheduler's lock.
+
+    One that raises is logged and not told again.
+    """
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of one event."""
+
+
+class AgentStanding(NamedTuple):
+    """One agent at one resource, at one moment."""
+
+    agent: str
+    waiting: int
+    active: int
+    queue_weight: int
+    """Qi in milli-weights."""
+    queue_age: int
+    """Di in ticks."""
+    oldest_wait: float
+    """Seconds that its oldest waiter has waited."""
+    score: float | None
+    """L, where it competes."""
+
+
+class ResourceStanding(NamedTuple):
+    """One resource at one moment."""
+
+    resource: str
+    policy: str
+    capacity: int | None
+    """None while unlimited."""
+    active: int
+    waiting: int
+    tick: int
+    alpha: float
+    fairness: float
+    """Jain's index of the weight served over the last grants, starved agents counted as 0."""
+    agents: tuple[AgentStanding, ...]
+
+
+class Snapshot(NamedTuple):
+    """How everything stands at one moment."""
+
+    at: float
+    resources: tuple[ResourceStanding, ...]

@@ -1,0 +1,12 @@
+"""The toolkit for SDK authors: wrappers that schedule, and what an SDK's folder has to supply.
+
+Adding an SDK is one folder: an adapter that translates, a table of targets, and an instrumentor that names both. The
+sync and the async wrapper are written here, once.
+"""
+
+from loco_otel.patching import stainless
+from loco_otel.patching.adapter import Adapter, Description, Meter, fields
+from loco_otel.patching.instrumentor import LocoInstrumentor
+from loco_otel.patching.target import Target
+
+__all__ = ["Adapter", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "stainless"]

@@ -1,0 +1,74 @@
+"""What an SDK's folder says about its calls: pure translation, no scheduling, no I/O."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from loco_otel.events import Usage
+
+_CHARACTERS_PER_TOKEN = 4
+"""Of English text under today's tokenizers; measured estimates are 0.3 (Chinese) to 1.2 (English) times the truth."""
+
+_BYTES_PER_STREAMED_TOKEN = 200
+"""Of a raw event stream: a token's event with its JSON envelope."""
+
+
+class Description(NamedTuple):
+    """What a call is about to do."""
+
+    provider: str
+    """As `gen_ai.provider.name` has it."""
+    operation: str
+    """As `gen_ai.operation.name` has it."""
+    model: str | None
+    body: Mapping[str, object]
+    """The JSON that will be sent."""
+
+
+class Meter:
+    """Collects what one answer says of its tokens, or what lets them be estimated."""
+
+    __slots__ = ("characters", "input_tokens", "model", "output_tokens", "raw_bytes")
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.characters = 0
+        """Of generated text seen so far."""
+        self.raw_bytes = 0
+        """Of a body that nobody parsed."""
+
+    def usage(self, prompt_tokens: int) -> Usage:
+        """Return the provider's figures; where one is missing, an estimate from what was seen."""
+        if self.input_tokens is not None and self.output_tokens is not None:
+            return Usage(self.input_tokens, self.output_tokens)
+        output_tokens = self.output_tokens
+        if output_tokens is None:
+            output_tokens = -(-self.characters // _CHARACTERS_PER_TOKEN) or (
+                self.raw_bytes // _BYTES_PER_STREAMED_TOKEN
+            )
+        return Usage(self.input_tokens if self.input_tokens is not None else prompt_tokens, output_tokens, True)
+
+
+class Adapter(Protocol):
+    """One SDK. `Any` stands for the SDK's own objects, and for plain JSON where a body was read raw."""
+
+    sdk: str
+    """The SDK's import name."""
+
+    def describe(self, client: Any, options: Any) -> Description | None:
+        """Tell what a request is about to do; None when it is no call of a model."""
+
+    def read_answer(self, answer: Any, meter: Meter) -> None:
+        """Note the usage in a whole answer."""
+
+    def read_chunk(self, chunk: Any, meter: Meter) -> None:
+        """Note what one event of a stream says. On the hot path: once per chunk."""
+
+    def is_spend_limit(self, error: Mapping[str, object]) -> bool:
+        """Tell from the JSON of a 429 whether money has run out, rather than room."""
+
+
+def fields(value: Any) -> Mapping[str, Any]:
+    """Return a parsed object's fields without asking for one that it may lack, which is slow on pydantic models."""
+    return value if isinstance(value, dict) else getattr(value, "__dict__", {})

@@ -1,0 +1,219 @@
+"""The body of an answer: who reads it, and when it ends.
+
+A slot is given back when the body has ended: read out, closed, broken off or dropped. That is seen at the HTTP
+response, whose `close` every way of ending calls, or which is dropped; only for usage is the stream's iterator read
+along. Everything is put on the instance, so the types that the SDK returns stay what they are.
+"""
+
+import asyncio
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from loco_otel._waiting import lineage
+from loco_otel.patching.call import Call
+
+
+def hand_over(call: Call, answer: Any) -> None:
+    """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
+    response = _response_of(answer)
+    if response is None:
+        call.read_answer(answer)
+        call.finish()
+    elif response.is_closed:
+        call.read_raw(response)
+        call.finish()
+    else:
+        body = Body(call)
+        body.watch(response)
+        if hasattr(answer, "_iterator"):
+            body.read_along(answer)
+        elif hasattr(answer, "parse"):
+            body.read_along_when_parsed(answer)
+        call.stay()
+
+
+def _response_of(answer: Any) -> Any:
+    """Return the HTTP response that an SDK's answer reads from, None for one that is parsed."""
+    for name in ("http_response", "response"):
+        response = getattr(answer, name, None)
+        if hasattr(response, "is_closed") and hasattr(response, "num_bytes_downloaded"):
+            return response
+    return None
+
+
+class Body:
+    """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
+
+    __slots__ = ("_call", "_closed", "_reader", "_reading")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._reader = _reader()
+        self._reading = False
+        self._closed = False
+
+    def watch(self, response: Any) -> None:
+        """End with the response."""
+        weak = weakref.ref(response)
+        close, aclose = _bound(response, "close"), _bound(response, "aclose")
+
+        def closing() -> None:
+            try:
+                close()
+            finally:
+                self.close(weak())
+
+        async def aclosing() -> None:
+            try:
+                await aclose()
+            finally:
+                self.close(weak())
+
+        response.close = closing
+        response.aclose = aclosing
+
+    def read_along(self, stream: Any) -> None:
+        """See each chunk that the stream yields."""
+        iterator = stream._iterator
+        if isinstance(iterator, _Along | _AsyncAlong):
+            return
+        stream._iterator = (
+            _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
+        )
+
+    def read_along_when_parsed(self, answer: Any) -> None:
+        """See what a raw answer is parsed into: a stream, or the whole."""
+        parse = _bound(answer, "parse")
+
+        def note(parsed: Any) -> Any:
+            if hasattr(parsed, "_iterator"):
+                self.read_along(parsed)
+            return parsed
+
+        if inspect.iscoroutinefunction(answer.parse):
+
+            async def aparsing(*args: Any, **kwargs: Any) -> Any:
+                return note(await parse(*args, **kwargs))
+
+            answer.parse = aparsing
+        else:
+
+            def parsing(*args: Any, **kwargs: Any) -> Any:
+                return note(parse(*args, **kwargs))
+
+            answer.parse = parsing
+
+    def begin(self) -> None:
+        """Note that a chunk is being read, and by whom."""
+        if self._reader != (reader := _reader()):
+            self._reader = reader
+            self._call.move_here()
+        self._reading = True
+
+    def chunk(self, chunk: Any) -> None:
+        """Note a chunk."""
+        self._reading = False
+        call = self._call
+        call.touch()
+        if call.observed:
+            call.read_chunk(chunk)
+        if self._closed:
+            call.finish()
+
+    def end(self, error: BaseException | None) -> None:
+        """Note that there are no more chunks, for want of any or for an error."""
+        self._reading = False
+        self._call.finish(error)
+
+    def close(self, response: Any) -> None:
+        """Note that the response is closed."""
+        if self._reading:
+            # The stream closes it on its way out; only when it is out is it known whether with an error.
+            self._closed = True
+            return
+        if response is not None:
+            self._call.read_raw(response)
+        if isinstance(sys.exception(), GeneratorExit):
+            # The stream was dropped: this may be the garbage collector, in the midst of anything.
+            self._call.abandon()
+        else:
+            self._call.finish()
+
+
+class _Along:
+    """The iterator of a sync stream, and a look at what it yields."""
+
+    def __init__(self, inner: Iterator[Any], body: Body) -> None:
+        self._inner = inner
+        self._body = body
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._body.begin()
+        try:
+            chunk = next(self._inner)
+        except StopIteration:
+            self._body.end(None)
+            raise
+        except BaseException as error:
+            self._body.end(error)
+            raise
+        self._body.chunk(chunk)
+        return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _AsyncAlong:
+    """The iterator of an async stream, and a look at what it yields."""
+
+    def __init__(self, inner: AsyncIterator[Any], body: Body) -> None:
+        self._inner = inner
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._body.begin()
+        try:
+            chunk = await self._inner.__anext__()
+        except StopAsyncIteration:
+            self._body.end(None)
+            raise
+        except BaseException as error:
+            self._body.end(error)
+            raise
+        self._body.chunk(chunk)
+        return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _reader() -> tuple[int, int]:
+    """Tell readers apart: by thread, and by task where there is one."""
+    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    return threading.get_ident(), id(task)
+
+
+def _bound(instance: Any, name: str) -> Callable[..., Awaitable[Any] | Any]:
+    """Return a method to call through, without keeping its instance alive; or what somebody put in its place."""
+    replaced = vars(instance).get(name)
+    if replaced is not None:
+        return replaced  # type: ignore[no-any-return]
+    weak = weakref.WeakMethod(getattr(instance, name))
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        bound = weak()
+        assert bound is not None  # noqa: S101 - invariant: called through the instance, so it is there
+        return bound(*args, **kwargs)
+
+    return method

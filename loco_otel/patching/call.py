@@ -1,0 +1,186 @@
+"""One scheduled call, from its description to the end of its body. What both colours of wrapper share."""
+
+import json
+import threading
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from loco_otel import _runtime
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engines.base import Engine
+from loco_otel._identity import who
+from loco_otel._runtime import Runtime
+from loco_otel._waiting import lineage
+from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
+from loco_otel.patching.adapter import Adapter, Description, Meter
+from loco_otel.patching.pushback import read_pushback
+from loco_otel.patching.weights import estimate_tokens, estimate_weight
+
+_RESOURCES = (DEFAULT_RESOURCE,)
+
+
+class Call:
+    """Owns the call's ticket. Dropped without an end, it is settled with what was seen and its slot comes back."""
+
+    __slots__ = ("_prompt_tokens", "_runtime", "_scope", "_token", "adapter", "meter", "ticket", "trace")
+
+    def __init__(self, runtime: Runtime, adapter: Adapter, description: Description) -> None:
+        settings = runtime.settings
+        identity = who(runtime.default_agent)
+        self._runtime = runtime
+        self.adapter = adapter
+        self._prompt_tokens = estimate_tokens(description.body)
+        weight = estimate_weight(description.model, self._prompt_tokens, settings.weights)
+        self.meter = Meter()
+        span = runtime.start_call(identity.agent, description.provider, description.model)
+        self.trace = runtime.trace()
+        if self.trace is not None and span is not None:
+            self.trace.call = span
+            self.trace.otel_context = span.context
+        request = Request(
+            agent=identity.agent,
+            weight=weight,
+            resources=_RESOURCES,
+            timeout=settings.acquire_timeout,
+            tenant=identity.tenant,
+            task_type=description.operation,
+            provider=description.provider,
+            model=description.model,
+            settles=True,
+            context=self.trace,
+        )
+        self.ticket: Ticket = runtime.engine.ticket(request)
+        lineage.live_here(self.ticket)
+
+    def enter(self) -> None:
+        """Run what follows under this call's slot and span: the SDK's own request."""
+        self._scope = lineage.cover(self.ticket)
+        self._token = (
+            None
+            if self.trace is None or self.trace.call is None
+            else otel_context.attach(self.trace.call.context)
+        )
+
+    def leave(self) -> None:
+        """Undo `enter`, in the same context."""
+        if self._token is not None:
+            otel_context.detach(self._token)
+        lineage.leave(self._scope)
+
+    def stay(self) -> None:
+        """Let this context hold the slot while the body is open."""
+        lineage.claim(self.ticket)
+
+    def move_here(self) -> None:
+        """Note that somebody else reads the body now."""
+        claim = lineage.Claim(self.ticket)
+        self._runtime.engine.move(self.ticket, (threading.get_ident(), claim))
+        lineage.claim(claim)
+
+    def touch(self) -> None:
+        """Give a sign of life."""
+        self._runtime.engine.touch(self.ticket)
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody wants to know what it took."""
+        return self._runtime.engine.observed
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Settle with what the meter has, and give the slot back. Harmless when repeated."""
+        engine, ticket = self._runtime.engine, self.ticket
+        if not ticket.state.ended:
+            if self.trace is not None:
+                self.trace.error = error
+            engine.release(ticket, self._spending() if engine.observed else None)
+
+    def abandon(self) -> None:
+        """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
+        engine, ticket = self._runtime.engine, self.ticket
+        if not ticket.state.ended:
+            engine.abandon(ticket, self._spending() if engine.observed else None)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the slot back after a call that brought no body: nothing was spent."""
+        engine, ticket = self._runtime.engine, self.ticket
+        if self.trace is not None:
+            self.trace.error = error
+        try:
+            pushback = read_pushback(self.adapter, getattr(error, "response", None), getattr(error, "body", None))
+            if pushback is not None:
+                engine.throttle(ticket, *pushback)
+        finally:
+            engine.cancel(ticket)
+
+    def read_chunk(self, chunk: Any) -> None:
+        """Note what a chunk says."""
+        try:
+            self.adapter.read_chunk(chunk, self.meter)
+        except Exception:
+            _runtime.log_fault("reading a chunk")
+
+    def read_answer(self, answer: Any) -> None:
+        """Note what a whole answer says."""
+        if self.observed:
+            try:
+                self.adapter.read_answer(answer, self.meter)
+            except Exception:
+                _runtime.log_fault("reading an answer")
+
+    def read_raw(self, response: Any) -> None:
+        """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
+        if self.observed and self.meter.output_tokens is None and not self.meter.characters:
+            content = getattr(response, "_content", None)
+            if content:
+                try:
+                    answer = json.loads(content)
+                except ValueError:
+                    self.meter.raw_bytes = len(content)
+                else:
+                    self.read_answer(answer)
+            else:
+                self.meter.raw_bytes = getattr(response, "num_bytes_downloaded", 0)
+
+    def fault(self, what: str) -> None:
+        """Log a fault of ours, and let the user's call go on without a slot."""
+        self._runtime.fault(what)
+        if self.trace is not None and self.trace.call is not None:
+            self.trace.call.end()
+        self._runtime.engine.cancel(self.ticket)
+
+    def pass_by(self, what: str) -> None:
+        """Count that the call goes on without a slot, because of where it runs."""
+        self._runtime.unsupported(what)
+        if self.trace is not None and self.trace.call is not None:
+            self.trace.call.end()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that its ticket belongs to."""
+        return self._runtime.engine
+
+    def _spending(self) -> Spending:
+        meter = self.meter
+        return Spending(meter.usage(self._prompt_tokens), self.ticket.request.weight, meter.model)
+
+    def __del__(self) -> None:
+        # A finaliser: runs anywhere, so nothing here locks, logs or wakes.
+        if self.ticket.state is not State.NEW:
+            self.abandon()
+
+
+def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
+    """Make the call to be scheduled; None when this request is not for us, and when we fail to tell."""
+    if lineage.covering() is not None:
+        return None
+    try:
+        description = adapter.describe(client, options)
+        if description is None:
+            return None
+        runtime = _runtime.current()
+        runtime.look_for_sdk()
+        return Call(runtime, adapter, description)
+    except Exception:
+        _runtime.fault("describing a call")
+        return None

@@ -1,0 +1,176 @@
+"""The wrappers around an SDK's request and its pause before a retry, once for each colour.
+
+In short: describe, acquire, call, hand over. What goes wrong in our part is logged, and the call goes on; only a
+decided rejection reaches the program.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from loco_otel import _runtime
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engines.base import Engine
+from loco_otel._waiting import aio, lineage, threads
+from loco_otel.errors import LocoError
+from loco_otel.patching.adapter import Adapter
+from loco_otel.patching.body import hand_over
+from loco_otel.patching.call import Call, prepare
+from loco_otel.patching.pushback import read_pushback
+
+Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+"""As wrapt calls it: the wrapped method, its instance, and the arguments."""
+
+
+def request(adapter: Adapter) -> Wrapper:
+    """Schedule a sync `request(cast_to, options, ...)`."""
+
+    def wrapper(
+        wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call = prepare(adapter, client, _options(args, kwargs))
+        if call is None or not _acquired(call):
+            return wrapped(*args, **kwargs)
+        call.enter()
+        try:
+            answer = wrapped(*args, **kwargs)
+        except BaseException as error:
+            _fail(call, error)
+            raise
+        finally:
+            call.leave()
+        _hand_over(call, answer)
+        return answer
+
+    return wrapper
+
+
+def async_request(adapter: Adapter) -> Wrapper:
+    """Schedule an async `request(cast_to, options, ...)`."""
+
+    async def wrapper(
+        wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call = prepare(adapter, client, _options(args, kwargs))
+        if call is None or not await _async_acquired(call):
+            return await wrapped(*args, **kwargs)
+        call.enter()
+        try:
+            answer = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            _fail(call, error)
+            raise
+        finally:
+            call.leave()
+        _hand_over(call, answer)
+        return answer
+
+    return wrapper
+
+
+def pause(adapter: Adapter) -> Wrapper:
+    """Give the slot back for the length of a sync `_sleep_for_retry(*, response, ...)`."""
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        paused = _suspended(adapter, kwargs)
+        wrapped(*args, **kwargs)
+        if paused is not None:
+            engine, ticket = paused
+            if _resumed(engine, ticket):
+                threads.decided(engine, ticket)
+
+    return wrapper
+
+
+def async_pause(adapter: Adapter) -> Wrapper:
+    """Give the slot back for the length of an async `_sleep_for_retry(*, response, ...)`."""
+
+    async def wrapper(
+        wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        paused = _suspended(adapter, kwargs)
+        await wrapped(*args, **kwargs)
+        if paused is not None:
+            engine, ticket = paused
+            if _resumed(engine, ticket):
+                await aio.decided(engine, ticket)
+
+    return wrapper
+
+
+def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("options")
+
+
+def _acquired(call: Call) -> bool:
+    """Wait for the slot; False when it could not be had for a fault of ours."""
+    try:
+        call.engine.submit(call.ticket)
+        if call.ticket.state is not State.GRANTED:
+            threads.decided(call.engine, call.ticket)
+    except LocoError as error:
+        call.fail(error)
+        raise
+    except Exception:
+        call.fault("acquiring a slot")
+        return False
+    return True
+
+
+async def _async_acquired(call: Call) -> bool:
+    """Wait for the slot; False when it could not be had: for a fault of ours, or because this is not asyncio."""
+    if not aio.supported():
+        call.pass_by(aio.ELSEWHERE)
+        return False
+    try:
+        call.engine.submit(call.ticket)
+        if call.ticket.state is not State.GRANTED:
+            await aio.decided(call.engine, call.ticket)
+    except LocoError as error:
+        call.fail(error)
+        raise
+    except Exception:
+        call.fault("acquiring a slot")
+        return False
+    return True
+
+
+def _fail(call: Call, error: BaseException) -> None:
+    try:
+        call.fail(error)
+    except Exception:
+        _runtime.log_fault("noting a failed call")
+
+
+def _hand_over(call: Call, answer: Any) -> None:
+    try:
+        hand_over(call, answer)
+    except Exception:
+        _runtime.log_fault("following an answer")
+        call.engine.cancel(call.ticket)
+
+
+def _suspended(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, Ticket] | None:
+    """Give back the slot of the call under way here, if it is one of ours, and note why it failed."""
+    ticket = lineage.covering()
+    if ticket is None or not ticket.request.settles or ticket.state is not State.GRANTED:
+        return None
+    try:
+        engine = _runtime.current().engine
+        pushback = read_pushback(adapter, kwargs.get("response"))
+        if pushback is not None:
+            engine.throttle(ticket, *pushback)
+        engine.suspend(ticket)
+    except Exception:
+        _runtime.log_fault("giving a slot back for a pause")
+        return None
+    return engine, ticket
+
+
+def _resumed(engine: Engine, ticket: Ticket) -> bool:
+    """Queue again; True when a decision is to be awaited."""
+    try:
+        engine.resume(ticket)
+    except Exception:
+        _runtime.fault("queueing again after a pause")
+        return False
+    return ticket.state is not State.GRANTED

@@ -1,0 +1,128 @@
+"""Puts wrappers on an SDK and takes them off again."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import wrapt
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from loco_otel import _runtime
+from loco_otel.errors import ConfigurationError
+from loco_otel.patching.calls import Wrapper
+from loco_otel.patching.target import Target
+
+_log = logging.getLogger("loco_otel")
+
+
+class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base is untyped
+    """Schedules one SDK's calls. Each SDK's folder has a subclass.
+
+    Instances are one per class, as OpenTelemetry makes them, so the state is on the class.
+    """
+
+    sdk: str
+    """The SDK's import name, which is also its distribution's."""
+    requires: str
+    """The versions that can be patched, as a requirement."""
+
+    _active = False
+    _hooked = False
+    _wrapped: list[tuple[Any, str, Any]]
+
+    @abstractmethod
+    def targets(self) -> tuple[Target, ...]:
+        """Return what to wrap, all in one module."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return the SDK, and the versions that can be patched."""
+        return (self.requires,)
+
+    @classmethod
+    def patched(cls) -> tuple[str, ...]:
+        """Name the methods that are wrapped now: none before the SDK is imported."""
+        return tuple(f"{owner.__module__}.{owner.__name__}.{name}" for owner, name, _ in cls._wrapped)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._wrapped = []
+
+    def _instrument(self, **kwargs: Any) -> None:
+        cls = type(self)
+        try:
+            runtime = _runtime.current()
+        except ConfigurationError as error:
+            # Other instrumentors load after this one: they must not pay for our settings.
+            _log.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
+            return
+        if not runtime.settings.enabled:
+            _log.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
+            return
+        runtime.observe(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
+        cls._active = True
+        if cls._hooked:
+            self._wrap()
+        else:
+            cls._hooked = True
+            module = self.targets()[0].module
+            wrapt.register_post_import_hook(lambda _: self._wrap(), module)
+
+    def _uninstrument(self, **_: Any) -> None:
+        cls = type(self)
+        cls._active = False
+        wrapped, cls._wrapped = cls._wrapped, []
+        for owner, name, wrapper in wrapped:
+            _unwrap(owner, name, wrapper)
+        runtime = _runtime.peek()
+        if runtime is not None:
+            runtime.sdks.pop(self.sdk, None)
+
+    def _wrap(self) -> None:
+        """Wrap all targets, once the SDK is there; what this version lacks is left and named in the log."""
+        cls = type(self)
+        if not cls._active or cls._wrapped:
+            return
+        try:
+            for target in self.targets():
+                owner = target.resolve()
+                wrapper = wrapt.wrap_function_wrapper(owner, target.method, self._while_active(target.wrapper))
+                cls._wrapped.append((owner, target.method, wrapper))
+        except Exception:
+            _log.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
+            return
+        runtime = _runtime.current()
+        runtime.sdks[self.sdk] = _version(self.sdk)
+        _log.info(
+            "loco-otel schedules the calls of %s %s: %s",
+            self.sdk,
+            runtime.sdks[self.sdk],
+            runtime.describe_limits(),
+        )
+
+    def _while_active(self, wrapper: Wrapper) -> Wrapper:
+        """Let a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
+        cls = type(self)
+
+        def gate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not cls._active:
+                return wrapped(*args, **kwargs)
+            return wrapper(wrapped, instance, args, kwargs)
+
+        return gate
+
+
+def _unwrap(owner: Any, name: str, wrapper: Any) -> None:
+    try:
+        wrapt.unwrap_object(owner, name, wrapper, missing_ok=True)
+    except wrapt.WrapperNotOutermostError:
+        # Under somebody's plain function it can't be taken out; `_while_active` lets calls through.
+        _log.debug("%s.%s keeps a wrapper that now does nothing", owner, name)
+
+
+def _version(sdk: str) -> str:
+    try:
+        return version(sdk)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,240 @@
+"""Hand-built events, a real SDK that keeps all in memory, and a scenario that makes every row happen."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, MetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.trace import Span
+
+from loco_otel._telemetry import CallTrace, Telemetry
+from loco_otel.events import (
+    AgentStanding,
+    Bypassed,
+    BypassReason,
+    Event,
+    Granted,
+    GrantReason,
+    Outcome,
+    Rejected,
+    Released,
+    Request,
+    ResourceStanding,
+    Snapshot,
+    Spending,
+    Spent,
+    Submitted,
+    Suspended,
+    Throttled,
+    ThrottleKind,
+    TicketView,
+    Usage,
+    Waiting,
+)
+
+SECOND = 1_000_000_000
+EPOCH = 1_700_000_000 * SECOND
+"""Wall clock at the scheduler's second 0."""
+
+
+USAGE = Usage(100, 20)
+
+
+class FakeTicket:
+    _ids = count()
+
+    def __init__(self, request: Request) -> None:
+        self.id = f"ticket-{next(self._ids)}"
+        self.request = request
+
+
+class ManualClock:
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.epoch = EPOCH
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> int:
+        return self.epoch + round(self.now * SECOND)
+
+
+class Rig:
+    """Telemetry over an SDK in memory."""
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler = ALWAYS_ON,
+        readers: Iterable[MetricReader] = (),
+        snapshot: Callable[[], Snapshot] | None = None,
+        active: Iterable[tuple[str, str]] = (("openai", "3.54.0"),),
+        value_limit: int = 200,
+        resources: Iterable[str] = (),
+    ) -> None:
+        self.clock = ManualClock()
+        self.snapshots = 0
+        self.exporter = InMemorySpanExporter()
+        self.tracer_provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self._program = self.tracer_provider.get_tracer("program")
+        self.reader = InMemoryMetricReader()
+        self.meter_provider = MeterProvider([self.reader, *readers], shutdown_on_exit=False)
+
+        def counted() -> Snapshot:
+            self.snapshots += 1
+            return (snapshot or standing)()
+
+        self.telemetry = Telemetry.start(
+            counted,
+            lambda: active,
+            tracer_provider=self.tracer_provider,
+            meter_provider=self.meter_provider,
+            clock=self.clock,
+            wall=self.clock.wall,
+            value_limit=value_limit,
+            resources=resources,
+        )
+
+    def tell(self, *events: Event) -> None:
+        for event in events:
+            for listener in self.telemetry.listeners:
+                listener(event)
+
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+    def span(self) -> ReadableSpan:
+        (span,) = self.spans()
+        return span
+
+    def parent(self) -> Span:
+        """A span of the program's."""
+        return self._program.start_span("program")
+
+    def metrics(self) -> dict[str, Metric]:
+        self.clock.now += 1
+        data = self.reader.get_metrics_data()
+        return {metric.name: metric for metric in _metrics_of(data)}
+
+    def points(self, name: str) -> dict[tuple[object, ...], float]:
+        """Values (of a histogram, counts) under the values of their attributes, in the order of the keys."""
+        metric = self.metrics().get(name)
+        return {} if metric is None else dict(_values(metric))
+
+
+def _metrics_of(data: object) -> Iterator[Metric]:
+    for resource in getattr(data, "resource_metrics", ()):
+        for scope in resource.scope_metrics:
+            yield from scope.metrics
+
+
+def _values(metric: Metric) -> Iterator[tuple[tuple[object, ...], float]]:
+    for point in metric.data.data_points:
+        attributes = point.attributes or {}
+        key = tuple(attributes[name] for name in sorted(attributes))
+        yield key, point.value if hasattr(point, "value") else point.count
+
+
+def under(span: Span) -> CallTrace:
+    return CallTrace(trace.set_span_in_context(span, Context()))
+
+
+def ticket(agent: str = "analyst", **facts: Any) -> FakeTicket:
+    return FakeTicket(Request(agent)._replace(**facts))
+
+
+def waiting(who: TicketView, at: float = 990.0, holders: Iterable[TicketView] = ()) -> Waiting:
+    return Waiting(at, who, queue_weight=4500, position=2, capacity=3, waiting=7, holders=tuple(holders))
+
+
+def granted(
+    who: TicketView,
+    at: float = 995.0,
+    *,
+    waited: float = 5.0,
+    ticks: int = 12,
+    reason: GrantReason = GrantReason.SCORE,
+    repeated: bool = False,
+) -> Granted:
+    return Granted(
+        at,
+        who,
+        reason=reason,
+        waited=waited,
+        waited_ticks=ticks,
+        score=0.75,
+        alpha=0.25,
+        queue_weight=4500,
+        queue_age=40,
+        tick=321,
+        policy="load",
+        repeated=repeated,
+    )
+
+
+def rejected(
+    who: TicketView, outcome: Outcome = Outcome.TIMEOUT, at: float = 995.0, *, repeated: bool = False
+) -> Rejected:
+    return Rejected(at, who, outcome, waited=5.0, waited_ticks=12, policy="load", repeated=repeated)
+
+
+def throttled(
+    who: TicketView,
+    at: float = 996.0,
+    *,
+    status: int = 429,
+    kind: ThrottleKind = ThrottleKind.LOAD,
+    retry_after: float | None = 1.5,
+) -> Throttled:
+    return Throttled(at, who, status, kind, retry_after, None)
+
+
+def spent(who: TicketView, at: float = 999.0, *, usage: Usage | None = USAGE) -> Spent:
+    return Spent(at, who, Spending(usage, weight=1500, model="gpt-4o-2024-08-06"))
+
+
+def released(who: TicketView, at: float = 999.5, *, expired: bool = False) -> Released:
+    return Released(at, who, held=4.5, expired=expired)
+
+
+def standing() -> Snapshot:
+    analyst = AgentStanding("analyst", 3, 1, 4500, 40, 12.5, 0.75)
+    idle = AgentStanding("idle", 0, 2, 0, 0, 0.0, None)
+    return Snapshot(
+        1000.0,
+        (
+            ResourceStanding("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
+            ResourceStanding("search", "load", None, 0, 0, 7, 0.5, 1.0, ()),
+        ),
+    )
+
+
+def everything(rig: Rig) -> None:
+    """Make every metric, span and event happen, with every attribute that may be left out."""
+    call = rig.telemetry.start_call("analyst", provider="openai", model="gpt-4o")
+    assert call is not None
+    full = ticket(provider="openai", model="gpt-4o", settles=True, context=CallTrace(call.context))
+    refused = ticket(context=rig.telemetry.capture())
+    rig.tell(
+        Submitted(990.0, full),
+        waiting(full),
+        granted(full),
+        throttled(full),
+        Suspended(996.5, full, held=1.5),
+        granted(full, 998.0, repeated=True),
+        spent(full),
+        released(full, expired=True),
+        Submitted(990.0, refused),
+        rejected(refused),
+        Bypassed(1000.0, BypassReason.LOOP_BLOCKED),
+    )
+    call.end(ValueError())

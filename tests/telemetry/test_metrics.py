@@ -1,0 +1,351 @@
+"""Counters, histograms and gauges: what counts as what, under which values."""
+
+import logging
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from telemetry_scenario import (
+    Rig,
+    granted,
+    rejected,
+    released,
+    spent,
+    standing,
+    throttled,
+    ticket,
+    under,
+    waiting,
+)
+
+from loco_otel._telemetry import CallTrace, Telemetry
+from loco_otel._telemetry.instruments import Fold
+from loco_otel.events import (
+    AgentStanding,
+    Bypassed,
+    BypassReason,
+    GrantReason,
+    Outcome,
+    ResourceStanding,
+    Snapshot,
+    Submitted,
+    Suspended,
+    ThrottleKind,
+    Usage,
+)
+
+# Points are named by the values of their attributes, in the order of the keys: agent, outcome, resource, ...
+
+
+def test_a_grant_is_a_request_a_grant_and_a_wait() -> None:
+    rig = Rig()
+    rig.tell(granted(ticket()))
+    assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
+    assert rig.points("loco.grants")["score", "llm_api"] == 1
+    assert rig.points("loco.wait.duration") == {("analyst", "granted", "llm_api"): 1}
+    assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 1}
+
+
+def test_a_retrys_second_wait_is_no_second_request() -> None:
+    rig = Rig()
+    who = ticket()
+    rig.tell(granted(who), Suspended(996.0, who, 1.0), granted(who, repeated=True))
+    assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
+    assert rig.points("loco.grants")["score", "llm_api"] == 2
+    assert rig.points("loco.wait.duration") == {("analyst", "granted", "llm_api"): 2}
+    assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 2}
+
+
+def test_a_rejection_in_a_retrys_second_wait_is_no_second_request() -> None:
+    rig = Rig()
+    who = ticket()
+    rig.tell(granted(who), Suspended(996.0, who, 1.0), rejected(who, Outcome.CANCELLED, repeated=True))
+    assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
+    assert rig.points("loco.wait.duration")["analyst", "cancelled", "llm_api"] == 1
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.GRANTED])
+def test_a_rejection_is_a_request_and_a_wait(outcome: Outcome) -> None:
+    rig = Rig()
+    rig.tell(rejected(ticket(), outcome))
+    assert rig.points("loco.acquire.requests") == {("analyst", outcome.value, "llm_api"): 1}
+    assert rig.points("loco.wait.duration") == {("analyst", outcome.value, "llm_api"): 1}
+    assert rig.points("loco.wait.ticks") == {}
+    assert sum(rig.points("loco.grants").values()) == 0
+
+
+def test_every_hold_is_measured() -> None:
+    rig = Rig()
+    who = ticket()
+    rig.tell(Suspended(996.0, who, held=1.0), released(who))
+    assert rig.points("loco.hold.duration") == {("analyst", "llm_api"): 2}
+    assert rig.points("loco.leases.expired") == {("llm_api",): 0}
+    rig.tell(released(who, expired=True))
+    assert rig.points("loco.leases.expired") == {("llm_api",): 1}
+
+
+def test_spending() -> None:
+    rig = Rig()
+    rig.tell(
+        spent(ticket(provider="openai", model="gpt-4o")),
+        spent(ticket(provider="openai", model="gpt-4o"), usage=None),
+    )
+    assert rig.points("loco.spend.weight") == {("openai", "gpt-4o", "analyst"): 3.0}
+    assert rig.points("loco.tokens") == {
+        ("openai", "gpt-4o", "input", "analyst"): 100,
+        ("openai", "gpt-4o", "output", "analyst"): 20,
+    }
+
+
+def test_estimated_tokens_count_too() -> None:
+    rig = Rig()
+    rig.tell(spent(ticket(), usage=Usage(5, 6, estimated=True)))
+    assert sum(rig.points("loco.tokens").values()) == 11
+
+
+def test_what_a_request_does_not_say_is_unknown() -> None:
+    rig = Rig()
+    rig.tell(spent(ticket()), throttled(ticket()))
+    # The model that answered is known even so.
+    assert rig.points("loco.spend.weight") == {("unknown", "gpt-4o-2024-08-06", "analyst"): 1.5}
+    assert rig.points("loco.throttles") == {("429", "unknown", "llm_api"): 1}
+
+
+def test_throttles_tell_load_from_an_empty_account() -> None:
+    rig = Rig()
+    who = ticket(provider="anthropic")
+    rig.tell(throttled(who, status=529), throttled(who, kind=ThrottleKind.SPEND), throttled(who))
+    assert rig.points("loco.throttles") == {
+        ("529", "anthropic", "llm_api"): 1,
+        ("spend_limit", "anthropic", "llm_api"): 1,
+        ("429", "anthropic", "llm_api"): 1,
+    }
+
+
+def test_bypasses() -> None:
+    rig = Rig()
+    assert rig.points("loco.bypassed") == dict.fromkeys([(reason.value,) for reason in BypassReason], 0)
+    rig.tell(Bypassed(1.0, BypassReason.INTERNAL_ERROR))
+    assert rig.points("loco.bypassed")[("internal_error",)] == 1
+
+
+ZEROS = {(reason.value, "llm_api"): 0 for reason in GrantReason}
+
+
+def test_counters_of_a_resource_begin_with_zero_when_it_is_first_heard_of() -> None:
+    rig = Rig()
+    assert rig.points("loco.grants") == {}
+    rig.tell(Submitted(990.0, ticket()))
+    assert rig.points("loco.grants") == ZEROS
+    assert rig.points("loco.leases.expired") == {("llm_api",): 0}
+
+
+def test_counters_of_a_known_resource_begin_with_zero_at_the_start() -> None:
+    rig = Rig(resources=["llm_api"])
+    assert rig.points("loco.grants") == ZEROS
+    assert rig.points("loco.leases.expired") == {("llm_api",): 0}
+
+
+def test_a_set_of_resources_counts_once() -> None:
+    rig = Rig()
+    rig.tell(granted(ticket(resources=("search", "llm_api"))))
+    assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api+search"): 1}
+
+
+def test_measurements_land_in_the_rows_buckets() -> None:
+    rig = Rig()
+    rig.tell(granted(ticket(), waited=0.0, ticks=0), granted(ticket(), waited=0.02, ticks=3))
+    (point,) = rig.metrics()["loco.wait.duration"].data.data_points
+    assert list(getattr(point, "bucket_counts", ()))[:4] == [1, 0, 0, 1]
+    (point,) = rig.metrics()["loco.wait.ticks"].data.data_points
+    assert list(getattr(point, "bucket_counts", ()))[:4] == [1, 0, 0, 1]
+
+
+def test_exemplars_lead_to_the_call_and_never_to_the_one_that_tells() -> None:
+    rig = Rig()
+    caller, stranger = rig.parent(), rig.parent()
+    with trace.use_span(stranger):
+        rig.tell(granted(ticket("traced", context=under(caller))))
+        rig.tell(granted(ticket("untraced")), granted(ticket("rootless", context=CallTrace(Context()))))
+        metrics = rig.metrics()
+    traces = {
+        (point.attributes or {}).get("loco.agent.id"): [each.trace_id for each in point.exemplars]
+        for point in metrics["loco.wait.duration"].data.data_points
+    }
+    assert traces == {"traced": [caller.get_span_context().trace_id], "untraced": [], "rootless": []}
+    for metric in metrics.values():
+        for point in metric.data.data_points:
+            assert stranger.get_span_context().trace_id not in [each.trace_id for each in point.exemplars]
+
+
+def test_gauges_say_how_everything_stands() -> None:
+    rig = Rig(active=[("openai", "3.54.0"), ("anthropic", "2.12.0"), ("openai", "3.54.0")])
+    assert rig.points("loco.requests.waiting") == {("analyst", "llm_api"): 3, ("idle", "llm_api"): 0}
+    assert rig.points("loco.requests.active") == {("analyst", "llm_api"): 1, ("idle", "llm_api"): 2}
+    assert rig.points("loco.queue.weight") == {("analyst", "llm_api"): 4.5, ("idle", "llm_api"): 0}
+    assert rig.points("loco.queue.age") == {("analyst", "llm_api"): 40, ("idle", "llm_api"): 0}
+    assert rig.points("loco.queue.wait") == {("analyst", "llm_api"): 12.5, ("idle", "llm_api"): 0}
+    # No score where an agent does not compete, no capacity where there is no limit.
+    assert rig.points("loco.load.score") == {("analyst", "llm_api"): 0.75}
+    assert rig.points("loco.resource.capacity") == {("llm_api",): 3}
+    assert rig.points("loco.scheduler.alpha") == {("llm_api",): 0.25, ("search",): 0.5}
+    assert rig.points("loco.scheduler.ticks") == {("llm_api",): 321, ("search",): 7}
+    assert rig.points("loco.fairness.index") == {("llm_api",): 0.9, ("search",): 1.0}
+    assert rig.points("loco.active") == {("openai", "3.54.0"): 1, ("anthropic", "2.12.0"): 1}
+
+
+def test_one_snapshot_per_collection() -> None:
+    rig = Rig()
+    for collections in range(1, 4):
+        rig.metrics()
+        assert rig.snapshots == collections
+
+
+def test_beyond_the_limit_values_are_other() -> None:
+    rig = Rig(value_limit=2)
+    for number in range(5):
+        who = ticket(
+            f"agent-{number}",
+            resources=(f"resource-{number}",),
+            provider=f"provider-{number}",
+            model=f"m-{number}",
+        )
+        rig.tell(granted(who), spent(who), throttled(who), released(who, expired=True))
+
+    assert rig.points("loco.acquire.requests") == {
+        ("agent-0", "granted", "resource-0"): 1,
+        ("agent-1", "granted", "resource-1"): 1,
+        ("other", "granted", "other"): 3,
+    }
+    assert rig.points("loco.leases.expired") == {("resource-0",): 1, ("resource-1",): 1, ("other",): 3}
+    assert rig.points("loco.spend.weight") == {
+        ("provider-0", "m-0", "agent-0"): 1.5,
+        ("provider-1", "m-1", "agent-1"): 1.5,
+        ("other", "other", "other"): 4.5,
+    }
+    assert ("429", "other", "other") in rig.points("loco.throttles")
+
+
+def test_gauges_that_are_folded_together_make_one_value() -> None:
+    agents = tuple(AgentStanding(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
+    resources = [
+        ResourceStanding(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)
+    ]
+    rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)), value_limit=1)
+    assert rig.points("loco.requests.waiting") == {
+        ("agent-1", "r-1"): 1,
+        ("agent-1", "other"): 3,
+        ("other", "other"): 2 + (2 + 3) + (2 + 3 + 4),
+    }
+    assert rig.points("loco.queue.weight")["other", "other"] == 16.0
+    assert rig.points("loco.queue.age")["other", "other"] == 4
+    assert rig.points("loco.queue.wait")["other", "other"] == 4.0
+    assert rig.points("loco.load.score")["other", "other"] == 0.4
+    assert rig.points("loco.resource.capacity") == {("r-1",): 1, ("other",): 9}
+    assert rig.points("loco.scheduler.ticks") == {("r-1",): 10, ("other",): 90}
+    assert rig.points("loco.scheduler.alpha") == {("r-1",): 0.1, ("other",): 0.4}
+    assert rig.points("loco.fairness.index") == {("r-1",): 0.1, ("other",): 0.2}
+
+
+def test_counters_and_gauges_name_the_same_agents() -> None:
+    rig = Rig(value_limit=2)
+    rig.metrics()
+    rig.tell(granted(ticket("newcomer")), granted(ticket("analyst")))
+    assert set(rig.points("loco.wait.ticks")) == {("analyst", "llm_api"), ("other", "llm_api")}
+
+
+def test_folding_is_per_key_and_for_good() -> None:
+    fold = Fold(2)
+    assert [fold("k", value) for value in ("a", "b", "c", "a", "c")] == ["a", "b", "other", "a", "other"]
+    assert fold("another", "c") == "c"
+
+
+def test_folding_holds_under_threads_and_remembers_no_more_than_the_limit() -> None:
+    fold = Fold(50)
+    passed: list[set[str]] = []
+
+    def work(offset: int) -> None:
+        passed.append({fold("k", f"v-{(offset + number) % 500}") for number in range(2000)})
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(0, 400, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set().union(*passed) - {"other"}) <= 50
+    assert len(fold._known["k"]) <= 50 + len(threads)
+
+
+def test_a_value_that_came_too_late_in_a_race_stays_other() -> None:
+    fold = Fold(2)
+    fold("k", "a")
+    # As if two threads had taken a number each for a value that only one of them could add.
+    next(fold._numbers["k"])
+    assert [fold("k", value) for value in ("b", "b", "c", "a")] == ["other", "other", "other", "a"]
+
+
+def test_closed_gauges_have_no_points_and_counters_stay() -> None:
+    rig = Rig()
+    rig.tell(granted(ticket()))
+    rig.telemetry.close()
+    rig.telemetry.close()
+    names = set(rig.metrics())
+    assert not names & {"loco.requests.waiting", "loco.scheduler.ticks", "loco.active"}
+    assert "loco.grants" in names
+    assert rig.snapshots == 0
+
+
+def again(rig: Rig, snapshot: Callable[[], Snapshot]) -> Telemetry:
+    return Telemetry.start(
+        snapshot,
+        list,
+        tracer_provider=rig.tracer_provider,
+        meter_provider=rig.meter_provider,
+        clock=rig.clock,
+        wall=rig.clock.wall,
+    )
+
+
+def test_another_runtime_takes_the_gauges_over() -> None:
+    # OpenTelemetry ignores the callbacks of a second instrument of the same name.
+    rig = Rig()
+    rig.telemetry.close()
+    busy = standing().resources[0]._replace(tick=999)
+    again(rig, lambda: Snapshot(0.0, (busy,)))
+    assert rig.points("loco.scheduler.ticks") == {("llm_api",): 999}
+
+
+def test_closing_the_old_runtime_late_leaves_the_new_one_its_gauges() -> None:
+    rig = Rig()
+    again(rig, standing)
+    rig.telemetry.close()
+    assert rig.points("loco.requests.active")
+
+
+def test_a_snapshot_that_fails_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    broken = True
+
+    def snapshot() -> Snapshot:
+        if broken:
+            raise RuntimeError
+        return standing()
+
+    rig = Rig(snapshot=snapshot)
+    with caplog.at_level(logging.INFO):
+        assert rig.points("loco.requests.active") == {}
+        assert rig.points("loco.active")
+    assert len(caplog.records) == 1
+    broken = False
+    assert rig.points("loco.requests.active")
+
+
+def test_what_is_told_of_is_cumulative_whatever_the_order() -> None:
+    rig = Rig()
+    seen = []
+    for _ in range(3):
+        rig.tell(waiting(ticket()), granted(ticket()))
+        seen.append(rig.points("loco.grants")["score", "llm_api"])
+    assert [later - earlier for earlier, later in pairwise(seen)] == [1, 1]

@@ -1,0 +1,315 @@
+"""The acquire span: when, under whom, linked to whom, and what it says."""
+
+import gc
+import weakref
+from typing import cast
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from telemetry_scenario import (
+    EPOCH,
+    SECOND,
+    FakeTicket,
+    Rig,
+    granted,
+    rejected,
+    released,
+    spent,
+    throttled,
+    ticket,
+    under,
+    waiting,
+)
+
+from loco_otel._telemetry import CallTrace
+from loco_otel.events import Event, GrantReason, Outcome, Submitted, Suspended, ThrottleKind, Usage
+
+
+def wall(at: float) -> int:
+    return EPOCH + round(at * SECOND)
+
+
+def acquire_of(who: FakeTicket) -> SpanContext | None:
+    call = who.request.context
+    assert isinstance(call, CallTrace)
+    return call.acquire
+
+
+def test_a_grant_makes_the_span_with_all_its_facts() -> None:
+    rig = Rig()
+    who = ticket(
+        weight=2500, task_type="summary", provider="openai", model="gpt-4o", context=under(rig.parent())
+    )
+    rig.tell(Submitted(990.0, who), waiting(who), granted(who))
+
+    span = rig.span()
+    assert span.name == "acquire llm_api"
+    assert span.kind is SpanKind.INTERNAL
+    assert span.status.status_code is StatusCode.UNSET
+    assert (span.start_time, span.end_time) == (wall(990.0), wall(995.0))
+    assert dict(span.attributes or {}) == {
+        "loco.agent.id": "analyst",
+        "loco.resource.name": "llm_api",
+        "loco.task.weight": 2.5,
+        "loco.task.type": "summary",
+        "loco.policy": "load",
+        "loco.outcome": "granted",
+        "loco.wait.duration": 5.0,
+        "loco.wait.ticks": 12,
+        "gen_ai.agent.name": "analyst",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+    }
+    began, ended = span.events
+    assert (began.name, began.timestamp) == ("loco.wait", wall(990.0))
+    assert dict(began.attributes or {}) == {
+        "loco.queue.weight": 4.5,
+        "loco.queue.position": 2,
+        "loco.resource.capacity": 3,
+        "loco.requests.waiting": 7,
+    }
+    assert (ended.name, ended.timestamp) == ("loco.grant", wall(995.0))
+    assert dict(ended.attributes or {}) == {
+        "loco.load.score": 0.75,
+        "loco.scheduler.alpha": 0.25,
+        "loco.queue.weight": 4.5,
+        "loco.queue.age": 40,
+        "loco.scheduler.tick": 321,
+        "loco.grant.reason": "score",
+    }
+
+
+def test_a_free_slot_needs_no_wait() -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()))
+    rig.tell(Submitted(995.0, who), granted(who, waited=0.0, ticks=0, reason=GrantReason.FREE))
+
+    span = rig.span()
+    assert span.start_time == span.end_time
+    assert [event.name for event in span.events] == ["loco.grant"]
+
+
+def test_the_clocks_are_compared_when_an_event_is_told() -> None:
+    rig = Rig()
+    rig.tell(granted(ticket()))
+    # The wall clock was half a minute late, and is set right.
+    rig.clock.epoch += 30 * SECOND
+    rig.clock.now += 100.0
+    rig.tell(granted(ticket()))
+    first, second = rig.spans()
+    assert (first.start_time, first.end_time) == (wall(990.0), wall(995.0))
+    assert (second.start_time, second.end_time) == (wall(1020.0), wall(1025.0))
+
+
+def test_the_parent_is_the_callers_span_whoever_tells() -> None:
+    rig = Rig()
+    parent, stranger = rig.parent(), rig.parent()
+    with trace.use_span(stranger):
+        rig.tell(granted(ticket(context=under(parent))))
+    assert rig.span().parent == parent.get_span_context()
+
+
+@pytest.mark.parametrize("carried", [None, "somebody else's", CallTrace(Context())])
+def test_without_a_callers_span_it_is_a_root(carried: object) -> None:
+    rig = Rig()
+    with trace.use_span(rig.parent()):
+        rig.tell(granted(ticket(context=carried)))
+    assert rig.span().parent is None
+
+
+def test_capture_takes_the_current_span() -> None:
+    rig = Rig()
+    parent = rig.parent()
+    with trace.use_span(parent):
+        call = rig.telemetry.capture()
+    rig.tell(granted(ticket(context=call)))
+    assert rig.span().parent == parent.get_span_context()
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.GRANTED])
+def test_a_rejection_is_an_error(outcome: Outcome) -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(waiting(who), rejected(who, outcome))
+
+    span = rig.span()
+    assert (span.start_time, span.end_time) == (wall(990.0), wall(995.0))
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == span.attributes["loco.outcome"] == outcome.value
+    assert [event.name for event in span.events] == ["loco.wait"]
+
+
+def test_a_set_of_resources_has_one_name() -> None:
+    rig = Rig()
+    rig.tell(
+        granted(ticket(resources=("search", "llm_api"))), granted(ticket(resources=("llm_api", "search")))
+    )
+    assert {span.name for span in rig.spans()} == {"acquire llm_api+search"}
+
+
+def test_links_lead_to_those_who_held_the_resource_when_the_wait_began() -> None:
+    rig = Rig()
+    holder = ticket(context=under(rig.parent()))
+    foreign = ticket(context=None)
+    who = ticket(context=under(rig.parent()))
+    rig.tell(granted(holder), granted(foreign))
+    held = acquire_of(holder)
+    rig.tell(waiting(who, holders=[holder, foreign]), Suspended(993.0, holder, 1.0))
+    rig.tell(granted(holder, 994.0, repeated=True), granted(who))
+
+    assert acquire_of(holder) != held
+    span = rig.spans()[-1]
+    assert [link.context for link in span.links] == [held]
+
+
+def test_no_more_than_sixteen_links() -> None:
+    rig = Rig()
+    holders = [ticket(context=under(rig.parent())) for _ in range(20)]
+    who = ticket(context=under(rig.parent()))
+    rig.tell(*(granted(holder) for holder in holders), waiting(who, holders=holders), granted(who))
+    assert [link.context for link in rig.spans()[-1].links] == [acquire_of(holder) for holder in holders[:16]]
+
+
+def test_no_links_to_spans_that_nobody_recorded() -> None:
+    unsampled, rig = Rig(sampler=ALWAYS_OFF), Rig()
+    holder = ticket(context=under(unsampled.parent()))
+    unsampled.tell(granted(holder))
+    who = ticket(context=under(rig.parent()))
+    rig.tell(waiting(who, holders=[holder]), granted(who))
+    assert rig.span().links == ()
+
+
+def test_a_span_that_settles_stays_open_for_the_spending_and_ends_at_the_grant() -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(granted(who))
+    assert rig.spans() == ()
+
+    rig.tell(spent(who), released(who))
+    span = rig.span()
+    assert span.end_time == wall(995.0)
+    event = span.events[-1]
+    assert (event.name, event.timestamp) == ("loco.spend", wall(999.0))
+    assert dict(event.attributes or {}) == {
+        "loco.spend.weight": 1.5,
+        "loco.spend.estimated": False,
+        "loco.spend.input_tokens": 100,
+        "loco.spend.output_tokens": 20,
+    }
+
+
+@pytest.mark.parametrize(("usage", "tokens"), [(Usage(100, 7, estimated=True), True), (None, False)])
+def test_spending_that_the_provider_did_not_state_is_estimated(usage: Usage | None, tokens: bool) -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(granted(who), spent(who, usage=usage))
+    attributes = rig.span().events[-1].attributes or {}
+    assert attributes["loco.spend.estimated"] is True
+    assert ("loco.spend.output_tokens" in attributes) is tokens
+
+
+def test_a_call_that_fails_ends_the_span_without_spending() -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(granted(who), released(who))
+    span = rig.span()
+    assert span.end_time == wall(995.0)
+    assert [event.name for event in span.events] == ["loco.grant"]
+
+
+def test_a_retrys_second_wait_is_a_span_of_its_own() -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(waiting(who, 985.0), granted(who, 990.0), throttled(who, 991.0), Suspended(991.5, who, 1.5))
+    rig.tell(granted(who, 997.0, waited=1.0, repeated=True), spent(who), released(who))
+
+    first, second = rig.spans()
+    assert [event.name for event in first.events] == ["loco.wait", "loco.grant", "loco.throttle"]
+    assert [event.name for event in second.events] == ["loco.grant", "loco.spend"]
+    assert (second.start_time, second.end_time) == (wall(996.0), wall(997.0))
+    assert first.parent == second.parent
+
+
+@pytest.mark.parametrize("retry_after", [None, 1.5])
+def test_a_throttle_is_told_on_the_open_span(retry_after: float | None) -> None:
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    refusal = throttled(who, status=529, kind=ThrottleKind.SPEND, retry_after=retry_after)
+    rig.tell(granted(who), refusal, released(who))
+    event = rig.span().events[-1]
+    assert (event.name, event.timestamp) == ("loco.throttle", wall(996.0))
+    assert dict(event.attributes or {}) == {
+        "http.response.status_code": 529,
+        "loco.throttle.kind": "spend",
+        **({} if retry_after is None else {"loco.throttle.retry_after": retry_after}),
+    }
+
+
+@pytest.mark.parametrize("carried", [None, object()])
+def test_without_a_trace_nothing_is_kept_open(carried: object) -> None:
+    rig = Rig()
+    who = ticket(context=carried, settles=True)
+    rig.tell(waiting(who), granted(who), throttled(who), spent(who), released(who))
+    assert [event.name for event in rig.span().events] == ["loco.grant"]
+
+
+def test_an_event_told_twice_leaves_no_span_open() -> None:
+    # Delivery is at least once: a KeyboardInterrupt in its midst repeats the event.
+    rig = Rig()
+    who = ticket(context=under(rig.parent()), settles=True)
+    rig.tell(granted(who), granted(who), spent(who), spent(who), released(who), released(who))
+    assert len(rig.spans()) == 2
+
+
+def test_nothing_is_computed_for_a_span_that_is_not_sampled() -> None:
+    rig = Rig(sampler=ALWAYS_OFF)
+    # Whoever computes with this weight fails.
+    weight = cast("int", "not a number")
+    who = ticket(context=under(rig.parent()), settles=True, weight=weight)
+    holding = waiting(who)._replace(queue_weight=weight)
+    winning = granted(who)._replace(queue_weight=weight)
+    spending = spent(who)
+    spending = spending._replace(spending=spending.spending._replace(weight=weight))
+    events: list[Event] = [holding, winning, throttled(who), spending, rejected(who), released(who)]
+    spans = rig.telemetry.listeners[0]
+    for event in events:
+        spans(event)
+    assert rig.spans() == ()
+
+
+def test_suppressed_by_the_program() -> None:
+    rig = Rig()
+    with suppress_instrumentation():
+        call = CallTrace(context.get_current())
+        assert rig.telemetry.start_call("analyst") is None
+    who = ticket(context=call, settles=True)
+    rig.tell(waiting(who), granted(who), spent(who), rejected(who), released(who))
+    assert rig.spans() == ()
+
+
+def test_nothing_grows() -> None:
+    rig = Rig()
+    remembered: list[weakref.ref[FakeTicket]] = []
+
+    def calls(number: int) -> None:
+        for index in range(number):
+            who = ticket(f"agent-{index % 10}", context=under(rig.parent()), settles=index % 2 == 0)
+            if index % 100 == 0:
+                remembered.append(weakref.ref(who))
+            rig.tell(Submitted(990.0, who), waiting(who), granted(who), throttled(who))
+            if index % 3:
+                rig.tell(spent(who))
+            rig.tell(released(who))
+            rig.exporter.clear()
+        gc.collect()
+
+    calls(100)
+    before = len(gc.get_objects())
+    calls(10_000)
+    assert len(gc.get_objects()) - before < 200
+    assert not [reference for reference in remembered if reference() is not None]

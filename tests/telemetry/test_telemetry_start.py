@@ -1,0 +1,76 @@
+"""What is set up is used, and nothing else is."""
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
+from telemetry_scenario import standing
+
+from loco_otel._telemetry import Telemetry, configured
+from loco_otel._telemetry.metrics import MetricListener
+from loco_otel._telemetry.spans import SpanListener
+
+
+def never() -> None:
+    pytest.fail("nothing may be asked without an SDK")
+
+
+def start(tracer_provider: trace.TracerProvider, meter_provider: metrics.MeterProvider) -> Telemetry:
+    return Telemetry.start(standing, list, tracer_provider=tracer_provider, meter_provider=meter_provider)
+
+
+def real_tracing() -> TracerProvider:
+    return TracerProvider(shutdown_on_exit=False)
+
+
+def real_metrics() -> MeterProvider:
+    return MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+
+
+def test_without_an_sdk_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", None)
+    assert configured() == (False, False)
+
+    telemetry = Telemetry.start(never, never, wall=never, clock=never)  # type: ignore[arg-type]
+    assert telemetry.listeners == ()
+    assert telemetry.capture() is None
+    assert telemetry.start_call("analyst") is None
+    telemetry.close()
+
+
+def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", real_tracing())
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", real_metrics())
+    assert configured() == (True, True)
+    telemetry = Telemetry.start(standing, list)
+    assert [type(listener) for listener in telemetry.listeners] == [SpanListener, MetricListener]
+
+
+@pytest.mark.parametrize("tracing", [NoOpTracerProvider(), ProxyTracerProvider()])
+def test_providers_that_do_nothing_are_not_configured(tracing: trace.TracerProvider) -> None:
+    assert configured(tracing, NoOpMeterProvider()) == (False, False)
+
+
+def test_a_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert configured(real_tracing(), real_metrics()) == (False, False)
+    assert start(real_tracing(), real_metrics()).listeners == ()
+
+
+def test_tracing_alone() -> None:
+    assert configured(real_tracing(), NoOpMeterProvider()) == (True, False)
+    telemetry = start(real_tracing(), NoOpMeterProvider())
+    assert [type(listener) for listener in telemetry.listeners] == [SpanListener]
+    assert telemetry.capture() is not None
+
+
+def test_metrics_alone() -> None:
+    assert configured(NoOpTracerProvider(), real_metrics()) == (False, True)
+    telemetry = start(NoOpTracerProvider(), real_metrics())
+    assert [type(listener) for listener in telemetry.listeners] == [MetricListener]
+    assert telemetry.capture() is None
+    assert telemetry.start_call("analyst") is None
