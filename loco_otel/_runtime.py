@@ -21,7 +21,7 @@ from loco_otel._telemetry import CallSpan, CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, BypassReason
 from loco_otel.settings import Settings
 
-_log = logging.getLogger("loco_otel")
+_logger = logging.getLogger("loco_otel")
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks for an OpenTelemetry SDK, while there is none."""
@@ -44,9 +44,10 @@ class Runtime:
         self.engine = InProcessEngine(core)
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
+        self._attaching = threading.Lock()
         self._look_at = -inf
         for message in settings.unknown:
-            _log.warning("%s", message)
+            _logger.warning("%s", message)
 
     @property
     def default_agent(self) -> str:
@@ -72,6 +73,10 @@ class Runtime:
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
         """Begin to tell the given providers, or the global ones, where a real SDK is behind them."""
+        with self._attaching:
+            self._attach(tracer_provider, meter_provider)
+
+    def _attach(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
         found = configured(tracer_provider, meter_provider)
         tracing = found.tracing and self._tracing is None
         metrics = found.metrics and self._metrics is None
@@ -79,7 +84,7 @@ class Runtime:
             return
         telemetry = Telemetry.start(
             self.engine.snapshot,
-            lambda: self.sdks.items(),
+            lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
@@ -117,7 +122,7 @@ class Runtime:
         """Warn, once for each kind, of what cannot be scheduled, and count it."""
         if what not in _told:
             _told.add(what)
-            _log.warning("%s: the call goes on unscheduled; logged once", what)
+            _logger.warning("%s: the call goes on unscheduled; logged once", what)
         self.engine.bypass(BypassReason.UNSUPPORTED_RUNTIME)
 
     def describe_limits(self) -> str:
@@ -150,7 +155,7 @@ def log_fault(what: str) -> None:
     """Log a fault of ours, once for each kind, with the exception being handled."""
     if what not in _told:
         _told.add(what)
-        _log.exception("loco-otel failed at %s; the program goes on, and this is logged once", what)
+        _logger.error("loco-otel failed at %s; the program goes on, and this is logged once", what, exc_info=True)  # noqa: LOG014 - called in handlers
 
 
 def fault(what: str) -> None:
@@ -190,7 +195,7 @@ def configure(**changes: object) -> Settings:
 
 def replace(settings: Settings | None) -> Runtime | None:
     """Close the runtime and make another from these settings, or none; what is patched goes on with the new one."""
-    global _current  # noqa: PLW0603 - the one mutable global
+    global _current
     with _making:
         before, _current = _current, None
     if before is not None:

@@ -11,7 +11,7 @@ from loco_otel._waiting.slot import Slot
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
 from loco_otel.settings import Settings
 
-_log = logging.getLogger("loco_otel")
+_logger = logging.getLogger("loco_otel")
 
 _RESOURCES = (DEFAULT_RESOURCE,)
 
@@ -25,7 +25,7 @@ def slot(
     task_type: str = "default",
     labels: Mapping[str, str] | None = None,
 ) -> Slot:
-    """Hold a slot for the length of a body: `with slot("analyst"):` or `async with slot("analyst"):`.
+    """Hold a slot for the length of a `with` or `async with` body.
 
     It comes from the same scheduler as the patched SDKs' slots; patched calls in the body run under it.
 
@@ -99,7 +99,7 @@ def install() -> tuple[str, ...]:
     """
     settings = _runtime.current().settings
     if not settings.enabled:
-        _log.info("LOCO_ENABLED is false: nothing is patched")
+        _logger.info("LOCO_ENABLED is false: nothing is patched")
         return ()
     left_out = settings.disabled_instrumentations
     chosen = [entry for entry in _instrumentors() if "*" not in left_out and entry.name not in left_out]

@@ -111,6 +111,7 @@ class TicketView(Protocol):
     @property
     def id(self) -> str:
         """Unique among all processes."""
+
     @property
     def request(self) -> Request:
         """What was asked."""
@@ -221,9 +222,7 @@ class Bypassed(NamedTuple):
     reason: BypassReason
 
 
-Event: TypeAlias = (
-    Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | Bypassed
-)
+Event: TypeAlias = Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | Bypassed
 
 
 class Listener(Protocol):

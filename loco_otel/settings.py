@@ -92,9 +92,7 @@ def _word_for_none(word: str) -> BeforeValidator:
 
 _Goal = Literal["latency", "balanced", "throughput"]
 _Whole = Annotated[int, BeforeValidator(_no_truth_value), AfterValidator(_not_too_large)]
-_Number = Annotated[
-    float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False), AfterValidator(_not_too_large)
-]
+_Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(_not_too_large)]
 
 
@@ -125,25 +123,19 @@ class Settings(BaseSettings):
         default=1000, description="a whole number of at least 0 (0 is off)"
     )
     """Ticks after which the oldest waiter goes first under every policy; 0 is never."""
-    max_waiters: Annotated[_Whole, Field(ge=1)] = Field(
-        default=1000, description="a whole number of at least 1"
-    )
+    max_waiters: Annotated[_Whole, Field(ge=1)] = Field(default=1000, description="a whole number of at least 1")
     """Requests that may wait at once; one more is refused."""
     acquire_timeout: Annotated[Annotated[_Number, Field(ge=0)] | None, _word_for_none("none")] = Field(
         default=None, description="none or a number of seconds of at least 0"
     )
     """Seconds that a request may wait."""
-    max_hold: Annotated[_Number, Field(gt=0)] = Field(
-        default=900.0, description="a number of seconds above 0"
-    )
+    max_hold: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
     """Seconds without a sign of life until a slot is taken back."""
     agent_id: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
         default=None, description="a name"
     )
     """Who calls when nothing else says."""
-    metric_values: Annotated[_Whole, Field(ge=1)] = Field(
-        default=200, description="a whole number of at least 1"
-    )
+    metric_values: Annotated[_Whole, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
     """Most values of one metric attribute; those beyond fold into `other`."""
     weights: Mapping[str, _Weight] = Field(
         default={}, description="a table of model names or globs, each with a number above 0"
@@ -152,9 +144,7 @@ class Settings(BaseSettings):
 
     service_name: str | None = Field(default=None, description="a name")
     """The service as OpenTelemetry is told it."""
-    disabled_instrumentations: frozenset[str] = Field(
-        default=frozenset(), description="names with commas between"
-    )
+    disabled_instrumentations: frozenset[str] = Field(default=frozenset(), description="names with commas between")
     """The instrumentations that OpenTelemetry is told to leave out; `*` is all."""
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

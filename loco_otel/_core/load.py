@@ -87,6 +87,4 @@ class LoadPolicy:
 
 def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
     """Evaluate L(i) as specified, with 0/0 = 0."""
-    return (alpha * weight / max_weight if max_weight else 0.0) + (
-        (1.0 - alpha) * age / max_age if max_age else 0.0
-    )
+    return (alpha * weight / max_weight if max_weight else 0.0) + ((1.0 - alpha) * age / max_age if max_age else 0.0)

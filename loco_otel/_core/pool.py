@@ -24,7 +24,7 @@ _WINDOW = 1000
 class Pool:
     """The slots of one resource, and the line before it."""
 
-    __slots__ = ("_entangled", "_sharers", "_stuck_places", "capacity", "leases", "line", "name", "served", "used")
+    __slots__ = ("_entangled", "_stuck_places", "capacity", "leases", "line", "name", "served", "sharers", "used")
 
     def __init__(self, name: str, capacity: int | None, line: Line) -> None:
         self.name = name
@@ -36,7 +36,8 @@ class Pool:
         """Those that hold a slot or share one, in the order of their grants."""
         self.used = 0
         """Slots taken: the leases less those that share."""
-        self._sharers = 0
+        self.sharers = 0
+        """Leases that share a slot."""
         self._stuck_places: dict[Hashable, int] = {}
         self._entangled: dict[int, Ticket] = {}
         self.served: deque[Request] = deque(maxlen=_WINDOW)
@@ -52,7 +53,7 @@ class Pool:
         if ticket.host is None:
             self.used += 1
         else:
-            self._sharers += 1
+            self.sharers += 1
 
     def free(self, ticket: Ticket) -> bool:
         """Take a ticket out of the holders; return True when that gave a slot back.
@@ -60,7 +61,7 @@ class Pool:
         A slot that somebody shares passes on to the sharer.
         """
         del self.leases[ticket.seq]
-        if self._sharers and self._pass_on(ticket):
+        if self.sharers and self._pass_on(ticket):
             return False
         self.used -= 1
         return True
@@ -107,7 +108,7 @@ class Pool:
         self.line.clear()
         self.leases = {}
         self.used = 0
-        self._sharers = 0
+        self.sharers = 0
         self._stuck_places = {}
         self._entangled = {}
 
@@ -148,9 +149,7 @@ class Pool:
             )
 
     def _fairness(self) -> float:
-        served: dict[str, int] = dict.fromkeys(
-            (queue.agent for queue in self.line.queues.values() if queue.waiting), 0
-        )
+        served: dict[str, int] = dict.fromkeys((queue.agent for queue in self.line.queues.values() if queue.waiting), 0)
         for request in self.served:
             served[request.agent] = served.get(request.agent, 0) + request.weight
         return jains_index(served.values())
@@ -158,7 +157,7 @@ class Pool:
     def _pass_on(self, ticket: Ticket) -> bool:
         if ticket.host is not None:
             ticket.host = None
-            self._sharers -= 1
+            self.sharers -= 1
             return True
         heir: Ticket | None = None
         for sharer in self.leases.values():
@@ -167,7 +166,7 @@ class Pool:
                 heir = heir or sharer
         if heir is None:
             return False
-        self._sharers -= 1
+        self.sharers -= 1
         return True
 
     def _could_end(self, waiter: Ticket) -> bool:

@@ -4,10 +4,10 @@ import os
 import threading
 import uuid
 import weakref
-from threading import get_ident
 from collections import deque
 from collections.abc import Callable, Hashable
 from math import inf
+from threading import get_ident
 from typing import TypeVar
 
 from loco_otel._core.scheduler import Scheduler
@@ -93,45 +93,45 @@ class InProcessEngine:
             RuntimeError: called by a finaliser in the midst of another operation of this thread.
 
         """
-        core = self._core
-        now = self._clock()
         me = get_ident()
         if self._busy == me and self._lock.locked():
             raise RuntimeError(_REENTERED)
+        core = self._core
+        now = self._clock()
         with self._lock:
             if self._busy or self._abandoned:
                 self._tidy(now)
             self._busy = me
-            core.submit(ticket, now)
-            told = bool(core.events or core.decided)
-            if told:
+            quiet = core.submit_quietly(ticket, now)
+            if not quiet:
+                core.submit(ticket, now)
                 self._post()
-            if ticket.state is not State.GRANTED or core.leases_due < self._due:
+            if core.leases_due < self._due or not quiet:
                 self._plan(now)
             self._busy = 0
-        if told:
+        if not quiet:
             self._outbox.deliver()
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
-        core = self._core
-        now = self._clock()
         me = get_ident()
         if self._busy == me and self._lock.locked():
             self.abandon(ticket, spending)
             return
+        core = self._core
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(now)
+                self._tidy(self._clock())
             self._busy = me
-            if spending is not None:
-                core.settle(ticket, spending, now)
-            core.release(ticket, now)
-            told = bool(core.events or core.decided)
-            if told:
+            quiet = core.release_quietly(ticket)
+            if not quiet:
+                now = self._clock()
+                if spending is not None:
+                    core.settle(ticket, spending, now)
+                core.release(ticket, now)
                 self._post()
             self._busy = 0
-        if told:
+        if not quiet:
             self._outbox.deliver()
 
     def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:

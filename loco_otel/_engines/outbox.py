@@ -9,7 +9,7 @@ from typing import TypeVar
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import Event, Listener
 
-_log = logging.getLogger("loco_otel")
+_logger = logging.getLogger("loco_otel")
 
 _MOST_EVENTS = 10_000
 
@@ -49,7 +49,7 @@ class Outbox:
                 self._waking.release()
         if len(self._events) == _MOST_EVENTS and not self._overflowed:
             self._overflowed = True
-            _log.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
+            _logger.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
         while self._events and self._telling.acquire(blocking=False):
             try:
                 _empty(self._events, self._tell)
@@ -67,7 +67,7 @@ class Outbox:
             try:
                 listener(event)
             except Exception:
-                _log.exception("listener %r failed and will not be told again", listener)
+                _logger.exception("listener %r failed and will not be told again", listener)
                 self.listeners.remove(listener)
 
 
@@ -76,7 +76,7 @@ def _wake(ticket: Ticket) -> None:
         try:
             ticket.wake()
         except Exception:
-            _log.exception("waking %r failed", ticket)
+            _logger.exception("waking %r failed", ticket)
 
 
 def _empty(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 
 from loco_otel.clock import Clock
 
-_log = logging.getLogger("loco_otel")
+_logger = logging.getLogger("loco_otel")
 
 # `start_new_thread` and `SimpleQueue` are bound together, here: both are the real ones, or both gevent's. Where gevent
 # patches later than this import, a greenlet must not block in a real queue, it would stop the program. A plain thread
@@ -37,7 +37,7 @@ class Timer:
             start_new_thread(self._watch, (self._action,))
         except RuntimeError:
             # The interpreter is shutting down; what waits is woken by the engine's shutdown.
-            _log.debug("no thread for the timer", exc_info=True)
+            _logger.debug("no thread for the timer", exc_info=True)
 
     def poke(self) -> None:
         """Look again now. Reentrant (`SimpleQueue.put` is), so that finalisers may."""
@@ -48,7 +48,7 @@ class Timer:
             try:
                 due = call()
             except Exception:
-                _log.exception("the scheduler's timer failed")
+                _logger.exception("the scheduler's timer failed")
                 due = self._clock() + 1.0
             del call
             try:

@@ -115,9 +115,7 @@ class Telemetry:
         """Return what a request is to carry as its `context`, the current span being the parent, or None."""
         return None if self._tracer is None else CallTrace(context.get_current())
 
-    def start_call(
-        self, agent: str, *, provider: str | None = None, model: str | None = None
-    ) -> CallSpan | None:
+    def start_call(self, agent: str, *, provider: str | None = None, model: str | None = None) -> CallSpan | None:
         """Start the span around a call; None without tracing, or where the program has a span of its own."""
         if self._tracer is None:
             return None

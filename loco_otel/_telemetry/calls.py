@@ -77,9 +77,7 @@ class CallSpan:
         span.end()
 
 
-def start_call(
-    tracer: Tracer, agent: str, *, provider: str | None = None, model: str | None = None
-) -> CallSpan | None:
+def start_call(tracer: Tracer, agent: str, *, provider: str | None = None, model: str | None = None) -> CallSpan | None:
     """Start the span `call {agent}`, or return None where the program has a span of its own or wants none."""
     if trace.get_current_span().get_span_context().is_valid or suppressed():
         return None

@@ -18,9 +18,7 @@ def counter(meter: Meter, row: Metric) -> Counter:
 
 def histogram(meter: Meter, row: Metric) -> Histogram:
     """Create the histogram of a row, with the row's buckets; a view of the program's overrides them."""
-    return meter.create_histogram(
-        row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=row.buckets
-    )
+    return meter.create_histogram(row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=row.buckets)
 
 
 def observe(meter: Meter, row: Metric, callback: CallbackT) -> None:

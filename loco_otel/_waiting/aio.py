@@ -8,7 +8,6 @@ from loco_otel._engines.base import Engine
 from loco_otel._waiting import lineage
 from loco_otel._waiting.rejection import check
 
-
 ELSEWHERE = "an event loop that is not asyncio's (trio)"
 """What to say where `supported` says no."""
 

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from loco_otel._waiting import lineage
 from loco_otel.patching.call import Call
 
 
@@ -81,9 +80,7 @@ class Body:
         iterator = stream._iterator
         if isinstance(iterator, _Along | _AsyncAlong):
             return
-        stream._iterator = (
-            _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
-        )
+        stream._iterator = _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
 
     def read_along_when_parsed(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""

@@ -57,9 +57,7 @@ class Call:
         """Run what follows under this call's slot and span: the SDK's own request."""
         self._scope = lineage.cover(self.ticket)
         self._token = (
-            None
-            if self.trace is None or self.trace.call is None
-            else otel_context.attach(self.trace.call.context)
+            None if self.trace is None or self.trace.call is None else otel_context.attach(self.trace.call.context)
         )
 
     def leave(self) -> None:

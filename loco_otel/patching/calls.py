@@ -24,9 +24,7 @@ Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[st
 def request(adapter: Adapter) -> Wrapper:
     """Schedule a sync `request(cast_to, options, ...)`."""
 
-    def wrapper(
-        wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = prepare(adapter, client, _options(args, kwargs))
         if call is None or not _acquired(call):
             return wrapped(*args, **kwargs)
@@ -47,9 +45,7 @@ def request(adapter: Adapter) -> Wrapper:
 def async_request(adapter: Adapter) -> Wrapper:
     """Schedule an async `request(cast_to, options, ...)`."""
 
-    async def wrapper(
-        wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = prepare(adapter, client, _options(args, kwargs))
         if call is None or not await _async_acquired(call):
             return await wrapped(*args, **kwargs)
@@ -84,9 +80,7 @@ def pause(adapter: Adapter) -> Wrapper:
 def async_pause(adapter: Adapter) -> Wrapper:
     """Give the slot back for the length of an async `_sleep_for_retry(*, response, ...)`."""
 
-    async def wrapper(
-        wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         paused = _suspended(adapter, kwargs)
         await wrapped(*args, **kwargs)
         if paused is not None:

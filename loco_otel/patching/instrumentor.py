@@ -7,17 +7,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import wrapt
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined] # it opts out of type checking
+    BaseInstrumentor,
+)
 
 from loco_otel import _runtime
 from loco_otel.errors import ConfigurationError
 from loco_otel.patching.calls import Wrapper
 from loco_otel.patching.target import Target
 
-_log = logging.getLogger("loco_otel")
+_logger = logging.getLogger("loco_otel")
 
 
-class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base is untyped
+class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Schedules one SDK's calls. Each SDK's folder has a subclass.
 
     Instances are one per class, as OpenTelemetry makes them, so the state is on the class.
@@ -55,10 +57,10 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base is un
             runtime = _runtime.current()
         except ConfigurationError as error:
             # Other instrumentors load after this one: they must not pay for our settings.
-            _log.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
+            _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
             return
         if not runtime.settings.enabled:
-            _log.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
+            _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             return
         runtime.observe(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
         cls._active = True
@@ -90,11 +92,11 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc] # the base is un
                 wrapper = wrapt.wrap_function_wrapper(owner, target.method, self._while_active(target.wrapper))
                 cls._wrapped.append((owner, target.method, wrapper))
         except Exception:
-            _log.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
+            _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
         runtime = _runtime.current()
         runtime.sdks[self.sdk] = _version(self.sdk)
-        _log.info(
+        _logger.info(
             "loco-otel schedules the calls of %s %s: %s",
             self.sdk,
             runtime.sdks[self.sdk],
@@ -118,7 +120,7 @@ def _unwrap(owner: Any, name: str, wrapper: Any) -> None:
         wrapt.unwrap_object(owner, name, wrapper, missing_ok=True)
     except wrapt.WrapperNotOutermostError:
         # Under somebody's plain function it can't be taken out; `_while_active` lets calls through.
-        _log.debug("%s.%s keeps a wrapper that now does nothing", owner, name)
+        _logger.debug("%s.%s keeps a wrapper that now does nothing", owner, name)
 
 
 def _version(sdk: str) -> str:

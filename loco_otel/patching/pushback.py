@@ -37,9 +37,7 @@ def read_pushback(adapter: Adapter, response: Any, body: object = None) -> Pushb
     if body is None:
         body = _json(response)
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
-    return Pushback(
-        status, ThrottleKind.SPEND if spent else ThrottleKind.LOAD, _retry_after(headers), _limits(headers)
-    )
+    return Pushback(status, ThrottleKind.SPEND if spent else ThrottleKind.LOAD, _retry_after(headers), _limits(headers))
 
 
 def _json(response: Any) -> object:

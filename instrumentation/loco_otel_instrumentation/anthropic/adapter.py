@@ -22,9 +22,7 @@ class AnthropicAdapter:
 
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
-        return stainless.describe(
-            options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "anthropic")
-        )
+        return stainless.describe(options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "anthropic"))
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""

@@ -1,0 +1,28 @@
+"""Run all benchmarks, or those named on the command line."""
+
+import platform
+import sys
+from collections.abc import Callable
+
+from benchmarks import acquire, calls, grants, startup
+
+_ALL: dict[str, Callable[[], object]] = {
+    "acquire": acquire.run,
+    "grants": grants.run,
+    "startup": startup.run,
+    "calls": calls.run,
+}
+
+
+def main() -> None:
+    """Run them."""
+    unknown = [name for name in sys.argv[1:] if name not in _ALL]
+    if unknown:
+        sys.exit(f"no benchmark named {', '.join(unknown)}; there are {', '.join(_ALL)}")
+    print(f"Python {platform.python_version()} on {platform.machine()}, CPU time, best of several rounds in turn")
+    for name in sys.argv[1:] or _ALL:
+        _ALL[name]()
+
+
+if __name__ == "__main__":
+    main()
