@@ -125,12 +125,18 @@ class Runtime:
             _logger.warning("%s: the call goes on unscheduled; logged once", what)
         self.engine.bypass(BypassReason.UNSUPPORTED_RUNTIME)
 
-    def describe_limits(self) -> str:
-        """Say in a few words what is in force."""
+    def announce(self, sdk: str, version: str) -> None:
+        """Note, and say at INFO, that an SDK's calls are scheduled now; the limits are said once."""
+        if not self.sdks:
+            _logger.info("%s", self._limits())
+        self.sdks[sdk] = version
+        _logger.info("loco-otel schedules the calls of %s %s", sdk, version)
+
+    def _limits(self) -> str:
         capacity = self.settings.capacity
         if capacity is None:
-            return "LOCO_CAPACITY is not set, so calls are observed and none waits"
-        return f"at most {capacity} at a time in this process, policy {self.settings.policy}"
+            return "LOCO_CAPACITY is not set: loco-otel observes the calls of this process, and none waits"
+        return f"loco-otel lets at most {capacity} calls of this process go at a time, policy {self.settings.policy}"
 
     def close(self) -> None:
         """Turn away all who wait and all who come, and stop telling."""

@@ -209,8 +209,8 @@ class Released(NamedTuple):
 
     at: float
     ticket: TicketView
-    held: float
-    """Seconds that it held the slot since the last grant."""
+    held: float | None
+    """Seconds that it held the slot since the last grant; None when it held none, between two attempts."""
     expired: bool
     """True when it was taken back, for want of any sign of life."""
 

@@ -304,6 +304,7 @@ class Scheduler:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _begin_wait(self, pool: Pool, ticket: Ticket, now: float) -> None:
+        ticket.host = None
         ticket.waiting_since = now
         ticket.waiting_tick = pool.line.tick
         timeout = ticket.request.timeout
@@ -382,7 +383,7 @@ class Scheduler:
         ticket.places = ()  # a claim among them refers back to the ticket
         del self._tickets[ticket.seq]
         if self.observed:
-            self.events.append(Released(now, ticket, now - ticket.granted_at if held else 0.0, expired))
+            self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         pool.served.append(ticket.request)
         if held:
             self._give_back(pool, ticket, now)

@@ -99,7 +99,8 @@ class MetricListener:
         context = _context(request)
         resource = self._resource(resource_of(request))
         place = {key.AGENT: self._fold(key.AGENT, request.agent), key.RESOURCE: resource}
-        self._hold_duration.record(event.held, place, context)
+        if event.held is not None:
+            self._hold_duration.record(event.held, place, context)
         if isinstance(event, Released) and event.expired:
             self._leases_expired.add(1, {key.RESOURCE: resource}, context)
 

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+from loco_otel.patching.adapter import fields
 from loco_otel.patching.call import Call
 
 
@@ -37,8 +38,9 @@ def hand_over(call: Call, answer: Any) -> None:
 
 def _response_of(answer: Any) -> Any:
     """Return the HTTP response that an SDK's answer reads from, None for one that is parsed."""
+    known = fields(answer)
     for name in ("http_response", "response"):
-        response = getattr(answer, name, None)
+        response = known.get(name)
         if hasattr(response, "is_closed") and hasattr(response, "num_bytes_downloaded"):
             return response
     return None

@@ -94,14 +94,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         except Exception:
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
-        runtime = _runtime.current()
-        runtime.sdks[self.sdk] = _version(self.sdk)
-        _logger.info(
-            "loco-otel schedules the calls of %s %s: %s",
-            self.sdk,
-            runtime.sdks[self.sdk],
-            runtime.describe_limits(),
-        )
+        _runtime.current().announce(self.sdk, _version(self.sdk))
 
     def _while_active(self, wrapper: Wrapper) -> Wrapper:
         """Let a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
