@@ -17,8 +17,7 @@ class FifoPolicy:
     def put(self, agent: str, standing: Standing) -> None:
         """Let an agent compete, or note its new standing."""
         self.drop(agent)
-        entry = self._entries[agent] = [standing.head, agent]
-        self._heap.push(entry)
+        self._entries[agent] = self._heap.push(standing.head, item=agent)
 
     def drop(self, agent: str) -> None:
         """Forget an agent."""
@@ -35,7 +34,7 @@ class FifoPolicy:
         """Name the agent of the oldest waiter. At least one competes."""
         first = self._heap.first()
         assert first is not None  # noqa: S101 - invariant: asked only while someone waits
-        return str(first[1])
+        return str(first[-1])
 
     def score(self, agent: str, tick: int) -> float:  # noqa: ARG002 - the protocol's
         """There is no score: 0."""

@@ -4,7 +4,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 Entry: TypeAlias = list[Any]
-"""`[key..., item]`; the keys before the item must be unique together, so that items are never compared."""
+"""`[key..., serial, item]`: the serial number keeps items, and the None of a struck one, from being compared."""
 
 _SLACK = 8
 
@@ -15,18 +15,22 @@ class LazyHeap:
     Never holds more struck entries than live ones plus a constant, so the memory is O(live).
     """
 
-    __slots__ = ("_heap", "_struck")
+    __slots__ = ("_heap", "_serial", "_struck")
 
     def __init__(self) -> None:
         self._heap: list[Entry] = []
+        self._serial = 0
         self._struck = 0
 
     def __len__(self) -> int:
         return len(self._heap) - self._struck
 
-    def push(self, entry: Entry) -> None:
-        """Add an entry. O(log n)."""
+    def push(self, *key: Any, item: object) -> Entry:
+        """Add an item; of equal keys the one that came first goes first. O(log n)."""
+        self._serial += 1
+        entry = [*key, self._serial, item]
         heappush(self._heap, entry)
+        return entry
 
     def strike(self, entry: Entry) -> None:
         """Take out an entry that was pushed and not struck since. O(1) amortised."""

@@ -22,12 +22,11 @@ class AgentQueue:
 
     def put(self, ticket: Ticket) -> None:
         """Add a ticket that is QUEUED or WAITING."""
-        entry = ticket.queue_entry = [ticket.birth, ticket.seq, ticket]
+        heap = self._unasked
         if ticket.state is State.WAITING:
-            self._asked.push(entry)
+            heap = self._asked
             self.waiting += 1
-        else:
-            self._unasked.push(entry)
+        ticket.queue_entry = heap.push(ticket.birth, ticket.seq, item=ticket)
         self.weight += ticket.request.weight
 
     def take(self, ticket: Ticket, *, waited: bool) -> None:
@@ -46,7 +45,7 @@ class AgentQueue:
         first = self._asked.first()
         if first is None:
             return None
-        ticket: Ticket = first[2]
+        ticket: Ticket = first[-1]
         return ticket
 
     def birth(self) -> int:
@@ -82,8 +81,7 @@ class Line:
         queue.put(ticket)
         if ticket.state is State.WAITING:
             self.waiting += 1
-            entry = ticket.age_entry = [ticket.birth, ticket.seq, ticket]
-            self._by_age.push(entry)
+            ticket.age_entry = self._by_age.push(ticket.birth, ticket.seq, item=ticket)
         self._compete(queue)
         return queue
 
@@ -114,7 +112,7 @@ class Line:
         first = self._by_age.first()
         if first is None:
             return None
-        ticket: Ticket = first[2]
+        ticket: Ticket = first[-1]
         return ticket
 
     def use(self, policy: Policy) -> None:

@@ -39,11 +39,10 @@ class LoadPolicy:
             if known[0] == standing.weight and known[1][0] == standing.birth:
                 return
             self.drop(agent)
-        entry: Entry = [standing.birth, self._draw(), agent]
         heap = self._by_weight.get(standing.weight)
         if heap is None:
             heap = self._by_weight[standing.weight] = LazyHeap()
-        heap.push(entry)
+        entry = heap.push(standing.birth, self._draw(), item=agent)
         self._entries[agent] = (standing.weight, entry)
 
     def drop(self, agent: str) -> None:
@@ -68,7 +67,7 @@ class LoadPolicy:
         max_age = tick - min([top[0] for top in tops.values()])
         best: tuple[float, int, float] | None = None
         winner = ""
-        for weight, (birth, nonce, agent) in tops.items():
+        for weight, (birth, nonce, _, agent) in tops.items():
             rank = (load(self.alpha, weight, max_weight, tick - birth, max_age), -birth, -nonce)
             if best is None or rank > best:
                 best, winner = rank, agent

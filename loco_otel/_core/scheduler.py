@@ -219,7 +219,7 @@ class Scheduler:
     def advance(self, now: float) -> None:
         """Reject what has waited too long, take back what has been held too long."""
         while (first := self._deadlines.first()) is not None and first[0] <= now:
-            ticket: Ticket = first[2]
+            ticket: Ticket = first[-1]
             pool = self._pools[ticket.request.resources]
             self._leave(pool, ticket)
             self._reject(pool, ticket, Outcome.TIMEOUT, now)
@@ -329,8 +329,7 @@ class Scheduler:
         if ticket.state is State.WAITING:
             pool.entangle(ticket)
             if ticket.deadline is not None:
-                entry = ticket.deadline_entry = [ticket.deadline, ticket.seq, ticket]
-                self._deadlines.push(entry)
+                ticket.deadline_entry = self._deadlines.push(ticket.deadline, item=ticket)
 
     def _leave(self, pool: Pool, ticket: Ticket) -> None:
         pool.line.take(ticket)

@@ -11,6 +11,8 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from copy import copy
+from types import FrameType
 from typing import Any
 
 from loco_otel.patching.adapter import fields
@@ -82,29 +84,48 @@ class Body:
         iterator = stream._iterator
         if isinstance(iterator, _Along | _AsyncAlong):
             return
+        iterator = _untied(stream, iterator)
         stream._iterator = _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
 
     def read_along_when_parsed(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""
         parse = _bound(answer, "parse")
 
-        def note(parsed: Any) -> Any:
-            if hasattr(parsed, "_iterator"):
-                self.read_along(parsed)
-            return parsed
-
         if inspect.iscoroutinefunction(answer.parse):
 
             async def aparsing(*args: Any, **kwargs: Any) -> Any:
-                return note(await parse(*args, **kwargs))
+                self._reading = True
+                try:
+                    parsed = await parse(*args, **kwargs)
+                except BaseException as error:
+                    self._parsed(None, error)
+                    raise
+                self._parsed(parsed, None)
+                return parsed
 
             answer.parse = aparsing
         else:
 
             def parsing(*args: Any, **kwargs: Any) -> Any:
-                return note(parse(*args, **kwargs))
+                self._reading = True
+                try:
+                    parsed = parse(*args, **kwargs)
+                except BaseException as error:
+                    self._parsed(None, error)
+                    raise
+                self._parsed(parsed, None)
+                return parsed
 
             answer.parse = parsing
+
+    def _parsed(self, parsed: Any, error: BaseException | None) -> None:
+        self._reading = False
+        if hasattr(parsed, "_iterator"):
+            self.read_along(parsed)
+        elif self._closed:
+            # Reading the whole has closed it, and only now is it known what it said.
+            self._call.read_answer(parsed)
+            self._call.finish(error)
 
     def begin(self) -> None:
         """Note that a chunk is being read, and by whom."""
@@ -195,6 +216,33 @@ class _AsyncAlong:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _untied(stream: Any, iterator: Any) -> Any:
+    """Return a stream's iterator, made anew where it refers back to the stream.
+
+    OpenAI's streams hold a generator that holds the stream. Dropped half read, both would stay until the garbage
+    collector comes by, and so would the slot. A generator that has not begun can as well run on a copy of the stream,
+    as those of Anthropic's SDK do. What looks in any way unfamiliar is left as it is.
+    """
+    frame = _frame(iterator)
+    # Before a generator begins, its only local variable is its argument.
+    if frame is None or list(dict(frame.f_locals).items()) != [("self", stream)]:
+        return iterator
+    try:
+        twin = copy(stream)
+        del twin._iterator
+        again = twin.__stream__()
+    except Exception:
+        return iterator
+    other = _frame(again)
+    return iterator if other is None or other.f_code is not frame.f_code else again
+
+
+def _frame(iterator: Any) -> FrameType | None:
+    """Return the frame of a generator of either colour, None for anything else."""
+    frame = getattr(iterator, "gi_frame", None) or getattr(iterator, "ag_frame", None)
+    return frame if isinstance(frame, FrameType) else None
 
 
 def _reader() -> tuple[int, int]:

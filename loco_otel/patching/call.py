@@ -130,15 +130,20 @@ class Call:
         """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
         if self.observed and self.meter.output_tokens is None and not self.meter.characters:
             content = getattr(response, "_content", None)
-            if content:
-                try:
-                    answer = json.loads(content)
-                except ValueError:
-                    self.meter.raw_bytes = len(content)
-                else:
-                    self.read_answer(answer)
+            if content is None:
+                size = getattr(response, "num_bytes_downloaded", 0)
             else:
-                self.meter.raw_bytes = getattr(response, "num_bytes_downloaded", 0)
+                size = len(content)
+                try:
+                    self.read_answer(json.loads(content))
+                except ValueError:
+                    pass
+                else:
+                    return
+            if "event-stream" in response.headers.get("content-type", ""):
+                self.meter.raw_bytes = size
+            else:
+                self.meter.characters = size
 
     def fault(self, what: str) -> None:
         """Log a fault of ours, and let the user's call go on without a slot."""
