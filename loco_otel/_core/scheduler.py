@@ -169,19 +169,18 @@ class Scheduler:
 
     def release(self, ticket: Ticket, now: float) -> None:
         """End a ticket that holds or is suspended; anything else is left alone, so releasing twice is harmless."""
-        if ticket.state.holds or ticket.state is State.SUSPENDED:
+        if ticket.state is State.ADMITTING:
+            self.refuse(ticket, Outcome.CANCELLED, now)
+        elif ticket.state in (State.GRANTED, State.SUSPENDED):
             self._release(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         """End a ticket wherever it is: one that waits leaves, one that holds is released. Total, and idempotent."""
-        state = ticket.state
-        if state.queued:
+        if ticket.state.queued:
             pool = self._pools[ticket.request.resources]
             self._leave(pool, ticket)
             self._reject(pool, ticket, Outcome.CANCELLED, now)
             self._fill(pool, now)
-        elif state is State.ADMITTING:
-            self.refuse(ticket, Outcome.CANCELLED, now)
         else:
             self.release(ticket, now)
 
