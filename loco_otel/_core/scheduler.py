@@ -272,7 +272,6 @@ class Scheduler:
         All decided tickets are woken again, for the wake of some may be lost; so may the events of that operation.
         """
         self.events = []
-        self.decided = []
         self._deadlines = LazyHeap()
         self.leases_due = now
         for pool in self._pools.values():
@@ -397,9 +396,10 @@ class Scheduler:
         ticket.outcome = outcome
         ticket.state = State.REJECTED
         ticket.places = ()
-        del self._tickets[ticket.seq]
         if waited:
+            # Before it is forgotten: `recover` must know whom to wake.
             self.decided.append(ticket)
+        del self._tickets[ticket.seq]
         if self.observed:
             ticks = pool.line.tick - ticket.waiting_tick
             since = now - ticket.waiting_since

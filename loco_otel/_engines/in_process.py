@@ -7,8 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from math import inf
-from threading import get_ident
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
@@ -31,7 +30,7 @@ from loco_otel.events import (
 )
 
 _HEARTBEAT = 1.0
-"""Seconds between two looks of the timer while someone waits: the most that a lost wake can cost."""
+"""Seconds between two looks of the timer while someone waits or is to be woken: the most that a lost wake can cost."""
 
 _REENTERED = "a finaliser asked the scheduler in the midst of an operation"
 
@@ -43,10 +42,10 @@ _engines: weakref.WeakSet["InProcessEngine"] = weakref.WeakSet()
 class InProcessEngine:
     """All threads and event loops of one process share it.
 
-    The lock is held for one operation of the core, never over a wait or anybody else's code. `_busy` names the thread
-    whose operation is under way. When an exception breaks an operation off, it stays set, and the next operation
-    recovers first. Garbage collection may run a finaliser in the midst of an operation, in the same thread: what
-    ends a ticket there is put off, what would have to wait is refused.
+    The lock is held for one operation of the core, never over a wait or anybody else's code. `_busy` is set while an
+    operation is under way. When an exception breaks one off it stays set, and the next operation recovers first.
+    Garbage collection may run a finaliser in the midst of an operation, in the same thread: what ends a ticket there is
+    put off, what would have to wait is refused.
 
     Args:
         scheduler: the core; nobody else may use it.
@@ -75,9 +74,10 @@ class InProcessEngine:
         _engines.add(self)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        # Never taken twice: it is one that can tell whether this thread has it.
+        self._lock: Any = threading.RLock()
         self._owner = uuid.uuid4().hex[:12]
-        self._busy = 0
+        self._busy = False
         self._due = inf
 
     # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
@@ -93,36 +93,34 @@ class InProcessEngine:
             RuntimeError: called by a finaliser in the midst of another operation of this thread.
 
         """
-        me = get_ident()
-        if self._busy == me and self._lock.locked():
+        if self._lock._is_owned():
             raise RuntimeError(_REENTERED)
         core = self._core
         now = self._clock()
         with self._lock:
             if self._busy or self._abandoned:
                 self._tidy(now)
-            self._busy = me
+            self._busy = True
             quiet = core.submit_quietly(ticket, now)
             if not quiet:
                 core.submit(ticket, now)
                 self._post()
             if core.leases_due < self._due or not quiet:
                 self._plan(now)
-            self._busy = 0
+            self._busy = False
         if not quiet:
             self._outbox.deliver()
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
-        me = get_ident()
-        if self._busy == me and self._lock.locked():
+        if self._lock._is_owned():
             self.abandon(ticket, spending)
             return
         core = self._core
         with self._lock:
             if self._busy or self._abandoned:
                 self._tidy(self._clock())
-            self._busy = me
+            self._busy = True
             quiet = core.release_quietly(ticket)
             if not quiet:
                 now = self._clock()
@@ -130,7 +128,8 @@ class InProcessEngine:
                     core.settle(ticket, spending, now)
                 core.release(ticket, now)
                 self._post()
-            self._busy = 0
+                self._plan(now)
+            self._busy = False
         if not quiet:
             self._outbox.deliver()
 
@@ -156,7 +155,7 @@ class InProcessEngine:
 
     def cancel(self, ticket: Ticket) -> None:
         """End a ticket wherever it is."""
-        if self._busy == get_ident() and self._lock.locked():
+        if self._lock._is_owned():
             self.abandon(ticket)
             return
         self._do(lambda core, now: core.cancel(ticket, now))
@@ -234,17 +233,16 @@ class InProcessEngine:
 
     def _do(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
         now = self._clock()
-        me = get_ident()
-        if self._busy == me and self._lock.locked():
+        if self._lock._is_owned():
             raise RuntimeError(_REENTERED)
         with self._lock:
             if self._busy or self._abandoned:
                 self._tidy(now)
-            self._busy = me
+            self._busy = True
             result = operation(self._core, now)
             self._post()
             self._plan(now)
-            self._busy = 0
+            self._busy = False
         self._outbox.deliver()
         return result
 
@@ -258,7 +256,7 @@ class InProcessEngine:
         core = self._core
         if self._busy:
             core.recover(now)
-        self._busy = get_ident()
+        self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
             if spending is not None:
@@ -283,7 +281,7 @@ class InProcessEngine:
 
     def _next_due(self, now: float) -> float:
         due = self._core.next_wakeup()
-        return min(due, now + _HEARTBEAT) if self._core.waiting() else due
+        return min(due, now + _HEARTBEAT) if self._core.waiting() or self._outbox else due
 
     def _after_fork(self) -> None:
         """Start afresh in the child: its parent's leases and waiters are not its own."""

@@ -42,19 +42,16 @@ class Outbox:
 
     def deliver(self) -> None:
         """Wake and tell all that is due. Outside the engine's lock."""
-        while self._decided and self._waking.acquire(blocking=False):
-            try:
+        # `with` takes and gives back a lock in one bytecode each, so no KeyboardInterrupt leaves it taken.
+        while self._decided and not self._waking.locked():
+            with self._waking:
                 _empty(self._decided, _wake)
-            finally:
-                self._waking.release()
         if len(self._events) == _MOST_EVENTS and not self._overflowed:
             self._overflowed = True
             _logger.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
-        while self._events and self._telling.acquire(blocking=False):
-            try:
+        while self._events and not self._telling.locked():
+            with self._telling:
                 _empty(self._events, self._tell)
-            finally:
-                self._telling.release()
 
     def after_fork(self) -> "Outbox":
         """Return the child's: the same listeners, and nothing of what the parent has to deliver."""

@@ -1,7 +1,6 @@
 """The shell for asyncio: a waiter awaits, on whichever loop it runs."""
 
 import asyncio
-import threading
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Engine
@@ -28,6 +27,10 @@ async def decided(engine: Engine, ticket: Ticket) -> None:
         while ticket.state is State.WAITING:
             await _park(engine, ticket)
         engine.admit(ticket)
+    except GeneratorExit:
+        # The task was dropped: this may be the garbage collector, in the midst of anything.
+        engine.abandon(ticket)
+        raise
     except BaseException:
         engine.cancel(ticket)
         raise
@@ -39,10 +42,9 @@ async def decided(engine: Engine, ticket: Ticket) -> None:
 async def _park(engine: Engine, ticket: Ticket) -> None:
     loop = asyncio.get_running_loop()
     gate = loop.create_future()
-    thread = threading.get_ident()
 
     def wake() -> None:
-        if threading.get_ident() == thread:
+        if asyncio._get_running_loop() is loop:
             _open(gate)
             return
         try:

@@ -91,8 +91,8 @@ class Slot:
             if ticket.state is not _GRANTED:
                 await aio.decided(self._engine, ticket)
             self._scope = lineage.enter(ticket)
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self._end(isinstance(error, GeneratorExit))
             raise
         return self
 

@@ -10,7 +10,7 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from copy import copy
 from types import FrameType
 from typing import Any
@@ -39,11 +39,11 @@ def hand_over(call: Call, answer: Any) -> None:
 
 
 def _response_of(answer: Any) -> Any:
-    """Return the HTTP response that an SDK's answer reads from, None for one that is parsed."""
+    """Return the HTTP response that an SDK's answer reads from, or is; None for an answer that is parsed."""
     known = fields(answer)
-    for name in ("http_response", "response"):
-        response = known.get(name)
-        if hasattr(response, "is_closed") and hasattr(response, "num_bytes_downloaded"):
+    for response in (known.get("http_response"), known.get("response"), answer):
+        # Asked of the class: pydantic models, which answers are, take long to say that they lack something.
+        if hasattr(type(response), "num_bytes_downloaded") and hasattr(response, "is_closed"):
             return response
     return None
 
@@ -89,7 +89,9 @@ class Body:
 
     def read_along_when_parsed(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""
-        parse = _bound(answer, "parse")
+        # The copy's: one that holds the answer would make a cycle of it, and one that does not would lose it in
+        # `client.with_raw_response.create(...).parse()`. What was parsed before is remembered by both.
+        parse = copy(answer).parse
 
         if inspect.iscoroutinefunction(answer.parse):
 
@@ -251,16 +253,18 @@ def _reader() -> tuple[int, int]:
     return threading.get_ident(), id(task)
 
 
-def _bound(instance: Any, name: str) -> Callable[..., Awaitable[Any] | Any]:
-    """Return a method to call through, without keeping its instance alive; or what somebody put in its place."""
-    replaced = vars(instance).get(name)
+def _bound(response: Any, name: str) -> Callable[[], Any]:
+    """Return a method to call through, without keeping its response alive; or what somebody put in its place."""
+    replaced = vars(response).get(name)
     if replaced is not None:
         return replaced  # type: ignore[no-any-return]
-    weak = weakref.WeakMethod(getattr(instance, name))
+    weak = weakref.WeakMethod(getattr(response, name))
+    stream = getattr(response, "stream", None)
 
-    def method(*args: Any, **kwargs: Any) -> Any:
+    def method() -> Any:
         bound = weak()
-        assert bound is not None  # noqa: S101 - invariant: called through the instance, so it is there
-        return bound(*args, **kwargs)
+        # The garbage collector forgets weak references to a cycle before it closes the generators in it, and they
+        # close the response that they read from; then this does the essence of it.
+        return getattr(stream, name)() if bound is None else bound()
 
     return method
