@@ -49,11 +49,21 @@ def enter(ticket: Ticket) -> Scope:
     return before, here
 
 
-def leave(scope: Scope) -> None:
-    """Take off again what `enter` put on; claims that came since stay."""
+def leave(scope: Scope) -> bool:
+    """Take off again what `enter` or `cover` put on; claims that came since stay.
+
+    Return False, and do nothing, where something else is on: this is another context, in which the garbage collector
+    closes a coroutine or a generator, or a body that was entered later is still open.
+    """
     before, here = scope
     now = _scope.get()
-    _scope.set(before if now is here else (before[0], *_good(now)))
+    if now is here:
+        _scope.set(before)
+    elif now[0] is here[0]:
+        _scope.set((before[0], *_good(now)))
+    else:
+        return False
+    return True
 
 
 def cover(ticket: Ticket) -> Scope:

@@ -127,7 +127,7 @@ class Body:
         elif self._closed:
             # Reading the whole has closed it, and only now is it known what it said.
             self._call.read_answer(parsed)
-            self._call.finish(error)
+            self.end(error)
 
     def begin(self) -> None:
         """Note that a chunk is being read, and by whom."""
@@ -149,7 +149,11 @@ class Body:
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
         self._reading = False
-        self._call.finish(error)
+        if isinstance(error, GeneratorExit):
+            # The task was dropped: this may be the garbage collector, in the midst of anything.
+            self._call.abandon()
+        else:
+            self._call.finish(error)
 
     def close(self, response: Any) -> None:
         """Note that the response is closed."""

@@ -61,10 +61,9 @@ class Call:
         )
 
     def leave(self) -> None:
-        """Undo `enter`, in the same context."""
-        if self._token is not None:
+        """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
+        if lineage.leave(self._scope) and self._token is not None:
             otel_context.detach(self._token)
-        lineage.leave(self._scope)
 
     def stay(self) -> None:
         """Let this context hold the slot while the body is open."""
@@ -104,6 +103,10 @@ class Call:
         engine, ticket = self._runtime.engine, self.ticket
         if self.trace is not None:
             self.trace.error = error
+        if isinstance(error, GeneratorExit):
+            # The task was dropped: this may be the garbage collector, in the midst of anything.
+            engine.abandon(ticket)
+            return
         try:
             pushback = read_pushback(self.adapter, getattr(error, "response", None), getattr(error, "body", None))
             if pushback is not None:

@@ -1,0 +1,112 @@
+"""A small OTLP receiver: keeps what loco-otel's spans say of each wait and of what it led to."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+class Spending(NamedTuple):
+    """What a call took."""
+
+    weight: float
+    input_tokens: int
+    output_tokens: int
+    estimated: bool
+    """True where the provider did not say."""
+
+
+class Wait(NamedTuple):
+    """One acquire span: a wait for a slot, however short, and what came of it."""
+
+    agent: str
+    outcome: str
+    seconds: float
+    refusals: int
+    """How often the provider pushed back while it held the slot."""
+    spending: Spending | None
+    """None where the call did not end well under this slot: it was refused, and waits again."""
+
+
+class Receiver:
+    """Takes OTLP over HTTP on a free port of the loopback, in threads of its own, until `stop`."""
+
+    def __init__(self) -> None:
+        self._waits: list[Wait] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def waits(self) -> list[Wait]:
+        """Return all that has come in."""
+        return self._waits.copy()
+
+    def stop(self) -> None:
+        """Take no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        waits = self._waits
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                try:
+                    waits.extend(read_waits(ExportTraceServiceRequest.FromString(body)))
+                except DecodeError:
+                    self.send_error(400)
+                    return
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
+
+
+def read_waits(request: ExportTraceServiceRequest) -> Iterator[Wait]:
+    """Find loco-otel's acquire spans in an export."""
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            if scope.scope.name == "loco_otel":
+                yield from (_read_wait(span) for span in scope.spans if span.name.startswith("acquire "))
+
+
+def _read_wait(span: Span) -> Wait:
+    known = _values(span.attributes)
+    events = {event.name: _values(event.attributes) for event in span.events}
+    spent = events.get("loco.spend")
+    return Wait(
+        agent=known["loco.agent.id"],
+        outcome=known["loco.outcome"],
+        seconds=known["loco.wait.duration"],
+        refusals=sum(event.name == "loco.throttle" for event in span.events),
+        spending=None
+        if spent is None
+        else Spending(
+            spent["loco.spend.weight"],
+            spent.get("loco.spend.input_tokens", 0),
+            spent.get("loco.spend.output_tokens", 0),
+            spent["loco.spend.estimated"],
+        ),
+    )
+
+
+def _values(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in attributes}

@@ -1,0 +1,165 @@
+"""The demo: agents on two slots, seen from outside.
+
+    python examples/demo/run.py [program]
+
+Starts a mock LLM server, runs a program of agents under `opentelemetry-instrument`, shows who holds and who waits
+while it does, and at the end what each agent waited and took. `program` is `examples/newsroom.py` by default; any
+other that uses the OpenAI or the Anthropic SDK will do. Exit status 1 and a message when anything is not as it should
+be, 130 after Ctrl-C; in any case no process stays behind.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import report
+from errors import DemoError, Stopped
+from program import Program
+from receiver import Receiver
+from rich.console import Console
+from screen import Screen, open_console
+from server import MockServer
+
+CAPACITY = 2
+REFUSE_AFTER = 10
+"""Calls done until the server begins to refuse."""
+ROUND = 0.2
+"""Seconds between two looks."""
+TIME_LIMIT = 120.0
+NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
+
+_asked: list[int] = []
+"""Signals that ask for an end. They are noted, and heeded between two looks: nothing can be started and then forgotten
+because an exception came in between."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo; return its exit status."""
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        print(__doc__)
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: _asked.append(number))
+    console = open_console()
+    try:
+        play(Path(arguments[0]) if arguments else NEWSROOM, console)
+    except DemoError as error:
+        console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    except Stopped as stop:
+        console.print("demo: stopped", soft_wrap=True)
+        return 128 + stop.signal
+    return 0
+
+
+def play(path: Path, console: Console) -> None:
+    """Run a program against a mock server, and report.
+
+    Raises:
+        DemoError: something is not as it should be.
+        Stopped: somebody wants an end.
+
+    """
+    if not path.is_file():
+        raise DemoError(f"there is no program {path}")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = MockServer(directory)
+        stack.callback(server.stop)
+        receiver = Receiver()
+        stack.callback(receiver.stop)
+        while not server.ready:
+            look_again()
+        console.print(
+            f"A mock LLM server (OpenAI and Anthropic) answers on {server.address}.\n"
+            f"{shown(path)} runs under opentelemetry-instrument, with LOCO_CAPACITY={CAPACITY}:",
+            soft_wrap=True,
+        )
+        program = Program(
+            path, capacity=CAPACITY, server=server.address, receiver=receiver.endpoint, directory=directory
+        )
+        stack.callback(program.stop)
+        watch(program, server, receiver, Screen(console))
+        result = report.Result(CAPACITY, receiver.waits(), server.served())
+    report.check(result)
+    report.show(console, result)
+    tell_more(console, program.metrics_url)
+
+
+def watch(program: Program, server: MockServer, receiver: Receiver, screen: Screen) -> None:
+    """Show how the program goes on, and let the server refuse some calls on the way, until it has ended.
+
+    Raises:
+        DemoError: it failed, or none of its SDKs was scheduled, or it takes too long.
+        Stopped: somebody wants an end.
+
+    """
+    ends_at = time.monotonic() + TIME_LIMIT
+    scheduled: set[str] = set()
+    refused = False
+    with screen:
+        while program.status is None:
+            look_again()
+            standing, waits = program.standing(), receiver.waits()
+            for sdk in () if standing is None else standing.sdks:
+                if sdk not in scheduled:
+                    scheduled.add(sdk)
+                    screen.say(f"  {program.metrics_url} says: the calls of {sdk} are scheduled")
+            if len(waits) >= REFUSE_AFTER and not refused:
+                refused = True
+                server.refuse("openai", "anthropic")
+                screen.say("  the server refuses four calls with 429 now")
+            for line in program.new_lines():
+                screen.say(f"  {line}")
+            screen.show(standing, waits)
+            if time.monotonic() > ends_at:
+                raise DemoError(f"the program has not ended within {TIME_LIMIT:.0f} s")
+        for line in program.new_lines():
+            screen.say(f"  {line}")
+    if program.status != 0:
+        raise DemoError(f"the program failed, with exit status {program.status}")
+    if not scheduled:
+        raise DemoError(f"no SDK was scheduled while the program ran, as far as {program.metrics_url} said")
+
+
+def look_again() -> None:
+    """Wait a moment.
+
+    Raises:
+        Stopped: somebody wants an end.
+
+    """
+    time.sleep(ROUND)
+    if _asked:
+        raise Stopped(_asked[0])
+
+
+def tell_more(console: Console, metrics_url: str) -> None:
+    """Say how to go on from here."""
+    scripts = shown(Path(sys.executable).parent)
+    console.print(
+        "\n[bold]With your own keys[/] (a few cents):\n"
+        "  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=... LOCO_CAPACITY=2\n"
+        "  export OTEL_METRICS_EXPORTER=prometheus OTEL_TRACES_EXPORTER=none OTEL_LOGS_EXPORTER=none\n"
+        f"  {scripts}/opentelemetry-instrument {scripts}/python {shown(NEWSROOM)}\n"
+        f"[bold]Metrics[/] were on {metrics_url} while it ran; with those settings they are on the default port:\n"
+        "  curl -s http://localhost:9464/metrics | grep ^loco_\n"
+        "[bold]To a collector[/], spans and metrics:\n"
+        "  export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp\n"
+        "  export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318",
+        soft_wrap=True,
+    )
+
+
+def shown(path: Path) -> str:
+    """Return a path as the user would write it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,427 @@
+"""Any sequence of operations: the scheduler does what the model does, and keeps its promises after every step."""
+
+import random
+from collections.abc import Callable, Hashable
+from functools import partial
+from math import inf
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scheduler_model import HOLDS, QUEUED, Drawn, Record, Resource, SchedulerModel
+
+from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.policy import Policy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import (
+    Event,
+    Granted,
+    GrantReason,
+    Outcome,
+    Rejected,
+    Released,
+    Request,
+    Spending,
+    Spent,
+    Submitted,
+    Suspended,
+    Usage,
+    Waiting,
+)
+
+PLACES = ("thread-1", "thread-2", "thread-3")
+SPENDING = Spending(Usage(10, 20), 30, "gpt")
+
+capacities = st.one_of(st.integers(1, 4), st.none())
+policies = st.sampled_from(["load", "load", "fifo"])
+alphas = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
+guards = st.sampled_from([0, 0, 1, 2, 5])
+holds = st.sampled_from([inf, inf, 3.0])
+places = st.lists(st.sampled_from(PLACES), min_size=1, max_size=2, unique=True).map(tuple)
+requests = st.builds(
+    lambda agent, weight, resources, timeout, admission: Request(agent, weight, resources, timeout, admission),
+    agent=st.sampled_from("abcd"),
+    weight=st.sampled_from([500, 1000, 1000, 3000]),
+    resources=st.sampled_from([("llm",), ("llm",), ("llm",), ("tool",)]),
+    timeout=st.sampled_from([None, None, None, 0, 0.5, 2.0]),
+    admission=st.sampled_from([False, False, False, True]),
+)
+
+STORY: dict[tuple[str, type[Event]], str] = {
+    ("new", Submitted): "asked",
+    ("asked", Waiting): "waiting",
+    ("asked", Granted): "held",
+    ("asked", Rejected): "over",
+    ("waiting", Granted): "held",
+    ("waiting", Rejected): "over",
+    ("held", Spent): "held",
+    ("held", Suspended): "paused",
+    ("held", Released): "over",
+    ("paused", Spent): "paused",
+    ("paused", Waiting): "waiting",
+    ("paused", Granted): "held",
+    ("paused", Rejected): "over",
+    ("paused", Released): "over",
+}
+"""What may be told of a ticket, after what: each wait has one end, each grant has one end, nothing comes after the last."""
+
+TOLD: dict[str, tuple[State, ...]] = {
+    "asked": (State.QUEUED, State.ADMITTING),
+    "waiting": (State.WAITING, State.ADMITTING),
+    "held": (State.GRANTED,),
+    "paused": (State.SUSPENDED, State.ADMITTING),
+    "over": (State.RELEASED, State.REJECTED),
+}
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Two resources: `llm`, of which the capacity changes, and `tool`, which must not notice."""
+
+    @initialize(
+        capacity=capacities,
+        policy=policies,
+        alpha=alphas,
+        guard=guards,
+        max_waiters=st.sampled_from([2, 50, 50]),
+        max_hold=holds,
+        observed=st.sampled_from([True, True, False]),
+        seed=st.integers(0, 2**16),
+    )
+    def begin(
+        self,
+        capacity: int | None,
+        policy: str,
+        alpha: float,
+        guard: int,
+        max_waiters: int,
+        max_hold: float,
+        observed: bool,
+        seed: int,
+    ) -> None:
+        self.now = 0.0
+        self.draw = random.Random(seed).random
+        self.core = Scheduler(
+            {"llm": capacity, "tool": 1},
+            self.make_policy(policy, alpha),
+            max_wait_ticks=guard,
+            max_waiters=max_waiters,
+            max_hold=max_hold,
+        )
+        self.core.observed = observed
+        self.pools = {name: self.core._pools[(name,)] for name in ("llm", "tool")}
+        alpha = alpha if policy == "load" else 0.0
+        resources = {
+            name: Resource(name, pool.capacity, guard, policy, alpha, self.picks(name))
+            for name, pool in self.pools.items()
+        }
+        self.model = SchedulerModel(resources, max_waiters=max_waiters, max_hold=max_hold, observed=observed)
+        self.tickets: list[Ticket] = []
+        self.story: dict[Ticket, str] = {}
+        self.most = dict.fromkeys(self.pools, inf)
+
+    # -- the way of a ticket ------------------------------------------------------------------------------------
+
+    @rule(request=requests, where=places, wait=st.sampled_from([True, True, True, False]), blocks=places)
+    def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...]) -> None:
+        ticket = Ticket(request)
+        # A lease's own claim is one of its places too, so that tickets tell each other apart.
+        ticket.places = (*where, ticket)
+        self.tickets.append(ticket)
+
+        def submit(core: Scheduler, now: float) -> None:
+            quiet = wait and core.submit_quietly(ticket, now)
+            if not quiet:
+                core.submit(ticket, now, wait=wait)
+            assert not (quiet and core.observed)
+
+        self.step(submit, lambda model, now: model.submit(ticket, ticket.places or where, now, wait=wait))
+        if ticket.state is State.WAITING and len(blocks) == 1:
+            self.let_park(ticket, blocks)
+
+    @rule(data=st.data())
+    def wait(self, data: st.DataObject) -> None:
+        self.on_ticket(Scheduler.wait, SchedulerModel.wait, data, State.QUEUED)
+
+    @rule(data=st.data(), blocks=places, claims=st.booleans())
+    def park(self, data: st.DataObject, blocks: tuple[str, ...], claims: bool) -> None:
+        ticket = self.pick(data, State.WAITING)
+        if ticket is not None:
+            leases = [other for other in self.tickets if other.state.holds]
+            mine: tuple[Hashable, ...] = (data.draw(st.sampled_from(leases)),) if claims and leases else ()
+            self.let_park(ticket, (*blocks, *mine))
+
+    @rule(data=st.data(), yes=st.booleans())
+    def admit(self, data: st.DataObject, yes: bool) -> None:
+        if yes:
+            self.on_ticket(Scheduler.admit, SchedulerModel.admit, data, State.ADMITTING)
+        else:
+            self.on_ticket(
+                lambda core, ticket, now: core.refuse(ticket, Outcome.BUDGET, now),
+                lambda model, ticket, now: model.refuse(ticket, Outcome.BUDGET, now),
+                data,
+                State.ADMITTING,
+            )
+
+    @rule(data=st.data(), spending=st.booleans())
+    def release(self, data: st.DataObject, spending: bool) -> None:
+        def release(core: Scheduler, ticket: Ticket, now: float) -> None:
+            if spending and ticket.state is State.GRANTED:
+                core.settle(ticket, SPENDING, now)
+            if not core.release_quietly(ticket):
+                core.release(ticket, now)
+
+        def released(model: SchedulerModel, ticket: Ticket, now: float) -> None:
+            if spending and model.records[ticket].state is State.GRANTED:
+                model.settle(ticket, SPENDING, now)
+            model.release(ticket, now)
+
+        self.on_ticket(release, released, data, State.GRANTED)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.on_ticket(Scheduler.cancel, SchedulerModel.cancel, data, *State)
+
+    @rule(data=st.data())
+    def suspend(self, data: st.DataObject) -> None:
+        self.on_ticket(Scheduler.suspend, SchedulerModel.suspend, data, State.GRANTED)
+
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        self.on_ticket(Scheduler.resume, SchedulerModel.resume, data, State.SUSPENDED)
+
+    @rule(data=st.data(), where=places)
+    def move(self, data: st.DataObject, where: tuple[str, ...]) -> None:
+        ticket = self.pick(data, *HOLDS)
+        if ticket is not None and ticket.state.holds:
+            self.step(
+                lambda core, now: core.move(ticket, (*where, ticket), now),
+                lambda model, now: model.move(ticket, (*where, ticket), now),
+            )
+
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        ticket = self.pick(data, *HOLDS)
+        if ticket is not None:
+            ticket.touched_at = self.model.records[ticket].touched_at = self.now
+
+    # -- time, limits, the end ----------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.0, 0.25, 0.5, 2.0, 4.0]), look=st.booleans())
+    def go_on(self, seconds: float, look: bool) -> None:
+        self.now += seconds
+        if look:
+            self.step(Scheduler.advance, SchedulerModel.advance)
+            assert self.core.next_wakeup() > self.now
+
+    @rule(capacity=capacities)
+    def set_capacity(self, capacity: int | None) -> None:
+        limit = inf if capacity is None else capacity
+        # What is held when a capacity is lowered stays; it must not become more.
+        self.most["llm"] = inf
+        self.step(
+            lambda core, now: core.set_capacity("llm", capacity, now),
+            lambda model, now: model.set_capacity("llm", limit, now),
+        )
+        self.most["llm"] = max(limit, self.pools["llm"].used)
+
+    @rule(seconds=holds)
+    def set_max_hold(self, seconds: float) -> None:
+        self.step(
+            lambda core, now: core.set_max_hold(seconds, now), lambda model, now: model.set_max_hold(seconds, now)
+        )
+
+    @rule(policy=policies, alpha=alphas, guard=guards)
+    def set_policy(self, policy: str, alpha: float, guard: int) -> None:
+        def set_policy(core: Scheduler, now: float) -> None:
+            core.set_policy(self.make_policy(policy, alpha), guard, now)
+            for name, resource in self.model.resources.items():
+                resource.picks = self.picks(name)
+
+        self.step(
+            set_policy,
+            lambda model, now: model.set_policy(policy, alpha if policy == "load" else 0.0, guard, now),
+        )
+
+    @rule()
+    def recover(self) -> None:
+        self.core.recover(self.now)
+        live = [record.ticket for record in self.model.live()]
+        assert set(self.core.decided) == {
+            ticket for ticket in live if ticket.wake is not None and ticket.state is not State.WAITING
+        }
+        assert self.core.events == []
+        self.core.decided = []
+        self.model.recover()
+
+    @precondition(lambda self: len(self.tickets) > 15)
+    @rule()
+    def shutdown(self) -> None:
+        self.step(Scheduler.shutdown, SchedulerModel.shutdown)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        for ticket in self.tickets:
+            self.step(partial(_cancel, ticket), partial(_cancel, ticket))
+        self.nothing_is_kept_of_what_ended()
+        for pool in self.pools.values():
+            assert (pool.used, pool.sharers, pool.leases) == (0, 0, {})
+            assert pool.line.queues == {}
+        assert self.core._tickets == {}
+
+    # -- what always holds --------------------------------------------------------------------------------------
+
+    @invariant()
+    def it_is_as_the_model_says(self) -> None:
+        for ticket, record in self.model.records.items():
+            assert (ticket.state, ticket.outcome, ticket.reason) == (record.state, record.outcome, record.reason)
+            assert ticket.waited_ticks == record.waited_ticks
+        standings = tuple(self.model.standing(each, self.now) for each in self.model.resources.values())
+        assert self.core.snapshot(self.now).resources == standings
+        assert self.core.waiting() == sum(each.waiting for each in standings)
+
+    @invariant()
+    def each_lease_is_on_the_slot_that_the_model_says(self) -> None:
+        for name, pool in self.pools.items():
+            slots: dict[Ticket, set[Ticket]] = {}
+            for lease in pool.leases.values():
+                slots.setdefault(lease.host or lease, set()).add(lease)
+            told = {frozenset(each.ticket for each in slot) for slot in self.model.resources[name].slots}
+            assert {frozenset(slot) for slot in slots.values()} == told
+            assert pool.used == len(slots)
+            assert pool.sharers == len(pool.leases) - len(slots)
+
+    @invariant()
+    def no_slot_is_held_beyond_the_capacity_or_idle_while_somebody_waits(self) -> None:
+        for name, pool in self.pools.items():
+            assert pool.used <= max(pool.capacity, self.most[name])
+            assert pool.used >= pool.capacity or not pool.line.waiting
+            self.most[name] = max(pool.capacity, min(self.most[name], pool.used))
+
+    @invariant()
+    def only_what_was_granted_so_shares_a_slot(self) -> None:
+        for pool in self.pools.values():
+            own = sum(lease.reason is not GrantReason.REENTRANT for lease in pool.leases.values())
+            assert own <= pool.used
+
+    @invariant()
+    def no_wait_is_longer_than_the_guard_allows(self) -> None:
+        for name, pool in self.pools.items():
+            if pool.line.max_wait_ticks:
+                for record in self.model.resources[name].waiters:
+                    assert pool.line.tick - record.since_tick <= record.allowance
+
+    @invariant()
+    def a_wake_is_planned_for_all_that_runs_out(self) -> None:
+        assert self.core.next_wakeup() <= self.model.next_wakeup()
+
+    @invariant()
+    def nothing_is_kept_of_what_ended(self) -> None:
+        live = list(self.model.live())
+        assert set(self.core._tickets.values()) == {record.ticket for record in live}
+        timed = [each for each in live if each.state is State.WAITING and each.deadline is not None]
+        assert len(self.core._deadlines) == len(timed)
+        for name, pool in self.pools.items():
+            line = pool.line
+            mine = [record for record in live if record.ticket.request.resources == (name,)]
+            waiters = [record for record in mine if record.state is State.WAITING]
+            assert set(line.queues) == {record.agent for record in mine if record.state in QUEUED}
+            assert set(line.policy._entries) == {record.agent for record in waiters}
+            assert len(line._by_age) == len(waiters)
+            assert set(pool._entangled.values()) == {record.ticket for record in waiters if record.blocks}
+            assert set(pool._stuck_places) == {place for record in waiters for place in record.blocks}
+        for record in self.model.records.values():
+            if record.state.ended:
+                ticket = record.ticket
+                assert (ticket.places, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
+
+    # -- doing it twice -----------------------------------------------------------------------------------------
+
+    def make_policy(self, name: str, alpha: float) -> Callable[[], Policy]:
+        return FifoPolicy if name == "fifo" else lambda: Drawn(alpha, self.draw)
+
+    def picks(self, name: str) -> Any:
+        return getattr(self.pools[name].line.policy, "picks", None)
+
+    def pick(self, data: st.DataObject, *states: State) -> Ticket | None:
+        """Choose a ticket in one of these states; where there is none, any: it must be left alone."""
+        able = [ticket for ticket in self.tickets if ticket.state in states] or self.tickets
+        return data.draw(st.sampled_from(able)) if able else None
+
+    def let_park(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
+        ticket.wake = _wake
+        self.step(
+            lambda core, now: core.park(ticket, blocks, now), lambda model, now: model.park(ticket, blocks, now)
+        )
+
+    def on_ticket(
+        self,
+        real: Callable[[Scheduler, Ticket, float], None],
+        model: Callable[[SchedulerModel, Ticket, float], None],
+        data: st.DataObject,
+        *states: State,
+    ) -> None:
+        ticket = self.pick(data, *states)
+        if ticket is not None:
+            self.step(lambda core, now: real(core, ticket, now), lambda other, now: model(other, ticket, now))
+
+    def step(
+        self, real: Callable[[Scheduler, float], None], model: Callable[[SchedulerModel, float], None]
+    ) -> None:
+        waiting = [ticket for ticket in self.tickets if ticket.state is State.WAITING]
+        real(self.core, self.now)
+        model(self.model, self.now)
+        for name in self.pools:
+            assert self.core_events(self.core.events, name) == self.core_events(self.model.events, name)
+            assert _of(self.core.decided, name) == _of(self.model.decided, name)
+            assert not self.picks(name), "it compared what the guard, or a free slot, had decided"
+        assert {ticket for ticket in waiting if ticket.state is not State.WAITING} <= set(self.core.decided)
+        if self.core.observed:
+            self.tell_the_story()
+        else:
+            assert self.core.events == []
+        for side in (self.core, self.model):
+            side.events, side.decided = [], []
+
+    def core_events(self, events: list[Event], name: str) -> list[Event]:
+        """Return what was told of one resource."""
+        return [self.plain(event) for event in events if event.ticket.request.resources == (name,)]
+
+    def plain(self, event: Event) -> Event:
+        """Leave out what is not promised."""
+        if isinstance(event, Granted) and event.reason is GrantReason.FREE:
+            # Nothing was compared.
+            return event._replace(queue_weight=0, queue_age=0)
+        if isinstance(event, Waiting) and self.is_out_of_turn(self.model.records[event.ticket]):
+            return event._replace(position=0)
+        return event
+
+    def is_out_of_turn(self, record: Record) -> bool:
+        """Tell whether it brought an age along, so that its place is not the last."""
+        return record.birth < record.since_tick
+
+    def tell_the_story(self) -> None:
+        for event in self.core.events:
+            chapter = self.story.get(event.ticket, "new")
+            assert (chapter, type(event)) in STORY, f"{event} after {chapter}"
+            self.story[event.ticket] = STORY[chapter, type(event)]
+        for ticket, chapter in self.story.items():
+            assert ticket.state in TOLD[chapter]
+
+
+def _cancel(ticket: Ticket, side: Scheduler | SchedulerModel, now: float) -> None:
+    side.cancel(ticket, now)
+
+
+def _wake() -> None:
+    pass
+
+
+def _of(tickets: list[Ticket], name: str) -> list[Ticket]:
+    return [ticket for ticket in tickets if ticket.request.resources == (name,)]
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

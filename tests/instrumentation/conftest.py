@@ -1,0 +1,34 @@
+"""The SDKs against a real server, under a scheduler of their own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from sdk_scheduling import Scheduled, Scheduling
+from sdk_server import LlmServer
+
+
+@pytest.fixture(scope="session")
+def llm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlmServer]:
+    with LlmServer(tmp_path_factory.mktemp("llmock") / "output.txt") as server:
+        yield server
+
+
+@pytest.fixture
+def server(llm_server: LlmServer) -> LlmServer:
+    """The server of the session, with nothing scripted and nothing noted."""
+    llm_server.reset()
+    return llm_server
+
+
+@pytest.fixture
+def scheduled() -> Iterator[Scheduled]:
+    """Patch the SDKs under given settings; all is taken off again at the end."""
+    with ExitStack() as stack:
+
+        def schedule(**settings: object) -> Scheduling:
+            scheduling = Scheduling(settings)
+            stack.callback(scheduling.close)
+            return scheduling
+
+        yield schedule

@@ -1,0 +1,590 @@
+"""Every way of calling an SDK is scheduled once, holds its slot to the end of its body, and returns what it did."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from pydantic import BaseModel
+from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
+from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_server import KEY, LlmServer, peak
+
+from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
+
+CAPACITY = 2
+CALLERS = 6
+
+HEAD = 0.06
+"""Seconds before the server sends headers."""
+BODY = 0.12
+"""Seconds that a stream stands still after its first chunks."""
+
+
+class Seen(NamedTuple):
+    """What a caller got: the types of all that it was handed, and the tokens if it was told."""
+
+    types: tuple[type, ...]
+    tokens: tuple[int, int] | None = None
+
+
+class Way(NamedTuple):
+    """One way of calling, written once for both colours of client."""
+
+    sdk: str
+    name: str
+    call: Callable[[Any], Awaitable[Seen]]
+    exact: bool
+    """Whether the scheduler learns the tokens from the server; else it estimates them."""
+    operation: str = "chat"
+
+
+WAYS: list[Way] = []
+
+_Call = Callable[[Any], Coroutine[Any, Any, Seen]]
+
+
+def way(sdk: str, *, exact: bool = True, operation: str = "chat") -> Callable[[_Call], _Call]:
+    def add(call: _Call) -> _Call:
+        WAYS.append(Way(sdk, call.__name__, call, exact, operation))
+        return call
+
+    return add
+
+
+class City(BaseModel):
+    name: str
+
+
+USAGE_CHUNK: dict[str, Any] = {"stream_options": {"include_usage": True}}
+EMBED: dict[str, Any] = {"model": "text-embedding-3-small", "input": PROMPT, "encoding_format": "float"}
+RESPOND: dict[str, Any] = {"model": "gpt-4o", "input": PROMPT}
+
+def tokens(answer: Any) -> tuple[int, int]:
+    usage = answer.usage
+    if hasattr(usage, "prompt_tokens"):
+        return usage.prompt_tokens, getattr(usage, "completion_tokens", 0)
+    return usage.input_tokens, usage.output_tokens
+
+
+def whole(answer: Any) -> Seen:
+    return Seen((type(answer),), tokens(answer))
+
+
+async def chunks(stream: Any) -> Seen:
+    types, told = [type(stream)], None
+    async for chunk in each(stream):
+        types.append(type(chunk))
+        if getattr(chunk, "usage", None) is not None:
+            told = tokens(chunk)
+    return Seen(tuple(types), told)
+
+
+# -- openai ---------------------------------------------------------------------------------------------------------
+
+
+@way("openai")
+async def chat(client: Any) -> Seen:
+    return whole(await now(client.chat.completions.create(**CHAT)))
+
+
+@way("openai")
+async def chat_parse(client: Any) -> Seen:
+    answer = await now(client.chat.completions.parse(**CHAT, response_format=City))
+    return Seen((type(answer), type(answer.choices[0].message.parsed)), tokens(answer))
+
+
+@way("openai", exact=False)
+async def chat_stream(client: Any) -> Seen:
+    return await chunks(await now(client.chat.completions.create(**CHAT, stream=True)))
+
+
+@way("openai")
+async def chat_stream_with_usage(client: Any) -> Seen:
+    return await chunks(await now(client.chat.completions.create(**CHAT, **USAGE_CHUNK, stream=True)))
+
+
+@way("openai")
+async def chat_stream_helper(client: Any) -> Seen:
+    async with opened(client.chat.completions.stream(**CHAT, **USAGE_CHUNK)) as stream:
+        seen = await chunks(stream)
+        return Seen(seen.types, tokens(await now(stream.get_final_completion())))
+
+
+@way("openai", exact=False)
+async def chat_stream_closed_in_with(client: Any) -> Seen:
+    async with opened(await now(client.chat.completions.create(**CHAT, stream=True))) as stream:
+        return await chunks(stream)
+
+
+@way("openai")
+async def responses(client: Any) -> Seen:
+    return whole(await now(client.responses.create(**RESPOND)))
+
+
+@way("openai")
+async def responses_parse(client: Any) -> Seen:
+    answer = await now(client.responses.parse(**RESPOND, text_format=City))
+    return Seen((type(answer), type(answer.output_parsed)), tokens(answer))
+
+
+async def response_events(stream: Any) -> Seen:
+    types, told = [type(stream)], None
+    async for event in each(stream):
+        types.append(type(event))
+        if event.type == "response.completed":
+            told = tokens(event.response)
+    return Seen(tuple(types), told)
+
+
+@way("openai")
+async def responses_stream(client: Any) -> Seen:
+    return await response_events(await now(client.responses.create(**RESPOND, stream=True)))
+
+
+@way("openai")
+async def responses_stream_helper(client: Any) -> Seen:
+    async with opened(client.responses.stream(**RESPOND)) as stream:
+        return await response_events(stream)
+
+
+@way("openai", operation="embeddings")
+async def embeddings(client: Any) -> Seen:
+    return whole(await now(client.embeddings.create(**EMBED)))
+
+
+@way("openai")
+async def chat_raw(client: Any) -> Seen:
+    raw = await now(client.chat.completions.with_raw_response.create(**CHAT))
+    answer = await now(raw.parse())
+    return Seen((type(raw), type(answer)), tokens(answer))
+
+
+@way("openai")
+async def chat_raw_unparsed(client: Any) -> Seen:
+    raw = await now(client.chat.completions.with_raw_response.create(**CHAT))
+    usage = raw.http_response.json()["usage"]
+    return Seen((type(raw),), (usage["prompt_tokens"], usage["completion_tokens"]))
+
+
+@way("openai")
+async def chat_raw_stream(client: Any) -> Seen:
+    raw = await now(client.chat.completions.with_raw_response.create(**CHAT, **USAGE_CHUNK, stream=True))
+    seen = await chunks(await now(raw.parse()))
+    return Seen((type(raw), *seen.types), seen.tokens)
+
+
+@way("openai", exact=False)
+async def chat_streaming_response_read(client: Any) -> Seen:
+    async with opened(client.chat.completions.with_streaming_response.create(**CHAT)) as raw:
+        return Seen((type(raw), type(await now(raw.read()))))
+
+
+@way("openai")
+async def chat_streaming_response_parse(client: Any) -> Seen:
+    async with opened(client.chat.completions.with_streaming_response.create(**CHAT)) as raw:
+        answer = await now(raw.parse())
+        return Seen((type(raw), type(answer)), tokens(answer))
+
+
+@way("openai")
+async def chat_streaming_response_parse_stream(client: Any) -> Seen:
+    call = client.chat.completions.with_streaming_response.create(**CHAT, **USAGE_CHUNK, stream=True)
+    async with opened(call) as raw:
+        seen = await chunks(await now(raw.parse()))
+        return Seen((type(raw), *seen.types), seen.tokens)
+
+
+@way("openai", exact=False)
+async def chat_streaming_response_lines(client: Any) -> Seen:
+    async with opened(client.chat.completions.with_streaming_response.create(**CHAT, stream=True)) as raw:
+        return Seen((type(raw), *[type(line) async for line in each(raw.iter_lines())]))
+
+
+@way("openai", exact=False)
+async def chat_streaming_response_bytes(client: Any) -> Seen:
+    async with opened(client.chat.completions.with_streaming_response.create(**CHAT, stream=True)) as raw:
+        return Seen((type(raw), type(b"".join([part async for part in each(raw.iter_bytes())]))))
+
+
+@way("openai")
+async def responses_raw(client: Any) -> Seen:
+    raw = await now(client.responses.with_raw_response.create(**RESPOND))
+    answer = await now(raw.parse())
+    return Seen((type(raw), type(answer)), tokens(answer))
+
+
+@way("openai")
+async def responses_streaming_response_parse_stream(client: Any) -> Seen:
+    async with opened(client.responses.with_streaming_response.create(**RESPOND, stream=True)) as raw:
+        seen = await response_events(await now(raw.parse()))
+        return Seen((type(raw), *seen.types), seen.tokens)
+
+
+@way("openai")
+async def post(client: Any) -> Seen:
+    response = await now(client.post("/chat/completions", cast_to=httpx2.Response, body=CHAT))
+    usage = response.json()["usage"]
+    return Seen((type(response),), (usage["prompt_tokens"], usage["completion_tokens"]))
+
+
+@way("openai", exact=False)
+async def post_stream(client: Any) -> Seen:
+    body = {**CHAT, "stream": True}
+    stream_cls = openai.AsyncStream[Any] if isinstance(client, openai.AsyncOpenAI) else openai.Stream[Any]
+    response = await now(
+        client.post("/chat/completions", cast_to=httpx2.Response, body=body, stream=True, stream_cls=stream_cls)
+    )
+    lines = response.aiter_lines() if isinstance(client, openai.AsyncOpenAI) else response.iter_lines()
+    return Seen((type(response), *[type(line) async for line in each(lines)]))
+
+
+# -- anthropic ------------------------------------------------------------------------------------------------------
+
+
+async def message_events(stream: Any) -> Seen:
+    types, read, written = [type(stream)], 0, 0
+    async for event in each(stream):
+        types.append(type(event))
+        if event.type == "message_start":
+            read = event.message.usage.input_tokens
+        elif event.type == "message_delta":
+            written = event.usage.output_tokens
+    return Seen(tuple(types), (read, written))
+
+
+@way("anthropic")
+async def messages(client: Any) -> Seen:
+    return whole(await now(client.messages.create(**MESSAGE)))
+
+
+@way("anthropic")
+async def messages_stream(client: Any) -> Seen:
+    return await message_events(await now(client.messages.create(**MESSAGE, stream=True)))
+
+
+@way("anthropic")
+async def messages_stream_helper(client: Any) -> Seen:
+    async with opened(client.messages.stream(**MESSAGE)) as stream:
+        return await message_events(stream)
+
+
+@way("anthropic")
+async def messages_text_stream(client: Any) -> Seen:
+    async with opened(client.messages.stream(**MESSAGE)) as stream:
+        types = [type(text) async for text in each(stream.text_stream)]
+        return Seen((type(stream), *types), tokens(await now(stream.get_final_message())))
+
+
+@way("anthropic")
+async def beta_messages(client: Any) -> Seen:
+    return whole(await now(client.beta.messages.create(**MESSAGE)))
+
+
+@way("anthropic")
+async def beta_messages_stream(client: Any) -> Seen:
+    return await message_events(await now(client.beta.messages.create(**MESSAGE, stream=True)))
+
+
+@way("anthropic")
+async def beta_messages_stream_helper(client: Any) -> Seen:
+    async with opened(client.beta.messages.stream(**MESSAGE)) as stream:
+        return await message_events(stream)
+
+
+@way("anthropic")
+async def messages_raw(client: Any) -> Seen:
+    raw = await now(client.messages.with_raw_response.create(**MESSAGE))
+    answer = await now(raw.parse())
+    return Seen((type(raw), type(answer)), tokens(answer))
+
+
+@way("anthropic")
+async def messages_raw_stream(client: Any) -> Seen:
+    raw = await now(client.messages.with_raw_response.create(**MESSAGE, stream=True))
+    seen = await message_events(await now(raw.parse()))
+    return Seen((type(raw), *seen.types), seen.tokens)
+
+
+@way("anthropic", exact=False)
+async def messages_streaming_response_read(client: Any) -> Seen:
+    async with opened(client.messages.with_streaming_response.create(**MESSAGE)) as raw:
+        return Seen((type(raw), type(await now(raw.read()))))
+
+
+@way("anthropic")
+async def messages_streaming_response_parse(client: Any) -> Seen:
+    async with opened(client.messages.with_streaming_response.create(**MESSAGE)) as raw:
+        answer = await now(raw.parse())
+        return Seen((type(raw), type(answer)), tokens(answer))
+
+
+@way("anthropic")
+async def messages_streaming_response_parse_stream(client: Any) -> Seen:
+    async with opened(client.messages.with_streaming_response.create(**MESSAGE, stream=True)) as raw:
+        seen = await message_events(await now(raw.parse()))
+        return Seen((type(raw), *seen.types), seen.tokens)
+
+
+@way("anthropic", exact=False)
+async def messages_streaming_response_lines(client: Any) -> Seen:
+    async with opened(client.messages.with_streaming_response.create(**MESSAGE, stream=True)) as raw:
+        return Seen((type(raw), *[type(line) async for line in each(raw.iter_lines())]))
+
+
+@way("anthropic", exact=False)
+async def messages_streaming_response_bytes(client: Any) -> Seen:
+    async with opened(client.messages.with_streaming_response.create(**MESSAGE, stream=True)) as raw:
+        return Seen((type(raw), type(b"".join([part async for part in each(raw.iter_bytes())]))))
+
+
+# -- who calls ------------------------------------------------------------------------------------------------------
+
+
+def in_threads(server: LlmServer, way: Way, callers: int) -> list[Seen]:
+    with getattr(server, way.sdk)() as client, ThreadPoolExecutor(callers) as pool:
+        return list(pool.map(lambda _: finished(way.call(client)), range(callers), timeout=SOON))
+
+
+def in_one_loop(server: LlmServer, way: Way, callers: int) -> list[Seen]:
+    async def main() -> list[Seen]:
+        async with getattr(server, f"async_{way.sdk}")() as client:
+            return await asyncio.gather(*[way.call(client) for _ in range(callers)])
+
+    return asyncio.run(main())
+
+
+def in_several_loops(server: LlmServer, way: Way, callers: int) -> list[Seen]:
+    loops = min(callers, 3)
+    with ThreadPoolExecutor(loops) as pool:
+        each_loop = pool.map(lambda _: in_one_loop(server, way, callers // loops), range(loops), timeout=SOON)
+        return [seen for loop in each_loop for seen in loop]
+
+
+Mode = Callable[[LlmServer, Way, int], list[Seen]]
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, id=f"{way.sdk}-{way.name}") for way in WAYS])
+@pytest.mark.parametrize("mode", [in_threads, in_one_loop, in_several_loops])
+def test_each_way_of_calling_is_scheduled_once(
+    mode: Mode, way: Way, server: LlmServer, scheduled: Scheduled
+) -> None:
+    unpatched = mode(server, way, 1)
+    (request,) = server.requests()
+    server.reset()
+    server.script(
+        {"type": "delay", "seconds": HEAD if request.body.get("stream") else HEAD + BODY, "times": None},
+        {"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": BODY, "times": None},
+    )
+    scheduling = scheduled(capacity=CAPACITY)
+    assert mode(server, way, CALLERS) == unpatched * CALLERS
+
+    scheduling.settled(CALLERS)
+    requests = server.requests()
+    assert len(requests) == CALLERS
+    assert peak(requests) == CAPACITY
+    assert most_granted(scheduling) == CAPACITY
+    granted = scheduling.seen.of(Granted)
+    assert len(granted) == CALLERS
+    assert {event.reason for event in granted} == {GrantReason.FREE, GrantReason.SCORE}
+    for event in scheduling.seen.of(Submitted):
+        asked = event.ticket.request
+        assert (asked.provider, asked.task_type, asked.model) == (way.sdk, way.operation, request.body["model"])
+    check_spending(scheduling, way, unpatched[0])
+
+
+def most_granted(scheduling: Scheduling) -> int:
+    at_once = most = 0
+    for event in scheduling.seen.events:
+        if isinstance(event, Granted):
+            at_once += 1
+        elif isinstance(event, Released):
+            at_once -= 1
+        most = max(most, at_once)
+    return most
+
+
+def check_spending(scheduling: Scheduling, way: Way, seen: Seen) -> None:
+    spent = scheduling.seen.of(Spent)
+    assert len(spent) == CALLERS
+    usages = {event.spending.usage for event in spent}
+    if way.exact:
+        assert seen.tokens is not None
+        assert usages == {Usage(*seen.tokens)}
+    else:
+        (usage,) = usages
+        assert usage is not None
+        assert usage.estimated
+        assert usage.input_tokens > 0
+        assert usage.output_tokens > 0
+
+
+# -- what the server does not have ----------------------------------------------------------------------------------
+
+
+class Provider:
+    """Answers in this process: each request waits until `CAPACITY` of them are there."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self._answer = answer
+        self._together = threading.Barrier(CAPACITY)
+        self._lock = threading.Lock()
+        self._open = 0
+        self.most = 0
+        self.urls: set[str] = set()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        with self._lock:
+            self._open += 1
+            self.most = max(self.most, self._open)
+            self.urls.add(str(request.url))
+        self._together.wait(SOON)
+        with self._lock:
+            self._open -= 1
+        return httpx2.Response(200, json=self._answer)
+
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
+        return await asyncio.to_thread(self, request)
+
+    def http(self) -> httpx2.Client:
+        return httpx2.Client(transport=httpx2.MockTransport(self))
+
+    def async_http(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+
+
+CHAT_ANSWER: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4o-2024-08-06",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+}
+COMPLETION_ANSWER: dict[str, Any] = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1,
+    "model": "gpt-3.5-turbo-instruct",
+    "choices": [{"index": 0, "finish_reason": "stop", "text": "hello", "logprobs": None}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+}
+MESSAGE_ANSWER: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-harbour-20990101",
+    "content": [{"type": "text", "text": "hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": 4,
+        "cache_creation_input_tokens": 2,
+        "cache_read_input_tokens": 1,
+        "output_tokens": 3,
+    },
+}
+
+
+class Cloud(NamedTuple):
+    """A client class that puts the SDK before another provider."""
+
+    sync: Callable[[httpx2.Client], Any]
+    coro: Callable[[httpx2.AsyncClient], Any]
+    call: Callable[[Any], Any]
+    answer: dict[str, Any]
+    provider: str
+    path: str
+    operation: str = "chat"
+
+
+def _chat(client: Any) -> Any:
+    return client.chat.completions.create(**CHAT)
+
+
+def _message(client: Any) -> Any:
+    return client.messages.create(**MESSAGE)
+
+
+def _completion(client: Any) -> Any:
+    return client.completions.create(model="gpt-3.5-turbo-instruct", prompt=PROMPT)
+
+
+AZURE = {"api_key": KEY, "azure_endpoint": "https://azure.invalid", "api_version": "2024-10-21"}
+BEDROCK = {"api_key": KEY, "aws_region": "eu-west-1", "base_url": "https://bedrock.invalid"}
+VERTEX = {
+    "access_token": KEY,
+    "region": "europe-west1",
+    "project_id": "harbour",
+    "base_url": "https://vertex.invalid",
+}
+
+CLOUDS = {
+    "azure": Cloud(
+        lambda http: openai.AzureOpenAI(**AZURE, http_client=http),  # type: ignore[call-overload]
+        lambda http: openai.AsyncAzureOpenAI(**AZURE, http_client=http),  # type: ignore[call-overload]
+        _chat,
+        CHAT_ANSWER,
+        "azure.ai.openai",
+        "/openai/deployments/gpt-4o/chat/completions",
+    ),
+    "bedrock": Cloud(
+        lambda http: anthropic.AnthropicBedrock(**BEDROCK, http_client=http),  # type: ignore[arg-type]
+        lambda http: anthropic.AsyncAnthropicBedrock(**BEDROCK, http_client=http),  # type: ignore[arg-type]
+        _message,
+        MESSAGE_ANSWER,
+        "aws.bedrock",
+        "/model/claude-harbour/invoke",
+    ),
+    "vertex": Cloud(
+        lambda http: anthropic.AnthropicVertex(**VERTEX, http_client=http),  # type: ignore[arg-type]
+        lambda http: anthropic.AsyncAnthropicVertex(**VERTEX, http_client=http),  # type: ignore[arg-type]
+        _message,
+        MESSAGE_ANSWER,
+        "gcp.vertex_ai",
+        "claude-harbour:rawPredict",
+    ),
+    "completions": Cloud(
+        lambda http: openai.OpenAI(api_key=KEY, http_client=http),
+        lambda http: openai.AsyncOpenAI(api_key=KEY, http_client=http),
+        _completion,
+        COMPLETION_ANSWER,
+        "openai",
+        "/v1/completions",
+        "text_completion",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_another_providers_client_is_scheduled_under_its_name(name: str, colour: str, scheduled: Scheduled) -> None:
+    cloud = CLOUDS[name]
+    provider = Provider(cloud.answer)
+    scheduling = scheduled(capacity=CAPACITY)
+    if colour == "sync":
+        with cloud.sync(provider.http()) as client, ThreadPoolExecutor(CALLERS) as pool:
+            answers: Sequence[Any] = list(pool.map(lambda _: cloud.call(client), range(CALLERS), timeout=SOON))
+    else:
+
+        async def main() -> list[Any]:
+            async with cloud.coro(provider.async_http()) as client:
+                return await asyncio.gather(*[cloud.call(client) for _ in range(CALLERS)])
+
+        answers = asyncio.run(main())
+
+    assert {answer.model for answer in answers} == {cloud.answer["model"]}
+    assert provider.most == CAPACITY
+    (url,) = provider.urls
+    assert cloud.path in url
+    scheduling.settled(CALLERS)
+    for event in scheduling.seen.of(Submitted):
+        request = event.ticket.request
+        assert (request.provider, request.task_type) == (cloud.provider, cloud.operation)
+    assert {event.spending.usage for event in scheduling.seen.of(Spent)} == {Usage(7, 3)}
+    assert {event.spending.model for event in scheduling.seen.of(Spent)} == {cloud.answer["model"]}

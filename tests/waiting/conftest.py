@@ -1,0 +1,46 @@
+"""The ways of waiting that must behave alike, and a scheduler of one slot whose clock stands still."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import uvloop
+from callers import Desk, Loop, Threads, Way
+
+from loco_otel import Settings, _runtime
+from loco_otel._engines.in_process import InProcessEngine
+from loco_otel.testing import ManualClock
+
+LOOPS: dict[str, Callable[[], Loop]] = {
+    "asyncio": partial(Loop, asyncio.new_event_loop),
+    "uvloop": partial(Loop, uvloop.new_event_loop),
+}
+if hasattr(asyncio, "eager_task_factory"):
+    LOOPS["eager"] = partial(Loop, asyncio.new_event_loop, eager=True)
+
+WAYS: dict[str, Callable[[], Way]] = {"threads": Threads, **LOOPS}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    way = WAYS[request.param]()
+    yield way
+    way.close()
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
+    loop = LOOPS[request.param]()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    clock = ManualClock()
+    engine = partial(InProcessEngine, clock=clock, timer=False)
+    monkeypatch.setattr(_runtime, "InProcessEngine", engine)
+    runtime = _runtime.replace(Settings().changed(capacity=1))
+    assert runtime is not None
+    return Desk(runtime.engine, clock)

@@ -1,0 +1,651 @@
+"""What every way of waiting owes its callers, each behaviour written once: see `conftest.py` for the ways.
+
+The clock stands still and no timer runs, so each order of events is the one that the test brings about: a waiter is
+stopped before it parks or after, is granted or turned away meanwhile, and then goes on or is interrupted.
+"""
+
+import asyncio
+import gc
+import threading
+from functools import partial
+
+import pytest
+from callers import Caller, Desk, Loop, Threads, Way, happens
+
+import loco_otel
+from loco_otel import (
+    AcquireTimeoutError,
+    BackpressureError,
+    ShutdownError,
+    as_agent,
+    slot,
+)
+from loco_otel._core.ticket import State
+from loco_otel._waiting import aio, threads
+from loco_otel._waiting.slot import Slot
+from loco_otel.events import Granted, GrantReason, Outcome, Rejected, Released, Request, Submitted, Waiting
+
+
+def queue(desk: Desk, way: Way, *agents: str, timeout: float | None = None) -> list[Caller]:
+    """Let callers come one after the other, each when the one before it waits."""
+    waiting = desk.counts[1]
+    callers = []
+    for agent in agents:
+        callers.append(way.call(partial(slot, agent, timeout=timeout)))
+        waiting += 1
+        desk.waiters(waiting)
+    return callers
+
+
+def hold(way: Way, agent: str = "holder") -> Caller:
+    return way.call(partial(slot, agent)).inside()
+
+
+# -- the plain way ---------------------------------------------------------------------------------------------------
+
+
+def test_a_free_slot_is_granted_at_once(desk: Desk, way: Way) -> None:
+    caller = hold(way)
+    assert desk.counts == (1, 0)
+    assert caller.leave() is None
+    assert desk.is_empty()
+
+
+def test_a_waiter_gets_the_slot_when_it_is_released_and_not_before(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    (waiter,) = queue(desk, way, "waiter")
+    assert not waiter.is_inside
+    assert holder.leave() is None
+    waiter.inside()
+    assert desk.counts == (1, 0)
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_an_agents_waiters_go_first_come_first_served(desk: Desk, way: Way) -> None:
+    inside = hold(way)
+    callers = queue(desk, way, "a", "a", "a", "a")
+    for position, caller in enumerate(callers, start=1):
+        assert inside.leave() is None
+        inside = caller.inside()
+        assert desk.counts == (1, len(callers) - position)
+        assert not any(later.is_inside for later in callers[position:])
+    assert inside.leave() is None
+
+
+def test_under_fifo_all_waiters_go_first_come_first_served(desk: Desk, way: Way) -> None:
+    loco_otel.configure(policy="fifo")
+    inside = hold(way)
+    for caller in queue(desk, way, "a", "b", "a", "c"):
+        assert inside.leave() is None
+        inside = caller.inside()
+        assert desk.counts[0] == 1
+    assert inside.leave() is None
+
+
+def test_ways_of_waiting_stand_in_one_line(desk: Desk, loop: Loop) -> None:
+    in_threads = Threads()
+    inside = hold(loop)
+    (first,) = queue(desk, in_threads, "a")
+    (second,) = queue(desk, loop, "a")
+    (third,) = queue(desk, in_threads, "a")
+    for caller in (first, second, third):
+        assert inside.leave() is None
+        inside = caller.inside()
+        assert desk.counts[0] == 1
+    assert inside.leave() is None
+
+
+def test_listeners_are_told_the_whole_way(desk: Desk, way: Way) -> None:
+    listener = desk.record()
+    holder = hold(way)
+    (waiter,) = queue(desk, way, "waiter")
+    holder.leave()
+    waiter.leave()
+    told = [(type(event), event.ticket.request.agent) for event in listener.events]  # type: ignore[union-attr]
+    assert told == [
+        (Submitted, "holder"),
+        (Granted, "holder"),
+        (Submitted, "waiter"),
+        (Waiting, "waiter"),
+        (Released, "holder"),
+        (Granted, "waiter"),
+        (Released, "waiter"),
+    ]
+    assert [event.reason for event in listener.of(Granted)] == [GrantReason.FREE, GrantReason.SCORE]
+
+
+# -- interrupted: before the grant, at it, after it ------------------------------------------------------------------
+
+
+def test_interrupted_before_it_parks_a_waiter_leaves_no_trace(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    error = way.interruption()
+    stop = desk.stop_next(parked=False)
+    caller = way.call(partial(slot, "a"))
+    with stop:
+        assert desk.counts == (1, 1)
+        stop.interrupt(error)
+    assert caller.end() is error
+    assert desk.counts == (1, 0)
+    holder.leave()
+    assert desk.is_empty()
+
+
+def test_interrupted_while_it_waits_a_waiter_lets_the_next_one_pass(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    error = way.interruption()
+    stop = desk.stop_next()
+    first = way.call(partial(slot, "a"))
+    with stop:
+        stop.interrupt(error)
+    assert first.end() is error
+    (second,) = queue(desk, way, "a")
+    holder.leave()
+    assert second.leave() is None
+    assert not first.is_inside
+    assert desk.is_empty()
+
+
+def test_interrupted_at_its_grant_a_waiter_passes_the_slot_on(desk: Desk, way: Way) -> None:
+    # The lost grant: the slot is its own already when it learns that it shall not have it.
+    in_threads = Threads()
+    holder = hold(in_threads)
+    error = way.interruption()
+    stop = desk.stop_next()
+    first = way.call(partial(slot, "a"))
+    with stop:
+        (second,) = queue(desk, in_threads, "a")
+        holder.leave()
+        assert desk.counts == (1, 1)
+        assert not second.is_inside
+        stop.interrupt(error)
+    assert first.end() is error
+    assert not first.is_inside
+    assert second.leave() is None
+    assert desk.is_empty()
+
+
+def test_interrupted_in_its_body_a_holder_passes_the_slot_on(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    (waiter,) = queue(desk, way, "a")
+    error = way.interruption()
+    assert holder.leave(error) is error
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_interrupted_when_turned_away_already_a_waiter_ends_with_the_interruption(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    error = way.interruption()
+    stop = desk.stop_next()
+    caller = way.call(partial(slot, "a", timeout=5))
+    with stop:
+        desk.advance(5)
+        stop.interrupt(error)
+    assert caller.end() is error
+    holder.leave()
+    assert desk.is_empty()
+
+
+@pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
+def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, granted: bool) -> None:
+    holder, ticket = (desk.engine.ticket(Request(agent)) for agent in ("holder", "a"))
+    desk.engine.submit(holder)
+    desk.engine.submit(ticket)
+    stop = desk.stop_next()
+    stop.interrupt(KeyboardInterrupt())
+
+    def wait() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            threads.decided(desk.engine, ticket)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    with stop:
+        if granted:
+            desk.engine.release(holder)
+            assert ticket.state is State.GRANTED
+    thread.join()
+    assert ticket.state is (State.RELEASED if granted else State.REJECTED)
+    assert ticket.wake is None
+    desk.engine.release(holder)
+    assert desk.is_empty()
+
+
+@pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
+def test_an_async_shell_that_is_cancelled_has_cancelled_the_ticket(desk: Desk, loop: Loop, granted: bool) -> None:
+    holder, ticket = (desk.engine.ticket(Request(agent)) for agent in ("holder", "a"))
+    desk.engine.submit(holder)
+    desk.engine.submit(ticket)
+    tasks: list[asyncio.Task[None]] = []
+    ended = threading.Event()
+
+    async def wait() -> None:
+        try:
+            await aio.decided(desk.engine, ticket)
+        finally:
+            ended.set()
+
+    loop.say(lambda: tasks.append(loop.loop.create_task(wait())))
+    desk.waiters(1)
+    with loop.frozen():
+        if granted:
+            desk.engine.release(holder)
+            assert ticket.state is State.GRANTED
+        loop.say(lambda: tasks[0].cancel())  # noqa: PLW0108 - an eager task parks before it is known here
+    happens(ended)
+    assert ticket.state is (State.RELEASED if granted else State.REJECTED)
+    assert ticket.wake is None
+    desk.engine.release(holder)
+    assert desk.is_empty()
+
+
+# -- asyncio's own cancellation, against the wake that is under way ---------------------------------------------------
+
+
+def test_a_cancelled_task_leaves_the_line(desk: Desk, loop: Loop) -> None:
+    holder = hold(loop)
+    first, second = queue(desk, loop, "a", "a")
+    loop.cancel(first)
+    assert isinstance(first.end(), asyncio.CancelledError)
+    assert desk.counts == (1, 1)
+    holder.leave()
+    assert second.leave() is None
+    assert desk.is_empty()
+
+
+@pytest.mark.parametrize("first_comes", ["grant", "cancellation"])
+def test_a_task_cancelled_in_the_moment_of_its_grant_passes_the_slot_on(
+    desk: Desk, loop: Loop, first_comes: str
+) -> None:
+    holder = hold(Threads())
+    first, second = queue(desk, loop, "a", "a")
+    with loop.frozen():
+        # The loop learns of both in one go, in this order; the scheduler has granted either way.
+        if first_comes == "cancellation":
+            loop.cancel(first)
+        holder.leave()
+        assert desk.counts == (1, 1)
+        if first_comes == "grant":
+            loop.cancel(first)
+    assert isinstance(first.end(), asyncio.CancelledError)
+    assert not first.is_inside
+    assert second.leave() is None
+    assert desk.is_empty()
+
+
+def test_all_waiters_cancelled_in_the_moment_of_the_grant_leave_a_free_slot(desk: Desk, loop: Loop) -> None:
+    holder = hold(Threads())
+    callers = queue(desk, loop, "a", "b", "a", "c")
+    with loop.frozen():
+        holder.leave()
+        for caller in callers:
+            loop.cancel(caller)
+    assert all(isinstance(caller.end(), asyncio.CancelledError) for caller in callers)
+    assert not any(caller.is_inside for caller in callers)
+    assert desk.is_empty()
+
+
+def test_a_task_cancelled_when_its_time_is_up_is_cancelled(desk: Desk, loop: Loop) -> None:
+    holder = hold(loop)
+    (caller,) = queue(desk, loop, "a", timeout=5)
+    with loop.frozen():
+        desk.advance(5)
+        loop.cancel(caller)
+    assert isinstance(caller.end(), asyncio.CancelledError)
+    holder.leave()
+    assert desk.is_empty()
+
+
+def test_a_task_cancelled_in_its_body_gives_the_slot_back(desk: Desk, loop: Loop) -> None:
+    holder = hold(loop)
+    (waiter,) = queue(desk, loop, "a")
+    loop.cancel(holder)
+    assert isinstance(holder.end(), asyncio.CancelledError)
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_a_waiter_dropped_by_the_garbage_collector_tells_nobody_there_and_then(desk: Desk, loop: Loop) -> None:
+    # A finaliser runs in the midst of anything, so it may not lock, wake or tell.
+    holder = hold(loop)
+    listener = desk.record()
+
+    async def drop() -> int:
+        entering = slot("a").__aenter__()
+        entering.send(None)
+        del entering
+        gc.collect()
+        return len(listener.of(Rejected))
+
+    assert asyncio.run_coroutine_threadsafe(drop(), loop.loop).result() == 0
+    desk.advance()
+    (rejected,) = listener.of(Rejected)
+    assert rejected.outcome is Outcome.CANCELLED
+    assert desk.counts == (1, 0)
+    holder.leave()
+
+
+@pytest.mark.parametrize("where", ["another thread", "the same thread"])
+def test_a_slot_granted_to_a_task_of_a_closed_loop_passes_on(desk: Desk, where: str) -> None:
+    holder = desk.engine.ticket(Request("holder"))
+    desk.engine.submit(holder)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # it is told of the task that nobody will run
+
+    async def enter() -> None:
+        async with slot("a"):
+            pytest.fail("this loop is closed")
+
+    async def look() -> None:
+        desk.waiters(1)
+
+    task = loop.create_task(enter())
+    loop.run_until_complete(look())
+    loop.close()
+    (waiter,) = queue(desk, Threads(), "a")
+    if where == "the same thread":
+        desk.engine.release(holder)
+    else:
+        releasing = threading.Thread(target=desk.engine.release, args=(holder,))
+        releasing.start()
+        releasing.join()
+    desk.advance()
+    assert waiter.leave() is None
+    assert desk.is_empty()
+    assert not task.done()
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiter_whose_time_is_up_is_told_who_asked_for_what(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    (caller,) = queue(desk, way, "a", timeout=5)
+    desk.advance(4.9)
+    assert desk.counts == (1, 1)
+    desk.advance(0.1)
+    error = caller.end()
+    assert isinstance(error, AcquireTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert (error.agent, error.resource) == ("a", "llm_api")
+    assert str(error) == "'a' got no slot of 'llm_api' within 5 s"
+    assert desk.counts == (1, 0)
+    holder.leave()
+    assert desk.is_empty()
+
+
+def test_timed_out_before_the_grant_a_waiter_does_not_get_it(desk: Desk, way: Way) -> None:
+    in_threads = Threads()
+    holder = hold(in_threads)
+    stop = desk.stop_next()
+    first = way.call(partial(slot, "a", timeout=5))
+    with stop:
+        (second,) = queue(desk, in_threads, "a")
+        desk.advance(5)
+        holder.leave()
+        second.inside()
+    assert isinstance(first.end(), AcquireTimeoutError)
+    assert desk.counts == (1, 0)
+    second.leave()
+    assert desk.is_empty()
+
+
+def test_granted_before_its_time_is_up_a_waiter_has_its_slot(desk: Desk, way: Way) -> None:
+    in_threads = Threads()
+    holder = hold(in_threads)
+    stop = desk.stop_next()
+    first = way.call(partial(slot, "a", timeout=5))
+    with stop:
+        (second,) = queue(desk, in_threads, "a")
+        holder.leave()
+        desk.advance(5)
+        assert not second.is_inside
+    assert first.leave() is None
+    assert second.leave() is None
+    assert desk.is_empty()
+
+
+def test_in_its_body_nobody_is_timed_out(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    (caller,) = queue(desk, way, "a", timeout=5)
+    holder.leave()
+    caller.inside()
+    desk.advance(60)
+    assert desk.counts == (1, 0)
+    assert caller.leave() is None
+
+
+def test_with_no_time_at_all_only_a_free_slot_is_taken(desk: Desk, way: Way) -> None:
+    holder = way.call(partial(slot, "a", timeout=0)).inside()
+    error = way.call(partial(slot, "a", timeout=0)).end()
+    assert isinstance(error, AcquireTimeoutError)
+    assert desk.counts == (1, 0)
+    assert holder.leave() is None
+    assert desk.is_empty()
+
+
+def test_the_setting_limits_the_wait_where_the_call_says_nothing(desk: Desk, way: Way) -> None:
+    loco_otel.configure(acquire_timeout=3)
+    holder = hold(way)
+    (impatient,) = queue(desk, way, "a")
+    (patient,) = queue(desk, way, "b", timeout=10)
+    desk.advance(3)
+    assert isinstance(impatient.end(), AcquireTimeoutError)
+    assert desk.counts == (1, 1)
+    holder.leave()
+    assert patient.leave() is None
+
+
+# -- limits and the end ----------------------------------------------------------------------------------------------
+
+
+def test_one_waiter_too_many_is_turned_away(desk: Desk, way: Way) -> None:
+    loco_otel.configure(max_waiters=2)
+    holder = hold(way)
+    waiters = queue(desk, way, "a", "a")
+    error = way.call(partial(slot, "b")).end()
+    assert isinstance(error, BackpressureError)
+    assert (error.agent, error.resource) == ("b", "llm_api")
+    assert str(error) == "Too many waiters for 'llm_api': 'b' was turned away"
+    assert desk.counts == (1, 2)
+    holder.leave()
+    assert [waiter.leave() for waiter in waiters] == [None, None]
+    assert desk.is_empty()
+
+
+def test_shutdown_wakes_all_waiters_and_runs_none_of_their_bodies(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    waiters = queue(desk, way, "a", "a", "b", "c")
+    desk.engine.shutdown()
+    assert all(isinstance(waiter.end(), ShutdownError) for waiter in waiters)
+    assert not any(waiter.is_inside for waiter in waiters)
+    assert isinstance(way.call(partial(slot, "late")).end(), ShutdownError)
+    assert desk.counts == (1, 0)
+    assert holder.leave() is None
+    assert desk.is_empty()
+
+
+def test_raising_the_capacity_grants_to_as_many_as_now_fit(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    waiters = queue(desk, way, "a", "a", "a", "a")
+    loco_otel.configure(capacity=4)
+    inside = [waiter.inside() for waiter in waiters[:3]]
+    assert desk.counts == (4, 1)
+    assert not waiters[3].is_inside
+    assert [caller.leave() for caller in (holder, *inside, waiters[3])] == [None] * 5
+    assert desk.is_empty()
+
+
+def test_lowering_the_capacity_takes_nothing_away(desk: Desk, way: Way) -> None:
+    loco_otel.configure(capacity=2)
+    first, second = hold(way), hold(way)
+    loco_otel.configure(capacity=1)
+    (waiter,) = queue(desk, way, "a")
+    first.leave()
+    assert desk.counts == (1, 1)
+    second.leave()
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_without_a_limit_nobody_waits(desk: Desk, way: Way) -> None:
+    loco_otel.configure(capacity="auto")
+    callers = [hold(way) for _ in range(20)]
+    assert desk.counts == (20, 0)
+    assert all(caller.leave() is None for caller in callers)
+
+
+# -- bodies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("broken"), asyncio.CancelledError(), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_body_that_raises_passes_the_slot_on(desk: Desk, way: Way, error: BaseException) -> None:
+    holder = hold(way)
+    first, second = queue(desk, way, "a", "a")
+    assert holder.leave(error) is error
+    assert first.leave(error) is error
+    assert second.leave() is None
+    assert desk.is_empty()
+    assert desk.standing.tick == 3
+
+
+def test_a_generators_body_that_is_closed_passes_the_slot_on(desk: Desk, way: Way) -> None:
+    # Perhaps by the garbage collector, so it is done by the next operation, or by the timer.
+    holder = hold(way)
+    (waiter,) = queue(desk, way, "a")
+    error = GeneratorExit()
+    assert holder.leave(error) is error
+    desk.advance()
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_a_slot_that_is_dropped_comes_back(desk: Desk, way: Way) -> None:
+    way.drop(partial(slot, "careless"))
+    assert desk.is_empty()
+    way.drop(partial(slot, "careless"))
+    waiter = way.call(partial(slot, "a")).inside()
+    assert desk.counts == (1, 0)
+    waiter.leave()
+
+
+def test_whatever_fails_leaves_nothing_behind(desk: Desk, way: Way) -> None:
+    loco_otel.configure(max_waiters=1)
+    holder = hold(way)
+    (waiter,) = queue(desk, way, "flaky", timeout=5)
+    assert isinstance(way.call(partial(slot, "flaky")).end(), BackpressureError)
+    assert isinstance(way.call(partial(slot, "flaky", timeout=0)).end(), AcquireTimeoutError)
+    desk.advance(5)
+    assert isinstance(waiter.end(), AcquireTimeoutError)
+    assert [standing.agent for standing in desk.standing.agents] == ["holder"]
+    assert isinstance(holder.leave(RuntimeError()), RuntimeError)
+    assert desk.is_empty()
+
+
+# -- slots as objects ------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_can_be_used_again(desk: Desk, way: Way) -> None:
+    again = slot("a", weight=2.5)
+    for _ in range(3):
+        caller = way.call(lambda: again).inside()
+        assert desk.counts == (1, 0)
+        assert caller.leave() is None
+    assert desk.standing.tick == 3
+    assert (again.agent, again.weight, again.waited_ticks) == ("a", 2.5, 0)
+    assert desk.is_empty()
+
+
+def test_a_slot_can_be_used_again_after_it_was_not_granted(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    again = slot("a", timeout=0)
+    assert isinstance(way.call(lambda: again).end(), AcquireTimeoutError)
+    holder.leave()
+    assert way.call(lambda: again).leave() is None
+    assert desk.is_empty()
+
+
+def test_a_slot_that_is_held_cannot_be_entered_a_second_time(desk: Desk, way: Way) -> None:
+    held = slot("a")
+    holder = way.call(lambda: held).inside()
+    error = way.call(lambda: held).end()
+    assert isinstance(error, RuntimeError)
+    assert str(error) == "this slot is held already; make one for each body that runs at the same time"
+    assert desk.counts == (1, 0)
+    assert holder.leave() is None
+    nested = way.call(lambda: held, lambda: held)
+    assert isinstance(nested.end(), RuntimeError)
+    assert desk.is_empty()
+
+
+def test_a_slot_counts_the_ticks_it_waited(desk: Desk, way: Way) -> None:
+    holder = hold(way)
+    first = slot("a")
+    callers = [way.call(lambda: first)]
+    desk.waiters(1)
+    second = slot("a")
+    callers.append(way.call(lambda: second))
+    desk.waiters(2)
+    holder.leave()
+    callers[0].inside()
+    assert first.waited_ticks == 1
+    callers[0].leave()
+    callers[1].inside()
+    assert (first.waited_ticks, second.waited_ticks) == (0, 2)
+    callers[1].leave()
+
+
+def test_a_sign_of_life_keeps_a_slot(desk: Desk, way: Way) -> None:
+    loco_otel.configure(max_hold=10)
+    slow, lost = slot("slow"), slot("lost")
+    holder = way.call(lambda: slow).inside()
+    desk.advance(9)
+    slow.touch()
+    desk.advance(9)
+    assert desk.counts == (1, 0)
+    assert holder.leave() is None
+
+    holder = way.call(lambda: lost).inside()
+    (waiter,) = queue(desk, way, "a")
+    desk.advance(10)
+    waiter.inside()
+    assert holder.leave() is None
+    assert desk.counts == (1, 0)
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+def test_a_second_slot_within_the_first_shares_it_where_there_is_no_other(desk: Desk, way: Way) -> None:
+    listener = desk.record()
+    caller = way.call(partial(slot, "a"), partial(slot, "a")).inside()
+    assert desk.counts == (2, 0)
+    assert [event.reason for event in listener.of(Granted)] == [GrantReason.FREE, GrantReason.REENTRANT]
+    (waiter,) = queue(desk, way, "b")
+    assert caller.leave() is None
+    assert waiter.leave() is None
+    assert desk.is_empty()
+
+
+# -- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_a_caller_queues_under_the_name_that_is_said_where_it_runs(desk: Desk, way: Way) -> None:
+    def explicit() -> Slot:
+        with as_agent("outer", tenant="acme"), as_agent("explicit"):
+            return slot()
+
+    def named() -> Slot:
+        with as_agent("outer"):
+            return slot("named")
+
+    loco_otel.configure(capacity=3, agent_id="configured")
+    callers = [way.call(make).inside() for make in (explicit, named, slot)]
+    assert [standing.agent for standing in desk.standing.agents] == ["configured", "explicit", "named"]
+    for caller in callers:
+        assert caller.leave() is None
