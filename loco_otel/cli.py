@@ -1,143 +1,225 @@
-"""The `loco-otel` command."""
+"""The `loco-otel` command: what is installed, and whether the calls of this environment's programs are scheduled."""
 
+import logging
 import platform
-import sys
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from typing import NamedTuple
 
 import click
 from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
 from rich.console import Console
-from rich.table import Table
 
 from loco_otel._version import __version__
+from loco_otel.api import _instrumentors
 from loco_otel.errors import ConfigurationError
 from loco_otel.patching import LocoInstrumentor
 from loco_otel.settings import Settings
 
+_PACKAGES = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro")
+
 
 class Finding(NamedTuple):
-    """What became of one SDK."""
+    """What was found of one SDK."""
 
     sdk: str
-    version: str
-    scheduled: bool
-    installed: bool
-    detail: str
+    version: str | None
+    """None where it is not installed."""
+    methods: int = 0
+    """How many of its methods were patched."""
+    fault: str = ""
+    """Why it is not patched; empty where it is."""
+    supported: bool = True
+    """Whether its version is one of those that can be patched."""
+
+    @property
+    def patched(self) -> bool:
+        """Whether its calls pass the scheduler."""
+        return self.version is not None and not self.fault
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return "not installed"
+        if self.fault:
+            return f"NOT patched: {self.fault}"
+        return f"patched, {self.methods} methods"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Load-aware scheduling of LLM calls: see what is in force."""
+    """Load-aware scheduling of LLM calls inside Python programs, visible in OpenTelemetry.
+
+    Nothing here is needed to run a program: opentelemetry-instrument python app.py
+    """
 
 
 @main.command("version")
 def show_version() -> None:
-    """Show the versions of loco-otel, Python and OpenTelemetry."""
-    click.echo(f"loco-otel {__version__}")
-    click.echo(f"Python {platform.python_version()}")
-    for distribution in ("opentelemetry-sdk", "opentelemetry-instrumentation"):
-        click.echo(f"{distribution} {version(distribution)}")
+    """Print the versions of loco-otel, Python and OpenTelemetry."""
+    rows = [("loco-otel", __version__), ("Python", platform.python_version())]
+    rows += [(package, _version(package) or "not installed") for package in _PACKAGES]
+    for name, number in rows:
+        click.echo(f"{name} {number}")
 
 
 @main.command()
-def doctor() -> None:
-    """Show which SDKs are found and patched, and the settings in force.
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Tell whether LLM calls would be scheduled here, and if not, why.
 
-    Exits with status 1 when calls would go unscheduled.
+    Patches the SDKs in this process, as opentelemetry-instrument does in yours, and looks whether it worked. Exits with
+    1 when calls would go unscheduled.
     """
-    # Piped, nobody's screen is the limit, and a path that is cut in two can't be searched for.
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    settings, bad_setting = None, ""
     try:
         settings = Settings.load()
     except ConfigurationError as error:
-        console.print(f"[red]Bad setting:[/red] {error}", markup=True)
-        console.print("loco-otel stays inactive: calls would go unscheduled.")
-        sys.exit(1)
+        bad_setting = str(error)
     findings = [_examine(entry, settings) for entry in _instrumentors()]
-    console.print(f"loco-otel {__version__}, Python {platform.python_version()}\n")
-    console.print(_sdk_table(findings))
-    console.print(_settings_table(settings))
-    for warning in _warnings(settings):
-        console.print(f"[yellow]Note:[/yellow] {warning}")
-    installed = [finding for finding in findings if finding.installed]
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"loco-otel {__version__}, Python {platform.python_version()}", style="bold")
+    _head(console, "SDKs")
+    rows = [(finding.sdk, finding.version or "-", str(finding)) for finding in findings]
+    for finding, line in zip(findings, _aligned(rows), strict=True):
+        style = "red" if finding.fault else "green" if finding.patched else "dim"
+        console.print(line, style=style, markup=False)
+    if settings is not None:
+        _head(console, "Settings: value, and where it comes from")
+        for line in _aligned(settings.rows()):
+            console.print(line, markup=False)
+    _head(console, "Notes")
+    if bad_setting:
+        console.print(f"  error: {bad_setting}", style="red", markup=False)
+    for warning in _warnings(settings, findings):
+        console.print(f"  warning: {warning}", style="yellow", markup=False)
+    console.print("  Limits are per process: several workers together make several times as many calls.")
+
+    console.print()
+    if settings is None or (trouble := _trouble(findings)):
+        console.print(f"Not well: {bad_setting or trouble}", style="bold red", markup=False)
+        context.exit(1)
+    names = ", ".join(finding.sdk for finding in findings if finding.patched)
+    way = "observed" if settings.capacity is None else f"scheduled, at most {settings.capacity} at a time"
+    console.print(f"Well: under opentelemetry-instrument, the calls of {names} are {way}", style="bold green")
+
+
+def _warnings(settings: Settings | None, findings: Iterable[Finding]) -> Iterator[str]:
+    """Name what may not be meant so."""
+    if settings is not None:
+        yield from settings.unknown
+        if settings.capacity is None:
+            yield "LOCO_CAPACITY is not set: calls are observed, and none waits"
+    for finding in findings:
+        if not finding.supported:
+            yield f"{finding.sdk} {finding.version} is none of the versions that loco-otel is tested with"
+
+
+def _trouble(findings: Iterable[Finding]) -> str:
+    """Say which calls would go unscheduled; nothing where all is well."""
+    installed = [finding for finding in findings if finding.version is not None]
     if not installed:
-        console.print("[red]No supported SDK is installed:[/red] there is nothing to schedule.")
-    if not installed or not all(finding.scheduled for finding in installed):
-        console.print("[red]Calls would go unscheduled.[/red]")
-        sys.exit(1)
-    console.print("[green]Calls are scheduled.[/green]")
+        return "none of the SDKs is installed, so there is nothing to schedule"
+    if not any(finding.patched for finding in installed):
+        return "no call is scheduled"
+    left_out = [finding.sdk for finding in installed if finding.fault and finding.supported]
+    return f"the calls of {', '.join(left_out)} go unscheduled" if left_out else ""
 
 
-def _instrumentors() -> list[EntryPoint]:
-    group = entry_points(group="opentelemetry_instrumentor")
-    return sorted((entry for entry in group if entry.name.startswith("loco_")), key=lambda entry: entry.name)
-
-
-def _examine(entry: EntryPoint, settings: Settings) -> Finding:
-    """Patch one SDK in this process, as the launcher would in the program's, and look at what came of it."""
+def _examine(entry: EntryPoint, settings: Settings | None) -> Finding:
+    """Find out whether one SDK's calls would be scheduled, by patching it; then take that back."""
     instrumentor: LocoInstrumentor = entry.load()()
     sdk = instrumentor.sdk
-    try:
-        found = version(sdk)
-    except PackageNotFoundError:
-        return Finding(sdk, "-", scheduled=False, installed=False, detail="not installed")
-
-    def unscheduled(detail: str) -> Finding:
-        return Finding(sdk, found, scheduled=False, installed=True, detail=detail)
-
-    obstacle = _obstacle(entry, instrumentor, settings)
-    if obstacle is not None:
-        return unscheduled(obstacle)
-    instrumentor.instrument()
-    try:
-        __import__(instrumentor.targets()[0].module)
-        patched = instrumentor.patched()
-    except ImportError as error:
-        return unscheduled(f"cannot be imported: {error}")
-    finally:
-        instrumentor.uninstrument()
-    if len(patched) < len(instrumentor.targets()):
-        return unscheduled("cannot be patched; the log says why")
-    return Finding(sdk, found, scheduled=True, installed=True, detail=f"{len(patched)} methods patched")
-
-
-def _obstacle(entry: EntryPoint, instrumentor: LocoInstrumentor, settings: Settings) -> str | None:
-    """Say what keeps an installed SDK from being patched at all."""
+    installed = _version(sdk)
+    if installed is None:
+        return Finding(sdk, None)
+    finding = Finding(sdk, installed)
+    if settings is None:
+        return finding._replace(fault="a setting cannot be used, see below")
     if not settings.enabled:
-        return "LOCO_ENABLED is false"
-    if settings.disabled_instrumentations & {"*", entry.name}:
-        return "disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-    if get_dependency_conflicts(instrumentor.instrumentation_dependencies()) is not None:
-        return f"needs {instrumentor.requires}"
-    return None
+        return finding._replace(fault="LOCO_ENABLED is false")
+    if not settings.disabled_instrumentations.isdisjoint({"*", entry.name}):
+        return finding._replace(fault=f"{entry.name} is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
+    supported = get_dependency_conflicts(instrumentor.instrumentation_dependencies()) is None
+    patched, reason = _patch(instrumentor)
+    wanted = [str(target) for target in instrumentor.targets()]
+    if missing := [name for name in wanted if name not in patched]:
+        fault = reason or f"not patched: {', '.join(missing)}"
+        if not supported:
+            fault = f"version not supported, it takes {instrumentor.requires} ({fault})"
+        return finding._replace(fault=fault, supported=supported)
+    return finding._replace(methods=len(patched), supported=supported)
 
 
-def _sdk_table(findings: list[Finding]) -> Table:
-    table = Table("SDK", "version", "scheduled", "", title="SDKs", title_justify="left")
-    for finding in findings:
-        scheduled = "[green]yes[/green]" if finding.scheduled else "[red]no[/red]" if finding.installed else "-"
-        table.add_row(finding.sdk, finding.version, scheduled, finding.detail)
-    return table
+def _patch(instrumentor: LocoInstrumentor) -> tuple[tuple[str, ...], str]:
+    """Patch an SDK, look, and undo it unless it was patched before; return what was patched, and what went wrong."""
+    before = instrumentor.is_instrumented_by_opentelemetry
+    reason = ""
+    with _log() as records:
+        if not before:
+            # The launcher does not let OpenTelemetry check versions either: it looks at our distribution's.
+            instrumentor.instrument(skip_dep_check=True)
+        try:
+            import_module(instrumentor.targets()[0].module)
+        except Exception as error:
+            reason = f"it cannot be imported: {_told(error)}"
+        patched = instrumentor.patched()
+        if not before:
+            instrumentor.uninstrument()
+    errors = [record.exc_info[1] for record in records if record.levelno >= logging.ERROR and record.exc_info]
+    if errors and errors[0] is not None:
+        reason = f"patching failed: {_told(errors[0])}"
+    return patched, reason
 
 
-def _settings_table(settings: Settings) -> Table:
-    table = Table("key", "value", "from", title="Settings", title_justify="left")
-    for row in settings.rows():
-        table.add_row(row.key, row.value, row.origin)
-    return table
+class _Collector(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
-def _warnings(settings: Settings) -> list[str]:
-    warnings = list(settings.unknown)
-    if settings.capacity is None:
-        warnings.append("LOCO_CAPACITY is not set: calls are observed, and none waits.")
-    else:
-        warnings.append(
-            f"The limit of {settings.capacity} holds in each process by itself: "
-            "with several workers, give each its share."
-        )
-    return warnings
+@contextmanager
+def _log() -> Iterator[list[logging.LogRecord]]:
+    """Collect what loco-otel logs, instead of logging it."""
+    handler = _Collector()
+    logger = logging.getLogger("loco_otel")
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _told(error: BaseException) -> str:
+    """Return an exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _head(console: Console, text: str) -> None:
+    console.print(f"\n{text}", style="bold")
+
+
+def _aligned(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return rows of three as lines with straight columns."""
+    rows = list(rows)
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    return [f"  {row[0]:{first}}  {row[1]:{second}}  {row[2]}" for row in rows]
 
 
 if __name__ == "__main__":

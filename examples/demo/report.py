@@ -59,7 +59,7 @@ def check(result: Result) -> None:
 def show(console: Console, result: Result) -> None:
     """Print a row for each agent, and what the server saw."""
     console.print("\n[bold]What each agent waited for and took[/], from the spans of this run:", soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("agent")
     for name in ("calls", "429s", "wait p50", "p95", "max", "tokens in", "out", "weight", "share"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -67,7 +67,7 @@ def show(console: Console, result: Result) -> None:
     for agent in sorted({wait.agent for wait in result.waits}):
         waits = [wait for wait in result.waits if wait.agent == agent]
         table.add_row(agent, *_cells(waits), f"{_weight(waits) / total:.0%}")
-    table.add_row("all", *_cells(result.waits), "")
+    table.add_row("all", *_cells(result.waits), "", style="bold")
     console.print(table)
     notes = [
         "A wait is from asking for a slot to getting it. A call that was refused asks again, so it has two.",

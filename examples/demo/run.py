@@ -146,7 +146,7 @@ def tell_more(console: Console, metrics_url: str) -> None:
         "  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=... LOCO_CAPACITY=2\n"
         "  export OTEL_METRICS_EXPORTER=prometheus OTEL_TRACES_EXPORTER=none OTEL_LOGS_EXPORTER=none\n"
         f"  {scripts}/opentelemetry-instrument {scripts}/python {shown(NEWSROOM)}\n"
-        f"[bold]Metrics[/] were on {metrics_url} while it ran; with those settings they are on the default port:\n"
+        f"[bold]Metrics[/] were on {metrics_url}. With those settings, while it runs:\n"
         "  curl -s http://localhost:9464/metrics | grep ^loco_\n"
         "[bold]To a collector[/], spans and metrics:\n"
         "  export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp\n"

@@ -273,7 +273,7 @@ class Scheduler:
         """
         self.events = []
         self._deadlines = LazyHeap()
-        self.leases_due = now
+        self.leases_due = -inf  # whatever it was may be lost: look at once
         for pool in self._pools.values():
             pool.clear()
         for seq, ticket in list(self._tickets.items()):
@@ -393,6 +393,8 @@ class Scheduler:
 
     def _reject(self, pool: Pool, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
+        asked = ticket.state is not State.QUEUED
+        queued = ticket.state is State.QUEUED
         ticket.outcome = outcome
         ticket.state = State.REJECTED
         ticket.places = ()
@@ -401,8 +403,9 @@ class Scheduler:
             self.decided.append(ticket)
         del self._tickets[ticket.seq]
         if self.observed:
-            ticks = pool.line.tick - ticket.waiting_tick
-            since = now - ticket.waiting_since
+            # Nobody waited yet for one that was queued only.
+            ticks = 0 if queued else pool.line.tick - ticket.waiting_tick
+            since = 0.0 if queued else now - ticket.waiting_since
             policy = pool.line.policy.name
             self.events.append(Rejected(now, ticket, outcome, since, ticks, policy, ticket.repeated))
 

@@ -9,7 +9,9 @@ greenlets apart. An ident may be used again after its thread has ended; then an 
 behind counts as one of the new thread's, which at worst shares a slot where the old one would never have been freed.
 """
 
+import asyncio
 import threading
+import weakref
 from collections.abc import Hashable, Iterator
 from contextvars import ContextVar
 from typing import TypeAlias
@@ -18,12 +20,37 @@ from loco_otel._core.ticket import Ticket
 
 
 class Claim:
-    """One context's hold on a lease that moved there. A lease has one claim at a time: that of its reader."""
+    """One context's hold on a lease that moved there, and kept alive by that context alone.
 
-    __slots__ = ("ticket",)
+    A lease has one claim at a time: that of its reader. When its reader is gone, those before have it again: a task
+    that reads each chunk in a child task (`wait_for` makes one on 3.11), or in `asyncio.to_thread`.
+    """
+
+    __slots__ = ("__weakref__", "place", "ticket")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
+        self.place = Place(self)
+
+
+class Place:
+    """A claim as the core knows it."""
+
+    __slots__ = ("_claim", "_task")
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = weakref.ref(claim)
+        task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+        self._task = None if task is None else weakref.ref(task)
+
+    def is_left(self) -> bool:
+        """Tell whether the task that made the claim, or every context that held it, is gone."""
+        if self._claim() is None:
+            return True
+        if self._task is None:
+            return False
+        task = self._task()
+        return task is None or task.done()
 
 
 Hold: TypeAlias = Ticket | Claim
@@ -83,27 +110,35 @@ def covering() -> Ticket | None:
 def claim(hold: Hold) -> None:
     """Let this context, and those that inherit it from now on, hold a claim."""
     scope = _scope.get()
-    _scope.set((scope[0], *_good(scope), hold))
-
-
-def claimed(hold: Hold) -> bool:
-    """Tell whether this context holds a claim."""
-    return hold in _scope.get()[1:]
+    ticket = _ticket(hold)
+    _scope.set((scope[0], *[other for other in _good(scope) if _ticket(other) is not ticket], hold))
 
 
 def blocked_by_task() -> tuple[Hashable, ...]:
     """Name what cannot end while this task waits."""
-    return _scope.get()[1:]
+    scope = _scope.get()
+    return tuple(_blocked(scope)) if len(scope) > 1 else ()
 
 
 def blocked_by_thread() -> tuple[Hashable, ...]:
     """Name what cannot end while this thread waits."""
-    return (threading.get_ident(), *_scope.get()[1:])
+    return (threading.get_ident(), *blocked_by_task())
 
 
 def _good(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Hold]:
     for hold in scope[1:]:
-        if hold is not None:
-            ticket = hold.ticket if isinstance(hold, Claim) else hold
-            if not ticket.state.ended and ticket.places[-1] is hold:
-                yield hold
+        if hold is not None and not _ticket(hold).state.ended:
+            yield hold
+
+
+def _blocked(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Hashable]:
+    for hold in _good(scope):
+        own = hold.place if isinstance(hold, Claim) else hold
+        yield own
+        for place in _ticket(hold).places:
+            if place is not own and isinstance(place, Place) and place.is_left():
+                yield place
+
+
+def _ticket(hold: Hold) -> Ticket:
+    return hold.ticket if isinstance(hold, Claim) else hold

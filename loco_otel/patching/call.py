@@ -72,7 +72,7 @@ class Call:
     def move_here(self) -> None:
         """Note that somebody else reads the body now."""
         claim = lineage.Claim(self.ticket)
-        self._runtime.engine.move(self.ticket, (threading.get_ident(), claim))
+        self._runtime.engine.move(self.ticket, (threading.get_ident(), claim.place))
         lineage.claim(claim)
 
     def touch(self) -> None:
@@ -101,7 +101,8 @@ class Call:
     def fail(self, error: BaseException) -> None:
         """Give the slot back after a call that brought no body: nothing was spent."""
         engine, ticket = self._runtime.engine, self.ticket
-        if self.trace is not None:
+        if self.trace is not None and not ticket.state.ended:
+            # A rejection is told as what it is, whether the caller or the listeners hear of it first.
             self.trace.error = error
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.

@@ -1,5 +1,6 @@
 """Puts wrappers on an SDK and takes them off again."""
 
+import inspect
 import logging
 from abc import abstractmethod
 from collections.abc import Collection
@@ -44,8 +45,12 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     @classmethod
     def patched(cls) -> tuple[str, ...]:
-        """Name the methods that are wrapped now: none before the SDK is imported."""
-        return tuple(f"{owner.__module__}.{owner.__name__}.{name}" for owner, name, _ in cls._wrapped)
+        """Name the methods that are wrapped now: none before the SDK is imported, nor those that somebody put back."""
+        return tuple(
+            f"{owner.__module__}.{owner.__name__}.{name}"
+            for owner, name, wrapper in cls._wrapped
+            if _is_in_place(owner, name, wrapper)
+        )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,6 +111,11 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return wrapper(wrapped, instance, args, kwargs)
 
         return gate
+
+
+def _is_in_place(owner: Any, name: str, wrapper: Any) -> bool:
+    """Tell whether a method still has a wrapper, be it under those of others."""
+    return inspect.unwrap(vars(owner).get(name), stop=lambda layer: layer is wrapper) is wrapper
 
 
 def _unwrap(owner: Any, name: str, wrapper: Any) -> None:

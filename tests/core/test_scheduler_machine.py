@@ -34,20 +34,22 @@ from loco_otel.events import (
 PLACES = ("thread-1", "thread-2", "thread-3")
 SPENDING = Spending(Usage(10, 20), 30, "gpt")
 
-capacities = st.one_of(st.integers(1, 4), st.none())
+capacities = st.sampled_from([1, 1, 1, 2, 2, 3, 4, None])
 policies = st.sampled_from(["load", "load", "fifo"])
 alphas = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
 guards = st.sampled_from([0, 0, 1, 2, 5])
 holds = st.sampled_from([inf, inf, 3.0])
 places = st.lists(st.sampled_from(PLACES), min_size=1, max_size=2, unique=True).map(tuple)
+parked = st.one_of(st.none(), places)
 requests = st.builds(
     lambda agent, weight, resources, timeout, admission: Request(agent, weight, resources, timeout, admission),
     agent=st.sampled_from("abcd"),
     weight=st.sampled_from([500, 1000, 1000, 3000]),
     resources=st.sampled_from([("llm",), ("llm",), ("llm",), ("tool",)]),
-    timeout=st.sampled_from([None, None, None, 0, 0.5, 2.0]),
+    timeout=st.sampled_from([None, None, None, None, 2.0, 2.0, 0.5, 0]),
     admission=st.sampled_from([False, False, False, True]),
 )
+crowds = st.lists(st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4)
 
 STORY: dict[tuple[str, type[Event]], str] = {
     ("new", Submitted): "asked",
@@ -74,6 +76,15 @@ TOLD: dict[str, tuple[State, ...]] = {
     "paused": (State.SUSPENDED, State.ADMITTING),
     "over": (State.RELEASED, State.REJECTED),
 }
+
+
+def has(*states: State) -> Callable[["SchedulerMachine"], bool]:
+    return lambda machine: any(ticket.state in states for ticket in machine.tickets)
+
+
+def seldom(machine: "SchedulerMachine") -> bool:
+    """Tell whether enough tickets came since for another change of the scheduler itself."""
+    return machine.changes * 3 <= len(machine.tickets)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -119,12 +130,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model = SchedulerModel(resources, max_waiters=max_waiters, max_hold=max_hold, observed=observed)
         self.tickets: list[Ticket] = []
         self.story: dict[Ticket, str] = {}
+        self.changes = 0
         self.most = dict.fromkeys(self.pools, inf)
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
 
-    @rule(request=requests, where=places, wait=st.sampled_from([True, True, True, False]), blocks=places)
-    def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...]) -> None:
+    @rule(crowd=crowds)
+    def arrive(self, crowd: list[tuple[Request, tuple[str, ...], bool, tuple[str, ...] | None]]) -> None:
+        for request, where, wait, blocks in crowd:
+            self.submit(request, where, wait, blocks)
+
+    def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...] | None) -> None:
         ticket = Ticket(request)
         # A lease's own claim is one of its places too, so that tickets tell each other apart.
         ticket.places = (*where, ticket)
@@ -137,21 +153,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not (quiet and core.observed)
 
         self.step(submit, lambda model, now: model.submit(ticket, ticket.places or where, now, wait=wait))
-        if ticket.state is State.WAITING and len(blocks) == 1:
+        if ticket.state is State.WAITING and blocks is not None:
             self.let_park(ticket, blocks)
 
+    @precondition(has(State.QUEUED))
     @rule(data=st.data())
     def wait(self, data: st.DataObject) -> None:
         self.on_ticket(Scheduler.wait, SchedulerModel.wait, data, State.QUEUED)
 
+    @precondition(has(State.WAITING))
     @rule(data=st.data(), blocks=places, claims=st.booleans())
     def park(self, data: st.DataObject, blocks: tuple[str, ...], claims: bool) -> None:
-        ticket = self.pick(data, State.WAITING)
-        if ticket is not None:
-            leases = [other for other in self.tickets if other.state.holds]
-            mine: tuple[Hashable, ...] = (data.draw(st.sampled_from(leases)),) if claims and leases else ()
-            self.let_park(ticket, (*blocks, *mine))
+        leases = [other for other in self.tickets if other.state.holds]
+        mine: tuple[Hashable, ...] = (data.draw(st.sampled_from(leases)),) if claims and leases else ()
+        self.let_park(self.pick(data, State.WAITING), (*blocks, *mine))
 
+    @precondition(has(State.ADMITTING))
     @rule(data=st.data(), yes=st.booleans())
     def admit(self, data: st.DataObject, yes: bool) -> None:
         if yes:
@@ -164,8 +181,14 @@ class SchedulerMachine(RuleBasedStateMachine):
                 State.ADMITTING,
             )
 
+    @precondition(has(State.GRANTED))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.on_ticket(Scheduler.release, SchedulerModel.release, data, State.GRANTED)
+
+    @precondition(has(State.GRANTED))
     @rule(data=st.data(), spending=st.booleans())
-    def release(self, data: st.DataObject, spending: bool) -> None:
+    def end_as_the_engine_does(self, data: st.DataObject, spending: bool) -> None:
         def release(core: Scheduler, ticket: Ticket, now: float) -> None:
             if spending and ticket.state is State.GRANTED:
                 core.settle(ticket, SPENDING, now)
@@ -179,32 +202,42 @@ class SchedulerMachine(RuleBasedStateMachine):
 
         self.on_ticket(release, released, data, State.GRANTED)
 
+    @precondition(has(State.WAITING, State.QUEUED, State.ADMITTING, State.SUSPENDED))
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.on_ticket(Scheduler.cancel, SchedulerModel.cancel, data, *State)
+        """A holder is released rather than cancelled, as a rule."""
+        states = (State.WAITING, State.QUEUED, State.ADMITTING, State.SUSPENDED)
+        self.on_ticket(Scheduler.cancel, SchedulerModel.cancel, data, *states)
 
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data(), what=st.sampled_from(["wait", "admit", "release", "cancel", "suspend", "resume"]))
+    def come_too_late_or_too_early(self, data: st.DataObject, what: str) -> None:
+        self.on_ticket(getattr(Scheduler, what), getattr(SchedulerModel, what), data, *State)
+
+    @precondition(has(State.GRANTED))
     @rule(data=st.data())
     def suspend(self, data: st.DataObject) -> None:
         self.on_ticket(Scheduler.suspend, SchedulerModel.suspend, data, State.GRANTED)
 
+    @precondition(has(State.SUSPENDED))
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
         self.on_ticket(Scheduler.resume, SchedulerModel.resume, data, State.SUSPENDED)
 
+    @precondition(has(*HOLDS))
     @rule(data=st.data(), where=places)
     def move(self, data: st.DataObject, where: tuple[str, ...]) -> None:
         ticket = self.pick(data, *HOLDS)
-        if ticket is not None and ticket.state.holds:
-            self.step(
-                lambda core, now: core.move(ticket, (*where, ticket), now),
-                lambda model, now: model.move(ticket, (*where, ticket), now),
-            )
+        self.step(
+            lambda core, now: core.move(ticket, (*where, ticket), now),
+            lambda model, now: model.move(ticket, (*where, ticket), now),
+        )
 
+    @precondition(has(*HOLDS))
     @rule(data=st.data())
     def touch(self, data: st.DataObject) -> None:
         ticket = self.pick(data, *HOLDS)
-        if ticket is not None:
-            ticket.touched_at = self.model.records[ticket].touched_at = self.now
+        ticket.touched_at = self.model.records[ticket].touched_at = self.now
 
     # -- time, limits, the end ----------------------------------------------------------------------------------
 
@@ -215,8 +248,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.step(Scheduler.advance, SchedulerModel.advance)
             assert self.core.next_wakeup() > self.now
 
+    @precondition(seldom)
     @rule(capacity=capacities)
     def set_capacity(self, capacity: int | None) -> None:
+        self.changes += 1
         limit = inf if capacity is None else capacity
         # What is held when a capacity is lowered stays; it must not become more.
         self.most["llm"] = inf
@@ -226,14 +261,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         self.most["llm"] = max(limit, self.pools["llm"].used)
 
+    @precondition(seldom)
     @rule(seconds=holds)
     def set_max_hold(self, seconds: float) -> None:
+        self.changes += 1
         self.step(
             lambda core, now: core.set_max_hold(seconds, now), lambda model, now: model.set_max_hold(seconds, now)
         )
 
+    @precondition(seldom)
     @rule(policy=policies, alpha=alphas, guard=guards)
     def set_policy(self, policy: str, alpha: float, guard: int) -> None:
+        self.changes += 1
+
         def set_policy(core: Scheduler, now: float) -> None:
             core.set_policy(self.make_policy(policy, alpha), guard, now)
             for name, resource in self.model.resources.items():
@@ -244,8 +284,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             lambda model, now: model.set_policy(policy, alpha if policy == "load" else 0.0, guard, now),
         )
 
+    @precondition(seldom)
     @rule()
     def recover(self) -> None:
+        self.changes += 1
         self.core.recover(self.now)
         live = [record.ticket for record in self.model.live()]
         assert set(self.core.decided) == {
@@ -255,7 +297,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.core.decided = []
         self.model.recover()
 
-    @precondition(lambda self: len(self.tickets) > 15)
+    @precondition(lambda self: len(self.tickets) > 40)
     @rule()
     def shutdown(self) -> None:
         self.step(Scheduler.shutdown, SchedulerModel.shutdown)
@@ -345,10 +387,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def picks(self, name: str) -> Any:
         return getattr(self.pools[name].line.policy, "picks", None)
 
-    def pick(self, data: st.DataObject, *states: State) -> Ticket | None:
-        """Choose a ticket in one of these states; where there is none, any: it must be left alone."""
-        able = [ticket for ticket in self.tickets if ticket.state in states] or self.tickets
-        return data.draw(st.sampled_from(able)) if able else None
+    def pick(self, data: st.DataObject, *states: State) -> Ticket:
+        return data.draw(st.sampled_from([ticket for ticket in self.tickets if ticket.state in states]))
 
     def let_park(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
         ticket.wake = _wake
@@ -364,8 +404,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         *states: State,
     ) -> None:
         ticket = self.pick(data, *states)
-        if ticket is not None:
-            self.step(lambda core, now: real(core, ticket, now), lambda other, now: model(other, ticket, now))
+        self.step(lambda core, now: real(core, ticket, now), lambda other, now: model(other, ticket, now))
 
     def step(
         self, real: Callable[[Scheduler, float], None], model: Callable[[SchedulerModel, float], None]
@@ -424,4 +463,4 @@ def _of(tickets: list[Ticket], name: str) -> list[Ticket]:
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)

@@ -1,4 +1,4 @@
-"""A holder that needs a second slot before it can end the first: everybody finishes, and nothing is shared without need."""
+"""A holder that needs a second slot before it can end the first: all finish, and nothing is shared without need."""
 
 import asyncio
 import threading
@@ -215,17 +215,18 @@ def test_a_second_slot_that_is_not_had_in_time_is_given_up(desk: Desk, loop: Loo
 
 
 def test_a_shared_slot_outlives_its_lender(desk: Desk, loop: Loop) -> None:
-    outer_left, leave = threading.Event(), asyncio.Event()
+    outer_left, inside, leave = threading.Event(), asyncio.Event(), asyncio.Event()
 
     async def child() -> None:
         async with slot("a"):
+            inside.set()
             await leave.wait()
 
     async def program() -> None:
         async with slot("a"):
             inner = asyncio.create_task(child())
-            while desk.counts != (2, 0):
-                await asyncio.sleep(0)
+            await inside.wait()
+            assert desk.counts == (2, 0)
         outer_left.set()
         await inner
 

@@ -1,0 +1,484 @@
+"""Who reads a stream may make another call, at any capacity; and no slot is shared as long as that can be avoided."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from typing import Any
+
+import pytest
+from sdk_calls import Sdk, each_async_sdk, each_sdk, each_sync_sdk, now, opened
+from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_server import LlmServer
+
+import loco_otel
+from loco_otel.events import Granted, GrantReason, Released, Submitted, Waiting
+
+
+def reasons(scheduling: Scheduling) -> list[GrantReason]:
+    return [event.reason for event in scheduling.seen.of(Granted)]
+
+
+FREE, SCORE, REENTRANT = GrantReason.FREE, GrantReason.SCORE, GrantReason.REENTRANT
+
+
+# -- one slot ---------------------------------------------------------------------------------------------------------
+
+
+@each_sdk
+def test_a_call_while_a_stream_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with opened(sdk.client(server)) as client, opened(await now(sdk.stream(client))) as stream:
+            await now(stream.__anext__() if sdk.is_async else next(stream))
+            await now(sdk.ask(client))
+            await now(stream.__anext__() if sdk.is_async else next(stream))
+            await now(sdk.ask(client))
+
+    sdk.run(main())
+    scheduling.settled(3)
+    assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT]
+
+
+@each_sdk
+def test_streams_within_streams(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    depth = 4
+
+    async def nest(client: Any, left: int) -> None:
+        async with opened(await now(sdk.stream(client))) as stream:
+            await now(stream.__anext__() if sdk.is_async else next(stream))
+            if left:
+                await nest(client, left - 1)
+
+    async def main() -> None:
+        async with opened(sdk.client(server)) as client:
+            await nest(client, depth)
+
+    sdk.run(main())
+    scheduling.settled(1 + depth)
+    assert reasons(scheduling) == [FREE, *[REENTRANT] * depth]
+
+
+Nested = Callable[[Callable[[], Coroutine[Any, Any, None]]], Coroutine[Any, Any, None]]
+
+
+async def in_the_same_task(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await call()
+
+
+async def in_wait_for(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """On 3.11 it makes a task."""
+    await asyncio.wait_for(call(), SOON)
+
+
+async def in_a_child(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.create_task(call())
+
+
+async def in_a_group(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(call())
+        group.create_task(call())
+
+
+@each_async_sdk
+@pytest.mark.parametrize("nested", [in_the_same_task, in_wait_for, in_a_child, in_a_group])
+def test_an_async_call_while_a_stream_is_read(
+    nested: Nested, sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client, await sdk.stream(client) as stream:
+
+            async def call() -> None:
+                await sdk.ask(client)
+
+            async for _ in stream:
+                await nested(call)
+                break
+
+    sdk.run(main())
+    calls = 3 if nested is in_a_group else 2
+    scheduling.settled(calls)
+    assert reasons(scheduling) == [FREE, *[REENTRANT] * (calls - 1)]
+
+
+@each_async_sdk
+@pytest.mark.parametrize("where", ["to_thread", "on the loop", "in a callback"])
+def test_a_sync_call_while_an_async_stream_is_read(
+    where: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    sync = Sdk(sdk.name, is_async=False)
+
+    async def main() -> None:
+        with sync.client(server) as other:
+            async with sdk.client(server) as client, await sdk.stream(client) as stream:
+                async for _ in stream:
+                    if where == "to_thread":
+                        await asyncio.to_thread(sync.ask, other)
+                    elif where == "on the loop":
+                        sync.ask(other)
+                    else:
+                        # In a context that knows nothing of the stream; but it blocks the loop of its reader.
+                        done = asyncio.get_running_loop().create_future()
+                        loop = asyncio.get_running_loop()
+                        loop.call_soon(lambda: done.set_result(sync.ask(other)), context=Context())  # noqa: B023
+                        await done
+                    break
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
+@each_async_sdk
+def test_each_chunk_read_by_a_task_of_its_own(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """As with a time limit for each chunk; on 3.11 `wait_for` makes a task."""
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client, await sdk.stream(client) as stream:
+
+            async def read() -> None:
+                await stream.__anext__()
+
+            for _ in range(2):
+                await asyncio.create_task(read())
+                await asyncio.wait_for(stream.__anext__(), SOON)
+                await asyncio.wait_for(sdk.ask(client), SOON)
+
+    sdk.run(main())
+    scheduling.settled(3)
+    assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT]
+
+
+@each_async_sdk
+def test_a_chunk_read_by_a_task_that_is_kept(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """As with a sign of life to one's own client while the chunk is awaited."""
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client, await sdk.stream(client) as stream:
+
+            async def read() -> None:
+                await stream.__anext__()
+
+            reader = asyncio.create_task(read())
+            await asyncio.wait({reader})
+            await asyncio.wait_for(sdk.ask(client), SOON)
+            assert reader.done()
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
+@each_sync_sdk
+def test_each_chunk_of_a_sync_stream_read_by_to_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    coloured = Sdk(sdk.name, is_async=True)
+
+    async def main() -> None:
+        with sdk.client(server) as sync, sdk.stream(sync) as stream:
+            async with coloured.client(server) as client:
+                for _ in range(2):
+                    await asyncio.to_thread(next, stream)
+                    await asyncio.wait_for(coloured.ask(client), SOON)
+
+    asyncio.run(main())
+    scheduling.settled(3)
+    assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT]
+
+
+@each_sync_sdk
+def test_each_chunk_read_in_another_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """As web frameworks read a generator: one step in a thread, in a copy of the context, then the next step."""
+    scheduling = scheduled(capacity=1)
+
+    def generate(client: Any) -> Any:
+        with sdk.stream(client) as stream:
+            for chunk in stream:
+                sdk.ask(client)
+                yield chunk
+
+    with sdk.client(server) as client:
+        generated = generate(client)
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(copy_context().run, next, generated).result(SOON)
+        generated.close()
+    scheduling.settled(4)
+    assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT, REENTRANT]
+
+
+# -- two slots, two readers -------------------------------------------------------------------------------------------
+
+
+@each_sync_sdk
+def test_two_threads_that_each_need_a_second_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=2)
+    both = threading.Barrier(2)
+
+    def read(client: Any) -> None:
+        with sdk.stream(client) as stream:
+            next(stream)
+            both.wait(SOON)
+            sdk.ask(client)
+
+    with sdk.client(server) as client, ThreadPoolExecutor(2) as pool:
+        list(pool.map(read, [client] * 2, timeout=SOON))
+    scheduling.settled(4)
+    assert reasons(scheduling)[:3] == [FREE, FREE, REENTRANT]
+    assert most_at_once(scheduling) == 3, "one at a time"
+
+
+@each_async_sdk
+def test_two_tasks_that_each_need_a_second_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=2)
+
+    async def main() -> None:
+        reading: list[None] = []
+        both = asyncio.Event()
+        async with sdk.client(server) as client:
+
+            async def read() -> None:
+                async with await sdk.stream(client) as stream:
+                    await stream.__anext__()
+                    reading.append(None)
+                    if len(reading) == 2:
+                        both.set()
+                    await both.wait()
+                    await sdk.ask(client)
+
+            await asyncio.gather(read(), read())
+
+    sdk.run(main())
+    scheduling.settled(4)
+    assert reasons(scheduling)[:3] == [FREE, FREE, REENTRANT]
+    assert most_at_once(scheduling) == 3, "one at a time"
+
+
+def most_at_once(scheduling: Scheduling) -> int:
+    at_once = most = 0
+    for event in scheduling.seen.events:
+        at_once += isinstance(event, Granted) - isinstance(event, Released)
+        most = max(most, at_once)
+    return most
+
+
+# -- nothing is shared that need not be -------------------------------------------------------------------------------
+
+
+@each_sync_sdk
+def test_a_nested_call_waits_for_a_stream_that_can_still_end(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=2)
+    with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
+        unrelated = sdk.stream(client)
+
+        def read() -> None:
+            with sdk.stream(client) as stream:
+                next(stream)
+                sdk.ask(client)
+
+        reader = pool.submit(read)
+        scheduling.seen.wait_for(Waiting)
+        assert reasons(scheduling) == [FREE, FREE]
+        unrelated.close()
+        reader.result(SOON)
+    scheduling.settled(3)
+    assert reasons(scheduling) == [FREE, FREE, SCORE]
+
+
+@each_async_sdk
+def test_a_nested_call_of_a_task_waits_for_a_stream_that_can_still_end(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=2)
+
+    async def main() -> None:
+        async with sdk.client(server) as client:
+
+            async def read() -> None:
+                async with await sdk.stream(client) as stream:
+                    await stream.__anext__()
+                    await sdk.ask(client)
+
+            reader = asyncio.create_task(read())
+            await scheduling.seen.told(Submitted)
+            unrelated = await sdk.stream(client)
+            await scheduling.seen.told(Waiting)
+            assert reasons(scheduling) == [FREE, FREE]
+            await unrelated.close()
+            await reader
+
+    sdk.run(main())
+    scheduling.settled(3)
+    assert reasons(scheduling) == [FREE, FREE, SCORE]
+
+
+@each_async_sdk
+def test_a_stream_handed_to_another_task_is_that_tasks(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """Who opened it does not hold it any more: a call there waits for its end, and shares nothing."""
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        async with sdk.client(server) as client:
+            stream = await sdk.stream(client)
+
+            async def read() -> None:
+                async for _ in stream:
+                    begun.set()
+                    await go_on.wait()
+
+            reader = asyncio.create_task(read())
+            await begun.wait()
+            asker = asyncio.create_task(ask(client))
+            await scheduling.seen.told(Waiting)
+            assert reasons(scheduling) == [FREE]
+            go_on.set()
+            await asker
+            await reader
+
+    async def ask(client: Any) -> None:
+        await sdk.ask(client)
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, SCORE]
+
+
+@each_async_sdk
+def test_a_stream_handed_to_another_task_is_lent_to_that_task(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client:
+            stream = await sdk.stream(client)
+
+            async def read() -> None:
+                async for _ in stream:
+                    await sdk.ask(client)
+                    break
+                await stream.close()
+
+            # In a context that knows nothing of the stream.
+            await asyncio.create_task(read(), context=Context())
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
+@each_sync_sdk
+def test_a_stream_handed_to_another_thread_is_that_threads(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    begun, go_on = threading.Event(), threading.Event()
+    with sdk.client(server) as client, ThreadPoolExecutor(2) as pool:
+        stream = sdk.stream(client)
+
+        def read() -> None:
+            for _ in stream:
+                begun.set()
+                go_on.wait(SOON)
+
+        def release() -> None:
+            scheduling.seen.wait_for(Waiting)
+            assert reasons(scheduling) == [FREE]
+            go_on.set()
+
+        reader = pool.submit(read)
+        begun.wait(SOON)
+        releaser = pool.submit(release)
+        sdk.ask(client)
+        reader.result(SOON)
+        releaser.result(SOON)
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, SCORE]
+
+
+# -- calls within what holds a slot already ---------------------------------------------------------------------------
+
+
+@each_sdk
+def test_a_call_within_a_slot_is_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with opened(sdk.client(server)) as client:
+            with loco_otel.slot("analyst"):
+                await now(sdk.ask(client))
+                async with opened(await now(sdk.stream(client))) as stream:
+                    await now(stream.__anext__() if sdk.is_async else next(stream))
+            await now(sdk.ask(client))
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert len(server.requests()) == 3
+    assert [event.ticket.request.provider for event in scheduling.seen.of(Submitted)] == [None, sdk.name]
+
+
+@each_async_sdk
+def test_child_tasks_of_a_slot_are_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client, loco_otel.slot("analyst"):
+            await asyncio.gather(sdk.ask(client), sdk.ask(client))
+
+    sdk.run(main())
+    scheduling.settled(1)
+    assert len(server.requests()) == 2
+
+
+@each_sync_sdk
+def test_an_sdk_upon_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """As LiteLLM upon OpenAI's: what is patched calls what is patched."""
+    scheduling = scheduled(capacity=1)
+    with sdk.client(server) as inner, sdk.client(server) as outer:
+        send = outer._prepare_options
+
+        def prepare(options: Any) -> Any:
+            sdk.ask(inner)
+            return send(options)
+
+        outer._prepare_options = prepare
+        sdk.ask(outer)
+    scheduling.settled(1)
+    assert len(server.requests()) == 2
+    assert reasons(scheduling) == [FREE]
+
+
+@each_async_sdk
+def test_an_async_sdk_upon_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as inner, sdk.client(server) as outer:
+            send = outer._prepare_options
+
+            async def prepare(options: Any) -> Any:
+                await asyncio.create_task(ask(inner))
+                return await send(options)
+
+            outer._prepare_options = prepare
+            await sdk.ask(outer)
+
+    async def ask(client: Any) -> None:
+        await sdk.ask(client)
+
+    sdk.run(main())
+    scheduling.settled(1)
+    assert len(server.requests()) == 2
+    assert reasons(scheduling) == [FREE]
