@@ -26,7 +26,7 @@ class Crowd:
             max_wait_ticks=0,
         )
         heavy = max(1, agents // 5)
-        draws = [rng.randrange(heavy) if rng.random() < 0.8 else rng.randrange(agents) for _ in range(100_000)]  # noqa: PLR2004
+        draws = [rng.randrange(heavy) if rng.random() < 0.8 else rng.randrange(agents) for _ in range(100_000)]
         self._requests = cycle(Request(f"agent-{i}", rng.choice((1, 2, 3, 5)) * MILLI) for i in draws)
         for agent in range(agents):
             for _ in range(_DEPTH):

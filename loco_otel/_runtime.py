@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import random
 import threading
 import time
@@ -228,4 +229,11 @@ def _at_exit() -> None:
         _current.engine.shutdown()
 
 
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have been making the runtime: nobody will ever give that lock back."""
+    global _making  # noqa: PLW0603 - as above
+    _making = threading.Lock()
+
+
 atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)

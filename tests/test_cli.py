@@ -1,105 +1,240 @@
-"""`loco-otel doctor` and `version`, run as a user runs them."""
+"""`loco-otel version` and `loco-otel doctor`, as a user runs them."""
 
 import os
+import platform
+import re
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-import loco_otel
+from loco_otel import __version__
+from loco_otel.cli import main
+from loco_otel.settings import Settings
 
 HIDE = """
-import importlib.metadata, sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"openai", "anthropic"}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Hidden())
-real = importlib.metadata.version
-def version(name):
-    if name in {"openai", "anthropic"}:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-importlib.metadata.version = version
+import importlib.metadata as metadata, sys
+
+class Blocker:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+def from_name(name, found=metadata.Distribution.from_name):
+    if name in HIDDEN:
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+
+sys.meta_path.insert(0, Blocker)
+metadata.Distribution.from_name = staticmethod(from_name)
 """
 
-
-def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("LOCO_", "OTEL_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "loco_otel.cli", *words],
-        env=clean | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+Doctor = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_doctor_finds_both_sdks_patched() -> None:
-    done = run("doctor", LOCO_CAPACITY="3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("4 methods patched") == 2
-    assert "Calls are scheduled." in done.stdout
-    assert "limit of 3 holds in each process" in done.stdout
-    assert "\x1b" not in done.stdout
+@pytest.fixture
+def doctor(tmp_path: Path) -> Doctor:
+    """Run the doctor in a fresh interpreter, where what a test puts into `tmp_path` is found first."""
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "PYTHONPATH": str(tmp_path), **variables}
+        command = [sys.executable, "-W", "error", "-m", "loco_otel.cli", "doctor"]
+        return subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=60)
+
+    return run
 
 
-def test_doctor_tells_where_a_value_comes_from(tmp_path: Path) -> None:
-    path = tmp_path / "loco.toml"
-    path.write_text("max_waiters = 7\n")
-    done = run("doctor", LOCO_CAPACITY="3", LOCO_CONFIG=str(path))
-    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("│")}
-    assert "LOCO_CAPACITY" in rows["capacity"]
-    assert str(path) in rows["max_waiters"]
-    assert "default" in rows["policy"]
+def hide(directory: Path, *sdks: str) -> None:
+    (directory / "sitecustomize.py").write_text(f"HIDDEN = {sdks!r}\n{HIDE}")
 
 
-def test_doctor_says_that_nothing_waits_without_a_capacity() -> None:
-    done = run("doctor")
-    assert done.returncode == 0
-    assert "LOCO_CAPACITY is not set: calls are observed, and none waits." in done.stdout
+def put(directory: Path, sdk: str, number: str, base_client: str | None = None) -> None:
+    """Let a distribution have this version, and where given another `_base_client`."""
+    information = directory / f"{sdk}-{number}.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {sdk}\nVersion: {number}\n")
+    if base_client is not None:
+        (directory / sdk).mkdir()
+        (directory / sdk / "__init__.py").touch()
+        (directory / sdk / "_base_client.py").write_text(base_client)
 
 
-def test_doctor_warns_of_a_misspelt_variable() -> None:
-    assert "did you mean LOCO_CAPACITY?" in run("doctor", LOCO_CAPCITY="3").stdout
+def sdk_rows(output: str) -> Mapping[str, str]:
+    return dict(re.findall(r"^  (anthropic|openai) +(.*)$", output, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    ("environ", "reason"),
-    [
-        ({"LOCO_CAPACITY": "two"}, "LOCO_CAPACITY=two: must be auto or a whole number of at least 1"),
-        ({"LOCO_ENABLED": "false"}, "LOCO_ENABLED is false"),
-        ({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "loco_openai"}, "disabled by OTEL_PYTHON_DISABLED"),
-        ({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"}, "disabled by OTEL_PYTHON_DISABLED"),
-    ],
-)
-def test_doctor_fails_when_calls_would_go_unscheduled(environ: dict[str, str], reason: str) -> None:
-    done = run("doctor", **environ)
-    assert done.returncode == 1
-    assert reason in done.stdout
-    assert "unscheduled" in done.stdout
+def setting_rows(output: str) -> list[tuple[str, ...]]:
+    _, _, rest = output.partition("where it comes from\n")
+    return [tuple(re.split(r" {2,}", line.strip())) for line in rest.partition("\n\n")[0].splitlines()]
 
 
-def test_doctor_fails_when_no_sdk_is_installed(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HIDE)
-    done = run("doctor", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 1
-    assert "No supported SDK is installed" in done.stdout
+def last_line(output: str) -> str:
+    return output.splitlines()[-1]
 
 
 def test_version() -> None:
-    assert run("version").stdout.splitlines()[0] == f"loco-otel {loco_otel.__version__}"
+    result = CliRunner().invoke(main, ["version"])
+    assert result.exit_code == 0
+    packages = ["opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro"]
+    assert result.output.splitlines() == [
+        f"loco-otel {__version__}",
+        f"Python {platform.python_version()}",
+        *(f"{package} {version(package)}" for package in packages),
+    ]
 
 
-@pytest.mark.parametrize("words", [("-h",), ("--help",), ("doctor", "--help"), ("version", "-h")])
-def test_help(words: tuple[str, ...]) -> None:
-    done = run(*words)
+def test_installed_command() -> None:
+    command = Path(sysconfig.get_path("scripts"), "loco-otel")
+    done = subprocess.run([command, "version"], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert "Usage:" in done.stdout
+    assert done.stdout.startswith(f"loco-otel {__version__}\n")
 
 
-def test_an_unknown_command_is_named() -> None:
-    done = run("docter")
-    assert done.returncode != 0
-    assert "docter" in done.stderr
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", [[], ["version"], ["doctor"]])
+def test_help(command: list[str], option: str) -> None:
+    result = CliRunner().invoke(main, [*command, option])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: {' '.join(['main', *command])} ")
+
+
+def test_unknown_command() -> None:
+    result = CliRunner().invoke(main, ["docter"])
+    assert result.exit_code != 0
+    assert "No such command 'docter'" in result.output
+
+
+def test_all_is_well(doctor: Doctor) -> None:
+    done = doctor(LOCO_CAPACITY="4", LOCO_POLICY="fifo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sdk_rows(done.stdout) == {
+        "anthropic": f"{version('anthropic')}  patched, 4 methods",
+        "openai": f"{version('openai')}  patched, 4 methods",
+    }
+    expected = Settings.load({"LOCO_CAPACITY": "4", "LOCO_POLICY": "fifo"}).rows()
+    assert setting_rows(done.stdout) == [tuple(row) for row in expected]
+    assert ("capacity", "4", "LOCO_CAPACITY") in expected
+    assert "warning" not in done.stdout
+    assert "Limits are per process" in done.stdout
+    assert last_line(done.stdout) == (
+        "Well: under opentelemetry-instrument, the calls of anthropic, openai are scheduled, at most 4 at a time"
+    )
+
+
+def test_piped_output_is_plain(doctor: Doctor) -> None:
+    done = doctor(LOCO_CAPACITY="4", LOCO_AGENT_ID=f"[red]{'long ' * 40}")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("  agent_id ")]
+    assert "[red]long " in row
+    assert row.endswith("LOCO_AGENT_ID")
+
+
+def test_unlimited(doctor: Doctor) -> None:
+    done = doctor()
+    assert done.returncode == 0
+    assert "  warning: LOCO_CAPACITY is not set: calls are observed, and none waits\n" in done.stdout
+    assert last_line(done.stdout).endswith("are observed")
+
+
+def test_unknown_variable(doctor: Doctor) -> None:
+    done = doctor(LOCO_CAPACITY="4", LOCO_CAPCITY="4")
+    assert (done.returncode, done.stderr) == (0, "")
+    line = "  warning: LOCO_CAPCITY is not a setting of loco-otel; did you mean LOCO_CAPACITY?\n"
+    assert done.stdout.count(line) == 1
+
+
+def test_bad_setting() -> None:
+    result = CliRunner().invoke(main, ["doctor"], env={"LOCO_CAPACITY": "0"})
+    line = "LOCO_CAPACITY=0: must be auto or a whole number of at least 1"
+    assert result.exit_code == 1
+    assert f"  error: {line}\n" in result.output
+    assert last_line(result.output) == f"Not well: {line}"
+    assert all("NOT patched: a setting cannot be used" in row for row in sdk_rows(result.output).values())
+
+
+def test_not_enabled() -> None:
+    result = CliRunner().invoke(main, ["doctor"], env={"LOCO_ENABLED": "false"})
+    assert result.exit_code == 1
+    assert all("NOT patched: LOCO_ENABLED is false" in row for row in sdk_rows(result.output).values())
+    assert last_line(result.output) == "Not well: no call is scheduled"
+
+
+def test_one_disabled(doctor: Doctor) -> None:
+    done = doctor(LOCO_CAPACITY="4", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="flask, loco_openai")
+    rows = sdk_rows(done.stdout)
+    assert done.returncode == 1
+    assert "NOT patched: loco_openai is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" in rows["openai"]
+    assert "patched, 4 methods" in rows["anthropic"]
+    assert last_line(done.stdout) == "Not well: the calls of openai go unscheduled"
+
+
+def test_all_disabled() -> None:
+    result = CliRunner().invoke(main, ["doctor"], env={"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"})
+    assert result.exit_code == 1
+    assert last_line(result.output) == "Not well: no call is scheduled"
+
+
+def test_one_sdk_missing(doctor: Doctor, tmp_path: Path) -> None:
+    hide(tmp_path, "openai")
+    done = doctor(LOCO_CAPACITY="4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sdk_rows(done.stdout)["openai"].split(maxsplit=1) == ["-", "not installed"]
+    assert "the calls of anthropic are scheduled" in last_line(done.stdout)
+
+
+def test_all_sdks_missing(doctor: Doctor, tmp_path: Path) -> None:
+    hide(tmp_path, "openai", "anthropic")
+    done = doctor(LOCO_CAPACITY="4")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert last_line(done.stdout).startswith("Not well: none of the SDKs is installed")
+
+
+def test_patch_fails(doctor: Doctor, tmp_path: Path) -> None:
+    put(tmp_path, "anthropic", "2.99.0", "")
+    done = doctor(LOCO_CAPACITY="4")
+    assert (done.returncode, done.stderr) == (1, "")
+    row = sdk_rows(done.stdout)["anthropic"]
+    assert row.startswith("2.99.0")
+    assert re.search(r"NOT patched: patching failed: AttributeError: .*'anthropic._base_client' has no attribute", row)
+    assert last_line(done.stdout) == "Not well: the calls of anthropic go unscheduled"
+
+
+def test_sdk_cannot_be_imported(doctor: Doctor, tmp_path: Path) -> None:
+    put(tmp_path, "anthropic", "2.99.0", "raise ImportError('libssl is missing')")
+    done = doctor(LOCO_CAPACITY="4")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "NOT patched: it cannot be imported: ImportError: libssl is missing" in sdk_rows(done.stdout)["anthropic"]
+
+
+def test_version_not_supported(doctor: Doctor, tmp_path: Path) -> None:
+    put(tmp_path, "anthropic", "0.1.0", "")
+    done = doctor(LOCO_CAPACITY="4")
+    assert "NOT patched: version not supported, it takes anthropic >= " in sdk_rows(done.stdout)["anthropic"]
+    assert "  warning: anthropic 0.1.0 is none of the versions that loco-otel is tested with\n" in done.stdout
+    assert done.returncode == 0
+    assert "the calls of openai are scheduled" in last_line(done.stdout)
+
+
+def test_method_put_back_is_not_patched() -> None:
+    program = """
+from loco_otel_instrumentation.openai import OpenAIInstrumentor
+from openai import _base_client as base
+plain = base.SyncAPIClient.request
+OpenAIInstrumentor().instrument()
+print(len(OpenAIInstrumentor.patched()))
+import wrapt
+wrapt.wrap_function_wrapper(base.AsyncAPIClient, "request", lambda call, _, args, kwargs: call(*args, **kwargs))
+print(len(OpenAIInstrumentor.patched()))
+base.SyncAPIClient.request = plain
+print(*OpenAIInstrumentor.patched())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    names = ("AsyncAPIClient.request", "SyncAPIClient._sleep_for_retry", "AsyncAPIClient._sleep_for_retry")
+    assert done.stdout.splitlines() == ["4", "4", " ".join(f"openai._base_client.{name}" for name in names)]

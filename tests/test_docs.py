@@ -21,7 +21,7 @@ def _blocks(text: str, language: str) -> list[str]:
 
 def test_readme_example_runs() -> None:
     (program,) = _blocks(README, "python")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "one of two slots, for as long as this body runs",

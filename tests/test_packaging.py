@@ -17,7 +17,9 @@ def test_both_packages_are_typed() -> None:
 
 
 def test_entry_points_load() -> None:
-    ours = {entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"}
+    ours = {
+        entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"
+    }
     assert ours.keys() == {"loco_openai", "loco_anthropic"}
     for entry in ours.values():
         assert issubclass(entry.load(), LocoInstrumentor)

@@ -231,9 +231,7 @@ def test_alpha_and_a_goal_together_in_the_file_are_refused(config):
     environ = config('alpha = 0.1\noptimize_for = "latency"')
     path = environ["LOCO_CONFIG"]
 
-    assert fault(environ) == (
-        f"optimize_for=latency in {path} and alpha=0.1 in {path}: set one of them, not both"
-    )
+    assert fault(environ) == (f"optimize_for=latency in {path} and alpha=0.1 in {path}: set one of them, not both")
 
 
 def test_the_environment_s_alpha_wins_over_the_file_s_goal_and_the_other_way_round(config):
@@ -368,9 +366,7 @@ def test_a_file_too_deep_to_parse_is_refused(config):
     assert "must name a readable TOML file" in fault(config("x = " + "[" * 100_000))
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("no.toml", "No such file or directory"), ("", "Is a directory")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("no.toml", "No such file or directory"), ("", "Is a directory")])
 def test_a_file_that_can_not_be_read_is_refused(name, reason, tmp_path):
     path = str(tmp_path / name)
 
@@ -481,9 +477,7 @@ def test_settings_can_not_be_written():
 
 
 def test_a_changed_copy_keeps_the_rest_and_says_what_changed():
-    settings = Settings.load(
-        {"LOCO_CAPACITY": "2", "LOCO_MAX_HOLD": "5", "LOCO_X": "1", "OTEL_SERVICE_NAME": "shop"}
-    )
+    settings = Settings.load({"LOCO_CAPACITY": "2", "LOCO_MAX_HOLD": "5", "LOCO_X": "1", "OTEL_SERVICE_NAME": "shop"})
     changed = settings.changed(capacity="auto", weights={"gpt-4o": 2})
 
     assert (settings.capacity, settings.weights) == (2, {})

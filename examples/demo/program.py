@@ -1,6 +1,7 @@
 """The agents' program, run as anybody would: unchanged, under `opentelemetry-instrument`."""
 
 import sys
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import ProxyHandler, build_opener
@@ -66,7 +67,7 @@ class Program:
         try:
             with _open(self.metrics_url, timeout=2) as answer:
                 page = answer.read().decode()
-        except OSError:
+        except (OSError, HTTPException):  # it may end at any moment
             return None
         samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
 

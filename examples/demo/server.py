@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from child import Child, command, environment, free_port
@@ -57,7 +57,7 @@ class MockServer:
             raise DemoError(f"the mock LLM server did not start:\n{self._child.output().strip()}")
         try:
             self._ask("GET", "scenario")
-        except OSError:
+        except DemoError:
             return False
         return True
 
@@ -71,22 +71,17 @@ class MockServer:
         self._ask("POST", "scenario", {"behaviors": behaviors})
 
     def served(self) -> list[Served]:
-        """Return all requests that have ended.
-
-        Raises:
-            DemoError: the server does not answer any more.
-
-        """
-        try:
-            requests = self._ask("GET", "requests")["requests"]
-        except URLError as error:
-            raise DemoError(f"the mock LLM server does not answer any more: {error.reason}") from error
+        """Return all requests that have ended."""
+        requests = self._ask("GET", "requests")["requests"]
         return [Served(request["started_at"], request["ended_at"], request["status"]) for request in requests]
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with _open(Request(f"http://{self.address}/_llmock/{path}", data, method=method), timeout=5) as answer:
-            return json.load(answer)
+        try:
+            with _open(Request(f"http://{self.address}/_llmock/{path}", data, method=method), timeout=5) as answer:
+                return json.load(answer)
+        except (OSError, HTTPException) as error:
+            raise DemoError(f"the mock LLM server does not answer: {error}") from error
 
 
 def peak(served: Iterable[Served]) -> int:

@@ -394,7 +394,6 @@ class Scheduler:
     def _reject(self, pool: Pool, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
         asked = ticket.state is not State.QUEUED
-        queued = ticket.state is State.QUEUED
         ticket.outcome = outcome
         ticket.state = State.REJECTED
         ticket.places = ()
@@ -404,8 +403,8 @@ class Scheduler:
         del self._tickets[ticket.seq]
         if self.observed:
             # Nobody waited yet for one that was queued only.
-            ticks = 0 if queued else pool.line.tick - ticket.waiting_tick
-            since = 0.0 if queued else now - ticket.waiting_since
+            ticks = pool.line.tick - ticket.waiting_tick if asked else 0
+            since = now - ticket.waiting_since if asked else 0.0
             policy = pool.line.policy.name
             self.events.append(Rejected(now, ticket, outcome, since, ticks, policy, ticket.repeated))
 

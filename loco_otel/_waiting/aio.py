@@ -53,8 +53,16 @@ async def _park(engine: Engine, ticket: Ticket) -> None:
             # The loop is closed, so nobody is there to take the slot.
             engine.abandon(ticket)
 
-    engine.park(ticket, wake, lineage.blocked_by_task())
-    await gate
+    blocks = lineage.blocked_by_task()
+    engine.park(ticket, wake, blocks)
+    if not blocks:
+        await gate
+        return
+    again = loop.call_later(lineage.LOOK_AGAIN, _open, gate)
+    try:
+        await gate
+    finally:
+        again.cancel()
 
 
 def _open(gate: asyncio.Future[None]) -> None:

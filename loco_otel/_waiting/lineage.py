@@ -53,6 +53,9 @@ class Place:
         return task is None or task.done()
 
 
+LOOK_AGAIN = 1.0
+"""Seconds after which a waiter that holds claims says anew what it blocks: a reader may be gone by then."""
+
 Hold: TypeAlias = Ticket | Claim
 """The claim of the context that acquired a lease is the ticket itself."""
 

@@ -38,5 +38,6 @@ def _park(engine: Engine, ticket: Ticket) -> None:
         except RuntimeError:
             return  # open already: a wake is a hint and may come twice
 
-    engine.park(ticket, wake, lineage.blocked_by_thread())
-    gate.acquire()
+    blocks = lineage.blocked_by_thread()
+    engine.park(ticket, wake, blocks)
+    gate.acquire(timeout=lineage.LOOK_AGAIN if len(blocks) > 1 else -1)

@@ -160,11 +160,7 @@ class Resource:
         if not self.order or not all(self.is_stuck(lease.places) for lease in self.order):
             return []
         scores = self.scores()
-        able = [
-            each
-            for each in self.waiters
-            if self.hosts(each) and not self.is_stuck(each.places, but=each)
-        ]
+        able = [each for each in self.waiters if self.hosts(each) and not self.is_stuck(each.places, but=each)]
         return sorted(able, key=lambda each: (-scores[each.agent], each.age_key))
 
     def hosts(self, waiter: Record) -> list[Record]:

@@ -41,15 +41,17 @@ guards = st.sampled_from([0, 0, 1, 2, 5])
 holds = st.sampled_from([inf, inf, 3.0])
 places = st.lists(st.sampled_from(PLACES), min_size=1, max_size=2, unique=True).map(tuple)
 parked = st.one_of(st.none(), places)
-requests = st.builds(
-    lambda agent, weight, resources, timeout, admission: Request(agent, weight, resources, timeout, admission),
-    agent=st.sampled_from("abcd"),
-    weight=st.sampled_from([500, 1000, 1000, 3000]),
-    resources=st.sampled_from([("llm",), ("llm",), ("llm",), ("tool",)]),
-    timeout=st.sampled_from([None, None, None, None, 2.0, 2.0, 0.5, 0]),
-    admission=st.sampled_from([False, False, False, True]),
+requests = st.tuples(
+    st.sampled_from("abcd"),
+    st.sampled_from([500, 1000, 1000, 3000]),
+    st.sampled_from([("llm",), ("llm",), ("llm",), ("tool",)]),
+    st.sampled_from([None, None, None, None, 2.0, 2.0, 0.5, 0]),
+    st.sampled_from([False, False, False, True]),
+).map(lambda facts: Request(*facts))
+"""Agent, weight, resources, timeout, admission."""
+crowds = st.lists(
+    st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4
 )
-crowds = st.lists(st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4)
 
 STORY: dict[tuple[str, type[Event]], str] = {
     ("new", Submitted): "asked",
@@ -67,7 +69,7 @@ STORY: dict[tuple[str, type[Event]], str] = {
     ("paused", Rejected): "over",
     ("paused", Released): "over",
 }
-"""What may be told of a ticket, after what: each wait has one end, each grant has one end, nothing comes after the last."""
+"""What may be told of a ticket, after what: each wait has one end, each grant has one, nothing comes after the last."""
 
 TOLD: dict[str, tuple[State, ...]] = {
     "asked": (State.QUEUED, State.ADMITTING),
@@ -102,6 +104,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def begin(
         self,
+        *,
         capacity: int | None,
         policy: str,
         alpha: float,
@@ -297,9 +300,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.core.decided = []
         self.model.recover()
 
-    @precondition(lambda self: len(self.tickets) > 40)
+    @precondition(lambda self: len(self.tickets) > 40 and seldom(self))
     @rule()
     def shutdown(self) -> None:
+        self.changes += 1
         self.step(Scheduler.shutdown, SchedulerModel.shutdown)
 
     def teardown(self) -> None:
@@ -392,9 +396,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def let_park(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
         ticket.wake = _wake
-        self.step(
-            lambda core, now: core.park(ticket, blocks, now), lambda model, now: model.park(ticket, blocks, now)
-        )
+        self.step(lambda core, now: core.park(ticket, blocks, now), lambda model, now: model.park(ticket, blocks, now))
 
     def on_ticket(
         self,
@@ -406,9 +408,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ticket = self.pick(data, *states)
         self.step(lambda core, now: real(core, ticket, now), lambda other, now: model(other, ticket, now))
 
-    def step(
-        self, real: Callable[[Scheduler, float], None], model: Callable[[SchedulerModel, float], None]
-    ) -> None:
+    def step(self, real: Callable[[Scheduler, float], None], model: Callable[[SchedulerModel, float], None]) -> None:
         waiting = [ticket for ticket in self.tickets if ticket.state is State.WAITING]
         real(self.core, self.now)
         model(self.model, self.now)

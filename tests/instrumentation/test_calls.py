@@ -65,6 +65,7 @@ USAGE_CHUNK: dict[str, Any] = {"stream_options": {"include_usage": True}}
 EMBED: dict[str, Any] = {"model": "text-embedding-3-small", "input": PROMPT, "encoding_format": "float"}
 RESPOND: dict[str, Any] = {"model": "gpt-4o", "input": PROMPT}
 
+
 def tokens(answer: Any) -> tuple[int, int]:
     usage = answer.usage
     if hasattr(usage, "prompt_tokens"):
@@ -371,9 +372,7 @@ Mode = Callable[[LlmServer, Way, int], list[Seen]]
 
 @pytest.mark.parametrize("way", [pytest.param(way, id=f"{way.sdk}-{way.name}") for way in WAYS])
 @pytest.mark.parametrize("mode", [in_threads, in_one_loop, in_several_loops])
-def test_each_way_of_calling_is_scheduled_once(
-    mode: Mode, way: Way, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_each_way_of_calling_is_scheduled_once(mode: Mode, way: Way, server: LlmServer, scheduled: Scheduled) -> None:
     unpatched = mode(server, way, 1)
     (request,) = server.requests()
     server.reset()

@@ -399,9 +399,8 @@ def test_an_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
 
     scheduling = scheduled(capacity=1)
     http = httpx2.Client(transport=httpx2.MockTransport(broken))
-    with openai.OpenAI(api_key=KEY, http_client=http) as client:
-        with pytest.raises(json.JSONDecodeError):
-            client.embeddings.create(model="text-embedding-3-small", input="hi")
+    with openai.OpenAI(api_key=KEY, http_client=http) as client, pytest.raises(json.JSONDecodeError):
+        client.embeddings.create(model="text-embedding-3-small", input="hi")
     ended(scheduling, "json.decoder.JSONDecodeError", spent=False)
 
 
@@ -479,9 +478,7 @@ def _failed(scheduling: Scheduling, name: str) -> list[Any]:
 
 @each_async_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_cancelled_before_the_headers(
-    streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_cancelled_before_the_headers(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "delay", "seconds": STALL})
     scheduling = scheduled(capacity=1)
 

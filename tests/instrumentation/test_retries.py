@@ -46,9 +46,7 @@ def refusal(status: int, retry_after: float = PAUSE, times: int | None = 1) -> R
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_each_attempt_is_a_wait_of_its_own(
-    streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_each_attempt_is_a_wait_of_its_own(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, times=2))
     scheduling = scheduled(capacity=1)
 
@@ -79,9 +77,7 @@ def test_each_attempt_is_a_wait_of_its_own(
 
 @each_sdk
 @pytest.mark.parametrize("status", [503, 529])
-def test_an_overloaded_provider_pushes_back_too(
-    status: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_an_overloaded_provider_pushes_back_too(status: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(status))
     scheduling = scheduled(capacity=1)
 

@@ -158,6 +158,36 @@ def test_each_chunk_read_by_a_task_of_its_own(sdk: Sdk, server: LlmServer, sched
 
 
 @each_async_sdk
+def test_a_reader_that_goes_while_another_waits(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    """It leaves the stream open, to those who had it before."""
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        async with sdk.client(server) as client, await sdk.stream(client) as stream:
+            begun, go = asyncio.Event(), asyncio.Event()
+
+            async def read() -> None:
+                await stream.__anext__()
+                begun.set()
+                await go.wait()
+
+            async def ask() -> None:
+                await sdk.ask(client)
+
+            reader = asyncio.create_task(read())
+            await begun.wait()
+            asker = asyncio.create_task(ask())
+            await scheduling.seen.told(Waiting)
+            go.set()
+            await reader
+            await asyncio.wait_for(asker, SOON)
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
+@each_async_sdk
 def test_a_chunk_read_by_a_task_that_is_kept(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """As with a sign of life to one's own client while the chunk is awaited."""
     scheduling = scheduled(capacity=1)
@@ -275,9 +305,7 @@ def most_at_once(scheduling: Scheduling) -> int:
 
 
 @each_sync_sdk
-def test_a_nested_call_waits_for_a_stream_that_can_still_end(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_a_nested_call_waits_for_a_stream_that_can_still_end(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         unrelated = sdk.stream(client)
@@ -380,9 +408,7 @@ def test_a_stream_handed_to_another_task_is_lent_to_that_task(
 
 
 @each_sync_sdk
-def test_a_stream_handed_to_another_thread_is_that_threads(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_a_stream_handed_to_another_thread_is_that_threads(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     begun, go_on = threading.Event(), threading.Event()
     with sdk.client(server) as client, ThreadPoolExecutor(2) as pool:

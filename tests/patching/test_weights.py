@@ -363,9 +363,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: (
         st.lists(inner)
-        | st.dictionaries(
-            st.sampled_from(["type", "data", "format", "text", "source", "input", "content"]), inner
-        )
+        | st.dictionaries(st.sampled_from(["type", "data", "format", "text", "source", "input", "content"]), inner)
     ),
 )
 

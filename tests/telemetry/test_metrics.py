@@ -231,9 +231,7 @@ def test_beyond_the_limit_values_are_other() -> None:
 
 def test_gauges_that_are_folded_together_make_one_value() -> None:
     agents = tuple(AgentStanding(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
-    resources = [
-        ResourceStanding(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)
-    ]
+    resources = [ResourceStanding(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]
     rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)), value_limit=1)
     assert rig.points("loco.requests.waiting") == {
         ("agent-1", "r-1"): 1,

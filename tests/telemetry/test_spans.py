@@ -41,9 +41,7 @@ def acquire_of(who: FakeTicket) -> SpanContext | None:
 
 def test_a_grant_makes_the_span_with_all_its_facts() -> None:
     rig = Rig()
-    who = ticket(
-        weight=2500, task_type="summary", provider="openai", model="gpt-4o", context=under(rig.parent())
-    )
+    who = ticket(weight=2500, task_type="summary", provider="openai", model="gpt-4o", context=under(rig.parent()))
     rig.tell(Submitted(990.0, who), waiting(who), granted(who))
 
     span = rig.span()
@@ -146,9 +144,7 @@ def test_a_rejection_is_an_error(outcome: Outcome) -> None:
 
 def test_a_set_of_resources_has_one_name() -> None:
     rig = Rig()
-    rig.tell(
-        granted(ticket(resources=("search", "llm_api"))), granted(ticket(resources=("llm_api", "search")))
-    )
+    rig.tell(granted(ticket(resources=("search", "llm_api"))), granted(ticket(resources=("llm_api", "search"))))
     assert {span.name for span in rig.spans()} == {"acquire llm_api+search"}
 
 
