@@ -9,6 +9,7 @@ nothing deadlocks.
 import dis
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -242,10 +243,8 @@ def test_an_interrupt_loses_nothing(prepare: Callable[[Bench], Callable[[], None
         if observed:
             bench.engine.listen(lambda _: None)
         operation = prepare(bench)
-        try:
+        with suppress(KeyboardInterrupt):
             at_point(number, interrupt, operation, signals=True)
-        except KeyboardInterrupt:
-            pass
         bench.check()
 
 
