@@ -4,21 +4,27 @@ python library.py
 """
 
 import asyncio
+import sys
 import threading
 import time
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, as_agent, slot
 
-WORK = 0.05
+WORK = 0.1
 """Seconds that a piece of work takes here."""
+
+
+def say(line: str) -> None:
+    """Print a line in one piece, whatever other threads print meanwhile."""
+    sys.stdout.write(f"{line}\n")
 
 
 def embed(document: str) -> None:
     """Work in a thread: the body of `with` holds the slot."""
     with slot("indexer", weight=5) as held:
         time.sleep(WORK)
-        print(f"indexer has embedded {document}, after {held.waited_ticks} others had ended")
+        say(f"indexer has embedded {document}, after {held.waited_ticks} others had ended")
 
 
 async def answer(question: str) -> None:
@@ -26,16 +32,16 @@ async def answer(question: str) -> None:
     with as_agent("chat", tenant="acme"):
         async with slot() as held:
             await asyncio.sleep(WORK)
-            print(f"{held.agent} has answered {question!r}, after {held.waited_ticks} others had ended")
+            say(f"{held.agent} has answered {question!r}, after {held.waited_ticks} others had ended")
 
 
 def peek() -> None:
     """Take a free slot or none: nobody waits with a timeout of 0."""
     try:
         with slot("dashboard", timeout=0):
-            print("dashboard has looked")
+            say("dashboard has looked")
     except AcquireTimeoutError as error:
-        print(f"{error.agent} does without: no slot of {error.resource} is free")
+        say(f"{error.agent} does without: no slot of {error.resource} is free")
 
 
 async def main() -> None:
@@ -48,7 +54,7 @@ async def main() -> None:
     await asyncio.sleep(0)
 
     (standing,) = loco_otel.snapshot().resources
-    print(f"{standing.active} hold a slot, {standing.waiting} wait, policy {standing.policy}")
+    say(f"{standing.active} hold a slot, {standing.waiting} wait, policy {standing.policy}")
     peek()
 
     await asyncio.gather(*questions)

@@ -5,7 +5,7 @@ frameworks set it), `LOCO_AGENT_ID`, the service's name.
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -22,7 +22,8 @@ class Identity(NamedTuple):
     tenant: str | None = None
 
 
-_explicit: ContextVar[Identity | None] = ContextVar("loco_otel_agent", default=None)
+_explicit: ContextVar[tuple[Identity, ...]] = ContextVar("loco_otel_agent", default=())
+"""What the `as_agent` bodies say that the code here runs in, the innermost last."""
 
 readers: list[Callable[[], str | None]] = []
 """Ways to ask an agent framework who is running; the first that knows is believed."""
@@ -31,36 +32,51 @@ readers: list[Callable[[], str | None]] = []
 class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
     """Say who makes the calls in a `with` body, in this thread or task and in those that inherit its context.
 
+    One object may be entered any number of times, by several threads and tasks at once too.
+
     Args:
         agent: the name under which its calls queue, wait and spend.
         tenant: for whom it works.
 
     """
 
-    __slots__ = ("_identity", "_token")
+    __slots__ = ("_identity",)
 
     def __init__(self, agent: str, *, tenant: str | None = None) -> None:
-        if not agent:
-            raise ValueError("agent must be a name, not an empty string")
-        self._identity = Identity(agent, tenant)
-        self._token: Token[Identity | None] | None = None
+        self._identity = Identity(checked_name(agent), tenant)
 
     def __enter__(self) -> Self:
-        self._token = _explicit.set(self._identity)
+        _explicit.set((*_explicit.get(), self._identity))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            _explicit.reset(self._token)
+        said = _explicit.get()
+        for index in reversed(range(len(said))):
+            if said[index] is self._identity:
+                _explicit.set((*said[:index], *said[index + 1 :]))
+                return
+        # It is not said here: a generator is closed in another context, perhaps by the garbage collector.
+
+
+def checked_name(agent: str) -> str:
+    """Return an agent's name.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    if not (isinstance(agent, str) and agent):
+        raise ValueError(f"agent must be a name, not {agent!r}")
+    return agent
 
 
 def who(default: str) -> Identity:
     """Tell who is calling; `default` where nothing says so."""
-    identity = _explicit.get()
-    if identity is not None:
-        return identity
+    said = _explicit.get()
+    if said:
+        return said[-1]
     for read in readers:
         agent = read()
         if agent:

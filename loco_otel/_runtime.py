@@ -102,7 +102,10 @@ class Runtime:
             now = time.monotonic()
             if now >= self._look_at:
                 self._look_at = now + _LOOK_AGAIN
-                self.observe()
+                try:
+                    self.observe()
+                except Exception:
+                    log_fault("looking for an OpenTelemetry SDK")
 
     def trace(self) -> CallTrace | None:
         """Capture the current context for a request's spans; None without tracing."""
@@ -117,14 +120,20 @@ class Runtime:
     def fault(self, what: str) -> None:
         """Log a fault of ours, and count the call that goes out unscheduled."""
         log_fault(what)
-        self.engine.bypass(BypassReason.INTERNAL_ERROR)
+        self._bypass(BypassReason.INTERNAL_ERROR)
 
     def unsupported(self, what: str) -> None:
         """Warn, once for each kind, of what cannot be scheduled, and count it."""
         if what not in _told:
             _told.add(what)
             _logger.warning("%s: the call goes on unscheduled; logged once", what)
-        self.engine.bypass(BypassReason.UNSUPPORTED_RUNTIME)
+        self._bypass(BypassReason.UNSUPPORTED_RUNTIME)
+
+    def _bypass(self, reason: BypassReason) -> None:
+        try:
+            self.engine.bypass(reason)
+        except Exception:
+            log_fault("counting an unscheduled call")
 
     def announce(self, sdk: str, version: str) -> None:
         """Note, and say at INFO, that an SDK's calls are scheduled now; the limits are said once."""
@@ -167,9 +176,10 @@ def log_fault(what: str) -> None:
 
 def fault(what: str) -> None:
     """Log a fault of ours, and count the call that goes out unscheduled, if there is anything to count it."""
-    log_fault(what)
-    if _current is not None:
-        _current.engine.bypass(BypassReason.INTERNAL_ERROR)
+    if _current is None:
+        log_fault(what)
+    else:
+        _current.fault(what)
 
 
 _current: Runtime | None = None
@@ -230,10 +240,13 @@ def _at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Another thread of the parent may have been making the runtime: nobody will ever give that lock back."""
+    """Another thread of the parent may have held these locks: nobody will ever give them back."""
     global _making  # noqa: PLW0603 - as above
     _making = threading.Lock()
+    if _current is not None:
+        _current._attaching = threading.Lock()
 
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

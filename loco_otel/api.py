@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from math import isfinite
 
 from loco_otel import _runtime
-from loco_otel._identity import who
+from loco_otel._identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
 from loco_otel.settings import Settings
@@ -14,6 +13,9 @@ from loco_otel.settings import Settings
 _logger = logging.getLogger("loco_otel")
 
 _RESOURCES = (DEFAULT_RESOURCE,)
+
+_HEAVIEST = 1e9
+"""So that sums of milli-weights are exact, and never beyond what the score can be computed from."""
 
 
 def slot(
@@ -38,21 +40,23 @@ def slot(
         labels: more about it, for programs that read events.
 
     Raises:
-        ValueError: weight or timeout cannot be used.
+        ValueError: agent, weight or timeout cannot be used.
         ConfigurationError: a setting is wrong.
         AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
 
     """
     runtime = _runtime.current()
-    if not (weight > 0 and isfinite(weight)):
-        raise ValueError(f"weight must be a positive finite number, not {weight!r}")
+    if not 0 < weight <= _HEAVIEST:
+        raise ValueError(f"weight must be a number above 0 and at most {_HEAVIEST:.0f}, not {weight!r}")
     if timeout is None:
         timeout = runtime.settings.acquire_timeout
     elif not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
     if agent is None:
-        agent, known_tenant = who(runtime.default_agent)
+        agent, known_tenant = _caller(runtime)
         tenant = tenant or known_tenant
+    else:
+        checked_name(agent)
     runtime.look_for_sdk()
     request = Request(
         agent,
@@ -65,6 +69,14 @@ def slot(
         labels=labels,
     )
     return Slot(runtime, request)
+
+
+def _caller(runtime: _runtime.Runtime) -> Identity:
+    try:
+        return who(runtime.default_agent)
+    except Exception:
+        _runtime.log_fault("telling who calls")
+        return Identity(runtime.default_agent)
 
 
 def configure(**settings: object) -> Settings:

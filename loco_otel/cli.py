@@ -103,7 +103,7 @@ def doctor(context: click.Context) -> None:
         context.exit(1)
     names = ", ".join(finding.sdk for finding in findings if finding.patched)
     way = "observed" if settings.capacity is None else f"scheduled, at most {settings.capacity} at a time"
-    console.print(f"Well: under opentelemetry-instrument, the calls of {names} are {way}", style="bold green")
+    console.print(f"Well: the calls of {names} are {way}", style="bold green")
 
 
 def _warnings(settings: Settings | None, findings: Iterable[Finding]) -> Iterator[str]:

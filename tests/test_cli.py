@@ -121,9 +121,15 @@ def test_all_is_well(doctor: Doctor) -> None:
     assert ("capacity", "4", "LOCO_CAPACITY") in expected
     assert "warning" not in done.stdout
     assert "Limits are per process" in done.stdout
-    assert last_line(done.stdout) == (
-        "Well: under opentelemetry-instrument, the calls of anthropic, openai are scheduled, at most 4 at a time"
-    )
+    assert last_line(done.stdout) == "Well: the calls of anthropic, openai are scheduled, at most 4 at a time"
+
+
+def test_setting_from_a_file(doctor: Doctor, tmp_path: Path) -> None:
+    path = tmp_path / "loco.toml"
+    path.write_text("capacity = 7\n")
+    done = doctor(LOCO_CONFIG=str(path))
+    assert done.returncode == 0
+    assert ("capacity", "7", f"file {path}") in setting_rows(done.stdout)
 
 
 def test_piped_output_is_plain(doctor: Doctor) -> None:
@@ -201,7 +207,7 @@ def test_patch_fails(doctor: Doctor, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     row = sdk_rows(done.stdout)["anthropic"]
     assert row.startswith("2.99.0")
-    assert re.search(r"NOT patched: patching failed: AttributeError: .*'anthropic._base_client' has no attribute", row)
+    assert re.search(r"NOT patched: patching failed: AttributeError: .* has no attribute 'SyncAPIClient'", row)
     assert last_line(done.stdout) == "Not well: the calls of anthropic go unscheduled"
 
 

@@ -129,7 +129,7 @@ def test_demo_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
     program.write_text(FEW_CALLS)
     ours, theirs = pty.openpty()
     output = b""
-    with marked.start(RUN, program, output=theirs, TERM="xterm") as process:
+    with marked.start(RUN, program, output=theirs, TERM="xterm", COLUMNS="100") as process:
         os.close(theirs)
         while True:
             try:
@@ -233,7 +233,7 @@ def test_library(marked: Marked) -> None:
     status, output = marked.run("-W", "error", EXAMPLES / "library.py")
     assert status == 0, output
     first, second, *middle, last = output.splitlines()
-    assert re.fullmatch(r"2 hold a slot, [2-6] wait, policy load", first)
+    assert re.fullmatch(r"2 hold a slot, \d wait, policy load", first)
     assert second == "dashboard does without: no slot of llm_api is free"
     answers = [line.partition(",")[0] for line in middle]
     documents = [f"indexer has embedded document {number}" for number in range(6)]

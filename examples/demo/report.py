@@ -60,7 +60,7 @@ def show(console: Console, result: Result) -> None:
     """Print a row for each agent, and what the server saw."""
     console.print("\n[bold]What each agent waited for and took[/], from the spans of this run:", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("agent")
+    table.add_column("agent", overflow="fold")
     for name in ("calls", "429s", "wait p50", "p95", "max", "tokens in", "out", "weight", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     total = _weight(result.waits)

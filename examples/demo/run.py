@@ -142,7 +142,7 @@ def tell_more(console: Console, metrics_url: str) -> None:
     """Say how to go on from here."""
     scripts = shown(Path(sys.executable).parent)
     console.print(
-        "\n[bold]With your own keys[/] (a few cents):\n"
+        "\n[bold]With your own keys[/] (well under a dollar):\n"
         "  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=... LOCO_CAPACITY=2\n"
         "  export OTEL_METRICS_EXPORTER=prometheus OTEL_TRACES_EXPORTER=none OTEL_LOGS_EXPORTER=none\n"
         f"  {scripts}/opentelemetry-instrument {scripts}/python {shown(NEWSROOM)}\n"

@@ -16,12 +16,14 @@ from rich.table import Table
 
 _BETWEEN_LINES = 2.0
 """Seconds, where there is no terminal."""
+_WIDTH = 120
+"""Columns, where there is no terminal."""
 
 
 def open_console() -> Console:
     """Return a console that writes control codes to a terminal only, whatever the environment says."""
     capable = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return Console(force_terminal=capable, highlight=False)
+    return Console(force_terminal=capable, width=None if capable else _WIDTH, highlight=False)
 
 
 class Screen:

@@ -108,7 +108,7 @@ class InProcessEngine:
             if core.leases_due < self._due or not quiet:
                 self._plan(now)
             self._busy = False
-        if not quiet:
+        if not quiet or self._outbox.decided:
             self._outbox.deliver()
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
@@ -130,7 +130,7 @@ class InProcessEngine:
                 self._post()
                 self._plan(now)
             self._busy = False
-        if not quiet:
+        if not quiet or self._outbox.decided:
             self._outbox.deliver()
 
     def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
@@ -298,4 +298,5 @@ def _after_fork_in_child() -> None:
         engine._after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -26,26 +26,27 @@ class Outbox:
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
-        self._decided: deque[Ticket] = deque()
+        self.decided: deque[Ticket] = deque()
+        """Those still to be woken."""
         self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
         self._waking = threading.Lock()
         self._telling = threading.Lock()
         self._overflowed = False
 
     def __bool__(self) -> bool:
-        return bool(self._decided or self._events)
+        return bool(self.decided or self._events)
 
     def put(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
         """Add what an operation did. Under the engine's lock."""
-        self._decided.extend(decided)
+        self.decided.extend(decided)
         self._events.extend(events)
 
     def deliver(self) -> None:
         """Wake and tell all that is due. Outside the engine's lock."""
         # `with` takes and gives back a lock in one bytecode each, so no KeyboardInterrupt leaves it taken.
-        while self._decided and not self._waking.locked():
+        while self.decided and not self._waking.locked():
             with self._waking:
-                _empty(self._decided, _wake)
+                _empty(self.decided, _wake)
         if len(self._events) == _MOST_EVENTS and not self._overflowed:
             self._overflowed = True
             _logger.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)

@@ -15,6 +15,7 @@ from copy import copy
 from types import FrameType
 from typing import Any
 
+from loco_otel import _runtime
 from loco_otel.patching.adapter import fields
 from loco_otel.patching.call import Call
 
@@ -131,24 +132,36 @@ class Body:
 
     def begin(self) -> None:
         """Note that a chunk is being read, and by whom."""
+        self._reading = True
         if self._reader != (reader := _reader()):
             self._reader = reader
-            self._call.move_here()
-        self._reading = True
+            try:
+                self._call.move_here()
+            except Exception:
+                _runtime.log_fault("noting who reads a body")
 
     def chunk(self, chunk: Any) -> None:
         """Note a chunk."""
         self._reading = False
         call = self._call
-        call.touch()
-        if call.observed:
-            call.read_chunk(chunk)
-        if self._closed:
-            call.finish()
+        try:
+            call.touch()
+            if call.observed:
+                call.read_chunk(chunk)
+            if self._closed:
+                call.finish()
+        except Exception:
+            _runtime.log_fault("noting a chunk")
 
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
         self._reading = False
+        try:
+            self._end(error)
+        except Exception:
+            _runtime.log_fault("noting the end of a body")
+
+    def _end(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
             self._call.abandon()
@@ -161,13 +174,14 @@ class Body:
             # The stream closes it on its way out; only when it is out is it known whether with an error.
             self._closed = True
             return
-        if response is not None:
-            self._call.read_raw(response)
-        if isinstance(sys.exception(), GeneratorExit):
-            # The stream was dropped: this may be the garbage collector, in the midst of anything.
-            self._call.abandon()
-        else:
-            self._call.finish()
+        error = sys.exception()
+        try:
+            if response is not None:
+                self._call.read_raw(response)
+            # Unless it was dropped, what goes wrong in the program's own loop is no error of the call.
+            self._end(error if isinstance(error, GeneratorExit) else None)
+        except Exception:
+            _runtime.log_fault("noting the end of a body")
 
 
 class _Along:

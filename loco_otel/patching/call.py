@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -154,7 +155,14 @@ class Call:
         self._runtime.fault(what)
         if self.trace is not None and self.trace.call is not None:
             self.trace.call.end()
-        self._runtime.engine.cancel(self.ticket)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Give the slot back after a fault of ours, of which this must not make another."""
+        try:
+            self._runtime.engine.cancel(self.ticket)
+        except Exception:
+            _runtime.log_fault("giving a slot back")
 
     def pass_by(self, what: str) -> None:
         """Count that the call goes on without a slot, because of where it runs."""
@@ -172,9 +180,11 @@ class Call:
         return Spending(meter.usage(self._prompt_tokens), self.ticket.request.weight, meter.model)
 
     def __del__(self) -> None:
-        # A finaliser: runs anywhere, so nothing here locks, logs or wakes.
-        if self.ticket.state is not State.NEW:
-            self.abandon()
+        # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
+        ticket: Ticket | None = getattr(self, "ticket", None)
+        if ticket is not None and ticket.state is not State.NEW:
+            with suppress(Exception):
+                self.abandon()
 
 
 def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:

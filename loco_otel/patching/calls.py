@@ -71,8 +71,14 @@ def pause(adapter: Adapter) -> Wrapper:
         wrapped(*args, **kwargs)
         if paused is not None:
             engine, ticket = paused
-            if _resumed(engine, ticket):
-                threads.decided(engine, ticket)
+            try:
+                engine.resume(ticket)
+                if ticket.state is not State.GRANTED:
+                    threads.decided(engine, ticket)
+            except LocoError:
+                raise
+            except Exception:
+                _runtime.fault("queueing again after a pause")
 
     return wrapper
 
@@ -85,8 +91,14 @@ def async_pause(adapter: Adapter) -> Wrapper:
         await wrapped(*args, **kwargs)
         if paused is not None:
             engine, ticket = paused
-            if _resumed(engine, ticket):
-                await aio.decided(engine, ticket)
+            try:
+                engine.resume(ticket)
+                if ticket.state is not State.GRANTED:
+                    await aio.decided(engine, ticket)
+            except LocoError:
+                raise
+            except Exception:
+                _runtime.fault("queueing again after a pause")
 
     return wrapper
 
@@ -140,7 +152,7 @@ def _hand_over(call: Call, answer: Any) -> None:
         hand_over(call, answer)
     except Exception:
         _runtime.log_fault("following an answer")
-        call.engine.cancel(call.ticket)
+        call.give_up()
 
 
 def _suspended(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, Ticket] | None:
@@ -158,13 +170,3 @@ def _suspended(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, Tic
         _runtime.log_fault("giving a slot back for a pause")
         return None
     return engine, ticket
-
-
-def _resumed(engine: Engine, ticket: Ticket) -> bool:
-    """Queue again; True when a decision is to be awaited."""
-    try:
-        engine.resume(ticket)
-    except Exception:
-        _runtime.fault("queueing again after a pause")
-        return False
-    return ticket.state is not State.GRANTED

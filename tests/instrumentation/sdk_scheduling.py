@@ -73,6 +73,11 @@ class Scheduling:
         """Return the ended spans whose name begins so."""
         return [span for span in self._exporter.get_finished_spans() if span.name.startswith(name)]
 
+    def forget(self) -> None:
+        """Drop the events and the spans so far."""
+        self.seen.events.clear()
+        self._exporter.clear()
+
     def active(self) -> int:
         return sum(resource.active for resource in self.runtime.engine.snapshot().resources)
 

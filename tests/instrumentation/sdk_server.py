@@ -41,7 +41,7 @@ class LlmServer:
     """An `llmock serve` process on a free port of the loopback interface."""
 
     def __init__(self, output: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         llmock = Path(sys.executable).with_name("llmock")
         command = (llmock, "serve", "--port", str(self.port), "--log-level", "warning")
         with output.open("wb") as file:
@@ -137,7 +137,7 @@ def peak(records: Iterable[Record]) -> int:
     return most
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -258,7 +258,7 @@ class Desk:
     def __init__(self, engine: InProcessEngine, clock: ManualClock) -> None:
         self.engine = engine
         self._clock = clock
-        self._parked: list[Ticket] = []
+        self._parked: set[Ticket] = set()
         self._news = threading.Condition()
         self._stops: deque[Stop] = deque()
         self._park = engine.park
@@ -270,7 +270,7 @@ class Desk:
             stop.stand_still()
         self._park(ticket, wake, blocks)
         with self._news:
-            self._parked.append(ticket)
+            self._parked.add(ticket)
             self._news.notify_all()
         if stop is not None and stop.parked:
             stop.stand_still()

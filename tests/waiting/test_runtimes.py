@@ -84,6 +84,7 @@ def program(text: str, *, first: str = "", warnings: tuple[str, ...] = ()) -> su
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -92,7 +93,7 @@ def finish(running: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
     try:
         out, err = running.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        running.send_signal(signal.SIGABRT)  # faulthandler shows where it hangs
+        os.killpg(running.pid, signal.SIGABRT)  # faulthandler shows where it and its children hang
         pytest.fail(running.communicate()[1])
     assert running.returncode == status, err
     return out, err
@@ -382,17 +383,27 @@ def test_workers_forked_from_a_program_that_has_begun_each_have_a_limit_of_their
 
 @may_fork
 def test_a_fork_in_the_midst_of_our_own_start_leaves_the_child_no_lock() -> None:
+    # Here the parent's main thread holds the locks that another thread would have.
     runs_well(
         """
-        _runtime._making.acquire()  # as another thread would have it
-        child = os.fork()
-        if not child:
-            with slot("a"):
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        def use_in_a_child():
+            child = os.fork()
+            if not child:
+                with slot("a"):
+                    os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        with _runtime._making:
+            use_in_a_child()
+        with _runtime.current()._attaching:
+            use_in_a_child()
         """,
         warnings=THREADS_AND_FORK,
     )
+
+
+def test_a_system_that_does_not_fork_is_none_the_worse_for_it() -> None:
+    runs_well('with slot("a"):\n    pass\n', first="import os\ndel os.fork, os.register_at_fork\n")
 
 
 # -- signals ---------------------------------------------------------------------------------------------------------
@@ -481,8 +492,8 @@ def test_ctrl_c_that_nobody_catches_ends_the_program_as_ever(how: str) -> None:
 
 
 def test_ctrl_c_at_any_moment_loses_no_slot() -> None:
-    # Where it strikes is chance: in the midst of an operation, of a wake, of a finaliser. `test_interruptions.py` goes
-    # through these places one by one.
+    # Where it strikes is chance: in the midst of an operation, of a wake, of a finaliser. The tests of the
+    # engine's interruption go through these places one by one.
     runs_well(
         CTRL_C
         + textwrap.dedent(

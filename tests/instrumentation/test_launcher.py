@@ -1,0 +1,313 @@
+"""The program under `opentelemetry-instrument`, in a process of its own, with nothing of ours in its code."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from sdk_server import KEY, LlmServer, free_port, peak
+
+PATIENCE = 60.0
+"""Seconds within which each program ends by itself."""
+
+QUESTION = "planted-question-4711"
+ANSWER = "planted-answer-0815"
+
+CALLS = f"""
+    import openai, anthropic
+
+    question = [{{"role": "user", "content": "{QUESTION}"}}]
+    with openai.OpenAI() as client:
+        print("openai:", client.chat.completions.create(model="gpt-4o", messages=question).choices[0].message.content)
+    with anthropic.Anthropic() as client, client.messages.stream(
+        model="claude-harbour", max_tokens=64, messages=question
+    ) as stream:
+        print("anthropic:", stream.get_final_text())
+"""
+ANSWERS = f"openai: {ANSWER}\nanthropic: {ANSWER}\n"
+
+PATCHED = """
+    import anthropic, openai
+
+    for sdk in (openai, anthropic):
+        print(sdk.__name__, hasattr(vars(sdk._base_client.SyncAPIClient)["request"], "__wrapped__"))
+"""
+
+NOWHERE = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+
+
+class Program:
+    """Runs Python source in a process of its own, whose SDKs talk to the server."""
+
+    def __init__(self, folder: Path, server: LlmServer) -> None:
+        self._folder = folder
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LOCO_"))}
+        self._environ = {
+            **inherited,
+            **NOWHERE,
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": server.url("openai"),
+            "ANTHROPIC_API_KEY": KEY,
+            "ANTHROPIC_BASE_URL": server.url("anthropic"),
+        }
+
+    def run(self, *sources: str, launched: bool = True, **environ: str) -> "subprocess.CompletedProcess[str]":
+        path = self._folder / "program.py"
+        path.write_text("".join(dedent(source) for source in sources))
+        launcher = [Path(sys.executable).with_name("opentelemetry-instrument")] if launched else []
+        result = subprocess.run(
+            [*launcher, sys.executable, path],
+            env={**self._environ, **environ},
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result
+
+
+@pytest.fixture
+def program(tmp_path: Path, server: LlmServer) -> Program:
+    server.script({"type": "reply", "text": ANSWER, "times": None})
+    return Program(tmp_path, server)
+
+
+# -- what is patched --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_imported_before_the_program_does(program: Program) -> None:
+    source = """
+        import sys
+
+        print({"loco_otel"} <= set(sys.modules), {"openai", "anthropic", "httpx", "httpx2"} & set(sys.modules))
+    """
+    result = program.run(source, PATCHED)
+    assert result.stdout == "True set()\nopenai True\nanthropic True\n"
+
+
+def test_installed_by_hand_nothing_is_imported_either(program: Program) -> None:
+    source = """
+        import sys
+        import loco_otel
+
+        print(loco_otel.install(), {"openai", "anthropic", "httpx", "httpx2"} & set(sys.modules))
+    """
+    result = program.run(source, PATCHED, launched=False)
+    assert result.stdout == "('loco_anthropic', 'loco_openai') set()\nopenai True\nanthropic True\n"
+
+
+@pytest.mark.parametrize(
+    ("environ", "openai", "anthropic"),
+    [
+        ({}, True, True),
+        ({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "loco_openai"}, False, True),
+        ({"LOCO_ENABLED": "false"}, False, False),
+    ],
+    ids=["by default", "one left out", "switched off"],
+)
+def test_what_is_left_out_is_left_alone(
+    environ: Mapping[str, str], openai: bool, anthropic: bool, program: Program
+) -> None:
+    result = program.run(PATCHED, CALLS, **environ)
+    assert result.stdout == f"openai {openai}\nanthropic {anthropic}\n{ANSWERS}"
+    assert not result.stderr
+
+
+# -- a wrong setting --------------------------------------------------------------------------------------------------
+
+LATER = """
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+
+    class LaterInstrumentor(BaseInstrumentor):
+        def instrumentation_dependencies(self):
+            return ()
+
+        def _instrument(self, **kwargs):
+            print("another instrumentor")
+
+        def _uninstrument(self, **kwargs):
+            pass
+"""
+
+
+@pytest.fixture
+def with_another_instrumentor(tmp_path: Path) -> Mapping[str, str]:
+    """One that is loaded after ours: its distribution is found further down the path."""
+    folder = tmp_path / "another"
+    info = folder / "another_instrumentor-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "another_instrumentor.py").write_text(dedent(LATER))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: another-instrumentor\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[opentelemetry_instrumentor]\nanother = another_instrumentor:LaterInstrumentor\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([sysconfig.get_path("purelib"), str(folder)])}
+
+
+@pytest.mark.parametrize("capacity", ["-3", "plenty"])
+def test_a_wrong_setting_stops_us_and_nobody_else(
+    capacity: str, program: Program, with_another_instrumentor: Mapping[str, str], server: LlmServer
+) -> None:
+    result = program.run(PATCHED, CALLS, LOCO_CAPACITY=capacity, **with_another_instrumentor)
+    assert result.stdout == f"another instrumentor\nopenai False\nanthropic False\n{ANSWERS}"
+    for sdk in ("openai", "anthropic"):
+        (line,) = [line for line in result.stderr.splitlines() if f"{sdk} calls go unscheduled" in line]
+        assert f"LOCO_CAPACITY={capacity}: must be " in line
+    assert "Traceback" not in result.stderr
+
+
+def test_the_other_instrumentor_comes_after_ours(
+    program: Program, with_another_instrumentor: Mapping[str, str]
+) -> None:
+    """Else the test above would prove nothing."""
+    source = """
+        from importlib.metadata import entry_points
+
+        print([entry.name for entry in entry_points(group="opentelemetry_instrumentor")])
+    """
+    result = program.run(source, launched=False, **with_another_instrumentor)
+    names = result.stdout
+    assert 0 < names.index("'loco_openai'") < names.index("'another'")
+    assert 0 < names.index("'loco_anthropic'") < names.index("'another'")
+
+
+# -- where telemetry goes ---------------------------------------------------------------------------------------------
+
+
+def test_without_opentelemetrys_sdk_it_schedules_all_the_same(program: Program, server: LlmServer) -> None:
+    server.script({"type": "delay", "seconds": 0.15, "times": None})
+    source = """
+        from concurrent.futures import ThreadPoolExecutor
+        import loco_otel, openai
+        from loco_otel import _runtime
+
+        loco_otel.install()
+        question = [{"role": "user", "content": "hi"}]
+        with openai.OpenAI() as client, ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: client.chat.completions.create(model="gpt-4o", messages=question), range(4)))
+        print(_runtime.current().engine.observed, loco_otel.snapshot().resources[0].tick)
+    """
+    result = program.run(source, launched=False, LOCO_CAPACITY="1")
+    assert result.stdout == "False 4\n"
+    assert peak(server.requests()) == 1
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes whatever is posted, by path."""
+
+    received: dict[str, list[bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.received.setdefault(self.path, []).append(body)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
+    received: dict[str, list[bytes]] = {}
+    handler = type("Handler", (Collector,), {"received": received})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", received
+        http.shutdown()
+        thread.join()
+
+
+def test_over_otlp(program: Program, collector: tuple[str, dict[str, list[bytes]]]) -> None:
+    url, received = collector
+    result = program.run(
+        CALLS,
+        LOCO_CAPACITY="1",
+        OTEL_SERVICE_NAME="harbour",
+        OTEL_TRACES_EXPORTER="otlp",
+        OTEL_METRICS_EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        OTEL_EXPORTER_OTLP_ENDPOINT=url,
+    )
+    assert result.stdout == ANSWERS
+    spans: list[Any] = [
+        span
+        for body in received["/v1/traces"]
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        if scope.scope.name == "loco_otel"
+        for span in scope.spans
+    ]
+    assert sorted(span.name for span in spans) == [*["acquire llm_api"] * 2, *["call harbour"] * 2]
+    assert [event.name for span in spans for event in span.events] == ["loco.grant", "loco.spend"] * 2
+    metrics = {
+        metric.name
+        for body in received["/v1/metrics"]
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert {"loco.grants", "loco.wait.duration", "loco.resource.capacity", "loco.tokens", "loco.active"} <= metrics
+    everything = b"".join(body for bodies in received.values() for body in bodies)
+    for secret in (KEY, QUESTION, ANSWER):
+        assert secret.encode() not in everything
+        assert secret not in result.stderr
+
+
+def test_over_prometheus(program: Program) -> None:
+    port = free_port()
+    source = f"""
+        import http.client
+
+        with openai.OpenAI() as client, client.chat.completions.create(model="gpt-4o", messages=question, stream=True):
+            connection = http.client.HTTPConnection("127.0.0.1", {port})
+            connection.request("GET", "/metrics")
+            print(connection.getresponse().read().decode())
+            connection.close()
+    """
+    result = program.run(
+        CALLS,
+        source,
+        LOCO_CAPACITY="1",
+        LOCO_AGENT_ID="analyst",
+        OTEL_METRICS_EXPORTER="prometheus",
+        OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
+    )
+    assert result.stdout.startswith(ANSWERS)
+    page = result.stdout.removeprefix(ANSWERS)
+    families = dict(line.split()[2:4] for line in page.splitlines() if line.startswith("# TYPE loco_"))
+    assert {
+        "loco_grants_total": "counter",
+        "loco_acquire_requests_total": "counter",
+        "loco_wait_duration_seconds": "histogram",
+        "loco_hold_duration_seconds": "histogram",
+        "loco_resource_capacity": "gauge",
+        "loco_requests_active": "gauge",
+        "loco_tokens_total": "counter",
+        "loco_active": "gauge",
+    }.items() <= families.items()
+    assert sample(page, "loco_acquire_requests_total") == 3
+    assert sample(page, "loco_requests_active") == 1
+    for secret in (KEY, QUESTION, ANSWER):
+        assert secret not in page
+
+
+def sample(page: str, name: str) -> float:
+    """Return the only sample of a family, which is the analyst's."""
+    (line,) = [line for line in page.splitlines() if line.startswith(f"{name}{{")]
+    assert 'loco_agent_id="analyst"' in line
+    return float(line.rpartition(" ")[2])
