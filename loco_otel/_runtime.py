@@ -18,7 +18,7 @@ from loco_otel._core.policy import Policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
-from loco_otel._telemetry import CallSpan, CallTrace, Telemetry, configured
+from loco_otel._telemetry import CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, BypassReason
 from loco_otel.settings import Settings
 
@@ -108,14 +108,9 @@ class Runtime:
                     log_fault("looking for an OpenTelemetry SDK")
 
     def trace(self) -> CallTrace | None:
-        """Capture the current context for a request's spans; None without tracing."""
-        return None if self._tracing is None else self._tracing.capture()
-
-    def start_call(self, agent: str, provider: str | None, model: str | None) -> CallSpan | None:
-        """Start the span around a call, where there is no current span; None otherwise, and without tracing."""
-        if self._tracing is None:
-            return None
-        return self._tracing.start_call(agent, provider=provider, model=model)
+        """Capture the current context for what is told of a request; None where nobody is told."""
+        telemetry = self._tracing or self._metrics
+        return None if telemetry is None else telemetry.capture()
 
     def fault(self, what: str) -> None:
         """Log a fault of ours, and count the call that goes out unscheduled."""

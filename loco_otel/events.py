@@ -86,6 +86,12 @@ class Usage(NamedTuple):
     output_tokens: int
     estimated: bool = False
     """True where the provider gave no figures, or the body broke off before it did."""
+    cache_read_tokens: int | None = None
+    """Of the input, those that the provider had in its cache; None where it does not say."""
+    cache_write_tokens: int | None = None
+    """Of the input, those that it put there."""
+    reasoning_tokens: int | None = None
+    """Of the output, those that the model thought with."""
 
 
 class Spending(NamedTuple):
@@ -96,6 +102,10 @@ class Spending(NamedTuple):
     """Milli-weights."""
     model: str | None
     """As the provider answered."""
+    response_id: str | None = None
+    """The provider's name for its answer."""
+    finish_reasons: tuple[str, ...] = ()
+    """Why the model stopped, one for each choice."""
 
 
 class RateLimits(NamedTuple):

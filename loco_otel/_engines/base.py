@@ -57,6 +57,9 @@ class Engine(Protocol):
     def touch(self, ticket: Ticket) -> None:
         """Note a sign of life of a lease."""
 
+    def now(self) -> float:
+        """Return the time by the scheduler's clock, in seconds."""
+
     def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
         """Note that a lease lives elsewhere now."""
 

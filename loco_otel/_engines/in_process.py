@@ -181,6 +181,10 @@ class InProcessEngine:
         """Note a sign of life of a lease. One store, so it needs no lock."""
         ticket.touched_at = self._clock()
 
+    def now(self) -> float:
+        """Return the time by the scheduler's clock, in seconds."""
+        return self._clock()
+
     def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
         """Note that a lease lives elsewhere now."""
         self._do(lambda core, now: core.move(ticket, places, now))

@@ -19,16 +19,17 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
-from loco_otel._telemetry import calls, gauges
-from loco_otel._telemetry.calls import CallSpan, CallTrace
+from loco_otel._telemetry import gauges
+from loco_otel._telemetry.calls import CallTrace
 from loco_otel._telemetry.gauges import Gauges, Source
+from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._version import __version__
 from loco_otel.events import Listener, Snapshot
 
-__all__ = ["SCOPE", "CallSpan", "CallTrace", "Configured", "Telemetry", "configured"]
+__all__ = ["SCOPE", "CallTrace", "Configured", "Subject", "Telemetry", "configured"]
 
 SCOPE = "loco_otel"
 """Name of the instrumentation scope. It has no schema URL: `loco.*` is in no published schema."""
@@ -106,20 +107,15 @@ class Telemetry:
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(SCOPE, __version__)
             fold = Fold(value_limit)
-            listeners.append(MetricListener(meter, fold, resources))
-            shown = gauges.of(meter), Source(snapshot, active, clock, fold)
+            counting = MetricListener(meter, fold, resources)
+            listeners.append(counting)
+            shown = gauges.of(meter), Source(snapshot, active, clock, fold, counting.tallies)
             shown[0].show(shown[1])
         return cls(tuple(listeners), tracer, shown)
 
-    def capture(self) -> CallTrace | None:
-        """Return what a request is to carry as its `context`, the current span being the parent, or None."""
-        return None if self._tracer is None else CallTrace(context.get_current())
-
-    def start_call(self, agent: str, *, provider: str | None = None, model: str | None = None) -> CallSpan | None:
-        """Start the span around a call; None without tracing, or where the program has a span of its own."""
-        if self._tracer is None:
-            return None
-        return calls.start_call(self._tracer, agent, provider=provider, model=model)
+    def capture(self) -> CallTrace:
+        """Return what a request is to carry as its `context`; the current span is the parent."""
+        return CallTrace(context.get_current(), self._tracer)
 
     def close(self) -> None:
         """Stop reading gauges. The listeners are the engine's to drop."""

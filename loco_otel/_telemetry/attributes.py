@@ -38,12 +38,36 @@ SDK_NAME = "loco.sdk.name"
 SDK_VERSION = "loco.sdk.version"
 
 AGENT_NAME = "gen_ai.agent.name"
+OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
+STREAM = "gen_ai.request.stream"
+MAX_TOKENS = "gen_ai.request.max_tokens"
+TEMPERATURE = "gen_ai.request.temperature"
+TOP_P = "gen_ai.request.top_p"
+TOP_K = "gen_ai.request.top_k"
+FREQUENCY_PENALTY = "gen_ai.request.frequency_penalty"
+PRESENCE_PENALTY = "gen_ai.request.presence_penalty"
+SEED = "gen_ai.request.seed"
+CHOICE_COUNT = "gen_ai.request.choice.count"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_MODEL = "gen_ai.response.model"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
+REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
 TYPE_OF_TOKENS = "gen_ai.token.type"
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
+RESEND_COUNT = "http.request.resend_count"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
 
+OPERATIONS = ("chat", "embeddings", "generate_content", "text_completion")
+"""The values of `gen_ai.operation.name` that are inference."""
 INPUT = "input"
 OUTPUT = "output"
 SPEND_LIMIT = "spend_limit"
@@ -59,7 +83,7 @@ class Attribute(NamedTuple):
 
     key: str
     type: str
-    """`string`, `int`, `double` or `boolean`, as in OpenTelemetry's registry."""
+    """`string`, `int`, `double`, `boolean` or `string[]`, as in OpenTelemetry's registry."""
     meaning: str
     values: tuple[str, ...] = ()
     """All values that it can have; empty where that is open."""
@@ -105,9 +129,31 @@ ATTRIBUTES = {
         Attribute(AGENT_NAME, "string", "The agent, under its GenAI name."),
         Attribute(PROVIDER, "string", "Provider of the model.", folded=True),
         Attribute(MODEL, "string", "Model, as asked for.", folded=True),
+        Attribute(OPERATION, "string", "What is asked of the model.", OPERATIONS),
+        Attribute(STREAM, "boolean", "True where the answer is streamed."),
+        Attribute(MAX_TOKENS, "int", "Most tokens that may be generated."),
+        Attribute(TEMPERATURE, "double", "As asked for."),
+        Attribute(TOP_P, "double", "As asked for."),
+        Attribute(TOP_K, "int", "As asked for."),
+        Attribute(FREQUENCY_PENALTY, "double", "As asked for."),
+        Attribute(PRESENCE_PENALTY, "double", "As asked for."),
+        Attribute(SEED, "int", "As asked for."),
+        Attribute(CHOICE_COUNT, "int", "How many answers were asked for, where it is not one."),
+        Attribute(RESPONSE_ID, "string", "The provider's name for its answer."),
+        Attribute(RESPONSE_MODEL, "string", "Model, as answered.", folded=True),
+        Attribute(FINISH_REASONS, "string[]", "Why the model stopped, one for each choice."),
+        Attribute(TIME_TO_FIRST_CHUNK, "double", "Seconds from the request to the first chunk of a stream."),
+        Attribute(INPUT_TOKENS, "int", "Tokens sent, as the provider counts them, cached ones included."),
+        Attribute(OUTPUT_TOKENS, "int", "Tokens generated, as the provider counts them."),
+        Attribute(CACHE_READ_TOKENS, "int", "Tokens sent that the provider had in its cache."),
+        Attribute(CACHE_WRITE_TOKENS, "int", "Tokens sent that it put there."),
+        Attribute(REASONING_TOKENS, "int", "Tokens generated for reasoning."),
         Attribute(TYPE_OF_TOKENS, "string", "Which way the tokens went.", (INPUT, OUTPUT)),
-        Attribute(ERROR_TYPE, "string", "What went wrong."),
+        Attribute(ERROR_TYPE, "string", "What went wrong.", folded=True),
         Attribute(STATUS_CODE, "int", "HTTP status of the provider's answer."),
+        Attribute(RESEND_COUNT, "int", "How many times the SDK sent the request again."),
+        Attribute(SERVER_ADDRESS, "string", "Host that was called.", folded=True),
+        Attribute(SERVER_PORT, "int", "Its port."),
     )
 }
 """Each attribute under its key."""

@@ -6,48 +6,94 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from loco_otel._telemetry import attributes as key
-from loco_otel.events import Outcome, Request, Waiting
+from loco_otel._telemetry.company import above
+from loco_otel._telemetry.inference import Inference, Subject
+from loco_otel.events import Request, Waiting
 
 ROOT = trace.set_span_in_context(INVALID_SPAN, Context())
 """A context without a span. Not empty: OpenTelemetry takes an empty one for the current context, and that is
 somebody else's on the thread that happens to tell the listeners."""
 
+_SUPPRESSED = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
+"""OpenTelemetry has two keys for it."""
+
 
 class CallTrace:
     """One request's trace; callers put it into `Request.context`.
 
-    Listeners are told one event at a time, so nothing here needs a lock.
+    Listeners are told one event at a time, so nothing here needs a lock. What most requests have none of has its
+    default on the class.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "acquire",
-        "call",
-        "ends_at",
-        "error",
-        "links",
-        "otel_context",
-        "span",
-        "waiting",
-    )
+    call: "CallSpan | None" = None
+    """The span around the call, if it has one of ours: ended with the call's last event."""
+    inference: Inference | None = None
+    """The inference span, once the slot is granted, if it is ours to make."""
+    ours: bool = False
+    """Whether it is."""
+    theirs: Span | None = None
+    """Somebody else's inference span, where it is known."""
+    subject: Subject | None = None
+    """What a patched call asks; None for a slot of the program's own."""
+    error_type: str | None = None
+    """What the call failed with."""
+    acquire: SpanContext | None = None
+    """The latest acquire span, for others to link to."""
+    waiting: Waiting | None = None
+    """How things stood when this wait began."""
+    links: tuple[Link, ...] = ()
+    """To those that held the resource then."""
+    waited: float = 0.0
+    """Seconds, over all waits."""
+    resends: int = 0
+    """How many times a pause was followed by another grant."""
+    span: Span | None = None
+    """The acquire span, while it is kept open for the settlement."""
+    ends_at: int = 0
+    """When that span ended in truth, in nanoseconds since the epoch."""
 
-    def __init__(self, otel_context: Context) -> None:
-        self.otel_context = otel_context or ROOT
-        """The caller's context; its span is the parent."""
-        self.call: CallSpan | None = None
-        """The span around the call, if it has one of ours: ended with the call's last event."""
-        self.error: BaseException | None = None
-        """What the call failed with; dropped at its last event, as the traceback holds callers' frames."""
-        self.acquire: SpanContext | None = None
-        """The latest acquire span, for others to link to."""
-        self.waiting: Waiting | None = None
-        """How things stood when this wait began."""
-        self.links: list[Link] = []
-        """To those that held the resource then."""
-        self.span: Span | None = None
-        """The acquire span, while it is kept open for the settlement."""
-        self.ends_at = 0
-        """When that span ended in truth, in nanoseconds since the epoch."""
+    def __init__(self, otel_context: Context, tracer: Tracer | None = None) -> None:
+        self.caller = self.otel_context = otel_context or ROOT
+        """The caller's context, then that of the span around the call; its span is the parent."""
+        self.silent = suppressed(self.otel_context)
+        """Inside `suppress_instrumentation`: nothing is told of the call."""
+        self._tracer = tracer
+
+    def concern(self, agent: str, subject: Subject, *, told_below: bool) -> None:
+        """Make this the trace of a patched call, with a span around it where the program has none.
+
+        Args:
+            agent: who calls.
+            subject: what is asked of whom.
+            told_below: whether the SDK, or somebody between it and us, makes the inference span.
+
+        """
+        if self.silent:
+            return
+        self.subject = subject
+        span = trace.get_current_span(self.otel_context)
+        others = above(span, self.otel_context)
+        self.ours = not told_below and not others.tell
+        self.theirs = others.span
+        if self._tracer is not None and not span.get_span_context().is_valid:
+            self.call = start_call(self._tracer, agent, provider=subject.provider, model=subject.model)
+            self.otel_context = self.call.context
+
+    def begin(self, agent: str, now: float) -> Context:
+        """Begin the inference span, if it is ours to make; return the context for the SDK to work in."""
+        if self.ours and self.subject is not None:
+            self.inference = Inference(self._tracer, self.subject, agent, self.otel_context, now)
+            return self.inference.context
+        return self.otel_context
+
+    def found(self, span: Span) -> None:
+        """Note the inference span of somebody below us, which began after the grant."""
+        self.theirs = span
+        span.set_attribute(key.WAIT_DURATION, self.waited)
+
+    def fail(self, error: BaseException) -> None:
+        """Note what the call failed with."""
+        self.error_type = _qualified_name(type(error))
 
 
 class CallSpan:
@@ -60,40 +106,34 @@ class CallSpan:
         """To attach for the time of the call; nothing is attached here."""
         self._open = [span]
 
-    def end(self, error: BaseException | Outcome | None = None) -> None:
+    def end(self, error_type: str | None = None) -> None:
         """End the span, once: later calls do nothing.
 
-        `error` is what the call failed with, or the outcome of an acquire that never let it go out.
+        `error_type` is what the call failed with, or the outcome of an acquire that never let it go out.
         """
         try:
             # One step even when a finaliser ends what another thread is ending.
             span = self._open.pop()
         except IndexError:
             return
-        if error is not None:
-            name = error.value if isinstance(error, Outcome) else _qualified_name(type(error))
-            span.set_attribute(key.ERROR_TYPE, name)
+        if error_type is not None:
+            span.set_attribute(key.ERROR_TYPE, error_type)
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 
 
-def start_call(tracer: Tracer, agent: str, *, provider: str | None = None, model: str | None = None) -> CallSpan | None:
-    """Start the span `call {agent}`, or return None where the program has a span of its own or wants none."""
-    if trace.get_current_span().get_span_context().is_valid or suppressed():
-        return None
-    span = tracer.start_span(f"call {agent}", kind=SpanKind.INTERNAL)
-    if span.is_recording():
-        span.set_attributes({key.AGENT: agent, key.AGENT_NAME: agent})
-        if provider is not None:
-            span.set_attribute(key.PROVIDER, provider)
-        if model is not None:
-            span.set_attribute(key.MODEL, model)
-    return CallSpan(span)
+def start_call(tracer: Tracer, agent: str, *, provider: str, model: str | None) -> CallSpan:
+    """Start the span `call {agent}`."""
+    attributes = {key.AGENT: agent, key.AGENT_NAME: agent, key.PROVIDER: provider}
+    if model is not None:
+        attributes[key.MODEL] = model
+    return CallSpan(tracer.start_span(f"call {agent}", kind=SpanKind.INTERNAL, attributes=attributes))
 
 
 def suppressed(context: Context | None = None) -> bool:
     """Tell whether `context`, by default the current one, is inside `suppress_instrumentation`."""
-    return bool(current.get_value(_SUPPRESS_INSTRUMENTATION_KEY, context))
+    context = current.get_current() if context is None else context
+    return bool(context.get(_SUPPRESSED[0]) or context.get(_SUPPRESSED[1]))
 
 
 def trace_of(request: Request) -> CallTrace | None:

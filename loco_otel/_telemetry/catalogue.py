@@ -34,6 +34,8 @@ class Metric(NamedTuple):
     """Their keys; every point has all of them."""
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, always explicit: an exponential one breaks the Prometheus exporter."""
+    optional: tuple[str, ...] = ()
+    """Keys that are left out where there is nothing to say."""
 
     @property
     def prometheus_name(self) -> str:
@@ -72,6 +74,12 @@ _WAIT_SECONDS = (
 _HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 # 0 apart, as most requests wait for nobody; the guard ends waits at 1000 by default.
 _WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+# The conventions' own buckets.
+_GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_GEN_AI_TOKENS = tuple(4.0**power for power in range(14))
+
+_INFERENCE = (key.OPERATION, key.PROVIDER, key.MODEL)
+_INFERENCE_MAYBE = (key.RESPONSE_MODEL, key.SERVER_ADDRESS, key.SERVER_PORT)
 
 # fmt: off
 REQUESTS = Metric(
@@ -158,6 +166,21 @@ SPENT_WEIGHT = Metric(
     "loco.spend.weight", Kind.COUNTER, "{weight}", "Weight of settled calls.",
     (key.AGENT, key.PROVIDER, key.MODEL),
 )
+DURATION = Metric(
+    "gen_ai.client.operation.duration", Kind.HISTOGRAM, "s",
+    "Duration of calls whose inference span is ours, from the grant to the end of the answer.",
+    _INFERENCE, _GEN_AI_SECONDS, (*_INFERENCE_MAYBE, key.ERROR_TYPE),
+)
+TIME_TO_FIRST_CHUNK = Metric(
+    "gen_ai.client.operation.time_to_first_chunk", Kind.HISTOGRAM, "s",
+    "Time from the grant to the first chunk of streams whose inference span is ours.",
+    _INFERENCE, _GEN_AI_SECONDS, _INFERENCE_MAYBE,
+)
+TOKEN_USAGE = Metric(
+    "gen_ai.client.token.usage", Kind.HISTOGRAM, "{token}",
+    "Tokens of calls whose inference span is ours, where the provider counted them.",
+    (*_INFERENCE, key.TYPE_OF_TOKENS), _GEN_AI_TOKENS, _INFERENCE_MAYBE,
+)
 ACTIVE = Metric(
     "loco.active", Kind.OBSERVABLE_GAUGE, "{instrumentor}", "1 for each SDK whose calls are scheduled.",
     (key.SDK_NAME, key.SDK_VERSION),
@@ -167,7 +190,7 @@ ACTIVE = Metric(
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
     QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
-    THROTTLES, TOKENS, SPENT_WEIGHT, ACTIVE,
+    THROTTLES, TOKENS, SPENT_WEIGHT, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
 )  # fmt: skip
 """Every metric."""
 
@@ -183,13 +206,15 @@ EVENT_GRANT = SpanEvent(
 )
 EVENT_THROTTLE = SpanEvent(
     "loco.throttle",
-    "The provider pushed back; after the end of the span, while the call went on.",
+    "The provider pushed back. On the inference span; where that is somebody else's, on the acquire span, "
+    "after whose end it happens.",
     (key.STATUS_CODE, key.THROTTLE_KIND),
     optional=(key.RETRY_AFTER,),
 )
 EVENT_SPEND = SpanEvent(
     "loco.spend",
-    "The call was settled; after the end of the span, when the answer was complete.",
+    "The call was settled. On the inference span; where that is somebody else's, on the acquire span, "
+    "after whose end it happens.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
     optional=(key.SPENT_INPUT, key.SPENT_OUTPUT),
 )
@@ -217,5 +242,22 @@ SPAN_CALL = Span(
     optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
 )
 
-SPANS = (SPAN_ACQUIRE, SPAN_CALL)
+SPAN_INFERENCE = Span(
+    "{operation} {model}",
+    "CLIENT",
+    "From the grant to the end of the answer, retries and their pauses included. Not where another instrumentor or the "
+    "SDK itself makes an inference span: the wait then goes on theirs, as `loco.wait.duration`. "
+    "ERROR when the call failed, with the exception's class as `error.type`; an answer that the program stopped "
+    "reading is no error.",
+    (key.OPERATION, key.PROVIDER, key.AGENT, key.AGENT_NAME),
+    optional=(
+        key.MODEL, key.SERVER_ADDRESS, key.SERVER_PORT, key.STREAM, key.MAX_TOKENS, key.TEMPERATURE, key.TOP_P,
+        key.TOP_K, key.FREQUENCY_PENALTY, key.PRESENCE_PENALTY, key.SEED, key.CHOICE_COUNT, key.RESPONSE_ID,
+        key.RESPONSE_MODEL, key.FINISH_REASONS, key.TIME_TO_FIRST_CHUNK, key.INPUT_TOKENS, key.OUTPUT_TOKENS,
+        key.CACHE_READ_TOKENS, key.CACHE_WRITE_TOKENS, key.REASONING_TOKENS, key.RESEND_COUNT, key.ERROR_TYPE,
+    ),
+    events=(EVENT_THROTTLE, EVENT_SPEND),
+)  # fmt: skip
+
+SPANS = (SPAN_ACQUIRE, SPAN_INFERENCE, SPAN_CALL)
 """Every span."""

@@ -13,8 +13,8 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.calls import ROOT
-from loco_otel._telemetry.catalogue import Metric
-from loco_otel._telemetry.instruments import Fold, observe
+from loco_otel._telemetry.catalogue import Kind, Metric
+from loco_otel._telemetry.instruments import Fold, Tally, observe
 from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
 
 _logger = logging.getLogger("loco_otel")
@@ -65,6 +65,7 @@ class Source:
         active: name and version of each SDK whose calls are scheduled.
         clock: seconds.
         fold: shared with the counters, so that all metrics name the same agents.
+        tallies: the counters.
 
     """
 
@@ -74,9 +75,11 @@ class Source:
         active: Callable[[], Iterable[tuple[str, str]]],
         clock: Callable[[], float],
         fold: Fold,
+        tallies: Iterable[Tally],
     ) -> None:
         self.active = active
         self.fold = fold
+        self.tallies = {tally.row: tally for tally in tallies}
         self.failed = False
         self._snapshot = snapshot
         self._clock = clock
@@ -105,6 +108,9 @@ class Gauges:
             self._observe(meter, agent_gauge.metric, partial(_by_agent, agent_gauge))
         for resource_gauge in _RESOURCE_GAUGES:
             self._observe(meter, resource_gauge.metric, partial(_by_resource, resource_gauge))
+        for row in catalogue.METRICS:
+            if row.kind is Kind.COUNTER:
+                self._observe(meter, row, partial(_sums, row))
         self._observe(meter, catalogue.ACTIVE, _by_sdk)
 
     def show(self, source: Source) -> None:
@@ -169,6 +175,10 @@ def _by_resource(gauge: _ResourceGauge, source: Source) -> list[Observation]:
             point = source.fold(key.RESOURCE, standing.resource)
             values[point] = gauge.combine(values[point], value) if point in values else value
     return [Observation(value, {key.RESOURCE: resource}, ROOT) for resource, value in values.items()]
+
+
+def _sums(row: Metric, source: Source) -> list[Observation]:
+    return source.tallies[row].observations(ROOT)
 
 
 def _by_sdk(source: Source) -> list[Observation]:

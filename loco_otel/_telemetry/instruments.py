@@ -2,7 +2,8 @@
 
 from itertools import count
 
-from opentelemetry.metrics import CallbackT, Counter, Histogram, Meter
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
 from loco_otel._telemetry.attributes import OTHER
 from loco_otel._telemetry.catalogue import Kind, Metric
@@ -11,22 +12,42 @@ VALUE_LIMIT = 200
 """Values of any one attribute key before the rest become `other`."""
 
 
-def counter(meter: Meter, row: Metric) -> Counter:
-    """Create the counter of a row."""
-    return meter.create_counter(row.name, row.unit, row.description)
-
-
 def histogram(meter: Meter, row: Metric) -> Histogram:
     """Create the histogram of a row, with the row's buckets; a view of the program's overrides them."""
     return meter.create_histogram(row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=row.buckets)
 
 
 def observe(meter: Meter, row: Metric, callback: CallbackT) -> None:
-    """Create the observable instrument of a row; `callback` is asked at each collection."""
-    if row.kind is Kind.OBSERVABLE_COUNTER:
+    """Create an instrument that is read: `callback` is asked at each collection."""
+    if row.kind in {Kind.COUNTER, Kind.OBSERVABLE_COUNTER}:
         meter.create_observable_counter(row.name, [callback], row.unit, row.description)
     else:
         meter.create_observable_gauge(row.name, [callback], row.unit, row.description)
+
+
+class Tally:
+    """The sums of a counter, by the values of its attributes.
+
+    One thread at a time adds; any may read.
+    """
+
+    def __init__(self, row: Metric) -> None:
+        self.row = row
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def add(self, amount: float, *values: str) -> None:
+        """Add to the point with these values, in the order of the row's keys."""
+        sums = self._sums
+        sums[values] = sums.get(values, 0) + amount
+
+    def observations(self, context: Context) -> list[Observation]:
+        """Return all points."""
+        keys = self.row.attributes
+        # Copied in one step: somebody may add meanwhile.
+        return [
+            Observation(amount, dict(zip(keys, values, strict=True)), context)
+            for values, amount in self._sums.copy().items()
+        ]
 
 
 class Fold:

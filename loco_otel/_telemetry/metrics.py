@@ -1,14 +1,16 @@
 """Events become counters and histograms."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.calls import ROOT, resource_of, trace_of
-from loco_otel._telemetry.instruments import Fold, counter, histogram
+from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
+from loco_otel._telemetry.inference import Inference, Subject
+from loco_otel._telemetry.instruments import Fold, Tally, histogram
 from loco_otel.events import (
     MILLI,
     Bypassed,
@@ -20,6 +22,7 @@ from loco_otel.events import (
     Rejected,
     Released,
     Request,
+    Spending,
     Spent,
     Submitted,
     Suspended,
@@ -27,15 +30,18 @@ from loco_otel.events import (
     ThrottleKind,
 )
 
+_GRANTED = Outcome.GRANTED.value
+
 
 class MetricListener:
     """Counts and measures.
 
-    Every measurement is given a context, the caller's where the request carries one: without it the SDK would
-    take its exemplars from the thread that happens to tell the listeners, which is in another call's trace.
+    Counters are tallies, read at collection: adding to one costs a tenth of what an instrument takes. Durations are
+    recorded at once, each with the caller's context, where the request carries one: without it the SDK would take its
+    exemplars from the thread that happens to tell the listeners, which is in another call's trace.
 
     Args:
-        meter: makes the instruments.
+        meter: makes the histograms.
         fold: bounds what the attributes can hold.
         resources: those known from the start; others get their zeros with their first event.
 
@@ -43,93 +49,148 @@ class MetricListener:
 
     def __init__(self, meter: Meter, fold: Fold, resources: Iterable[str] = ()) -> None:
         self._fold = fold
-        self._requests = counter(meter, catalogue.REQUESTS)
-        self._grants = counter(meter, catalogue.GRANTS)
+        self._requests = Tally(catalogue.REQUESTS)
+        self._grants = Tally(catalogue.GRANTS)
+        self._leases_expired = Tally(catalogue.LEASES_EXPIRED)
+        self._bypassed = Tally(catalogue.BYPASSED)
+        self._throttles = Tally(catalogue.THROTTLES)
+        self._tokens = Tally(catalogue.TOKENS)
+        self._spent_weight = Tally(catalogue.SPENT_WEIGHT)
+        self.tallies = (
+            self._requests, self._grants, self._leases_expired, self._bypassed, self._throttles, self._tokens,
+            self._spent_weight,
+        )  # fmt: skip
+        """To be read at collection."""
         self._wait_duration = histogram(meter, catalogue.WAIT_DURATION)
         self._wait_ticks = histogram(meter, catalogue.WAIT_TICKS)
         self._hold_duration = histogram(meter, catalogue.HOLD_DURATION)
-        self._leases_expired = counter(meter, catalogue.LEASES_EXPIRED)
-        self._bypassed = counter(meter, catalogue.BYPASSED)
-        self._throttles = counter(meter, catalogue.THROTTLES)
-        self._tokens = counter(meter, catalogue.TOKENS)
-        self._spent_weight = counter(meter, catalogue.SPENT_WEIGHT)
+        self._duration = histogram(meter, catalogue.DURATION)
+        self._time_to_first_chunk = histogram(meter, catalogue.TIME_TO_FIRST_CHUNK)
+        self._token_usage = histogram(meter, catalogue.TOKEN_USAGE)
         self._started: set[str] = set()
+        self._counted_by: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
+            Submitted: self._submitted,
+            Granted: self._granted,
+            Rejected: self._rejected,
+            Throttled: self._throttled,
+            Suspended: self._held,
+            Spent: self._spent,
+            Released: self._released,
+        }
         for reason in BypassReason:
-            self._bypassed.add(0, {key.BYPASS_REASON: reason.value}, ROOT)
+            self._bypassed.add(0, reason.value)
         for resource in resources:
             self._resource(resource)
 
     def __call__(self, event: Event, /) -> None:
         """Take note of one event."""
-        match event:
-            case Granted():
-                self._decided(event, Outcome.GRANTED)
-            case Rejected():
-                self._decided(event, event.outcome)
-            case Suspended() | Released():
-                self._held(event)
-            case Spent():
-                self._spent(event)
-            case Throttled():
-                self._throttled(event)
-            case Bypassed():
-                self._bypassed.add(1, {key.BYPASS_REASON: event.reason.value}, ROOT)
-            case Submitted():
-                # Zeros as early as can be, for a scrape to see them before the first grant.
-                self._resource(resource_of(event.ticket.request))
-            case _:
-                pass
+        if isinstance(event, Bypassed):
+            self._bypassed.add(1, event.reason.value)
+            return
+        count = self._counted_by.get(type(event))
+        if count is not None:
+            trace = trace_of(event.ticket.request)
+            if trace is None or not trace.silent:
+                count(event, trace)
 
-    def _decided(self, event: Granted | Rejected, outcome: Outcome) -> None:
-        request = event.ticket.request
-        context = _context(request)
-        resource = self._resource(resource_of(request))
-        place = {key.AGENT: self._fold(key.AGENT, request.agent), key.RESOURCE: resource}
-        place_and_outcome = {**place, key.OUTCOME: outcome.value}
+    def _submitted(self, event: Submitted, _: CallTrace | None) -> None:
+        # Zeros as early as can be, for a scrape to see them before the first grant.
+        self._resource(resource_of(event.ticket.request))
+
+    def _granted(self, event: Granted, trace: CallTrace | None) -> None:
+        agent, resource = self._place(event.ticket.request)
+        self._decided(event, agent, resource, _GRANTED, trace)
+        # Not for rejections: the many zeros of a full queue would pass for quick grants.
+        self._wait_ticks.record(event.waited_ticks, {key.AGENT: agent, key.RESOURCE: resource}, ROOT)
+        self._grants.add(1, resource, event.reason.value)
+
+    def _rejected(self, event: Rejected, trace: CallTrace | None) -> None:
+        agent, resource = self._place(event.ticket.request)
+        self._decided(event, agent, resource, event.outcome.value, trace)
+        if trace is not None and trace.inference is not None:
+            self._ended(trace.inference, trace, event.at)
+
+    def _decided(
+        self, event: Granted | Rejected, agent: str, resource: str, outcome: str, trace: CallTrace | None
+    ) -> None:
         if not event.repeated:
-            self._requests.add(1, place_and_outcome, context)
-        self._wait_duration.record(event.waited, place_and_outcome, context)
-        if isinstance(event, Granted):
-            # Not for rejections: the many zeros of a full queue would pass for quick grants.
-            self._wait_ticks.record(event.waited_ticks, place, context)
-            self._grants.add(1, {key.RESOURCE: resource, key.GRANT_REASON: event.reason.value}, context)
+            self._requests.add(1, agent, resource, outcome)
+        self._wait_duration.record(
+            event.waited, {key.AGENT: agent, key.RESOURCE: resource, key.OUTCOME: outcome}, _context(trace)
+        )
 
-    def _held(self, event: Suspended | Released) -> None:
-        request = event.ticket.request
-        context = _context(request)
-        resource = self._resource(resource_of(request))
-        place = {key.AGENT: self._fold(key.AGENT, request.agent), key.RESOURCE: resource}
+    def _held(self, event: Suspended | Released, trace: CallTrace | None) -> None:
         if event.held is not None:
-            self._hold_duration.record(event.held, place, context)
-        if isinstance(event, Released) and event.expired:
-            self._leases_expired.add(1, {key.RESOURCE: resource}, context)
+            agent, resource = self._place(event.ticket.request)
+            self._hold_duration.record(event.held, {key.AGENT: agent, key.RESOURCE: resource}, _context(trace))
 
-    def _spent(self, event: Spent) -> None:
+    def _released(self, event: Released, trace: CallTrace | None) -> None:
+        self._held(event, trace)
+        if event.expired:
+            self._leases_expired.add(1, self._resource(resource_of(event.ticket.request)))
+        if trace is not None and trace.inference is not None:
+            self._ended(trace.inference, trace, event.at)
+
+    def _spent(self, event: Spent, trace: CallTrace | None) -> None:
         request, spending = event.ticket.request, event.spending
-        context = _context(request)
-        attributes = {
-            key.AGENT: self._fold(key.AGENT, request.agent),
-            key.PROVIDER: self._known(key.PROVIDER, request.provider),
-            key.MODEL: self._known(key.MODEL, request.model or spending.model),
-        }
-        self._spent_weight.add(spending.weight / MILLI, attributes, context)
-        if spending.usage is not None:
-            into = {**attributes, key.TYPE_OF_TOKENS: key.INPUT}
-            out_of = {**attributes, key.TYPE_OF_TOKENS: key.OUTPUT}
-            self._tokens.add(spending.usage.input_tokens, into, context)
-            self._tokens.add(spending.usage.output_tokens, out_of, context)
+        agent = self._fold(key.AGENT, request.agent)
+        provider = self._known(key.PROVIDER, request.provider)
+        model = self._known(key.MODEL, request.model or spending.model)
+        self._spent_weight.add(spending.weight / MILLI, agent, provider, model)
+        usage = spending.usage
+        if usage is not None:
+            self._tokens.add(usage.input_tokens, agent, provider, model, key.INPUT)
+            self._tokens.add(usage.output_tokens, agent, provider, model, key.OUTPUT)
+        if trace is not None and trace.inference is not None and trace.subject is not None:
+            self._answered(spending, trace.inference, trace.subject)
 
-    def _throttled(self, event: Throttled) -> None:
-        request = event.ticket.request
-        attributes = {
-            key.RESOURCE: self._resource(resource_of(request)),
-            key.PROVIDER: self._known(key.PROVIDER, request.provider),
-            key.ERROR_TYPE: key.SPEND_LIMIT if event.kind is ThrottleKind.SPEND else str(event.status),
+    def _answered(self, spending: Spending, inference: Inference, subject: Subject) -> None:
+        attributes = inference.labels = self._labels(subject, spending.model)
+        usage = spending.usage
+        if usage is not None and not usage.estimated:
+            self._token_usage.record(usage.input_tokens, {**attributes, key.TYPE_OF_TOKENS: key.INPUT}, ROOT)
+            self._token_usage.record(usage.output_tokens, {**attributes, key.TYPE_OF_TOKENS: key.OUTPUT}, ROOT)
+        if inference.first_chunk_at is not None:
+            self._time_to_first_chunk.record(
+                inference.first_chunk_at - inference.started_at, attributes, inference.context
+            )
+
+    def _ended(self, inference: Inference, trace: CallTrace, at: float) -> None:
+        if trace.subject is None:
+            return
+        attributes = inference.labels or self._labels(trace.subject, None)
+        if trace.error_type is not None:
+            attributes = {**attributes, key.ERROR_TYPE: self._fold(key.ERROR_TYPE, trace.error_type)}
+        self._duration.record(at - inference.started_at, attributes, inference.context)
+
+    def _labels(self, subject: Subject, answered_model: str | None) -> dict[str, str | int]:
+        labels: dict[str, str | int] = {
+            key.OPERATION: subject.operation,
+            key.PROVIDER: self._fold(key.PROVIDER, subject.provider),
+            key.MODEL: self._known(key.MODEL, subject.model),
         }
-        self._throttles.add(1, attributes, _context(request))
+        if answered_model is not None:
+            labels[key.RESPONSE_MODEL] = self._fold(key.RESPONSE_MODEL, answered_model)
+        if subject.server_address is not None:
+            labels[key.SERVER_ADDRESS] = address = self._fold(key.SERVER_ADDRESS, subject.server_address)
+            if subject.server_port is not None and address == subject.server_address:
+                labels[key.SERVER_PORT] = subject.server_port
+        return labels
+
+    def _throttled(self, event: Throttled, _: CallTrace | None) -> None:
+        request = event.ticket.request
+        self._throttles.add(
+            1,
+            self._resource(resource_of(request)),
+            self._known(key.PROVIDER, request.provider),
+            key.SPEND_LIMIT if event.kind is ThrottleKind.SPEND else str(event.status),
+        )
 
     def _known(self, name: str, value: str | None) -> str:
         return key.UNKNOWN if value is None else self._fold(name, value)
+
+    def _place(self, request: Request) -> tuple[str, str]:
+        return self._fold(key.AGENT, request.agent), self._resource(resource_of(request))
 
     def _resource(self, name: str) -> str:
         """Return the resource's name as metrics have it, and start its counters when it is new.
@@ -139,13 +200,12 @@ class MetricListener:
         resource = self._fold(key.RESOURCE, name)
         if resource not in self._started:
             self._started.add(resource)
-            self._leases_expired.add(0, {key.RESOURCE: resource}, ROOT)
+            self._leases_expired.add(0, resource)
             for reason in GrantReason:
-                self._grants.add(0, {key.RESOURCE: resource, key.GRANT_REASON: reason.value}, ROOT)
+                self._grants.add(0, resource, reason.value)
         return resource
 
 
-def _context(request: Request) -> Context:
+def _context(trace: CallTrace | None) -> Context:
     """Return the context of the call, never an empty one, which would mean the current context."""
-    trace = trace_of(request)
     return ROOT if trace is None else trace.otel_context

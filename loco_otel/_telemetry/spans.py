@@ -6,16 +6,18 @@ span is made when the wait is over; its start and end come from the event and th
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, suppressed, trace_of
+from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.catalogue import EVENT_GRANT, EVENT_SPEND, EVENT_THROTTLE, EVENT_WAIT
 from loco_otel.events import (
     MILLI,
+    Bypassed,
     Event,
     Granted,
     Outcome,
@@ -56,36 +58,30 @@ class SpanListener:
         self._tracer = tracer
         self._clock = clock
         self._wall = wall
+        self._told_by: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
+            Waiting: _begin_wait,
+            Granted: self._granted,
+            Rejected: self._rejected,
+            Throttled: self._throttled,
+            Spent: self._spent,
+            Suspended: _suspended,
+            Released: self._released,
+        }
 
     def __call__(self, event: Event, /) -> None:
         """Take note of one event."""
-        match event:
-            case Waiting():
-                _begin_wait(event)
-            case Granted():
-                self._granted(event)
-            case Rejected():
-                self._rejected(event)
-            case Throttled():
-                self._throttled(event)
-            case Spent():
-                self._spent(event)
-            case Suspended():
-                _close(trace_of(event.ticket.request))
-            case Released():
-                _end_call(trace_of(event.ticket.request))
-            case _:
-                pass
+        tell = self._told_by.get(type(event))
+        if tell is not None and not isinstance(event, Bypassed):
+            trace = trace_of(event.ticket.request)
+            if trace is None or not trace.silent:
+                tell(event, trace)
 
-    def _granted(self, event: Granted) -> None:
-        request = event.ticket.request
-        trace = trace_of(request)
+    def _granted(self, event: Granted, trace: CallTrace | None) -> None:
         offset = self._offset()
         span = self._acquired(event, Outcome.GRANTED, trace, offset)
-        if span is None:
-            return
         ends_at = offset + _nanoseconds(event.at)
-        if span.is_recording():
+        recording = span.is_recording()
+        if recording:
             span.add_event(
                 EVENT_GRANT.name,
                 {
@@ -98,60 +94,60 @@ class SpanListener:
                 },
                 ends_at,
             )
-            if trace is not None and request.settles:
+        if trace is not None:
+            trace.waited += event.waited
+            trace.resends += event.repeated
+            if trace.theirs is not None and trace.theirs.is_recording():
+                trace.theirs.set_attribute(key.WAIT_DURATION, trace.waited)
+            if recording and event.ticket.request.settles and not trace.ours:
                 trace.span, trace.ends_at = span, ends_at
                 return
         span.end(ends_at)
 
-    def _rejected(self, event: Rejected) -> None:
+    def _rejected(self, event: Rejected, trace: CallTrace | None) -> None:
         offset = self._offset()
-        trace = trace_of(event.ticket.request)
         span = self._acquired(event, event.outcome, trace, offset)
-        if span is not None:
-            if span.is_recording():
-                # A wait that the caller gave up got no slot either: ERROR too, told apart by its outcome.
-                span.set_attribute(key.ERROR_TYPE, event.outcome.value)
-                span.set_status(Status(StatusCode.ERROR))
-            span.end(offset + _nanoseconds(event.at))
-        _end_call(trace, event.outcome)
+        if span.is_recording():
+            # A wait that the caller gave up got no slot either: ERROR too, told apart by its outcome.
+            span.set_attribute(key.ERROR_TYPE, event.outcome.value)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(offset + _nanoseconds(event.at))
+        if trace is not None:
+            trace.error_type = trace.error_type or event.outcome.value
+            self._end(trace, event.at)
 
-    def _acquired(
-        self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
-    ) -> Span | None:
+    def _acquired(self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int) -> Span:
         """Start the span of a wait that is over, with all that does not depend on how it ended."""
         request = event.ticket.request
         _close(trace)
         waiting, links, parent = _end_wait(trace)
-        if suppressed(parent):
-            return None
         resource = resource_of(request)
         span = self._tracer.start_span(
             f"acquire {resource}",
-            context=parent,
-            kind=SpanKind.INTERNAL,
-            links=links,
-            start_time=offset + _nanoseconds(event.at - event.waited),
+            parent,
+            SpanKind.INTERNAL,
+            _attributes(event, request, resource, outcome),
+            links,
+            offset + _nanoseconds(event.at - event.waited),
         )
         if trace is not None:
             trace.acquire = span.get_span_context()
-        if span.is_recording():
-            span.set_attributes(_attributes(event, request, resource, outcome))
-            if waiting is not None:
-                span.add_event(
-                    EVENT_WAIT.name,
-                    {
-                        key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
-                        key.QUEUE_POSITION: waiting.position,
-                        key.CAPACITY: waiting.capacity,
-                        key.WAITING: waiting.waiting,
-                    },
-                    offset + _nanoseconds(waiting.at),
-                )
+        if waiting is not None and span.is_recording():
+            span.add_event(
+                EVENT_WAIT.name,
+                {
+                    key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
+                    key.QUEUE_POSITION: waiting.position,
+                    key.CAPACITY: waiting.capacity,
+                    key.WAITING: waiting.waiting,
+                },
+                offset + _nanoseconds(waiting.at),
+            )
         return span
 
-    def _throttled(self, event: Throttled) -> None:
-        trace = trace_of(event.ticket.request)
-        if trace is None or trace.span is None:
+    def _throttled(self, event: Throttled, trace: CallTrace | None) -> None:
+        span = _open_span(trace)
+        if span is None:
             return
         attributes: dict[str, AttributeValue] = {
             key.STATUS_CODE: event.status,
@@ -159,11 +155,11 @@ class SpanListener:
         }
         if event.retry_after is not None:
             attributes[key.RETRY_AFTER] = event.retry_after
-        trace.span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))
+        span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))
 
-    def _spent(self, event: Spent) -> None:
-        trace = trace_of(event.ticket.request)
-        if trace is None or trace.span is None:
+    def _spent(self, event: Spent, trace: CallTrace | None) -> None:
+        span = _open_span(trace)
+        if span is None:
             return
         usage = event.spending.usage
         attributes: dict[str, AttributeValue] = {
@@ -173,35 +169,61 @@ class SpanListener:
         if usage is not None:
             attributes[key.SPENT_INPUT] = usage.input_tokens
             attributes[key.SPENT_OUTPUT] = usage.output_tokens
-        trace.span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))
+        span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))
+        if trace is not None and trace.inference is not None:
+            trace.inference.answered(event.spending)
         _close(trace)
+
+    def _released(self, event: Released, trace: CallTrace | None) -> None:
+        if trace is not None:
+            self._end(trace, event.at)
+
+    def _end(self, trace: CallTrace, at: float) -> None:
+        """End all that is still open of a request that has ended, or was refused."""
+        _close(trace)
+        if trace.inference is not None:
+            trace.inference.end(trace.error_type, trace.resends, self._offset() + _nanoseconds(at))
+        if trace.call is not None:
+            trace.call.end(trace.error_type)
 
     def _offset(self) -> int:
         """Nanoseconds from the scheduler's clock to the wall clock; taken anew, as the latter is adjusted."""
         return self._wall() - _nanoseconds(self._clock())
 
 
-def _begin_wait(event: Waiting) -> None:
-    trace = trace_of(event.ticket.request)
+def _begin_wait(event: Waiting, trace: CallTrace | None) -> None:
     if trace is None:
         return
     trace.waiting = event
     # Now, because a holder that pauses and returns has another acquire span by then.
     holders = (trace_of(holder.request) for holder in event.holders[:MAX_LINKS])
-    trace.links = [
+    trace.links = tuple(
         Link(holder.acquire)
         for holder in holders
         if holder is not None and holder.acquire is not None and holder.acquire.trace_flags.sampled
-    ]
+    )
 
 
-def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, list[Link], Context]:
+def _suspended(_: Suspended, trace: CallTrace | None) -> None:
+    _close(trace)
+
+
+def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...], Context]:
     """Take what was kept of the wait; a pause may be followed by another wait."""
     if trace is None:
-        return None, [], ROOT
+        return None, (), ROOT
     waiting, links = trace.waiting, trace.links
-    trace.waiting, trace.links = None, []
-    return waiting, links, trace.otel_context
+    if waiting is not None:
+        trace.waiting, trace.links = None, ()
+    return waiting, links, trace.otel_context if trace.inference is None else trace.inference.context
+
+
+def _open_span(trace: CallTrace | None) -> Span | None:
+    """Return the span that tells how the call goes on: the inference span, or where that is not ours, the acquire one."""
+    if trace is None:
+        return None
+    span = trace.span if trace.inference is None else trace.inference.span
+    return span if span is not None and span.is_recording() else None
 
 
 def _close(trace: CallTrace | None) -> None:
@@ -209,15 +231,6 @@ def _close(trace: CallTrace | None) -> None:
     if trace is not None and trace.span is not None:
         span, trace.span = trace.span, None
         span.end(trace.ends_at)
-
-
-def _end_call(trace: CallTrace | None, refused: Outcome | None = None) -> None:
-    """End all that is still open of a request that has ended, or was refused."""
-    _close(trace)
-    if trace is not None:
-        error, trace.error = trace.error, None
-        if trace.call is not None:
-            trace.call.end(refused if error is None else error)
 
 
 def _attributes(

@@ -4,9 +4,10 @@ Adding an SDK is one folder: an adapter that translates, a table of targets, and
 sync and the async wrapper are written here, once.
 """
 
+from loco_otel._telemetry.company import is_live
 from loco_otel.patching import stainless
 from loco_otel.patching.adapter import Adapter, Description, Meter, fields
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.target import Target
 
-__all__ = ["Adapter", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "stainless"]
+__all__ = ["Adapter", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "is_live", "stainless"]

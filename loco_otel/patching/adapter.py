@@ -22,26 +22,41 @@ class Description(NamedTuple):
     model: str | None
     body: Mapping[str, object]
     """The JSON that will be sent."""
+    server_address: str | None = None
+    """Host that it will be sent to."""
+    server_port: int | None = None
+    told_below: bool = False
+    """Whether the SDK makes the inference span of this call by itself."""
 
 
 class Meter:
-    """Collects what one answer says of its tokens, or what lets them be estimated."""
+    """Collects what one answer says of itself and of its tokens, or what lets them be estimated."""
 
-    __slots__ = ("characters", "input_tokens", "model", "output_tokens", "raw_bytes")
-
-    def __init__(self) -> None:
-        self.model: str | None = None
-        self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.characters = 0
-        """Of generated text seen so far."""
-        self.raw_bytes = 0
-        """Of a body that nobody parsed."""
+    model: str | None = None
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    input_tokens: int | None = None
+    """Those read from or written to a cache included."""
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    characters = 0
+    """Of generated text seen so far."""
+    raw_bytes = 0
+    """Of a body that nobody parsed."""
 
     def usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
         if self.input_tokens is not None and self.output_tokens is not None:
-            return Usage(self.input_tokens, self.output_tokens)
+            return Usage(
+                self.input_tokens,
+                self.output_tokens,
+                False,  # estimated
+                self.cache_read_tokens,
+                self.cache_write_tokens,
+                self.reasoning_tokens,
+            )
         output_tokens = self.output_tokens
         if output_tokens is None:
             output_tokens = -(-self.characters // _CHARACTERS_PER_TOKEN) or (

@@ -11,9 +11,13 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import Token
 from copy import copy
 from types import FrameType
 from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from loco_otel import _runtime
 from loco_otel.patching.adapter import fields
@@ -130,8 +134,8 @@ class Body:
             self._call.read_answer(parsed)
             self.end(error)
 
-    def begin(self) -> None:
-        """Note that a chunk is being read, and by whom."""
+    def begin(self) -> Token[Context] | None:
+        """Note that a chunk is being read, and by whom; return what to detach when it is."""
         self._reading = True
         if self._reader != (reader := _reader()):
             self._reader = reader
@@ -139,6 +143,7 @@ class Body:
                 self._call.move_here()
             except Exception:
                 _runtime.log_fault("noting who reads a body")
+        return self._call.attach()
 
     def chunk(self, chunk: Any) -> None:
         """Note a chunk."""
@@ -195,16 +200,22 @@ class _Along:
         return self
 
     def __next__(self) -> Any:
-        self._body.begin()
+        body = self._body
+        token = body.begin()
         try:
             chunk = next(self._inner)
         except StopIteration:
-            self._body.end(None)
+            _detach(token)
+            body.end(None)
             raise
         except BaseException as error:
-            self._body.end(error)
+            if not isinstance(error, GeneratorExit):
+                # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+                _detach(token)
+            body.end(error)
             raise
-        self._body.chunk(chunk)
+        _detach(token)
+        body.chunk(chunk)
         return chunk
 
     def __getattr__(self, name: str) -> Any:
@@ -222,20 +233,31 @@ class _AsyncAlong:
         return self
 
     async def __anext__(self) -> Any:
-        self._body.begin()
+        body = self._body
+        token = body.begin()
         try:
             chunk = await self._inner.__anext__()
         except StopAsyncIteration:
-            self._body.end(None)
+            _detach(token)
+            body.end(None)
             raise
         except BaseException as error:
-            self._body.end(error)
+            if not isinstance(error, GeneratorExit):
+                # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+                _detach(token)
+            body.end(error)
             raise
-        self._body.chunk(chunk)
+        _detach(token)
+        body.chunk(chunk)
         return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _detach(token: Token[Context] | None) -> None:
+    if token is not None:
+        otel_context.detach(token)
 
 
 def _untied(stream: Any, iterator: Any) -> Any:

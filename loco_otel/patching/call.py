@@ -3,15 +3,18 @@
 import json
 import threading
 from contextlib import suppress
+from contextvars import Token
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
 from loco_otel import _runtime
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Engine
 from loco_otel._identity import who
 from loco_otel._runtime import Runtime
+from loco_otel._telemetry import Subject
 from loco_otel._waiting import lineage
 from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
 from loco_otel.patching.adapter import Adapter, Description, Meter
@@ -34,11 +37,17 @@ class Call:
         self._prompt_tokens = estimate_tokens(description.body)
         weight = estimate_weight(description.model, self._prompt_tokens, settings.weights)
         self.meter = Meter()
-        span = runtime.start_call(identity.agent, description.provider, description.model)
         self.trace = runtime.trace()
-        if self.trace is not None and span is not None:
-            self.trace.call = span
-            self.trace.otel_context = span.context
+        if self.trace is not None:
+            subject = Subject(
+                description.operation,
+                description.provider,
+                description.model,
+                description.server_address,
+                description.server_port,
+                description.body,
+            )
+            self.trace.concern(identity.agent, subject, told_below=description.told_below)
         request = Request(
             agent=identity.agent,
             weight=weight,
@@ -57,14 +66,26 @@ class Call:
     def enter(self) -> None:
         """Run what follows under this call's slot and span: the SDK's own request."""
         self._scope = lineage.cover(self.ticket)
-        self._token = (
-            None if self.trace is None or self.trace.call is None else otel_context.attach(self.trace.call.context)
-        )
+        self._token = None
+        if self.trace is not None:
+            try:
+                context = self.trace.begin(self.ticket.request.agent, self._runtime.engine.now())
+            except Exception:
+                _runtime.log_fault("beginning an inference span")
+                return
+            if context is not self.trace.caller:
+                self._token = otel_context.attach(context)
 
     def leave(self) -> None:
         """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
         if lineage.leave(self._scope) and self._token is not None:
             otel_context.detach(self._token)
+
+    def attach(self) -> Token[Context] | None:
+        """Make our inference span current, if there is one, while a chunk is read; return what to detach."""
+        if self.trace is None or self.trace.inference is None:
+            return None
+        return otel_context.attach(self.trace.inference.context)
 
     def stay(self) -> None:
         """Let this context hold the slot while the body is open."""
@@ -77,8 +98,10 @@ class Call:
         lineage.claim(claim)
 
     def touch(self) -> None:
-        """Give a sign of life."""
+        """Give a sign of life, and note the first one."""
         self._runtime.engine.touch(self.ticket)
+        if self.trace is not None and self.trace.inference is not None and self.trace.inference.first_chunk_at is None:
+            self.trace.inference.first_chunk_at = self.ticket.touched_at
 
     @property
     def observed(self) -> bool:
@@ -89,8 +112,8 @@ class Call:
         """Settle with what the meter has, and give the slot back. Harmless when repeated."""
         engine, ticket = self._runtime.engine, self.ticket
         if not ticket.state.ended:
-            if self.trace is not None:
-                self.trace.error = error
+            if self.trace is not None and error is not None:
+                self.trace.fail(error)
             engine.release(ticket, self._spending() if engine.observed else None)
 
     def abandon(self) -> None:
@@ -104,7 +127,7 @@ class Call:
         engine, ticket = self._runtime.engine, self.ticket
         if self.trace is not None and not ticket.state.ended:
             # A rejection is told as what it is, whether the caller or the listeners hear of it first.
-            self.trace.error = error
+            self.trace.fail(error)
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
             engine.abandon(ticket)
@@ -177,7 +200,13 @@ class Call:
 
     def _spending(self) -> Spending:
         meter = self.meter
-        return Spending(meter.usage(self._prompt_tokens), self.ticket.request.weight, meter.model)
+        return Spending(
+            meter.usage(self._prompt_tokens),
+            self.ticket.request.weight,
+            meter.model,
+            meter.response_id,
+            meter.finish_reasons,
+        )
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.

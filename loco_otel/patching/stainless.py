@@ -24,23 +24,50 @@ def targets(adapter: Adapter) -> tuple[Target, ...]:
     )
 
 
-def describe(options: Any, operations: Mapping[str, str], provider: str) -> Description | None:
-    """Describe a request by the end of its path; None for a path that is not in `operations`."""
-    if options is None or options.method.lower() != "post":
+_PORTS = {"http": 80, "https": 443}
+
+
+class Endpoints:
+    """Tells what a request asks, by the end of its path, and of whom, by the class of its client.
+
+    Args:
+        operations: `gen_ai.operation.name` by the end of a path.
+        providers: `gen_ai.provider.name` by a part of the name of a client's class, or of one that it extends.
+        default: the provider of all other clients.
+
+    """
+
+    def __init__(self, operations: Mapping[str, str], providers: Mapping[str, str], default: str) -> None:
+        self._operations = operations
+        self._providers = providers
+        self._default = default
+        self._known: dict[type, str] = {}
+        """Providers by class: the program has few."""
+
+    def describe(self, client: Any, options: Any) -> Description | None:
+        """Describe a request; None for a path that is none of ours."""
+        if options is None or options.method.lower() != "post":
+            return None
+        path = options.url.partition("?")[0].rstrip("/")
+        for ending, operation in self._operations.items():
+            if path.endswith(ending):
+                body = options.json_data if isinstance(options.json_data, Mapping) else {}
+                model = body.get("model")
+                url = getattr(client, "_base_url", None)
+                return Description(
+                    self._provider_of(type(client)),
+                    operation,
+                    model if isinstance(model, str) else None,
+                    body,
+                    getattr(url, "host", None) or None,
+                    getattr(url, "port", None) or _PORTS.get(getattr(url, "scheme", "")),
+                )
         return None
-    path = options.url.partition("?")[0].rstrip("/")
-    for ending, operation in operations.items():
-        if path.endswith(ending):
-            body = options.json_data if isinstance(options.json_data, Mapping) else {}
-            model = body.get("model")
-            return Description(provider, operation, model if isinstance(model, str) else None, body)
-    return None
 
-
-def provider_of(client: Any, providers: Mapping[str, str], default: str) -> str:
-    """Return the provider by the name of the client's class, or of one that it extends."""
-    for base in type(client).__mro__:
-        for part, provider in providers.items():
-            if part in base.__name__:
-                return provider
-    return default
+    def _provider_of(self, kind: type) -> str:
+        known = self._known.get(kind)
+        if known is None:
+            names = [base.__name__ for base in kind.__mro__]
+            matches = (provider for name in names for part, provider in self._providers.items() if part in name)
+            known = self._known[kind] = next(matches, self._default)
+        return known

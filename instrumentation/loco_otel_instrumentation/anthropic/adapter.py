@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Description, Meter, fields, stainless
+from loco_otel.patching import Description, Meter, fields, is_live, stainless
 
-_OPERATIONS = {"/messages": "chat", "/complete": "text_completion"}
-
-_PROVIDERS = {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"}
+_ENDPOINTS = stainless.Endpoints(
+    {"/messages": "chat", "/complete": "text_completion"},
+    {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"},
+    "anthropic",
+)
 
 _SPENT = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 """Anthropic counts the three apart; `gen_ai.usage.input_tokens` means their sum."""
+
+_FINISHED = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_call"}
+"""Its words for what the conventions call otherwise."""
 
 
 class AnthropicAdapter:
@@ -22,15 +27,18 @@ class AnthropicAdapter:
 
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
-        return stainless.describe(options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "anthropic"))
+        description = _ENDPOINTS.describe(client, options)
+        if description is None or not _tells_itself(client, options):
+            return description
+        return description._replace(told_below=True)
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
-        """Note the usage in a whole answer."""
+        """Note what a whole answer says."""
         known = fields(answer)
         usage = known.get("usage")
         if usage is not None:
-            _read_input(known, meter)
-            meter.output_tokens = fields(usage).get("output_tokens")
+            _read_start(known, meter)
+            _read_end(known, fields(usage), meter)
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says."""
@@ -41,10 +49,10 @@ class AnthropicAdapter:
             text = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
             meter.characters += len(text or "")
         elif kind == "message_start":
-            _read_input(fields(known["message"]), meter)
+            _read_start(fields(known["message"]), meter)
         elif kind == "message_delta":
             # Cumulative, and the last word on it.
-            meter.output_tokens = fields(known["usage"]).get("output_tokens")
+            _read_end(fields(known["delta"]), fields(known["usage"]), meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether a spending limit is reached."""
@@ -53,8 +61,26 @@ class AnthropicAdapter:
         return isinstance(details, Mapping) and details.get("error_code") in _SPENT
 
 
-def _read_input(message: Mapping[str, Any], meter: Meter) -> None:
+def _tells_itself(client: Any, options: Any) -> bool:
+    """Tell whether the SDK, which does so since 2.x unless it is told not to, makes a span of this call."""
+    return bool(getattr(options, "span_name", None)) and is_live(getattr(client, "_tracer", None))
+
+
+def _read_start(message: Mapping[str, Any], meter: Meter) -> None:
     meter.model = message.get("model")
+    meter.response_id = message.get("id")
     known = fields(message.get("usage"))
     if known.get("input_tokens") is not None:
-        meter.input_tokens = sum(known.get(name) or 0 for name in _INPUT)
+        meter.input_tokens = sum([known.get(name) or 0 for name in _INPUT])
+        meter.cache_read_tokens = known.get("cache_read_input_tokens")
+        meter.cache_write_tokens = known.get("cache_creation_input_tokens")
+
+
+def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: Meter) -> None:
+    meter.output_tokens = usage.get("output_tokens")
+    reason = message.get("stop_reason")
+    if reason:
+        meter.finish_reasons = (_FINISHED.get(reason, reason),)
+    details = usage.get("output_tokens_details")
+    if details is not None:
+        meter.reasoning_tokens = fields(details).get("thinking_tokens")

@@ -5,16 +5,17 @@ from typing import Any
 
 from loco_otel.patching import Description, Meter, fields, stainless
 
-_OPERATIONS = {
-    "/chat/completions": "chat",
-    "/completions": "text_completion",
-    "/responses": "chat",
-    "/embeddings": "embeddings",
-}
-
-_PROVIDERS = {"Azure": "azure.ai.openai"}
+_ENDPOINTS = stainless.Endpoints(
+    {"/chat/completions": "chat", "/completions": "text_completion", "/responses": "chat", "/embeddings": "embeddings"},
+    {"Azure": "azure.ai.openai"},
+    "openai",
+)
 
 _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+
+_FINISHED = {"completed": "stop", "failed": "error", "cancelled": "error"}
+_INCOMPLETE = {"max_output_tokens": "length"}
+"""Words of the Responses API for what chat completions, and the conventions, call otherwise."""
 
 
 class OpenAIAdapter:
@@ -24,12 +25,19 @@ class OpenAIAdapter:
 
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
-        return stainless.describe(options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "openai"))
+        return _ENDPOINTS.describe(client, options)
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
-        """Note the usage in a whole answer."""
+        """Note what a whole answer says."""
         known = fields(answer)
+        choices = known.get("choices")
+        if choices is None:
+            _read_response(known, meter)
+            return
         meter.model = known.get("model")
+        meter.response_id = known.get("id")
+        reasons = [fields(choice).get("finish_reason") for choice in choices]
+        meter.finish_reasons = tuple([reason for reason in reasons if reason])
         _read_usage(known.get("usage"), meter)
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
@@ -41,8 +49,13 @@ class OpenAIAdapter:
             return
         if meter.model is None:
             meter.model = known.get("model")
+            meter.response_id = known.get("id")
         for choice in choices:
-            meter.characters += _length(fields(choice))
+            inside = fields(choice)
+            meter.characters += _length(inside)
+            reason = inside.get("finish_reason")
+            if reason:
+                meter.finish_reasons = (*meter.finish_reasons, reason)
         usage = known.get("usage")
         if usage is not None:
             _read_usage(usage, meter)
@@ -58,7 +71,9 @@ def _length(choice: Mapping[str, Any]) -> int:
     if delta is None:
         return len(choice.get("text") or "")
     known = fields(delta)
-    length = len(known.get("content") or "") + len(known.get("refusal") or "")
+    length = len(known.get("content") or "")
+    if known.get("refusal"):
+        length += len(known["refusal"])
     for call in known.get("tool_calls") or ():
         function = fields(fields(call).get("function"))
         length += len(function.get("arguments") or "") + len(function.get("name") or "")
@@ -72,15 +87,36 @@ def _read_event(known: Mapping[str, Any], meter: Meter) -> None:
         return
     response = known.get("response")
     if response is not None:
-        answer = fields(response)
-        meter.model = answer.get("model") or meter.model
-        _read_usage(answer.get("usage"), meter)
+        _read_response(fields(response), meter)
+
+
+def _read_response(known: Mapping[str, Any], meter: Meter) -> None:
+    """Note what an answer of the Responses API, or a list of embeddings, says."""
+    meter.model = known.get("model") or meter.model
+    meter.response_id = known.get("id")
+    reason = _FINISHED.get(known.get("status") or "")
+    details = known.get("incomplete_details")
+    if details is not None:
+        said = fields(details).get("reason") or "incomplete"
+        reason = _INCOMPLETE.get(said, said)
+    if reason:
+        meter.finish_reasons = (reason,)
+    _read_usage(known.get("usage"), meter)
 
 
 def _read_usage(usage: Any, meter: Meter) -> None:
     known = fields(usage)
     read = known.get("prompt_tokens", known.get("input_tokens"))
-    if read is not None:
-        meter.input_tokens = read
-        # Embeddings have no output, and say nothing of it.
-        meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
+    if read is None:
+        return
+    meter.input_tokens = read
+    # Embeddings have no output, and say nothing of it.
+    meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
+    details = known.get("prompt_tokens_details") or known.get("input_tokens_details")
+    if details is not None:
+        within = fields(details)
+        meter.cache_read_tokens = within.get("cached_tokens")
+        meter.cache_write_tokens = within.get("cache_write_tokens")
+    details = known.get("completion_tokens_details") or known.get("output_tokens_details")
+    if details is not None:
+        meter.reasoning_tokens = fields(details).get("reasoning_tokens")
