@@ -103,7 +103,9 @@ def install() -> tuple[str, ...]:
     """Patch the SDKs that are there, where `opentelemetry-instrument` can't go: notebooks, workers, tests.
 
     Returns:
-        The names of the instrumentations now active, without those named in `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
+        The names of the instrumentations that are active, or will be once their SDK is imported: without those whose
+        SDK is not installed or of a version that cannot be patched, and without those named in
+        `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -115,11 +117,15 @@ def install() -> tuple[str, ...]:
         return ()
     left_out = settings.disabled_instrumentations
     chosen = [entry for entry in _instrumentors() if "*" not in left_out and entry.name not in left_out]
+    active = []
     for entry in chosen:
         instrumentor = entry.load()()
         if not instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.instrument()
-    return tuple(entry.name for entry in chosen)
+            # Ours look for their SDK themselves; OpenTelemetry would log an ERROR for each that is not installed.
+            instrumentor.instrument(skip_dep_check=True)
+        if instrumentor.is_instrumented_by_opentelemetry:
+            active.append(entry.name)
+    return tuple(active)
 
 
 def uninstall() -> None:

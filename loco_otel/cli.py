@@ -9,13 +9,13 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from typing import NamedTuple
 
 import click
-from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
 from rich.console import Console
 
 from loco_otel._version import __version__
 from loco_otel.api import _instrumentors
 from loco_otel.errors import ConfigurationError
 from loco_otel.patching import LocoInstrumentor
+from loco_otel.patching.versions import installed_version
 from loco_otel.settings import Settings
 
 _PACKAGES = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro")
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
     fault: str = ""
     """Why it is not patched; empty where it is."""
     supported: bool = True
-    """Whether its version is one of those that can be patched."""
+    """Whether its version is one of those that can be patched; others are left alone."""
 
     @property
     def patched(self) -> bool:
@@ -114,7 +114,7 @@ def _warnings(settings: Settings | None, findings: Iterable[Finding]) -> Iterato
             yield "LOCO_CAPACITY is not set: calls are observed, and none waits"
     for finding in findings:
         if not finding.supported:
-            yield f"{finding.sdk} {finding.version} is none of the versions that loco-otel is tested with"
+            yield f"{finding.sdk} {finding.version} is left alone, its calls go unscheduled"
 
 
 def _trouble(findings: Iterable[Finding]) -> str:
@@ -132,25 +132,31 @@ def _examine(entry: EntryPoint, settings: Settings | None) -> Finding:
     """Find out whether one SDK's calls would be scheduled, by patching it; then take that back."""
     instrumentor: LocoInstrumentor = entry.load()()
     sdk = instrumentor.sdk
-    installed = _version(sdk)
+    installed = installed_version(sdk)
     if installed is None:
         return Finding(sdk, None)
     finding = Finding(sdk, installed)
-    if settings is None:
-        return finding._replace(fault="a setting cannot be used, see below")
-    if not settings.enabled:
-        return finding._replace(fault="LOCO_ENABLED is false")
-    if not settings.disabled_instrumentations.isdisjoint({"*", entry.name}):
-        return finding._replace(fault=f"{entry.name} is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
-    supported = get_dependency_conflicts(instrumentor.instrumentation_dependencies()) is None
+    if fault := _switched_off(entry, settings):
+        return finding._replace(fault=fault)
+    if not instrumentor.supports(installed):
+        fault = f"version not supported, it takes {instrumentor.requires}"
+        return finding._replace(fault=fault, supported=False)
     patched, reason = _patch(instrumentor)
     wanted = [str(target) for target in instrumentor.targets()]
     if missing := [name for name in wanted if name not in patched]:
-        fault = reason or f"not patched: {', '.join(missing)}"
-        if not supported:
-            fault = f"version not supported, it takes {instrumentor.requires} ({fault})"
-        return finding._replace(fault=fault, supported=supported)
-    return finding._replace(methods=len(patched), supported=supported)
+        return finding._replace(fault=reason or f"not patched: {', '.join(missing)}")
+    return finding._replace(methods=len(patched))
+
+
+def _switched_off(entry: EntryPoint, settings: Settings | None) -> str:
+    """Say by which setting one SDK is left out; nothing where it is not."""
+    if settings is None:
+        return "a setting cannot be used, see below"
+    if not settings.enabled:
+        return "LOCO_ENABLED is false"
+    if not settings.disabled_instrumentations.isdisjoint({"*", entry.name}):
+        return f"{entry.name} is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+    return ""
 
 
 def _patch(instrumentor: LocoInstrumentor) -> tuple[tuple[str, ...], str]:
@@ -159,14 +165,14 @@ def _patch(instrumentor: LocoInstrumentor) -> tuple[tuple[str, ...], str]:
     reason = ""
     with _log() as records:
         if not before:
-            # The launcher does not let OpenTelemetry check versions either: it looks at our distribution's.
+            # As the launcher does, which looks at our distribution's version only.
             instrumentor.instrument(skip_dep_check=True)
         try:
             import_module(instrumentor.targets()[0].module)
         except Exception as error:
             reason = f"it cannot be imported: {_told(error)}"
         patched = instrumentor.patched()
-        if not before:
+        if not before and instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
     errors = [record.exc_info[1] for record in records if record.levelno >= logging.ERROR and record.exc_info]
     if errors and errors[0] is not None:

@@ -2,9 +2,9 @@
 
 import inspect
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import wrapt
@@ -16,6 +16,7 @@ from loco_otel import _runtime
 from loco_otel.errors import ConfigurationError
 from loco_otel.patching.calls import Wrapper
 from loco_otel.patching.target import Target
+from loco_otel.patching.versions import UNKNOWN, installed_version, takes
 
 _logger = logging.getLogger("loco_otel")
 
@@ -52,9 +53,19 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             if _is_in_place(owner, name, wrapper)
         )
 
+    @classmethod
+    def supports(cls, version: str) -> bool:
+        """Tell whether this version of the SDK can be patched."""
+        return takes(cls.requires, version)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._wrapped = []
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Begin to schedule. What stands in the way is logged, and a later `instrument` tries again."""
+        super().instrument(**kwargs)
+        self._is_instrumented_by_opentelemetry = type(self)._active
 
     def _instrument(self, **kwargs: Any) -> None:
         cls = type(self)
@@ -67,27 +78,45 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             return
+        if not self._can_be_patched():
+            return
         runtime.observe(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
         cls._active = True
-        if cls._hooked:
-            self._wrap()
-        else:
+        module = self.targets()[0].module
+        if not cls._hooked:
             cls._hooked = True
-            module = self.targets()[0].module
             wrapt.register_post_import_hook(lambda _: self._wrap(), module)
+        elif module in sys.modules:
+            self._wrap()
+
+    def _can_be_patched(self) -> bool:
+        """Look at the SDK's version: under the launcher OpenTelemetry looks only at that of our own distribution."""
+        version = installed_version(self.sdk)
+        if version is None:
+            _logger.debug("%s is not installed", self.sdk)
+            return False
+        if not self.supports(version):
+            _logger.warning(
+                "loco-otel leaves %s %s alone, its calls go unscheduled: it takes %s", self.sdk, version, self.requires
+            )
+            return False
+        return True
 
     def _uninstrument(self, **_: Any) -> None:
+        self._unwrap_all()
+        runtime = _runtime.peek()
+        if runtime is not None:
+            runtime.sdks.pop(self.sdk, None)
+
+    def _unwrap_all(self) -> None:
         cls = type(self)
         cls._active = False
         wrapped, cls._wrapped = cls._wrapped, []
         for owner, name, wrapper in wrapped:
             _unwrap(owner, name, wrapper)
-        runtime = _runtime.peek()
-        if runtime is not None:
-            runtime.sdks.pop(self.sdk, None)
 
     def _wrap(self) -> None:
-        """Wrap all targets, once the SDK is there; what this version lacks is left and named in the log."""
+        """Wrap all targets, once the SDK is there: all of them or none."""
         cls = type(self)
         if not cls._active or cls._wrapped:
             return
@@ -97,9 +126,12 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 wrapper = wrapt.wrap_function_wrapper(owner, target.method, self._while_active(target.wrapper))
                 cls._wrapped.append((owner, target.method, wrapper))
         except Exception:
+            # Calls whose pauses are not seen would keep their slots through them.
+            self._unwrap_all()
+            self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
-        _runtime.current().announce(self.sdk, _version(self.sdk))
+        _runtime.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)
 
     def _while_active(self, wrapper: Wrapper) -> Wrapper:
         """Let a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
@@ -124,10 +156,3 @@ def _unwrap(owner: Any, name: str, wrapper: Any) -> None:
     except wrapt.WrapperNotOutermostError:
         # Under somebody's plain function it can't be taken out; `_while_active` lets calls through.
         _logger.debug("%s.%s keeps a wrapper that now does nothing", owner, name)
-
-
-def _version(sdk: str) -> str:
-    try:
-        return version(sdk)
-    except PackageNotFoundError:
-        return "unknown"

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from pydantic import BaseModel
 from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
+from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
 
 from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
 
 CAPACITY = 2
-CALLERS = 6
+CALLERS = 4
 
 HEAD = 0.06
 """Seconds before the server sends headers."""
@@ -229,7 +229,7 @@ async def responses_streaming_response_parse_stream(client: Any) -> Seen:
 
 @way("openai")
 async def post(client: Any) -> Seen:
-    response = await now(client.post("/chat/completions", cast_to=httpx2.Response, body=CHAT))
+    response = await now(client.post("/chat/completions", cast_to=http_of("openai").Response, body=CHAT))
     usage = response.json()["usage"]
     return Seen((type(response),), (usage["prompt_tokens"], usage["completion_tokens"]))
 
@@ -239,7 +239,9 @@ async def post_stream(client: Any) -> Seen:
     body = {**CHAT, "stream": True}
     stream_cls = openai.AsyncStream[Any] if isinstance(client, openai.AsyncOpenAI) else openai.Stream[Any]
     response = await now(
-        client.post("/chat/completions", cast_to=httpx2.Response, body=body, stream=True, stream_cls=stream_cls)
+        client.post(
+            "/chat/completions", cast_to=http_of("openai").Response, body=body, stream=True, stream_cls=stream_cls
+        )
     )
     lines = response.aiter_lines() if isinstance(client, openai.AsyncOpenAI) else response.iter_lines()
     return Seen((type(response), *[type(line) async for line in each(lines)]))
@@ -361,7 +363,7 @@ def in_one_loop(server: LlmServer, way: Way, callers: int) -> list[Seen]:
 
 
 def in_several_loops(server: LlmServer, way: Way, callers: int) -> list[Seen]:
-    loops = min(callers, 3)
+    loops = min(callers, 2)
     with ThreadPoolExecutor(loops) as pool:
         each_loop = pool.map(lambda _: in_one_loop(server, way, callers // loops), range(loops), timeout=SOON)
         return [seen for loop in each_loop for seen in loop]
@@ -429,7 +431,8 @@ def check_spending(scheduling: Scheduling, way: Way, seen: Seen) -> None:
 class Provider:
     """Answers in this process: each request waits until `CAPACITY` of them are there."""
 
-    def __init__(self, answer: dict[str, Any]) -> None:
+    def __init__(self, sdk: str, answer: dict[str, Any]) -> None:
+        self._library = http_of(sdk)
         self._answer = answer
         self._together = threading.Barrier(CAPACITY)
         self._lock = threading.Lock()
@@ -437,7 +440,7 @@ class Provider:
         self.most = 0
         self.urls: set[str] = set()
 
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+    def __call__(self, request: Any) -> Any:
         with self._lock:
             self._open += 1
             self.most = max(self.most, self._open)
@@ -445,16 +448,16 @@ class Provider:
         self._together.wait(SOON)
         with self._lock:
             self._open -= 1
-        return httpx2.Response(200, json=self._answer)
+        return self._library.Response(200, json=self._answer)
 
-    async def answer(self, request: httpx2.Request) -> httpx2.Response:
+    async def answer(self, request: Any) -> Any:
         return await asyncio.to_thread(self, request)
 
-    def http(self) -> httpx2.Client:
-        return httpx2.Client(transport=httpx2.MockTransport(self))
+    def http(self) -> Any:
+        return client_of(self._library, self)
 
-    def async_http(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
+    def async_http(self) -> Any:
+        return client_of(self._library, self.answer, is_async=True)
 
 
 CHAT_ANSWER: dict[str, Any] = {
@@ -493,8 +496,8 @@ MESSAGE_ANSWER: dict[str, Any] = {
 class Cloud(NamedTuple):
     """A client class that puts the SDK before another provider."""
 
-    sync: Callable[[httpx2.Client], Any]
-    coro: Callable[[httpx2.AsyncClient], Any]
+    sync: Callable[[Any], Any]
+    coro: Callable[[Any], Any]
     call: Callable[[Any], Any]
     answer: dict[str, Any]
     provider: str
@@ -564,7 +567,7 @@ CLOUDS = {
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_another_providers_client_is_scheduled_under_its_name(name: str, colour: str, scheduled: Scheduled) -> None:
     cloud = CLOUDS[name]
-    provider = Provider(cloud.answer)
+    provider = Provider("anthropic" if cloud.call is _message else "openai", cloud.answer)
     scheduling = scheduled(capacity=CAPACITY)
     if colour == "sync":
         with cloud.sync(provider.http()) as client, ThreadPoolExecutor(CALLERS) as pool:

@@ -10,11 +10,11 @@ from contextvars import Context
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from opentelemetry.trace import StatusCode
 from sdk_calls import Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, opened
+from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY, LlmServer
 
@@ -50,6 +50,11 @@ def ended(scheduling: Scheduling, error: str | None = None, *, spent: bool = Tru
     else:
         assert span.status.status_code is StatusCode.ERROR
         assert (span.attributes or {})["error.type"] == error
+
+
+def error_type(error: BaseException) -> str:
+    """Return the `error.type` of what the program got: SDKs name it differently, in the course of their versions."""
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 class Raised(Exception):
@@ -312,8 +317,6 @@ def test_a_stream_that_its_loop_left_behind_is_free(sdk: Sdk, server: LlmServer,
 
 # -- the provider breaks off ------------------------------------------------------------------------------------------
 
-DROPPED = {"openai": "openai.APIConnectionError", "anthropic": "httpx2.RemoteProtocolError"}
-
 
 @each_sdk
 @pytest.mark.parametrize("how", ["read", "helper", "raw"])
@@ -329,12 +332,14 @@ def test_a_dropped_connection_is_an_error(how: str, sdk: Sdk, server: LlmServer,
             else:
                 manager = sdk.streaming(client) if how == "helper" else await now(sdk.stream(client))
             async with opened(manager) as stream:
-                with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
+                with pytest.raises((openai.APIConnectionError, http_of(sdk.name).RemoteProtocolError)) as raised:
                     async for _ in each(stream):
                         pass
+            errors.append(raised.value)
 
+    errors: list[BaseException] = []
     sdk.run(main())
-    ended(scheduling, DROPPED[sdk.name])
+    ended(scheduling, error_type(errors[0]))
 
 
 @each_sdk
@@ -385,20 +390,17 @@ def test_a_refused_call_spends_nothing(
             assert type(raised.value).__name__ == error
 
     sdk.run(main())
-    ended(scheduling, _error_type(sdk, error), spent=False)
-
-
-def _error_type(sdk: Sdk, name: str) -> str:
-    error = getattr(openai if sdk.name == "openai" else anthropic, name)
-    return f"{error.__module__}.{error.__qualname__}"
+    ended(scheduling, f"{sdk.name}.{error}", spent=False)
 
 
 def test_an_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
-    def broken(_: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, content=b'{"id": ', headers={"content-type": "application/json"})
+    library = http_of("openai")
+
+    def broken(_: Any) -> Any:
+        return library.Response(200, content=b'{"id": ', headers={"content-type": "application/json"})
 
     scheduling = scheduled(capacity=1)
-    http = httpx2.Client(transport=httpx2.MockTransport(broken))
+    http = client_of(library, broken)
     with openai.OpenAI(api_key=KEY, http_client=http) as client, pytest.raises(json.JSONDecodeError):
         client.embeddings.create(model="text-embedding-3-small", input="hi")
     ended(scheduling, "json.decoder.JSONDecodeError", spent=False)
@@ -407,12 +409,12 @@ def test_an_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
 @each_sdk
 def test_an_unreachable_provider_is_an_error(sdk: Sdk, scheduled: Scheduled, server: LlmServer) -> None:
     scheduling = scheduled(capacity=1)
+    library = http_of(sdk.name)
 
-    def refuse(request: httpx2.Request) -> httpx2.Response:
-        raise httpx2.ConnectError("refused", request=request)
+    def refuse(request: Any) -> Any:
+        raise library.ConnectError("refused", request=request)
 
-    transport = httpx2.MockTransport(refuse)
-    http = httpx2.AsyncClient(transport=transport) if sdk.is_async else httpx2.Client(transport=transport)
+    http = client_of(library, refuse, is_async=sdk.is_async)
 
     async def main() -> None:
         async with opened(sdk.client(server, http_client=http, max_retries=0)) as client:
@@ -420,7 +422,7 @@ def test_an_unreachable_provider_is_an_error(sdk: Sdk, scheduled: Scheduled, ser
                 await now(sdk.ask(client))
 
     sdk.run(main())
-    ended(scheduling, _error_type(sdk, "APIConnectionError"), spent=False)
+    ended(scheduling, f"{sdk.name}.APIConnectionError", spent=False)
 
 
 @each_sdk
@@ -429,15 +431,18 @@ def test_a_reader_that_runs_out_of_patience_ends_the_call(sdk: Sdk, server: LlmS
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
-        timeout = httpx2.Timeout(10, read=0.2)
+        library = http_of(sdk.name)
+        timeout = library.Timeout(10, read=0.2)
         async with opened(sdk.client(server, timeout=timeout)) as client:
             async with opened(await now(sdk.stream(client))) as stream:
-                with pytest.raises((openai.APITimeoutError, httpx2.ReadTimeout)):
+                with pytest.raises((openai.APITimeoutError, library.ReadTimeout)) as raised:
                     async for _ in each(stream):
                         pass
+            errors.append(raised.value)
 
+    errors: list[BaseException] = []
     sdk.run(main())
-    ended(scheduling, "openai.APITimeoutError" if sdk.name == "openai" else "httpx2.ReadTimeout")
+    ended(scheduling, error_type(errors[0]))
 
 
 # -- the task is cancelled --------------------------------------------------------------------------------------------
@@ -529,12 +534,10 @@ def test_cancelled_amid_the_stream(close: bool, sdk: Sdk, server: LlmServer, sch
     ended(scheduling, CANCELLED)
 
 
-class Stuck(httpx2.AsyncByteStream):
-    """A body that stops after its first event, for ever."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b'event: message_start\ndata: {"type": "message_start", "message": {}, "choices": []}\n\n'
-        await asyncio.get_running_loop().create_future()
+async def stuck() -> AsyncIterator[bytes]:
+    """Stop after the first event of a body, for ever."""
+    yield b'event: message_start\ndata: {"type": "message_start", "message": {}, "choices": []}\n\n'
+    await asyncio.get_running_loop().create_future()
 
 
 @each_async_sdk
@@ -544,11 +547,12 @@ def test_a_task_destroyed_with_its_loop_leaves_nothing(
 ) -> None:
     """Its coroutine is closed by the garbage collector, in whatever context that finds."""
     scheduling = scheduled(capacity=1)
+    library = http_of(sdk.name)
 
-    async def answer(_: httpx2.Request) -> httpx2.Response:
+    async def answer(_: Any) -> Any:
         if phase == "headers":
             await asyncio.get_running_loop().create_future()
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Stuck())
+        return library.Response(200, headers={"content-type": "text/event-stream"}, content=stuck())
 
     async def read(client: Any, reading: asyncio.Event) -> None:
         async for _ in await sdk.stream(client):
@@ -557,8 +561,7 @@ def test_a_task_destroyed_with_its_loop_leaves_nothing(
     async def lost() -> None:
         # Without its own spans, which would complain of the foreign context.
         options = {"open_telemetry": False} if sdk.name == "anthropic" else {}
-        http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-        client = sdk.client(server, http_client=http, **options)
+        client = sdk.client(server, http_client=client_of(library, answer, is_async=True), **options)
         reading = asyncio.Event()
         asyncio.create_task(read(client, reading))  # noqa: RUF006 - it is meant to be lost
         if phase == "waiting":

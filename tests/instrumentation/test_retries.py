@@ -2,16 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from sdk_calls import Sdk, each_async_sdk, each_sdk, each_sync_sdk, now, opened
+from sdk_http import Handler, client_of, http_of
 from sdk_scheduling import SOON, Scheduled
 from sdk_server import LlmServer
 
@@ -129,18 +128,14 @@ def test_other_failures_are_retried_without_a_throttle(
     assert len(scheduling.seen.of(Suspended)) == 1
 
 
-Handler = Callable[[httpx2.Request], httpx2.Response]
-
-
 def http_for(sdk: Sdk, handler: Handler) -> Any:
-    transport = httpx2.MockTransport(handler)
-    return httpx2.AsyncClient(transport=transport) if sdk.is_async else httpx2.Client(transport=transport)
+    return client_of(http_of(sdk.name), handler, is_async=sdk.is_async)
 
 
 @each_sdk
 def test_a_lost_connection_is_retried_without_a_throttle(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
-    def lose(request: httpx2.Request) -> httpx2.Response:
-        raise httpx2.ConnectError("lost", request=request)
+    def lose(request: Any) -> Any:
+        raise http_of(sdk.name).ConnectError("lost", request=request)
 
     scheduling = scheduled(capacity=1)
 
@@ -175,8 +170,9 @@ LIMITS = {
 @each_sdk
 @pytest.mark.parametrize("retries", [0, 1])
 def test_an_empty_account_is_no_load(retries: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
-    def refuse(_: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(429, json=SPENT[sdk.name], headers={**LIMITS[sdk.name], "retry-after-ms": "10"})
+    def refuse(_: Any) -> Any:
+        headers = {**LIMITS[sdk.name], "retry-after-ms": "10"}
+        return http_of(sdk.name).Response(429, json=SPENT[sdk.name], headers=headers)
 
     scheduling = scheduled(capacity=1)
 

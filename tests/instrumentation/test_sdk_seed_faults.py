@@ -5,7 +5,6 @@ import gc
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from itertools import count
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from sdk_calls import Sdk, each_async_sdk, each_sync_sdk
+from sdk_http import Handler, client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
 
@@ -43,13 +42,13 @@ ANSWER: dict[str, Any] = {
 }
 
 
-def answering(handler: Callable[[httpx2.Request], httpx2.Response]) -> openai.OpenAI:
+def answering(handler: Handler) -> openai.OpenAI:
     """Return a client whose provider is a function in this process."""
-    return openai.OpenAI(api_key=KEY, max_retries=0, http_client=httpx2.Client(transport=httpx2.MockTransport(handler)))
+    return openai.OpenAI(api_key=KEY, max_retries=0, http_client=client_of(http_of("openai"), handler))
 
 
-def at_once(_: httpx2.Request) -> httpx2.Response:
-    return httpx2.Response(200, json=ANSWER)
+def at_once(_: Any) -> Any:
+    return http_of("openai").Response(200, json=ANSWER)
 
 
 def asking(threads: ThreadPoolExecutor, sdk: Sdk, client: Any) -> "Future[Any]":
@@ -292,10 +291,10 @@ def test_d13_a_hammer_of_threads_loses_no_slot_and_exceeds_none(scheduled: Sched
     open_now: list[None] = []
     most = []
 
-    def answer(_: httpx2.Request) -> httpx2.Response:
+    def answer(request: Any) -> Any:
         open_now.append(None)
         most.append(len(open_now))
-        response = httpx2.Response(200, json=ANSWER)
+        response = at_once(request)
         open_now.pop()
         return response
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import anthropic
-import httpx2
 import openai
 import pytest
 import wrapt
@@ -20,6 +19,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from sdk_calls import PROMPT, Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, opened
+from sdk_http import http_of
 from sdk_scheduling import Scheduled
 from sdk_server import KEY, LlmServer
 
@@ -146,7 +146,7 @@ def test_an_engine_whose_operations_fail(
                 await now(sdk.ask(client))
             server.script({"type": "stream_fault", "kind": "disconnect", "after_chunks": 2})
             async with opened(await now(sdk.stream(client))) as stream:
-                with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
+                with pytest.raises((openai.APIConnectionError, http_of(sdk.name).RemoteProtocolError)):
                     assert [chunk async for chunk in each(stream)]
 
     sdk.run(main())

@@ -10,7 +10,7 @@ class AnthropicInstrumentor(LocoInstrumentor):
     """Schedules messages, beta messages and completions; counting tokens and batches pass."""
 
     sdk = "anthropic"
-    requires = "anthropic >= 2.0, < 3"
+    requires = "anthropic >= 0.50, < 3"
 
     def targets(self) -> tuple[Target, ...]:
         """Return the two methods that all calls pass, and the two pauses between attempts."""

@@ -10,7 +10,7 @@ class OpenAIInstrumentor(LocoInstrumentor):
     """Schedules chat completions, completions, responses and embeddings."""
 
     sdk = "openai"
-    requires = "openai >= 3.0, < 4"
+    requires = "openai >= 1.76, < 4"
 
     def targets(self) -> tuple[Target, ...]:
         """Return the two methods that all calls pass, and the two pauses between attempts."""

@@ -1,0 +1,35 @@
+"""Which version of an SDK is installed, and whether it is one that can be patched."""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion
+
+UNKNOWN = "unknown"
+"""The version of an SDK that came without metadata, as in a frozen program."""
+
+
+def installed_version(sdk: str) -> str | None:
+    """Return an SDK's version without importing it; None where it is not installed."""
+    try:
+        return version(sdk)
+    except PackageNotFoundError:
+        return UNKNOWN if _is_there(sdk) else None
+
+
+def takes(requires: str, number: str) -> bool:
+    """Tell whether a requirement takes a version, pre-releases included; an unknown one has to be tried out."""
+    try:
+        return number == UNKNOWN or Requirement(requires).specifier.contains(number, prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+def _is_there(package: str) -> bool:
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    # A mere folder of that name, without `__init__.py`, has no file.
+    return spec is not None and spec.has_location
