@@ -38,6 +38,11 @@ class Meter:
         self.raw_bytes = 0
         """Of a body that nobody parsed."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the provider gave its figures."""
+        return self.input_tokens is not None and self.output_tokens is not None
+
     def usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
         if self.input_tokens is not None and self.output_tokens is not None:
@@ -64,6 +69,9 @@ class Adapter(Protocol):
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says. On the hot path: once per chunk."""
+
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures: all that is read where nobody listens."""
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether money has run out, rather than room."""

@@ -146,8 +146,7 @@ class Body:
         call = self._call
         try:
             call.touch()
-            if call.observed:
-                call.read_chunk(chunk)
+            call.read_chunk(chunk)
             if self._closed:
                 call.finish()
         except Exception:

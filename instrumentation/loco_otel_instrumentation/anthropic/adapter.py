@@ -35,12 +35,18 @@ class AnthropicAdapter:
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says."""
         known = fields(chunk)
-        kind = known.get("type")
-        if kind == "content_block_delta":
+        if known.get("type") == "content_block_delta":
             delta = fields(known["delta"])
             text = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
             meter.characters += len(text or "")
-        elif kind == "message_start":
+        else:
+            self.read_usage(chunk, meter)
+
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures."""
+        known = fields(chunk)
+        kind = known.get("type")
+        if kind == "message_start":
             _read_input(fields(known["message"]), meter)
         elif kind == "message_delta":
             # Cumulative, and the last word on it.

@@ -47,6 +47,16 @@ class OpenAIAdapter:
         if usage is not None:
             _read_usage(usage, meter)
 
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures."""
+        known = fields(chunk)
+        usage = known.get("usage")
+        if usage is None and (response := known.get("response")) is not None:
+            # An event of the Responses API, not a chunk of a completion.
+            usage = fields(response).get("usage")
+        if usage is not None:
+            _read_usage(usage, meter)
+
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether the account is empty."""
         inner = error.get("error", error)
