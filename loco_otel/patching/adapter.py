@@ -1,6 +1,6 @@
 """What an SDK's folder says about its calls: pure translation, no scheduling, no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from loco_otel.events import Usage
@@ -22,6 +22,15 @@ class Description(NamedTuple):
     model: str | None
     body: Mapping[str, object]
     """The JSON that will be sent."""
+
+
+class Asked(NamedTuple):
+    """A request that asks for more than the program does."""
+
+    options: Any
+    """To send instead of the program's own, which are left as they are."""
+    conceal: Callable[[Any], bool]
+    """Takes out of a chunk what is there only because of that; True where this is the whole chunk."""
 
 
 class Meter:
@@ -63,6 +72,9 @@ class Adapter(Protocol):
 
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
+
+    def ask_usage(self, options: Any) -> Asked | None:
+        """Ask a stream for its usage; None for a request that tells it anyway, or that must be left alone."""
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""

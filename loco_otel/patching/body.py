@@ -26,13 +26,16 @@ def hand_over(call: Call, answer: Any) -> None:
     if response is None:
         call.read_answer(answer)
         call.finish()
-    elif response.is_closed:
+        return
+    is_stream = hasattr(answer, "_iterator")
+    if response.is_closed and not (is_stream or call.asked):
         call.read_raw(response)
         call.finish()
     else:
+        # A stream may be closed too: where its bytes came from a cache or a mock, and are in memory.
         body = Body(call)
         body.watch(response)
-        if hasattr(answer, "_iterator"):
+        if is_stream:
             body.read_along(answer)
         elif hasattr(answer, "parse"):
             body.read_along_when_parsed(answer)
@@ -140,17 +143,21 @@ class Body:
             except Exception:
                 _runtime.log_fault("noting who reads a body")
 
-    def chunk(self, chunk: Any) -> None:
-        """Note a chunk."""
+    def chunk(self, chunk: Any) -> bool:
+        """Note a chunk; True where it is none of the program's."""
         self._reading = False
+        concealed = False
         call = self._call
         try:
             call.touch()
             call.read_chunk(chunk)
+            if call.asked is not None:
+                concealed = call.asked.conceal(chunk)
             if self._closed:
                 call.finish()
         except Exception:
             _runtime.log_fault("noting a chunk")
+        return concealed
 
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
@@ -194,17 +201,18 @@ class _Along:
         return self
 
     def __next__(self) -> Any:
-        self._body.begin()
-        try:
-            chunk = next(self._inner)
-        except StopIteration:
-            self._body.end(None)
-            raise
-        except BaseException as error:
-            self._body.end(error)
-            raise
-        self._body.chunk(chunk)
-        return chunk
+        while True:
+            self._body.begin()
+            try:
+                chunk = next(self._inner)
+            except StopIteration:
+                self._body.end(None)
+                raise
+            except BaseException as error:
+                self._body.end(error)
+                raise
+            if not self._body.chunk(chunk):
+                return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -221,17 +229,18 @@ class _AsyncAlong:
         return self
 
     async def __anext__(self) -> Any:
-        self._body.begin()
-        try:
-            chunk = await self._inner.__anext__()
-        except StopAsyncIteration:
-            self._body.end(None)
-            raise
-        except BaseException as error:
-            self._body.end(error)
-            raise
-        self._body.chunk(chunk)
-        return chunk
+        while True:
+            self._body.begin()
+            try:
+                chunk = await self._inner.__anext__()
+            except StopAsyncIteration:
+                self._body.end(None)
+                raise
+            except BaseException as error:
+                self._body.end(error)
+                raise
+            if not self._body.chunk(chunk):
+                return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -14,7 +14,7 @@ from loco_otel._identity import who
 from loco_otel._runtime import Runtime
 from loco_otel._waiting import lineage
 from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
-from loco_otel.patching.adapter import Adapter, Description, Meter
+from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
 from loco_otel.patching.weights import estimate_tokens, estimate_weight
 
@@ -27,7 +27,18 @@ _QUICKLY_READ = 32_768
 class Call:
     """Owns the call's ticket. Dropped without an end, it is settled with what was seen and its slot comes back."""
 
-    __slots__ = ("_prompt_tokens", "_runtime", "_scope", "_spending", "_token", "adapter", "meter", "ticket", "trace")
+    __slots__ = (
+        "_prompt_tokens",
+        "_runtime",
+        "_scope",
+        "_spending",
+        "_token",
+        "adapter",
+        "asked",
+        "meter",
+        "ticket",
+        "trace",
+    )
 
     def __init__(self, runtime: Runtime, adapter: Adapter, description: Description) -> None:
         settings = runtime.settings
@@ -39,6 +50,8 @@ class Call:
         weight = estimate_weight(description.model, expected.input_tokens + expected.output_tokens, settings.weights)
         self.meter = Meter()
         self._spending: Spending | None = None
+        self.asked: Asked | None = None
+        """What is asked of the provider beyond what the program does."""
         span = runtime.start_call(identity.agent, description.provider, description.model)
         self.trace = runtime.trace()
         if self.trace is not None and span is not None:
@@ -218,7 +231,10 @@ def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
             return None
         runtime = _runtime.current()
         runtime.look_for_sdk()
-        return Call(runtime, adapter, description)
+        call = Call(runtime, adapter, description)
+        if runtime.settings.stream_usage:
+            call.asked = adapter.ask_usage(options)
+        return call  # noqa: TRY300 - nothing else can fail
     except Exception:
         _runtime.fault("describing a call")
         return None

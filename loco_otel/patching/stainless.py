@@ -28,13 +28,19 @@ def describe(options: Any, operations: Mapping[str, str], provider: str) -> Desc
     """Describe a request by the end of its path; None for a path that is not in `operations`."""
     if options is None or options.method.lower() != "post":
         return None
-    path = options.url.partition("?")[0].rstrip("/")
+    path = path_of(options)
     for ending, operation in operations.items():
         if path.endswith(ending):
             body = options.json_data if isinstance(options.json_data, Mapping) else {}
             model = body.get("model")
             return Description(provider, operation, model if isinstance(model, str) else None, body)
     return None
+
+
+def path_of(options: Any) -> str:
+    """Return the path of a request, as the API names it."""
+    path: str = options.url.partition("?")[0]
+    return path.rstrip("/")
 
 
 def provider_of(client: Any, providers: Mapping[str, str], default: str) -> str:

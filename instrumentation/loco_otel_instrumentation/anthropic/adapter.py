@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Description, Meter, fields, stainless
+from loco_otel.patching import Asked, Description, Meter, fields, stainless
 
 _OPERATIONS = {"/messages": "chat", "/complete": "text_completion"}
 
@@ -23,6 +23,10 @@ class AnthropicAdapter:
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
         return stainless.describe(options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "anthropic"))
+
+    def ask_usage(self, options: Any) -> Asked | None:  # noqa: ARG002 - the protocol's
+        """Ask for nothing: every stream tells its usage."""
+        return None
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Description, Meter, fields, stainless
+from loco_otel.patching import Asked, Description, Meter, fields, stainless
+from loco_otel_instrumentation.openai import stream_usage
 
 _OPERATIONS = {
     "/chat/completions": "chat",
@@ -25,6 +26,10 @@ class OpenAIAdapter:
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
         return stainless.describe(options, _OPERATIONS, stainless.provider_of(client, _PROVIDERS, "openai"))
+
+    def ask_usage(self, options: Any) -> Asked | None:
+        """Ask a stream of completions for its usage; the Responses API tells it anyway."""
+        return stream_usage.ask_usage(options)
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""
