@@ -18,6 +18,7 @@ from loco_otel._core.policy import Policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
+from loco_otel._learning import TokenAverages
 from loco_otel._telemetry import CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, BypassReason
 from loco_otel.settings import Settings
@@ -43,6 +44,7 @@ class Runtime:
             max_hold=settings.max_hold,
         )
         self.engine = InProcessEngine(core)
+        self.averages = TokenAverages()
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
         self._attaching = threading.Lock()

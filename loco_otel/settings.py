@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     """Seconds that a request may wait."""
     max_hold: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
     """Seconds without a sign of life until a slot is taken back."""
+    stream_usage: bool = Field(default=False, description="true or false")
+    """Ask OpenAI streams for the usage chunk where the program did not, and hide it from the program."""
     agent_id: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
         default=None, description="a name"
     )

@@ -47,6 +47,7 @@ def test_everything_has_a_default():
     assert settings.max_waiters == 1000
     assert settings.acquire_timeout is None
     assert settings.max_hold == 900.0
+    assert settings.stream_usage is False
     assert settings.agent_id is None
     assert settings.metric_values == 200
     assert settings.weights == {}
@@ -92,6 +93,8 @@ def test_the_environment_is_the_process_s_own_unless_another_is_given(monkeypatc
         ("acquire_timeout", "2.5", 2.5),
         ("acquire_timeout", "none", None),
         ("max_hold", "0.001", 0.001),
+        ("stream_usage", "true", True),
+        ("stream_usage", "off", False),
         ("agent_id", "analyst", "analyst"),
         ("agent_id", "  café 7 ", "café 7"),
         ("metric_values", "1", 1),
@@ -145,6 +148,7 @@ WHOLE = "must be a whole number of at least 1"
         ("LOCO_MAX_HOLD", "nan", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "none", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "1e10", "must be at most 1000000000"),
+        ("LOCO_STREAM_USAGE", "sometimes", "must be true or false"),
         ("LOCO_METRIC_VALUES", "0", WHOLE),
         ("LOCO_METRIC_VALUES", "many", WHOLE),
     ],
@@ -255,6 +259,7 @@ def test_the_file_sets_every_key(config):
         max_waiters = 8
         acquire_timeout = 1.5
         max_hold = 60
+        stream_usage = true
         agent_id = "batch"
         metric_values = 50
 
@@ -268,6 +273,7 @@ def test_the_file_sets_every_key(config):
     assert (settings.optimize_for, settings.alpha) == ("throughput", 0.5)
     assert (settings.max_wait_ticks, settings.max_waiters, settings.metric_values) == (7, 8, 50)
     assert (settings.acquire_timeout, settings.max_hold, settings.agent_id) == (1.5, 60.0, "batch")
+    assert settings.stream_usage is True
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
     ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
@@ -566,6 +572,7 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("max_waiters", "1000"),
         ("acquire_timeout", "none"),
         ("max_hold", "60"),
+        ("stream_usage", "false"),
         ("agent_id", "none"),
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),

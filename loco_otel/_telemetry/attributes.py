@@ -120,7 +120,7 @@ ATTRIBUTES = {
         Attribute(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
         Attribute(THROTTLE_KIND, "string", "What the provider's refusal means.", tuple(ThrottleKind)),
         Attribute(RETRY_AFTER, "double", "Seconds after which the provider asks to be tried again."),
-        Attribute(SPENT_WEIGHT, "double", "Weight that the call took."),
+        Attribute(SPENT_WEIGHT, "double", "Weight that the call took: by its real tokens where they are known."),
         Attribute(SPENT_INPUT, "int", "Tokens sent."),
         Attribute(SPENT_OUTPUT, "int", "Tokens received."),
         Attribute(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),

@@ -219,7 +219,7 @@ def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...]
 
 
 def _open_span(trace: CallTrace | None) -> Span | None:
-    """Return the span that tells how the call goes on: the inference span, or where that is not ours, the acquire one."""
+    """Return the span that tells how the call goes on: the inference span, or the acquire span if that is not ours."""
     if trace is None:
         return None
     span = trace.span if trace.inference is None else trace.inference.span

@@ -6,8 +6,8 @@ sync and the async wrapper are written here, once.
 
 from loco_otel._telemetry.company import is_live
 from loco_otel.patching import stainless
-from loco_otel.patching.adapter import Adapter, Description, Meter, fields
+from loco_otel.patching.adapter import Adapter, Asked, Description, Meter, fields
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.target import Target
 
-__all__ = ["Adapter", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "is_live", "stainless"]
+__all__ = ["Adapter", "Asked", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "is_live", "stainless"]

@@ -1,6 +1,6 @@
 """What an SDK's folder says about its calls: pure translation, no scheduling, no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from loco_otel.events import Usage
@@ -29,6 +29,15 @@ class Description(NamedTuple):
     """Whether the SDK makes the inference span of this call by itself."""
 
 
+class Asked(NamedTuple):
+    """A request that asks for more than the program does."""
+
+    options: Any
+    """To send instead of the program's own, which are left as they are."""
+    conceal: Callable[[Any], bool]
+    """Takes out of a chunk what is there only because of that; True where this is the whole chunk."""
+
+
 class Meter:
     """Collects what one answer says of itself and of its tokens, or what lets them be estimated."""
 
@@ -45,6 +54,11 @@ class Meter:
     """Of generated text seen so far."""
     raw_bytes = 0
     """Of a body that nobody parsed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the provider gave its figures."""
+        return self.input_tokens is not None and self.output_tokens is not None
 
     def usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
@@ -74,11 +88,17 @@ class Adapter(Protocol):
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
 
+    def ask_usage(self, options: Any) -> Asked | None:
+        """Ask a stream for its usage; None for a request that tells it anyway, or that must be left alone."""
+
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says. On the hot path: once per chunk."""
+
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures: all that is read where nobody listens."""
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether money has run out, rather than room."""

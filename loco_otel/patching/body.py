@@ -30,13 +30,16 @@ def hand_over(call: Call, answer: Any) -> None:
     if response is None:
         call.read_answer(answer)
         call.finish()
-    elif response.is_closed:
+        return
+    is_stream = hasattr(answer, "_iterator")
+    if response.is_closed and not (is_stream or call.asked):
         call.read_raw(response)
         call.finish()
     else:
+        # A stream may be closed too: where its bytes came from a cache or a mock, and are in memory.
         body = Body(call)
         body.watch(response)
-        if hasattr(answer, "_iterator"):
+        if is_stream:
             body.read_along(answer)
         elif hasattr(answer, "parse"):
             body.read_along_when_parsed(answer)
@@ -145,18 +148,21 @@ class Body:
                 _runtime.log_fault("noting who reads a body")
         return self._call.attach()
 
-    def chunk(self, chunk: Any) -> None:
-        """Note a chunk."""
+    def chunk(self, chunk: Any) -> bool:
+        """Note a chunk; True where it is none of the program's."""
         self._reading = False
+        concealed = False
         call = self._call
         try:
             call.touch()
-            if call.observed:
-                call.read_chunk(chunk)
+            call.read_chunk(chunk)
+            if call.asked is not None:
+                concealed = call.asked.conceal(chunk)
             if self._closed:
                 call.finish()
         except Exception:
             _runtime.log_fault("noting a chunk")
+        return concealed
 
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
@@ -201,22 +207,21 @@ class _Along:
 
     def __next__(self) -> Any:
         body = self._body
-        token = body.begin()
-        try:
-            chunk = next(self._inner)
-        except StopIteration:
-            _detach(token)
-            body.end(None)
-            raise
-        except BaseException as error:
-            if not isinstance(error, GeneratorExit):
-                # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+        while True:
+            token = body.begin()
+            try:
+                chunk = next(self._inner)
+            except StopIteration:
                 _detach(token)
-            body.end(error)
-            raise
-        _detach(token)
-        body.chunk(chunk)
-        return chunk
+                body.end(None)
+                raise
+            except BaseException as error:
+                _detach(token)
+                body.end(error)
+                raise
+            _detach(token)
+            if not body.chunk(chunk):
+                return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -234,22 +239,23 @@ class _AsyncAlong:
 
     async def __anext__(self) -> Any:
         body = self._body
-        token = body.begin()
-        try:
-            chunk = await self._inner.__anext__()
-        except StopAsyncIteration:
-            _detach(token)
-            body.end(None)
-            raise
-        except BaseException as error:
-            if not isinstance(error, GeneratorExit):
-                # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+        while True:
+            token = body.begin()
+            try:
+                chunk = await self._inner.__anext__()
+            except StopAsyncIteration:
                 _detach(token)
-            body.end(error)
-            raise
-        _detach(token)
-        body.chunk(chunk)
-        return chunk
+                body.end(None)
+                raise
+            except BaseException as error:
+                if not isinstance(error, GeneratorExit):
+                    # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+                    _detach(token)
+                body.end(error)
+                raise
+            _detach(token)
+            if not body.chunk(chunk):
+                return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -17,17 +17,31 @@ from loco_otel._runtime import Runtime
 from loco_otel._telemetry import Subject
 from loco_otel._waiting import lineage
 from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
-from loco_otel.patching.adapter import Adapter, Description, Meter
+from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
 from loco_otel.patching.weights import estimate_tokens, estimate_weight
 
 _RESOURCES = (DEFAULT_RESOURCE,)
 
+_QUICKLY_READ = 32_768
+"""Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
+
 
 class Call:
     """Owns the call's ticket. Dropped without an end, it is settled with what was seen and its slot comes back."""
 
-    __slots__ = ("_prompt_tokens", "_runtime", "_scope", "_token", "adapter", "meter", "ticket", "trace")
+    __slots__ = (
+        "_prompt_tokens",
+        "_runtime",
+        "_scope",
+        "_spending",
+        "_token",
+        "adapter",
+        "asked",
+        "meter",
+        "ticket",
+        "trace",
+    )
 
     def __init__(self, runtime: Runtime, adapter: Adapter, description: Description) -> None:
         settings = runtime.settings
@@ -35,8 +49,12 @@ class Call:
         self._runtime = runtime
         self.adapter = adapter
         self._prompt_tokens = estimate_tokens(description.body)
-        weight = estimate_weight(description.model, self._prompt_tokens, settings.weights)
+        expected = runtime.averages.expected(identity.agent, description.model, self._prompt_tokens)
+        weight = estimate_weight(description.model, expected.input_tokens + expected.output_tokens, settings.weights)
         self.meter = Meter()
+        self._spending: Spending | None = None
+        self.asked: Asked | None = None
+        """What is asked of the provider beyond what the program does."""
         self.trace = runtime.trace()
         if self.trace is not None:
             subject = Subject(
@@ -114,13 +132,13 @@ class Call:
         if not ticket.state.ended:
             if self.trace is not None and error is not None:
                 self.trace.fail(error)
-            engine.release(ticket, self._spending() if engine.observed else None)
+            engine.release(ticket, self._settle())
 
     def abandon(self) -> None:
         """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
         engine, ticket = self._runtime.engine, self.ticket
         if not ticket.state.ended:
-            engine.abandon(ticket, self._spending() if engine.observed else None)
+            engine.abandon(ticket, self._settle())
 
     def fail(self, error: BaseException) -> None:
         """Give the slot back after a call that brought no body: nothing was spent."""
@@ -142,22 +160,26 @@ class Call:
     def read_chunk(self, chunk: Any) -> None:
         """Note what a chunk says."""
         try:
-            self.adapter.read_chunk(chunk, self.meter)
+            if self.observed:
+                self.adapter.read_chunk(chunk, self.meter)
+            else:
+                self.adapter.read_usage(chunk, self.meter)
         except Exception:
             _runtime.log_fault("reading a chunk")
 
     def read_answer(self, answer: Any) -> None:
         """Note what a whole answer says."""
-        if self.observed:
-            try:
-                self.adapter.read_answer(answer, self.meter)
-            except Exception:
-                _runtime.log_fault("reading an answer")
+        try:
+            self.adapter.read_answer(answer, self.meter)
+        except Exception:
+            _runtime.log_fault("reading an answer")
 
     def read_raw(self, response: Any) -> None:
         """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
-        if self.observed and self.meter.output_tokens is None and not self.meter.characters:
+        if self.meter.output_tokens is None and not self.meter.characters:
             content = getattr(response, "_content", None)
+            if not self.observed and (content is None or len(content) > _QUICKLY_READ):
+                return
             if content is None:
                 size = getattr(response, "num_bytes_downloaded", 0)
             else:
@@ -198,15 +220,21 @@ class Call:
         """The engine that its ticket belongs to."""
         return self._runtime.engine
 
-    def _spending(self) -> Spending:
-        meter = self.meter
-        return Spending(
-            meter.usage(self._prompt_tokens),
-            self.ticket.request.weight,
-            meter.model,
-            meter.response_id,
-            meter.finish_reasons,
-        )
+    def _settle(self) -> Spending | None:
+        """Learn from what it took, once, and return it if anybody wants to know.
+
+        Real tokens replace the weight that it was granted with; where they are estimates, that one stands.
+        """
+        runtime, meter, request = self._runtime, self.meter, self.ticket.request
+        observed = runtime.engine.observed
+        if self._spending is None and (observed or meter.complete):
+            usage = meter.usage(self._prompt_tokens)
+            weight = request.weight
+            if runtime.averages.learn(request.agent, request.model, self._prompt_tokens, usage):
+                tokens = usage.input_tokens + usage.output_tokens
+                weight = estimate_weight(request.model, tokens, runtime.settings.weights)
+            self._spending = Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons)
+        return self._spending if observed else None
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
@@ -226,7 +254,10 @@ def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
             return None
         runtime = _runtime.current()
         runtime.look_for_sdk()
-        return Call(runtime, adapter, description)
+        call = Call(runtime, adapter, description)
+        if runtime.settings.stream_usage:
+            call.asked = adapter.ask_usage(options)
+        return call  # noqa: TRY300 - nothing else can fail
     except Exception:
         _runtime.fault("describing a call")
         return None

@@ -28,6 +28,7 @@ def request(adapter: Adapter) -> Wrapper:
         call = prepare(adapter, client, _options(args, kwargs))
         if call is None or not _acquired(call):
             return wrapped(*args, **kwargs)
+        args, kwargs = _asking(call, args, kwargs)
         call.enter()
         try:
             answer = wrapped(*args, **kwargs)
@@ -49,6 +50,7 @@ def async_request(adapter: Adapter) -> Wrapper:
         call = prepare(adapter, client, _options(args, kwargs))
         if call is None or not await _async_acquired(call):
             return await wrapped(*args, **kwargs)
+        args, kwargs = _asking(call, args, kwargs)
         call.enter()
         try:
             answer = await wrapped(*args, **kwargs)
@@ -105,6 +107,15 @@ def async_pause(adapter: Adapter) -> Wrapper:
 
 def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[1] if len(args) > 1 else kwargs.get("options")
+
+
+def _asking(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with what we ask for beyond the program."""
+    if call.asked is None:
+        return args, kwargs
+    if len(args) > 1:
+        return (args[0], call.asked.options, *args[2:]), kwargs
+    return args, {**kwargs, "options": call.asked.options}
 
 
 def _acquired(call: Call) -> bool:

@@ -48,7 +48,7 @@ class Endpoints:
         """Describe a request; None for a path that is none of ours."""
         if options is None or options.method.lower() != "post":
             return None
-        path = options.url.partition("?")[0].rstrip("/")
+        path = path_of(options)
         for ending, operation in self._operations.items():
             if path.endswith(ending):
                 body = options.json_data if isinstance(options.json_data, Mapping) else {}
@@ -71,3 +71,9 @@ class Endpoints:
             matches = (provider for name in names for part, provider in self._providers.items() if part in name)
             known = self._known[kind] = next(matches, self._default)
         return known
+
+
+def path_of(options: Any) -> str:
+    """Return the path of a request, as the API names it."""
+    path: str = options.url.partition("?")[0]
+    return path.rstrip("/")

@@ -1,6 +1,10 @@
-"""What a call weighs before it is made: the size of its prompt, and the class of its model.
+"""What a call weighs: its tokens, and the class of its model.
 
-    weight = tier(model) * max(1, tokens of the prompt / 1000), rounded to a whole weight
+    weight = tier(model) * max(1, tokens / 1000), rounded to a whole weight
+
+Before the call its tokens are what `loco_otel._learning` expects: the prompt, as estimated here, corrected by what
+such prompts came to, and the answers that this agent usually gets from this model. Until one of its calls has ended,
+the prompt alone counts. After the call they are what the provider says.
 
 No tokenizer: one that works offline weighs more than all the rest of loco-otel. A third of the UTF-8 bytes is
 more than the tokens of prose, code, Chinese and Russian, and less than those of JSON; the scheduler needs to
@@ -102,7 +106,7 @@ def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] =
 
     Args:
         model: as the call names it, with or without date, region and provider.
-        tokens: of the prompt.
+        tokens: of prompt and answer, expected or real.
         fixed: weights (not milli-weights) by model name or glob, instead of the estimate. The name itself
             goes before the globs, and those in their order.
 

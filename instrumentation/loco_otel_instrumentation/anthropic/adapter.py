@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Description, Meter, fields, is_live, stainless
+from loco_otel.patching import Asked, Description, Meter, fields, is_live, stainless
 
 _ENDPOINTS = stainless.Endpoints(
     {"/messages": "chat", "/complete": "text_completion"},
@@ -32,6 +32,10 @@ class AnthropicAdapter:
             return description
         return description._replace(told_below=True)
 
+    def ask_usage(self, options: Any) -> Asked | None:  # noqa: ARG002 - the protocol's
+        """Ask for nothing: every stream tells its usage."""
+        return None
+
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note what a whole answer says."""
         known = fields(answer)
@@ -43,12 +47,18 @@ class AnthropicAdapter:
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says."""
         known = fields(chunk)
-        kind = known.get("type")
-        if kind == "content_block_delta":
+        if known.get("type") == "content_block_delta":
             delta = fields(known["delta"])
             text = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
             meter.characters += len(text or "")
-        elif kind == "message_start":
+        else:
+            self.read_usage(chunk, meter)
+
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures."""
+        known = fields(chunk)
+        kind = known.get("type")
+        if kind == "message_start":
             _read_start(fields(known["message"]), meter)
         elif kind == "message_delta":
             # Cumulative, and the last word on it.

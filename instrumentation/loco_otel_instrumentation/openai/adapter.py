@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Description, Meter, fields, stainless
+from loco_otel.patching import Asked, Description, Meter, fields, stainless
+from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
     {"/chat/completions": "chat", "/completions": "text_completion", "/responses": "chat", "/embeddings": "embeddings"},
@@ -26,6 +27,10 @@ class OpenAIAdapter:
     def describe(self, client: Any, options: Any) -> Description | None:
         """Tell what a request is about to do; None when it is no call of a model."""
         return _ENDPOINTS.describe(client, options)
+
+    def ask_usage(self, options: Any) -> Asked | None:
+        """Ask a stream of completions for its usage; the Responses API tells it anyway."""
+        return stream_usage.ask_usage(options)
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note what a whole answer says."""
@@ -57,6 +62,16 @@ class OpenAIAdapter:
             if reason:
                 meter.finish_reasons = (*meter.finish_reasons, reason)
         usage = known.get("usage")
+        if usage is not None:
+            _read_usage(usage, meter)
+
+    def read_usage(self, chunk: Any, meter: Meter) -> None:
+        """Note of one event only the provider's figures."""
+        known = fields(chunk)
+        usage = known.get("usage")
+        if usage is None and (response := known.get("response")) is not None:
+            # An event of the Responses API, not a chunk of a completion.
+            usage = fields(response).get("usage")
         if usage is not None:
             _read_usage(usage, meter)
 

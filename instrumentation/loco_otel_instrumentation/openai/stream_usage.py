@@ -1,0 +1,45 @@
+"""Asks a stream of completions for its usage where the program did not, and keeps the answer from the program.
+
+OpenAI tells the usage of a stream only when `stream_options.include_usage` says so, in one chunk more, the last, which
+has no choices. A program that did not ask may well take `choices[0]` of every chunk.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from loco_otel.patching import Asked, fields, stainless
+
+_ENDINGS = ("/chat/completions", "/completions")
+_KEY = "stream_options"
+
+
+def ask_usage(options: Any) -> Asked | None:
+    """Return a stream's options with the wish added; None where the program has said yes or no to it, or can't."""
+    body = options.json_data
+    if not isinstance(body, Mapping) or body.get("stream") is not True:
+        return None
+    if not stainless.path_of(options).endswith(_ENDINGS):
+        return None
+    place = "json_data"
+    if (extra := getattr(options, "extra_json", None)) and _KEY in extra:
+        # What the program gave as `extra_body` replaces the same key of the body.
+        place, body = "extra_json", extra
+    wishes = body.get(_KEY) or {}
+    if not isinstance(wishes, Mapping) or "include_usage" in wishes:
+        return None
+    changed = {**body, _KEY: {**wishes, "include_usage": True}}
+    return Asked(options.model_copy(update={place: changed}), _conceal)
+
+
+def _conceal(chunk: Any) -> bool:
+    known = fields(chunk)
+    if known.get("usage") is not None:
+        # Some servers put it into the chunk that ends the last choice: that one the program must have.
+        return not known.get("choices")
+    if "usage" in known:
+        # Where it was asked for, all the other chunks say `usage: null`.
+        if isinstance(chunk, dict):
+            del chunk["usage"]
+        else:
+            chunk.model_fields_set.discard("usage")
+    return False
