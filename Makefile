@@ -1,11 +1,13 @@
-# make demo | test | bench | lint | fmt | docs | clean
+# make demo | test | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test bench lint fmt docs clean
+COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
+
+.PHONY: demo test bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
@@ -13,8 +15,12 @@ demo: .venv/.demo
 test: lint
 	$(BIN)/python -m pytest
 
-bench: .venv/.test
+bench: .venv/.test company
 	$(BIN)/python -m benchmarks
+
+# Other vendors' instrumentors, each in a folder of its own, for PYTHONPATH: in .venv itself their entry points would
+# instrument whatever the tests launch.
+company: $(COMPANY)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -35,6 +41,11 @@ clean:
 
 .venv/.demo: pyproject.toml $(BIN)/uv
 	$(UV_INSTALL) -e '.[demo]'
+	touch $@
+
+.venv/company/%/.done: pyproject.toml $(BIN)/uv
+	rm -rf $(@D)
+	$(UV_INSTALL) --no-deps --target $(@D) --group $*
 	touch $@
 
 .venv/.test: pyproject.toml $(BIN)/uv

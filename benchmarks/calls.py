@@ -1,78 +1,100 @@
-"""What an instrumented call costs over the bare SDK, on a transport that answers at once.
+"""What an instrumented call costs over the bare SDK, on a transport that answers at once, and what others' cost.
 
-Bare and instrumented run in processes of their own, in turn.
+Each way runs in processes of its own, in turn.
 """
 
 import json
+import os
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
-_PROGRAM = """
-import json, sys, time
-mode = sys.argv[1]
-if mode == "sdk":
-    from opentelemetry import metrics, trace
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-    class Nowhere(SpanExporter):
-        def export(self, spans): return SpanExportResult.SUCCESS
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    trace.set_tracer_provider(provider)
-    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
-if mode != "bare":
-    import loco_otel
-    loco_otel.install()
-import httpx2, openai
-answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini",
-          "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello"}}],
-          "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}}
-chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini",
-         "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
-events = ("data: " + json.dumps(chunk) + "\\n\\n") * 20 + "data: [DONE]\\n\\n"
-def respond(request):
-    if b'"stream":true' in request.content.replace(b" ", b""):
-        return httpx2.Response(200, content=events, headers={"content-type": "text/event-stream"})
-    return httpx2.Response(200, json=answer)
-client = openai.OpenAI(api_key="none", http_client=httpx2.Client(transport=httpx2.MockTransport(respond)))
-messages = [{"role": "user", "content": "Say hello to the world in one word, please."}]
-def create():
-    client.chat.completions.create(model="gpt-4o-mini", messages=messages)
-def stream():
-    for _ in client.chat.completions.create(model="gpt-4o-mini", messages=messages, stream=True):
-        pass
-times = []
-for call, count in ((create, 100), (stream, 30)):
-    for _ in range(20):
-        call()
-    best = 1e9
-    for _ in range(12):
-        started = time.process_time()
-        for _ in range(count):
-            call()
-        best = min(best, (time.process_time() - started) / count * 1e6)
-    times.append(best)
-print(json.dumps(times))
-"""
+from benchmarks.called import CHUNKS
+from benchmarks.company import Instrumentor
 
-_MODES = {"bare SDK": "bare", "loco_otel, no OpenTelemetry SDK": "none", "loco_otel, spans and metrics": "sdk"}
-_ROUNDS = 3
+_ROUNDS = 4
+_FOREIGN = ("OTEL_", "LOCO_", "OPENAI_", "TRACELOOP_", "OPENINFERENCE_")
+"""Settings of whoever runs this, which are none of the benchmark's."""
+
+
+class Way(NamedTuple):
+    """A way to run the calls."""
+
+    otel: bool
+    """With an OpenTelemetry SDK set up."""
+    instrumentors: tuple[Instrumentor, ...] = ()
+
+
+class Cost(NamedTuple):
+    """Microseconds of a call, or those that a way adds."""
+
+    create: float
+    async_create: float
+    stream: float
+    chunk: float
+    """Each further chunk of a stream."""
+
+    def over(self, other: "Cost") -> "Cost":
+        """Return the difference."""
+        return Cost(*(mine - others for mine, others in zip(self, other, strict=True)))
+
+    def part_of(self, other: "Cost") -> "Cost":
+        """Return the ratios."""
+        return Cost(*(mine / others for mine, others in zip(self, other, strict=True)))
+
+
+_BARE = Way(otel=False)
+_OURS, _OFFICIAL = Instrumentor.LOCO, Instrumentor.OFFICIAL
+_GOALS = {True: "0.6, 0.6, -, 0.1", False: "0.25, 0.25, -, -"}
+"""What we may add at most, as part of what the official instrumentor adds: with an SDK set up, and without."""
+_WAYS = (
+    _BARE,
+    *(Way(otel, (who,)) for otel in (False, True) for who in (_OURS, _OFFICIAL)),
+    Way(True, (Instrumentor.OPENLLMETRY,)),
+    Way(True, (Instrumentor.OPENINFERENCE,)),
+    Way(True, (_OURS, _OFFICIAL)),
+)
 
 
 def run() -> None:
     """Measure and print."""
-    best = dict.fromkeys(_MODES, (float("inf"), float("inf")))
+    rounds: dict[Way, list[Any]] = {way: [] for way in _WAYS}
     for _ in range(_ROUNDS):
-        for name, mode in _MODES.items():
-            program = [sys.executable, "-c", _PROGRAM, mode]
-            create, stream = json.loads(subprocess.run(program, check=True, capture_output=True).stdout)
-            best[name] = (min(best[name][0], create), min(best[name][1], stream))
-    bare = best["bare SDK"]
-    print("\nopenai chat.completions.create on a mock transport: CPU time per call, over the bare SDK in brackets")
-    for name, (create, stream) in best.items():
-        print(
-            f"  {name:<32} {create:7.0f} us (+{create - bare[0]:.0f})"
-            f"    20-chunk stream {stream:7.0f} us (+{stream - bare[1]:.0f})"
-        )
+        for way, results in rounds.items():
+            results.append(_measured(way))
+    for where in ("alone", "in a span"):
+        costs = {way: _cost([result["times"][where] for result in results]) for way, results in rounds.items()}
+        spans = {way: results[0]["spans"][where] for way, results in rounds.items()}
+        _print(where, costs, spans)
+
+
+def _measured(way: Way) -> Any:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+    environ["PYTHONPATH"] = os.pathsep.join(str(who.folder) for who in way.instrumentors)
+    program = [sys.executable, "-m", "benchmarks.called", str(int(way.otel)), *(who.value for who in way.instrumentors)]
+    return json.loads(subprocess.run(program, check=True, capture_output=True, env=environ).stdout)
+
+
+def _cost(rounds: list[dict[str, float]]) -> Cost:
+    best = {kind: min(times[kind] for times in rounds) for kind in rounds[0]}
+    few, many = CHUNKS
+    stream, long_stream = best[f"{few} chunks"], best[f"{many} chunks"]
+    return Cost(best["create"], best["async"], stream, (long_stream - stream) / (many - few))
+
+
+def _print(where: str, costs: dict[Way, Cost], spans: dict[Way, int]) -> None:
+    print(f"\nopenai chat.completions.create on a mock transport, {where}: us of CPU time over the bare SDK")
+    print(f"  {'':<32}{'create':>9}{'async':>9}{f'{CHUNKS[0]} chunks':>11}{'a chunk':>9}{'spans':>7}")
+    bare = costs[_BARE]
+    _row("bare SDK", bare)
+    for otel in (False, True):
+        print(f"  {'with an' if otel else 'no'} OpenTelemetry SDK")
+        added = {way: cost.over(bare) for way, cost in costs.items() if way.otel is otel and way is not _BARE}
+        for way, cost in added.items():
+            _row("  " + " and ".join(who.value for who in way.instrumentors), cost, spans[way])
+        parts = added[Way(otel, (_OURS,))].part_of(added[Way(otel, (_OFFICIAL,))])
+        print(f"    ours / official: {', '.join(f'{part:.2f}' for part in parts)} (goal: at most {_GOALS[otel]})")
+
+
+def _row(name: str, cost: Cost, spans: int | str = "") -> None:
+    print(f"  {name:<32}{cost.create:9.1f}{cost.async_create:9.1f}{cost.stream:11.1f}{cost.chunk:9.2f}{spans:>7}")

@@ -1,0 +1,35 @@
+"""Who may instrument the SDKs, and how each is told to; those not ours are in `.venv/company`, see `make company`."""
+
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1] / ".venv" / "company"
+
+
+class Instrumentor(Enum):
+    """Whose instrumentation; the value names its folder."""
+
+    LOCO = "loco_otel"
+    OFFICIAL = "official"
+    OPENLLMETRY = "openllmetry"
+    OPENINFERENCE = "openinference"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is installed; nothing is there of ours, which is in `.venv` itself."""
+        return FOLDER / self.value
+
+    def instrument(self) -> None:
+        """Instrument openai, in this process."""
+        if self is Instrumentor.LOCO:
+            import_module("loco_otel").install()
+        else:
+            import_module(_MODULES[self]).OpenAIInstrumentor().instrument()
+
+
+_MODULES = {
+    Instrumentor.OFFICIAL: "opentelemetry.instrumentation.genai.openai",
+    Instrumentor.OPENLLMETRY: "opentelemetry.instrumentation.openai",
+    Instrumentor.OPENINFERENCE: "openinference.instrumentation.openai",
+}
