@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from loco_otel import _runtime
 from loco_otel._identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
+from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
 from loco_otel.settings import Settings
 
@@ -126,6 +127,26 @@ def install() -> tuple[str, ...]:
         if instrumentor.is_instrumented_by_opentelemetry:
             active.append(entry.name)
     return tuple(active)
+
+
+def pre_instrument() -> None:
+    """Patch before `opentelemetry-instrument` loads any instrumentor; it calls this itself.
+
+    Others then wrap what is ours, whatever order they are loaded in. It honours `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`
+    here because the launcher does so only for instrumentors. Never raises: that would stop all of them.
+    """
+    try:
+        left_out = _runtime.current().settings.disabled_instrumentations
+    except ConfigurationError:
+        return  # each instrumentor says so
+    if "*" in left_out:
+        return
+    for entry in _instrumentors():
+        if entry.name not in left_out:
+            try:
+                entry.load()().instrument_early()
+            except Exception:
+                _runtime.log_fault(f"patching early with {entry.name}")
 
 
 def uninstall() -> None:

@@ -6,7 +6,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.company import above
+from loco_otel._telemetry.company import above, is_inference
 from loco_otel._telemetry.inference import Inference, Subject
 from loco_otel.events import Request, Waiting
 
@@ -86,10 +86,14 @@ class CallTrace:
             return self.inference.context
         return self.otel_context
 
-    def found(self, span: Span) -> None:
-        """Note the inference span of somebody below us, which began after the grant."""
-        self.theirs = span
-        span.set_attribute(key.WAIT_DURATION, self.waited)
+    def look_below(self) -> None:
+        """Take the current span for theirs, where it is an inference span that began after the grant."""
+        if self.ours or self.silent or self.theirs is not None:
+            return
+        span = trace.get_current_span()
+        if is_inference(span):
+            self.theirs = span
+            span.set_attribute(key.WAIT_DURATION, self.waited)
 
     def fail(self, error: BaseException) -> None:
         """Note what the call failed with."""

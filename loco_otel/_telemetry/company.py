@@ -8,12 +8,12 @@ tokens counted again. There are four signs, looked for in the order of what they
 - OpenLLMetry's instrumentors of frameworks leave a mark too, but the span is not always the current one;
 - a wrapper that makes its span current only later, or never, is on the call stack.
 
-What tells of the call further down is known by the SDK's adapter, and by the wrapped method, see `is_theirs`.
+What tells of the call further down is known by the SDK's adapter, and by the wrapped method, see `wraps_theirs`.
 """
 
 import sys
 from collections.abc import Mapping
-from types import CodeType, FrameType
+from types import CodeType, FrameType, MethodType
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
@@ -86,6 +86,18 @@ def is_live(tracer: object) -> bool:
     if isinstance(tracer, ProxyTracer):
         tracer = tracer._tracer
     return tracer is not None and not isinstance(tracer, NoOpTracer)
+
+
+def wraps_theirs(function: Any) -> bool:
+    """Tell whether a wrapper of somebody who makes inference spans is around a function."""
+    if type(function) is MethodType:
+        return False
+    while function is not None:
+        wrapper = getattr(function, "_self_wrapper", None)
+        if wrapper is not None and is_theirs(getattr(wrapper, "__module__", None) or ""):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
 
 
 def is_theirs(module: str) -> bool:

@@ -14,7 +14,8 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Engine
 from loco_otel._identity import who
 from loco_otel._runtime import Runtime
-from loco_otel._telemetry import Subject
+from loco_otel._telemetry import CallTrace, Subject
+from loco_otel._telemetry.company import wraps_theirs
 from loco_otel._waiting import lineage
 from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
@@ -244,7 +245,7 @@ class Call:
                 self.abandon()
 
 
-def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
+def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:
     """Make the call to be scheduled; None when this request is not for us, and when we fail to tell."""
     if lineage.covering() is not None:
         return None
@@ -252,6 +253,8 @@ def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
         description = adapter.describe(client, options)
         if description is None:
             return None
+        if wraps_theirs(wrapped):
+            description = description._replace(told_below=True)
         runtime = _runtime.current()
         runtime.look_for_sdk()
         call = Call(runtime, adapter, description)
@@ -261,3 +264,10 @@ def prepare(adapter: Adapter, client: Any, options: Any) -> Call | None:
     except Exception:
         _runtime.fault("describing a call")
         return None
+
+
+def find_below(ticket: Ticket) -> None:
+    """Tell whoever makes the call's inference span below us how long it has waited."""
+    trace = ticket.request.context
+    if isinstance(trace, CallTrace):
+        trace.look_below()

@@ -12,9 +12,10 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Engine
 from loco_otel._waiting import aio, lineage, threads
 from loco_otel.errors import LocoError
+from loco_otel.patching import watch
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.body import hand_over
-from loco_otel.patching.call import Call, prepare
+from loco_otel.patching.call import Call, find_below, prepare
 from loco_otel.patching.pushback import read_pushback
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -25,7 +26,7 @@ def request(adapter: Adapter) -> Wrapper:
     """Schedule a sync `request(cast_to, options, ...)`."""
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = prepare(adapter, client, _options(args, kwargs))
+        call = prepare(adapter, client, _options(args, kwargs), wrapped)
         if call is None or not _acquired(call):
             return wrapped(*args, **kwargs)
         args, kwargs = _asking(call, args, kwargs)
@@ -47,7 +48,7 @@ def async_request(adapter: Adapter) -> Wrapper:
     """Schedule an async `request(cast_to, options, ...)`."""
 
     async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = prepare(adapter, client, _options(args, kwargs))
+        call = prepare(adapter, client, _options(args, kwargs), wrapped)
         if call is None or not await _async_acquired(call):
             return await wrapped(*args, **kwargs)
         args, kwargs = _asking(call, args, kwargs)
@@ -101,6 +102,28 @@ def async_pause(adapter: Adapter) -> Wrapper:
                 raise
             except Exception:
                 _runtime.fault("queueing again after a pause")
+
+    return wrapper
+
+
+def sending(adapter: Adapter) -> Wrapper:
+    """See an attempt go out, in `_build_request(options, ...)`, which has one colour and is further down than others.
+
+    Here the inference span of the SDK's own making, or of somebody who wraps below us, is the current one. And a call
+    that got here without a slot went around our wrappers, so they are looked after.
+    """
+
+    def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            ticket = lineage.covering()
+            if ticket is None:
+                if adapter.describe(client, args[0] if args else kwargs.get("options")) is not None:
+                    watch.look()
+            elif ticket.request.settles:
+                find_below(ticket)
+        except Exception:
+            _runtime.log_fault("seeing an attempt go out")
+        return wrapped(*args, **kwargs)
 
     return wrapper
 

@@ -1,6 +1,5 @@
 """Puts wrappers on an SDK and takes them off again."""
 
-import inspect
 import logging
 import sys
 from abc import abstractmethod
@@ -14,7 +13,8 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from loco_otel import _runtime
 from loco_otel.errors import ConfigurationError
-from loco_otel.patching.calls import Wrapper
+from loco_otel.patching import watch
+from loco_otel.patching.placement import Placement
 from loco_otel.patching.target import Target
 from loco_otel.patching.versions import UNKNOWN, installed_version, takes
 
@@ -34,7 +34,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     _active = False
     _hooked = False
-    _wrapped: list[tuple[Any, str, Any]]
+    _placement: Placement
 
     @abstractmethod
     def targets(self) -> tuple[Target, ...]:
@@ -47,11 +47,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     @classmethod
     def patched(cls) -> tuple[str, ...]:
         """Name the methods that are wrapped now: none before the SDK is imported, nor those that somebody put back."""
-        return tuple(
-            f"{owner.__module__}.{owner.__name__}.{name}"
-            for owner, name, wrapper in cls._wrapped
-            if _is_in_place(owner, name, wrapper)
-        )
+        return cls._placement.methods
 
     @classmethod
     def supports(cls, version: str) -> bool:
@@ -60,12 +56,16 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._wrapped = []
+        cls._placement = Placement()
 
     def instrument(self, **kwargs: Any) -> None:
         """Begin to schedule. What stands in the way is logged, and a later `instrument` tries again."""
         super().instrument(**kwargs)
         self._is_instrumented_by_opentelemetry = type(self)._active
+
+    def instrument_early(self) -> None:
+        """Begin to schedule before others come, so that they wrap what is ours; `instrument` then has little to do."""
+        self._instrument()
 
     def _instrument(self, **kwargs: Any) -> None:
         cls = type(self)
@@ -78,9 +78,9 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             return
-        if not self._can_be_patched():
-            return
         runtime.observe(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
+        if cls._active or not self._can_be_patched():
+            return
         cls._active = True
         module = self.targets()[0].module
         if not cls._hooked:
@@ -103,56 +103,28 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return True
 
     def _uninstrument(self, **_: Any) -> None:
-        self._unwrap_all()
+        self._unwrap()
         runtime = _runtime.peek()
         if runtime is not None:
             runtime.sdks.pop(self.sdk, None)
 
-    def _unwrap_all(self) -> None:
+    def _unwrap(self) -> None:
         cls = type(self)
         cls._active = False
-        wrapped, cls._wrapped = cls._wrapped, []
-        for owner, name, wrapper in wrapped:
-            _unwrap(owner, name, wrapper)
+        watch.leave_alone(cls._placement.heal)
+        cls._placement.remove()
 
     def _wrap(self) -> None:
         """Wrap all targets, once the SDK is there: all of them or none."""
         cls = type(self)
-        if not cls._active or cls._wrapped:
+        if not cls._active:
             return
         try:
-            for target in self.targets():
-                owner = target.resolve()
-                wrapper = wrapt.wrap_function_wrapper(owner, target.method, self._while_active(target.wrapper))
-                cls._wrapped.append((owner, target.method, wrapper))
+            cls._placement.put(self.targets())
         except Exception:
-            # Calls whose pauses are not seen would keep their slots through them.
-            self._unwrap_all()
+            self._unwrap()
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
+        watch.look_after(cls._placement.heal)
         _runtime.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)
-
-    def _while_active(self, wrapper: Wrapper) -> Wrapper:
-        """Let a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
-        cls = type(self)
-
-        def gate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not cls._active:
-                return wrapped(*args, **kwargs)
-            return wrapper(wrapped, instance, args, kwargs)
-
-        return gate
-
-
-def _is_in_place(owner: Any, name: str, wrapper: Any) -> bool:
-    """Tell whether a method still has a wrapper, be it under those of others."""
-    return inspect.unwrap(vars(owner).get(name), stop=lambda layer: layer is wrapper) is wrapper
-
-
-def _unwrap(owner: Any, name: str, wrapper: Any) -> None:
-    try:
-        wrapt.unwrap_object(owner, name, wrapper, missing_ok=True)
-    except wrapt.WrapperNotOutermostError:
-        # Under somebody's plain function it can't be taken out; `_while_active` lets calls through.
-        _logger.debug("%s.%s keeps a wrapper that now does nothing", owner, name)
