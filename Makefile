@@ -34,6 +34,7 @@ fmt: .venv/.test
 
 docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
+	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
