@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What checks with weaver need comes along where weaver is.
+COMMA := ,
+EXTRAS = test$(if $(shell command -v weaver),$(COMMA)weaver)
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
@@ -50,7 +53,7 @@ clean:
 	touch $@
 
 .venv/.test: pyproject.toml $(BIN)/uv
-	$(UV_INSTALL) -e '.[test]'
+	$(UV_INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python
