@@ -74,13 +74,22 @@ def _span(row: Span) -> _Node:
     return {
         "type": "loco." + row.name.split()[0].strip("{}"),
         "kind": row.kind.lower(),
-        "name": {"note": f"`{row.name}`"},
+        "name": {"note": f"`{_name(row)}`"},
         "brief": row.description,
         "stability": _STABILITY,
         "attributes": _references(row),
         # A registry has no word for events of spans.
         **({"annotations": {"span_events": [event.name for event in row.events]}} if row.events else {}),
     }
+
+
+def _name(row: Span) -> str:
+    """Return the span's name with the keys of its attributes in the braces."""
+
+    def key(match: re.Match[str]) -> str:
+        return "{" + next(key for key in (*row.attributes, *row.optional) if match[1] in key.split(".")) + "}"
+
+    return re.sub(r"\{(\w+)\}", key, row.name)
 
 
 def _event(row: SpanEvent) -> _Node:
@@ -100,12 +109,12 @@ def _metric(row: Metric) -> _Node:
         "unit": row.unit,
         "brief": row.description,
         "stability": _STABILITY,
-        "attributes": [_reference(key, "required") for key in row.attributes],
+        "attributes": _references(row),
         **({"annotations": {"explicit_bucket_boundaries": row.buckets}} if row.buckets else {}),
     }
 
 
-def _references(row: Span | SpanEvent) -> list[_Node]:
+def _references(row: Span | SpanEvent | Metric) -> list[_Node]:
     required = [_reference(key, "required") for key in row.attributes]
     return required + [_reference(key, _optional(key)) for key in row.optional]
 

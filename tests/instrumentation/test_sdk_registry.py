@@ -3,7 +3,7 @@
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from sdk_calls import Sdk, each_sdk, now, opened
+from sdk_calls import Sdk, each, each_sdk, now, opened
 from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 from semconv_check import check, exported
@@ -21,8 +21,8 @@ def test_calls_emit_what_the_registry_says(sdk: Sdk, server: LlmServer, schedule
         async with opened(sdk.client(server)) as client:
             server.script({"type": "fail", "status": 429, "retry_after": 0.01, "times": 1})
             await now(sdk.ask(client))
-            stream = await now(sdk.stream(client))
-            await now(stream.close())
+            async for _ in each(await now(sdk.stream(client))):
+                pass
             server.script({"type": "fail", "status": 400, "times": 1})
             with pytest.raises(Exception, match="400"):
                 await now(sdk.ask(client))
@@ -35,6 +35,7 @@ def test_calls_emit_what_the_registry_says(sdk: Sdk, server: LlmServer, schedule
     assert findings.seen >= {
         "span loco.acquire",
         "span loco.call",
+        "span loco.operation",
         "event loco.grant",
         "event loco.throttle",
         "event loco.spend",
@@ -43,4 +44,7 @@ def test_calls_emit_what_the_registry_says(sdk: Sdk, server: LlmServer, schedule
         "metric loco.throttles",
         "metric loco.tokens",
         "metric loco.active",
+        "metric gen_ai.client.operation.duration",
+        "metric gen_ai.client.operation.time_to_first_chunk",
+        "metric gen_ai.client.token.usage",
     }

@@ -23,7 +23,7 @@ def check(registry: Registry, spans: Iterable[ReadableSpan] = (), metrics: Itera
     """Return what is wrong with the telemetry, and which parts of the registry it shows."""
     findings = Findings([], set())
     for span in spans:
-        form = registry.span(span.name)
+        form = registry.span(span.name, span.attributes or {})
         if form is None:
             findings.violations.append(f"span {span.name}: not declared")
         else:
@@ -48,6 +48,9 @@ def exported(data: MetricsData | None) -> Iterator[Metric]:
 
 
 def _span(registry: Registry, form: SpanForm, span: ReadableSpan) -> Iterator[str]:
+    name = form.named(span.attributes or {})
+    if span.name != name:
+        yield f"named so, not {name}"
     kind = span.kind.name.lower()
     if kind != form.kind:
         yield f"kind {kind}, not {form.kind}"

@@ -1,9 +1,9 @@
 """Reads a registry of semantic conventions from its files alone, as somebody would who has never seen the catalogue."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -34,9 +34,20 @@ class Levels(NamedTuple):
 class SpanForm(NamedTuple):
     type: str
     kind: str
-    name: re.Pattern[str]
+    name: str
+    """With keys of attributes in braces."""
     levels: Levels
     events: frozenset[str]
+
+    @property
+    def prefix(self) -> str:
+        """What every name begins with."""
+        return self.name.split("{")[0]
+
+    def named(self, attributes: Mapping[str, object]) -> str:
+        """Return the name that goes with attributes; those that are not there leave no gap."""
+        keys = [word.strip("{}") for word in self.name.split()]
+        return " ".join(str(attributes.get(key, "")) if "." in key else key for key in keys).strip()
 
 
 class MetricForm(NamedTuple):
@@ -92,19 +103,19 @@ class Registry:
             SpanForm(
                 row["type"],
                 row["kind"],
-                _pattern(row["name"]["note"]),
+                row["name"]["note"].strip("`"),
                 _levels(row, attributes),
                 frozenset(row.get("annotations", {}).get("span_events", ())),
             )
             for row in document.get("spans", ())
         ]
-        # What says more of itself is asked first: `{operation} {model}` fits every name of two words.
-        spans.sort(key=lambda form: form.name.pattern.count(".+"))
         return cls(attributes, tuple(spans), events, metrics)
 
-    def span(self, name: str) -> SpanForm | None:
-        """Return what a span of this name has to be."""
-        return next((form for form in self.spans if form.name.fullmatch(name)), None)
+    def span(self, name: str, attributes: Mapping[str, object]) -> SpanForm | None:
+        """Return what a span of this name has to be. Where no word of the name is fixed, its attributes tell."""
+        by_prefix = (form for form in self.spans if form.prefix and name.startswith(form.prefix))
+        by_attributes = (form for form in self.spans if form.named(attributes) == name)
+        return next(chain(by_prefix, by_attributes), None)
 
     def names(self) -> set[str]:
         """Return the names of all that can be seen: types of spans, events, metrics."""
@@ -140,8 +151,3 @@ def _levels(row: Mapping[str, Any], attributes: Mapping[str, Attribute]) -> Leve
             raise KeyError(key)
     required = frozenset(key for key, level in levels.items() if level == "required")
     return Levels(required, frozenset(levels) - required)
-
-
-def _pattern(note: str) -> re.Pattern[str]:
-    parts = re.split(r"\{[^}]+\}", note.strip("`"))
-    return re.compile(".+".join(re.escape(part) for part in parts))
