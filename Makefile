@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What checks with weaver need comes along where weaver is.
+COMMA := ,
+EXTRAS = test$(if $(shell command -v weaver),$(COMMA)weaver)
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
@@ -34,6 +37,7 @@ fmt: .venv/.test
 
 docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
+	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -49,7 +53,7 @@ clean:
 	touch $@
 
 .venv/.test: pyproject.toml $(BIN)/uv
-	$(UV_INSTALL) -e '.[test]'
+	$(UV_INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python

@@ -1,10 +1,9 @@
 """The catalogue as a page for users: `python -m loco_otel._telemetry.page docs/telemetry.md [--check]`."""
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
+from loco_otel._telemetry import generated
 from loco_otel._telemetry.attributes import ATTRIBUTES
 from loco_otel._telemetry.catalogue import METRICS, SPANS, Kind, Metric, Span, SpanEvent
 from loco_otel._telemetry.instruments import VALUE_LIMIT
@@ -22,6 +21,9 @@ OpenTelemetry SDK sends spans and metrics; set up either, both or neither. With 
 Names are those of OpenTelemetry; the Prometheus columns show what becomes of them, the same through the
 Prometheus exporter and through OTLP. No prompt and no answer is ever recorded, and no span carries
 `gen_ai.usage.*` or `gen_ai.operation.name`, so that nobody counts a call twice.
+
+The same for machines is [semconv/loco.yaml](../semconv/loco.yaml), a registry in the form of OpenTelemetry's
+semantic conventions, which Weaver reads; the tests hold what is emitted against it.
 
 Three questions to start with:
 
@@ -68,18 +70,7 @@ def render() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or check that it is up to date; return the exit status."""
-    parser = argparse.ArgumentParser(prog=_COMMAND, description="Write the telemetry page.")
-    parser.add_argument("path", type=Path, help="the page")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is stale")
-    options = parser.parse_args(arguments)
-    path: Path = options.path
-    page = render()
-    if not options.check:
-        path.write_text(page, encoding="utf-8")
-    elif not path.exists() or path.read_text(encoding="utf-8") != page:
-        sys.stderr.write(f"{path} is stale: run `{_COMMAND} {path}` and commit the result\n")
-        return 1
-    return 0
+    return generated.run(_COMMAND, render, arguments)
 
 
 def _spans() -> Iterator[str]:

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import Span
 
 from loco_otel._telemetry import CallTrace, Telemetry
+from loco_otel._telemetry.inference import Subject
 from loco_otel.events import (
     AgentStanding,
     Bypassed,
@@ -218,23 +219,44 @@ def standing() -> Snapshot:
     )
 
 
+SUBJECT = Subject(
+    "chat",
+    "openai",
+    "gpt-4o",
+    "api.openai.com",
+    443,
+    {
+        "stream": True, "max_tokens": 64, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1,
+        "presence_penalty": 0.1, "seed": 7, "n": 2,
+    },
+)  # fmt: skip
+
+
 def everything(rig: Rig) -> None:
     """Make every metric, span and event happen, with every attribute that may be left out."""
-    call = rig.telemetry.start_call("analyst", provider="openai", model="gpt-4o")
-    assert call is not None
-    full = ticket(provider="openai", model="gpt-4o", settles=True, context=CallTrace(call.context))
+    full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.capture())
+    call: CallTrace = full.request.context
+    call.concern("analyst", SUBJECT, told_below=False)
+    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.capture())
+    told.request.context.concern("analyst", SUBJECT, told_below=True)
     refused = ticket(context=rig.telemetry.capture())
+    usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
+    spending = Spending(usage, 1500, "gpt-4o-2024-08-06", "chatcmpl-1", ("stop", "length"))
+    rig.tell(Submitted(990.0, full), waiting(full), granted(full))
+    call.begin("analyst", 995.0)
+    rig.tell(throttled(full), Suspended(996.5, full, held=1.5), granted(full, 998.0, repeated=True))
+    assert call.inference is not None
+    call.inference.first_chunk_at = 998.5
+    call.fail(ValueError())
     rig.tell(
-        Submitted(990.0, full),
-        waiting(full),
-        granted(full),
-        throttled(full),
-        Suspended(996.5, full, held=1.5),
-        granted(full, 998.0, repeated=True),
-        spent(full),
+        Spent(999.0, full, spending),
         released(full, expired=True),
+        Submitted(990.0, told),
+        granted(told),
+        throttled(told),
+        spent(told),
+        released(told),
         Submitted(990.0, refused),
         rejected(refused),
         Bypassed(1000.0, BypassReason.LOOP_BLOCKED),
     )
-    call.end(ValueError())

@@ -1,0 +1,160 @@
+"""The catalogue as a registry: `python -m loco_otel._telemetry.registry semconv/loco.yaml [--check]`.
+
+The form is that of OpenTelemetry's semantic conventions, `definition/2`, which Weaver reads. What is called
+`loco.*` is defined here; all else belongs to the registries that `semconv/manifest.yaml` names, and is referenced.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from loco_otel._telemetry import generated
+from loco_otel._telemetry.attributes import ATTRIBUTES, ERROR_TYPE, Attribute
+from loco_otel._telemetry.catalogue import METRICS, SPANS, Kind, Metric, Span, SpanEvent
+
+_COMMAND = "python -m loco_otel._telemetry.registry"
+_HEADER = f"# Made from the catalogue by `{_COMMAND}`. Edit that, not this.\n"
+_STABILITY = "development"
+_INSTRUMENTS = {
+    Kind.COUNTER: "counter",
+    Kind.HISTOGRAM: "histogram",
+    Kind.OBSERVABLE_GAUGE: "gauge",
+    Kind.OBSERVABLE_COUNTER: "counter",
+}
+"""A registry does not tell observable instruments from others."""
+
+_WORD = re.compile(r"[a-z][a-z0-9._/]*(\[\])?")
+_NOT_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+_Node: TypeAlias = "Mapping[str, _Node] | Sequence[_Node] | str | float"
+
+
+def render() -> str:
+    """Return the registry, in YAML."""
+    return _HEADER + "".join(f"{line}\n" for line in _lines(document()))
+
+
+def document() -> Mapping[str, _Node]:
+    """Return the registry as mappings and lists."""
+    events = {event.name: event for span in SPANS for event in span.events}
+    metrics: list[_Node] = [_metric(row) for row in METRICS if _ours(row.name)]
+    imported = [row.name for row in METRICS if not _ours(row.name)]
+    return {
+        "file_format": "definition/2",
+        **({"imports": {"metrics": imported}} if imported else {}),
+        "attributes": [_attribute(row) for row in ATTRIBUTES.values() if _ours(row.key)],
+        "spans": [_span(row) for row in SPANS],
+        "events": [_event(row) for row in events.values()],
+        "metrics": metrics,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the registry, or check that it is up to date; return the exit status."""
+    return generated.run(_COMMAND, render, arguments)
+
+
+def _ours(name: str) -> bool:
+    return name.startswith("loco.")
+
+
+def _attribute(row: Attribute) -> _Node:
+    members = [{"id": value, "value": value, "stability": _STABILITY} for value in row.values]
+    return {
+        "key": row.key,
+        "type": {"members": members} if members else row.type,
+        "brief": row.meaning,
+        "stability": _STABILITY,
+    }
+
+
+def _span(row: Span) -> _Node:
+    return {
+        "type": "loco." + row.name.split()[0].strip("{}"),
+        "kind": row.kind.lower(),
+        "name": {"note": f"`{_name(row)}`"},
+        "brief": row.description,
+        "stability": _STABILITY,
+        "attributes": _references(row),
+        # A registry has no word for events of spans.
+        **({"annotations": {"span_events": [event.name for event in row.events]}} if row.events else {}),
+    }
+
+
+def _name(row: Span) -> str:
+    """Return the span's name with the keys of its attributes in the braces."""
+
+    def key(match: re.Match[str]) -> str:
+        return "{" + next(key for key in (*row.attributes, *row.optional) if match[1] in key.split(".")) + "}"
+
+    return re.sub(r"\{(\w+)\}", key, row.name)
+
+
+def _event(row: SpanEvent) -> _Node:
+    return {
+        "name": row.name,
+        "brief": row.description,
+        "note": "An event of a span.",
+        "stability": _STABILITY,
+        "attributes": _references(row),
+    }
+
+
+def _metric(row: Metric) -> _Node:
+    return {
+        "name": row.name,
+        "instrument": _INSTRUMENTS[row.kind],
+        "unit": row.unit,
+        "brief": row.description,
+        "stability": _STABILITY,
+        "attributes": _references(row),
+        **({"annotations": {"explicit_bucket_boundaries": row.buckets}} if row.buckets else {}),
+    }
+
+
+def _references(row: Span | SpanEvent | Metric) -> list[_Node]:
+    required = [_reference(key, "required") for key in row.attributes]
+    return required + [_reference(key, _optional(key)) for key in row.optional]
+
+
+def _reference(key: str, level: _Node) -> _Node:
+    return {"ref": key, "requirement_level": level}
+
+
+def _optional(key: str) -> _Node:
+    return {"conditionally_required": "Where it ended in an error."} if key == ERROR_TYPE else "recommended"
+
+
+def _lines(node: _Node, indent: str = "") -> Iterator[str]:
+    """Write YAML in blocks. Short of a library: this is all of YAML that a registry needs."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if _nested(value):
+                yield f"{indent}{name}:"
+                yield from _lines(value, indent + "  ")
+            else:
+                yield f"{indent}{name}: {_scalar(value)}"
+    elif isinstance(node, Sequence):
+        for value in node:
+            if isinstance(value, Mapping):
+                first, *rest = _lines(value, indent + "  ")
+                yield f"{indent}- {first.lstrip()}"
+                yield from rest
+            else:
+                yield f"{indent}- {_scalar(value)}"
+
+
+def _nested(node: _Node) -> bool:
+    return isinstance(node, Mapping | list | tuple)
+
+
+def _scalar(node: _Node) -> str:
+    # JSON is YAML. Words are left bare, as people write them; YAML takes some for booleans.
+    bare = isinstance(node, str) and _WORD.fullmatch(node) and node not in _NOT_WORDS
+    return str(node) if bare else json.dumps(node, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
