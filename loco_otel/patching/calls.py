@@ -117,7 +117,7 @@ def sending(adapter: Adapter) -> Wrapper:
         try:
             ticket = lineage.covering()
             if ticket is None:
-                if adapter.describe(client, args[0] if args else kwargs.get("options")) is not None:
+                if _is_call(adapter, client, args[0] if args else kwargs.get("options")):
                     watch.look()
             elif ticket.request.settles:
                 find_below(ticket)
@@ -126,6 +126,13 @@ def sending(adapter: Adapter) -> Wrapper:
         return wrapped(*args, **kwargs)
 
     return wrapper
+
+
+def _is_call(adapter: Adapter, client: Any, options: Any) -> bool:
+    try:
+        return adapter.describe(client, options) is not None
+    except Exception:  # which was logged, and counted, when the call was to be scheduled
+        return False
 
 
 def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -69,9 +69,11 @@ def test_each_attempt_is_a_wait_of_its_own(streamed: bool, sdk: Sdk, server: Llm
     acquired = scheduling.spans("acquire ")
     assert len(acquired) == 3
     (call,) = scheduling.spans("call ")
-    assert {span.parent.span_id for span in acquired if span.parent} == {call.context.span_id}
-    throttles = [event for span in acquired for event in span.events if event.name == "loco.throttle"]
-    assert len(throttles) == 2
+    (inference,) = scheduling.spans("chat ")
+    parents = [span.parent.span_id for span in acquired if span.parent]
+    assert parents == [call.context.span_id, *[inference.context.span_id] * 2]
+    assert [event.name for event in inference.events] == ["loco.throttle", "loco.throttle", "loco.spend"]
+    assert dict(inference.attributes or {})["http.request.resend_count"] == 2
 
 
 @each_sdk
