@@ -252,8 +252,8 @@ def test_over_otlp(program: Program, collector: tuple[str, dict[str, list[bytes]
         if scope.scope.name == "loco_otel"
         for span in scope.spans
     ]
-    names = ["acquire llm_api", "call harbour", "chat gpt-4o"]
-    assert sorted(span.name for span in spans) == sorted(names * 2)
+    # Anthropic's SDK makes the inference span of its own calls.
+    assert sorted(span.name for span in spans) == [*["acquire llm_api"] * 2, *["call harbour"] * 2, "chat gpt-4o"]
     assert [event.name for span in spans for event in span.events] == ["loco.grant", "loco.spend"] * 2
     metrics = {
         metric.name
