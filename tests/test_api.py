@@ -251,7 +251,7 @@ class FakeInstrumentor:
     def __init__(self) -> None:
         self.calls = CALLS
 
-    def instrument(self) -> None:
+    def instrument(self, **_: object) -> None:
         type(self).is_instrumented_by_opentelemetry = True
         self.calls.append(f"instrument {type(self).__name__}")
 

@@ -208,7 +208,6 @@ def test_without_an_sdk_nothing_is_made_to_be_told(clock: ManualClock) -> None:
     use()
     assert not runtime.engine.observed
     assert runtime.trace() is None
-    assert runtime.start_call("a", "openai", "m") is None
 
 
 def test_an_sdk_that_is_there_is_told_from_the_first_call(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:

@@ -109,7 +109,8 @@ class Telemetry:
             fold = Fold(value_limit)
             counting = MetricListener(meter, fold, resources)
             listeners.append(counting)
-            shown = gauges.of(meter), Source(snapshot, active, clock, fold, counting.tallies)
+            source = Source(snapshot, active, clock, fold, tallies=counting.tallies, recorder=counting.recorder)
+            shown = gauges.of(meter), source
             shown[0].show(shown[1])
         return cls(tuple(listeners), tracer, shown)
 
@@ -121,5 +122,6 @@ class Telemetry:
         """Stop reading gauges. The listeners are the engine's to drop."""
         if self._shown is not None:
             gauges_, source = self._shown
+            source.flush()
             gauges_.hide(source)
             self._shown = None

@@ -14,7 +14,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.calls import ROOT
 from loco_otel._telemetry.catalogue import Kind, Metric
-from loco_otel._telemetry.instruments import Fold, Tally, observe
+from loco_otel._telemetry.instruments import Fold, Recorder, Tally, observe
 from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
 
 _logger = logging.getLogger("loco_otel")
@@ -66,6 +66,7 @@ class Source:
         clock: seconds.
         fold: shared with the counters, so that all metrics name the same agents.
         tallies: the counters.
+        recorder: measurements that are still to be recorded.
 
     """
 
@@ -75,8 +76,11 @@ class Source:
         active: Callable[[], Iterable[tuple[str, str]]],
         clock: Callable[[], float],
         fold: Fold,
+        *,
         tallies: Iterable[Tally],
+        recorder: Recorder,
     ) -> None:
+        self.flush = recorder.flush
         self.active = active
         self.fold = fold
         self.tallies = {tally.row: tally for tally in tallies}
@@ -182,6 +186,8 @@ def _sums(row: Metric, source: Source) -> list[Observation]:
 
 
 def _by_sdk(source: Source) -> list[Observation]:
+    # Callbacks are asked before the histograms are read, whatever their order.
+    source.flush()
     return [
         Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT)
         for name, version in dict.fromkeys(source.active())

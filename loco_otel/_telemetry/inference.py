@@ -5,7 +5,7 @@ provider's. It is made only where nobody else makes one, see `company.py`.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -28,16 +28,25 @@ _NUMBERS = (
 sequences and the user's name are the program's text."""
 
 
+_PORTS = {"http": 80, "https": 443}
+
+
 class Subject(NamedTuple):
     """What a call asks, and of whom."""
 
     operation: str
     provider: str
     model: str | None
-    server_address: str | None
-    server_port: int | None
+    url: Any
+    """Where it is sent, with `host`, `port` and `scheme`; None where that is not known."""
     body: Mapping[str, object]
     """The JSON that is sent."""
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        """Host and port of it."""
+        url = self.url
+        return (url.host, url.port or _PORTS.get(url.scheme)) if url is not None and url.host else None
 
 
 class Inference:
@@ -122,10 +131,12 @@ def _asked(subject: Subject, agent: str) -> dict[str, AttributeValue]:
     }
     if subject.model is not None:
         attributes[key.MODEL] = subject.model
-    if subject.server_address is not None:
-        attributes[key.SERVER_ADDRESS] = subject.server_address
-        if subject.server_port is not None:
-            attributes[key.SERVER_PORT] = subject.server_port
+    server = subject.server
+    if server is not None:
+        host, port = server
+        attributes[key.SERVER_ADDRESS] = host
+        if port is not None:
+            attributes[key.SERVER_PORT] = port
     body = subject.body
     if body.get("stream") is True:
         attributes[key.STREAM] = True

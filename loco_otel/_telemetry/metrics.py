@@ -10,7 +10,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.inference import Inference, Subject
-from loco_otel._telemetry.instruments import Fold, Tally, histogram
+from loco_otel._telemetry.instruments import Fold, Recorder, Tally, histogram
 from loco_otel.events import (
     MILLI,
     Bypassed,
@@ -36,9 +36,9 @@ _GRANTED = Outcome.GRANTED.value
 class MetricListener:
     """Counts and measures.
 
-    Counters are tallies, read at collection: adding to one costs a tenth of what an instrument takes. Durations are
-    recorded at once, each with the caller's context, where the request carries one: without it the SDK would take its
-    exemplars from the thread that happens to tell the listeners, which is in another call's trace.
+    Counters are tallies, read at collection: adding to one costs a tenth of what an instrument takes. Measurements are
+    recorded many at a time, durations with the caller's context, where the request carries one: without it the SDK
+    would take its exemplars from the thread that records, which is in another call's trace.
 
     Args:
         meter: makes the histograms.
@@ -61,6 +61,9 @@ class MetricListener:
             self._spent_weight,
         )  # fmt: skip
         """To be read at collection."""
+        self.recorder = Recorder()
+        """To be flushed at collection."""
+        self._record = self.recorder.record
         self._wait_duration = histogram(meter, catalogue.WAIT_DURATION)
         self._wait_ticks = histogram(meter, catalogue.WAIT_TICKS)
         self._hold_duration = histogram(meter, catalogue.HOLD_DURATION)
@@ -101,7 +104,7 @@ class MetricListener:
         agent, resource = self._place(event.ticket.request)
         self._decided(event, agent, resource, _GRANTED, trace)
         # Not for rejections: the many zeros of a full queue would pass for quick grants.
-        self._wait_ticks.record(event.waited_ticks, {key.AGENT: agent, key.RESOURCE: resource}, ROOT)
+        self._record(self._wait_ticks, event.waited_ticks, {key.AGENT: agent, key.RESOURCE: resource}, ROOT)
         self._grants.add(1, resource, event.reason.value)
 
     def _rejected(self, event: Rejected, trace: CallTrace | None) -> None:
@@ -115,14 +118,17 @@ class MetricListener:
     ) -> None:
         if not event.repeated:
             self._requests.add(1, agent, resource, outcome)
-        self._wait_duration.record(
-            event.waited, {key.AGENT: agent, key.RESOURCE: resource, key.OUTCOME: outcome}, _context(trace)
+        self._record(
+            self._wait_duration,
+            event.waited,
+            {key.AGENT: agent, key.RESOURCE: resource, key.OUTCOME: outcome},
+            _context(trace),
         )
 
     def _held(self, event: Suspended | Released, trace: CallTrace | None) -> None:
         if event.held is not None:
             agent, resource = self._place(event.ticket.request)
-            self._hold_duration.record(event.held, {key.AGENT: agent, key.RESOURCE: resource}, _context(trace))
+            self._record(self._hold_duration, event.held, {key.AGENT: agent, key.RESOURCE: resource}, _context(trace))
 
     def _released(self, event: Released, trace: CallTrace | None) -> None:
         self._held(event, trace)
@@ -148,11 +154,14 @@ class MetricListener:
         attributes = inference.labels = self._labels(subject, spending.model)
         usage = spending.usage
         if usage is not None and not usage.estimated:
-            self._token_usage.record(usage.input_tokens, {**attributes, key.TYPE_OF_TOKENS: key.INPUT}, ROOT)
-            self._token_usage.record(usage.output_tokens, {**attributes, key.TYPE_OF_TOKENS: key.OUTPUT}, ROOT)
+            self._record(self._token_usage, usage.input_tokens, {**attributes, key.TYPE_OF_TOKENS: key.INPUT}, ROOT)
+            self._record(self._token_usage, usage.output_tokens, {**attributes, key.TYPE_OF_TOKENS: key.OUTPUT}, ROOT)
         if inference.first_chunk_at is not None:
-            self._time_to_first_chunk.record(
-                inference.first_chunk_at - inference.started_at, attributes, inference.context
+            self._record(
+                self._time_to_first_chunk,
+                inference.first_chunk_at - inference.started_at,
+                attributes,
+                inference.context,
             )
 
     def _ended(self, inference: Inference, trace: CallTrace, at: float) -> None:
@@ -161,7 +170,7 @@ class MetricListener:
         attributes = inference.labels or self._labels(trace.subject, None)
         if trace.error_type is not None:
             attributes = {**attributes, key.ERROR_TYPE: self._fold(key.ERROR_TYPE, trace.error_type)}
-        self._duration.record(at - inference.started_at, attributes, inference.context)
+        self._record(self._duration, at - inference.started_at, attributes, inference.context)
 
     def _labels(self, subject: Subject, answered_model: str | None) -> dict[str, str | int]:
         labels: dict[str, str | int] = {
@@ -171,10 +180,12 @@ class MetricListener:
         }
         if answered_model is not None:
             labels[key.RESPONSE_MODEL] = self._fold(key.RESPONSE_MODEL, answered_model)
-        if subject.server_address is not None:
-            labels[key.SERVER_ADDRESS] = address = self._fold(key.SERVER_ADDRESS, subject.server_address)
-            if subject.server_port is not None and address == subject.server_address:
-                labels[key.SERVER_PORT] = subject.server_port
+        server = subject.server
+        if server is not None:
+            host, port = server
+            labels[key.SERVER_ADDRESS] = known = self._fold(key.SERVER_ADDRESS, host)
+            if port is not None and known == host:
+                labels[key.SERVER_PORT] = port
         return labels
 
     def _throttled(self, event: Throttled, _: CallTrace | None) -> None:

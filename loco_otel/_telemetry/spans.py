@@ -126,13 +126,16 @@ class SpanListener:
             f"acquire {resource}",
             parent,
             SpanKind.INTERNAL,
-            _attributes(event, request, resource, outcome),
+            None,  # attributes, which are made for a sampled span only
             links,
             offset + _nanoseconds(event.at - event.waited),
         )
         if trace is not None:
             trace.acquire = span.get_span_context()
-        if waiting is not None and span.is_recording():
+        if not span.is_recording():
+            return span
+        span.set_attributes(_attributes(event, request, resource, outcome))
+        if waiting is not None:
             span.add_event(
                 EVENT_WAIT.name,
                 {

@@ -22,9 +22,8 @@ class Description(NamedTuple):
     model: str | None
     body: Mapping[str, object]
     """The JSON that will be sent."""
-    server_address: str | None = None
-    """Host that it will be sent to."""
-    server_port: int | None = None
+    url: Any = None
+    """Where it will be sent, with `host`, `port` and `scheme`; None where that is not known."""
     told_below: bool = False
     """Whether the SDK makes the inference span of this call by itself."""
 

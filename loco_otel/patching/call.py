@@ -62,8 +62,7 @@ class Call:
                 description.operation,
                 description.provider,
                 description.model,
-                description.server_address,
-                description.server_port,
+                description.url,
                 description.body,
             )
             self.trace.concern(identity.agent, subject, told_below=description.told_below)

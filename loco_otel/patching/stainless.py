@@ -26,9 +26,6 @@ def targets(adapter: Adapter) -> tuple[Target, ...]:
     )
 
 
-_PORTS = {"http": 80, "https": 443}
-
-
 class Endpoints:
     """Tells what a request asks, by the end of its path, and of whom, by the class of its client.
 
@@ -55,14 +52,12 @@ class Endpoints:
             if path.endswith(ending):
                 body = options.json_data if isinstance(options.json_data, Mapping) else {}
                 model = body.get("model")
-                url = getattr(client, "_base_url", None)
                 return Description(
                     self._provider_of(type(client)),
                     operation,
                     model if isinstance(model, str) else None,
                     body,
-                    getattr(url, "host", None) or None,
-                    getattr(url, "port", None) or _PORTS.get(getattr(url, "scheme", "")),
+                    getattr(client, "_base_url", None),
                 )
         return None
 

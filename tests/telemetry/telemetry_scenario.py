@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
+import httpx2
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
@@ -223,8 +224,7 @@ SUBJECT = Subject(
     "chat",
     "openai",
     "gpt-4o",
-    "api.openai.com",
-    443,
+    httpx2.URL("https://api.openai.com/v1"),
     {
         "stream": True, "max_tokens": 64, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1,
         "presence_penalty": 0.1, "seed": 7, "n": 2,

@@ -3,60 +3,60 @@
 import threading
 
 import pytest
-from opentelemetry import context, trace
+from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import INVALID_SPAN, StatusCode
-from telemetry_scenario import FakeTicket, Rig, granted, rejected, released, spent, ticket, waiting
+from telemetry_scenario import SUBJECT, FakeTicket, Rig, granted, rejected, released, spent, ticket, waiting
 
-from loco_otel._telemetry import CallSpan, CallTrace
-from loco_otel._telemetry.calls import trace_of
+from loco_otel._telemetry import CallTrace
+from loco_otel._telemetry.calls import CallSpan
 from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Outcome
 
 
-def called(rig: Rig) -> tuple[FakeTicket, CallSpan]:
-    """A request within a call span."""
-    call = rig.telemetry.start_call("analyst")
-    assert call is not None
-    trace = CallTrace(call.context)
-    trace.call = call
-    return ticket(context=trace, settles=True), call
+def called(rig: Rig, *, told_below: bool = True) -> tuple[FakeTicket, CallTrace]:
+    """A patched call, whose inference span is by default somebody else's."""
+    call = rig.telemetry.capture()
+    call.concern("analyst", SUBJECT, told_below=told_below)
+    return ticket(context=call, settles=True), call
+
+
+def span_of(rig: Rig) -> CallSpan:
+    _, call = called(rig)
+    assert call.call is not None
+    return call.call
 
 
 def test_it_is_a_root_around_the_call() -> None:
     rig = Rig()
-    call = rig.telemetry.start_call("analyst", provider="openai", model="gpt-4o")
-    assert call is not None
-    token = context.attach(call.context)
-    inner = rig.parent()
-    context.detach(token)
-    inner.end()
-    call.end()
+    who, call = called(rig, told_below=False)
+    rig.tell(granted(who))
+    call.begin("analyst", 995.0)
+    rig.tell(released(who))
 
-    child, span = rig.spans()
+    acquire, inference, span = rig.spans()
     assert span.name == "call analyst"
     assert span.parent is None
-    assert span.context == child.parent
+    assert acquire.parent == inference.parent == span.context
     assert span.status.status_code is StatusCode.UNSET
     assert dict(span.attributes or {}) == {
         "loco.agent.id": "analyst",
         "gen_ai.agent.name": "analyst",
-        "gen_ai.provider.name": "openai",
-        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.provider.name": SUBJECT.provider,
+        "gen_ai.request.model": SUBJECT.model,
     }
 
 
 def test_it_is_not_attached() -> None:
-    call = Rig().telemetry.start_call("analyst")
-    assert call is not None
+    called(Rig())
     assert trace.get_current_span() is INVALID_SPAN
-    call.end()
 
 
 def test_there_is_none_where_the_program_has_a_span() -> None:
     rig = Rig()
     with trace.use_span(rig.parent()):
-        assert rig.telemetry.start_call("analyst") is None
+        _, call = called(rig)
+    assert call.call is None
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,11 @@ def test_there_is_none_where_the_program_has_a_span() -> None:
 )
 def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
     rig = Rig()
-    call = rig.telemetry.start_call("analyst")
-    assert call is not None
-    call.end(error)
-    span = rig.span()
+    who, call = called(rig)
+    call.fail(error)
+    rig.tell(granted(who), released(who))
+    span = rig.spans()[-1]
+    assert span.name == "call analyst"
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["error.type"] == name
     assert span.events == ()
@@ -80,14 +81,13 @@ def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
 
 def test_it_ends_once_whoever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
-    call = rig.telemetry.start_call("analyst")
-    assert call is not None
+    call = span_of(rig)
     threads = [threading.Thread(target=call.end) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    call.end(ValueError())
+    call.end("ValueError")
     assert rig.span().status.status_code is StatusCode.UNSET
     # The SDK says so when a span is ended twice.
     assert caplog.records == []
@@ -95,25 +95,13 @@ def test_it_ends_once_whoever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_it_ends_with_the_last_event_of_its_request() -> None:
     rig = Rig()
-    who, call = called(rig)
+    who, _ = called(rig)
     rig.tell(granted(who), spent(who))
     assert [span.name for span in rig.spans()] == ["acquire llm_api"]
     rig.tell(released(who))
-    call.end()
     acquire, span = rig.spans()
     assert acquire.parent == span.context
     assert span.status.status_code is StatusCode.UNSET
-
-
-def test_it_tells_what_the_call_failed_with_and_keeps_no_traceback() -> None:
-    rig = Rig()
-    who, _ = called(rig)
-    call = trace_of(who.request)
-    assert call is not None
-    call.error = ValueError()
-    rig.tell(granted(who), released(who))
-    assert (rig.spans()[-1].attributes or {})["error.type"] == "ValueError"
-    assert call.error is None
 
 
 def test_a_call_that_was_refused_is_an_error_too() -> None:
@@ -128,10 +116,9 @@ def test_a_call_that_was_refused_is_an_error_too() -> None:
 
 def test_not_sampled_it_still_holds_the_trace_together() -> None:
     rig = Rig(sampler=ALWAYS_OFF)
-    call = rig.telemetry.start_call("analyst")
-    assert call is not None
+    call = span_of(rig)
     span = trace.get_current_span(call.context)
     assert span.get_span_context().is_valid
     assert not span.is_recording()
-    call.end(ValueError())
+    call.end("ValueError")
     assert rig.spans() == ()

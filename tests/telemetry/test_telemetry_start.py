@@ -7,7 +7,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
-from telemetry_scenario import standing
+from telemetry_scenario import SUBJECT, standing
 
 from loco_otel._telemetry import Telemetry, configured
 from loco_otel._telemetry.metrics import MetricListener
@@ -37,8 +37,6 @@ def test_without_an_sdk_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -
 
     telemetry = Telemetry.start(never, never, wall=never, clock=never)  # type: ignore[arg-type]
     assert telemetry.listeners == ()
-    assert telemetry.capture() is None
-    assert telemetry.start_call("analyst") is None
     telemetry.close()
 
 
@@ -72,5 +70,9 @@ def test_metrics_alone() -> None:
     assert configured(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
     assert [type(listener) for listener in telemetry.listeners] == [MetricListener]
-    assert telemetry.capture() is None
-    assert telemetry.start_call("analyst") is None
+    call = telemetry.capture()
+    call.concern("analyst", SUBJECT, told_below=False)
+    call.begin("analyst", 0.0)
+    assert call.call is None
+    assert call.inference is not None
+    assert call.inference.span is None
