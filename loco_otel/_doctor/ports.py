@@ -1,0 +1,36 @@
+"""Whether somebody listens on a port, and whether we could."""
+
+import errno
+import socket
+
+PATIENCE = 1.0
+"""Seconds to wait for an answer."""
+
+
+def why_unreachable(host: str, port: int) -> str:
+    """Try to connect; return why it did not succeed, or nothing."""
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        return _told(error)
+    return ""
+
+
+def why_not_free(host: str, port: int) -> str:
+    """Try to listen, as prometheus_client does; return why it did not succeed, or nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except (OSError, OverflowError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        return "the port is taken" if taken else _told(error)
+    return ""
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {PATIENCE:g} s"
+    return getattr(error, "strerror", None) or str(error)
