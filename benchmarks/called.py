@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from benchmarks.company import Instrumentor
 
 CHUNKS = 20, 100
-_BLOCKS = 20
+_BLOCKS = 12
 _ANSWER = {
     "id": "1",
     "object": "chat.completion",

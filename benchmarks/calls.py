@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.called import CHUNKS
 from benchmarks.company import Instrumentor
 
-_ROUNDS = 4
+_ROUNDS = 6
 _FOREIGN = ("OTEL_", "LOCO_", "OPENAI_", "TRACELOOP_", "OPENINFERENCE_")
 """Settings of whoever runs this, which are none of the benchmark's."""
 
