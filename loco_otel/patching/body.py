@@ -59,10 +59,15 @@ def _response_of(answer: Any) -> Any:
 class Body:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
-    __slots__ = ("_call", "_closed", "_reader", "_reading")
+    __slots__ = ("_begun", "_call", "_closed", "_context", "_read", "_reader", "_reading", "_touch")
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        # Bound once, as all this is asked for at each chunk.
+        self._touch = call.engine.touch
+        self._read = call.adapter.read_chunk if call.observed else call.adapter.read_usage
+        self._context = call.inference_context
+        self._begun = False
         self._reader = _reader()
         self._reading = False
         self._closed = False
@@ -146,7 +151,8 @@ class Body:
                 self._call.move_here()
             except Exception:
                 _runtime.log_fault("noting who reads a body")
-        return self._call.attach()
+        context = self._context
+        return None if context is None else otel_context.attach(context)
 
     def chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
@@ -154,8 +160,15 @@ class Body:
         concealed = False
         call = self._call
         try:
-            call.touch()
-            call.read_chunk(chunk)
+            ticket = call.ticket
+            self._touch(ticket)
+            if not self._begun:
+                self._begun = True
+                call.note_first_chunk(ticket.touched_at)
+            self._read(chunk, call.meter)
+        except Exception:
+            _runtime.log_fault("reading a chunk")
+        try:
             if call.asked is not None:
                 concealed = call.asked.conceal(chunk)
             if self._closed:

@@ -3,7 +3,6 @@
 import json
 import threading
 from contextlib import suppress
-from contextvars import Token
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -99,11 +98,10 @@ class Call:
         if lineage.leave(self._scope) and self._token is not None:
             otel_context.detach(self._token)
 
-    def attach(self) -> Token[Context] | None:
-        """Make our inference span current, if there is one, while a chunk is read; return what to detach."""
-        if self.trace is None or self.trace.inference is None:
-            return None
-        return otel_context.attach(self.trace.inference.context)
+    @property
+    def inference_context(self) -> Context | None:
+        """The context to be current while a chunk is read, where the inference span is ours."""
+        return None if self.trace is None or self.trace.inference is None else self.trace.inference.context
 
     def stay(self) -> None:
         """Let this context hold the slot while the body is open."""
@@ -115,11 +113,10 @@ class Call:
         self._runtime.engine.move(self.ticket, (threading.get_ident(), claim.place))
         lineage.claim(claim)
 
-    def touch(self) -> None:
-        """Give a sign of life, and note the first one."""
-        self._runtime.engine.touch(self.ticket)
-        if self.trace is not None and self.trace.inference is not None and self.trace.inference.first_chunk_at is None:
-            self.trace.inference.first_chunk_at = self.ticket.touched_at
+    def note_first_chunk(self, at: float) -> None:
+        """Note when a stream's first chunk came, by the scheduler's clock."""
+        if self.trace is not None and self.trace.inference is not None:
+            self.trace.inference.first_chunk_at = at
 
     @property
     def observed(self) -> bool:
@@ -156,16 +153,6 @@ class Call:
                 engine.throttle(ticket, *pushback)
         finally:
             engine.cancel(ticket)
-
-    def read_chunk(self, chunk: Any) -> None:
-        """Note what a chunk says."""
-        try:
-            if self.observed:
-                self.adapter.read_chunk(chunk, self.meter)
-            else:
-                self.adapter.read_usage(chunk, self.meter)
-        except Exception:
-            _runtime.log_fault("reading a chunk")
 
     def read_answer(self, answer: Any) -> None:
         """Note what a whole answer says."""
