@@ -15,7 +15,7 @@ COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry op
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
 
-test: lint
+test: lint company
 	$(BIN)/python -m pytest
 
 bench: .venv/.test company

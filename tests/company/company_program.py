@@ -1,0 +1,169 @@
+"""A program that runs ours and somebody else's instrumentation side by side, and tells what each made of its calls.
+
+Started as a child: `company_program.py SDK URL VENDOR STEPS`, with comma-separated steps: `ours`, `theirs`, `ours-off`,
+`theirs-off`, and `calls`, which prints one line of JSON: what was seen of each call.
+"""
+
+import asyncio
+import gc
+import importlib
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import loco_otel
+from loco_otel import _runtime
+from loco_otel.events import Event, Granted, Released
+
+VENDORS = {
+    ("official", "openai"): "opentelemetry.instrumentation.genai.openai:OpenAIInstrumentor",
+    ("official", "anthropic"): "opentelemetry.instrumentation.genai.anthropic:AnthropicInstrumentor",
+    ("openllmetry", "openai"): "opentelemetry.instrumentation.openai:OpenAIInstrumentor",
+    ("openllmetry", "anthropic"): "opentelemetry.instrumentation.anthropic:AnthropicInstrumentor",
+    ("openinference", "openai"): "openinference.instrumentation.openai:OpenAIInstrumentor",
+    ("openinference", "anthropic"): "openinference.instrumentation.anthropic:AnthropicInstrumentor",
+}
+QUESTION: list[Any] = [{"role": "user", "content": "tell me about the harbour"}]
+CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": QUESTION}
+MESSAGE: dict[str, Any] = {"model": "claude-harbour", "max_tokens": 64, "messages": QUESTION}
+
+exporter = InMemorySpanExporter()
+events: list[Event] = []
+
+
+def begin() -> None:
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    _runtime.current().engine.listen(events.append)
+
+
+def vendor(name: str, sdk: str) -> Any:
+    module, _, attribute = VENDORS[name, sdk].partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def openai_calls(url: str) -> dict[str, Callable[[], object]]:
+    from openai import AsyncOpenAI, OpenAI
+
+    client = OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0)
+
+    def broken_off() -> None:
+        for _ in client.chat.completions.create(**CHAT, stream=True):
+            break
+
+    async def stream() -> None:
+        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as other:
+            async for _ in await other.chat.completions.create(**CHAT, stream=True):
+                pass
+
+    async def create() -> None:
+        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as other:
+            await other.chat.completions.create(**CHAT)
+
+    return {
+        "create": lambda: client.chat.completions.create(**CHAT),
+        "stream": lambda: list(client.chat.completions.create(**CHAT, stream=True)),
+        "broken off": broken_off,
+        "raw": lambda: client.chat.completions.with_raw_response.create(**CHAT).parse(),
+        "responses": lambda: client.responses.create(model="gpt-4o", input="tell me about the harbour"),
+        "embeddings": lambda: client.embeddings.create(model="text-embedding-3-small", input="harbour"),
+        "async create": _run(create),
+        "async stream": _run(stream),
+    }
+
+
+def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
+    from anthropic import Anthropic, AsyncAnthropic
+
+    client = Anthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0)
+
+    def helper() -> None:
+        with client.messages.stream(**MESSAGE) as stream:
+            list(stream)
+
+    async def create() -> None:
+        async with AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0) as other:
+            await other.messages.create(**MESSAGE)
+
+    async def stream() -> None:
+        async with AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0) as other:
+            async for _ in await other.messages.create(**MESSAGE, stream=True):
+                pass
+
+    return {
+        "create": lambda: client.messages.create(**MESSAGE),
+        "stream": lambda: list(client.messages.create(**MESSAGE, stream=True)),
+        "helper": helper,
+        "async create": _run(create),
+        "async stream": _run(stream),
+    }
+
+
+def _run(call: Callable[[], Awaitable[None]]) -> Callable[[], object]:
+    async def main() -> None:
+        await call()
+
+    return lambda: asyncio.run(main())
+
+
+def seen(call: Callable[[], object]) -> dict[str, object]:
+    """Make one call, and tell what was made of it."""
+    exporter.clear()
+    events.clear()
+    call()
+    gc.collect()
+    if any(isinstance(event, Granted) for event in events):
+        _runtime.current().engine.advance()  # what was dropped is given back by the next operation
+    spans = exporter.get_finished_spans()
+    inference = [span for span in spans if is_inference(span)]
+    return {
+        "granted": sum(isinstance(event, Granted) for event in events),
+        "released": sum(isinstance(event, Released) for event in events),
+        "acquired": sum(span.name.startswith("acquire ") for span in spans),
+        "inference": sorted(span.instrumentation_scope.name for span in inference if span.instrumentation_scope),
+        "errors": sum(not span.status.is_ok for span in inference if "loco.agent.id" in attributes(span)),
+        "wait": sum("loco.wait.duration" in attributes(span) for span in inference),
+    }
+
+
+def is_inference(span: ReadableSpan) -> bool:
+    known = attributes(span)
+    return (
+        known.get("gen_ai.operation.name") in {"chat", "embeddings", "text_completion"}
+        or known.get("openinference.span.kind") in {"LLM", "EMBEDDING"}
+        or span.name.startswith(("openai.", "anthropic."))
+    )
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+def main(sdk: str, url: str, vendor_name: str, steps: str) -> None:
+    begin()
+    calls: dict[str, Callable[[], object]] | None = None
+    for step in steps.split(","):
+        if step == "ours":
+            loco_otel.install()
+        elif step == "ours-off":
+            loco_otel.uninstall()
+        elif step == "theirs":
+            vendor(vendor_name, sdk).instrument(skip_dep_check=True)
+        elif step == "theirs-off":
+            vendor(vendor_name, sdk).uninstrument()
+        else:
+            if calls is None:
+                calls = (openai_calls if sdk == "openai" else anthropic_calls)(url)
+            sys.stdout.write(json.dumps({name: seen(call) for name, call in calls.items()}) + "\n")
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,145 @@
+"""Ours beside the instrumentation of others: every call is scheduled once, and has exactly one inference span.
+
+Their packages are installed by `make company`, each vendor's in a folder of its own: in the environment of the tests
+their entry points would instrument whatever else is launched.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sdk_server import LlmServer
+
+PROGRAM = Path(__file__).with_name("company_program.py")
+FOLDERS = Path(sys.prefix) / "company"
+VENDORS = ("official", "openllmetry", "openinference")
+SDKS = ("openai", "anthropic")
+OURS = "loco_otel"
+NATIVE = "com.anthropic.sdk.python"
+
+STAYS = {("openllmetry", "openai")}
+"""Those whose `uninstrument` does nothing, so that theirs remains the inference span."""
+
+NOT_CURRENT = {
+    ("openllmetry", "openai", "responses"),
+    ("openllmetry", "anthropic", "create"),
+    ("openllmetry", "anthropic", "stream"),
+    ("openllmetry", "anthropic", "helper"),
+    ("openllmetry", "anthropic", "async create"),
+    ("openllmetry", "anthropic", "async stream"),
+    ("openinference", "anthropic", "helper"),
+}
+"""Calls during which their span is not the current one, so that nobody can tell it how long the call waited."""
+
+Rounds = list[dict[str, dict[str, Any]]]
+
+
+def rounds(server: LlmServer, sdk: str, vendor: str, steps: str, *, launch: bool = False, **environ: str) -> Rounds:
+    """Run the program, and return what was seen of the calls of each round."""
+    folder = FOLDERS / vendor
+    assert vendor == "nobody" or folder.is_dir(), f"{folder} is not there: run `make company`"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "LOCO_CAPACITY": "1",
+        "ANTHROPIC_OPEN_TELEMETRY": "false",
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        **environ,
+    }
+    launcher = [str(Path(sys.executable).with_name("opentelemetry-instrument"))] if launch else []
+    url = server.url("anthropic").removesuffix("/anthropic")
+    command = [*launcher, sys.executable, str(PROGRAM), sdk, url, vendor, steps]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Failed to detach context" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(seen: Mapping[str, Mapping[str, Any]], *, scheduled: bool, told_by: str | None) -> None:
+    """Check each call: whether it was scheduled, once, and who made the one inference span, if anybody."""
+    assert seen
+    for name, call in seen.items():
+        once = int(scheduled)
+        assert (call["granted"], call["released"], call["acquired"]) == (once, once, once), name
+        assert call["errors"] == 0, name
+        if told_by is None:
+            assert call["inference"] == [], name
+        elif told_by == "theirs":
+            (scope,) = call["inference"]
+            assert scope != OURS, name
+        else:
+            assert call["inference"] == [told_by], name
+
+
+def check_waits(vendor: str, sdk: str, seen: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that theirs tells how long the call waited."""
+    told = {name: call["wait"] for name, call in seen.items()}
+    assert told == {name: int((vendor, sdk, name) not in NOT_CURRENT) for name in seen}
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_ours_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
+    steps = "ours,theirs,calls,theirs-off,calls,ours-off,calls,ours,calls"
+    both, ours, nobody, again = rounds(company_server, sdk, vendor, steps)
+    stays = (vendor, sdk) in STAYS
+    check(both, scheduled=True, told_by="theirs")
+    check_waits(vendor, sdk, both)
+    check(ours, scheduled=True, told_by="theirs" if stays else OURS)
+    check(nobody, scheduled=False, told_by="theirs" if stays else None)
+    check(again, scheduled=True, told_by="theirs" if stays else OURS)
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_theirs_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
+    steps = "theirs,ours,calls,ours-off,calls,ours,theirs-off,calls"
+    both, theirs, ours = rounds(company_server, sdk, vendor, steps)
+    check(both, scheduled=True, told_by="theirs")
+    check_waits(vendor, sdk, both)
+    check(theirs, scheduled=False, told_by="theirs")
+    check(ours, scheduled=True, told_by="theirs" if (vendor, sdk) in STAYS else OURS)
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_zero_code(vendor: str, sdk: str, company_server: LlmServer) -> None:
+    (both,) = rounds(company_server, sdk, vendor, "calls", launch=True)
+    check(both, scheduled=True, told_by="theirs")
+    check_waits(vendor, sdk, both)
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_zero_code_without_ours(sdk: str, company_server: LlmServer) -> None:
+    without = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": f"loco_{sdk}"}
+    (theirs,) = rounds(company_server, sdk, "official", "calls", launch=True, **without)
+    check(theirs, scheduled=False, told_by="theirs")
+
+
+@pytest.mark.parametrize("launch", [False, True])
+def test_anthropics_own_tracing(launch: bool, company_server: LlmServer) -> None:
+    steps = "calls" if launch else "ours,calls,ours-off,calls"
+    on = rounds(company_server, "anthropic", "nobody", steps, launch=launch, ANTHROPIC_OPEN_TELEMETRY="true")
+    check(on[0], scheduled=True, told_by=NATIVE)
+    assert {call["wait"] for call in on[0].values()} == {1}
+    off = rounds(company_server, "anthropic", "nobody", steps, launch=launch)
+    check(off[0], scheduled=True, told_by=OURS)
+    if not launch:
+        check(on[1], scheduled=False, told_by=NATIVE)
+        check(off[1], scheduled=False, told_by=None)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_anthropics_own_tracing_and_theirs_are_not_joined_by_ours(vendor: str, company_server: LlmServer) -> None:
+    (both,) = rounds(company_server, "anthropic", vendor, "theirs,ours,calls", ANTHROPIC_OPEN_TELEMETRY="true")
+    for call in both.values():
+        assert (call["granted"], call["released"]) == (1, 1)
+        assert len(call["inference"]) == 2
+        assert OURS not in call["inference"]
