@@ -183,3 +183,17 @@ def test_under_the_launcher_the_port_is_its_own(free: int) -> None:
     assert report["well"]
     assert [way["finding"] for way in report["exporters"]] == ["no traces leave the process", "served by this process"]
     assert all(hook["in_place"] for sdk in report["sdks"] for hook in sdk["hooks"])
+
+
+def test_disabled_sdk_and_planted_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
+    hide(tmp_path, "anthropic", "openai")
+    done = doctor(
+        "--json",
+        OTEL_SDK_DISABLED="True",
+        OTEL_TRACES_EXPORTER="otlp",
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://planted:planted@127.0.0.1:{listening}/planted",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=planted",
+    )
+    assert "planted" not in done.stdout + done.stderr
+    assert "OTEL_SDK_DISABLED is true: calls are scheduled, and nothing is told of them" in done.stdout
+    assert json.loads(done.stdout)["exporters"][0]["works"] is True
