@@ -58,7 +58,7 @@ def _load(entry: EntryPoint) -> tuple[Any, str]:
     """Return an instrumentor that was not active before and is now, and why it does not work."""
     try:
         instance = entry.load()()
-        if not instance.is_instrumented_by_opentelemetry:
+        if not getattr(instance, "is_instrumented_by_opentelemetry", False):
             instance.instrument(skip_dep_check=True)
             return instance, ""
     except ImportError as error:
