@@ -416,7 +416,9 @@ def check_spending(scheduling: Scheduling, way: Way, seen: Seen) -> None:
     usages = {event.spending.usage for event in spent}
     if way.exact:
         assert seen.tokens is not None
-        assert usages == {Usage(*seen.tokens)}
+        assert {(usage.input_tokens, usage.output_tokens, usage.estimated) for usage in usages if usage} == {
+            (*seen.tokens, False)
+        }
     else:
         (usage,) = usages
         assert usage is not None
@@ -491,6 +493,7 @@ MESSAGE_ANSWER: dict[str, Any] = {
         "output_tokens": 3,
     },
 }
+MESSAGE_USAGE = Usage(7, 3, cache_read_tokens=1, cache_write_tokens=2)
 
 
 class Cloud(NamedTuple):
@@ -503,6 +506,7 @@ class Cloud(NamedTuple):
     provider: str
     path: str
     operation: str = "chat"
+    usage: Usage = Usage(7, 3)
 
 
 def _chat(client: Any) -> Any:
@@ -542,6 +546,7 @@ CLOUDS = {
         MESSAGE_ANSWER,
         "aws.bedrock",
         "/model/claude-harbour/invoke",
+        usage=MESSAGE_USAGE,
     ),
     "vertex": Cloud(
         lambda http: anthropic.AnthropicVertex(**VERTEX, http_client=http),  # type: ignore[arg-type]
@@ -550,6 +555,7 @@ CLOUDS = {
         MESSAGE_ANSWER,
         "gcp.vertex_ai",
         "claude-harbour:rawPredict",
+        usage=MESSAGE_USAGE,
     ),
     "completions": Cloud(
         lambda http: openai.OpenAI(api_key=KEY, http_client=http),
@@ -588,5 +594,5 @@ def test_another_providers_client_is_scheduled_under_its_name(name: str, colour:
     for event in scheduling.seen.of(Submitted):
         request = event.ticket.request
         assert (request.provider, request.task_type) == (cloud.provider, cloud.operation)
-    assert {event.spending.usage for event in scheduling.seen.of(Spent)} == {Usage(7, 3)}
+    assert {event.spending.usage for event in scheduling.seen.of(Spent)} == {cloud.usage}
     assert {event.spending.model for event in scheduling.seen.of(Spent)} == {cloud.answer["model"]}
