@@ -27,10 +27,7 @@ def translated(name: str, unit: str, kind: str, monotonic: bool) -> str:
     """
     words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
     unit = re.sub(r"\{.*?\}", "", unit)
-    if unit == "1":
-        suffix = "ratio" if kind == "gauge" else ""
-    else:
-        suffix = _UNITS.get(unit, unit)
+    suffix = ("ratio" if kind == "gauge" else "") if unit == "1" else _UNITS.get(unit, unit)
     if suffix and suffix not in words:
         words.append(suffix)
     if kind == "sum" and monotonic:
