@@ -25,15 +25,20 @@ class Spending(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """One acquire span: a wait for a slot, however short, and what came of it."""
+    """What one span tells: an acquire span of a wait, however short, an inference span of the call after it.
+
+    Where the SDK makes the inference span by itself, the acquire span tells of the call too.
+    """
 
     agent: str
-    outcome: str
-    seconds: float
+    outcome: str | None
+    """None in an inference span."""
+    seconds: float | None
+    """As above."""
     refusals: int
-    """How often the provider pushed back while it held the slot."""
+    """How often the provider pushed back."""
     spending: Spending | None
-    """None where the call did not end well under this slot: it was refused, and waits again."""
+    """None where the span does not tell of a call that ended well."""
 
 
 class Receiver:
@@ -81,11 +86,11 @@ class Receiver:
 
 
 def read_waits(request: ExportTraceServiceRequest) -> Iterator[Wait]:
-    """Find loco-otel's acquire spans in an export."""
+    """Find loco-otel's acquire and inference spans in an export."""
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             if scope.scope.name == "loco_otel":
-                yield from (_read_wait(span) for span in scope.spans if span.name.startswith("acquire "))
+                yield from (_read_wait(span) for span in scope.spans if not span.name.startswith("call "))
 
 
 def _read_wait(span: Span) -> Wait:
@@ -94,8 +99,8 @@ def _read_wait(span: Span) -> Wait:
     spent = events.get("loco.spend")
     return Wait(
         agent=known["loco.agent.id"],
-        outcome=known["loco.outcome"],
-        seconds=known["loco.wait.duration"],
+        outcome=known.get("loco.outcome"),
+        seconds=known.get("loco.wait.duration"),
         refusals=sum(event.name == "loco.throttle" for event in span.events),
         spending=None
         if spent is None

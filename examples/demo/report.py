@@ -51,7 +51,7 @@ def check(result: Result) -> None:
     refusals = sum(wait.refusals for wait in result.waits)
     if refusals != result.refused:
         raise DemoError(f"the server refused {result.refused} calls, and the spans tell of {refusals}")
-    turned_away = [wait for wait in result.waits if wait.outcome != "granted"]
+    turned_away = [wait for wait in result.waits if wait.outcome not in (None, "granted")]
     if turned_away:
         raise DemoError(f"{len(turned_away)} calls got no slot: {turned_away[0].agent} {turned_away[0].outcome}")
 
@@ -87,7 +87,7 @@ def show(console: Console, result: Result) -> None:
 
 def _cells(waits: Sequence[Wait]) -> list[str]:
     spent = [wait.spending for wait in waits if wait.spending is not None]
-    seconds = sorted(wait.seconds for wait in waits)
+    seconds = sorted(wait.seconds for wait in waits if wait.seconds is not None)
     about = "~" if any(spending.estimated for spending in spent) else ""
     return [
         str(len(spent)),

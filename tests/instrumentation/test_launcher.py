@@ -4,20 +4,14 @@ import os
 import subprocess
 import sys
 import sysconfig
-import threading
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from sdk_collector import Collector
+from sdk_program import PATIENCE, environ, script
 from sdk_server import KEY, LlmServer, free_port, peak
-
-PATIENCE = 60.0
-"""Seconds within which each program ends by itself."""
 
 QUESTION = "planted-question-4711"
 ANSWER = "planted-answer-0815"
@@ -42,31 +36,21 @@ PATCHED = """
         print(sdk.__name__, hasattr(vars(sdk._base_client.SyncAPIClient)["request"], "__wrapped__"))
 """
 
-NOWHERE = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
-
 
 class Program:
     """Runs Python source in a process of its own, whose SDKs talk to the server."""
 
     def __init__(self, folder: Path, server: LlmServer) -> None:
         self._folder = folder
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LOCO_"))}
-        self._environ = {
-            **inherited,
-            **NOWHERE,
-            "OPENAI_API_KEY": KEY,
-            "OPENAI_BASE_URL": server.url("openai"),
-            "ANTHROPIC_API_KEY": KEY,
-            "ANTHROPIC_BASE_URL": server.url("anthropic"),
-        }
+        self._environ = environ(server)
 
-    def run(self, *sources: str, launched: bool = True, **environ: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *sources: str, launched: bool = True, **changes: str) -> "subprocess.CompletedProcess[str]":
         path = self._folder / "program.py"
         path.write_text("".join(dedent(source) for source in sources))
-        launcher = [Path(sys.executable).with_name("opentelemetry-instrument")] if launched else []
+        launcher = [script("opentelemetry-instrument")] if launched else []
         result = subprocess.run(
             [*launcher, sys.executable, path],
-            env={**self._environ, **environ},
+            env={**self._environ, **changes},
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -205,67 +189,28 @@ def test_without_opentelemetrys_sdk_it_schedules_all_the_same(program: Program, 
     assert peak(server.requests()) == 1
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Takes whatever is posted, by path."""
-
-    received: dict[str, list[bytes]]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.received.setdefault(self.path, []).append(body)
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def collector() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
-    received: dict[str, list[bytes]] = {}
-    handler = type("Handler", (Collector,), {"received": received})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}", received
-        http.shutdown()
-        thread.join()
-
-
-def test_over_otlp(program: Program, collector: tuple[str, dict[str, list[bytes]]]) -> None:
-    url, received = collector
-    result = program.run(
-        CALLS,
-        LOCO_CAPACITY="1",
-        OTEL_SERVICE_NAME="harbour",
-        OTEL_TRACES_EXPORTER="otlp",
-        OTEL_METRICS_EXPORTER="otlp",
-        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
-        OTEL_EXPORTER_OTLP_ENDPOINT=url,
-    )
+def test_over_otlp(program: Program) -> None:
+    with Collector() as collector:
+        result = program.run(
+            CALLS,
+            LOCO_CAPACITY="1",
+            OTEL_SERVICE_NAME="harbour",
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_METRICS_EXPORTER="otlp",
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.port}",
+        )
     assert result.stdout == ANSWERS
-    spans: list[Any] = [
-        span
-        for body in received["/v1/traces"]
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for scope in resource.scope_spans
-        if scope.scope.name == "loco_otel"
-        for span in scope.spans
-    ]
+    spans = [span.item for span in collector.spans() if span.scope == "loco_otel"]
     # Anthropic's SDK makes the inference span of its own calls.
-    assert sorted(span.name for span in spans) == [*["acquire llm_api"] * 2, *["call harbour"] * 2, "chat gpt-4o"]
-    assert [event.name for span in spans for event in span.events] == ["loco.grant", "loco.spend"] * 2
-    metrics = {
-        metric.name
-        for body in received["/v1/metrics"]
-        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
+    names = [*["acquire llm_api"] * 2, *["call harbour"] * 2, "chat gpt-4o"]
+    assert sorted(span["name"] for span in spans) == names
+    events = [event["name"] for span in spans for event in span.get("events", ())]
+    assert events == ["loco.grant", "loco.spend"] * 2
+    metrics = {metric.item["name"] for metric in collector.metrics()}
     assert {"loco.grants", "loco.wait.duration", "loco.resource.capacity", "loco.tokens", "loco.active"} <= metrics
-    everything = b"".join(body for bodies in received.values() for body in bodies)
     for secret in (KEY, QUESTION, ANSWER):
-        assert secret.encode() not in everything
+        assert secret.encode() not in collector.everything()
         assert secret not in result.stderr
 
 
