@@ -1,4 +1,4 @@
-# make demo | test | bench | company | lint | fmt | docs | clean
+# make demo | test | test-pairs | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -10,13 +10,25 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
 
-.PHONY: demo test bench company lint fmt docs clean
+# The pairs of SDK versions that the patch suite passes beside the newest: a requirement file for each.
+PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
+
+.PHONY: demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
 
 test: lint company
 	$(BIN)/python -m pytest
+	$(MAKE) test-pairs
+
+# They wait more than they compute, and wait together.
+test-pairs:
+	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
+
+$(PAIRS:%=test-%): test-%: .venv/.pair-%
+	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider tests/instrumentation \
+	  --ignore tests/instrumentation/paths
 
 bench: .venv/.test company
 	$(BIN)/python -m benchmarks
@@ -54,6 +66,12 @@ clean:
 
 .venv/.test: pyproject.toml $(BIN)/uv
 	$(UV_INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+# An overlay: it comes before what is installed, here and in the processes that tests start.
+.venv/.pair-%: tests/pairs/%.txt .venv/.test
+	rm -rf .venv/pairs/$*
+	$(UV_INSTALL) --target .venv/pairs/$* -r $<
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python

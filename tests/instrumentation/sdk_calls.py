@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 from sdk_server import LlmServer
+from sdk_versions import has
 
 PROMPT = "tell me about the harbour"
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": PROMPT}]}
@@ -85,7 +86,10 @@ class Sdk:
 
     def streaming(self, client: Any) -> Any:
         """Return the SDK's helper for streams, a context manager."""
-        return client.chat.completions.stream(**CHAT) if self.name == "openai" else client.messages.stream(**MESSAGE)
+        if self.name == "anthropic":
+            return client.messages.stream(**MESSAGE)
+        completions = client.chat.completions if has("openai", "1.92") else client.beta.chat.completions
+        return completions.stream(**CHAT)
 
     def raw(self, client: Any) -> Any:
         """Return the calls whose answer is the HTTP response."""

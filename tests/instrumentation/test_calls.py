@@ -14,6 +14,7 @@ from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
+from sdk_versions import since
 
 from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
 
@@ -42,6 +43,8 @@ class Way(NamedTuple):
     exact: bool
     """Whether the scheduler learns the tokens from the server; else it estimates them."""
     operation: str = "chat"
+    since: str = "0"
+    """The SDK's first version that has it."""
 
 
 WAYS: list[Way] = []
@@ -49,9 +52,9 @@ WAYS: list[Way] = []
 _Call = Callable[[Any], Coroutine[Any, Any, Seen]]
 
 
-def way(sdk: str, *, exact: bool = True, operation: str = "chat") -> Callable[[_Call], _Call]:
+def way(sdk: str, *, exact: bool = True, operation: str = "chat", since: str = "0") -> Callable[[_Call], _Call]:
     def add(call: _Call) -> _Call:
-        WAYS.append(Way(sdk, call.__name__, call, exact, operation))
+        WAYS.append(Way(sdk, call.__name__, call, exact, operation, since))
         return call
 
     return add
@@ -94,7 +97,7 @@ async def chat(client: Any) -> Seen:
     return whole(await now(client.chat.completions.create(**CHAT)))
 
 
-@way("openai")
+@way("openai", since="1.92")
 async def chat_parse(client: Any) -> Seen:
     answer = await now(client.chat.completions.parse(**CHAT, response_format=City))
     return Seen((type(answer), type(answer.choices[0].message.parsed)), tokens(answer))
@@ -110,9 +113,22 @@ async def chat_stream_with_usage(client: Any) -> Seen:
     return await chunks(await now(client.chat.completions.create(**CHAT, **USAGE_CHUNK, stream=True)))
 
 
-@way("openai")
+@way("openai", since="1.92")
 async def chat_stream_helper(client: Any) -> Seen:
     async with opened(client.chat.completions.stream(**CHAT, **USAGE_CHUNK)) as stream:
+        seen = await chunks(stream)
+        return Seen(seen.types, tokens(await now(stream.get_final_completion())))
+
+
+@way("openai")
+async def beta_chat_parse(client: Any) -> Seen:
+    answer = await now(client.beta.chat.completions.parse(**CHAT, response_format=City))
+    return Seen((type(answer), type(answer.choices[0].message.parsed)), tokens(answer))
+
+
+@way("openai")
+async def beta_chat_stream_helper(client: Any) -> Seen:
+    async with opened(client.beta.chat.completions.stream(**CHAT, **USAGE_CHUNK)) as stream:
         seen = await chunks(stream)
         return Seen(seen.types, tokens(await now(stream.get_final_completion())))
 
@@ -372,7 +388,9 @@ def in_several_loops(server: LlmServer, way: Way, callers: int) -> list[Seen]:
 Mode = Callable[[LlmServer, Way, int], list[Seen]]
 
 
-@pytest.mark.parametrize("way", [pytest.param(way, id=f"{way.sdk}-{way.name}") for way in WAYS])
+@pytest.mark.parametrize(
+    "way", [pytest.param(it, id=f"{it.sdk}-{it.name}", marks=since(it.sdk, it.since)) for it in WAYS]
+)
 @pytest.mark.parametrize("mode", [in_threads, in_one_loop, in_several_loops])
 def test_each_way_of_calling_is_scheduled_once(mode: Mode, way: Way, server: LlmServer, scheduled: Scheduled) -> None:
     unpatched = mode(server, way, 1)

@@ -138,7 +138,8 @@ def with_another_instrumentor(tmp_path: Path) -> Mapping[str, str]:
     (info / "entry_points.txt").write_text(
         "[opentelemetry_instrumentor]\nanother = another_instrumentor:LaterInstrumentor\n"
     )
-    return {"PYTHONPATH": os.pathsep.join([sysconfig.get_path("purelib"), str(folder)])}
+    overlay = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    return {"PYTHONPATH": os.pathsep.join([*overlay, sysconfig.get_path("purelib"), str(folder)])}
 
 
 @pytest.mark.parametrize("capacity", ["-3", "plenty"])

@@ -1,0 +1,42 @@
+"""The SDK versions that are tested are those that are meant, and the oldest is where support begins."""
+
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.openai import OpenAIInstrumentor
+from packaging.requirements import Requirement
+from sdk_versions import PAIR, PAIRS
+
+from loco_otel.patching import LocoInstrumentor
+
+OVERLAYS = Path(__file__).parents[2] / ".venv" / "pairs"
+
+INSTRUMENTORS = {"openai": OpenAIInstrumentor, "anthropic": AnthropicInstrumentor}
+
+each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
+
+
+def required(pair: str) -> dict[str, Requirement]:
+    lines = PAIRS.joinpath(f"{pair}.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {requirement.name: requirement for requirement in found}
+
+
+@each_instrumentor
+def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoInstrumentor]) -> None:
+    sdk = instrumentor.sdk
+    if PAIR:
+        assert version(sdk) in required(PAIR)[sdk].specifier
+        assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
+    assert import_module(f"{sdk}._version").__version__ == version(sdk)
+    assert instrumentor.supports(version(sdk))
+
+
+@each_instrumentor
+def test_support_begins_with_the_oldest_pair(instrumentor: type[LocoInstrumentor]) -> None:
+    (oldest,) = required("oldest")[instrumentor.sdk].specifier
+    (floor,) = (it for it in Requirement(instrumentor.requires).specifier if it.operator == ">=")
+    assert oldest.version.startswith(floor.version)
