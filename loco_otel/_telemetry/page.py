@@ -19,8 +19,10 @@ Everything that loco-otel emits, under the instrumentation scope `loco_otel`. It
 OpenTelemetry SDK sends spans and metrics; set up either, both or neither. With neither, nothing is computed.
 
 Names are those of OpenTelemetry; the Prometheus columns show what becomes of them, the same through the
-Prometheus exporter and through OTLP. No prompt and no answer is ever recorded, and no span carries
-`gen_ai.usage.*` or `gen_ai.operation.name`, so that nobody counts a call twice.
+Prometheus exporter and through OTLP. No prompt and no answer is ever recorded. `gen_ai.usage.*` and
+`gen_ai.operation.name` stand on the inference span alone, and that is made only where nobody else makes one: not
+beside OpenTelemetry's own GenAI instrumentations, OpenLLMetry, OpenInference or Anthropic's tracing. So nobody counts
+a call twice. In `suppress_instrumentation()` nothing is told of a call; it is scheduled all the same.
 
 The same for machines is [semconv/loco.yaml](../semconv/loco.yaml), a registry in the form of OpenTelemetry's
 semantic conventions, which Weaver reads; the tests hold what is emitted against it.
@@ -51,9 +53,9 @@ _METRICS = f"""\
 ## Metrics
 
 Gauges are read when metrics are collected, all from the same moment. `loco.grants`, `loco.leases.expired` and
-`loco.bypassed` start at 0, so `increase()` sees their first event. Every point of a metric has all labels:
-where a request does not say, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT} values are
-told apart, unless set otherwise; the rest become `other`.
+`loco.bypassed` start at 0, so `increase()` sees their first event. Every point of a metric has all labels
+but those marked *: where a request does not say, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT}
+values are told apart, unless set otherwise; the rest become `other`.
 """
 
 _LABELS = """\
@@ -95,7 +97,7 @@ def _metrics() -> Iterator[str]:
                 f"`{row.name}`",
                 row.kind,
                 f"`{row.unit}`",
-                _listed(ATTRIBUTES[key].prometheus_label for key in row.attributes),
+                _labels_of(row),
                 row.description,
             )
             for row in METRICS
@@ -108,9 +110,14 @@ def _metrics() -> Iterator[str]:
     )
 
 
+def _labels_of(row: Metric) -> str:
+    labels = [f"`{ATTRIBUTES[key].prometheus_label}`" for key in row.attributes]
+    return ", ".join([*labels, *(f"`{ATTRIBUTES[key].prometheus_label}` *" for key in row.optional)])
+
+
 def _labels() -> Iterator[str]:
     yield _LABELS
-    used = dict.fromkeys(key for row in METRICS for key in row.attributes)
+    used = dict.fromkeys(key for row in METRICS for key in (*row.attributes, *row.optional))
     yield _table(
         ("label", "attribute", "values", "meaning"),
         (
