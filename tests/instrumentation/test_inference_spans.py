@@ -55,7 +55,8 @@ def status(span: ReadableSpan) -> tuple[StatusCode, object]:
 
 
 def current() -> int:
-    return trace.get_current_span().get_span_context().span_id
+    span_id: int = trace.get_current_span().get_span_context().span_id
+    return span_id
 
 
 def id_of(span: ReadableSpan) -> int:
