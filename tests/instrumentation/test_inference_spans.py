@@ -61,7 +61,8 @@ def current() -> int:
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    span_id: int = span.context.span_id
+    return span_id
 
 
 def begun_and_ended(span: ReadableSpan) -> tuple[int, int]:
