@@ -1,0 +1,70 @@
+"""Anthropic's SDK makes inference spans by itself, unless it is told not to: a call has that one or ours."""
+
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+from sdk_server import KEY, LlmServer
+
+pytest.importorskip("anthropic._tracing", reason="this version of the SDK makes no spans")
+
+PATIENCE = 60.0
+"""Seconds within which a program ends by itself."""
+
+PROGRAM = """
+    import os
+
+    import loco_otel
+    import anthropic
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    loco_otel.install()
+    options = {OPTIONS}
+    question = dict(model="claude-harbour", max_tokens=64, messages=[{{"role": "user", "content": "hi"}}])
+    with anthropic.Anthropic(**options) as client:
+        client.messages.create(**question)
+        with client.messages.stream(**question) as stream:
+            stream.get_final_text()
+    loco_otel.uninstall()
+    for span in exporter.get_finished_spans():
+        if "gen_ai.operation.name" in span.attributes:
+            waited = "loco.wait.duration" in span.attributes
+            print(span.instrumentation_scope.name == "loco_otel", waited)
+        elif span.name.startswith("acquire "):
+            print("acquire", "loco.spend" in [event.name for event in span.events])
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "ours"),
+    [
+        ({}, {}, False),
+        ({"open_telemetry": False}, {}, True),
+        ({}, {"ANTHROPIC_OPEN_TELEMETRY": "false"}, True),
+        ({"open_telemetry": {}}, {"ANTHROPIC_OPEN_TELEMETRY": "false"}, False),
+    ],
+)
+def test_each_call_has_one_inference_span(
+    options: dict[str, object], environ: dict[str, str], ours: bool, server: LlmServer
+) -> None:
+    where = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url("anthropic")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", dedent(PROGRAM).format(OPTIONS=options)],
+        env={**where, **environ},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout.splitlines()
+    # Where the span is theirs, it is told how long the call waited, and what it took stands on the acquire span.
+    assert sorted(said) == sorted([f"{ours} {not ours}", f"acquire {not ours}"] * 2)
