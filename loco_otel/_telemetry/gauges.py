@@ -2,6 +2,7 @@
 
 import logging
 import operator
+import os
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -154,6 +155,16 @@ def of(meter: Meter) -> Gauges:
         if gauges is None:
             gauges = _gauges[meter] = Gauges(meter)
         return gauges
+
+
+def _after_fork_in_child() -> None:
+    """Another thread of the parent may have held the lock: nobody will ever give it back."""
+    global _making  # noqa: PLW0603 - the lock can't be given back
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _by_agent(gauge: _AgentGauge, source: Source) -> list[Observation]:

@@ -1,0 +1,123 @@
+"""Two hundred forks of a program whose threads are busy in calls: no child hangs, and the parent goes on."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from sdk_collector import Collector
+from sdk_program import Running, environ, launched
+from sdk_server import LlmServer
+
+FORKS = 200
+
+PROGRAM = f"""
+    import os, signal, sys, threading
+    import loco_otel, openai
+    from opentelemetry import metrics, trace
+
+    question = [{{"role": "user", "content": "how deep is the harbour?"}}]
+
+    def client():
+        return openai.OpenAI(http_client=openai.DefaultHttpxClient(verify=False))
+
+    def ask(client, who):
+        client.chat.completions.create(model="gpt-4o", messages=question, user=who)
+
+    stopped = threading.Event()
+    # An import that another thread is in the midst of never ends in a child: all that calls import is there first.
+    all_have_called = threading.Barrier(4)
+
+    def busy():
+        with client() as mine:
+            ask(mine, "parent")
+            all_have_called.wait()
+            while not stopped.is_set():
+                ask(mine, "parent")
+
+    def child():
+        signal.alarm(20)
+        with client() as mine:
+            ask(mine, "child")
+        assert not [agent for agent in loco_otel.snapshot().resources[0].agents if agent.active or agent.waiting]
+        trace.get_tracer_provider().force_flush()
+        metrics.get_meter_provider().force_flush()
+
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    all_have_called.wait()
+
+    ends = []
+    for _ in range({FORKS}):
+        pid = os.fork()
+        if not pid:
+            try:
+                child()
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    print(ends.count(0), loco_otel.snapshot().resources[0].tick, flush=True)
+"""
+
+
+@pytest.mark.timeout(90)
+def test_no_child_hangs(server: LlmServer, tmp_path: Path) -> None:
+    # Long enough for the parent not to spend its time on thousands of calls, whose spans each child would inherit.
+    server.script({"type": "delay", "seconds": 0.02, "times": None})
+    with Collector() as collector:
+        telemetry = {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
+            # The exporter's connection would be the children's too, if it had one by then.
+            "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
+            "OTEL_BSP_SCHEDULE_DELAY": "3600000",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "100000",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100000",
+        }
+        with launched(PROGRAM, tmp_path, {**environ(server), **telemetry, "LOCO_CAPACITY": "2"}) as program:
+            program.ends_well()
+            (line,) = program.lines()
+            assert not program.errors()
+        calls = Counter(record.body["user"] for record in server.requests())
+        assert calls["child"] == FORKS
+        assert line == f"{FORKS} {calls['parent']}"
+
+        spans = Counter(
+            span.resource["service.instance.id"] for span in collector.spans() if span.item["name"] == "acquire llm_api"
+        )
+        assert sorted(spans.values()) == [*[1] * FORKS, calls["parent"]]
+        granted = {
+            metric.resource["service.instance.id"]
+            for metric in collector.metrics()
+            if metric.item["name"] == "loco.grants"
+        }
+        assert granted == spans.keys()
+
+
+def test_a_fork_while_the_parent_makes_its_gauges_leaves_the_child_no_lock(tmp_path: Path) -> None:
+    # Here the parent's main thread holds the lock that another thread would have.
+    source = """
+        import os, signal
+        from opentelemetry.sdk.metrics import MeterProvider
+        from loco_otel import _runtime
+        from loco_otel._telemetry import gauges
+
+        with gauges._making:
+            child = os.fork()
+            if not child:
+                signal.alarm(10)
+                _runtime.current().observe(meter_provider=MeterProvider())
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    with Running([sys.executable, "-c", dedent(source)], tmp_path) as program:
+        program.ends_well()
