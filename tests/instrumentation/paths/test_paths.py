@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from exporters_page import commands
 from receivers import OtelTap, Rotel, VictoriaMetrics, page
 from sdk_collector import Collector, Told
 from sdk_program import Running, environ, launched
@@ -85,21 +86,24 @@ class Seen(NamedTuple):
         return of_otlp(self.metrics)
 
 
-def holding(server: LlmServer, folder: Path, protocol: str, endpoint: str, shown: int, **changes: str) -> Running:
-    """Start the program; OTLP to an endpoint, and shown on a port to whoever scrapes it."""
+def holding(server: LlmServer, folder: Path, section: str, endpoint: str, shown: int, **changes: str) -> Running:
+    """Start the program as a section of the page says; OTLP to an endpoint, and shown on a port to who scrapes it."""
     server.reset()
     server.script(REFUSAL)
+    typed = commands(section)
+    assert typed.command == commands("Prometheus").command == ["opentelemetry-instrument", "python", "app.py"]
+    settings = {**commands("Prometheus").settings, **typed.settings}
+    assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_PROMETHEUS_PORT", "OTEL_TRACES_EXPORTER"} < settings.keys()
     return launched(
         PROGRAM,
         folder,
         {
             **environ(server),
+            **settings,
             "LOCO_CAPACITY": "1",
             "LOCO_AGENT_ID": "analyst",
-            "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_METRICS_EXPORTER": "otlp,prometheus",
             "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
-            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(shown),
             **changes,
@@ -121,7 +125,7 @@ def steady(program: Running, shown: int) -> str:
 class Sink(NamedTuple):
     """Where a program sends OTLP, and where it can be read what arrived."""
 
-    protocol: str
+    section: str
     port: int
     process: Running
     metrics: Callable[[], list[Mapping[str, Any]]]
@@ -130,7 +134,7 @@ class Sink(NamedTuple):
 
 def run(server: LlmServer, folder: Path, sink: Sink) -> Seen:
     shown = free_port()
-    with holding(server, folder, sink.protocol, f"http://127.0.0.1:{sink.port}", shown) as program:
+    with holding(server, folder, sink.section, f"http://127.0.0.1:{sink.port}", shown) as program:
         text = steady(program, shown)
         program.tell("flush")
         program.until(lambda: program.lines() == ["holding", "flushed"])
@@ -150,26 +154,27 @@ def names(spans: list[Mapping[str, Any]]) -> Counter[str]:
 
 
 @contextmanager
-def oteltap(protocol: str, folder: Path) -> Iterator[Sink]:
+def oteltap(section: str, folder: Path) -> Iterator[Sink]:
     with OtelTap(folder) as tap:
-        yield Sink(protocol, tap.port, tap, tap.metrics, tap.spans)
+        yield Sink(section, tap.port, tap, tap.metrics, tap.spans)
 
 
 @contextmanager
-def rotel(protocol: str, folder: Path) -> Iterator[Sink]:
+def rotel(section: str, folder: Path) -> Iterator[Sink]:
     with Collector() as end, Rotel(folder, end.port) as rotel:
 
         def items(told: Callable[[], list[Told]]) -> list[Mapping[str, Any]]:
             return [told.item for told in told()]
 
-        port = rotel.grpc_port if protocol == "grpc" else rotel.http_port
-        yield Sink(protocol, port, rotel, lambda: items(end.metrics), lambda: items(end.spans))
+        port = rotel.grpc_port if section.endswith("gRPC") else rotel.http_port
+        yield Sink(section, port, rotel, lambda: items(end.metrics), lambda: items(end.spans))
 
 
+HTTP = "OTLP over HTTP"
 PATHS = {
-    "http-oteltap": ("http/protobuf", oteltap),
-    "http-rotel": ("http/protobuf", rotel),
-    "grpc-rotel": ("grpc", rotel),
+    "http-oteltap": (HTTP, oteltap),
+    "http-rotel": (HTTP, rotel),
+    "grpc-rotel": ("OTLP over gRPC", rotel),
 }
 Run = Callable[[str], Seen]
 
@@ -181,9 +186,9 @@ def on(llm_server: LlmServer, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def run_on(path: str) -> Seen:
         if path not in seen:
-            protocol, receiver = PATHS[path]
+            section, receiver = PATHS[path]
             folder = tmp_path_factory.mktemp("path")
-            with receiver(protocol, folder) as sink:
+            with receiver(section, folder) as sink:
                 seen[path] = run(llm_server, folder, sink)
         return seen[path]
 
@@ -309,7 +314,7 @@ def test_a_server_that_takes_both_paths_keeps_one_name_and_one_value(
         return of_samples(server.ask(f'{{__name__=~"(loco|gen_ai)_.+", job{job}"scrape"}}'))
 
     endpoint = f"http://127.0.0.1:{server.port}/opentelemetry"
-    with holding(llm_server, tmp_path, "http/protobuf", endpoint, shown, OTEL_TRACES_EXPORTER="none") as program:
+    with holding(llm_server, tmp_path, HTTP, endpoint, shown, OTEL_TRACES_EXPORTER="none") as program:
         steady(program, shown)
         server.until(lambda: waiting(kept("=")))
         scraped = kept("=")

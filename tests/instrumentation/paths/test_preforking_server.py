@@ -9,6 +9,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from exporters_page import commands
 from receivers import Rotel
 from sdk_collector import Collector, Told
 from sdk_program import Running, environ, script
@@ -62,22 +63,21 @@ class Site:
             connection.close()
 
 
-@pytest.fixture(params=["http/protobuf", "grpc"])
+@pytest.fixture(params=["OTLP over HTTP", "OTLP over gRPC"])
 def site(request: pytest.FixtureRequest, server: LlmServer, tmp_path: Path) -> Iterator[Site]:
     (tmp_path / "app.py").write_text(dedent(APPLICATION))
     port = free_port()
-    command = ["--preload", f"--workers={WORKERS}", "--threads=16", f"--bind=127.0.0.1:{port}", "app:application"]
+    launcher, gunicorn, *options = commands("Forking servers").command
+    assert options[:3] == ["--preload", "--workers", str(WORKERS)]
     with Collector() as collector, Rotel(tmp_path, collector.port) as rotel:
-        receiver = rotel.grpc_port if request.param == "grpc" else rotel.http_port
+        receiver = rotel.grpc_port if request.param.endswith("gRPC") else rotel.http_port
         telemetry = {
+            **commands(request.param).settings,
             "OTEL_SERVICE_NAME": "harbour",
-            "OTEL_TRACES_EXPORTER": "otlp",
-            "OTEL_METRICS_EXPORTER": "otlp",
-            "OTEL_EXPORTER_OTLP_PROTOCOL": request.param,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver}",
         }
         with Running(
-            [script("opentelemetry-instrument"), script("gunicorn"), *command],
+            [script(launcher), script(gunicorn), f"--bind=127.0.0.1:{port}", *options],
             tmp_path,
             {**environ(server), **telemetry, "LOCO_CAPACITY": str(CAPACITY)},
         ) as process:
