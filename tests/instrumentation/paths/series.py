@@ -44,7 +44,7 @@ def of_otlp(metrics: Iterable[Mapping[str, Any]]) -> Series:
         if kind != "gauge":
             assert data["aggregationTemporality"] == 2, "Prometheus takes cumulative values alone"
         for point in data["dataPoints"]:
-            labels = {item["key"].replace(".", "_"): item["value"]["stringValue"] for item in point["attributes"]}
+            labels = {item["key"].replace(".", "_"): _text(item["value"]) for item in point["attributes"]}
             for sample, value in _samples(name, kind, point):
                 series.setdefault((sample[0], frozenset({**labels, **sample[1]}.items())), value)
     return series
@@ -64,7 +64,12 @@ def of_samples(samples: Iterable[tuple[Mapping[str, str], float]]) -> Series:
     series: Series = {}
     for labels, value in samples:
         if ours(labels["__name__"]):
-            told = {key: _bound(at) if key == "le" else at for key, at in labels.items() if not key.startswith(_ORIGIN)}
+            # A page's family has one set of labels; to Prometheus an empty one is none.
+            told = {
+                key: _bound(at) if key == "le" else at
+                for key, at in labels.items()
+                if at and not key.startswith(_ORIGIN)
+            }
             name_and_labels = labels["__name__"], frozenset(told.items())
             assert name_and_labels not in series, "twice"
             series[name_and_labels] = value
@@ -86,3 +91,10 @@ def _samples(name: str, kind: str, point: Mapping[str, Any]) -> Iterable[tuple[t
 def _bound(text: str | float) -> str:
     """Return a bucket's bound in one spelling: `1` and `1.0` are the same."""
     return str(float(text))
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    """Return an attribute's value as a label has it."""
+    ((kind, content),) = value.items()
+    assert kind in {"stringValue", "intValue"}
+    return str(content)
