@@ -52,22 +52,43 @@ def vendor(name: str, sdk: str) -> Any:
 
 
 def openai_calls(url: str) -> dict[str, Callable[[], object]]:
-    from openai import AsyncOpenAI, OpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAI
 
     client = OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0)
+
+    def opened() -> AsyncOpenAI:
+        # Reading the certificates, for each loop's client anew, would take longer than the calls.
+        http = DefaultAsyncHttpxClient(verify=False)
+        return AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0, http_client=http)
 
     def broken_off() -> None:
         for _ in client.chat.completions.create(**CHAT, stream=True):
             break
 
     async def stream() -> None:
-        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as other:
+        async with opened() as other:
             async for _ in await other.chat.completions.create(**CHAT, stream=True):
                 pass
 
     async def create() -> None:
-        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0) as other:
+        async with opened() as other:
             await other.chat.completions.create(**CHAT)
+
+    async def broken_off_async() -> None:
+        async with (
+            opened() as other,
+            await other.chat.completions.create(**CHAT, stream=True) as chunks,
+        ):
+            async for _ in chunks:
+                break
+
+    async def responses() -> None:
+        async with opened() as other:
+            await other.responses.create(model="gpt-4o", input="tell me about the harbour")
+
+    async def embeddings() -> None:
+        async with opened() as other:
+            await other.embeddings.create(model="text-embedding-3-small", input="harbour")
 
     return {
         "create": lambda: client.chat.completions.create(**CHAT),
@@ -78,33 +99,55 @@ def openai_calls(url: str) -> dict[str, Callable[[], object]]:
         "embeddings": lambda: client.embeddings.create(model="text-embedding-3-small", input="harbour"),
         "async create": _run(create),
         "async stream": _run(stream),
+        "async broken off": _run(broken_off_async),
+        "async responses": _run(responses),
+        "async embeddings": _run(embeddings),
     }
 
 
 def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
-    from anthropic import Anthropic, AsyncAnthropic
+    from anthropic import Anthropic, AsyncAnthropic, DefaultAsyncHttpxClient
 
     client = Anthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0)
+
+    def opened() -> AsyncAnthropic:
+        # Reading the certificates, for each loop's client anew, would take longer than the calls.
+        http = DefaultAsyncHttpxClient(verify=False)
+        return AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0, http_client=http)
 
     def helper() -> None:
         with client.messages.stream(**MESSAGE) as stream:
             list(stream)
 
+    def broken_off() -> None:
+        with client.messages.create(**MESSAGE, stream=True) as chunks:
+            next(iter(chunks))
+
     async def create() -> None:
-        async with AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0) as other:
+        async with opened() as other:
             await other.messages.create(**MESSAGE)
 
     async def stream() -> None:
-        async with AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0) as other:
+        async with opened() as other:
             async for _ in await other.messages.create(**MESSAGE, stream=True):
+                pass
+
+    async def helper_async() -> None:
+        async with (
+            opened() as other,
+            other.messages.stream(**MESSAGE) as chunks,
+        ):
+            async for _ in chunks:
                 pass
 
     return {
         "create": lambda: client.messages.create(**MESSAGE),
         "stream": lambda: list(client.messages.create(**MESSAGE, stream=True)),
+        "broken off": broken_off,
         "helper": helper,
         "async create": _run(create),
         "async stream": _run(stream),
+        "async helper": _run(helper_async),
     }
 
 
@@ -163,6 +206,7 @@ def main(sdk: str, url: str, vendor_name: str, steps: str) -> None:
         else:
             if calls is None:
                 calls = (openai_calls if sdk == "openai" else anthropic_calls)(url)
+                gc.freeze()  # modules stay, so that a collection after each call is quick
             sys.stdout.write(json.dumps({name: seen(call) for name, call in calls.items()}) + "\n")
 
 
