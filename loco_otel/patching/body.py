@@ -91,6 +91,7 @@ class Body:
 
         response.close = closing
         response.aclose = aclosing
+        _untie_from_stream(response)
 
     def read_along(self, stream: Any) -> None:
         """See each chunk that the stream yields."""
@@ -298,6 +299,32 @@ def _untied(stream: Any, iterator: Any) -> Any:
         return iterator
     other = _frame(again)
     return iterator if other is None or other.f_code is not frame.f_code else again
+
+
+class _Elapsed:
+    """Takes the time that a response took, for as long as there is the response."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Any) -> None:
+        self._response = weakref.ref(response)
+
+    def _set(self, elapsed: Any) -> None:
+        response = self._response()
+        if response is not None:
+            response.elapsed = elapsed
+
+    elapsed = property(None, _set)
+
+
+def _untie_from_stream(response: Any) -> None:
+    """Let a response that is dropped be free at once.
+
+    Under httpx, not httpx2, its byte stream refers back to it, only to set `elapsed` when it is closed.
+    """
+    stream: Any = getattr(response, "stream", None)
+    if getattr(stream, "_response", None) is response:
+        stream._response = _Elapsed(response)
 
 
 def _frame(iterator: Any) -> FrameType | None:

@@ -17,6 +17,7 @@ from sdk_calls import Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, o
 from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY, LlmServer
+from sdk_versions import has
 
 import loco_otel
 from loco_otel.events import Granted, Outcome, Rejected, Released, Spent, Submitted, Waiting
@@ -298,6 +299,10 @@ def test_a_stream_in_a_cycle_is_free_once_collected(sdk: Sdk, server: LlmServer,
     ended(scheduling)
 
 
+CLOSES_WITH_ITS_LOOP = {"openai": "2.9", "anthropic": "0.76"}
+"""The first versions that close the response of a stream when its loop ends; before, it stays open while it is kept."""
+
+
 @each_async_sdk
 def test_a_stream_that_its_loop_left_behind_is_free(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
@@ -311,6 +316,9 @@ def test_a_stream_that_its_loop_left_behind_is_free(sdk: Sdk, server: LlmServer,
                 break
 
     sdk.run(main())
+    if not has(sdk.name, CLOSES_WITH_ITS_LOOP[sdk.name]):
+        assert scheduling.active() == 1, "it is open: nobody has closed it"
+        kept.clear()
     scheduling.seen.wait_for(Released)
     ended(scheduling)
 
@@ -560,7 +568,7 @@ def test_a_task_destroyed_with_its_loop_leaves_nothing(
 
     async def lost() -> None:
         # Without its own spans, which would complain of the foreign context.
-        options = {"open_telemetry": False} if sdk.name == "anthropic" else {}
+        options = {"open_telemetry": False} if sdk.name == "anthropic" and has("anthropic", "2") else {}
         client = sdk.client(server, http_client=client_of(library, answer, is_async=True), **options)
         reading = asyncio.Event()
         asyncio.create_task(read(client, reading))  # noqa: RUF006 - it is meant to be lost
