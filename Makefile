@@ -20,6 +20,7 @@ demo: .venv/.demo
 
 test: lint company
 	$(BIN)/python -m pytest
+	$(MAKE) test-pairs
 
 # They wait more than they compute, and wait together.
 test-pairs:

@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,9 @@ def since(sdk: str, first: str) -> Any:
     missing = not has(sdk, first)
     assert PAIR or not missing, f"the newest pair is to have all, but {sdk} is older than {first}"
     return pytest.mark.skipif(missing, reason=f"{sdk} has it since {first}")
+
+
+TRACES_ITSELF = find_spec("anthropic._tracing") is not None
+"""Whether Anthropic's SDK makes inference spans by itself."""
+BEDROCK_KEY = {"api_key": "key"} if has("anthropic", "0.88") else {"aws_access_key": "key", "aws_secret_key": "key"}
+"""What its client for Bedrock wants to know."""

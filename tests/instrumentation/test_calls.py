@@ -14,7 +14,7 @@ from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
-from sdk_versions import has, since
+from sdk_versions import BEDROCK_KEY, since
 
 from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
 
@@ -540,7 +540,6 @@ def _completion(client: Any) -> Any:
 
 
 AZURE = {"api_key": KEY, "azure_endpoint": "https://azure.invalid", "api_version": "2024-10-21"}
-BEDROCK_KEY = {"api_key": KEY} if has("anthropic", "0.88") else {"aws_access_key": "key", "aws_secret_key": KEY}
 BEDROCK = {**BEDROCK_KEY, "aws_region": "eu-west-1", "base_url": "https://bedrock.invalid"}
 VERTEX = {
     "access_token": KEY,

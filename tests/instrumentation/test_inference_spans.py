@@ -24,6 +24,7 @@ from sdk_calls import Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, o
 from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
+from sdk_versions import BEDROCK_KEY
 
 import loco_otel
 from loco_otel.errors import AcquireTimeoutError
@@ -169,7 +170,7 @@ CLOUDS: dict[str, tuple[str, Callable[[Any], Any], str, str]] = {
     "bedrock": (
         "anthropic",
         lambda http: anthropic.AnthropicBedrock(
-            api_key="key", aws_region="eu-west-1", base_url="https://bedrock.invalid", http_client=http
+            **BEDROCK_KEY, aws_region="eu-west-1", base_url="https://bedrock.invalid", http_client=http
         ),
         "aws.bedrock",
         "bedrock.invalid",
