@@ -32,7 +32,7 @@ class Crowd:
             for _ in range(_DEPTH):
                 self._core.submit(Ticket(Request(f"agent-{agent}", rng.choice((1, 2, 3, 5)) * MILLI)), 0.0)
         self._core.decided.clear()
-        self._holders = list(self._core._pools[DEFAULT_RESOURCE,].leases.values())
+        self._holders = list(self._core.resources.pools[DEFAULT_RESOURCE].leases.values())
 
     def turn(self, count: int) -> None:
         """Release the oldest lease, which grants one, and let one more arrive."""

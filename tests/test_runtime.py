@@ -139,7 +139,7 @@ def test_settings_change_while_the_program_runs() -> None:
     assert (standing.capacity, standing.policy) == (5, "fifo")
     core = runtime.engine._core
     assert (core.max_waiters, core.max_hold) == (9, 11)
-    assert core._pools["llm_api",].line.max_wait_ticks == 7
+    assert core.resources.line(("llm_api",)).max_wait_ticks == 7
     default = slot()
     assert (default.agent, default._request.timeout) == ("b", 13)
 
@@ -152,7 +152,7 @@ def test_settings_change_while_the_program_runs() -> None:
 
 def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
     runtime = started(capacity=1)
-    line = runtime.engine._core._pools["llm_api",].line
+    line = runtime.engine._core.resources.line(("llm_api",))
     policy = line.policy
     loco_otel.configure(capacity=2)
     assert line.policy is policy

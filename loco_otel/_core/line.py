@@ -1,8 +1,13 @@
-"""Those who compete for one resource: a queue per agent, the policy over the queues, and the guard over the policy."""
+"""Those who ask for the same resources: a queue per agent, the policy over these, and the guard over the policy."""
+
+from typing import TYPE_CHECKING
 
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.policy import Policy, Standing
 from loco_otel._core.ticket import State, Ticket
+
+if TYPE_CHECKING:
+    from loco_otel._core.pool import Pool
 
 
 class AgentQueue:
@@ -55,16 +60,20 @@ class AgentQueue:
 
 
 class Line:
-    """All who want one resource, its logical clock, and who of them goes next.
+    """All who ask for one resource, or for the same set of them: their logical clock, and who of them goes next.
 
-    A tick is one release of the resource. With `max_wait_ticks` = N > 0 the oldest waiter goes first once it has
-    waited N ticks, whatever the policy says. From then on nothing younger can pass it, so a wait is at most N plus
-    one tick for each ticket that waits and is older: at most N + max_waiters.
+    A tick is one release of the resource, or of any of the set. With `max_wait_ticks` = N > 0 the oldest waiter goes
+    first once it has waited N ticks, whatever the policy says. From then on nothing younger can pass it, so a wait for
+    one resource is at most N plus one tick for each ticket that waits and is older: at most N + max_waiters.
     """
 
-    __slots__ = ("_by_age", "max_wait_ticks", "policy", "queues", "tick", "waiting")
+    __slots__ = ("_by_age", "max_wait_ticks", "only", "policy", "pools", "queues", "tick", "waiting")
 
-    def __init__(self, policy: Policy, max_wait_ticks: int) -> None:
+    def __init__(self, policy: Policy, max_wait_ticks: int, pools: "tuple[Pool, ...]" = ()) -> None:
+        self.pools = pools
+        """What they ask for: a slot in each of these, in one step."""
+        self.only = pools[0] if len(pools) == 1 else None
+        """The one pool, where it is one."""
         self.policy = policy
         self.max_wait_ticks = max_wait_ticks
         self.tick = 0

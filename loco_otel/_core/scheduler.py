@@ -1,12 +1,17 @@
 """The state machine of tickets: who waits, who holds, who is next."""
 
 from collections.abc import Callable, Hashable, Mapping
+from itertools import islice
 from math import inf
+from types import MappingProxyType
 
+from loco_otel._core.entanglement import Entanglement
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
+from loco_otel._core.resources import Resources
+from loco_otel._core.standing import standing
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     Event,
@@ -29,6 +34,7 @@ _GRANTED = State.GRANTED
 _RELEASED = State.RELEASED
 
 _HOLDERS_TOLD = 16
+_NONE: Mapping[str, Ticket] = MappingProxyType({})
 
 
 class Scheduler:
@@ -68,9 +74,8 @@ class Scheduler:
         self._deadlines = LazyHeap()
         self.leases_due = inf
         """Never later than the first moment at which a lease can expire."""
-        self._pools: dict[tuple[str, ...], Pool] = {
-            (name,): Pool(name, capacity, Line(policy(), max_wait_ticks)) for name, capacity in capacities.items()
-        }
+        self.resources = Resources(capacities, policy, max_wait_ticks)
+        self._entanglement = Entanglement()
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
 
@@ -78,19 +83,19 @@ class Scheduler:
         """Take a new ticket; it ends up QUEUED (without `wait`), WAITING, ADMITTING, GRANTED or REJECTED.
 
         Raises:
-            KeyError: the request names a set of resources that is not known.
+            KeyError: the request names a resource that is not known.
 
         """
-        pool = self._pools[ticket.request.resources]
+        line = self._line(ticket)
         self._tickets[ticket.seq] = ticket
         if self.observed:
             self.events.append(Submitted(now, ticket))
-        ticket.birth = pool.line.tick
+        ticket.birth = line.tick
         if not wait and not self.closed:
             ticket.state = State.QUEUED
-            pool.line.put(ticket)
+            line.put(ticket)
             return
-        self._begin_wait(pool, ticket, now)
+        self._begin_wait(line, ticket, now)
 
     def submit_quietly(self, ticket: Ticket, now: float) -> bool:
         """Do as `submit`, if that grants at once and nobody is to be told; else do nothing and return False.
@@ -98,12 +103,15 @@ class Scheduler:
         The hot path of a program without contention or telemetry: `submit` in one step.
         """
         request = ticket.request
-        pool = self._pools[request.resources]
-        if pool.used >= pool.capacity or self.observed or self.closed or request.admission:
+        line = self.resources.line(request.resources)
+        pool = line.only
+        if pool is None or pool.used >= pool.capacity or pool.reserved is not None:
+            return False
+        if self.observed or self.closed or request.admission:
             return False
         seq = ticket.seq
         self._tickets[seq] = ticket
-        ticket.birth = pool.line.tick
+        ticket.birth = line.tick
         ticket.reason = _FREE
         ticket.granted_at = ticket.touched_at = now
         ticket.state = _GRANTED
@@ -115,8 +123,11 @@ class Scheduler:
 
     def release_quietly(self, ticket: Ticket) -> bool:
         """Do as `release`, if nobody waits and nobody is to be told; else do nothing and return False."""
-        pool = self._pools[ticket.request.resources]
-        if ticket.state is not _GRANTED or self.observed or pool.line.waiting or pool.sharers:
+        line = self.resources.line(ticket.request.resources)
+        pool = line.only
+        if pool is None or pool.sharers or line.waiting or len(pool.lines) > 1:
+            return False
+        if ticket.state is not _GRANTED or self.observed:
             return False
         seq = ticket.seq
         ticket.state = _RELEASED
@@ -124,26 +135,25 @@ class Scheduler:
         del self._tickets[seq]
         del pool.leases[seq]
         pool.used -= 1
-        pool.line.tick += 1
+        line.tick += 1
         pool.served.append(ticket.request)
         return True
 
     def park(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
         """Note that whoever waits for a WAITING ticket stands still, and what cannot end until it goes on."""
         if ticket.state is State.WAITING:
-            pool = self._pools[ticket.request.resources]
-            pool.disentangle(ticket)
+            self._entanglement.drop(ticket)
             ticket.blocks = blocks
-            pool.entangle(ticket)
-            self._share(pool, now)
+            self._entanglement.add(ticket)
+            self._share(self._line(ticket), now)
 
     def wait(self, ticket: Ticket, now: float) -> None:
         """Let a QUEUED ticket compete: somebody waits for it now."""
         if ticket.state is not State.QUEUED:
             return
-        pool = self._pools[ticket.request.resources]
-        pool.line.take(ticket)
-        self._begin_wait(pool, ticket, now)
+        line = self._line(ticket)
+        line.take(ticket)
+        self._begin_wait(line, ticket, now)
 
     def admit(self, ticket: Ticket, now: float) -> None:
         """Say yes to an ADMITTING ticket."""
@@ -158,9 +168,9 @@ class Scheduler:
     def refuse(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Say no to an ADMITTING ticket; its slot passes on."""
         if ticket.state is State.ADMITTING:
-            pool = self._pools[ticket.request.resources]
-            self._reject(pool, ticket, outcome, now)
-            self._give_back(pool, ticket, now)
+            line = self._line(ticket)
+            self._reject(line, ticket, outcome, now)
+            self._give_back(line, ticket, now)
 
     def settle(self, ticket: Ticket, spending: Spending, now: float) -> None:
         """Note what a ticket's call took, before its release."""
@@ -177,10 +187,7 @@ class Scheduler:
     def cancel(self, ticket: Ticket, now: float) -> None:
         """End a ticket wherever it is: one that waits leaves, one that holds is released. Total, and idempotent."""
         if ticket.state.queued:
-            pool = self._pools[ticket.request.resources]
-            self._leave(pool, ticket)
-            self._reject(pool, ticket, Outcome.CANCELLED, now)
-            self._fill(pool, now)
+            self._turn_away(ticket, Outcome.CANCELLED, now)
         else:
             self.release(ticket, now)
 
@@ -188,11 +195,10 @@ class Scheduler:
         """Give the slot back for the length of a pause; the ticket stays."""
         if ticket.state is not State.GRANTED:
             return
-        pool = self._pools[ticket.request.resources]
         ticket.state = State.SUSPENDED
         if self.observed:
             self.events.append(Suspended(now, ticket, now - ticket.granted_at))
-        self._give_back(pool, ticket, now)
+        self._give_back(self._line(ticket), ticket, now)
 
     def resume(self, ticket: Ticket, now: float) -> None:
         """Queue a SUSPENDED ticket again, no older than the ticks that it has really waited.
@@ -201,28 +207,24 @@ class Scheduler:
         """
         if ticket.state is not State.SUSPENDED:
             return
-        pool = self._pools[ticket.request.resources]
+        line = self._line(ticket)
         ticket.repeated = True
         ticket.blocks = ()
-        ticket.birth = pool.line.tick - ticket.waited_ticks
-        self._begin_wait(pool, ticket, now)
+        ticket.birth = line.tick - ticket.waited_ticks
+        self._begin_wait(line, ticket, now)
 
     def move(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         """Note that a lease lives elsewhere now."""
         ticket.places = places
         if ticket.state.holds:
-            self._share(self._pools[ticket.request.resources], now)
+            self._share(self._line(ticket), now)
 
     # -- time, limits, the end ----------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
         """Reject what has waited too long, take back what has been held too long."""
         while (first := self._deadlines.first()) is not None and first[0] <= now:
-            ticket: Ticket = first[-1]
-            pool = self._pools[ticket.request.resources]
-            self._leave(pool, ticket)
-            self._reject(pool, ticket, Outcome.TIMEOUT, now)
-            self._fill(pool, now)
+            self._turn_away(first[-1], Outcome.TIMEOUT, now)
         if self.leases_due <= now:
             self._expire_leases(now)
 
@@ -233,9 +235,9 @@ class Scheduler:
 
     def set_capacity(self, resource: str, capacity: int | None, now: float) -> None:
         """Change a capacity: raising it grants at once, lowering it takes effect as leases end."""
-        pool = self._pools[(resource,)]
+        pool = self.resources.pools[resource]
         pool.limit(capacity)
-        self._fill(pool, now)
+        self._fill((pool,), now)
 
     def set_max_hold(self, seconds: float, now: float) -> None:
         """Change the time without a sign of life after which a lease is taken back."""
@@ -244,27 +246,25 @@ class Scheduler:
 
     def set_policy(self, policy: Callable[[], Policy], max_wait_ticks: int, now: float) -> None:
         """Go on under another policy and guard; nobody loses their place in their queue."""
-        for pool in self._pools.values():
-            pool.line.max_wait_ticks = max_wait_ticks
-            pool.line.use(policy())
-            self._fill(pool, now)
+        self.resources.use(policy, max_wait_ticks)
+        self._fill_all(now)
 
     def shutdown(self, now: float) -> None:
         """Turn away all who wait and all who come; holders may finish."""
         self.closed = True
         for ticket in list(self._tickets.values()):
             if ticket.state.queued:
-                pool = self._pools[ticket.request.resources]
-                self._leave(pool, ticket)
-                self._reject(pool, ticket, Outcome.SHUTDOWN, now)
+                line = self._line(ticket)
+                self._leave(line, ticket)
+                self._reject(line, ticket, Outcome.SHUTDOWN, now)
 
     def snapshot(self, now: float) -> Snapshot:
         """Tell how everything stands."""
-        return Snapshot(now, tuple(pool.standing(now) for pool in self._pools.values()))
+        return Snapshot(now, tuple(standing(pool, now) for pool in self.resources.pools.values()))
 
     def waiting(self) -> int:
         """Count those that wait."""
-        return sum(pool.line.waiting for pool in self._pools.values())
+        return self.resources.waiting()
 
     def recover(self, now: float) -> None:
         """Derive everything from the tickets' states, after an operation that was broken off.
@@ -274,23 +274,23 @@ class Scheduler:
         self.events = []
         self._deadlines = LazyHeap()
         self.leases_due = -inf  # whatever it was may be lost: look at once
-        for pool in self._pools.values():
-            pool.clear()
+        self._entanglement = Entanglement()
+        self.resources.clear()
         for seq, ticket in list(self._tickets.items()):
-            pool = self._pools[ticket.request.resources]
+            line = self._line(ticket)
             if ticket.state.ended or ticket.state is State.NEW:
                 del self._tickets[seq]
             elif ticket.state.holds:
-                if ticket.host is not None and not ticket.host.state.holds:
-                    ticket.host = None
-                pool.hold(ticket)
+                ticket.hosts = {name: host for name, host in ticket.hosts.items() if host.state.holds}
+                for pool in line.pools:
+                    pool.hold(ticket)
             elif ticket.state.queued:
                 ticket.age_entry = None
-                self._stand(pool, ticket)
+                ticket.hosts = _NONE
+                self._stand(line, ticket)
             if ticket.wake is not None and ticket.state is not State.WAITING:
                 self.decided.append(ticket)
-        for pool in self._pools.values():
-            self._fill(pool, now)
+        self._fill_all(now)
 
     def reset(self) -> None:
         """Forget all tickets, ending each; capacities, policy and clock stay. For the child of a fork."""
@@ -301,70 +301,86 @@ class Scheduler:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def _begin_wait(self, pool: Pool, ticket: Ticket, now: float) -> None:
-        ticket.host = None
+    def _line(self, ticket: Ticket) -> Line:
+        return self.resources.line(ticket.request.resources)
+
+    def _begin_wait(self, line: Line, ticket: Ticket, now: float) -> None:
+        ticket.hosts = _NONE
         ticket.waiting_since = now
-        ticket.waiting_tick = pool.line.tick
+        ticket.waiting_tick = line.tick
         timeout = ticket.request.timeout
         if self.closed:
-            self._reject(pool, ticket, Outcome.SHUTDOWN, now)
-        elif pool.used < pool.capacity:
-            # No free slot is ever left while someone waits, so this passes nobody.
-            self._grant(pool, ticket, GrantReason.FREE, now)
+            self._reject(line, ticket, Outcome.SHUTDOWN, now)
+        elif not line.waiting and all(pool.has_room(line) for pool in line.pools):
+            # There is never room for a line while somebody waits in it, so this passes nobody there.
+            self._grant(line, ticket, GrantReason.FREE, now)
         elif timeout is not None and timeout <= 0:
-            self._reject(pool, ticket, Outcome.TIMEOUT, now)
+            self._reject(line, ticket, Outcome.TIMEOUT, now)
         elif not ticket.repeated and self.waiting() >= self.max_waiters:
-            self._reject(pool, ticket, Outcome.BACKPRESSURE, now)
+            self._reject(line, ticket, Outcome.BACKPRESSURE, now)
         else:
             ticket.deadline = None if timeout is None else now + timeout
             ticket.state = State.WAITING
-            self._stand(pool, ticket)
+            self._stand(line, ticket)
             if self.observed:
-                self._tell_waiting(pool, ticket, now)
+                self._tell_waiting(line, ticket, now)
 
-    def _stand(self, pool: Pool, ticket: Ticket) -> None:
-        pool.line.put(ticket)
+    def _stand(self, line: Line, ticket: Ticket) -> None:
+        line.put(ticket)
         if ticket.state is State.WAITING:
-            pool.entangle(ticket)
+            self._entanglement.add(ticket)
             if ticket.deadline is not None:
                 ticket.deadline_entry = self._deadlines.push(ticket.deadline, item=ticket)
 
-    def _leave(self, pool: Pool, ticket: Ticket) -> None:
-        pool.line.take(ticket)
-        pool.disentangle(ticket)
+    def _leave(self, line: Line, ticket: Ticket) -> None:
+        line.take(ticket)
+        self._entanglement.drop(ticket)
+        if line.only is None:
+            self.resources.leave(line)
         entry, ticket.deadline_entry = ticket.deadline_entry, None
         if entry is not None:
             self._deadlines.strike(entry)
 
-    def _fill(self, pool: Pool, now: float) -> None:
-        line = pool.line
-        while line.waiting and pool.used < pool.capacity:
-            ticket, guarded = line.next()
-            self._grant(pool, ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
-        if line.waiting:
-            self._share(pool, now)
+    def _turn_away(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        line = self._line(ticket)
+        self._leave(line, ticket)
+        self._reject(line, ticket, outcome, now)
+        self._fill(line.pools, now)
 
-    def _share(self, pool: Pool, now: float) -> None:
-        pair = pool.lender()
-        if pair is not None:
-            ticket, host = pair
-            # A sharer's own host is the one that owns the slot.
-            ticket.host = host if host.host is None else host.host
-            self._grant(pool, ticket, GrantReason.REENTRANT, now)
+    def _fill(self, pools: tuple[Pool, ...], now: float) -> None:
+        while (turn := self.resources.next(pools)) is not None:
+            ticket, guarded = turn
+            self._grant(self._line(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
+        self._share_at(pools, now)
 
-    def _grant(self, pool: Pool, ticket: Ticket, reason: GrantReason, now: float) -> None:
-        line = pool.line
+    def _fill_all(self, now: float) -> None:
+        for pool in self.resources.pools.values():
+            self._fill((pool,), now)
+
+    def _share(self, line: Line, now: float) -> None:
+        self._share_at(line.pools, now)
+
+    def _share_at(self, pools: tuple[Pool, ...], now: float) -> None:
+        if self._entanglement:
+            pair = self._entanglement.sharer(pools, self.resources)
+            if pair is not None:
+                ticket, hosts = pair
+                ticket.hosts = hosts
+                self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
+
+    def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING
         admission = ticket.request.admission
         if self.observed:
-            ticket.grant = self._describe_grant(pool, ticket, reason, now)
+            ticket.grant = self._describe_grant(line, ticket, reason, now)
         if waited:
-            self._leave(pool, ticket)
+            self._leave(line, ticket)
         ticket.reason = reason
         ticket.waited_ticks = line.tick - ticket.birth
         ticket.granted_at = ticket.touched_at = now
         ticket.state = State.ADMITTING if admission else State.GRANTED
-        pool.hold(ticket)
+        for pool in line.pools:
+            pool.hold(ticket)
         if self.leases_due == inf:
             self.leases_due = now + self.max_hold
         if waited:
@@ -374,24 +390,24 @@ class Scheduler:
             ticket.grant = None
 
     def _release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
-        pool = self._pools[ticket.request.resources]
+        line = self._line(ticket)
         held = ticket.state.holds
         ticket.state = State.RELEASED
         ticket.places = ()  # a claim among them refers back to the ticket
         del self._tickets[ticket.seq]
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
-        pool.served.append(ticket.request)
+        for pool in line.pools:
+            pool.served.append(ticket.request)
         if held:
-            self._give_back(pool, ticket, now)
+            self._give_back(line, ticket, now)
 
-    def _give_back(self, pool: Pool, ticket: Ticket, now: float) -> None:
-        if pool.free(ticket):
-            pool.line.tick += 1
-        if pool.line.waiting:
-            self._fill(pool, now)
+    def _give_back(self, line: Line, ticket: Ticket, now: float) -> None:
+        freed = [pool for pool in line.pools if pool.free(ticket)]
+        self.resources.tick(freed)
+        self._fill(line.pools, now)
 
-    def _reject(self, pool: Pool, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _reject(self, line: Line, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
         asked = ticket.state is not State.QUEUED
         ticket.outcome = outcome
@@ -403,15 +419,16 @@ class Scheduler:
         del self._tickets[ticket.seq]
         if self.observed:
             # Nobody waited yet for one that was queued only.
-            ticks = pool.line.tick - ticket.waiting_tick if asked else 0
+            ticks = line.tick - ticket.waiting_tick if asked else 0
             since = now - ticket.waiting_since if asked else 0.0
-            policy = pool.line.policy.name
-            self.events.append(Rejected(now, ticket, outcome, since, ticks, policy, ticket.repeated))
+            self.events.append(Rejected(now, ticket, outcome, since, ticks, line.policy.name, ticket.repeated))
 
     def _expire_leases(self, now: float) -> None:
         self.leases_due = inf
-        for pool in self._pools.values():
+        for pool in tuple(self.resources.pools.values()):
             for ticket in list(pool.leases.values()):
+                if not ticket.state.holds:
+                    continue  # it held several, and has ended at another of them
                 due = ticket.touched_at + self.max_hold
                 if due > now:
                     self.leases_due = min(self.leases_due, due)
@@ -422,15 +439,14 @@ class Scheduler:
 
     # -- telling ------------------------------------------------------------------------------------------------
 
-    def _tell_waiting(self, pool: Pool, ticket: Ticket, now: float) -> None:
-        queue = pool.line.queues[ticket.request.agent]
-        holders = tuple(list(pool.leases.values())[:_HOLDERS_TOLD])
-        capacity = int(pool.capacity)
-        waiting = pool.line.waiting
-        self.events.append(Waiting(now, ticket, queue.weight, queue.waiting, capacity, waiting, holders))
+    def _tell_waiting(self, line: Line, ticket: Ticket, now: float) -> None:
+        queue = line.queues[ticket.request.agent]
+        holders = dict.fromkeys(lease for pool in line.pools for lease in pool.leases.values())
+        told = tuple(islice(holders, _HOLDERS_TOLD))
+        capacity = int(min((pool.capacity for pool in line.pools if pool.capacity < inf), default=0))
+        self.events.append(Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told))
 
-    def _describe_grant(self, pool: Pool, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
-        line = pool.line
+    def _describe_grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
         queue = line.queues.get(ticket.request.agent)
         compared = ticket.state is State.WAITING and queue is not None
         return Granted(

@@ -1,8 +1,9 @@
 """One request's way through the scheduler."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from itertools import count
+from types import MappingProxyType
 
 from loco_otel._core.lazy_heap import Entry
 from loco_otel.events import Granted, GrantReason, Outcome, Request
@@ -51,8 +52,8 @@ class Ticket:
     """Where its lease lives: a thread, the contexts that inherited it. Set by the shell, changed by `move`."""
     blocks: tuple[Hashable, ...] = ()
     """While somebody is parked on it, no lease that lists one of these among its places can end; see `park`."""
-    host: "Ticket | None" = None
-    """The holder whose slot it shares."""
+    hosts: "Mapping[str, Ticket]" = MappingProxyType({})
+    """The holders whose slots it shares, by resource. Never changed in place."""
     grant: Granted | None = None
     """What will be told once it is admitted."""
     birth = 0
@@ -76,6 +77,11 @@ class Ticket:
         """The process that made it."""
         self.seq = next(_sequence)
         self.state = State.NEW
+
+    @property
+    def host(self) -> "Ticket | None":
+        """A holder whose slot it shares; None where all its slots are its own."""
+        return next(iter(self.hosts.values()), None)
 
     @property
     def id(self) -> str:

@@ -97,6 +97,12 @@ class Record:
         return self.birth, self.ticket.seq
 
 
+def blocked_by(waiters: Iterable[Record], lease: Record) -> bool:
+    """Whether some of these, while they wait, keep what lives in its places from ending."""
+    blocked = {place for each in waiters for place in each.blocks}
+    return any(place in blocked for place in lease.places)
+
+
 @dataclass(eq=False)
 class Resource:
     """One resource, its slots, and all who want it."""
@@ -149,23 +155,6 @@ class Resource:
         scores = self.scores()
         best = max(scores, key=lambda agent: (scores[agent], self.age(agent), -nonces[agent]))
         return next(each for each in waiters if each.agent == best), GrantReason.SCORE
-
-    def is_stuck(self, places: Iterable[Hashable], but: Record | None = None) -> bool:
-        """Whether somebody who waits, other than `but`, keeps what lives in these places from ending."""
-        blocked = {place for each in self.waiters if each is not but for place in each.blocks}
-        return any(place in blocked for place in places)
-
-    def sharers(self) -> list[Record]:
-        """Those of whom one must share now, the best placed first."""
-        if not self.order or not all(self.is_stuck(lease.places) for lease in self.order):
-            return []
-        scores = self.scores()
-        able = [each for each in self.waiters if self.hosts(each) and not self.is_stuck(each.places, but=each)]
-        return sorted(able, key=lambda each: (-scores[each.agent], each.age_key))
-
-    def hosts(self, waiter: Record) -> list[Record]:
-        """The leases that cannot end while this one waits."""
-        return [lease for lease in self.order if any(place in waiter.blocks for place in lease.places)]
 
     def slot_of(self, lease: Record) -> list[Record]:
         return next(slot for slot in self.slots if lease in slot)
@@ -360,8 +349,44 @@ class SchedulerModel:
         self.share(resource, now)
 
     def share(self, resource: Resource, now: float) -> None:
-        for record in resource.sharers()[:1]:
-            self.grant(record, GrantReason.REENTRANT, resource.slot_of(resource.hosts(record)[0]), now)
+        """Let one in who would wait for ever, if something happened where every lease is blocked by somebody."""
+        waiters = [each for each in self.live() if each.state is State.WAITING]
+        if not resource.order or not all(blocked_by(waiters, lease) for lease in resource.order):
+            return
+        lost = self.lost(waiters)
+        able = [
+            each
+            for each in waiters
+            if each in lost
+            and not blocked_by([other for other in waiters if other is not each], each)
+            and any(blocked_by([each], lease) for other in self.resources.values() for lease in other.order)
+        ]
+        if able:
+            record = min(able, key=lambda each: (-self.of(each).scores()[each.agent], each.age_key))
+            theirs = self.of(record)
+            slot: list[Record] = []
+            if theirs.used >= theirs.capacity:
+                host = next((lease for lease in theirs.order if blocked_by([record], lease)), theirs.order[0])
+                slot = theirs.slot_of(host)
+            self.grant(record, GrantReason.REENTRANT, slot, now)
+
+    def lost(self, waiters: list[Record]) -> list[Record]:
+        """Those who could not go on though everybody did all that they can."""
+        lost = list(waiters)
+
+        def may_end(lease: Record) -> bool:
+            return not blocked_by([each for each in lost if each is not lease], lease)
+
+        while True:
+            saved = [
+                each
+                for each in lost
+                if may_end(each)
+                and (self.of(each).used < self.of(each).capacity or any(may_end(it) for it in self.of(each).order))
+            ]
+            if not saved:
+                return lost
+            lost = [each for each in lost if each not in saved]
 
     def grant(self, record: Record, reason: GrantReason, slot: list[Record], now: float) -> None:
         resource = self.of(record)

@@ -141,7 +141,7 @@ class Town:
         chance = random.Random(self.seed)
         core = Scheduler({DEFAULT_RESOURCE: self.capacity}, by_load(self.alpha), max_wait_ticks=self.guard)
         core.observed = True
-        line = core._pools[(DEFAULT_RESOURCE,)].line
+        line = core.resources.line((DEFAULT_RESOURCE,))
         tickets: list[Ticket] = []
 
         def arrive(agent: str, weight: int) -> None:

@@ -183,7 +183,7 @@ def test_only_those_who_wait_are_normalised_over() -> None:
         core.submit(ticket, 0.0, wait=wait)
         return ticket
 
-    line = core._pools[(DEFAULT_RESOURCE,)].line
+    line = core.resources.line((DEFAULT_RESOURCE,))
     holder = submit("holder", 1000)
     for _ in range(50):
         submit("backlog", 9000, wait=False)

@@ -41,7 +41,7 @@ class House:
 
     @property
     def pool(self) -> Pool:
-        return self.core._pools[(DEFAULT_RESOURCE,)]
+        return self.core.resources.pools[DEFAULT_RESOURCE]
 
     @property
     def standing(self) -> ResourceStanding:
@@ -67,7 +67,7 @@ def test_a_second_call_within_the_first_shares_its_slot() -> None:
     assert house.counts == (1, 1, 0)
     house.end(outer)
     assert house.is_empty()
-    assert house.pool.line.tick == 1, "one slot was given back, once"
+    assert house.pool.lines[0].tick == 1, "one slot was given back, once"
 
 
 def test_nobody_shares_while_one_holder_can_end() -> None:
@@ -165,7 +165,7 @@ def test_with_the_holder_ended_first_the_sharer_has_the_slot() -> None:
     house.end(outer)
     assert (inner.host, waiting.state) == (None, WAITING), "the slot passed on, it did not come free"
     assert house.counts == (1, 1, 1)
-    assert house.pool.line.tick == 0
+    assert house.pool.lines[0].tick == 0
     house.end(inner)
     assert waiting.state is GRANTED
     house.end(waiting)
@@ -195,7 +195,7 @@ def test_nested_three_deep_the_slot_is_given_back_once_whoever_ends_last(order: 
     assert waiting.state is GRANTED
     house.end(waiting)
     assert house.is_empty()
-    assert house.pool.line.tick == 2
+    assert house.pool.lines[0].tick == 2
 
 
 def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards() -> None:

@@ -124,7 +124,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_hold=max_hold,
         )
         self.core.observed = observed
-        self.pools = {name: self.core._pools[(name,)] for name in ("llm", "tool")}
+        self.pools = {name: self.core.resources.pools[name] for name in ("llm", "tool")}
         alpha = alpha if policy == "load" else 0.0
         resources = {
             name: Resource(name, pool.capacity, guard, policy, alpha, self.picks(name))
@@ -314,7 +314,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.nothing_is_kept_of_what_ended()
         for pool in self.pools.values():
             assert (pool.used, pool.sharers, pool.leases) == (0, 0, {})
-            assert pool.line.queues == {}
+            assert pool.lines[0].queues == {}
         assert self.core._tickets == {}
 
     # -- what always holds --------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def no_slot_is_held_beyond_the_capacity_or_idle_while_somebody_waits(self) -> None:
         for name, pool in self.pools.items():
             assert pool.used <= max(pool.capacity, self.most[name])
-            assert pool.used >= pool.capacity or not pool.line.waiting
+            assert pool.used >= pool.capacity or not pool.lines[0].waiting
             self.most[name] = max(pool.capacity, min(self.most[name], pool.used))
 
     @invariant()
@@ -355,9 +355,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_wait_is_longer_than_the_guard_allows(self) -> None:
         for name, pool in self.pools.items():
-            if pool.line.max_wait_ticks:
+            if pool.lines[0].max_wait_ticks:
                 for record in self.model.resources[name].waiters:
-                    assert pool.line.tick - record.since_tick <= record.allowance
+                    assert pool.lines[0].tick - record.since_tick <= record.allowance
 
     @invariant()
     def a_wake_is_planned_for_all_that_runs_out(self) -> None:
@@ -370,14 +370,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         timed = [each for each in live if each.state is State.WAITING and each.deadline is not None]
         assert len(self.core._deadlines) == len(timed)
         for name, pool in self.pools.items():
-            line = pool.line
+            line = pool.lines[0]
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
             assert set(line.queues) == {record.agent for record in mine if record.state in QUEUED}
             assert set(line.policy._entries) == {record.agent for record in waiters}
             assert len(line._by_age) == len(waiters)
-            assert set(pool._entangled.values()) == {record.ticket for record in waiters if record.blocks}
-            assert set(pool._stuck_places) == {place for record in waiters for place in record.blocks}
+        waiters = [record for record in live if record.state is State.WAITING]
+        assert set(self.core._entanglement._waiters.values()) == {each.ticket for each in waiters if each.blocks}
+        assert set(self.core._entanglement._stuck) == {place for each in waiters for place in each.blocks}
         for record in self.model.records.values():
             if record.state.ended:
                 ticket = record.ticket
@@ -389,7 +390,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return FifoPolicy if name == "fifo" else lambda: Drawn(alpha, self.draw)
 
     def picks(self, name: str) -> Any:
-        return getattr(self.pools[name].line.policy, "picks", None)
+        return getattr(self.pools[name].lines[0].policy, "picks", None)
 
     def pick(self, data: st.DataObject, *states: State) -> Ticket:
         return data.draw(st.sampled_from([ticket for ticket in self.tickets if ticket.state in states]))

@@ -73,7 +73,7 @@ class Bench:
 
     def within_all(self) -> tuple[Hashable, ...]:
         """Name a place of each lease: who blocks them all must share."""
-        pool = self.core._pools[(DEFAULT_RESOURCE,)]
+        pool = self.core.resources.pools[DEFAULT_RESOURCE]
         return tuple(lease.places[0] for lease in pool.leases.values())
 
     def go_on(self, afterwards: str) -> None:
@@ -101,7 +101,7 @@ class Bench:
 
     def check_the_account(self) -> None:
         """See that slots, leases and waiters are those that the tickets' states tell of."""
-        pool = self.core._pools[(DEFAULT_RESOURCE,)]
+        pool = self.core.resources.pools[DEFAULT_RESOURCE]
         leases = {ticket for ticket in self.tickets if ticket.state.holds}
         waiters = {ticket for ticket in self.tickets if ticket.state is State.WAITING}
         assert set(pool.leases.values()) >= leases

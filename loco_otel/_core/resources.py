@@ -1,0 +1,140 @@
+"""All resources: the pool of each, the lines before them, and whose turn it is.
+
+A request may ask for several resources, and gets a slot of each in one step or none at all: nobody holds one while
+waiting for another, so no two can wait for each other. Requests for the same set stand in one line, which its policy
+orders. Where several lines want the same pool, the turn is that of the line whose oldest waiter has waited longest, of
+those for which there is room: a line that does not fit now holds nobody up. So that one which needs much is not passed
+for ever, a line whose guard has fired keeps a slot in each of its pools from then on: no other line takes the last one
+there. Lines keep all their pools or none, one line at a time for each pool, so they never wait for each other either.
+From then on a wide request waits until one lease in each of its pools has ended, after those that kept a slot before.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
+
+from loco_otel._core.line import Line
+from loco_otel._core.policy import Policy
+from loco_otel._core.pool import Pool
+from loco_otel._core.ticket import Ticket
+
+_MOST_LINES = 1000
+"""Kept at once; beyond, those are forgotten in which nobody is queued."""
+
+
+class Resources:
+    """Pools by name, and lines by what they ask for, made when first asked for.
+
+    Args:
+        capacities: slots by resource; None is unlimited.
+        policy: makes the policy of a line.
+        max_wait_ticks: the guard, see `Line`.
+
+    """
+
+    def __init__(self, capacities: Mapping[str, int | None], policy: Callable[[], Policy], max_wait_ticks: int) -> None:
+        self.pools: dict[str, Pool] = {}
+        self.lines: dict[tuple[str, ...], Line] = {}
+        self._policy = policy
+        self._max_wait_ticks = max_wait_ticks
+        for name, capacity in capacities.items():
+            self.pools[name] = Pool(name, capacity)
+            self.line((name,))
+
+    def line(self, names: tuple[str, ...]) -> Line:
+        """Return the line of those who ask for these resources.
+
+        Raises:
+            KeyError: one of them is not known.
+            ValueError: none is named, or one twice.
+
+        """
+        line = self.lines.get(names)
+        return self._make_line(names) if line is None else line
+
+    def next(self, pools: tuple[Pool, ...]) -> tuple[Ticket, bool] | None:
+        """Return the waiter to be granted next of those who ask for these pools, and whether a guard chose it.
+
+        None when there is no room for any.
+        """
+        if len(pools) == 1 and len(pools[0].lines) == 1:
+            (pool,), (line,) = pools, pools[0].lines
+            return line.next() if line.waiting and pool.used < pool.capacity else None
+        turns: list[tuple[bool, float, int, Line, Ticket]] = []
+        for line in dict.fromkeys(line for pool in pools for line in pool.lines):
+            oldest = line.oldest()
+            if oldest is not None:
+                ticket, guarded = line.next()
+                if not guarded:
+                    self.leave(line)
+                turns.append((not guarded, oldest.waiting_since, oldest.seq, line, ticket))
+        turns.sort(key=itemgetter(0, 1, 2))
+        for by_policy, *_, line, _ in turns:
+            if not by_policy and line.only is None:
+                self._keep(line)
+        for by_policy, *_, line, ticket in turns:
+            if all(pool.has_room(line) for pool in line.pools):
+                return ticket, not by_policy
+        return None
+
+    def leave(self, line: Line) -> None:
+        """Note that one of a line waits no more: what was kept for it is free."""
+        for pool in line.pools:
+            if pool.reserved is line:
+                pool.reserved = None
+
+    def tick(self, pools: Iterable[Pool]) -> None:
+        """Let time go on for all who ask for these pools, of which one has a slot more."""
+        for line in dict.fromkeys(line for pool in pools for line in pool.lines):
+            line.tick += 1
+
+    def waiting(self) -> int:
+        """Count those that wait."""
+        return sum(line.waiting for line in self.lines.values())
+
+    def use(self, policy: Callable[[], Policy], max_wait_ticks: int) -> None:
+        """Go on under another policy and guard; nobody loses their place in their queue."""
+        self._policy = policy
+        self._max_wait_ticks = max_wait_ticks
+        for line in self.lines.values():
+            line.max_wait_ticks = max_wait_ticks
+            line.use(policy())
+
+    def clear(self) -> None:
+        """Forget holders and waiters, keeping the clocks; the tickets are untouched."""
+        for pool in self.pools.values():
+            pool.clear()
+        for line in self.lines.values():
+            line.clear()
+
+    def _keep(self, line: Line) -> None:
+        """Keep a slot in each of a line's pools, unless one is kept there for another already."""
+        if all(pool.reserved is None for pool in line.pools):
+            for pool in line.pools:
+                pool.reserved = line
+
+    def _make_line(self, names: tuple[str, ...]) -> Line:
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a request names one or more resources, each once, not {names!r}")
+        ordered = tuple(sorted(names))
+        if ordered != names:
+            line = self.line(ordered)
+        else:
+            unknown = [name for name in names if name not in self.pools]
+            if unknown:
+                raise KeyError(f"{unknown[0]!r} is no resource; there are {', '.join(map(repr, self.pools))}")
+            if len(self.lines) >= _MOST_LINES:
+                self._forget_idle()
+            line = Line(self._policy(), self._max_wait_ticks, tuple(self.pools[name] for name in names))
+            for pool in line.pools:
+                pool.lines.append(line)
+        self.lines[names] = line
+        return line
+
+    def _forget_idle(self) -> None:
+        """Forget the lines for several resources in which nobody is queued; each is made again when asked for."""
+        for names, line in list(self.lines.items()):
+            if len(names) > 1 and not line.queues:
+                del self.lines[names]
+                for pool in line.pools:
+                    if line in pool.lines:
+                        pool.lines.remove(line)

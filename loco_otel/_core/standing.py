@@ -1,0 +1,56 @@
+"""How a resource stands: what gauges and dumps are made from."""
+
+from collections.abc import Iterator
+from math import inf
+
+from loco_otel._core.fairness import jains_index
+from loco_otel._core.pool import Pool
+from loco_otel.events import AgentStanding, ResourceStanding
+
+
+def standing(pool: Pool, now: float) -> ResourceStanding:
+    """Tell how a resource stands.
+
+    Who asks for other resources too counts at each of them. Ticks and alpha are those of the line that asks for this
+    one alone; an agent's score is the best that it has in any line.
+    """
+    own = next((line for line in pool.lines if line.only is pool), pool.lines[0])
+    return ResourceStanding(
+        resource=pool.name,
+        policy=own.policy.name,
+        capacity=None if pool.capacity == inf else int(pool.capacity),
+        active=len(pool.leases),
+        waiting=sum(line.waiting for line in pool.lines),
+        tick=own.tick,
+        alpha=own.policy.alpha,
+        fairness=_fairness(pool),
+        agents=tuple(_agents(pool, now)),
+    )
+
+
+def _agents(pool: Pool, now: float) -> Iterator[AgentStanding]:
+    active: dict[str, int] = {}
+    for ticket in pool.leases.values():
+        active[ticket.request.agent] = active.get(ticket.request.agent, 0) + 1
+    queued = {agent for line in pool.lines for agent in line.queues}
+    for agent in sorted(active.keys() | queued):
+        queues = [(line, line.queues[agent]) for line in pool.lines if agent in line.queues]
+        waits = [now - head.waiting_since for _, queue in queues if (head := queue.head()) is not None]
+        scores = [line.policy.score(agent, line.tick) for line, queue in queues if queue.waiting]
+        yield AgentStanding(
+            agent=agent,
+            waiting=sum(queue.waiting for _, queue in queues),
+            active=active.get(agent, 0),
+            queue_weight=sum(queue.weight for _, queue in queues),
+            queue_age=max((line.tick - queue.birth() for line, queue in queues), default=0),
+            oldest_wait=max(waits, default=0.0),
+            score=max(scores, default=None),
+        )
+
+
+def _fairness(pool: Pool) -> float:
+    waiting = (queue.agent for line in pool.lines for queue in line.queues.values() if queue.waiting)
+    served: dict[str, int] = dict.fromkeys(waiting, 0)
+    for request in pool.served:
+        served[request.agent] = served.get(request.agent, 0) + request.weight
+    return jains_index(served.values())
