@@ -11,7 +11,7 @@ does not reach would wait for one another for ever, so the best placed of them s
 none free. Its lease is not stuck, hence only one at a time is let in this way.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 
 from loco_otel._core.line import Line
 from loco_otel._core.pool import Pool
@@ -50,16 +50,10 @@ class Entanglement:
             else:
                 del self._stuck[place]
 
-    def sharer(self, pools: Iterable[Pool], resources: Resources) -> tuple[Ticket, dict[str, Ticket]] | None:
-        """Return the waiter that must share now, and the holders that lend; None while all can go on.
-
-        Args:
-            pools: where something has changed.
-            resources: all of them.
-
-        """
+    def sharer(self, resources: Resources) -> tuple[Ticket, dict[str, Ticket]] | None:
+        """Return the waiter that must share now, and the holders that lend; None while all can go on."""
         # Whoever can't go on asks for a resource with nothing but stuck leases: mostly there is none.
-        if not self._waiters or not any(self._is_stuck(pool) for pool in pools):
+        if not self._waiters or not any(self._is_stuck(pool) for pool in resources.pools.values()):
             return None
         going = _Outlook(self._waiters.values(), resources).going()
         best: tuple[float, int, int] | None = None

@@ -145,7 +145,7 @@ class Scheduler:
             self._entanglement.drop(ticket)
             ticket.blocks = blocks
             self._entanglement.add(ticket)
-            self._share(self._line(ticket), now)
+            self._share(now)
 
     def wait(self, ticket: Ticket, now: float) -> None:
         """Let a QUEUED ticket compete: somebody waits for it now."""
@@ -217,7 +217,7 @@ class Scheduler:
         """Note that a lease lives elsewhere now."""
         ticket.places = places
         if ticket.state.holds:
-            self._share(self._line(ticket), now)
+            self._share(now)
 
     # -- time, limits, the end ----------------------------------------------------------------------------------
 
@@ -351,22 +351,17 @@ class Scheduler:
         while (turn := self.resources.next(pools)) is not None:
             ticket, guarded = turn
             self._grant(self._line(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
-        self._share_at(pools, now)
+        self._share(now)
 
     def _fill_all(self, now: float) -> None:
         for pool in self.resources.pools.values():
             self._fill((pool,), now)
 
-    def _share(self, line: Line, now: float) -> None:
-        self._share_at(line.pools, now)
-
-    def _share_at(self, pools: tuple[Pool, ...], now: float) -> None:
-        if self._entanglement:
-            pair = self._entanglement.sharer(pools, self.resources)
-            if pair is not None:
-                ticket, hosts = pair
-                ticket.hosts = hosts
-                self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
+    def _share(self, now: float) -> None:
+        while self._entanglement and (pair := self._entanglement.sharer(self.resources)) is not None:
+            ticket, hosts = pair
+            ticket.hosts = hosts
+            self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
 
     def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING

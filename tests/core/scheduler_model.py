@@ -196,7 +196,7 @@ class SchedulerModel:
         record = self.records[ticket]
         if record.state is State.WAITING:
             record.blocks = blocks
-            self.share(self.of(record), now)
+            self.share(now)
 
     def admit(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
@@ -255,7 +255,7 @@ class SchedulerModel:
         record = self.records[ticket]
         record.places = places
         if record.state in HOLDS:
-            self.share(self.of(record), now)
+            self.share(now)
 
     def advance(self, now: float) -> None:
         for resource in self.resources.values():
@@ -346,13 +346,11 @@ class SchedulerModel:
                 overdue = resource.guard and resource.tick - other.birth >= resource.guard
                 if overdue and record.age_key < other.age_key:
                     other.allowance += 1
-        self.share(resource, now)
+        self.share(now)
 
-    def share(self, resource: Resource, now: float) -> None:
-        """Let one in who would wait for ever, if something happened where every lease is blocked by somebody."""
+    def share(self, now: float) -> None:
+        """Let in, one by one, whoever would wait for ever."""
         waiters = [each for each in self.live() if each.state is State.WAITING]
-        if not resource.order or not all(blocked_by(waiters, lease) for lease in resource.order):
-            return
         lost = self.lost(waiters)
         able = [
             each
@@ -369,6 +367,7 @@ class SchedulerModel:
                 host = next((lease for lease in theirs.order if blocked_by([record], lease)), theirs.order[0])
                 slot = theirs.slot_of(host)
             self.grant(record, GrantReason.REENTRANT, slot, now)
+            self.share(now)
 
     def lost(self, waiters: list[Record]) -> list[Record]:
         """Those who could not go on though everybody did all that they can."""

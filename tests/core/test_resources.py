@@ -1,0 +1,144 @@
+"""Requests for several resources: all or none, in turn, and never passed for ever."""
+
+import pytest
+
+from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import GrantReason, Request
+
+GRANTED, WAITING = State.GRANTED, State.WAITING
+BOTH = ("gpu", "llm")
+
+
+class House:
+    """A scheduler with an LLM and a GPU, and a clock that goes on with each step."""
+
+    def __init__(self, *, guard: int = 0, llm: int = 1, gpu: int = 1) -> None:
+        self.core = Scheduler({"llm": llm, "gpu": gpu}, FifoPolicy, max_wait_ticks=guard)
+        self.now = 0.0
+
+    def ask(self, *resources: str, agent: str = "a", places: tuple[str, ...] = ()) -> Ticket:
+        self.now += 1
+        ticket = Ticket(Request(agent, resources=resources))
+        ticket.places = places
+        self.core.submit(ticket, self.now)
+        return ticket
+
+    def block(self, ticket: Ticket, *places: str) -> None:
+        self.core.park(ticket, places, self.now)
+
+    def end(self, ticket: Ticket) -> None:
+        self.now += 1
+        self.core.cancel(ticket, self.now)
+
+    @property
+    def used(self) -> dict[str, int]:
+        return {name: pool.used for name, pool in self.core.resources.pools.items()}
+
+
+def test_nothing_is_held_by_one_that_waits_for_the_rest() -> None:
+    house = House()
+    holder = house.ask("llm")
+    wide = house.ask(*BOTH)
+    assert (wide.state, house.used) == (WAITING, {"llm": 1, "gpu": 0})
+    other = house.ask("gpu")
+    assert other.state is GRANTED, "the GPU is free, and nobody who fits waits for it"
+
+    house.end(holder)
+    assert (wide.state, house.used) == (WAITING, {"llm": 0, "gpu": 1})
+    house.end(other)
+    assert (wide.state, house.used) == (GRANTED, {"llm": 1, "gpu": 1})
+    house.end(wide)
+    assert house.used == {"llm": 0, "gpu": 0}
+
+
+def test_the_line_whose_oldest_has_waited_longest_goes_first() -> None:
+    house = House()
+    holder = house.ask("gpu")
+    wide = house.ask(*BOTH)
+    narrow = house.ask("gpu")
+
+    house.end(holder)
+    assert (wide.state, narrow.state) == (GRANTED, WAITING)
+    house.end(wide)
+    assert narrow.state is GRANTED
+
+
+def test_one_that_needs_much_is_not_passed_for_ever() -> None:
+    house = House(guard=3)
+    holders = [house.ask("llm"), house.ask("gpu")]
+    wide = house.ask(*BOTH)
+    passed = 0
+    # Others ask for each of both without end, and never at the same time.
+    while wide.state is WAITING:
+        for index, name in enumerate(("llm", "gpu")):
+            following = house.ask(name)
+            house.end(holders[index])
+            passed += following.state is GRANTED
+            holders[index] = following
+        assert passed < 10
+    assert wide.reason is GrantReason.GUARD
+
+
+def test_two_who_keep_slots_do_not_wait_for_each_other() -> None:
+    core = Scheduler(dict.fromkeys("abc", 1), FifoPolicy, max_wait_ticks=1)
+    holders = [Ticket(Request("x", resources=(name,))) for name in "abc"]
+    wide = [Ticket(Request("y", resources=pair)) for pair in (("a", "b"), ("b", "c"), ("a", "c"))]
+    for ticket in (*holders, *wide):
+        core.submit(ticket, 0.0)
+    for holder in holders:
+        core.cancel(holder, 1.0)
+    for _ in wide:
+        (served,) = [ticket for ticket in wide if ticket.state is GRANTED]
+        core.cancel(served, 2.0)
+    assert all(ticket.state is State.RELEASED for ticket in wide)
+
+
+def test_what_was_kept_for_one_that_leaves_is_free() -> None:
+    house = House(guard=1, llm=2)
+    holders = [house.ask("llm"), house.ask("gpu")]
+    wide = house.ask(*BOTH)
+    house.end(holders.pop(0))
+    narrow = house.ask("llm")
+    late = house.ask("llm")
+    assert (wide.state, narrow.state, late.state) == (WAITING, GRANTED, WAITING), "one slot is kept"
+    house.end(wide)
+    assert late.state is GRANTED
+
+
+def test_holders_who_wait_for_what_the_other_holds_share() -> None:
+    house = House()
+    first = house.ask("llm", places=("reader 1",))
+    second = house.ask("gpu", places=("reader 2",))
+    within_first = house.ask("gpu", places=("child 1",))
+    house.block(within_first, "reader 1")
+    assert within_first.state is WAITING, "the holder of the GPU can still end"
+    within_second = house.ask("llm", places=("child 2",))
+    house.block(within_second, "reader 2")
+
+    shared = [ticket for ticket in (within_first, within_second) if ticket.state is GRANTED]
+    assert [ticket.reason for ticket in shared] == [GrantReason.REENTRANT], "one is enough"
+    for ticket in (within_first, first, within_second, second):
+        house.end(ticket)
+    assert house.used == {"llm": 0, "gpu": 0}
+
+
+def test_unknown_and_doubled_names_are_refused() -> None:
+    house = House()
+    with pytest.raises(KeyError, match="'tpu' is no resource; there are 'llm', 'gpu'"):
+        house.ask("tpu")
+    with pytest.raises(ValueError, match="each once"):
+        house.ask("llm", "llm")
+    with pytest.raises(ValueError, match="one or more"):
+        house.ask()
+
+
+def test_the_order_of_names_does_not_matter() -> None:
+    house = House()
+    holder = house.ask("llm")
+    first, second = house.ask("llm", "gpu"), house.ask("gpu", "llm")
+    house.end(holder)
+    assert (first.state, second.state) == (GRANTED, WAITING)
+    house.end(first)
+    assert second.state is GRANTED
