@@ -77,6 +77,8 @@ class Request(NamedTuple):
     """A `Spent` will follow, unless the call fails."""
     context: object = None
     """The listeners' own; nothing else looks inside."""
+    tokens: int = 0
+    """What prompt and answer are expected to have, for limits in tokens."""
 
 
 class Usage(NamedTuple):
@@ -109,10 +111,12 @@ class Spending(NamedTuple):
 
 
 class RateLimits(NamedTuple):
-    """What a provider's headers say is left: requests and tokens until they reset."""
+    """What a provider's headers say is left: requests and tokens, and in how many seconds they are full again."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
+    requests_reset: float | None = None
+    tokens_reset: float | None = None
 
 
 class TicketView(Protocol):

@@ -1,9 +1,11 @@
-"""One resource: its slots and who holds them."""
+"""One resource: its slots, who holds them, and what else keeps a request from going."""
 
 from collections import deque
 from math import inf
 
+from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.line import Line
+from loco_otel._core.rate import Rate
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import Request
 
@@ -14,12 +16,23 @@ _WINDOW = 1000
 class Pool:
     """The slots of one resource, and the lines before it."""
 
-    __slots__ = ("capacity", "leases", "lines", "name", "reserved", "served", "sharers", "used")
+    __slots__ = (
+        "adaptive", "capacity", "gated", "leases", "lines", "name", "paused_until", "requests", "reserved", "served",
+        "sharers", "tokens", "used",
+    )  # fmt: skip
 
-    def __init__(self, name: str, capacity: int | None) -> None:
+    def __init__(self, name: str, capacity: int | AdaptiveLimit | None) -> None:
         self.name = name
+        self.adaptive: AdaptiveLimit | None = None
+        """Finds the capacity out, where nobody has set it."""
         self.capacity: float = inf
         """Slots; inf while unlimited."""
+        self.requests: Rate | None = None
+        self.tokens: Rate | None = None
+        self.paused_until = 0.0
+        """Nobody is granted before."""
+        self.gated = False
+        """Whether more than the slots has to be looked at."""
         self.limit(capacity)
         self.lines: list[Line] = []
         """Of those who ask for this resource, alone or among others."""
@@ -34,9 +47,58 @@ class Pool:
         self.served: deque[Request] = deque(maxlen=_WINDOW)
         """What was served of late, for the fairness index."""
 
-    def limit(self, capacity: int | None) -> None:
-        """Set the number of slots; None is unlimited."""
-        self.capacity = inf if capacity is None else capacity
+    def limit(self, capacity: int | AdaptiveLimit | None) -> None:
+        """Set the number of slots: None is unlimited, an adaptive limit finds it out."""
+        self.adaptive = capacity if isinstance(capacity, AdaptiveLimit) else None
+        if isinstance(capacity, AdaptiveLimit):
+            self.capacity = capacity.limit
+        else:
+            self.capacity = inf if capacity is None else capacity
+            self.paused_until = 0.0
+        self._gate()
+
+    def limit_rates(self, requests: float | None, tokens: float | None) -> None:
+        """Set how many requests and tokens may go in a minute; None is any number."""
+        self.requests = None if requests is None else Rate(requests)
+        self.tokens = None if tokens is None else Rate(tokens)
+        self._gate()
+
+    def push_back(self, ticket: Ticket, now: float) -> None:
+        """Note that the provider refused one of the holders, for load."""
+        if self.adaptive is not None and self.adaptive.push_back(self.used, ticket.granted_at, now):
+            self.capacity = self.adaptive.limit
+            self._gate()
+
+    def succeed(self) -> None:
+        """Note that the provider has served one of the holders, who has not left yet."""
+        if self.adaptive is not None and self.adaptive.succeed(self.used):
+            self.capacity = self.adaptive.limit
+
+    def pause(self, until: float) -> None:
+        """Grant nothing before, as the provider asks; a capacity that somebody has set is nobody's to pause."""
+        if self.adaptive is not None and until > self.paused_until:
+            self.paused_until = until
+            self._gate()
+
+    def opens_at(self, ticket: Ticket, now: float) -> float:
+        """Return when a ticket may go as far as time is concerned: `now` or before when it may."""
+        at = self.paused_until
+        if self.requests is not None:
+            at = max(at, self.requests.opens_at(1, now))
+        if self.tokens is not None:
+            at = max(at, self.tokens.opens_at(ticket.request.tokens, now))
+        return at
+
+    def spend(self, requests: int, tokens: int, now: float) -> None:
+        """Take from what may go in a minute; negative amounts give back."""
+        if self.requests is not None and requests:
+            self.requests.take(requests, now)
+        if self.tokens is not None and tokens:
+            self.tokens.take(tokens, now)
+
+    def _gate(self) -> None:
+        learnt = self.adaptive is not None and self.adaptive.is_learnt
+        self.gated = learnt or self.requests is not None or self.tokens is not None or self.paused_until > 0
 
     def has_room(self, line: Line) -> bool:
         """Tell whether there is a slot for a line: one that is kept for another is none."""

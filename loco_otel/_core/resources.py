@@ -10,30 +10,47 @@ From then on a wide request waits until one lease in each of its pools has ended
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from operator import itemgetter
+from typing import TypeAlias
 
+from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
 from loco_otel._core.ticket import Ticket
 
+Capacity: TypeAlias = int | AdaptiveLimit | None
+"""Slots: so many, any number, or what turns out."""
+
 _MOST_LINES = 1000
-"""Kept at once; beyond, those are forgotten in which nobody is queued."""
+"""Kept at once, and as many pools that were made when asked for; beyond, those are forgotten that nobody uses."""
 
 
 class Resources:
     """Pools by name, and lines by what they ask for, made when first asked for.
 
     Args:
-        capacities: slots by resource; None is unlimited.
+        capacities: slots by resource.
         policy: makes the policy of a line.
         max_wait_ticks: the guard, see `Line`.
+        unknown: makes the capacity of a resource that is asked for and not known; without it that is an error.
 
     """
 
-    def __init__(self, capacities: Mapping[str, int | None], policy: Callable[[], Policy], max_wait_ticks: int) -> None:
+    def __init__(
+        self,
+        capacities: Mapping[str, Capacity],
+        policy: Callable[[], Policy],
+        max_wait_ticks: int,
+        unknown: Callable[[str], Capacity] | None = None,
+    ) -> None:
+        self.opens_at = inf
+        """When somebody may go who has room but must wait for the time, as far as `next` has seen."""
+        self._unknown = unknown
         self.pools: dict[str, Pool] = {}
         self.lines: dict[tuple[str, ...], Line] = {}
+        self._stated = frozenset(capacities)
         self._policy = policy
         self._max_wait_ticks = max_wait_ticks
         for name, capacity in capacities.items():
@@ -51,14 +68,17 @@ class Resources:
         line = self.lines.get(names)
         return self._make_line(names) if line is None else line
 
-    def next(self, pools: tuple[Pool, ...]) -> tuple[Ticket, bool] | None:
+    def next(self, pools: tuple[Pool, ...], now: float) -> tuple[Ticket, bool] | None:
         """Return the waiter to be granted next of those who ask for these pools, and whether a guard chose it.
 
-        None when there is no room for any.
+        None when there is no room for any, or it is not the time yet.
         """
         if len(pools) == 1 and len(pools[0].lines) == 1:
             (pool,), (line,) = pools, pools[0].lines
-            return line.next() if line.waiting and pool.used < pool.capacity else None
+            if not line.waiting or pool.used >= pool.capacity:
+                return None
+            turn = line.next()
+            return turn if not pool.gated or self._is_time(line, turn[0], now) else None
         turns: list[tuple[bool, float, int, Line, Ticket]] = []
         for line in dict.fromkeys(line for pool in pools for line in pool.lines):
             oldest = line.oldest()
@@ -72,9 +92,18 @@ class Resources:
             if not by_policy and line.only is None:
                 self._keep(line)
         for by_policy, *_, line, ticket in turns:
-            if all(pool.has_room(line) for pool in line.pools):
+            if all(pool.has_room(line) for pool in line.pools) and self._is_time(line, ticket, now):
                 return ticket, not by_policy
         return None
+
+    def has_room(self, line: Line, ticket: Ticket, now: float) -> bool:
+        """Tell whether a newcomer may go at once: there is room, it is the time, and nobody waits in its line."""
+        # Somebody may wait whose time has just come: the newcomer queues behind.
+        return (
+            not line.waiting
+            and all(pool.has_room(line) for pool in line.pools)
+            and all(not pool.gated or pool.opens_at(ticket, now) <= now for pool in line.pools)
+        )
 
     def leave(self, line: Line) -> None:
         """Note that one of a line waits no more: what was kept for it is free."""
@@ -106,6 +135,12 @@ class Resources:
         for line in self.lines.values():
             line.clear()
 
+    def _is_time(self, line: Line, ticket: Ticket, now: float) -> bool:
+        at = max(pool.opens_at(ticket, now) if pool.gated else now for pool in line.pools)
+        if at > now:
+            self.opens_at = min(self.opens_at, at)
+        return at <= now
+
     def _keep(self, line: Line) -> None:
         """Keep a slot in each of a line's pools, unless one is kept there for another already."""
         if all(pool.reserved is None for pool in line.pools):
@@ -119,22 +154,35 @@ class Resources:
         if ordered != names:
             line = self.line(ordered)
         else:
-            unknown = [name for name in names if name not in self.pools]
-            if unknown:
-                raise KeyError(f"{unknown[0]!r} is no resource; there are {', '.join(map(repr, self.pools))}")
-            if len(self.lines) >= _MOST_LINES:
+            if len(self.lines) >= _MOST_LINES or len(self.pools) >= _MOST_LINES:
                 self._forget_idle()
+            for name in names:
+                if name not in self.pools:
+                    self.pools[name] = self._make_pool(name)
             line = Line(self._policy(), self._max_wait_ticks, tuple(self.pools[name] for name in names))
             for pool in line.pools:
                 pool.lines.append(line)
         self.lines[names] = line
         return line
 
+    def _make_pool(self, name: str) -> Pool:
+        if self._unknown is None:
+            raise KeyError(f"{name!r} is no resource; there are {', '.join(map(repr, self.pools))}")
+        return Pool(name, self._unknown(name))
+
     def _forget_idle(self) -> None:
-        """Forget the lines for several resources in which nobody is queued; each is made again when asked for."""
+        """Forget lines in which nobody is queued, and pools of which nothing is held or known; they are made again."""
+        made = {
+            pool.name
+            for pool in self.pools.values()
+            if pool.name not in self._stated and not pool.leases and not pool.gated
+        }
         for names, line in list(self.lines.items()):
-            if len(names) > 1 and not line.queues:
+            if not line.queues and (len(names) > 1 or names[0] in made):
                 del self.lines[names]
                 for pool in line.pools:
                     if line in pool.lines:
                         pool.lines.remove(line)
+        for name in made:
+            if not self.pools[name].lines:
+                del self.pools[name]

@@ -10,7 +10,7 @@ from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
-from loco_otel._core.resources import Resources
+from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.standing import standing
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
@@ -18,6 +18,7 @@ from loco_otel.events import (
     Granted,
     GrantReason,
     Outcome,
+    RateLimits,
     Rejected,
     Released,
     Snapshot,
@@ -25,6 +26,8 @@ from loco_otel.events import (
     Spent,
     Submitted,
     Suspended,
+    Throttled,
+    ThrottleKind,
     Waiting,
 )
 
@@ -34,6 +37,8 @@ _GRANTED = State.GRANTED
 _RELEASED = State.RELEASED
 
 _HOLDERS_TOLD = 16
+_LONGEST_PAUSE = 900.0
+"""Seconds that a provider may ask for: a header gone wrong must not stop a program for a day."""
 _NONE: Mapping[str, Ticket] = MappingProxyType({})
 
 
@@ -47,22 +52,24 @@ class Scheduler:
     truth and changes in one assignment, all else is derived from the states, and `recover` derives it anew.
 
     Args:
-        capacities: slots by resource; None is unlimited.
+        capacities: slots by resource: None is unlimited, an `AdaptiveLimit` finds out.
         policy: makes the policy of a resource's line.
         max_wait_ticks: the guard, see `Line`; 0 turns it off.
         max_waiters: how many tickets may wait, all resources together.
         max_hold: seconds without a sign of life after which a lease is taken back.
+        unknown: makes the capacity of a resource that is asked for and not known; without it that is an error.
 
     """
 
     def __init__(
         self,
-        capacities: Mapping[str, int | None],
+        capacities: Mapping[str, Capacity],
         policy: Callable[[], Policy],
         *,
         max_wait_ticks: int = 1000,
         max_waiters: int = 1000,
         max_hold: float = inf,
+        unknown: Callable[[str], Capacity] | None = None,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -74,7 +81,7 @@ class Scheduler:
         self._deadlines = LazyHeap()
         self.leases_due = inf
         """Never later than the first moment at which a lease can expire."""
-        self.resources = Resources(capacities, policy, max_wait_ticks)
+        self.resources = Resources(capacities, policy, max_wait_ticks, unknown)
         self._entanglement = Entanglement()
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ class Scheduler:
         request = ticket.request
         line = self.resources.line(request.resources)
         pool = line.only
-        if pool is None or pool.used >= pool.capacity or pool.reserved is not None:
+        if pool is None or pool.used >= pool.capacity or pool.gated or pool.reserved is not None:
             return False
         if self.observed or self.closed or request.admission:
             return False
@@ -125,7 +132,7 @@ class Scheduler:
         """Do as `release`, if nobody waits and nobody is to be told; else do nothing and return False."""
         line = self.resources.line(ticket.request.resources)
         pool = line.only
-        if pool is None or pool.sharers or line.waiting or len(pool.lines) > 1:
+        if pool is None or pool.sharers or pool.gated or line.waiting or len(pool.lines) > 1:
             return False
         if ticket.state is not _GRANTED or self.observed:
             return False
@@ -174,27 +181,67 @@ class Scheduler:
 
     def settle(self, ticket: Ticket, spending: Spending, now: float) -> None:
         """Note what a ticket's call took, before its release."""
-        if self.observed and not ticket.state.ended:
+        if ticket.state.ended:
+            return
+        if self.observed:
             self.events.append(Spent(now, ticket, spending))
+        usage = spending.usage
+        if usage is not None and not ticket.settled:
+            ticket.settled = True
+            for pool in self._line(ticket).pools:
+                if pool.tokens is not None:
+                    pool.spend(0, usage.input_tokens + usage.output_tokens - ticket.request.tokens, now)
 
     def release(self, ticket: Ticket, now: float) -> None:
         """End a ticket that holds or is suspended; anything else is left alone, so releasing twice is harmless."""
         if ticket.state is State.ADMITTING:
             self.refuse(ticket, Outcome.CANCELLED, now)
         elif ticket.state in (State.GRANTED, State.SUSPENDED):
+            if ticket.state is State.GRANTED:
+                for pool in self._line(ticket).pools:
+                    pool.succeed()
             self._release(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         """End a ticket wherever it is: one that waits leaves, one that holds is released. Total, and idempotent."""
         if ticket.state.queued:
             self._turn_away(ticket, Outcome.CANCELLED, now)
-        else:
-            self.release(ticket, now)
+        elif ticket.state is State.ADMITTING:
+            self.refuse(ticket, Outcome.CANCELLED, now)
+        elif not ticket.state.ended and ticket.state is not State.NEW:
+            self._took_nothing(ticket, now)
+            self._release(ticket, now)
+
+    def throttle(self, event: Throttled) -> None:
+        """Note that the provider pushed a holder back.
+
+        For load, adaptive limits are lowered, and nothing is granted there before the time that it names.
+        """
+        if self.observed:
+            self.events.append(event)
+        ticket, now = event.ticket, event.at
+        if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is ThrottleKind.LOAD:
+            for pool in self._line(ticket).pools:
+                pool.push_back(ticket, now)
+                if event.retry_after is not None:
+                    pool.pause(now + min(event.retry_after, _LONGEST_PAUSE))
+            self.note_limits(ticket, event.limits, now)
+
+    def note_limits(self, ticket: Ticket, limits: RateLimits | None, now: float) -> None:
+        """Note what the provider says is left: where it is nothing, nothing is granted until there is more."""
+        if limits is None:
+            return
+        left = (limits.remaining_requests, limits.requests_reset), (limits.remaining_tokens, limits.tokens_reset)
+        for remaining, reset in left:
+            if remaining is not None and remaining <= 0 and reset is not None:
+                for pool in self._line(ticket).pools:
+                    pool.pause(now + min(reset, _LONGEST_PAUSE))
 
     def suspend(self, ticket: Ticket, now: float) -> None:
         """Give the slot back for the length of a pause; the ticket stays."""
         if ticket.state is not State.GRANTED:
             return
+        self._took_nothing(ticket, now)
         ticket.state = State.SUSPENDED
         if self.observed:
             self.events.append(Suspended(now, ticket, now - ticket.granted_at))
@@ -227,13 +274,23 @@ class Scheduler:
             self._turn_away(first[-1], Outcome.TIMEOUT, now)
         if self.leases_due <= now:
             self._expire_leases(now)
+        if self.resources.opens_at <= now:
+            self.resources.opens_at = inf
+            self._fill_all(now)
 
     def next_wakeup(self) -> float:
         """Return when `advance` has something to do at the earliest; inf when never."""
         first = self._deadlines.first()
-        return self.leases_due if first is None else min(self.leases_due, float(first[0]))
+        deadline = inf if first is None else float(first[0])
+        return min(self.leases_due, self.resources.opens_at, deadline)
 
-    def set_capacity(self, resource: str, capacity: int | None, now: float) -> None:
+    def set_rates(self, resource: str, requests: float | None, tokens: float | None, now: float) -> None:
+        """Change how many requests and tokens may go in a minute; None is any number."""
+        pool = self.resources.pools[resource]
+        pool.limit_rates(requests, tokens)
+        self._fill((pool,), now)
+
+    def set_capacity(self, resource: str, capacity: Capacity, now: float) -> None:
         """Change a capacity: raising it grants at once, lowering it takes effect as leases end."""
         pool = self.resources.pools[resource]
         pool.limit(capacity)
@@ -311,8 +368,7 @@ class Scheduler:
         timeout = ticket.request.timeout
         if self.closed:
             self._reject(line, ticket, Outcome.SHUTDOWN, now)
-        elif not line.waiting and all(pool.has_room(line) for pool in line.pools):
-            # There is never room for a line while somebody waits in it, so this passes nobody there.
+        elif self.resources.has_room(line, ticket, now):
             self._grant(line, ticket, GrantReason.FREE, now)
         elif timeout is not None and timeout <= 0:
             self._reject(line, ticket, Outcome.TIMEOUT, now)
@@ -324,6 +380,8 @@ class Scheduler:
             self._stand(line, ticket)
             if self.observed:
                 self._tell_waiting(line, ticket, now)
+            if any(pool.gated for pool in line.pools):
+                self._fill(line.pools, now)
 
     def _stand(self, line: Line, ticket: Ticket) -> None:
         line.put(ticket)
@@ -348,7 +406,7 @@ class Scheduler:
         self._fill(line.pools, now)
 
     def _fill(self, pools: tuple[Pool, ...], now: float) -> None:
-        while (turn := self.resources.next(pools)) is not None:
+        while (turn := self.resources.next(pools, now)) is not None:
             ticket, guarded = turn
             self._grant(self._line(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
         self._share(now)
@@ -376,6 +434,8 @@ class Scheduler:
         ticket.state = State.ADMITTING if admission else State.GRANTED
         for pool in line.pools:
             pool.hold(ticket)
+            if pool.gated:
+                pool.spend(1, ticket.request.tokens, now)
         if self.leases_due == inf:
             self.leases_due = now + self.max_hold
         if waited:
@@ -396,6 +456,12 @@ class Scheduler:
             pool.served.append(ticket.request)
         if held:
             self._give_back(line, ticket, now)
+
+    def _took_nothing(self, ticket: Ticket, now: float) -> None:
+        """Give the tokens back that were taken for a request of which nothing came."""
+        if ticket.state is State.GRANTED and not ticket.settled:
+            for pool in self._line(ticket).pools:
+                pool.spend(0, -ticket.request.tokens, now)
 
     def _give_back(self, line: Line, ticket: Ticket, now: float) -> None:
         freed = [pool for pool in line.pools if pool.free(ticket)]

@@ -61,6 +61,8 @@ class Ticket:
     waited_ticks = 0
     repeated = False
     """True from the first pause on."""
+    settled = False
+    """Whether it is known what it took."""
     waiting_since = 0.0
     waiting_tick = 0
     granted_at = 0.0

@@ -73,6 +73,9 @@ class Engine(Protocol):
     ) -> None:
         """Note that the provider pushed back."""
 
+    def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+        """Note what the provider says is left."""
+
     def bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""
 

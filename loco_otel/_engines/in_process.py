@@ -200,7 +200,11 @@ class InProcessEngine:
         limits: RateLimits | None,
     ) -> None:
         """Note that the provider pushed back."""
-        self._tell(lambda now: Throttled(now, ticket, status, kind, retry_after, limits))
+        self._do(lambda core, now: core.throttle(Throttled(now, ticket, status, kind, retry_after, limits)))
+
+    def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+        """Note what the provider says is left."""
+        self._do(lambda core, now: core.note_limits(ticket, limits, now))
 
     def bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""

@@ -1,0 +1,99 @@
+"""How much a provider can take at a time, found out from its refusals.
+
+Without any refusal there is no limit. The first one sets it to half of what is in flight. From then on it is additive
+increase, multiplicative decrease (D.-M. Chiu, R. Jain: "Analysis of the Increase and Decrease Algorithms for Congestion
+Avoidance in Computer Networks", 1989), with a memory:
+
+- A refusal halves the limit, once for all requests that were in flight together: one that was granted before the last
+  decrease says nothing new.
+- Below the level that was refused the limit climbs by one with each success: in a round trip it is back, one short of
+  that level. Plain additive increase would stay at three quarters of it on average.
+- There it stays until it has been patient: a limit's worth of successes at first, twice as many after each refused
+  try, at most 128. Then it tries one more. A try that brings a limit's worth of successes was right: the level is
+  forgotten, the patience is small again, and each limit's worth of successes adds one.
+
+It grows only while it is what holds calls back: successes while slots are free say nothing.
+"""
+
+from math import inf
+
+_MOST_PATIENCE = 128
+"""Successes between two tries: a refusal for each hundred calls or so, however constant the provider's limit is."""
+
+
+class AdaptiveLimit:
+    """One provider's limit, in requests at a time. `now` is the scheduler's clock.
+
+    Args:
+        ceiling: what it never exceeds.
+
+    """
+
+    __slots__ = ("_credit", "_cut_at", "_patience", "_refused", "_trying", "ceiling", "limit")
+
+    def __init__(self, ceiling: float = inf) -> None:
+        self.ceiling = ceiling
+        self.limit = ceiling
+        """Slots; inf while nothing is known."""
+        self._refused = inf
+        """The level at which the provider last said no."""
+        self._cut_at = -inf
+        self._credit = 0
+        """Successes at this level."""
+        self._patience = 0
+        self._trying = False
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the provider has ever said no."""
+        return self._cut_at > -inf
+
+    def push_back(self, in_flight: int, granted_at: float, now: float) -> bool:
+        """Note a refusal; return True when it lowers the limit.
+
+        Args:
+            in_flight: requests that the provider has, the refused one included.
+            granted_at: when the refused one was let go.
+            now: the time.
+
+        """
+        if granted_at < self._cut_at:
+            return False
+        level = int(min(self.limit, max(1, in_flight)))
+        wrong = self._trying or level >= self._refused
+        self._patience = min(_MOST_PATIENCE, 2 * max(self._patience, level)) if wrong else level
+        self._refused = level
+        self.limit = max(1, level // 2)
+        self._cut_at = now
+        self._credit = 0
+        self._trying = False
+        return True
+
+    def succeed(self, in_flight: int) -> bool:
+        """Note a success; return True when it raises the limit.
+
+        Args:
+            in_flight: requests that the provider had, this one included.
+
+        """
+        limit = self.limit
+        if in_flight < limit or limit >= self.ceiling:
+            return False
+        self._credit += 1
+        if limit < self._refused - 1:
+            return self._raise()
+        if self._trying or self._refused == inf:
+            if self._credit < limit:
+                return False
+            # It has borne more than was refused once.
+            self._refused, self._patience, self._trying = inf, 0, False
+            return self._raise()
+        if self._credit < max(self._patience, limit):
+            return False
+        self._trying = True
+        return self._raise()
+
+    def _raise(self) -> bool:
+        self.limit = min(self.ceiling, self.limit + 1)
+        self._credit = 0
+        return True

@@ -1,0 +1,124 @@
+"""So many in a minute: the bucket, and grants that wait for it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.limit import AdaptiveLimit
+from loco_otel._core.rate import Rate
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
+
+GRANTED, WAITING = State.GRANTED, State.WAITING
+
+
+@given(
+    st.floats(1, 1e6),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), min_size=1, max_size=60),
+)
+def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
+    per_minute: float, asked: list[tuple[float, float]]
+) -> None:
+    rate = Rate(per_minute)
+    now = 0.0
+    taken: list[tuple[float, float]] = []
+    for pause, share in asked:
+        amount = min(1.0, share) * per_minute
+        now = max(now + pause, rate.opens_at(amount, now + pause))
+        assert rate.opens_at(amount, now) <= now + 1e-6
+        rate.take(amount, now)
+        taken.append((now, amount))
+    for first, (begin, _) in enumerate(taken):
+        for last, (end, _) in enumerate(taken[first:], first):
+            total = sum(amount for _, amount in taken[first : last + 1])
+            assert total <= per_minute * (1 + (end - begin) / 60) * (1 + 1e-6)
+
+
+def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() -> None:
+    rate = Rate(60)
+    assert rate.opens_at(600, 0.0) == 0.0
+    rate.take(600, 0.0)
+    assert rate.opens_at(1, 0.0) == pytest.approx(541.0)
+    rate.take(-540, 0.0)
+    assert rate.opens_at(1, 0.0) == pytest.approx(1.0), "it needed less, after all"
+
+
+def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
+    made = Scheduler({"llm": 100}, FifoPolicy)
+    made.set_rates("llm", requests, tokens, 0.0)
+    return made
+
+
+def ask(scheduler: Scheduler, now: float, tokens: int = 0, timeout: float | None = None) -> Ticket:
+    ticket = Ticket(Request("a", resources=("llm",), tokens=tokens, timeout=timeout))
+    scheduler.submit(ticket, now)
+    return ticket
+
+
+def test_requests_beyond_the_rate_wait_for_the_next_and_keep_their_order() -> None:
+    scheduler = core(requests=2)
+    first = [ask(scheduler, 0.0) for _ in range(4)]
+    assert [ticket.state for ticket in first] == [GRANTED, GRANTED, WAITING, WAITING]
+    assert scheduler.next_wakeup() == pytest.approx(30.0)
+    scheduler.advance(29.0)
+    assert first[2].state is WAITING
+    scheduler.advance(30.0)
+    assert [ticket.state for ticket in first[2:]] == [GRANTED, WAITING]
+    # Its time has come when another arrives, before the timer has looked.
+    late = ask(scheduler, 60.0)
+    assert (first[3].state, late.state) == (GRANTED, WAITING)
+
+
+def test_tokens_are_taken_by_estimate_and_corrected() -> None:
+    scheduler = core(tokens=1000)
+    big = ask(scheduler, 0.0, tokens=800)
+    following = ask(scheduler, 0.0, tokens=500)
+    assert (big.state, following.state) == (GRANTED, WAITING)
+    scheduler.settle(big, Spending(Usage(100, 100), 1000, None), 0.0)
+    scheduler.release(big, 0.0)
+    assert following.state is GRANTED, "it took 200, so 800 are left"
+
+
+def test_a_failed_call_and_a_pause_give_their_tokens_back() -> None:
+    scheduler = core(tokens=1000)
+    failing = ask(scheduler, 0.0, tokens=800)
+    following = ask(scheduler, 0.0, tokens=900)
+    scheduler.suspend(failing, 0.0)
+    assert following.state is GRANTED
+    scheduler.cancel(following, 0.0)
+    scheduler.resume(failing, 0.0)
+    assert failing.state is GRANTED
+    scheduler.cancel(failing, 0.0)
+    assert ask(scheduler, 0.0, tokens=1000).state is GRANTED
+
+
+def test_a_wait_for_the_time_can_time_out() -> None:
+    scheduler = core(requests=1)
+    ask(scheduler, 0.0)
+    waiting = ask(scheduler, 0.0, timeout=5.0)
+    assert scheduler.next_wakeup() == 5.0
+    scheduler.advance(5.0)
+    assert waiting.state is State.REJECTED
+
+
+def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    first = ask(scheduler, 0.0)
+    scheduler.note_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
+    assert ask(scheduler, 1.0).state is GRANTED
+    scheduler.note_limits(first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
+    waiting = ask(scheduler, 1.0)
+    assert (waiting.state, scheduler.next_wakeup()) == (WAITING, 10.0)
+    scheduler.advance(10.0)
+    assert waiting.state is GRANTED
+
+
+def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    refused = ask(scheduler, 0.0)
+    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
+    scheduler.cancel(refused, 0.0)
+    ask(scheduler, 0.0)
+    assert scheduler.next_wakeup() == 900.0
