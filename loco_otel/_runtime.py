@@ -57,6 +57,15 @@ class Runtime:
         """Who calls when nothing else says."""
         return self.settings.agent_id or self.settings.service_name or UNKNOWN
 
+    @property
+    def weighs(self) -> bool:
+        """Whether anything depends on what calls weigh.
+
+        Where nobody ever waits a weight decides nothing, and where nobody is told either it is seen by nobody. A limit
+        or a listener that comes later begins with the estimates, and learns from the first call on.
+        """
+        return self.engine.observed or self.settings.capacity is not None
+
     def configure(self, settings: Settings) -> None:
         """Go on under other settings."""
         before, self.settings = self.settings, settings

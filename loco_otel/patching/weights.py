@@ -62,6 +62,7 @@ _PLAIN = ("text", "content")
 _MEDIA_TYPE = frozenset({"media_type", "mime_type", "mimeType", "format"})
 """Fields that stand beside base64 in `data`."""
 _BASE64 = frozenset({"file_data", "image_data", "b64_json"})
+_DATA = ("data:", "DATA:")
 _DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
 
 _UNKNOWN_TIER = 2
@@ -96,8 +97,10 @@ def estimate_tokens(body: Mapping[str, object]) -> int:
     once, such as a generator, counts nothing. Never raises.
     """
     prompt = _Prompt()
-    with suppress(Exception):  # an odd object in the body: what was counted until then has to do
+    try:
         prompt.read(body)
+    except Exception:  # noqa: S110 - an odd object in the body: what was counted until then has to do
+        pass
     return prompt.tokens - (-prompt.text // _BYTES_PER_TOKEN)
 
 
@@ -146,9 +149,11 @@ class _Prompt:
         todo = self._todo
         for key, value in body.items():
             if key in _PARTS:
-                todo.append((value, _PARTS[key]))
                 if key in _MESSAGES:
+                    if type(value) is list and self._add_plain(value):
+                        continue
                     self.tokens += _MESSAGE_TOKENS * _count_messages(value)
+                todo.append((value, _PARTS[key]))
         for _ in range(_MOST_VALUES):
             if not todo:
                 return
@@ -162,8 +167,22 @@ class _Prompt:
             elif (fields := _fields_of(value)) is not None:
                 self._add_fields(fields, is_json=is_json)
 
+    def _add_plain(self, messages: list[object]) -> bool:
+        """Count what most calls have: messages of a role and a text. False, and nothing, for any others."""
+        text = 0
+        for message in messages:
+            if type(message) is not dict or len(message) != 2 or "role" not in message:  # noqa: PLR2004 - these two
+                return False
+            content = message.get("content")
+            if type(content) is not str or content[:5] in _DATA:
+                return False
+            text += len(content) if content.isascii() else _utf8_length(content)
+        self.text += text
+        self.tokens += _MESSAGE_TOKENS * len(messages)
+        return True
+
     def _add_string(self, value: str) -> None:
-        if value.startswith(("data:", "DATA:")) and (url := _DATA_URL.match(value)):
+        if value.startswith(_DATA) and (url := _DATA_URL.match(value)):
             self.tokens += _MEDIA.get(url[1].lower(), _DOCUMENT)
         else:
             self.text += _utf8_length(value)

@@ -47,7 +47,7 @@ class OpenAIAdapter:
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says: a chunk of a completion, or an event of the Responses API."""
-        known = fields(chunk)
+        known = getattr(chunk, "__dict__", chunk)
         choices = known.get("choices")
         if choices is None:
             _read_event(known, meter)
@@ -56,7 +56,7 @@ class OpenAIAdapter:
             meter.model = known.get("model")
             meter.response_id = known.get("id")
         for choice in choices:
-            inside = fields(choice)
+            inside = getattr(choice, "__dict__", choice)
             meter.characters += _length(inside)
             reason = inside.get("finish_reason")
             if reason:
@@ -85,13 +85,15 @@ def _length(choice: Mapping[str, Any]) -> int:
     delta = choice.get("delta")
     if delta is None:
         return len(choice.get("text") or "")
-    known = fields(delta)
+    known = getattr(delta, "__dict__", delta)
     length = len(known.get("content") or "")
     if known.get("refusal"):
         length += len(known["refusal"])
-    for call in known.get("tool_calls") or ():
-        function = fields(fields(call).get("function"))
-        length += len(function.get("arguments") or "") + len(function.get("name") or "")
+    calls = known.get("tool_calls")
+    if calls:
+        for call in calls:
+            function = fields(fields(call).get("function"))
+            length += len(function.get("arguments") or "") + len(function.get("name") or "")
     return length
 
 
