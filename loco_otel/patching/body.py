@@ -20,6 +20,8 @@ from loco_otel._telemetry.current import attach, detach
 from loco_otel.patching.adapter import fields
 from loco_otel.patching.call import Call
 
+_READING = "reading a chunk"
+
 
 def hand_over(call: Call, answer: Any) -> None:
     """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
@@ -58,26 +60,28 @@ class Body:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
     __slots__ = (
-        *("_call", "_closed", "_conceal", "_first_chunk", "_meter", "_read", "_reader", "_task", "_ticket", "_touch"),
-        *("context", "reading"),
+        *("_call", "_closed", "_conceal", "_task"),
+        *("context", "meter", "plain", "read", "reading", "thread", "ticket", "touch"),
     )
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        # Bound once, as all this is asked for at each chunk.
-        self._ticket = call.ticket
-        self._meter = call.meter
-        self._touch = call.engine.touch
-        self._read = call.reader
         self._conceal = None if call.asked is None else call.asked.conceal
-        self._first_chunk = True
-        self._reader = threading.get_ident()
-        self._task = _task()
         self._closed = False
+        self._task = _task()
+        # Bound once, as all this is asked for at each chunk.
+        self.ticket = call.ticket
+        self.meter = call.meter
+        self.touch = call.engine.touch
+        self.read = call.reader
         self.context = call.inference_context
         """To be current while a chunk is read."""
+        self.plain = False
+        """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
         self.reading = False
         """Whether a chunk is being read just now."""
+        self.thread = threading.get_ident()
+        """Where chunks are read, in the task `_task`, if any."""
 
     def watch(self, response: Any) -> None:
         """End with the response."""
@@ -155,8 +159,8 @@ class Body:
         self.reading = True
         # Readers are told apart by thread, and by task where there is one.
         task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
-        if task != self._task or threading.get_ident() != self._reader:
-            self._task, self._reader = task, threading.get_ident()
+        if task != self._task or threading.get_ident() != self.thread:
+            self._task, self.thread = task, threading.get_ident()
             try:
                 self._call.move_here()
             except Exception:
@@ -165,17 +169,17 @@ class Body:
     def chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
         self.reading = False
-        ticket = self._ticket
+        ticket = self.ticket
         concealed = False
         try:
-            self._touch(ticket)
-            if self._first_chunk:
-                self._first_chunk = False
+            self.touch(ticket)
+            if not self.plain:
                 self._call.note_first_chunk(ticket.touched_at)
-            if self._read is not None:
-                self._read(chunk, self._meter)
+                self.plain = self._conceal is None and not self._closed
+            if self.read is not None:
+                self.read(chunk, self.meter)
         except Exception:
-            _runtime.log_fault("reading a chunk")
+            _runtime.log_fault(_READING)
         try:
             if self._conceal is not None:
                 concealed = self._conceal(chunk)
@@ -205,6 +209,7 @@ class Body:
         if self.reading:
             # The stream closes it on its way out; only when it is out is it known whether with an error.
             self._closed = True
+            self.plain = False
             return
         error = sys.exception()
         try:
@@ -221,36 +226,53 @@ class _Along:
 
     def __init__(self, inner: Iterator[Any], body: Body) -> None:
         self._inner = inner
-        self._body = body
+        self._seen = _see(inner, body)
 
     def __iter__(self) -> Iterator[Any]:
-        return self
+        # The SDK's own loop over a generator is quicker than over an object.
+        return self._seen
 
     def __next__(self) -> Any:
-        body = self._body
-        while True:
-            body.begin()
-            context = body.context
-            token = None if context is None else attach(context)
-            try:
-                chunk = next(self._inner)
-            except StopIteration:
-                if token is not None:
-                    detach(token)
-                body.end(None)
-                raise
-            except BaseException as error:
-                if token is not None:
-                    detach(token)
-                body.end(error)
-                raise
-            if token is not None:
-                detach(token)
-            if not body.chunk(chunk):
-                return chunk
+        return next(self._seen)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:
+    """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
+    body.begin()
+    context, touch, read, ticket, meter = body.context, body.touch, body.read, body.ticket, body.meter
+    token = None if context is None else attach(context)
+    try:
+        for chunk in inner:
+            if token is not None:
+                detach(token)
+                token = None  # it keeps alive the context in which the chunk was read, and the claim in that
+            if body.plain:
+                body.reading = False
+                try:
+                    touch(ticket)
+                    if read is not None:
+                        read(chunk, meter)
+                except Exception:
+                    _runtime.log_fault(_READING)
+                yield chunk
+            elif not body.chunk(chunk):
+                yield chunk
+            body.reading = True
+            if threading.get_ident() != body.thread or asyncio._get_running_loop() is not None:
+                body.begin()
+            token = None if context is None else attach(context)
+    except BaseException as error:
+        if body.reading:  # else it is dropped or closed, between two chunks
+            if token is not None:
+                detach(token)
+            body.end(error)
+        raise
+    if token is not None:
+        detach(token)
+    body.end(None)
 
 
 class _AsyncAlong:

@@ -112,9 +112,10 @@ class Call:
         lineage.claim(claim)
 
     def note_first_chunk(self, at: float) -> None:
-        """Note when a stream's first chunk came, by the scheduler's clock."""
-        if self.trace is not None and self.trace.inference is not None:
-            self.trace.inference.first_chunk_at = at
+        """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
+        trace = self.trace
+        if trace is not None and trace.inference is not None and trace.inference.first_chunk_at is None:
+            trace.inference.first_chunk_at = at
 
     @property
     def reader(self) -> Callable[[Any, Meter], None] | None:

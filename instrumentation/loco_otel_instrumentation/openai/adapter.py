@@ -51,19 +51,8 @@ class OpenAIAdapter:
         choices = known.get("choices")
         if choices is None:
             _read_event(known, meter)
-            return
-        if meter.model is None:
-            meter.model = known.get("model")
-            meter.response_id = known.get("id")
-        for choice in choices:
-            inside = getattr(choice, "__dict__", choice)
-            meter.characters += _length(inside)
-            reason = inside.get("finish_reason")
-            if reason:
-                meter.finish_reasons = (*meter.finish_reasons, reason)
-        usage = known.get("usage")
-        if usage is not None:
-            _read_usage(usage, meter)
+        elif meter.model is None or not _read_text(known, choices, meter):
+            _read_chunk(known, choices, meter)
 
     def read_usage(self, chunk: Any, meter: Meter) -> None:
         """Note of one event only the provider's figures."""
@@ -81,19 +70,46 @@ class OpenAIAdapter:
         return isinstance(inner, Mapping) and (inner.get("code") in _SPENT or inner.get("type") in _SPENT)
 
 
+def _read_text(known: Mapping[str, Any], choices: Any, meter: Meter) -> bool:
+    """Count the text of a chunk that brings nothing else, as nearly all do. False, and nothing, for any others."""
+    try:
+        (choice,) = choices
+        inside = choice.__dict__
+        said = inside["delta"].__dict__
+        if said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
+            return False
+        meter.characters += len(said["content"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _read_chunk(known: Mapping[str, Any], choices: Any, meter: Meter) -> None:
+    if meter.model is None:
+        meter.model = known.get("model")
+        meter.response_id = known.get("id")
+    for choice in choices:
+        inside = fields(choice)
+        meter.characters += _length(inside)
+        reason = inside.get("finish_reason")
+        if reason:
+            meter.finish_reasons = (*meter.finish_reasons, reason)
+    usage = known.get("usage")
+    if usage is not None:
+        _read_usage(usage, meter)
+
+
 def _length(choice: Mapping[str, Any]) -> int:
     delta = choice.get("delta")
     if delta is None:
         return len(choice.get("text") or "")
-    known = getattr(delta, "__dict__", delta)
+    known = fields(delta)
     length = len(known.get("content") or "")
     if known.get("refusal"):
         length += len(known["refusal"])
-    calls = known.get("tool_calls")
-    if calls:
-        for call in calls:
-            function = fields(fields(call).get("function"))
-            length += len(function.get("arguments") or "") + len(function.get("name") or "")
+    for call in known.get("tool_calls") or ():
+        function = fields(fields(call).get("function"))
+        length += len(function.get("arguments") or "") + len(function.get("name") or "")
     return length
 
 
