@@ -83,8 +83,10 @@ class Call:
         self._token = None
         trace = self.trace
         if trace is not None:
+            ticket = self.ticket
             try:
-                context = trace.begin(self.ticket.request.agent, self.engine.now())
+                trace.waited_for(ticket.granted_at - ticket.waiting_since)
+                context = trace.begin(ticket.request.agent, self.engine.now())
             except Exception:
                 _runtime.log_fault("beginning an inference span")
                 return
@@ -246,6 +248,13 @@ def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call |
     except Exception:
         _runtime.fault("describing a call")
         return None
+
+
+def let_in_again(ticket: Ticket) -> None:
+    """Note the wait that followed a pause."""
+    trace = ticket.request.context
+    if isinstance(trace, CallTrace):
+        trace.waited_for(ticket.granted_at - ticket.waiting_since)
 
 
 def find_below(ticket: Ticket) -> None:
