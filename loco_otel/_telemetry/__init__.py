@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, Self
 
-from opentelemetry import context
 from opentelemetry.metrics import MeterProvider, NoOpMeter, NoOpMeterProvider, get_meter_provider
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.trace import (
@@ -22,6 +21,7 @@ from opentelemetry.trace import (
 
 from loco_otel._telemetry import gauges, late
 from loco_otel._telemetry.calls import CallTrace
+from loco_otel._telemetry.current import get_current
 from loco_otel._telemetry.gauges import Gauges, Source
 from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
@@ -133,7 +133,7 @@ class Telemetry:
 
     def capture(self) -> CallTrace:
         """Return what a request is to carry as its `context`; the current span is the parent."""
-        return CallTrace(context.get_current(), self._tracer)
+        return CallTrace(get_current(), self._tracer)
 
     def close(self) -> None:
         """Stop reading gauges. The listeners are the engine's to drop."""

@@ -65,13 +65,13 @@ class Call:
             weight,
             _RESOURCES,
             settings.acquire_timeout,
-            False,  # noqa: FBT003 - admission; by place, which is the quicker call
+            False,
             tenant,
             operation,
             provider,
             model,
             None,  # labels
-            True,  # noqa: FBT003 - settles
+            True,
             self.trace,
         )
         self.ticket: Ticket = self.engine.ticket(request)

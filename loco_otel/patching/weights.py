@@ -97,10 +97,8 @@ def estimate_tokens(body: Mapping[str, object]) -> int:
     once, such as a generator, counts nothing. Never raises.
     """
     prompt = _Prompt()
-    try:
+    with suppress(Exception):  # an odd object in the body: what was counted until then has to do
         prompt.read(body)
-    except Exception:  # noqa: S110 - an odd object in the body: what was counted until then has to do
-        pass
     return prompt.tokens - (-prompt.text // _BYTES_PER_TOKEN)
 
 
@@ -148,11 +146,7 @@ class _Prompt:
         """Count a whole body."""
         todo = self._todo
         for key, value in body.items():
-            if key in _PARTS:
-                if key in _MESSAGES:
-                    if type(value) is list and self._add_plain(value):
-                        continue
-                    self.tokens += _MESSAGE_TOKENS * _count_messages(value)
+            if key in _PARTS and not (key in _MESSAGES and self._add_messages(value)):
                 todo.append((value, _PARTS[key]))
         for _ in range(_MOST_VALUES):
             if not todo:
@@ -167,8 +161,11 @@ class _Prompt:
             elif (fields := _fields_of(value)) is not None:
                 self._add_fields(fields, is_json=is_json)
 
-    def _add_plain(self, messages: list[object]) -> bool:
-        """Count what most calls have: messages of a role and a text. False, and nothing, for any others."""
+    def _add_messages(self, messages: object) -> bool:
+        """Count messages, and what is in them where that is a role and a text, as in most calls; else return False."""
+        self.tokens += _MESSAGE_TOKENS * _count_messages(messages)
+        if type(messages) is not list:
+            return False
         text = 0
         for message in messages:
             if type(message) is not dict or len(message) != 2 or "role" not in message:  # noqa: PLR2004 - these two
@@ -178,7 +175,6 @@ class _Prompt:
                 return False
             text += len(content) if content.isascii() else _utf8_length(content)
         self.text += text
-        self.tokens += _MESSAGE_TOKENS * len(messages)
         return True
 
     def _add_string(self, value: str) -> None:
