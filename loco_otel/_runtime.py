@@ -28,6 +28,9 @@ _logger = logging.getLogger("loco_otel")
 _LOOK_AGAIN = 1.0
 """Seconds between two looks for an OpenTelemetry SDK, while there is none."""
 
+_TOGETHER = 64
+"""Events that listeners are told of at a time, where they may be told late: those of some sixteen calls."""
+
 
 class Runtime:
     """One scheduler for all threads and event loops of the process, and what listens to it."""
@@ -56,6 +59,15 @@ class Runtime:
     def default_agent(self) -> str:
         """Who calls when nothing else says."""
         return self.settings.agent_id or self.settings.service_name or UNKNOWN
+
+    @property
+    def weighs(self) -> bool:
+        """Whether anything depends on what calls weigh.
+
+        Where nobody ever waits a weight decides nothing, and where nobody is told either it is seen by nobody. A limit
+        or a listener that comes later begins with the estimates, and learns from the first call on.
+        """
+        return self.engine.observed or self.settings.capacity is not None
 
     def configure(self, settings: Settings) -> None:
         """Go on under other settings."""
@@ -92,11 +104,17 @@ class Runtime:
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE,),
+            tell=self.engine.flush,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
         for listener in telemetry.listeners:
             self.engine.listen(listener)
+        late = all(telemetry.bears_delay for telemetry in (self._tracing, self._metrics) if telemetry is not None)
+        self.engine.tell_together(_TOGETHER if late else 1)
+        # Now, as what is registered last runs first: before providers, which exist by now, shut down at exit.
+        atexit.unregister(_flush_at_exit)
+        atexit.register(_flush_at_exit)
 
     def look_for_sdk(self) -> None:
         """Notice an OpenTelemetry SDK that the program set up after us. Cheap enough for each call."""
@@ -148,6 +166,7 @@ class Runtime:
     def close(self) -> None:
         """Turn away all who wait and all who come, and stop telling."""
         self.engine.shutdown()
+        self.engine.flush()
         for telemetry in (self._tracing, self._metrics):
             if telemetry is not None:
                 telemetry.close()
@@ -234,6 +253,12 @@ def _at_exit() -> None:
     # Threads that are joined at exit have ended by now: whoever still waits waits in a daemon thread.
     if _current is not None:
         _current.engine.shutdown()
+
+
+def _flush_at_exit() -> None:
+    if _current is not None:
+        _current.engine.tell_together(1)
+        _current.engine.flush()
 
 
 def _after_fork_in_child() -> None:

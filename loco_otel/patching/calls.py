@@ -15,7 +15,7 @@ from loco_otel.errors import LocoError
 from loco_otel.patching import watch
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.body import hand_over
-from loco_otel.patching.call import Call, find_below, prepare
+from loco_otel.patching.call import Call, find_below, let_in_again, prepare
 from loco_otel.patching.pushback import read_pushback
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -78,6 +78,7 @@ def pause(adapter: Adapter) -> Wrapper:
                 engine.resume(ticket)
                 if ticket.state is not State.GRANTED:
                     threads.decided(engine, ticket)
+                let_in_again(ticket)
             except LocoError:
                 raise
             except Exception:
@@ -98,6 +99,7 @@ def async_pause(adapter: Adapter) -> Wrapper:
                 engine.resume(ticket)
                 if ticket.state is not State.GRANTED:
                     await aio.decided(engine, ticket)
+                let_in_again(ticket)
             except LocoError:
                 raise
             except Exception:
