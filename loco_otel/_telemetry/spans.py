@@ -149,10 +149,9 @@ class SpanListener:
         span = _open_span(trace)
         if span is None:
             return
-        attributes: dict[str, AttributeValue] = {
-            key.STATUS_CODE: event.status,
-            key.THROTTLE_KIND: event.kind.value,
-        }
+        attributes: dict[str, AttributeValue] = {key.THROTTLE_KIND: event.kind.value}
+        if event.status:
+            attributes[key.STATUS_CODE] = event.status
         if event.retry_after is not None:
             attributes[key.RETRY_AFTER] = event.retry_after
         span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))

@@ -17,12 +17,10 @@ from loco_otel._telemetry import CallTrace, Subject
 from loco_otel._telemetry.company import wraps_theirs
 from loco_otel._telemetry.current import attach, detach
 from loco_otel._waiting import lineage
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Spending
+from loco_otel.events import MILLI, Request, Spending
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
 from loco_otel.patching.weights import estimate_tokens, estimate_weight
-
-_RESOURCES = (DEFAULT_RESOURCE,)
 
 _QUICKLY_READ = 32_768
 """Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
@@ -51,11 +49,12 @@ class Call:
         self.trace: CallTrace | None = None
         self.weighed = runtime.weighs
         """Whether what it takes matters to anybody."""
-        weight = MILLI
+        weight, tokens = MILLI, 0
         if self.weighed:
             self._prompt_tokens = estimate_tokens(body)
             expected = runtime.averages.expected(agent, model, self._prompt_tokens)
-            weight = estimate_weight(model, expected.input_tokens + expected.output_tokens, settings.weights)
+            tokens = expected.input_tokens + expected.output_tokens
+            weight = estimate_weight(model, tokens, settings.weights)
             self.trace = runtime.trace()
             if self.trace is not None:
                 subject = Subject(operation, provider, model, url, body)
@@ -63,7 +62,7 @@ class Call:
         request = Request(
             agent,
             weight,
-            _RESOURCES,
+            runtime.router.resources(provider, model, None if url is None else url.host),
             settings.acquire_timeout,
             False,
             tenant,
@@ -73,6 +72,7 @@ class Call:
             None,  # labels
             True,
             self.trace,
+            tokens,
         )
         self.ticket: Ticket = self.engine.ticket(request)
         lineage.live_here(self.ticket)
@@ -151,7 +151,9 @@ class Call:
             engine.abandon(ticket)
             return
         try:
-            pushback = read_pushback(self.adapter, getattr(error, "response", None), getattr(error, "body", None))
+            pushback = read_pushback(
+                self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
+            )
             if pushback is not None:
                 engine.throttle(ticket, *pushback)
         finally:
@@ -221,7 +223,7 @@ class Call:
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(request.model, tokens, runtime.settings.weights)
             self._spending = Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons)
-        return self._spending if observed else None
+        return self._spending
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.

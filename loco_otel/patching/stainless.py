@@ -1,7 +1,8 @@
 """What the SDKs that Stainless generates have in common: OpenAI, Anthropic and others.
 
 Each has `_base_client.SyncAPIClient` and `AsyncAPIClient`, whose `request` all calls pass, with retries inside, and
-whose `_sleep_for_retry` is the pause between two attempts. Each attempt is made by `BaseClient._build_request`. At
+whose `_sleep_for_retry` is the pause between two attempts. Each attempt is made by `BaseClient._build_request`, and its
+answer read by `_process_response`. At
 `request` the body is plain JSON and the path is still the API's own: clients for Azure, Bedrock and Vertex rewrite it
 later.
 """
@@ -27,6 +28,8 @@ def targets(adapter: Adapter) -> tuple[Target, ...]:
         Target(module, "SyncAPIClient", "_sleep_for_retry", calls.pause(adapter)),
         Target(module, "AsyncAPIClient", "_sleep_for_retry", calls.async_pause(adapter)),
         Target(module, "BaseClient", "_build_request", calls.sending(adapter)),
+        Target(module, "SyncAPIClient", "_process_response", calls.answered(adapter)),
+        Target(module, "AsyncAPIClient", "_process_response", calls.answered(adapter)),
     )
 
 
