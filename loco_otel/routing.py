@@ -102,6 +102,6 @@ def by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
     named: dict[str, ResourceRule] = {}
     for rule in rules:
         if rule.name in named:
-            raise ValueError(f"two resources are named {rule.name}")
+            raise ValueError(f"two are named {rule.name}")
         named[rule.name] = rule
     return named
