@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 
 from opentelemetry import trace
 
+from loco_otel._telemetry.current import get_current
+
 AGENT_NAME = "gen_ai.agent.name"
 UNKNOWN = "unknown"
 
@@ -81,9 +83,11 @@ def who(default: str) -> Identity:
         agent = read()
         if agent:
             return Identity(agent)
-    attributes = getattr(trace.get_current_span(), "attributes", None)
-    if attributes:
-        agent = attributes.get(AGENT_NAME)
-        if agent:
-            return Identity(str(agent))
+    context = get_current()
+    if context:  # else there is no span in it
+        attributes = getattr(trace.get_current_span(context), "attributes", None)
+        if attributes:
+            agent = attributes.get(AGENT_NAME)
+            if agent:
+                return Identity(str(agent))
     return Identity(default)

@@ -6,27 +6,33 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.load import LoadPolicy
 from loco_otel._core.policy import Policy
+from loco_otel._core.pool import Pool
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
 from loco_otel._telemetry import CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, BypassReason
+from loco_otel.routing import Router
 from loco_otel.settings import Settings
 
 _logger = logging.getLogger("loco_otel")
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks for an OpenTelemetry SDK, while there is none."""
+
+_TOGETHER = 64
+"""Events that listeners are told of at a time, where they may be told late: those of some sixteen calls."""
 
 
 class Runtime:
@@ -37,12 +43,15 @@ class Runtime:
         self.sdks: dict[str, str] = {}
         """Versions of the SDKs whose calls are scheduled, by name."""
         core = Scheduler(
-            {DEFAULT_RESOURCE: settings.capacity},
+            {},
             _policy(settings),
             max_wait_ticks=settings.max_wait_ticks,
             max_waiters=settings.max_waiters,
             max_hold=settings.max_hold,
+            unknown=self._found,
         )
+        self._set_resources(core, 0.0)
+        self._core = core
         self.engine = InProcessEngine(core)
         self.averages = TokenAverages()
         self._tracing: Telemetry | None = None
@@ -57,6 +66,64 @@ class Runtime:
         """Who calls when nothing else says."""
         return self.settings.agent_id or self.settings.service_name or UNKNOWN
 
+    @property
+    def weighs(self) -> bool:
+        """Whether anything depends on what calls weigh.
+
+        Where nobody ever waits a weight decides nothing, and where nobody is told either it is seen by nobody. A limit
+        or a listener that comes later begins with the estimates, and learns from the first call on.
+        """
+        return self._limited or self.engine.observed or self._core.has_learnt
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether a provider has ever pushed back."""
+        return self._core.has_learnt
+
+    def _set_resources(self, core: Scheduler, now: float) -> None:
+        """Put the limits of the settings in force."""
+        settings = self.settings
+        rates = {"requests_per_minute": settings.requests_per_minute, "tokens_per_minute": settings.tokens_per_minute}
+        fixed = settings.capacity is not None
+        self.router = Router(settings.resources, fixed=fixed)
+        """Names what a call needs."""
+        self._limited = fixed or bool(settings.resources) or any(rates.values())
+        core.set_resource(DEFAULT_RESOURCE, settings.capacity, now, **(rates if fixed else {}))
+        for rule in settings.resources:
+            capacity = AdaptiveLimit(rule.capacity_max or inf) if rule.capacity is None else rule.capacity
+            core.set_resource(
+                rule.name,
+                capacity,
+                now,
+                requests_per_minute=rule.requests_per_minute,
+                tokens_per_minute=rule.tokens_per_minute,
+            )
+        for name in core.resources.made():
+            core.set_resource(name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
+
+    def _found(self, name: str) -> Pool:
+        """Make the resource of a provider's host that is called for the first time."""
+        settings = self.settings
+        pool = Pool(name, AdaptiveLimit(settings.capacity_max or inf))
+        pool.limit_rates(settings.requests_per_minute, settings.tokens_per_minute)
+        return pool
+
+    def named(self, resources: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of resources in their order.
+
+        Raises:
+            ValueError: one of them is not in the settings, or is named twice.
+
+        """
+        known = (DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources))
+        names = (resources,) if isinstance(resources, str) else tuple(sorted(resources))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"resources must be of {', '.join(known)}, not {name!r}")
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"resources must name at least one, and each once, not {resources!r}")
+        return names
+
     def configure(self, settings: Settings) -> None:
         """Go on under other settings."""
         before, self.settings = self.settings, settings
@@ -68,7 +135,7 @@ class Runtime:
             order = ("policy", "alpha", "max_wait_ticks")
             if any(getattr(settings, key) != getattr(before, key) for key in order):
                 core.set_policy(_policy(settings), settings.max_wait_ticks, now)
-            core.set_capacity(DEFAULT_RESOURCE, settings.capacity, now)
+            self._set_resources(core, now)
 
         self.engine.configure(change)
 
@@ -91,12 +158,18 @@ class Runtime:
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
-            resources=(DEFAULT_RESOURCE,),
+            resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
+            tell=self.engine.flush,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
         for listener in telemetry.listeners:
             self.engine.listen(listener)
+        late = all(telemetry.bears_delay for telemetry in (self._tracing, self._metrics) if telemetry is not None)
+        self.engine.tell_together(_TOGETHER if late else 1)
+        # Now, as what is registered last runs first: before providers, which exist by now, shut down at exit.
+        atexit.unregister(_flush_at_exit)
+        atexit.register(_flush_at_exit)
 
     def look_for_sdk(self) -> None:
         """Notice an OpenTelemetry SDK that the program set up after us. Cheap enough for each call."""
@@ -142,12 +215,16 @@ class Runtime:
     def _limits(self) -> str:
         capacity = self.settings.capacity
         if capacity is None:
-            return "LOCO_CAPACITY is not set: loco-otel observes the calls of this process, and none waits"
+            return (
+                "LOCO_CAPACITY is auto: calls of this process go at once until a provider pushes back, then as many at"
+                f" a time as it takes, policy {self.settings.policy}"
+            )
         return f"loco-otel lets at most {capacity} calls of this process go at a time, policy {self.settings.policy}"
 
     def close(self) -> None:
         """Turn away all who wait and all who come, and stop telling."""
         self.engine.shutdown()
+        self.engine.flush()
         for telemetry in (self._tracing, self._metrics):
             if telemetry is not None:
                 telemetry.close()
@@ -234,6 +311,12 @@ def _at_exit() -> None:
     # Threads that are joined at exit have ended by now: whoever still waits waits in a daemon thread.
     if _current is not None:
         _current.engine.shutdown()
+
+
+def _flush_at_exit() -> None:
+    if _current is not None:
+        _current.engine.tell_together(1)
+        _current.engine.flush()
 
 
 def _after_fork_in_child() -> None:

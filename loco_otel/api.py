@@ -1,7 +1,7 @@
 """The library: what a program may call by itself."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel import _runtime
@@ -12,8 +12,6 @@ from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
 from loco_otel.settings import Settings
 
 _logger = logging.getLogger("loco_otel")
-
-_RESOURCES = (DEFAULT_RESOURCE,)
 
 _HEAVIEST = 1e9
 """So that sums of milli-weights are exact, and never beyond what the score can be computed from."""
@@ -27,6 +25,7 @@ def slot(
     tenant: str | None = None,
     task_type: str = "default",
     labels: Mapping[str, str] | None = None,
+    resources: Sequence[str] = (DEFAULT_RESOURCE,),
 ) -> Slot:
     """Hold a slot for the length of a `with` or `async with` body.
 
@@ -39,9 +38,10 @@ def slot(
         tenant: for whom the agent works.
         task_type: what kind of work it is, for spans.
         labels: more about it, for programs that read events.
+        resources: names of those in the settings of which it needs a slot each: all in one step, or none.
 
     Raises:
-        ValueError: agent, weight or timeout cannot be used.
+        ValueError: agent, weight, timeout or resources cannot be used.
         ConfigurationError: a setting is wrong.
         AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
 
@@ -62,7 +62,7 @@ def slot(
     request = Request(
         agent,
         max(1, round(weight * MILLI)),
-        _RESOURCES,
+        runtime.named(resources),
         timeout,
         False,  # admission
         tenant,

@@ -195,6 +195,7 @@ class Throttled(NamedTuple):
     at: float
     ticket: TicketView
     status: int
+    """0 where there was no answer in time."""
     kind: ThrottleKind
     retry_after: float | None
     """Seconds, where the provider said so."""

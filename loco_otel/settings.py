@@ -9,7 +9,7 @@ setting.
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import unquote
@@ -23,10 +23,11 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from loco_otel.errors import ConfigurationError
+from loco_otel.routing import ResourceRule, by_name
 
 OPTIMIZE_FOR_ALPHA: Mapping[str, float] = {"latency": 0.0, "balanced": 0.25, "throughput": 0.5}
 """The alpha behind each word of `LOCO_OPTIMIZE_FOR`."""
@@ -90,6 +91,11 @@ def _word_for_none(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if _lower(value) == word else value)
 
 
+def _named_apart(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
+    by_name(rules)
+    return rules
+
+
 _Goal = Literal["latency", "balanced", "throughput"]
 _Whole = Annotated[int, BeforeValidator(_no_truth_value), AfterValidator(_not_too_large)]
 _Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
@@ -106,7 +112,20 @@ class Settings(BaseSettings):
     capacity: Annotated[Annotated[_Whole, Field(ge=1)] | None, _word_for_none("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
-    """Slots of the default resource; None, written `auto`, sets no limit."""
+    """Slots of the default resource; None, written `auto`: each provider's host has a limit of its own, which is found
+    out from its refusals."""
+    capacity_max: Annotated[Annotated[_Whole, Field(ge=1)] | None, _word_for_none("none")] = Field(
+        default=None, description="none or a whole number of at least 1"
+    )
+    """What such a limit never exceeds."""
+    requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, _word_for_none("none")] = Field(
+        default=None, description="none or a number above 0"
+    )
+    """How many requests may begin in a minute: of the default resource, or at each provider's host."""
+    tokens_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, _word_for_none("none")] = Field(
+        default=None, description="none or a number above 0"
+    )
+    """How many tokens they may take, by estimate, corrected once they have ended."""
     policy: Annotated[Literal["load", "fifo"], BeforeValidator(_lower)] = Field(
         default="load", description="load or fifo"
     )
@@ -143,6 +162,10 @@ class Settings(BaseSettings):
         default={}, description="a table of model names or globs, each with a number above 0"
     )
     """Weight of a call by model name or glob, instead of the estimate."""
+    resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_named_apart)] = Field(
+        default=(), description="tables, each with a name of its own and what it limits"
+    )
+    """Resources beside the default one, and which calls need them."""
 
     service_name: str | None = Field(default=None, description="a name")
     """The service as OpenTelemetry is told it."""
@@ -252,7 +275,8 @@ _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
 _OURS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
 """The settings of loco-otel itself, as the file and `changed` spell them."""
-_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key != "weights"}
+_TABLES = ("weights", "resources")
+_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _TABLES}
 """Those that the environment may set, as it spells them."""
 _CONFIG = "LOCO_CONFIG"
 
@@ -298,8 +322,8 @@ def _from_file(path: str) -> tuple[dict[str, _Given], list[str]]:
 def _unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
     spelt = {**_VARIABLES, "config": _CONFIG}
     for name in sorted(name for name, value in environ.items() if name.startswith("LOCO_") and value.strip()):
-        if name == "LOCO_WEIGHTS":
-            yield f"LOCO_WEIGHTS is not read: weights stand in the file that {_CONFIG} names"
+        if (table := name.removeprefix("LOCO_").lower()) in _TABLES:
+            yield f"{name} is not read: {table} stand in the file that {_CONFIG} names"
         elif name not in spelt.values():
             yield _not_a_setting(name, spelt)
 
@@ -320,9 +344,29 @@ def _faults(error: ValidationError, given: Mapping[str, _Given]) -> Iterable[str
             written, allowed = written.item(rest[0]), "a number above 0"
             if isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
+        elif key == "resources":
+            written, allowed = _of_resource(written, rest, detail, allowed)
         if detail["type"] == _TOO_LARGE:
             allowed = detail["msg"]
         yield f"{written}: must be {allowed}"
+
+
+def _of_resource(written: _Given, rest: Sequence[int | str], detail: ErrorDetails, allowed: str) -> tuple[_Given, str]:
+    """Say which resource, by its number, and which key of it is wrong."""
+    if not rest:
+        return written, f"{allowed} ({detail['msg'].removeprefix('Value error, ')})" if "named" in detail[
+            "msg"
+        ] else allowed
+    number, *keys = rest
+    value = written.value
+    table = value[int(number)] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    written = written._replace(key=f"resources[{int(number) + 1}]", value=table)
+    if not keys:
+        return written, "a table with a name"
+    field = ResourceRule.model_fields.get(str(keys[0]))
+    if detail["type"] == "missing":
+        return written, "a table with a name"
+    return written.item(keys[0]), str(field.description) if field else f"one of {', '.join(ResourceRule.model_fields)}"
 
 
 def _shown(value: object) -> str:
@@ -342,6 +386,8 @@ def _displayed(key: str, value: object) -> str:
         return f"{value:.10g}"
     if isinstance(value, Mapping):
         value = [f"{name}={weight:.10g}" for name, weight in value.items()]
+    if isinstance(value, tuple):
+        value = [rule.name for rule in value]
     if isinstance(value, list | frozenset):
         return ", ".join(value if isinstance(value, list) else sorted(value)) or "none"
     return _shown(value)

@@ -335,10 +335,16 @@ def test_a_fault_before_there_is_a_scheduler_makes_none(caplog: pytest.LogCaptur
     assert len(errors(caplog)) == 1
 
 
+AUTO = (
+    "LOCO_CAPACITY is auto: calls of this process go at once until a provider pushes back, "
+    "then as many at a time as it takes, policy load"
+)
+
+
 @pytest.mark.parametrize(
     ("capacity", "limits"),
     [
-        (None, "LOCO_CAPACITY is not set: loco-otel observes the calls of this process, and none waits"),
+        (None, AUTO),
         (3, "loco-otel lets at most 3 calls of this process go at a time, policy load"),
     ],
 )

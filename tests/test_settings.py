@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loco_otel.errors import ConfigurationError
+from loco_otel.routing import ResourceRule
 from loco_otel.settings import OPTIMIZE_FOR_ALPHA, Settings
 
 HUGE = "9" * 5000
@@ -262,6 +263,22 @@ def test_the_file_sets_every_key(config):
         stream_usage = true
         agent_id = "batch"
         metric_values = 50
+        capacity_max = 100
+        requests_per_minute = 600
+        tokens_per_minute = 90_000.5
+
+        [[resources]]
+        name = "gpu"
+        capacity = 2
+
+        [[resources]]
+        name = "tier-1"
+        provider = "openai"
+        model = "gpt-*"
+        host = "*.openai.com"
+        capacity_max = 50
+        requests_per_minute = 500
+        tokens_per_minute = 30_000
 
         [weights]
         "gpt-4o" = 4
@@ -275,6 +292,12 @@ def test_the_file_sets_every_key(config):
     assert (settings.acquire_timeout, settings.max_hold, settings.agent_id) == (1.5, 60.0, "batch")
     assert settings.stream_usage is True
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
+    assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
+    gpu, tier = settings.resources
+    assert gpu == ResourceRule(name="gpu", capacity=2)
+    assert (tier.name, tier.capacity, tier.capacity_max) == ("tier-1", None, 50)
+    assert (tier.provider, tier.model, tier.host) == ("openai", "gpt-*", "*.openai.com")
+    assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
@@ -297,6 +320,9 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(config
 
 def test_a_value_that_the_environment_replaces_need_not_be_right(config):
     assert Settings.load({**config('capacity = "two"'), "LOCO_CAPACITY": "2"}).capacity == 2
+
+
+TABLES = "tables, each with a name of its own and what it limits"
 
 
 @pytest.mark.parametrize(
@@ -333,7 +359,42 @@ def test_a_value_that_the_environment_replaces_need_not_be_right(config):
         ("Capacity = 2", "Capacity in {} is not a setting of loco-otel; did you mean capacity?"),
         ("LOCO_ALPHA = 0.1", "LOCO_ALPHA in {} is not a setting of loco-otel; did you mean alpha?"),
         ("service_name = 'x'", "service_name in {} is not a setting of loco-otel"),
-        ("[resources.x]", "resources in {} is not a setting of loco-otel"),
+        (
+            "[resources.x]",
+            "resources={{'x': {{}}}} in {}: must be tables, each with a name of its own and what it limits",
+        ),
+        ("resources = 4", "resources=4 in {}: must be tables, each with a name of its own and what it limits"),
+        ("[[resources]]", "resources[1]={{}} in {}: must be a table with a name"),
+        ("resources = [4]", "resources[1]=4 in {}: must be a table with a name"),
+        (
+            "[[resources]]\nname='a'\n[[resources]]\nname='b'\ncapacity=0",
+            "resources[2].capacity=0 in {}: must be auto or a whole number of at least 1",
+        ),
+        (
+            "[[resources]]\nname='a b'",
+            "resources[1].name=a b in {}: must be a name without spaces, commas and +, other than llm_api",
+        ),
+        (
+            "[[resources]]\nname='llm_api'",
+            "resources[1].name=llm_api in {}: must be a name without spaces, commas and +, other than llm_api",
+        ),
+        (
+            "[[resources]]\nname='a'\nmodell='x'",
+            "resources[1].modell=x in {}: must be one of " + ", ".join(ResourceRule.model_fields),
+        ),
+        (
+            "[[resources]]\nname='a'\nrequests_per_minute=nan",
+            "resources[1].requests_per_minute=nan in {}: must be a number above 0",
+        ),
+        (
+            "[[resources]]\nname='a'\ncapacity=true",
+            "resources[1].capacity=true in {}: must be auto or a whole number of at least 1",
+        ),
+        (
+            "[[resources]]\nname='a'\n[[resources]]\nname='a'",
+            f"resources=[{{{{'name': 'a'}}}}, {{{{'name': 'a'}}}}] in {{}}: must be {TABLES} (two are named a)",
+        ),
+        ("tokens_per_minute = 0", "tokens_per_minute=0 in {}: must be none or a number above 0"),
     ],
 )
 def test_a_fault_in_the_file_is_named_with_the_file(line, said, config):
@@ -423,7 +484,7 @@ def test_no_setting_is_unknown(config):
     names = {
         f"LOCO_{row.key.upper()}": row.value
         for row in Settings.load({}).rows()
-        if row.key not in {"weights", "alpha", "service_name", "disabled_instrumentations"}
+        if row.key not in {"weights", "resources", "alpha", "service_name", "disabled_instrumentations"}
     }
 
     assert Settings.load({**names, **config("")}).unknown == ()
@@ -565,6 +626,9 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
     assert [(row.key, row.value) for row in Settings.load(environ).rows()] == [
         ("enabled", "true"),
         ("capacity", "auto"),
+        ("capacity_max", "none"),
+        ("requests_per_minute", "none"),
+        ("tokens_per_minute", "none"),
         ("policy", "load"),
         ("optimize_for", "none"),
         ("alpha", "0.1"),
@@ -576,6 +640,7 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("agent_id", "none"),
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
+        ("resources", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
     ]

@@ -48,6 +48,13 @@ class AdaptiveLimit:
         """Whether the provider has ever said no."""
         return self._cut_at > -inf
 
+    def set_ceiling(self, ceiling: float) -> None:
+        """Change what it never exceeds."""
+        if self.limit == self.ceiling and not self.is_learnt:
+            self.limit = ceiling
+        self.ceiling = ceiling
+        self.limit = min(self.limit, ceiling)
+
     def push_back(self, in_flight: int, granted_at: float, now: float) -> bool:
         """Note a refusal; return True when it lowers the limit.
 

@@ -57,10 +57,17 @@ class Pool:
             self.paused_until = 0.0
         self._gate()
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether its provider has ever refused anything."""
+        return self.adaptive is not None and self.adaptive.is_learnt
+
     def limit_rates(self, requests: float | None, tokens: float | None) -> None:
         """Set how many requests and tokens may go in a minute; None is any number."""
-        self.requests = None if requests is None else Rate(requests)
-        self.tokens = None if tokens is None else Rate(tokens)
+        if requests != (self.requests and self.requests.per_minute):
+            self.requests = None if requests is None else Rate(requests)
+        if tokens != (self.tokens and self.tokens.per_minute):
+            self.tokens = None if tokens is None else Rate(tokens)
         self._gate()
 
     def push_back(self, ticket: Ticket, now: float) -> None:
@@ -97,8 +104,7 @@ class Pool:
             self.tokens.take(tokens, now)
 
     def _gate(self) -> None:
-        learnt = self.adaptive is not None and self.adaptive.is_learnt
-        self.gated = learnt or self.requests is not None or self.tokens is not None or self.paused_until > 0
+        self.gated = self.has_learnt or self.requests is not None or self.tokens is not None or self.paused_until > 0
 
     def has_room(self, line: Line) -> bool:
         """Tell whether there is a slot for a line: one that is kept for another is none."""

@@ -34,7 +34,7 @@ class Resources:
         capacities: slots by resource.
         policy: makes the policy of a line.
         max_wait_ticks: the guard, see `Line`.
-        unknown: makes the capacity of a resource that is asked for and not known; without it that is an error.
+        unknown: makes a resource that is asked for and not known; without it that is an error.
 
     """
 
@@ -43,14 +43,14 @@ class Resources:
         capacities: Mapping[str, Capacity],
         policy: Callable[[], Policy],
         max_wait_ticks: int,
-        unknown: Callable[[str], Capacity] | None = None,
+        unknown: Callable[[str], Pool] | None = None,
     ) -> None:
         self.opens_at = inf
         """When somebody may go who has room but must wait for the time, as far as `next` has seen."""
         self._unknown = unknown
         self.pools: dict[str, Pool] = {}
         self.lines: dict[tuple[str, ...], Line] = {}
-        self._stated = frozenset(capacities)
+        self._stated = set(capacities)
         self._policy = policy
         self._max_wait_ticks = max_wait_ticks
         for name, capacity in capacities.items():
@@ -104,6 +104,25 @@ class Resources:
             and all(pool.has_room(line) for pool in line.pools)
             and all(not pool.gated or pool.opens_at(ticket, now) <= now for pool in line.pools)
         )
+
+    def set(self, name: str, capacity: Capacity, requests: float | None, tokens: float | None) -> Pool:
+        """Make a resource, or change its limits: an adaptive one keeps what it has learnt."""
+        pool = self.pools.get(name)
+        if pool is None:
+            self._stated.add(name)
+            pool = self.pools[name] = Pool(name, capacity)
+            self.line((name,))
+        elif pool.adaptive is not None and isinstance(capacity, AdaptiveLimit):
+            pool.adaptive.set_ceiling(capacity.ceiling)
+            pool.capacity = pool.adaptive.limit
+        else:
+            pool.limit(capacity)
+        pool.limit_rates(requests, tokens)
+        return pool
+
+    def made(self) -> list[str]:
+        """Return the names of the resources that were made because they were asked for."""
+        return [name for name in self.pools if name not in self._stated]
 
     def leave(self, line: Line) -> None:
         """Note that one of a line waits no more: what was kept for it is free."""
@@ -168,14 +187,14 @@ class Resources:
     def _make_pool(self, name: str) -> Pool:
         if self._unknown is None:
             raise KeyError(f"{name!r} is no resource; there are {', '.join(map(repr, self.pools))}")
-        return Pool(name, self._unknown(name))
+        return self._unknown(name)
 
     def _forget_idle(self) -> None:
         """Forget lines in which nobody is queued, and pools of which nothing is held or known; they are made again."""
         made = {
             pool.name
             for pool in self.pools.values()
-            if pool.name not in self._stated and not pool.leases and not pool.gated
+            if pool.name not in self._stated and not pool.leases and not pool.has_learnt
         }
         for names, line in list(self.lines.items()):
             if not line.queues and (len(names) > 1 or names[0] in made):

@@ -57,7 +57,7 @@ class Scheduler:
         max_wait_ticks: the guard, see `Line`; 0 turns it off.
         max_waiters: how many tickets may wait, all resources together.
         max_hold: seconds without a sign of life after which a lease is taken back.
-        unknown: makes the capacity of a resource that is asked for and not known; without it that is an error.
+        unknown: makes a resource that is asked for and not known; without it that is an error.
 
     """
 
@@ -69,7 +69,7 @@ class Scheduler:
         max_wait_ticks: int = 1000,
         max_waiters: int = 1000,
         max_hold: float = inf,
-        unknown: Callable[[str], Capacity] | None = None,
+        unknown: Callable[[str], Pool] | None = None,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -77,6 +77,8 @@ class Scheduler:
         self.max_waiters = max_waiters
         self.max_hold = max_hold
         self.closed = False
+        self.has_learnt = False
+        """Whether an adaptive limit was ever lowered."""
         self._tickets: dict[int, Ticket] = {}
         self._deadlines = LazyHeap()
         self.leases_due = inf
@@ -223,6 +225,7 @@ class Scheduler:
         if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is ThrottleKind.LOAD:
             for pool in self._line(ticket).pools:
                 pool.push_back(ticket, now)
+                self.has_learnt |= pool.has_learnt
                 if event.retry_after is not None:
                     pool.pause(now + min(event.retry_after, _LONGEST_PAUSE))
             self.note_limits(ticket, event.limits, now)
@@ -284,15 +287,22 @@ class Scheduler:
         deadline = inf if first is None else float(first[0])
         return min(self.leases_due, self.resources.opens_at, deadline)
 
-    def set_rates(self, resource: str, requests: float | None, tokens: float | None, now: float) -> None:
-        """Change how many requests and tokens may go in a minute; None is any number."""
-        pool = self.resources.pools[resource]
-        pool.limit_rates(requests, tokens)
+    def set_resource(
+        self,
+        name: str,
+        capacity: Capacity,
+        now: float,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+    ) -> None:
+        """Make a resource, or change its limits: more room grants at once, less takes effect as leases end."""
+        pool = self.resources.set(name, capacity, requests_per_minute, tokens_per_minute)
         self._fill((pool,), now)
 
-    def set_capacity(self, resource: str, capacity: Capacity, now: float) -> None:
-        """Change a capacity: raising it grants at once, lowering it takes effect as leases end."""
-        pool = self.resources.pools[resource]
+    def set_capacity(self, name: str, capacity: Capacity, now: float) -> None:
+        """Change a resource's slots alone."""
+        pool = self.resources.pools[name]
         pool.limit(capacity)
         self._fill((pool,), now)
 

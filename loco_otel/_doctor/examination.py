@@ -95,8 +95,6 @@ def _unscheduled(sdks: tuple[Sdk, ...]) -> str:
 def _of_settings(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[str]:
     if settings is not None:
         yield from settings.unknown
-        if settings.capacity is None:
-            yield "LOCO_CAPACITY is not set: calls are observed, and none waits"
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield "OTEL_SDK_DISABLED is true: calls are scheduled, and nothing is told of them"
 
@@ -140,8 +138,9 @@ def _of_workers(division: Workers, ways_out: tuple[Exporter, ...]) -> Iterator[s
 def _verdict(errors: tuple[str, ...], sdks: tuple[Sdk, ...], settings: Settings | None) -> str:
     if settings is None or errors:
         return f"Not well: {errors[0]}"
-    way = "observed" if settings.capacity is None else f"scheduled, at most {settings.capacity} at a time"
-    return f"Well: the calls of {names(sdk for sdk in sdks if sdk.patched)} are {way}"
+    most = "as many" if settings.capacity is None else f"at most {settings.capacity}"
+    limit = " as their providers take" if settings.capacity is None else ""
+    return f"Well: the calls of {names(sdk for sdk in sdks if sdk.patched)} are scheduled, {most} at a time{limit}"
 
 
 def _version(package: str) -> str | None:

@@ -82,6 +82,12 @@ class Engine(Protocol):
     def listen(self, listener: Listener) -> None:
         """Tell a listener every event from now on."""
 
+    def tell_together(self, events: int) -> None:
+        """Tell listeners many events at a time, where none is kept for long."""
+
+    def flush(self) -> None:
+        """Tell listeners all that has happened."""
+
     def snapshot(self) -> Snapshot:
         """Tell how everything stands."""
 

@@ -30,7 +30,8 @@ from loco_otel.events import (
 )
 
 _HEARTBEAT = 1.0
-"""Seconds between two looks of the timer while someone waits or is to be woken: the most that a lost wake can cost."""
+"""Seconds between two looks of the timer while someone waits or is to be woken or told: the most that a lost wake can
+cost, and the longest that an event is kept."""
 
 _REENTERED = "a finaliser asked the scheduler in the midst of an operation"
 
@@ -105,7 +106,7 @@ class InProcessEngine:
             if not quiet:
                 core.submit(ticket, now)
                 self._post()
-            if core.leases_due < self._due or not quiet:
+            if core.leases_due < self._due or (not quiet and self._is_to_plan(ticket, now)):
                 self._plan(now)
             self._busy = False
         if not quiet or self._outbox.decided:
@@ -128,7 +129,8 @@ class InProcessEngine:
                     core.settle(ticket, spending, now)
                 core.release(ticket, now)
                 self._post()
-                self._plan(now)
+                if self._is_to_plan(ticket, now):
+                    self._plan(now)
             self._busy = False
         if not quiet or self._outbox.decided:
             self._outbox.deliver()
@@ -216,6 +218,15 @@ class InProcessEngine:
             self._outbox.listeners.append(listener)
             self.observed = self._core.observed = True
 
+    def tell_together(self, events: int) -> None:
+        """Tell listeners so many events at a time, or what there is a heartbeat later, or at a flush."""
+        if self._timer is not None:  # else nobody would see to the last
+            self._outbox.together = events
+
+    def flush(self) -> None:
+        """Tell listeners all that has happened."""
+        self._outbox.flush()
+
     def snapshot(self) -> Snapshot:
         """Tell how everything stands."""
         return self._do(lambda core, now: core.snapshot(now))
@@ -233,6 +244,7 @@ class InProcessEngine:
     def advance(self) -> float:
         """Do what the time demands, and return when to call again; the timer does."""
         self._do(self._advance)
+        self._outbox.tell()
         return self._due
 
     def _advance(self, core: Scheduler, now: float) -> None:
@@ -280,6 +292,11 @@ class InProcessEngine:
             core.decided = []
             core.events = []
 
+    def _is_to_plan(self, ticket: Ticket, now: float) -> bool:
+        """Tell whether the timer may have to look earlier than it will: the usual ticket finds it awake enough."""
+        due = self._due
+        return due > now + _HEARTBEAT or self._core.leases_due < due or ticket.deadline is not None
+
     def _plan(self, now: float) -> None:
         due = self._next_due(now)
         if due < self._due:
@@ -289,7 +306,7 @@ class InProcessEngine:
 
     def _next_due(self, now: float) -> float:
         due = self._core.next_wakeup()
-        return min(due, now + _HEARTBEAT) if self._core.waiting() or self._outbox else due
+        return min(due, now + _HEARTBEAT) if self._outbox or self._core.waiting() else due
 
     def _after_fork(self) -> None:
         """Start afresh in the child: its parent's leases and waiters are not its own."""

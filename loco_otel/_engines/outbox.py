@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,6 +14,9 @@ _logger = logging.getLogger("loco_otel")
 
 _MOST_EVENTS = 10_000
 
+_PATIENCE, _LOOK_AGAIN = 1.0, 0.001
+"""Seconds for which, and after which, one looks whether another thread has told what was kept."""
+
 _Item = TypeVar("_Item")
 
 
@@ -22,15 +26,21 @@ class Outbox:
     Whoever finds a delivery going on leaves its events to that delivery. An item is taken out only after it was
     delivered: an exception in the midst (a KeyboardInterrupt) leaves it for the next one, and being woken twice is
     harmless. Bounded: when listeners fall behind by 10,000 events the oldest are dropped, and a line is logged once.
+
+    Listeners are told at once, or `together` events at a time: then it is for the engine to see that none is kept long.
     """
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
         """Those still to be woken."""
+        self.together = 1
+        """How many events are kept until listeners are told of them."""
         self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
         self._waking = threading.Lock()
         self._telling = threading.Lock()
+        self._teller: int | None = None
+        """The thread that is telling."""
         self._overflowed = False
 
     def __bool__(self) -> bool:
@@ -50,14 +60,32 @@ class Outbox:
         if len(self._events) == _MOST_EVENTS and not self._overflowed:
             self._overflowed = True
             _logger.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
+        if len(self._events) >= self.together:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell all that is kept."""
         while self._events and not self._telling.locked():
             with self._telling:
+                self._teller = threading.get_ident()
                 _empty(self._events, self._tell)
+                self._teller = None
+
+    def flush(self) -> None:
+        """Do as `tell`, and wait, though not for ever, where another thread is just telling."""
+        self.tell()
+        give_up = time.monotonic() + _PATIENCE
+        # Whoever tells goes on until all is told that was kept by now. It may be this very thread: what a listener
+        # calls may flush.
+        while self._telling.locked() and self._teller != threading.get_ident() and time.monotonic() < give_up:
+            time.sleep(_LOOK_AGAIN)
+        self.tell()
 
     def after_fork(self) -> "Outbox":
         """Return the child's: the same listeners, and nothing of what the parent has to deliver."""
         fresh = Outbox()
         fresh.listeners = self.listeners
+        fresh.together = self.together
         return fresh
 
     def _tell(self, event: Event) -> None:

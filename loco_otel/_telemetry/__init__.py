@@ -5,9 +5,9 @@ The two are independent of each other. Without an SDK there are no listeners, so
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, Self
 
-from opentelemetry import context
 from opentelemetry.metrics import MeterProvider, NoOpMeter, NoOpMeterProvider, get_meter_provider
 from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.trace import (
@@ -19,8 +19,9 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
-from loco_otel._telemetry import gauges
+from loco_otel._telemetry import gauges, late
 from loco_otel._telemetry.calls import CallTrace
+from loco_otel._telemetry.current import get_current
 from loco_otel._telemetry.gauges import Gauges, Source
 from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
@@ -64,12 +65,19 @@ class Telemetry:
     """The telemetry of one runtime; made by `start`."""
 
     def __init__(
-        self, listeners: tuple[Listener, ...], tracer: Tracer | None, shown: tuple[Gauges, Source] | None
+        self,
+        listeners: tuple[Listener, ...],
+        tracer: Tracer | None,
+        shown: tuple[Gauges, Source] | None,
+        leave: Callable[[], None] | None,
     ) -> None:
         self.listeners = listeners
         """For the engine; none where nothing is set up."""
+        self.bears_delay = tracer is None or leave is not None
+        """Whether listeners may be told late: all that reads what they make flushes first."""
         self._tracer = tracer
         self._shown = shown
+        self._leave = leave
 
     @classmethod
     def start(
@@ -83,6 +91,7 @@ class Telemetry:
         wall: Callable[[], int] = time.time_ns,
         value_limit: int = VALUE_LIMIT,
         resources: Iterable[str] = (),
+        tell: Callable[[], object] = lambda: None,
     ) -> Self:
         """Create what the program has set up providers for.
 
@@ -95,13 +104,19 @@ class Telemetry:
             wall: nanoseconds since the epoch.
             value_limit: how many values of any one attribute metrics tell apart.
             resources: those known from the start, whose counters begin with 0 now.
+            tell: tells the listeners what has happened until now.
 
         """
         tracing, measuring = configured(tracer_provider, meter_provider)
         listeners: list[Listener] = []
         tracer = None
+        leave = None
         if tracing:
-            tracer = (tracer_provider or get_tracer_provider()).get_tracer(SCOPE, __version__)
+            tracer_provider = tracer_provider or get_tracer_provider()
+            if late.exports_in_batches(tracer_provider):
+                late.before_flush(tracer_provider, tell)
+                leave = partial(late.leave, tracer_provider, tell)
+            tracer = tracer_provider.get_tracer(SCOPE, __version__)
             listeners.append(SpanListener(tracer, clock=clock, wall=wall))
         shown = None
         if measuring:
@@ -109,14 +124,16 @@ class Telemetry:
             fold = Fold(value_limit)
             counting = MetricListener(meter, fold, resources)
             listeners.append(counting)
-            source = Source(snapshot, active, clock, fold, tallies=counting.tallies, recorder=counting.recorder)
+            source = Source(
+                snapshot, active, clock, fold, tallies=counting.tallies, recorder=counting.recorder, tell=tell
+            )
             shown = gauges.of(meter), source
             shown[0].show(shown[1])
-        return cls(tuple(listeners), tracer, shown)
+        return cls(tuple(listeners), tracer, shown, leave)
 
     def capture(self) -> CallTrace:
         """Return what a request is to carry as its `context`; the current span is the parent."""
-        return CallTrace(context.get_current(), self._tracer)
+        return CallTrace(get_current(), self._tracer)
 
     def close(self) -> None:
         """Stop reading gauges. The listeners are the engine's to drop."""
@@ -125,3 +142,5 @@ class Telemetry:
             source.flush()
             gauges_.hide(source)
             self._shown = None
+        if self._leave is not None:
+            self._leave()

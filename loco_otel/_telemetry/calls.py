@@ -86,6 +86,12 @@ class CallTrace:
             return self.inference.context
         return self.otel_context
 
+    def waited_for(self, seconds: float) -> None:
+        """Note a wait that ended with a grant. At once, unlike all else: their span may end before ours are made."""
+        self.waited += seconds
+        if self.theirs is not None and self.theirs.is_recording():
+            self.theirs.set_attribute(key.WAIT_DURATION, self.waited)
+
     def look_below(self) -> None:
         """Take the current span for theirs, where it is an inference span that began after the grant."""
         if self.ours or self.silent or self.theirs is not None:
@@ -110,10 +116,13 @@ class CallSpan:
         """To attach for the time of the call; nothing is attached here."""
         self._open = [span]
 
-    def end(self, error_type: str | None = None) -> None:
+    def end(self, error_type: str | None = None, ended_at: int | None = None) -> None:
         """End the span, once: later calls do nothing.
 
-        `error_type` is what the call failed with, or the outcome of an acquire that never let it go out.
+        Args:
+            error_type: what the call failed with, or the outcome of an acquire that never let it go out.
+            ended_at: nanoseconds since the epoch; now, where it is not said.
+
         """
         try:
             # One step even when a finaliser ends what another thread is ending.
@@ -123,7 +132,7 @@ class CallSpan:
         if error_type is not None:
             span.set_attribute(key.ERROR_TYPE, error_type)
             span.set_status(Status(StatusCode.ERROR))
-        span.end()
+        span.end(ended_at)
 
 
 def start_call(tracer: Tracer, agent: str, *, provider: str, model: str | None) -> CallSpan:

@@ -68,6 +68,7 @@ class Source:
         fold: shared with the counters, so that all metrics name the same agents.
         tallies: the counters.
         recorder: measurements that are still to be recorded.
+        tell: tells the listeners what has happened until now.
 
     """
 
@@ -80,8 +81,10 @@ class Source:
         *,
         tallies: Iterable[Tally],
         recorder: Recorder,
+        tell: Callable[[], object],
     ) -> None:
-        self.flush = recorder.flush
+        self._recorder = recorder
+        self._tell = tell
         self.active = active
         self.fold = fold
         self.tallies = {tally.row: tally for tally in tallies}
@@ -89,6 +92,11 @@ class Source:
         self._snapshot = snapshot
         self._clock = clock
         self._latest: tuple[float, Snapshot] | None = None
+
+    def flush(self) -> None:
+        """Bring counters and histograms up to date. SDKs ask all callbacks before they read any histogram."""
+        self._tell()
+        self._recorder.flush()
 
     def read(self) -> Snapshot:
         """Return how everything stands, or stood a moment ago."""
@@ -133,6 +141,7 @@ class Gauges:
             if source is None:
                 return ()
             try:
+                source.flush()
                 return read(source)
             except Exception:
                 # Once, not for every instrument at every collection; the next may go well.
@@ -197,8 +206,6 @@ def _sums(row: Metric, source: Source) -> list[Observation]:
 
 
 def _by_sdk(source: Source) -> list[Observation]:
-    # Callbacks are asked before the histograms are read, whatever their order.
-    source.flush()
     return [
         Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT)
         for name, version in dict.fromkeys(source.active())

@@ -194,7 +194,7 @@ class MetricListener:
             1,
             self._resource(resource_of(request)),
             self._known(key.PROVIDER, request.provider),
-            key.SPEND_LIMIT if event.kind is ThrottleKind.SPEND else str(event.status),
+            _refusal(event),
         )
 
     def _known(self, name: str, value: str | None) -> str:
@@ -215,6 +215,13 @@ class MetricListener:
             for reason in GrantReason:
                 self._grants.add(0, resource, reason.value)
         return resource
+
+
+def _refusal(event: Throttled) -> str:
+    """`error.type` of a push-back."""
+    if event.kind is ThrottleKind.SPEND:
+        return key.SPEND_LIMIT
+    return str(event.status) if event.status else key.TIMEOUT
 
 
 def _context(trace: CallTrace | None) -> Context:

@@ -95,10 +95,7 @@ class SpanListener:
                 ends_at,
             )
         if trace is not None:
-            trace.waited += event.waited
             trace.resends += event.repeated
-            if trace.theirs is not None and trace.theirs.is_recording():
-                trace.theirs.set_attribute(key.WAIT_DURATION, trace.waited)
             if recording and event.ticket.request.settles and not trace.ours:
                 trace.span, trace.ends_at = span, ends_at
                 return
@@ -120,11 +117,11 @@ class SpanListener:
         """Start the span of a wait that is over, with all that does not depend on how it ended."""
         request = event.ticket.request
         _close(trace)
-        waiting, links, parent = _end_wait(trace)
+        waiting, links = _end_wait(trace)
         resource = resource_of(request)
         span = self._tracer.start_span(
             f"acquire {resource}",
-            parent,
+            _parent(trace, repeated=event.repeated),
             SpanKind.INTERNAL,
             None,  # attributes, which are made for a sampled span only
             links,
@@ -152,10 +149,9 @@ class SpanListener:
         span = _open_span(trace)
         if span is None:
             return
-        attributes: dict[str, AttributeValue] = {
-            key.STATUS_CODE: event.status,
-            key.THROTTLE_KIND: event.kind.value,
-        }
+        attributes: dict[str, AttributeValue] = {key.THROTTLE_KIND: event.kind.value}
+        if event.status:
+            attributes[key.STATUS_CODE] = event.status
         if event.retry_after is not None:
             attributes[key.RETRY_AFTER] = event.retry_after
         span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))
@@ -184,10 +180,11 @@ class SpanListener:
     def _end(self, trace: CallTrace, at: float) -> None:
         """End all that is still open of a request that has ended, or was refused."""
         _close(trace)
+        ended_at = self._offset() + _nanoseconds(at)
         if trace.inference is not None:
-            trace.inference.end(trace.error_type, trace.resends, self._offset() + _nanoseconds(at))
+            trace.inference.end(trace.error_type, trace.resends, ended_at)
         if trace.call is not None:
-            trace.call.end(trace.error_type)
+            trace.call.end(trace.error_type, ended_at)
 
     def _offset(self) -> int:
         """Nanoseconds from the scheduler's clock to the wall clock; taken anew, as the latter is adjusted."""
@@ -211,14 +208,22 @@ def _suspended(_: Suspended, trace: CallTrace | None) -> None:
     _close(trace)
 
 
-def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...], Context]:
+def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...]]:
     """Take what was kept of the wait; a pause may be followed by another wait."""
     if trace is None:
-        return None, (), ROOT
+        return None, ()
     waiting, links = trace.waiting, trace.links
     if waiting is not None:
         trace.waiting, trace.links = None, ()
-    return waiting, links, trace.otel_context if trace.inference is None else trace.inference.context
+    return waiting, links
+
+
+def _parent(trace: CallTrace | None, *, repeated: bool) -> Context:
+    """Return where an acquire span belongs: the caller's, but after a pause the inference span's, which goes on."""
+    if trace is None:
+        return ROOT
+    # The inference span may have begun before this is told, so its being there says nothing.
+    return trace.inference.context if repeated and trace.inference is not None else trace.otel_context
 
 
 def _open_span(trace: CallTrace | None) -> Span | None:

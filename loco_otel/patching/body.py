@@ -11,22 +11,22 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import Token
 from copy import copy
 from types import FrameType
 from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry.context import Context
-
 from loco_otel import _runtime
+from loco_otel._telemetry.current import attach, detach
 from loco_otel.patching.adapter import fields
 from loco_otel.patching.call import Call
+
+_READING = "reading a chunk"
 
 
 def hand_over(call: Call, answer: Any) -> None:
     """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
-    response = _response_of(answer)
+    # Of pydantic, as all parsed answers are: these have read their body, and are slow to say what they lack.
+    response = None if "__pydantic_validator__" in type(answer).__dict__ else _response_of(answer)
     if response is None:
         call.read_answer(answer)
         call.finish()
@@ -59,18 +59,29 @@ def _response_of(answer: Any) -> Any:
 class Body:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
-    __slots__ = ("_begun", "_call", "_closed", "_context", "_read", "_reader", "_reading", "_touch")
+    __slots__ = (
+        *("_call", "_closed", "_conceal", "_task"),
+        *("context", "meter", "plain", "read", "reading", "thread", "ticket", "touch"),
+    )
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        # Bound once, as all this is asked for at each chunk.
-        self._touch = call.engine.touch
-        self._read = call.adapter.read_chunk if call.observed else call.adapter.read_usage
-        self._context = call.inference_context
-        self._begun = False
-        self._reader = _reader()
-        self._reading = False
+        self._conceal = None if call.asked is None else call.asked.conceal
         self._closed = False
+        self._task = _task()
+        # Bound once, as all this is asked for at each chunk.
+        self.ticket = call.ticket
+        self.meter = call.meter
+        self.touch = call.engine.touch
+        self.read = call.reader
+        self.context = call.inference_context
+        """To be current while a chunk is read."""
+        self.plain = False
+        """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
+        self.reading = False
+        """Whether a chunk is being read just now."""
+        self.thread = threading.get_ident()
+        """Where chunks are read, in the task `_task`, if any."""
 
     def watch(self, response: Any) -> None:
         """End with the response."""
@@ -110,7 +121,7 @@ class Body:
         if inspect.iscoroutinefunction(answer.parse):
 
             async def aparsing(*args: Any, **kwargs: Any) -> Any:
-                self._reading = True
+                self.reading = True
                 try:
                     parsed = await parse(*args, **kwargs)
                 except BaseException as error:
@@ -123,7 +134,7 @@ class Body:
         else:
 
             def parsing(*args: Any, **kwargs: Any) -> Any:
-                self._reading = True
+                self.reading = True
                 try:
                     parsed = parse(*args, **kwargs)
                 except BaseException as error:
@@ -135,7 +146,7 @@ class Body:
             answer.parse = parsing
 
     def _parsed(self, parsed: Any, error: BaseException | None) -> None:
-        self._reading = False
+        self.reading = False
         if hasattr(parsed, "_iterator"):
             self.read_along(parsed)
         elif self._closed:
@@ -143,44 +154,44 @@ class Body:
             self._call.read_answer(parsed)
             self.end(error)
 
-    def begin(self) -> Token[Context] | None:
-        """Note that a chunk is being read, and by whom; return what to detach when it is."""
-        self._reading = True
-        if self._reader != (reader := _reader()):
-            self._reader = reader
+    def begin(self) -> None:
+        """Note that a chunk is being read, and by whom."""
+        self.reading = True
+        # Readers are told apart by thread, and by task where there is one.
+        task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
+        if task != self._task or threading.get_ident() != self.thread:
+            self._task, self.thread = task, threading.get_ident()
             try:
                 self._call.move_here()
             except Exception:
                 _runtime.log_fault("noting who reads a body")
-        context = self._context
-        return None if context is None else otel_context.attach(context)
 
     def chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
-        self._reading = False
+        self.reading = False
+        ticket = self.ticket
         concealed = False
-        call = self._call
         try:
-            ticket = call.ticket
-            self._touch(ticket)
-            if not self._begun:
-                self._begun = True
-                call.note_first_chunk(ticket.touched_at)
-            self._read(chunk, call.meter)
+            self.touch(ticket)
+            if not self.plain:
+                self._call.note_first_chunk(ticket.touched_at)
+                self.plain = self._conceal is None and not self._closed
+            if self.read is not None:
+                self.read(chunk, self.meter)
         except Exception:
-            _runtime.log_fault("reading a chunk")
+            _runtime.log_fault(_READING)
         try:
-            if call.asked is not None:
-                concealed = call.asked.conceal(chunk)
+            if self._conceal is not None:
+                concealed = self._conceal(chunk)
             if self._closed:
-                call.finish()
+                self._call.finish()
         except Exception:
             _runtime.log_fault("noting a chunk")
         return concealed
 
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
-        self._reading = False
+        self.reading = False
         try:
             self._end(error)
         except Exception:
@@ -195,9 +206,10 @@ class Body:
 
     def close(self, response: Any) -> None:
         """Note that the response is closed."""
-        if self._reading:
+        if self.reading:
             # The stream closes it on its way out; only when it is out is it known whether with an error.
             self._closed = True
+            self.plain = False
             return
         error = sys.exception()
         try:
@@ -214,31 +226,53 @@ class _Along:
 
     def __init__(self, inner: Iterator[Any], body: Body) -> None:
         self._inner = inner
-        self._body = body
+        self._seen = _see(inner, body)
 
     def __iter__(self) -> Iterator[Any]:
-        return self
+        # The SDK's own loop over a generator is quicker than over an object.
+        return self._seen
 
     def __next__(self) -> Any:
-        body = self._body
-        while True:
-            token = body.begin()
-            try:
-                chunk = next(self._inner)
-            except StopIteration:
-                _detach(token)
-                body.end(None)
-                raise
-            except BaseException as error:
-                _detach(token)
-                body.end(error)
-                raise
-            _detach(token)
-            if not body.chunk(chunk):
-                return chunk
+        return next(self._seen)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
+    """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
+    body.begin()
+    context, touch, read, ticket, meter = body.context, body.touch, body.read, body.ticket, body.meter
+    token = None if context is None else attach(context)
+    try:
+        for chunk in inner:
+            if token is not None:
+                detach(token)
+                token = None  # it keeps alive the context in which the chunk was read, and the claim in that
+            if body.plain:
+                body.reading = False
+                try:
+                    touch(ticket)
+                    if read is not None:
+                        read(chunk, meter)
+                except Exception:
+                    _runtime.log_fault(_READING)
+                yield chunk
+            elif not body.chunk(chunk):
+                yield chunk
+            body.reading = True
+            if threading.get_ident() != body.thread or asyncio._get_running_loop() is not None:
+                body.begin()
+            token = None if context is None else attach(context)
+    except BaseException as error:
+        if body.reading:  # else it is dropped or closed, between two chunks
+            if token is not None:
+                detach(token)
+            body.end(error)
+        raise
+    if token is not None:
+        detach(token)
+    body.end(None)
 
 
 class _AsyncAlong:
@@ -254,30 +288,29 @@ class _AsyncAlong:
     async def __anext__(self) -> Any:
         body = self._body
         while True:
-            token = body.begin()
+            body.begin()
+            context = body.context
+            token = None if context is None else attach(context)
             try:
                 chunk = await self._inner.__anext__()
             except StopAsyncIteration:
-                _detach(token)
+                if token is not None:
+                    detach(token)
                 body.end(None)
                 raise
             except BaseException as error:
-                if not isinstance(error, GeneratorExit):
+                if token is not None and not isinstance(error, GeneratorExit):
                     # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
-                    _detach(token)
+                    detach(token)
                 body.end(error)
                 raise
-            _detach(token)
+            if token is not None:
+                detach(token)
             if not body.chunk(chunk):
                 return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-def _detach(token: Token[Context] | None) -> None:
-    if token is not None:
-        otel_context.detach(token)
 
 
 def _untied(stream: Any, iterator: Any) -> Any:
@@ -333,10 +366,9 @@ def _frame(iterator: Any) -> FrameType | None:
     return frame if isinstance(frame, FrameType) else None
 
 
-def _reader() -> tuple[int, int]:
-    """Tell readers apart: by thread, and by task where there is one."""
-    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
-    return threading.get_ident(), id(task)
+def _task() -> int | None:
+    """Name the task that runs here, if any."""
+    return None if asyncio._get_running_loop() is None else id(asyncio.current_task())
 
 
 def _bound(response: Any, name: str) -> Callable[[], Any]:

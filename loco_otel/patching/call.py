@@ -2,10 +2,10 @@
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from loco_otel import _runtime
@@ -15,13 +15,12 @@ from loco_otel._identity import who
 from loco_otel._runtime import Runtime
 from loco_otel._telemetry import CallTrace, Subject
 from loco_otel._telemetry.company import wraps_theirs
+from loco_otel._telemetry.current import attach, detach
 from loco_otel._waiting import lineage
-from loco_otel.events import DEFAULT_RESOURCE, Request, Spending
+from loco_otel.events import MILLI, Request, Spending
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
 from loco_otel.patching.weights import estimate_tokens, estimate_weight
-
-_RESOURCES = (DEFAULT_RESOURCE,)
 
 _QUICKLY_READ = 32_768
 """Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
@@ -31,72 +30,73 @@ class Call:
     """Owns the call's ticket. Dropped without an end, it is settled with what was seen and its slot comes back."""
 
     __slots__ = (
-        "_prompt_tokens",
-        "_runtime",
-        "_scope",
-        "_spending",
-        "_token",
-        "adapter",
-        "asked",
-        "meter",
-        "ticket",
-        "trace",
+        *("_prompt_tokens", "_runtime", "_scope", "_spending", "_token"),
+        *("adapter", "asked", "engine", "meter", "ticket", "trace", "weighed"),
     )
 
-    def __init__(self, runtime: Runtime, adapter: Adapter, description: Description) -> None:
+    def __init__(self, runtime: Runtime, adapter: Adapter, description: Description, wrapped: Any) -> None:
         settings = runtime.settings
-        identity = who(runtime.default_agent)
+        provider, operation, model, body, url, told_below = description
+        agent, tenant = who(runtime.default_agent)
         self._runtime = runtime
+        self.engine: Engine = runtime.engine
+        """The engine that its ticket belongs to."""
         self.adapter = adapter
-        self._prompt_tokens = estimate_tokens(description.body)
-        expected = runtime.averages.expected(identity.agent, description.model, self._prompt_tokens)
-        weight = estimate_weight(description.model, expected.input_tokens + expected.output_tokens, settings.weights)
-        self.meter = Meter()
-        self._spending: Spending | None = None
         self.asked: Asked | None = None
         """What is asked of the provider beyond what the program does."""
-        self.trace = runtime.trace()
-        if self.trace is not None:
-            subject = Subject(
-                description.operation,
-                description.provider,
-                description.model,
-                description.url,
-                description.body,
-            )
-            self.trace.concern(identity.agent, subject, told_below=description.told_below)
+        self.meter = Meter()
+        self._spending: Spending | None = None
+        self.trace: CallTrace | None = None
+        self.weighed = runtime.weighs
+        """Whether what it takes matters to anybody."""
+        weight, tokens = MILLI, 0
+        if self.weighed:
+            self._prompt_tokens = estimate_tokens(body)
+            expected = runtime.averages.expected(agent, model, self._prompt_tokens)
+            tokens = expected.input_tokens + expected.output_tokens
+            weight = estimate_weight(model, tokens, settings.weights)
+            self.trace = runtime.trace()
+            if self.trace is not None:
+                subject = Subject(operation, provider, model, url, body)
+                self.trace.concern(agent, subject, told_below=told_below or wraps_theirs(wrapped))
         request = Request(
-            agent=identity.agent,
-            weight=weight,
-            resources=_RESOURCES,
-            timeout=settings.acquire_timeout,
-            tenant=identity.tenant,
-            task_type=description.operation,
-            provider=description.provider,
-            model=description.model,
-            settles=True,
-            context=self.trace,
+            agent,
+            weight,
+            runtime.router.resources(provider, model, None if url is None else url.host),
+            settings.acquire_timeout,
+            False,
+            tenant,
+            operation,
+            provider,
+            model,
+            None,  # labels
+            True,
+            self.trace,
+            tokens,
         )
-        self.ticket: Ticket = runtime.engine.ticket(request)
+        self.ticket: Ticket = self.engine.ticket(request)
         lineage.live_here(self.ticket)
 
     def enter(self) -> None:
         """Run what follows under this call's slot and span: the SDK's own request."""
         self._scope = lineage.cover(self.ticket)
         self._token = None
-        if self.trace is not None:
+        trace = self.trace
+        if trace is not None:
+            ticket = self.ticket
             try:
-                context = self.trace.begin(self.ticket.request.agent, self._runtime.engine.now())
+                trace.waited_for(ticket.granted_at - ticket.waiting_since)
+                context = trace.begin(ticket.request.agent, self.engine.now())
             except Exception:
                 _runtime.log_fault("beginning an inference span")
                 return
-            if context is not self.trace.caller:
-                self._token = otel_context.attach(context)
+            if context is not trace.caller:
+                self._token = attach(context)
 
     def leave(self) -> None:
         """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
         if lineage.leave(self._scope) and self._token is not None:
-            otel_context.detach(self._token)
+            detach(self._token)
 
     @property
     def inference_context(self) -> Context | None:
@@ -110,36 +110,39 @@ class Call:
     def move_here(self) -> None:
         """Note that somebody else reads the body now."""
         claim = lineage.Claim(self.ticket)
-        self._runtime.engine.move(self.ticket, (threading.get_ident(), claim.place))
+        self.engine.move(self.ticket, (threading.get_ident(), claim.place))
         lineage.claim(claim)
 
     def note_first_chunk(self, at: float) -> None:
-        """Note when a stream's first chunk came, by the scheduler's clock."""
-        if self.trace is not None and self.trace.inference is not None:
-            self.trace.inference.first_chunk_at = at
+        """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
+        trace = self.trace
+        if trace is not None and trace.inference is not None and trace.inference.first_chunk_at is None:
+            trace.inference.first_chunk_at = at
 
     @property
-    def observed(self) -> bool:
-        """Whether anybody wants to know what it took."""
-        return self._runtime.engine.observed
+    def reader(self) -> Callable[[Any, Meter], None] | None:
+        """What is to read each chunk of its stream; None where nobody wants to know what it took."""
+        if not self.weighed:
+            return None
+        return self.adapter.read_chunk if self.engine.observed else self.adapter.read_usage
 
     def finish(self, error: BaseException | None = None) -> None:
         """Settle with what the meter has, and give the slot back. Harmless when repeated."""
-        engine, ticket = self._runtime.engine, self.ticket
+        ticket = self.ticket
         if not ticket.state.ended:
             if self.trace is not None and error is not None:
                 self.trace.fail(error)
-            engine.release(ticket, self._settle())
+            self.engine.release(ticket, self._settle() if self.weighed else None)
 
     def abandon(self) -> None:
         """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
-        engine, ticket = self._runtime.engine, self.ticket
+        ticket = self.ticket
         if not ticket.state.ended:
-            engine.abandon(ticket, self._settle())
+            self.engine.abandon(ticket, self._settle() if self.weighed else None)
 
     def fail(self, error: BaseException) -> None:
         """Give the slot back after a call that brought no body: nothing was spent."""
-        engine, ticket = self._runtime.engine, self.ticket
+        engine, ticket = self.engine, self.ticket
         if self.trace is not None and not ticket.state.ended:
             # A rejection is told as what it is, whether the caller or the listeners hear of it first.
             self.trace.fail(error)
@@ -148,7 +151,9 @@ class Call:
             engine.abandon(ticket)
             return
         try:
-            pushback = read_pushback(self.adapter, getattr(error, "response", None), getattr(error, "body", None))
+            pushback = read_pushback(
+                self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
+            )
             if pushback is not None:
                 engine.throttle(ticket, *pushback)
         finally:
@@ -156,6 +161,8 @@ class Call:
 
     def read_answer(self, answer: Any) -> None:
         """Note what a whole answer says."""
+        if not self.weighed:
+            return
         try:
             self.adapter.read_answer(answer, self.meter)
         except Exception:
@@ -163,9 +170,9 @@ class Call:
 
     def read_raw(self, response: Any) -> None:
         """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
-        if self.meter.output_tokens is None and not self.meter.characters:
+        if self.weighed and self.meter.output_tokens is None and not self.meter.characters:
             content = getattr(response, "_content", None)
-            if not self.observed and (content is None or len(content) > _QUICKLY_READ):
+            if not self.engine.observed and (content is None or len(content) > _QUICKLY_READ):
                 return
             if content is None:
                 size = getattr(response, "num_bytes_downloaded", 0)
@@ -192,7 +199,7 @@ class Call:
     def give_up(self) -> None:
         """Give the slot back after a fault of ours, of which this must not make another."""
         try:
-            self._runtime.engine.cancel(self.ticket)
+            self.engine.cancel(self.ticket)
         except Exception:
             _runtime.log_fault("giving a slot back")
 
@@ -202,18 +209,13 @@ class Call:
         if self.trace is not None and self.trace.call is not None:
             self.trace.call.end()
 
-    @property
-    def engine(self) -> Engine:
-        """The engine that its ticket belongs to."""
-        return self._runtime.engine
-
     def _settle(self) -> Spending | None:
         """Learn from what it took, once, and return it if anybody wants to know.
 
         Real tokens replace the weight that it was granted with; where they are estimates, that one stands.
         """
         runtime, meter, request = self._runtime, self.meter, self.ticket.request
-        observed = runtime.engine.observed
+        observed = self.engine.observed
         if self._spending is None and (observed or meter.complete):
             usage = meter.usage(self._prompt_tokens)
             weight = request.weight
@@ -221,12 +223,12 @@ class Call:
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(request.model, tokens, runtime.settings.weights)
             self._spending = Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons)
-        return self._spending if observed else None
+        return self._spending
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
         ticket: Ticket | None = getattr(self, "ticket", None)
-        if ticket is not None and ticket.state is not State.NEW:
+        if ticket is not None and not ticket.state.ended and ticket.state is not State.NEW:
             with suppress(Exception):
                 self.abandon()
 
@@ -239,17 +241,22 @@ def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call |
         description = adapter.describe(client, options)
         if description is None:
             return None
-        if wraps_theirs(wrapped):
-            description = description._replace(told_below=True)
         runtime = _runtime.current()
         runtime.look_for_sdk()
-        call = Call(runtime, adapter, description)
+        call = Call(runtime, adapter, description, wrapped)
         if runtime.settings.stream_usage:
             call.asked = adapter.ask_usage(options)
         return call  # noqa: TRY300 - nothing else can fail
     except Exception:
         _runtime.fault("describing a call")
         return None
+
+
+def let_in_again(ticket: Ticket) -> None:
+    """Note the wait that followed a pause."""
+    trace = ticket.request.context
+    if isinstance(trace, CallTrace):
+        trace.waited_for(ticket.granted_at - ticket.waiting_since)
 
 
 def find_below(ticket: Ticket) -> None:

@@ -4,6 +4,7 @@ In short: describe, acquire, call, hand over. What goes wrong in our part is log
 decided rejection reaches the program.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -15,8 +16,8 @@ from loco_otel.errors import LocoError
 from loco_otel.patching import watch
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.body import hand_over
-from loco_otel.patching.call import Call, find_below, prepare
-from loco_otel.patching.pushback import read_pushback
+from loco_otel.patching.call import Call, find_below, let_in_again, prepare
+from loco_otel.patching.pushback import read_limits, read_pushback
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """As wrapt calls it: the wrapped method, its instance, and the arguments."""
@@ -78,6 +79,7 @@ def pause(adapter: Adapter) -> Wrapper:
                 engine.resume(ticket)
                 if ticket.state is not State.GRANTED:
                     threads.decided(engine, ticket)
+                let_in_again(ticket)
             except LocoError:
                 raise
             except Exception:
@@ -98,6 +100,7 @@ def async_pause(adapter: Adapter) -> Wrapper:
                 engine.resume(ticket)
                 if ticket.state is not State.GRANTED:
                     await aio.decided(engine, ticket)
+                let_in_again(ticket)
             except LocoError:
                 raise
             except Exception:
@@ -123,6 +126,28 @@ def sending(adapter: Adapter) -> Wrapper:
                 find_below(ticket)
         except Exception:
             _runtime.log_fault("seeing an attempt go out")
+        return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+def answered(_: Adapter) -> Wrapper:
+    """See what the headers of an answer say is left, in `_process_response(*, response, ...)` of either colour.
+
+    Nothing is read until a provider has pushed back.
+    """
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            ticket = lineage.covering()
+            if ticket is not None and ticket.request.settles:
+                runtime = _runtime.current()
+                if runtime.has_learnt:
+                    limits = read_limits(kwargs["response"].headers)
+                    if limits is not None:
+                        runtime.engine.note_limits(ticket, limits)
+        except Exception:
+            _runtime.log_fault("reading what a provider says is left")
         return wrapped(*args, **kwargs)
 
     return wrapper
@@ -203,7 +228,8 @@ def _suspended(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, Tic
         return None
     try:
         engine = _runtime.current().engine
-        pushback = read_pushback(adapter, kwargs.get("response"))
+        # Where there was no response, the SDK pauses while it handles what it failed with.
+        pushback = read_pushback(adapter, kwargs.get("response"), error=sys.exception())
         if pushback is not None:
             engine.throttle(ticket, *pushback)
         engine.suspend(ticket)

@@ -1,7 +1,9 @@
 """What a provider's refusal says: how long to stay away, how much is left, and whether it is about load at all."""
 
 import json
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
@@ -10,26 +12,39 @@ from loco_otel.patching.adapter import Adapter
 THROTTLES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
+_TIMEOUTS = frozenset({"TimeoutException", "APITimeoutError"})
+"""Classes of httpx, httpx2 and the SDKs that mean that no answer came in time."""
+_PARTS_OF_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
 
 class Pushback(NamedTuple):
     """One refusal."""
 
     status: int
+    """0 where there was no answer in time."""
     kind: ThrottleKind
     retry_after: float | None
     """Seconds."""
     limits: RateLimits | None
 
 
-def read_pushback(adapter: Adapter, response: Any, body: object = None) -> Pushback | None:
+def read_pushback(
+    adapter: Adapter, response: Any, body: object = None, *, error: BaseException | None = None
+) -> Pushback | None:
     """Read an HTTP response; None when it is no refusal.
 
     Args:
         adapter: knows the provider's words for an empty account.
         response: an httpx or httpx2 response, or None.
         body: its parsed JSON, where the SDK has it already.
+        error: what the attempt failed with, where there was no response: a provider that does not answer in time is
+            too busy to.
 
     """
+    if response is None:
+        timed_out = error is not None and any(kind.__name__ in _TIMEOUTS for kind in type(error).__mro__)
+        return Pushback(0, ThrottleKind.LOAD, None, None) if timed_out else None
     status = getattr(response, "status_code", None)
     if status not in THROTTLES:
         return None
@@ -37,7 +52,8 @@ def read_pushback(adapter: Adapter, response: Any, body: object = None) -> Pushb
     if body is None:
         body = _json(response)
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
-    return Pushback(status, ThrottleKind.SPEND if spent else ThrottleKind.LOAD, _retry_after(headers), _limits(headers))
+    kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
+    return Pushback(status, kind, _retry_after(headers), read_limits(headers))
 
 
 def _json(response: Any) -> object:
@@ -59,10 +75,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _limits(headers: Mapping[str, str]) -> RateLimits | None:
+def read_limits(headers: Mapping[str, str]) -> RateLimits | None:
+    """Read what is left of requests and tokens, and when there is more; None where the provider does not say."""
     requests = _first_int(headers, "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
     tokens = _first_int(headers, "x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining")
-    return None if requests is None and tokens is None else RateLimits(requests, tokens)
+    if requests is None and tokens is None:
+        return None
+    return RateLimits(
+        requests,
+        tokens,
+        _reset(headers, "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset"),
+        _reset(headers, "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
+    )
 
 
 def _first_int(headers: Mapping[str, str], *names: str) -> int | None:
@@ -72,3 +96,14 @@ def _first_int(headers: Mapping[str, str], *names: str) -> int | None:
         except (KeyError, ValueError):
             continue
     return None
+
+
+def _reset(headers: Mapping[str, str], span: str, moment: str) -> float | None:
+    """Return in how many seconds: OpenAI writes a span of time, `6m0s`, Anthropic a moment."""
+    if written := headers.get(span):
+        parts = _PARTS_OF_TIME.findall(written)
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None
+    try:
+        return max(0.0, (datetime.fromisoformat(headers[moment]) - datetime.now(UTC)).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -1,17 +1,22 @@
 """What the SDKs that Stainless generates have in common: OpenAI, Anthropic and others.
 
 Each has `_base_client.SyncAPIClient` and `AsyncAPIClient`, whose `request` all calls pass, with retries inside, and
-whose `_sleep_for_retry` is the pause between two attempts. Each attempt is made by `BaseClient._build_request`. At
+whose `_sleep_for_retry` is the pause between two attempts. Each attempt is made by `BaseClient._build_request`, and its
+answer read by `_process_response`. At
 `request` the body is plain JSON and the path is still the API's own: clients for Azure, Bedrock and Vertex rewrite it
 later.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from loco_otel.patching import calls
 from loco_otel.patching.adapter import Adapter, Description
 from loco_otel.patching.target import Target
+
+_MOST_PATHS = 64
+"""Whose operation is remembered; there are more only where ids are in them."""
 
 
 def targets(adapter: Adapter) -> tuple[Target, ...]:
@@ -23,6 +28,8 @@ def targets(adapter: Adapter) -> tuple[Target, ...]:
         Target(module, "SyncAPIClient", "_sleep_for_retry", calls.pause(adapter)),
         Target(module, "AsyncAPIClient", "_sleep_for_retry", calls.async_pause(adapter)),
         Target(module, "BaseClient", "_build_request", calls.sending(adapter)),
+        Target(module, "SyncAPIClient", "_process_response", calls.answered(adapter)),
+        Target(module, "AsyncAPIClient", "_process_response", calls.answered(adapter)),
     )
 
 
@@ -42,24 +49,30 @@ class Endpoints:
         self._default = default
         self._known: dict[type, str] = {}
         """Providers by class: the program has few."""
+        self._operation_at = lru_cache(_MOST_PATHS)(self._find_operation)
 
     def describe(self, client: Any, options: Any) -> Description | None:
         """Describe a request; None for a path that is none of ours."""
         if options is None or options.method.lower() != "post":
             return None
-        path = path_of(options)
-        for ending, operation in self._operations.items():
-            if path.endswith(ending):
-                body = options.json_data if isinstance(options.json_data, Mapping) else {}
-                model = body.get("model")
-                return Description(
-                    self._provider_of(type(client)),
-                    operation,
-                    model if isinstance(model, str) else None,
-                    body,
-                    getattr(client, "_base_url", None),
-                )
-        return None
+        operation = self._operation_at(options.url)
+        if operation is None:
+            return None
+        body = options.json_data
+        if not isinstance(body, (dict, Mapping)):  # dict is the quicker question
+            body = {}
+        model = body.get("model")
+        return Description(
+            self._provider_of(type(client)),
+            operation,
+            model if isinstance(model, str) else None,
+            body,
+            getattr(client, "_base_url", None),
+        )
+
+    def _find_operation(self, url: str) -> str | None:
+        path = _path(url)
+        return next((operation for ending, operation in self._operations.items() if path.endswith(ending)), None)
 
     def _provider_of(self, kind: type) -> str:
         known = self._known.get(kind)
@@ -72,5 +85,8 @@ class Endpoints:
 
 def path_of(options: Any) -> str:
     """Return the path of a request, as the API names it."""
-    path: str = options.url.partition("?")[0]
-    return path.rstrip("/")
+    return _path(options.url)
+
+
+def _path(url: str) -> str:
+    return url.partition("?")[0].rstrip("/")

@@ -62,6 +62,7 @@ _PLAIN = ("text", "content")
 _MEDIA_TYPE = frozenset({"media_type", "mime_type", "mimeType", "format"})
 """Fields that stand beside base64 in `data`."""
 _BASE64 = frozenset({"file_data", "image_data", "b64_json"})
+_DATA = ("data:", "DATA:")
 _DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
 
 _UNKNOWN_TIER = 2
@@ -145,10 +146,8 @@ class _Prompt:
         """Count a whole body."""
         todo = self._todo
         for key, value in body.items():
-            if key in _PARTS:
+            if key in _PARTS and not (key in _MESSAGES and self._add_messages(value)):
                 todo.append((value, _PARTS[key]))
-                if key in _MESSAGES:
-                    self.tokens += _MESSAGE_TOKENS * _count_messages(value)
         for _ in range(_MOST_VALUES):
             if not todo:
                 return
@@ -162,8 +161,24 @@ class _Prompt:
             elif (fields := _fields_of(value)) is not None:
                 self._add_fields(fields, is_json=is_json)
 
+    def _add_messages(self, messages: object) -> bool:
+        """Count messages, and what is in them where that is a role and a text, as in most calls; else return False."""
+        self.tokens += _MESSAGE_TOKENS * _count_messages(messages)
+        if type(messages) is not list:
+            return False
+        text = 0
+        for message in messages:
+            if type(message) is not dict or len(message) != 2 or "role" not in message:  # noqa: PLR2004 - these two
+                return False
+            content = message.get("content")
+            if type(content) is not str or content[:5] in _DATA:
+                return False
+            text += len(content) if content.isascii() else _utf8_length(content)
+        self.text += text
+        return True
+
     def _add_string(self, value: str) -> None:
-        if value.startswith(("data:", "DATA:")) and (url := _DATA_URL.match(value)):
+        if value.startswith(_DATA) and (url := _DATA_URL.match(value)):
             self.tokens += _MEDIA.get(url[1].lower(), _DOCUMENT)
         else:
             self.text += _utf8_length(value)

@@ -47,7 +47,7 @@ def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() 
 
 def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
     made = Scheduler({"llm": 100}, FifoPolicy)
-    made.set_rates("llm", requests, tokens, 0.0)
+    made.set_resource("llm", 100, 0.0, requests_per_minute=requests, tokens_per_minute=tokens)
     return made
 
 

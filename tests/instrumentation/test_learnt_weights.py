@@ -97,7 +97,8 @@ def test_an_agent_whose_answers_are_long_becomes_the_heavier(
 
 @pytest.fixture
 def unobserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    """Patch the SDKs where nobody listens."""
+    """Patch the SDKs where nobody listens, and there is a limit."""
+    monkeypatch.setenv("LOCO_CAPACITY", "4")
     runtime = _runtime.current()
     monkeypatch.setattr(runtime, "look_for_sdk", lambda: None)  # another test may have set up a global one
     loco_otel.install()
@@ -132,6 +133,16 @@ def test_the_responses_api_is_learnt_of_without_an_opentelemetry_sdk(
     make_calls(respond, Sdk("openai", is_async=is_async), server)
 
     assert learnt_of(unobserved, "terse", "gpt-4o") < 10
+    assert learnt_of(unobserved, "verbose", "gpt-4o") > 2000
+
+
+def test_nothing_is_learnt_where_nobody_waits_and_nobody_listens(server: LlmServer, unobserved: Runtime) -> None:
+    loco_otel.configure(capacity=None)
+    make_calls(ask, Sdk("openai", is_async=False), server)
+    assert not unobserved.averages.expected("verbose", "gpt-4o", 10).learnt
+
+    loco_otel.configure(capacity=4)
+    make_calls(ask, Sdk("openai", is_async=False), server)
     assert learnt_of(unobserved, "verbose", "gpt-4o") > 2000
 
 

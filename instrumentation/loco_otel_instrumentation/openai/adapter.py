@@ -47,23 +47,12 @@ class OpenAIAdapter:
 
     def read_chunk(self, chunk: Any, meter: Meter) -> None:
         """Note what one event of a stream says: a chunk of a completion, or an event of the Responses API."""
-        known = fields(chunk)
+        known = getattr(chunk, "__dict__", chunk)
         choices = known.get("choices")
         if choices is None:
             _read_event(known, meter)
-            return
-        if meter.model is None:
-            meter.model = known.get("model")
-            meter.response_id = known.get("id")
-        for choice in choices:
-            inside = fields(choice)
-            meter.characters += _length(inside)
-            reason = inside.get("finish_reason")
-            if reason:
-                meter.finish_reasons = (*meter.finish_reasons, reason)
-        usage = known.get("usage")
-        if usage is not None:
-            _read_usage(usage, meter)
+        elif meter.model is None or not _read_text(known, choices, meter):
+            _read_chunk(known, choices, meter)
 
     def read_usage(self, chunk: Any, meter: Meter) -> None:
         """Note of one event only the provider's figures."""
@@ -79,6 +68,35 @@ class OpenAIAdapter:
         """Tell from the JSON of a 429 whether the account is empty."""
         inner = error.get("error", error)
         return isinstance(inner, Mapping) and (inner.get("code") in _SPENT or inner.get("type") in _SPENT)
+
+
+def _read_text(known: Mapping[str, Any], choices: Any, meter: Meter) -> bool:
+    """Count the text of a chunk that brings nothing else, as nearly all do. False, and nothing, for any others."""
+    try:
+        (choice,) = choices
+        inside = choice.__dict__
+        said = inside["delta"].__dict__
+        if said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
+            return False
+        meter.characters += len(said["content"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _read_chunk(known: Mapping[str, Any], choices: Any, meter: Meter) -> None:
+    if meter.model is None:
+        meter.model = known.get("model")
+        meter.response_id = known.get("id")
+    for choice in choices:
+        inside = fields(choice)
+        meter.characters += _length(inside)
+        reason = inside.get("finish_reason")
+        if reason:
+            meter.finish_reasons = (*meter.finish_reasons, reason)
+    usage = known.get("usage")
+    if usage is not None:
+        _read_usage(usage, meter)
 
 
 def _length(choice: Mapping[str, Any]) -> int:
