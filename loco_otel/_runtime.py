@@ -6,12 +6,13 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
+from loco_otel._core.fair import FairPolicy
 from loco_otel._core.fifo import FifoPolicy
 from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.load import LoadPolicy
@@ -22,7 +23,7 @@ from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
 from loco_otel._telemetry import CallTrace, Telemetry, configured
-from loco_otel.events import DEFAULT_RESOURCE, BypassReason
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
 from loco_otel.routing import Router
 from loco_otel.settings import Settings
 
@@ -49,6 +50,7 @@ class Runtime:
             max_waiters=settings.max_waiters,
             max_hold=settings.max_hold,
             unknown=self._found,
+            tenant_shares=_thousandths(settings.tenant_shares),
         )
         self._set_resources(core, 0.0)
         self._core = core
@@ -132,9 +134,10 @@ class Runtime:
             core.max_waiters = settings.max_waiters
             if settings.max_hold != before.max_hold:
                 core.set_max_hold(settings.max_hold, now)
-            order = ("policy", "alpha", "max_wait_ticks")
+            order = ("policy", "alpha", "max_wait_ticks", "shares", "tenant_shares")
             if any(getattr(settings, key) != getattr(before, key) for key in order):
-                core.set_policy(_policy(settings), settings.max_wait_ticks, now)
+                tenant_shares = _thousandths(settings.tenant_shares)
+                core.set_policy(_policy(settings), settings.max_wait_ticks, now, tenant_shares)
             self._set_resources(core, now)
 
         self.engine.configure(change)
@@ -233,9 +236,16 @@ class Runtime:
 def _policy(settings: Settings) -> Callable[[], Policy]:
     if settings.policy == "fifo":
         return FifoPolicy
+    if settings.policy == "fair":
+        shares = _thousandths(settings.shares)
+        return lambda: FairPolicy(shares)
     # Which of two equal agents goes first need not be the same in the next run, so any seed will do.
     draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
     return lambda: LoadPolicy(settings.alpha, draw)
+
+
+def _thousandths(shares: Mapping[str, float]) -> dict[str, int]:
+    return {name: round(share * MILLI) for name, share in shares.items()}
 
 
 _told: set[str] = set()

@@ -264,6 +264,8 @@ class AgentStanding(NamedTuple):
     """Seconds that its oldest waiter has waited."""
     score: float | None
     """L, where it competes."""
+    tenant: str | None = None
+    """For whom the agent works: agents of two tenants are two, whatever their names."""
 
 
 class ResourceStanding(NamedTuple):

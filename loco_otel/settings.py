@@ -101,6 +101,8 @@ _Whole = Annotated[int, BeforeValidator(_no_truth_value), AfterValidator(_not_to
 _Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(_not_too_large)]
 
+_Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
+
 
 class Settings(BaseSettings):
     """All settings, validated. A field's description says what its value may be: it completes "must be"."""
@@ -126,8 +128,8 @@ class Settings(BaseSettings):
         default=None, description="none or a number above 0"
     )
     """How many tokens they may take, by estimate, corrected once they have ended."""
-    policy: Annotated[Literal["load", "fifo"], BeforeValidator(_lower)] = Field(
-        default="load", description="load or fifo"
+    policy: Annotated[Literal["load", "fair", "fifo"], BeforeValidator(_lower)] = Field(
+        default="load", description="load, fair or fifo"
     )
     """Who of those that wait goes next."""
     optimize_for: Annotated[_Goal | None, BeforeValidator(_lower)] = Field(
@@ -166,6 +168,14 @@ class Settings(BaseSettings):
         default=(), description="tables, each with a name of its own and what it limits"
     )
     """Resources beside the default one, and which calls need them."""
+    shares: Mapping[str, _Share] = Field(
+        default={}, description="a table of agents, each with a number from 0.001 to 1000"
+    )
+    """By agent: of two that wait, one with twice the share is served twice as much under `fair`; others have 1."""
+    tenant_shares: Mapping[str, _Share] = Field(
+        default={}, description="a table of tenants, each with a number from 0.001 to 1000"
+    )
+    """The same by tenant, under every policy."""
 
     service_name: str | None = Field(default=None, description="a name")
     """The service as OpenTelemetry is told it."""
@@ -275,8 +285,14 @@ _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
 _OURS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
 """The settings of loco-otel itself, as the file and `changed` spell them."""
-_TABLES = ("weights", "resources")
-_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _TABLES}
+_TABLES = {
+    "weights": "a number above 0",
+    "shares": "a number from 0.001 to 1000",
+    "tenant_shares": "a number from 0.001 to 1000",
+}
+"""Those of names that only the file can say, and what an entry may be."""
+_ONLY_IN_FILE = (*_TABLES, "resources")
+_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _ONLY_IN_FILE}
 """Those that the environment may set, as it spells them."""
 _CONFIG = "LOCO_CONFIG"
 
@@ -322,8 +338,9 @@ def _from_file(path: str) -> tuple[dict[str, _Given], list[str]]:
 def _unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
     spelt = {**_VARIABLES, "config": _CONFIG}
     for name in sorted(name for name, value in environ.items() if name.startswith("LOCO_") and value.strip()):
-        if (table := name.removeprefix("LOCO_").lower()) in _TABLES:
-            yield f"{name} is not read: {table} stand in the file that {_CONFIG} names"
+        key = name.removeprefix("LOCO_").lower()
+        if key in _ONLY_IN_FILE:
+            yield f"{name} is not read: {key} stand in the file that {_CONFIG} names"
         elif name not in spelt.values():
             yield _not_a_setting(name, spelt)
 
@@ -340,8 +357,8 @@ def _faults(error: ValidationError, given: Mapping[str, _Given]) -> Iterable[str
         key, *rest = detail["loc"]
         written = given[str(key)]
         allowed = str(Settings.model_fields[str(key)].description)
-        if key == "weights" and rest:
-            written, allowed = written.item(rest[0]), "a number above 0"
+        if key in _TABLES and rest:
+            written, allowed = written.item(rest[0]), _TABLES[str(key)]
             if isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
         elif key == "resources":

@@ -164,7 +164,7 @@ def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
     ("changes", "message"),
     [
         ({"capacity": 0}, "capacity=0: must be auto or a whole number of at least 1"),
-        ({"capacity": 4, "policy": "random"}, "policy=random: must be load or fifo"),
+        ({"capacity": 4, "policy": "random"}, "policy=random: must be load, fair or fifo"),
         ({"capacity": 4, "alpha": 0.7}, "alpha=0.7: must be a number from 0 to 0.5"),
         ({"capacity": 4, "slots": 2}, "slots is not a setting of loco-otel"),
     ],

@@ -52,6 +52,7 @@ def test_everything_has_a_default():
     assert settings.agent_id is None
     assert settings.metric_values == 200
     assert settings.weights == {}
+    assert settings.shares == settings.tenant_shares == {}
     assert settings.service_name is None
     assert settings.disabled_instrumentations == frozenset()
     assert settings.unknown == ()
@@ -82,6 +83,7 @@ def test_the_environment_is_the_process_s_own_unless_another_is_given(monkeypatc
         ("capacity", "Auto", None),
         ("policy", "load", "load"),
         ("policy", "FIFO", "fifo"),
+        ("policy", "fair", "fair"),
         ("optimize_for", "latency", "latency"),
         ("optimize_for", "Throughput", "throughput"),
         ("alpha", "0", 0.0),
@@ -124,8 +126,8 @@ WHOLE = "must be a whole number of at least 1"
         ("LOCO_CAPACITY", "nan", "must be auto or a whole number of at least 1"),
         ("LOCO_CAPACITY", "true", "must be auto or a whole number of at least 1"),
         ("LOCO_CAPACITY", "1000000001", "must be at most 1000000000"),
-        ("LOCO_POLICY", "fair", "must be load or fifo"),
-        ("LOCO_POLICY", "lifo", "must be load or fifo"),
+        ("LOCO_POLICY", "random", "must be load, fair or fifo"),
+        ("LOCO_POLICY", "lifo", "must be load, fair or fifo"),
         ("LOCO_OPTIMIZE_FOR", "speed", "must be latency, balanced or throughput"),
         ("LOCO_OPTIMIZE_FOR", "none", "must be latency, balanced or throughput"),
         ("LOCO_ALPHA", "0.51", "must be a number from 0 to 0.5"),
@@ -172,13 +174,17 @@ def test_a_long_or_unprintable_value_does_not_spoil_the_line():
     assert fault({"LOCO_CAPACITY": HUGE}) == (
         f"LOCO_CAPACITY={'9' * 80}...: must be auto or a whole number of at least 1"
     )
-    assert fault({"LOCO_POLICY": "lo\nad"}) == "LOCO_POLICY='lo\\nad': must be load or fifo"
+    assert fault({"LOCO_POLICY": "lo\nad"}) == "LOCO_POLICY='lo\\nad': must be load, fair or fifo"
     assert fault({"LOCO_AGENT_ID": "\udcff"}) == "LOCO_AGENT_ID='\\udcff': must be a name"
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_variable_counts_as_unset(empty, config):
-    names = [f"LOCO_{row.key.upper()}" for row in Settings.load({}).rows() if row.key != "weights"]
+    names = [
+        f"LOCO_{row.key.upper()}"
+        for row in Settings.load({}).rows()
+        if row.key not in {"weights", "shares", "tenant_shares"}
+    ]
 
     assert Settings.load(dict.fromkeys(names, empty)) == Settings.load({})
     assert Settings.load({**config("capacity = 3"), "LOCO_CAPACITY": empty}).capacity == 3
@@ -283,6 +289,10 @@ def test_the_file_sets_every_key(config):
         [weights]
         "gpt-4o" = 4
         "claude-*" = 2.5
+        [shares]
+        chat = 4
+        [tenant_shares]
+        acme = 0.5
     """)
     settings = Settings.load(environ)
 
@@ -298,6 +308,7 @@ def test_the_file_sets_every_key(config):
     assert (tier.name, tier.capacity, tier.capacity_max) == ("tier-1", None, 50)
     assert (tier.provider, tier.model, tier.host) == ("openai", "gpt-*", "*.openai.com")
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
+    assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
     ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
@@ -335,8 +346,8 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("alpha = nan", "alpha=nan in {}: must be a number from 0 to 0.5"),
         ("alpha = false", "alpha=false in {}: must be a number from 0 to 0.5"),
         ("max_hold = inf", "max_hold=inf in {}: must be a number of seconds above 0"),
-        ('policy = "fair"', "policy=fair in {}: must be load or fifo"),
-        ("policy = 1", "policy=1 in {}: must be load or fifo"),
+        ('policy = "random"', "policy=random in {}: must be load, fair or fifo"),
+        ("policy = 1", "policy=1 in {}: must be load, fair or fifo"),
         ("optimize_for = []", "optimize_for=[] in {}: must be latency, balanced or throughput"),
         ("agent_id = 5", "agent_id=5 in {}: must be a name"),
         ('agent_id = " "', "agent_id=  in {}: must be a name"),
@@ -355,6 +366,16 @@ TABLES = "tables, each with a name of its own and what it limits"
             "weights.gpt-4.1 = 2",
             "weights.gpt-4={{'1': 2}} in {}: must be a number above 0 (put a name with a dot in quotes)",
         ),
+        ("shares = 2", "shares=2 in {}: must be a table of agents, each with a number from 0.001 to 1000"),
+        ("shares.chat = 0", "shares.chat=0 in {}: must be a number from 0.001 to 1000"),
+        ("shares.chat = 1001", "shares.chat=1001 in {}: must be a number from 0.001 to 1000"),
+        ("shares.chat = nan", "shares.chat=nan in {}: must be a number from 0.001 to 1000"),
+        ("shares.chat = true", "shares.chat=true in {}: must be a number from 0.001 to 1000"),
+        (
+            "tenant_shares = 'acme'",
+            "tenant_shares=acme in {}: must be a table of tenants, each with a number from 0.001 to 1000",
+        ),
+        ("tenant_shares.acme = -1", "tenant_shares.acme=-1 in {}: must be a number from 0.001 to 1000"),
         ("capcity = 2", "capcity in {} is not a setting of loco-otel; did you mean capacity?"),
         ("Capacity = 2", "Capacity in {} is not a setting of loco-otel; did you mean capacity?"),
         ("LOCO_ALPHA = 0.1", "LOCO_ALPHA in {} is not a setting of loco-otel; did you mean alpha?"),
@@ -465,6 +486,7 @@ def test_an_unknown_variable_is_told_but_no_fault():
             "LOCO_CAPCITY": "2",
             "LOCO_XYZZY": "1",
             "LOCO_WEIGHTS": "{}",
+            "LOCO_TENANT_SHARES": "{}",
             "LOCO_capacity": "2",
             "LOCOMOTIVE": "1",
             "PATH": "/bin",
@@ -474,17 +496,21 @@ def test_an_unknown_variable_is_told_but_no_fault():
     assert settings.capacity is None
     assert settings.unknown == (
         "LOCO_CAPCITY is not a setting of loco-otel; did you mean LOCO_CAPACITY?",
+        "LOCO_TENANT_SHARES is not read: tenant_shares stand in the file that LOCO_CONFIG names",
         "LOCO_WEIGHTS is not read: weights stand in the file that LOCO_CONFIG names",
         "LOCO_XYZZY is not a setting of loco-otel",
         "LOCO_capacity is not a setting of loco-otel; did you mean LOCO_CAPACITY?",
     )
 
 
+NOT_IN_A_LINE = {"weights", "resources", "shares", "tenant_shares"}
+
+
 def test_no_setting_is_unknown(config):
     names = {
         f"LOCO_{row.key.upper()}": row.value
         for row in Settings.load({}).rows()
-        if row.key not in {"weights", "resources", "alpha", "service_name", "disabled_instrumentations"}
+        if row.key not in {*NOT_IN_A_LINE, "alpha", "service_name", "disabled_instrumentations"}
     }
 
     assert Settings.load({**names, **config("")}).unknown == ()
@@ -592,7 +618,7 @@ def test_a_change_of_alpha_replaces_the_goal_and_the_other_way_round():
         ({"capacity": "two"}, "capacity=two: must be auto or a whole number of at least 1"),
         ({"capacity": True}, "capacity=true: must be auto or a whole number of at least 1"),
         ({"alpha": math.nan}, "alpha=nan: must be a number from 0 to 0.5"),
-        ({"policy": None}, "policy=none: must be load or fifo"),
+        ({"policy": None}, "policy=none: must be load, fair or fifo"),
         (
             {"alpha": 0.1, "optimize_for": "latency"},
             "optimize_for=latency and alpha=0.1: set one of them, not both",
@@ -641,6 +667,8 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
         ("resources", "none"),
+        ("shares", "none"),
+        ("tenant_shares", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
     ]

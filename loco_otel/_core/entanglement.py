@@ -14,6 +14,7 @@ none free. Its lease is not stuck, hence only one at a time is let in this way.
 from collections.abc import Collection, Hashable, Iterator
 
 from loco_otel._core.line import Line
+from loco_otel._core.policy import key_of
 from loco_otel._core.pool import Pool
 from loco_otel._core.resources import Resources
 from loco_otel._core.ticket import Ticket
@@ -62,7 +63,7 @@ class Entanglement:
             if waiter.seq in going or not self._could_end(waiter) or not _blocks_any(waiter, resources):
                 continue
             line = resources.line(waiter.request.resources)
-            rank = (-line.policy.score(waiter.request.agent, line.tick), waiter.birth, waiter.seq)
+            rank = (-line.policy.score(key_of(waiter.request), line.tick), waiter.birth, waiter.seq)
             if best is None or rank < best:
                 best, chosen = rank, waiter
         if chosen is None:

@@ -1,22 +1,26 @@
 """Those who ask for the same resources: a queue per agent, the policy over these, and the guard over the policy."""
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from loco_otel._core.lazy_heap import LazyHeap
-from loco_otel._core.policy import Policy, Standing
+from loco_otel._core.policy import Key, Policy, Standing, key_of
+from loco_otel._core.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 
 if TYPE_CHECKING:
     from loco_otel._core.pool import Pool
 
+_NO_SHARES: Mapping[str, int] = {}
+
 
 class AgentQueue:
     """One agent's queued tickets, oldest first. `weight` is Qi in milli-weights; `waiting` of them have a waiter."""
 
-    __slots__ = ("_asked", "_unasked", "agent", "waiting", "weight")
+    __slots__ = ("_asked", "_unasked", "key", "waiting", "weight")
 
-    def __init__(self, agent: str) -> None:
-        self.agent = agent
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.weight = 0
         self.waiting = 0
         self._asked = LazyHeap()
@@ -65,45 +69,68 @@ class Line:
     A tick is one release of the resource, or of any of the set. With `max_wait_ticks` = N > 0 the oldest waiter goes
     first once it has waited N ticks, whatever the policy says. From then on nothing younger can pass it, so a wait for
     one resource is at most N plus one tick for each ticket that waits and is older: at most N + max_waiters.
+
+    Args:
+        policy: makes the policy, one for each tenant once there are any.
+        max_wait_ticks: the guard; 0 turns it off.
+        pools: what they ask for: a slot in each of these, in one step.
+        tenant_shares: in thousandths, by tenant; others have 1.
+
     """
 
-    __slots__ = ("_by_age", "max_wait_ticks", "only", "policy", "pools", "queues", "tick", "waiting")
+    __slots__ = (
+        "_by_age", "_make_policy", "_tenant_shares", "_tenants", "max_wait_ticks", "only", "policy", "pools", "queues",
+        "tick", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, policy: Policy, max_wait_ticks: int, pools: "tuple[Pool, ...]" = ()) -> None:
+    def __init__(
+        self,
+        policy: Callable[[], Policy],
+        max_wait_ticks: int,
+        pools: "tuple[Pool, ...]" = (),
+        *,
+        tenant_shares: Mapping[str, int] = _NO_SHARES,
+    ) -> None:
         self.pools = pools
-        """What they ask for: a slot in each of these, in one step."""
         self.only = pools[0] if len(pools) == 1 else None
         """The one pool, where it is one."""
-        self.policy = policy
+        self._make_policy = policy
+        self._tenant_shares = tenant_shares
+        self._tenants = False
+        self.policy = policy()
         self.max_wait_ticks = max_wait_ticks
         self.tick = 0
         self.waiting = 0
-        self.queues: dict[str, AgentQueue] = {}
+        self.queues: dict[Key, AgentQueue] = {}
         self._by_age = LazyHeap()
 
     def put(self, ticket: Ticket) -> AgentQueue:
         """Add a ticket that is QUEUED or WAITING."""
-        agent = ticket.request.agent
-        queue = self.queues.get(agent)
+        key = key_of(ticket.request)
+        queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[agent] = AgentQueue(agent)
+            queue = self.queues[key] = AgentQueue(key)
         queue.put(ticket)
         if ticket.state is State.WAITING:
             self.waiting += 1
             ticket.age_entry = self._by_age.push(ticket.birth, ticket.seq, item=ticket)
-        self._compete(queue)
+        if ticket.request.tenant and not self._tenants:
+            self._follow(TenantPolicy(self._make_policy, self._tenant_shares))
+            self._tenants = True
+        else:
+            self._compete(queue)
         return queue
 
     def take(self, ticket: Ticket) -> None:
         """Remove a ticket; an agent with none left is forgotten."""
-        queue = self.queues[ticket.request.agent]
+        queue = self.queues[key_of(ticket.request)]
         age_entry, ticket.age_entry = ticket.age_entry, None
         queue.take(ticket, waited=age_entry is not None)
         if age_entry is not None:
             self.waiting -= 1
             self._by_age.strike(age_entry)
         if not queue:
-            del self.queues[queue.agent]
+            del self.queues[queue.key]
         self._compete(queue)
 
     def next(self) -> tuple[Ticket, bool]:
@@ -124,11 +151,23 @@ class Line:
         ticket: Ticket = first[-1]
         return ticket
 
-    def use(self, policy: Policy) -> None:
-        """Go on under another policy."""
-        self.policy = policy
-        for queue in self.queues.values():
-            self._compete(queue)
+    def use(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
+        """Go on under another policy; nobody has been served yet under that."""
+        self._make_policy = policy
+        self._tenant_shares = tenant_shares
+        self._follow(TenantPolicy(policy, tenant_shares) if self._tenants else policy())
+
+    def charge(self, ticket: Ticket) -> None:
+        """Count a grant as service: once for each call, whatever its pauses."""
+        if ticket.charged_by is not self.policy:
+            ticket.charged_by = self.policy
+            self.policy.granted(key_of(ticket.request), ticket.request.weight)
+
+    def settle(self, ticket: Ticket) -> None:
+        """Correct the account of a charged ticket, which ends."""
+        policy, ticket.charged_by = ticket.charged_by, None
+        if policy is self.policy:
+            policy.settled(key_of(ticket.request), ticket.correction)
 
     def clear(self) -> None:
         """Empty all queues, keeping the clock; the tickets are untouched."""
@@ -137,9 +176,14 @@ class Line:
         self.waiting = 0
         self._by_age = LazyHeap()
 
+    def _follow(self, policy: Policy) -> None:
+        self.policy = policy
+        for queue in self.queues.values():
+            self._compete(queue)
+
     def _compete(self, queue: AgentQueue) -> None:
         head = queue.head()
         if head is None:
-            self.policy.drop(queue.agent)
+            self.policy.drop(queue.key)
         else:
-            self.policy.put(queue.agent, Standing(queue.weight, queue.birth(), (head.birth, head.seq)))
+            self.policy.put(queue.key, Standing(queue.weight, queue.birth(), (head.birth, head.seq)))

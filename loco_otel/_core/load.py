@@ -18,10 +18,10 @@ age then; beyond that alpha only the guard in `line.py` bounds it.
 from collections.abc import Callable
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policy import Standing
+from loco_otel._core.policy import Key, Standing, Unmetered
 
 
-class LoadPolicy:
+class LoadPolicy(Unmetered):
     """See the module. `draw` gives the nonces: numbers in [0, 1), from a seeded generator."""
 
     name = "load"
@@ -30,24 +30,24 @@ class LoadPolicy:
         self.alpha = alpha
         self._draw = draw
         self._by_weight: dict[int, LazyHeap] = {}
-        self._entries: dict[str, tuple[int, Entry]] = {}
+        self._entries: dict[Key, tuple[int, Entry]] = {}
 
-    def put(self, agent: str, standing: Standing) -> None:
+    def put(self, key: Key, standing: Standing) -> None:
         """Let an agent compete, or note its new standing."""
-        known = self._entries.get(agent)
+        known = self._entries.get(key)
         if known is not None:
             if known[0] == standing.weight and known[1][0] == standing.birth:
                 return
-            self.drop(agent)
+            self.drop(key)
         heap = self._by_weight.get(standing.weight)
         if heap is None:
             heap = self._by_weight[standing.weight] = LazyHeap()
-        entry = heap.push(standing.birth, self._draw(), item=agent)
-        self._entries[agent] = (standing.weight, entry)
+        entry = heap.push(standing.birth, self._draw(), item=key)
+        self._entries[key] = (standing.weight, entry)
 
-    def drop(self, agent: str) -> None:
+    def drop(self, key: Key) -> None:
         """Forget an agent."""
-        known = self._entries.pop(agent, None)
+        known = self._entries.pop(key, None)
         if known is None:
             return
         heap = self._by_weight[known[0]]
@@ -60,22 +60,22 @@ class LoadPolicy:
         self._by_weight = {}
         self._entries = {}
 
-    def pick(self, tick: int) -> str:
+    def pick(self, tick: int) -> Key:
         """Name the agent with the greatest L. At least one competes."""
         tops = self._tops()
         max_weight = max(self._by_weight)
         max_age = tick - min([top[0] for top in tops.values()])
         best: tuple[float, int, float] | None = None
-        winner = ""
-        for weight, (birth, nonce, _, agent) in tops.items():
+        winner: Key = ""
+        for weight, (birth, nonce, _, key) in tops.items():
             rank = (load(self.alpha, weight, max_weight, tick - birth, max_age), -birth, -nonce)
             if best is None or rank > best:
-                best, winner = rank, agent
+                best, winner = rank, key
         return winner
 
-    def score(self, agent: str, tick: int) -> float:
+    def score(self, key: Key, tick: int) -> float:
         """Tell L of an agent that competes."""
-        weight, entry = self._entries[agent]
+        weight, entry = self._entries[key]
         max_age = tick - min([top[0] for top in self._tops().values()])
         return load(self.alpha, weight, max(self._by_weight), tick - entry[0], max_age)
 

@@ -1,6 +1,26 @@
 """Who goes next: the seam between a line of waiters and the rule that orders it."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
+
+from loco_otel.events import Request
+
+Key: TypeAlias = str | tuple[str, str]
+"""Who queues apart from others: an agent, or tenant and agent where a tenant is named."""
+
+
+def key_of(request: Request) -> Key:
+    """Return under which key a request queues."""
+    return (request.tenant, request.agent) if request.tenant else request.agent
+
+
+def tenant_of(key: Key) -> str:
+    """Return the tenant of a key; those who name none are a tenant of their own, the empty name."""
+    return "" if isinstance(key, str) else key[0]
+
+
+def agent_of(key: Key) -> str:
+    """Return the agent of a key."""
+    return key if isinstance(key, str) else key[1]
 
 
 class Standing(NamedTuple):
@@ -20,18 +40,38 @@ class Policy(Protocol):
     name: str
     alpha: float
     """Share of Q in the score; 0 for a policy that has no score."""
+    metered: bool
+    """Whether it goes by what was served: only then `granted` and `settled` are called."""
 
-    def put(self, agent: str, standing: Standing) -> None:
+    def put(self, key: Key, standing: Standing) -> None:
         """Let an agent compete, or note its new standing."""
 
-    def drop(self, agent: str) -> None:
-        """Forget an agent."""
+    def drop(self, key: Key) -> None:
+        """Let an agent compete no more."""
 
     def clear(self) -> None:
         """Forget all agents."""
 
-    def pick(self, tick: int) -> str:
+    def pick(self, tick: int) -> Key:
         """Name the agent to be granted next; at least one competes."""
 
-    def score(self, agent: str, tick: int) -> float:
-        """Tell L of an agent that competes."""
+    def score(self, key: Key, tick: int) -> float:
+        """Tell the score of an agent that competes: the higher, the better placed."""
+
+    def granted(self, key: Key, weight: int) -> None:
+        """Charge an agent for a call; one that competes is then `put` again or dropped."""
+
+    def settled(self, key: Key, delta: int) -> None:
+        """Note that a call that was charged is over, and took so many milli-weights more than that."""
+
+
+class Unmetered:
+    """What a policy does about service that does not go by it: nothing."""
+
+    metered = False
+
+    def granted(self, key: Key, weight: int) -> None:
+        """Charge nobody."""
+
+    def settled(self, key: Key, delta: int) -> None:
+        """Nobody was charged."""

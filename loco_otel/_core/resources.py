@@ -35,6 +35,7 @@ class Resources:
         policy: makes the policy of a line.
         max_wait_ticks: the guard, see `Line`.
         unknown: makes a resource that is asked for and not known; without it that is an error.
+        tenant_shares: in thousandths, by tenant; others have 1.
 
     """
 
@@ -44,6 +45,8 @@ class Resources:
         policy: Callable[[], Policy],
         max_wait_ticks: int,
         unknown: Callable[[str], Pool] | None = None,
+        *,
+        tenant_shares: Mapping[str, int],
     ) -> None:
         self.opens_at = inf
         """When somebody may go who has room but must wait for the time, as far as `next` has seen."""
@@ -53,6 +56,7 @@ class Resources:
         self._stated = set(capacities)
         self._policy = policy
         self._max_wait_ticks = max_wait_ticks
+        self._tenant_shares = tenant_shares
         for name, capacity in capacities.items():
             self.pools[name] = Pool(name, capacity)
             self.line((name,))
@@ -139,13 +143,14 @@ class Resources:
         """Count those that wait."""
         return sum(line.waiting for line in self.lines.values())
 
-    def use(self, policy: Callable[[], Policy], max_wait_ticks: int) -> None:
-        """Go on under another policy and guard; nobody loses their place in their queue."""
+    def use(self, policy: Callable[[], Policy], max_wait_ticks: int, tenant_shares: Mapping[str, int]) -> None:
+        """Go on under another policy, guard and shares; nobody loses their place in their queue."""
         self._policy = policy
         self._max_wait_ticks = max_wait_ticks
+        self._tenant_shares = tenant_shares
         for line in self.lines.values():
             line.max_wait_ticks = max_wait_ticks
-            line.use(policy())
+            line.use(policy, tenant_shares)
 
     def clear(self) -> None:
         """Forget holders and waiters, keeping the clocks; the tickets are untouched."""
@@ -178,7 +183,8 @@ class Resources:
             for name in names:
                 if name not in self.pools:
                     self.pools[name] = self._make_pool(name)
-            line = Line(self._policy(), self._max_wait_ticks, tuple(self.pools[name] for name in names))
+            wanted = tuple(self.pools[name] for name in names)
+            line = Line(self._policy, self._max_wait_ticks, wanted, tenant_shares=self._tenant_shares)
             for pool in line.pools:
                 pool.lines.append(line)
         self.lines[names] = line

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from loco_otel._core.entanglement import Entanglement
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
-from loco_otel._core.policy import Policy
+from loco_otel._core.policy import Policy, key_of
 from loco_otel._core.pool import Pool
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.standing import standing
@@ -40,6 +40,7 @@ _HOLDERS_TOLD = 16
 _LONGEST_PAUSE = 900.0
 """Seconds that a provider may ask for: a header gone wrong must not stop a program for a day."""
 _NONE: Mapping[str, Ticket] = MappingProxyType({})
+_NO_SHARES: Mapping[str, int] = MappingProxyType({})
 
 
 class Scheduler:
@@ -58,6 +59,7 @@ class Scheduler:
         max_waiters: how many tickets may wait, all resources together.
         max_hold: seconds without a sign of life after which a lease is taken back.
         unknown: makes a resource that is asked for and not known; without it that is an error.
+        tenant_shares: in thousandths, by tenant; others have 1.
 
     """
 
@@ -70,6 +72,7 @@ class Scheduler:
         max_waiters: int = 1000,
         max_hold: float = inf,
         unknown: Callable[[str], Pool] | None = None,
+        tenant_shares: Mapping[str, int] = _NO_SHARES,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -83,7 +86,7 @@ class Scheduler:
         self._deadlines = LazyHeap()
         self.leases_due = inf
         """Never later than the first moment at which a lease can expire."""
-        self.resources = Resources(capacities, policy, max_wait_ticks, unknown)
+        self.resources = Resources(capacities, policy, max_wait_ticks, unknown, tenant_shares=tenant_shares)
         self._entanglement = Entanglement()
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
@@ -128,6 +131,8 @@ class Scheduler:
         pool.used += 1
         if self.leases_due == inf:
             self.leases_due = now + self.max_hold
+        if line.policy.metered:
+            line.charge(ticket)
         return True
 
     def release_quietly(self, ticket: Ticket) -> bool:
@@ -136,7 +141,7 @@ class Scheduler:
         pool = line.only
         if pool is None or pool.sharers or pool.gated or line.waiting or len(pool.lines) > 1:
             return False
-        if ticket.state is not _GRANTED or self.observed:
+        if ticket.state is not _GRANTED or self.observed or line.policy.metered:
             return False
         seq = ticket.seq
         ticket.state = _RELEASED
@@ -178,6 +183,8 @@ class Scheduler:
         """Say no to an ADMITTING ticket; its slot passes on."""
         if ticket.state is State.ADMITTING:
             line = self._line(ticket)
+            if not ticket.repeated:
+                ticket.correction = -ticket.request.weight
             self._reject(line, ticket, outcome, now)
             self._give_back(line, ticket, now)
 
@@ -185,6 +192,7 @@ class Scheduler:
         """Note what a ticket's call took, before its release."""
         if ticket.state.ended:
             return
+        ticket.correction = spending.weight - ticket.request.weight
         if self.observed:
             self.events.append(Spent(now, ticket, spending))
         usage = spending.usage
@@ -311,9 +319,15 @@ class Scheduler:
         self.max_hold = seconds
         self._expire_leases(now)
 
-    def set_policy(self, policy: Callable[[], Policy], max_wait_ticks: int, now: float) -> None:
-        """Go on under another policy and guard; nobody loses their place in their queue."""
-        self.resources.use(policy, max_wait_ticks)
+    def set_policy(
+        self,
+        policy: Callable[[], Policy],
+        max_wait_ticks: int,
+        now: float,
+        tenant_shares: Mapping[str, int] = _NO_SHARES,
+    ) -> None:
+        """Go on under another policy, guard and shares; nobody loses their place in their queue."""
+        self.resources.use(policy, max_wait_ticks, tenant_shares)
         self._fill_all(now)
 
     def shutdown(self, now: float) -> None:
@@ -345,6 +359,7 @@ class Scheduler:
         self.resources.clear()
         for seq, ticket in list(self._tickets.items()):
             line = self._line(ticket)
+            ticket.charged_by = None
             if ticket.state.ended or ticket.state is State.NEW:
                 del self._tickets[seq]
             elif ticket.state.holds:
@@ -436,6 +451,8 @@ class Scheduler:
         admission = ticket.request.admission
         if self.observed:
             ticket.grant = self._describe_grant(line, ticket, reason, now)
+        if line.policy.metered:
+            line.charge(ticket)
         if waited:
             self._leave(line, ticket)
         ticket.reason = reason
@@ -464,6 +481,8 @@ class Scheduler:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         for pool in line.pools:
             pool.served.append(ticket.request)
+        if ticket.charged_by is not None:
+            line.settle(ticket)
         if held:
             self._give_back(line, ticket, now)
 
@@ -488,6 +507,8 @@ class Scheduler:
             # Before it is forgotten: `recover` must know whom to wake.
             self.decided.append(ticket)
         del self._tickets[ticket.seq]
+        if ticket.charged_by is not None:
+            line.settle(ticket)
         if self.observed:
             # Nobody waited yet for one that was queued only.
             ticks = line.tick - ticket.waiting_tick if asked else 0
@@ -511,14 +532,15 @@ class Scheduler:
     # -- telling ------------------------------------------------------------------------------------------------
 
     def _tell_waiting(self, line: Line, ticket: Ticket, now: float) -> None:
-        queue = line.queues[ticket.request.agent]
+        queue = line.queues[key_of(ticket.request)]
         holders = dict.fromkeys(lease for pool in line.pools for lease in pool.leases.values())
         told = tuple(islice(holders, _HOLDERS_TOLD))
         capacity = int(min((pool.capacity for pool in line.pools if pool.capacity < inf), default=0))
         self.events.append(Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told))
 
     def _describe_grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
-        queue = line.queues.get(ticket.request.agent)
+        key = key_of(ticket.request)
+        queue = line.queues.get(key)
         compared = ticket.state is State.WAITING and queue is not None
         return Granted(
             at=now,
@@ -526,7 +548,7 @@ class Scheduler:
             reason=reason,
             waited=now - ticket.waiting_since,
             waited_ticks=line.tick - ticket.waiting_tick,
-            score=line.policy.score(ticket.request.agent, line.tick) if compared else 0.0,
+            score=line.policy.score(key, line.tick) if compared else 0.0,
             alpha=line.policy.alpha,
             queue_weight=queue.weight if queue is not None else ticket.request.weight,
             queue_age=line.tick - queue.birth() if queue is not None else 0,

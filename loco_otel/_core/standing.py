@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import inf
 
 from loco_otel._core.fairness import jains_index
+from loco_otel._core.policy import Key, agent_of, key_of, tenant_of
 from loco_otel._core.pool import Pool
 from loco_otel.events import AgentStanding, ResourceStanding
 
@@ -29,28 +30,31 @@ def standing(pool: Pool, now: float) -> ResourceStanding:
 
 
 def _agents(pool: Pool, now: float) -> Iterator[AgentStanding]:
-    active: dict[str, int] = {}
+    active: dict[Key, int] = {}
     for ticket in pool.leases.values():
-        active[ticket.request.agent] = active.get(ticket.request.agent, 0) + 1
-    queued = {agent for line in pool.lines for agent in line.queues}
-    for agent in sorted(active.keys() | queued):
-        queues = [(line, line.queues[agent]) for line in pool.lines if agent in line.queues]
+        key = key_of(ticket.request)
+        active[key] = active.get(key, 0) + 1
+    queued = {key for line in pool.lines for key in line.queues}
+    for key in sorted(active.keys() | queued, key=lambda key: (tenant_of(key), agent_of(key))):
+        queues = [(line, line.queues[key]) for line in pool.lines if key in line.queues]
         waits = [now - head.waiting_since for _, queue in queues if (head := queue.head()) is not None]
-        scores = [line.policy.score(agent, line.tick) for line, queue in queues if queue.waiting]
+        scores = [line.policy.score(key, line.tick) for line, queue in queues if queue.waiting]
         yield AgentStanding(
-            agent=agent,
+            agent=agent_of(key),
             waiting=sum(queue.waiting for _, queue in queues),
-            active=active.get(agent, 0),
+            active=active.get(key, 0),
             queue_weight=sum(queue.weight for _, queue in queues),
             queue_age=max((line.tick - queue.birth() for line, queue in queues), default=0),
             oldest_wait=max(waits, default=0.0),
             score=max(scores, default=None),
+            tenant=tenant_of(key) or None,
         )
 
 
 def _fairness(pool: Pool) -> float:
-    waiting = (queue.agent for line in pool.lines for queue in line.queues.values() if queue.waiting)
-    served: dict[str, int] = dict.fromkeys(waiting, 0)
+    waiting = (queue.key for line in pool.lines for queue in line.queues.values() if queue.waiting)
+    served: dict[Key, int] = dict.fromkeys(waiting, 0)
     for request in pool.served:
-        served[request.agent] = served.get(request.agent, 0) + request.weight
+        key = key_of(request)
+        served[key] = served.get(key, 0) + request.weight
     return jains_index(served.values())

@@ -6,6 +6,7 @@ from itertools import count
 from types import MappingProxyType
 
 from loco_otel._core.lazy_heap import Entry
+from loco_otel._core.policy import Policy
 from loco_otel.events import Granted, GrantReason, Outcome, Request
 
 
@@ -59,6 +60,10 @@ class Ticket:
     birth = 0
     """The tick at which its age was 0; ticks waited before a pause are taken off."""
     waited_ticks = 0
+    charged_by: Policy | None = None
+    """The policy that counts it as served, where one goes by that."""
+    correction = 0
+    """Milli-weights that it took beyond its request's, as far as is known."""
     repeated = False
     """True from the first pause on."""
     settled = False

@@ -1,16 +1,17 @@
 """The scheduler as its documentation has it, without any data structure: everything is looked for among all tickets.
 
-A slot is a list of the leases on it, so sharing needs no account of hosts and heirs. The random numbers that break
-ties are the only thing taken from the real scheduler: `Drawn` shows those of each pick.
+A slot is a list of the leases on it, so sharing needs no account of hosts and heirs. The numbers that break ties under
+`load` are an agent's own here, not random: `Drawn` sees to that in the real scheduler.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from math import inf
+from fractions import Fraction
+from math import ceil, inf
 
 from loco_otel._core.load import LoadPolicy
-from loco_otel._core.policy import Standing
+from loco_otel._core.policy import Key, Standing
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     AgentStanding,
@@ -32,27 +33,26 @@ QUEUED = (State.QUEUED, State.WAITING)
 HOLDS = (State.ADMITTING, State.GRANTED)
 
 
+SHARES = {"a": 2000, "b": 500}
+"""In thousandths, by agent; the others have 1."""
+TENANT_SHARES = {"acme": 3000}
+
+
+def nonce(key: Key) -> float:
+    """What breaks ties under `load`: the same each time, and another for each agent."""
+    return (sum(map(ord, "/".join((key,) if isinstance(key, str) else key))) * 7919 % 97) / 97
+
+
 class Drawn(LoadPolicy):
-    """The real `load` policy, with the nonces in plain sight: each pick notes those in force."""
+    """The real `load` policy, with these nonces."""
 
-    def __init__(self, alpha: float, draw: Callable[[], float]) -> None:
-        super().__init__(alpha, self._note)
-        self._source = draw
-        self._asking = ""
-        self._nonces: dict[str, float] = {}
-        self.picks: deque[dict[str, float]] = deque()
+    def __init__(self, alpha: float) -> None:
+        super().__init__(alpha, lambda: nonce(self._asking))
+        self._asking: Key = ""
 
-    def _note(self) -> float:
-        nonce = self._nonces[self._asking] = self._source()
-        return nonce
-
-    def put(self, agent: str, standing: Standing) -> None:
-        self._asking = agent
-        super().put(agent, standing)
-
-    def pick(self, tick: int) -> str:
-        self.picks.append(dict(self._nonces))
-        return super().pick(tick)
+    def put(self, key: Key, standing: Standing) -> None:
+        self._asking = key
+        super().put(key, standing)
 
 
 def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
@@ -84,9 +84,17 @@ class Record:
     allowance: int = 0
     """Ticks that this wait may take, by the guard; grows with each that passes it rightly."""
 
+    charged: "Accounts | None" = None
+    spent: int | None = None
+
     @property
-    def agent(self) -> str:
-        return self.ticket.request.agent
+    def tenant(self) -> str:
+        return self.ticket.request.tenant or ""
+
+    @property
+    def key(self) -> Key:
+        """Who queues: two tenants' agents are two, whatever their names."""
+        return (self.tenant, self.ticket.request.agent) if self.tenant else self.ticket.request.agent
 
     @property
     def weight(self) -> int:
@@ -103,6 +111,72 @@ def blocked_by(waiters: Iterable[Record], lease: Record) -> bool:
     return any(place in blocked for place in lease.places)
 
 
+class Accounts:
+    """Start-time fair queueing as the paper has it: nobody is ever forgotten, and V jumps when nobody is served."""
+
+    def __init__(self, shares: dict[str, int]) -> None:
+        self.shares = shares
+        self.virtual = 0
+        self.tags: dict[Key, int] = {}
+        self.open: deque[Key] = deque()
+        self.waiting: set[Key] = set()
+        self.fresh: set[Key] = set()
+        """Those who wait, owed nothing when they began to, and were not granted since."""
+
+    def tag(self, key: Key) -> int:
+        return self.tags[key] if key in self.waiting else max(self.virtual, self.tags.get(key, 0))
+
+    def compete(self, keys: Iterable[Key]) -> None:
+        """Note who waits now: whoever comes anew starts at V."""
+        keys = set(keys)
+        for key in keys - self.waiting:
+            if self.tags.get(key, 0) <= self.virtual:
+                self.fresh.add(key)
+            self.tags[key] = self.tag(key)
+        self.fresh &= keys
+        self.waiting = keys
+        self.end()
+
+    def granted(self, key: Key, weight: int) -> None:
+        self.tags[key] = self.tag(key)
+        self.virtual = max(self.virtual, min(self.tags[each] for each in {*self.waiting, key}))
+        self.tags[key] += self.cost(key, weight)
+        self.fresh.discard(key)
+        self.open.append(key)
+
+    def settled(self, key: Key, delta: int) -> None:
+        self.open.remove(key)
+        self.tags[key] += self.cost(key, delta)
+        self.end()
+
+    def rank(self, key: Key) -> tuple[int, bool]:
+        return self.tags[key], key not in self.fresh
+
+    def end(self) -> None:
+        if not self.open and not self.waiting:
+            self.virtual = max([self.virtual, *self.tags.values()])
+
+    def is_forgotten(self, key: Key) -> bool:
+        return key not in self.waiting and key not in self.open and self.tags.get(key, 0) <= self.virtual
+
+    def cost(self, key: Key, weight: int) -> int:
+        share = self.shares.get(key if isinstance(key, str) else key[1], 1000)
+        return ceil(Fraction(weight * 1_000_000, share))
+
+
+class TwoLayers(Accounts):
+    """Accounts of tenants, and within each of its agents; a tenant that is forgotten takes its agents along."""
+
+    def __init__(self) -> None:
+        super().__init__(TENANT_SHARES)
+        self.inner: dict[str, Accounts] = {}
+
+    def of(self, tenant: str) -> Accounts:
+        if tenant not in self.inner or self.is_forgotten(tenant):
+            self.inner[tenant] = Accounts(SHARES)
+        return self.inner[tenant]
+
+
 @dataclass(eq=False)
 class Resource:
     """One resource, its slots, and all who want it."""
@@ -112,13 +186,14 @@ class Resource:
     guard: int
     policy: str
     alpha: float
-    picks: deque[dict[str, float]]
     tick: int = 0
     slots: list[list[Record]] = field(default_factory=list)
     order: list[Record] = field(default_factory=list)
     """The leases, in the order of their grants."""
     line: list[Record] = field(default_factory=list)
-    served: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=1000))
+    served: deque[tuple[Key, int]] = field(default_factory=lambda: deque(maxlen=1000))
+    accounts: Accounts = field(default_factory=lambda: Accounts(SHARES))
+    """Kept while the policy is `fair`, or there have been tenants."""
 
     @property
     def used(self) -> int:
@@ -128,33 +203,99 @@ class Resource:
     def waiters(self) -> list[Record]:
         return sorted((each for each in self.line if each.state is State.WAITING), key=lambda each: each.age_key)
 
-    def weight(self, agent: str) -> int:
-        return sum(each.weight for each in self.line if each.agent == agent)
+    def weight(self, key: Key) -> int:
+        return sum(each.weight for each in self.line if each.key == key)
 
-    def age(self, agent: str) -> int:
-        return self.tick - min(each.birth for each in self.line if each.agent == agent)
+    def age(self, key: Key) -> int:
+        return self.tick - min(each.birth for each in self.line if each.key == key)
 
-    def scores(self) -> dict[str, float]:
-        """L of each agent that has a waiter, normalised over these alone."""
-        agents = {each.agent for each in self.waiters}
-        if self.policy != "load":
-            return dict.fromkeys(agents, 0.0)
-        weights = {agent: self.weight(agent) for agent in agents}
-        ages = {agent: self.age(agent) for agent in agents}
-        max_weight, max_age = max(weights.values(), default=0), max(ages.values(), default=0)
-        return {agent: load(self.alpha, weights[agent], max_weight, ages[agent], max_age) for agent in agents}
+    def head(self, key: Key) -> tuple[int, int]:
+        return min(each.age_key for each in self.waiters if each.key == key)
+
+    def scores(self) -> dict[Key, float]:
+        """The score of each agent that has a waiter, normalised over those of its tenant alone."""
+        scores: dict[Key, float] = {}
+        for tenant in {each.tenant for each in self.waiters}:
+            keys = {each.key for each in self.waiters if each.tenant == tenant}
+            if self.policy == "fifo":
+                scores |= dict.fromkeys(keys, 0.0)
+            elif self.policy == "fair":
+                accounts = self.accounts_of(tenant)
+                scores |= {key: (accounts.virtual - accounts.tags[key]) / 1_000_000 for key in keys}
+            else:
+                weights = {key: self.weight(key) for key in keys}
+                ages = {key: self.age(key) for key in keys}
+                most, oldest = max(weights.values()), max(ages.values())
+                scores |= {key: load(self.alpha, weights[key], most, ages[key], oldest) for key in keys}
+        return scores
+
+    # -- who was served what ------------------------------------------------------------------------------------
+
+    @property
+    def metered(self) -> bool:
+        return self.policy == "fair" or isinstance(self.accounts, TwoLayers)
+
+    def accounts_of(self, tenant: str) -> Accounts:
+        return self.accounts.of(tenant) if isinstance(self.accounts, TwoLayers) else self.accounts
+
+    def join(self, record: Record) -> None:
+        self.line.append(record)
+        if record.tenant and not isinstance(self.accounts, TwoLayers):
+            self.accounts = TwoLayers()
+        self.note()
+
+    def leave(self, record: Record) -> None:
+        self.line.remove(record)
+        self.note()
+
+    def note(self) -> None:
+        """Tell the accounts who waits now."""
+        keys = {each.key for each in self.waiters}
+        if isinstance(self.accounts, TwoLayers):
+            tenants = {each.tenant for each in self.waiters}
+            for tenant in tenants | self.accounts.inner.keys():
+                mine = {each.key for each in self.waiters if each.tenant == tenant}
+                self.accounts.of(tenant).compete(mine)
+            self.accounts.compete(tenants)
+        else:
+            self.accounts.compete(keys)
+
+    def charge(self, record: Record) -> None:
+        if self.metered and record.charged is not self.accounts:
+            record.charged = self.accounts
+            self.accounts_of(record.tenant).granted(record.key, record.weight)
+            if isinstance(self.accounts, TwoLayers):
+                self.accounts.granted(record.tenant, record.weight)
+
+    def settle(self, record: Record, delta: int) -> None:
+        charged, record.charged = record.charged, None
+        if charged is self.accounts:
+            self.accounts_of(record.tenant).settled(record.key, delta)
+            if isinstance(self.accounts, TwoLayers):
+                self.accounts.settled(record.tenant, delta)
+
+    def start_anew(self) -> None:
+        """Forget who was served what."""
+        self.accounts = TwoLayers() if isinstance(self.accounts, TwoLayers) else Accounts(SHARES)
+        self.note()
 
     def next(self) -> tuple[Record, GrantReason]:
         """Choose who is granted next."""
         waiters = self.waiters
         if self.guard and self.tick - waiters[0].birth >= self.guard:
             return waiters[0], GrantReason.GUARD
-        if self.policy != "load":
-            return waiters[0], GrantReason.SCORE
-        nonces = self.picks.popleft()
-        scores = self.scores()
-        best = max(scores, key=lambda agent: (scores[agent], self.age(agent), -nonces[agent]))
-        return next(each for each in waiters if each.agent == best), GrantReason.SCORE
+        if isinstance(self.accounts, TwoLayers):
+            rank = self.accounts.rank
+            tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
+            waiters = [each for each in waiters if each.tenant == tenant]
+        if self.policy == "fair":
+            rank = self.accounts_of(waiters[0].tenant).rank
+            return min(waiters, key=lambda each: (rank(each.key), each.age_key)), GrantReason.SCORE
+        if self.policy == "load":
+            scores = self.scores()
+            ranks = {each.key: (scores[each.key], self.age(each.key), -nonce(each.key)) for each in waiters}
+            return max(waiters, key=lambda each: (ranks[each.key], -each.birth, -each.ticket.seq)), GrantReason.SCORE
+        return waiters[0], GrantReason.SCORE
 
     def slot_of(self, lease: Record) -> list[Record]:
         return next(slot for slot in self.slots if lease in slot)
@@ -184,12 +325,12 @@ class SchedulerModel:
             self.begin_wait(record, now)
         else:
             record.state = State.QUEUED
-            resource.line.append(record)
+            resource.join(record)
 
     def wait(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.QUEUED:
-            self.of(record).line.remove(record)
+            self.of(record).leave(record)
             self.begin_wait(record, now)
 
     def park(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
@@ -210,11 +351,15 @@ class SchedulerModel:
     def refuse(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.ADMITTING:
+            if not record.repeated:
+                record.spent = 0
             self.reject(record, outcome, now)
             self.give_back(record, now)
 
     def settle(self, ticket: Ticket, spending: Spending, now: float) -> None:
-        if not self.records[ticket].state.ended:
+        record = self.records[ticket]
+        if not record.state.ended:
+            record.spent = spending.weight
             self.tell(Spent(now, ticket, spending))
 
     def release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
@@ -225,7 +370,8 @@ class SchedulerModel:
             held = record.state is State.GRANTED
             record.state = State.RELEASED
             self.tell(Released(now, ticket, now - record.granted_at if held else None, expired))
-            self.of(record).served.append((record.agent, record.weight))
+            self.of(record).served.append((record.key, record.weight))
+            self.end(record)
             if held:
                 self.give_back(record, now)
 
@@ -286,6 +432,7 @@ class SchedulerModel:
     def set_policy(self, policy: str, alpha: float, guard: int, now: float) -> None:
         for resource in self.resources.values():
             resource.policy, resource.alpha, resource.guard = policy, alpha, guard
+            resource.start_anew()
             for waiter in resource.waiters:
                 # Under another guard another bound holds, from now on.
                 age, waited = resource.tick - waiter.birth, resource.tick - waiter.since_tick
@@ -296,7 +443,7 @@ class SchedulerModel:
         self.closed = True
         for record in self.records.values():
             if record.state in QUEUED:
-                self.of(record).line.remove(record)
+                self.of(record).leave(record)
                 self.reject(record, Outcome.SHUTDOWN, now)
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -325,16 +472,16 @@ class SchedulerModel:
             record.deadline = None if timeout is None else now + timeout
             record.state = State.WAITING
             record.allowance = max(0, resource.guard - (resource.tick - record.birth))
-            resource.line.append(record)
-            mine = [each for each in resource.waiters if each.agent == record.agent]
+            resource.join(record)
+            mine = [each for each in resource.waiters if each.key == record.key]
             holders = tuple(lease.ticket for lease in resource.order[:16])
-            weight, capacity = resource.weight(record.agent), int(resource.capacity)
+            weight, capacity = resource.weight(record.key), int(resource.capacity)
             waiters = len(resource.waiters)
             self.tell(Waiting(now, record.ticket, weight, len(mine), capacity, waiters, holders))
 
     def leave(self, record: Record, outcome: Outcome, now: float) -> None:
         resource = self.of(record)
-        resource.line.remove(record)
+        resource.leave(record)
         self.reject(record, outcome, now)
         self.fill(resource, now)
 
@@ -360,7 +507,7 @@ class SchedulerModel:
             and any(blocked_by([each], lease) for other in self.resources.values() for lease in other.order)
         ]
         if able:
-            record = min(able, key=lambda each: (-self.of(each).scores()[each.agent], each.age_key))
+            record = min(able, key=lambda each: (-self.of(each).scores()[each.key], each.age_key))
             theirs = self.of(record)
             slot: list[Record] = []
             if theirs.used >= theirs.capacity:
@@ -396,16 +543,17 @@ class SchedulerModel:
             reason=reason,
             waited=now - record.since,
             waited_ticks=resource.tick - record.since_tick,
-            score=resource.scores()[record.agent] if compared else 0.0,
+            score=resource.scores()[record.key] if compared else 0.0,
             alpha=resource.alpha,
-            queue_weight=resource.weight(record.agent) if compared else record.weight,
-            queue_age=resource.age(record.agent) if compared else resource.tick - record.birth,
+            queue_weight=resource.weight(record.key) if compared else record.weight,
+            queue_age=resource.age(record.key) if compared else resource.tick - record.birth,
             tick=resource.tick,
             policy=resource.policy,
             repeated=record.repeated,
         )
+        resource.charge(record)
         if compared:
-            resource.line.remove(record)
+            resource.leave(record)
             self.decided.append(record.ticket)
         record.reason = reason
         record.waited_ticks = resource.tick - record.birth
@@ -435,12 +583,16 @@ class SchedulerModel:
                     waiter.allowance += 1
         self.fill(resource, now)
 
+    def end(self, record: Record) -> None:
+        self.of(record).settle(record, 0 if record.spent is None else record.spent - record.weight)
+
     def reject(self, record: Record, outcome: Outcome, now: float) -> None:
         resource = self.of(record)
         asked = record.state is not State.QUEUED
         if record.state is not State.NEW:
             self.decided.append(record.ticket)
         record.state, record.outcome = State.REJECTED, outcome
+        self.end(record)
         waited = now - record.since if asked else 0.0
         ticks = resource.tick - record.since_tick if asked else 0
         self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated))
@@ -455,6 +607,7 @@ class SchedulerModel:
         for resource in self.resources.values():
             resource.order.sort(key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
+            resource.start_anew()
 
     def next_wakeup(self) -> float:
         """Tell when a wait or a lease runs out next."""
@@ -464,11 +617,11 @@ class SchedulerModel:
 
     def standing(self, resource: Resource, now: float) -> ResourceStanding:
         waiters, scores = resource.waiters, resource.scores()
-        active = [lease.agent for lease in resource.order]
-        queued = {each.agent for each in resource.line}
-        served = dict.fromkeys((each.agent for each in waiters), 0)
-        for agent, weight in resource.served:
-            served[agent] = served.get(agent, 0) + weight
+        active = [lease.key for lease in resource.order]
+        queued = {each.key for each in resource.line}
+        served = dict.fromkeys((each.key for each in waiters), 0)
+        for key, weight in resource.served:
+            served[key] = served.get(key, 0) + weight
         squares = sum(weight**2 for weight in served.values())
         return ResourceStanding(
             resource=resource.name,
@@ -481,14 +634,15 @@ class SchedulerModel:
             fairness=sum(served.values()) ** 2 / (len(served) * squares) if squares else 1.0,
             agents=tuple(
                 AgentStanding(
-                    agent=agent,
-                    waiting=sum(each.agent == agent for each in waiters),
-                    active=active.count(agent),
-                    queue_weight=resource.weight(agent),
-                    queue_age=resource.age(agent) if agent in queued else 0,
-                    oldest_wait=next((now - each.since for each in waiters if each.agent == agent), 0.0),
-                    score=scores.get(agent),
+                    agent=key if isinstance(key, str) else key[1],
+                    waiting=sum(each.key == key for each in waiters),
+                    active=active.count(key),
+                    queue_weight=resource.weight(key),
+                    queue_age=resource.age(key) if key in queued else 0,
+                    oldest_wait=next((now - each.since for each in waiters if each.key == key), 0.0),
+                    score=scores.get(key),
+                    tenant=None if isinstance(key, str) else key[0],
                 )
-                for agent in sorted({*active, *queued})
+                for key in sorted({*active, *queued}, key=lambda key: ("", key) if isinstance(key, str) else key)
             ),
         )

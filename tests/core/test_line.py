@@ -31,7 +31,7 @@ def queued(agent: str, birth: int = 0, weight: int = 1000) -> Ticket:
 
 
 def test_queued_counts_for_the_load_but_does_not_compete() -> None:
-    line = Line(FifoPolicy(), 0)
+    line = Line(FifoPolicy, 0)
     asked = waiter("agent", birth=5, weight=300)
     line.put(queued("agent", birth=2, weight=700))
     line.put(queued("idle", birth=0))
@@ -45,7 +45,7 @@ def test_queued_counts_for_the_load_but_does_not_compete() -> None:
 
 
 def test_an_agent_with_nothing_left_is_forgotten() -> None:
-    line = Line(by_load(0.5)(), 10)
+    line = Line(by_load(0.5), 10)
     tickets = [waiter("agent"), queued("agent"), waiter("other")]
     for ticket in tickets:
         line.put(ticket)
@@ -58,7 +58,7 @@ def test_an_agent_with_nothing_left_is_forgotten() -> None:
 
 
 def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() -> None:
-    line = Line(by_load(1.0)(), 0)
+    line = Line(by_load(1.0), 0)
     young, first, second, resumed = waiter("agent", 7), waiter("agent", 3), waiter("agent", 3), waiter("agent", -2)
     for ticket in (second, young, first, resumed):
         line.put(ticket)
@@ -73,7 +73,7 @@ def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() ->
 
 @pytest.mark.parametrize("guard", [1, 3])
 def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_sooner(guard: int) -> None:
-    line = Line(by_load(1.0)(), guard)
+    line = Line(by_load(1.0), guard)
     line.put(waiter("heavy", birth=1, weight=9000))
     oldest = waiter("light", birth=0)
     line.put(oldest)
@@ -86,7 +86,7 @@ def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_so
 
 
 def test_without_a_guard_the_policy_decides_for_ever() -> None:
-    line = Line(by_load(1.0)(), 0)
+    line = Line(by_load(1.0), 0)
     line.put(waiter("light"))
     line.put(waiter("heavy", weight=9000))
     line.tick = 10**9
@@ -95,7 +95,7 @@ def test_without_a_guard_the_policy_decides_for_ever() -> None:
 
 
 def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
-    line = Line(by_load(0.0)(), 5)
+    line = Line(by_load(0.0), 5)
     line.put(queued("idle", birth=0))
     asked = waiter("agent", birth=90)
     line.put(asked)
@@ -105,18 +105,18 @@ def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
 
 
 def test_another_policy_goes_on_with_those_who_wait() -> None:
-    line = Line(FifoPolicy(), 0)
+    line = Line(FifoPolicy, 0)
     line.put(waiter("light", birth=0))
     line.put(waiter("heavy", birth=1, weight=9000))
     line.put(queued("idle", weight=99_000))
     assert line.next()[0].request.agent == "light"
 
-    line.use(by_load(1.0)())
+    line.use(by_load(1.0))
     assert line.next()[0].request.agent == "heavy"
 
 
 def test_clear_empties_the_line_and_keeps_its_clock() -> None:
-    line = Line(by_load(0.5)(), 0)
+    line = Line(by_load(0.5), 0)
     line.put(waiter("agent"))
     line.tick = 4
     line.clear()

@@ -1,19 +1,19 @@
 """Any sequence of operations: the scheduler does what the model does, and keeps its promises after every step."""
 
-import random
 from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduler_model import HOLDS, QUEUED, Drawn, Record, Resource, SchedulerModel
+from scheduler_model import HOLDS, QUEUED, SHARES, TENANT_SHARES, Drawn, Record, Resource, SchedulerModel, TwoLayers
 
+from loco_otel._core.fair import FairPolicy
 from loco_otel._core.fifo import FifoPolicy
-from loco_otel._core.policy import Policy
+from loco_otel._core.policy import Key, Policy, tenant_of
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     Event,
@@ -32,10 +32,11 @@ from loco_otel.events import (
 )
 
 PLACES = ("thread-1", "thread-2", "thread-3")
-SPENDING = Spending(Usage(10, 20), 30, "gpt")
+CHEAP = Spending(Usage(10, 20), 30, "gpt")
+DEAR = Spending(Usage(1000, 2000), 7000, "gpt")
 
 capacities = st.sampled_from([1, 1, 1, 2, 2, 3, 4, None])
-policies = st.sampled_from(["load", "load", "fifo"])
+policies = st.sampled_from(["load", "load", "fair", "fair", "fifo"])
 alphas = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
 guards = st.sampled_from([0, 0, 1, 2, 5])
 holds = st.sampled_from([inf, inf, 3.0])
@@ -47,8 +48,9 @@ requests = st.tuples(
     st.sampled_from([("llm",), ("llm",), ("llm",), ("tool",)]),
     st.sampled_from([None, None, None, None, 2.0, 2.0, 0.5, 0]),
     st.sampled_from([False, False, False, True]),
+    st.sampled_from([None, None, "acme", "beta"]),
 ).map(lambda facts: Request(*facts))
-"""Agent, weight, resources, timeout, admission."""
+"""Agent, weight, resources, timeout, admission, tenant."""
 crowds = st.lists(
     st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4
 )
@@ -100,7 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiters=st.sampled_from([2, 50, 50]),
         max_hold=holds,
         observed=st.sampled_from([True, True, False]),
-        seed=st.integers(0, 2**16),
+        tenants=st.booleans(),
     )
     def begin(
         self,
@@ -112,24 +114,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_waiters: int,
         max_hold: float,
         observed: bool,
-        seed: int,
+        tenants: bool,
     ) -> None:
         self.now = 0.0
-        self.draw = random.Random(seed).random
+        self.tenants = tenants
         self.core = Scheduler(
             {"llm": capacity, "tool": 1},
             self.make_policy(policy, alpha),
             max_wait_ticks=guard,
             max_waiters=max_waiters,
             max_hold=max_hold,
+            tenant_shares=TENANT_SHARES,
         )
         self.core.observed = observed
         self.pools = {name: self.core.resources.pools[name] for name in ("llm", "tool")}
         alpha = alpha if policy == "load" else 0.0
-        resources = {
-            name: Resource(name, pool.capacity, guard, policy, alpha, self.picks(name))
-            for name, pool in self.pools.items()
-        }
+        resources = {name: Resource(name, pool.capacity, guard, policy, alpha) for name, pool in self.pools.items()}
         self.model = SchedulerModel(resources, max_waiters=max_waiters, max_hold=max_hold, observed=observed)
         self.tickets: list[Ticket] = []
         self.story: dict[Ticket, str] = {}
@@ -144,7 +144,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.submit(request, where, wait, blocks)
 
     def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...] | None) -> None:
-        ticket = Ticket(request)
+        ticket = Ticket(request if self.tenants else request._replace(tenant=None))
         # A lease's own claim is one of its places too, so that tickets tell each other apart.
         ticket.places = (*where, ticket)
         self.tickets.append(ticket)
@@ -190,17 +190,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.on_ticket(Scheduler.release, SchedulerModel.release, data, State.GRANTED)
 
     @precondition(has(State.GRANTED))
-    @rule(data=st.data(), spending=st.booleans())
-    def end_as_the_engine_does(self, data: st.DataObject, spending: bool) -> None:
+    @rule(data=st.data(), spending=st.sampled_from([None, CHEAP, DEAR]))
+    def end_as_the_engine_does(self, data: st.DataObject, spending: Spending | None) -> None:
         def release(core: Scheduler, ticket: Ticket, now: float) -> None:
             if spending and ticket.state is State.GRANTED:
-                core.settle(ticket, SPENDING, now)
+                core.settle(ticket, spending, now)
             if not core.release_quietly(ticket):
                 core.release(ticket, now)
 
         def released(model: SchedulerModel, ticket: Ticket, now: float) -> None:
             if spending and model.records[ticket].state is State.GRANTED:
-                model.settle(ticket, SPENDING, now)
+                model.settle(ticket, spending, now)
             model.release(ticket, now)
 
         self.on_ticket(release, released, data, State.GRANTED)
@@ -278,9 +278,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.changes += 1
 
         def set_policy(core: Scheduler, now: float) -> None:
-            core.set_policy(self.make_policy(policy, alpha), guard, now)
-            for name, resource in self.model.resources.items():
-                resource.picks = self.picks(name)
+            core.set_policy(self.make_policy(policy, alpha), guard, now, TENANT_SHARES)
 
         self.step(
             set_policy,
@@ -373,8 +371,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             line = pool.lines[0]
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
-            assert set(line.queues) == {record.agent for record in mine if record.state in QUEUED}
-            assert set(line.policy._entries) == {record.agent for record in waiters}
+            assert set(line.queues) == {record.key for record in mine if record.state in QUEUED}
+            self.a_policy_knows_those_who_wait(name, {record.key for record in waiters})
             assert len(line._by_age) == len(waiters)
         waiters = [record for record in live if record.state is State.WAITING]
         assert set(self.core._entanglement._waiters.values()) == {each.ticket for each in waiters if each.blocks}
@@ -384,13 +382,29 @@ class SchedulerMachine(RuleBasedStateMachine):
                 ticket = record.ticket
                 assert (ticket.places, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
 
+    def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
+        """And, where it goes by service, those who are served or have a tag beyond V: nobody else."""
+        policy, accounts = self.pools[name].lines[0].policy, self.model.resources[name].accounts
+        if isinstance(policy, TenantPolicy):
+            assert isinstance(accounts, TwoLayers)
+            known = {tenant for tenant in accounts.tags if not accounts.is_forgotten(tenant)}
+            assert set(policy._tenants) == set(policy._outer._accounts) == known
+            for tenant, inner in policy._tenants.items():
+                assert set(inner.entries) == {key for key in waiting if tenant_of(key) == tenant}
+                if not isinstance(inner.policy, FairPolicy):
+                    assert set(inner.policy._entries) == set(inner.entries)
+        elif isinstance(policy, FairPolicy):
+            assert set(policy._accounts) == {key for key in accounts.tags if not accounts.is_forgotten(key)}
+            assert len(policy._competing) == len(waiting)
+        else:
+            assert set(policy._entries) == waiting
+
     # -- doing it twice -----------------------------------------------------------------------------------------
 
     def make_policy(self, name: str, alpha: float) -> Callable[[], Policy]:
-        return FifoPolicy if name == "fifo" else lambda: Drawn(alpha, self.draw)
-
-    def picks(self, name: str) -> Any:
-        return getattr(self.pools[name].lines[0].policy, "picks", None)
+        if name == "fair":
+            return lambda: FairPolicy(SHARES)
+        return FifoPolicy if name == "fifo" else lambda: Drawn(alpha)
 
     def pick(self, data: st.DataObject, *states: State) -> Ticket:
         return data.draw(st.sampled_from([ticket for ticket in self.tickets if ticket.state in states]))
@@ -416,7 +430,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name in self.pools:
             assert self.core_events(self.core.events, name) == self.core_events(self.model.events, name)
             assert _of(self.core.decided, name) == _of(self.model.decided, name)
-            assert not self.picks(name), "it compared what the guard, or a free slot, had decided"
         assert {ticket for ticket in waiting if ticket.state is not State.WAITING} <= set(self.core.decided)
         if self.core.observed:
             self.tell_the_story()
