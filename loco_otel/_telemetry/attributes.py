@@ -115,7 +115,9 @@ ATTRIBUTES = {
         Attribute(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
         Attribute(CAPACITY, "int", "Slots of the resource."),
         Attribute(WAITING, "int", "Requests that wait for the resource, this one included."),
-        Attribute(SCORE, "double", "The score that won (L); 0 where nothing was compared."),
+        Attribute(
+            SCORE, "double", "The score that won (L; under `fair` weights behind V); 0 where nothing was compared."
+        ),
         Attribute(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
         Attribute(TICK, "int", "The resource's tick."),
         Attribute(GRANT_REASON, "string", "Why this request, and why now.", tuple(GrantReason)),
