@@ -165,7 +165,10 @@ class Granted(NamedTuple):
     waited_ticks: int
     """Ticks of this wait."""
     score: float
-    """L at the grant; 0 where nothing was compared."""
+    """L at the grant; under `fair` by how many weights its agent is behind V, negative when ahead.
+
+    0 where nothing was compared.
+    """
     alpha: float
     queue_weight: int
     """Qi before the grant, in milli-weights."""
@@ -263,7 +266,7 @@ class AgentStanding(NamedTuple):
     oldest_wait: float
     """Seconds that its oldest waiter has waited."""
     score: float | None
-    """L, where it competes."""
+    """L, or under `fair` by how many weights it is behind V; where it competes."""
     tenant: str | None = None
     """For whom the agent works: agents of two tenants are two, whatever their names."""
 

@@ -30,6 +30,24 @@ def test_readme_example_runs() -> None:
     ]
 
 
+def test_policies_page_prints_what_it_says() -> None:
+    page = (ROOT / "docs/policies.md").read_text()
+    (program,), (said,) = _blocks(page, "python"), _blocks(page, "text")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == said
+
+
+def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
+    (example,) = _blocks((ROOT / "docs/policies.md").read_text(), "toml")
+    path = tmp_path / "loco.toml"
+    path.write_text(example)
+    settings = Settings.load({"LOCO_CONFIG": str(path)})
+    assert settings.policy == "fair"
+    assert settings.shares == {"chat": 4.0, "nightly": 0.5}
+    assert settings.tenant_shares == {"acme": 2.0}
+
+
 def test_readme_settings_file_loads(tmp_path: Path) -> None:
     (example,) = _blocks(README, "toml")
     path = tmp_path / "loco.toml"

@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import loco_otel
 from loco_otel import ConfigurationError, Settings, ShutdownError, _runtime, slot
+from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import Runtime
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
 
 
@@ -158,6 +159,33 @@ def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
     assert line.policy is policy
     loco_otel.configure(alpha=0.4)
     assert line.policy is not policy
+
+
+def test_fair_takes_over_in_a_running_program_with_its_shares_and_everybody_at_their_place() -> None:
+    runtime = started(capacity=1)
+    engine = runtime.engine
+
+    def ask(agent: str, tenant: str | None = None) -> Ticket:
+        ticket = engine.ticket(Request(agent, tenant=tenant))
+        engine.submit(ticket)
+        return ticket
+
+    holder = ask("first")
+    waiters = [ask("batch") for _ in range(6)] + [ask("chat") for _ in range(6)]
+    loco_otel.configure(policy="fair", shares={"chat": 2}, tenant_shares={"acme": 3})
+    assert loco_otel.snapshot().resources[0].policy == "fair"
+    order = []
+    for _ in range(7):
+        engine.release(holder)
+        (holder,) = [ticket for ticket in waiters if ticket.state is State.GRANTED]
+        order.append(holder.request.agent)
+    assert (order[0], order.count("chat")) == ("batch", 4)
+    waiters += [ask("late", "acme") for _ in range(4)]
+    for _ in range(5):
+        engine.release(holder)
+        (holder,) = [ticket for ticket in waiters if ticket.state is State.GRANTED]
+        order.append(holder.request.agent)
+    assert order[7:].count("late") >= 3
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ formula is evaluated on their tops. Qs are integers, and distinct positive integ
 sqrt(2M) of them for a total queued weight M in whole weights. Cost per change O(log n), per pick O(distinct Qs).
 
 The rule favours the heavy. With lambda arrivals per release and alpha < 1/(1 + lambda) a wait is at most
-(W + lambda*r*A) / (1 - lambda*r) ticks, where r = alpha/(1-alpha), W is what waited at the start and A the greatest
-age then; beyond that alpha only the guard in `line.py` bounds it.
+(W + lambda*r*A) / (1 - lambda*r) ticks, where r = alpha/(1-alpha), W is what waited at the start, by how much arrivals
+ever exceed their rate included, and A the greatest age then; beyond that alpha only the guard in `line.py` bounds it.
 """
 
 from collections.abc import Callable

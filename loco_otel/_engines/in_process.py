@@ -106,7 +106,7 @@ class InProcessEngine:
             if not quiet:
                 core.submit(ticket, now)
                 self._post()
-            if core.leases_due < self._due or (not quiet and self._is_to_plan(ticket, now)):
+            if core.leases_due < self._due or (not quiet and self._is_to_plan(now)):
                 self._plan(now)
             self._busy = False
         if not quiet or self._outbox.decided:
@@ -129,7 +129,7 @@ class InProcessEngine:
                     core.settle(ticket, spending, now)
                 core.release(ticket, now)
                 self._post()
-                if self._is_to_plan(ticket, now):
+                if self._is_to_plan(now):
                     self._plan(now)
             self._busy = False
         if not quiet or self._outbox.decided:
@@ -292,10 +292,9 @@ class InProcessEngine:
             core.decided = []
             core.events = []
 
-    def _is_to_plan(self, ticket: Ticket, now: float) -> bool:
-        """Tell whether the timer may have to look earlier than it will: the usual ticket finds it awake enough."""
-        due = self._due
-        return due > now + _HEARTBEAT or self._core.leases_due < due or ticket.deadline is not None
+    def _is_to_plan(self, now: float) -> bool:
+        """Tell whether the timer may have to look earlier than it will; under load it does so at each heartbeat."""
+        return self._due > now + _HEARTBEAT or self._core.next_wakeup() < self._due
 
     def _plan(self, now: float) -> None:
         due = self._next_due(now)

@@ -1,5 +1,8 @@
 """What telemetry keeps for one call: it travels with the request, and is gone with it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from opentelemetry import context as current
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
@@ -16,6 +19,9 @@ somebody else's on the thread that happens to tell the listeners."""
 
 _SUPPRESSED = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
 """OpenTelemetry has two keys for it."""
+
+
+_FORGOTTEN: Mapping[str, object] = MappingProxyType({})
 
 
 class CallTrace:
@@ -81,10 +87,15 @@ class CallTrace:
 
     def begin(self, agent: str, now: float) -> Context:
         """Begin the inference span, if it is ours to make; return the context for the SDK to work in."""
-        if self.ours and self.subject is not None:
-            self.inference = Inference(self._tracer, self.subject, agent, self.otel_context, now)
-            return self.inference.context
-        return self.otel_context
+        subject = self.subject
+        if subject is None:
+            return self.otel_context
+        # The scheduler remembers whom it served, for its index of fairness: not what they asked.
+        self.subject = subject._replace(body=_FORGOTTEN)
+        if not self.ours:
+            return self.otel_context
+        self.inference = Inference(self._tracer, subject, agent, self.otel_context, now)
+        return self.inference.context
 
     def waited_for(self, seconds: float) -> None:
         """Note a wait that ended with a grant. At once, unlike all else: their span may end before ours are made."""

@@ -46,7 +46,8 @@ _SPANS = """\
 
 Waiting for a slot is a span of its own, made when the wait is over, so queue time is never taken for the
 provider's time. The links on it lead to the calls that were in the way. Attributes marked * are left out
-where there is nothing to say.
+where there is nothing to say. Where your spans are exported in batches ours are made many at a time, up to a second
+late and with their true times; `force_flush` and `shutdown` of your provider have all that ended before.
 """
 
 _METRICS = f"""\

@@ -113,9 +113,10 @@ def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] =
 
     """
     name = model or ""
-    key = name if name in fixed else next((glob for glob in fixed if fnmatchcase(name, glob)), None)
-    if key is not None:
-        return max(1, round(fixed[key] * MILLI))
+    if fixed:
+        key = name if name in fixed else next((glob for glob in fixed if fnmatchcase(name, glob)), None)
+        if key is not None:
+            return max(1, round(fixed[key] * MILLI))
     return (_tier(name) * max(1000, tokens) + 500) // 1000 * MILLI
 
 

@@ -362,6 +362,18 @@ def test_shared_and_guarded_grants_are_charged() -> None:
     assert desk.policy._accounts["heavy"].tag == 18_000 * 1000
 
 
+def test_a_grant_out_of_turn_does_not_take_the_virtual_time_along() -> None:
+    policy = FairPolicy({})
+    for seq, agent in enumerate(("patient", "pushing")):
+        policy.put(agent, Standing(1000, 0, (0, seq)))
+    for seq in (3, 4):
+        policy.granted("pushing", 9000)
+        policy.put("pushing", Standing(1000, 0, (0, seq)))
+    policy.put("newcomer", Standing(1000, 0, (0, 5)))
+
+    assert [policy.score(agent, 0) for agent in ("patient", "newcomer", "pushing")] == [0.0, 0.0, -18.0]
+
+
 def test_another_policy_in_the_midst_begins_with_clean_accounts() -> None:
     desk = Desk(capacity=2)
     holders = [desk.ask("greedy"), desk.ask("greedy")]

@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 import loco_otel
+from loco_otel._core.fair import FairPolicy
 from loco_otel._core.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._waiting.slot import Slot
@@ -34,11 +36,19 @@ _WATCHED = tuple(str(_HERE / part) for part in ("_engines", "_core", "_waiting")
 
 
 class Bench:
-    """An engine with two slots, one of them held all the time, and a note of who was woken."""
+    """An engine with two slots, one of them held all the time, and a note of who was woken.
 
-    def __init__(self, *, observed: bool = False) -> None:
+    With `fair` it goes by service, and each agent works for a tenant.
+    """
+
+    def __init__(self, *, observed: bool = False, fair: bool = False) -> None:
         self.clock = ManualClock()
-        self.core = Scheduler({DEFAULT_RESOURCE: 2}, lambda: LoadPolicy(0.25, lambda: 0.5), max_hold=900.0)
+        self.tenanted = fair
+        self.core = Scheduler(
+            {DEFAULT_RESOURCE: 2},
+            lambda: FairPolicy({}) if fair else LoadPolicy(0.25, lambda: 0.5),
+            max_hold=900.0,
+        )
         self.engine = InProcessEngine(self.core, clock=self.clock, timer=False, admission=lambda _: True)
         if observed:
             self.engine.listen(lambda _: None)
@@ -47,7 +57,8 @@ class Bench:
         self.spare = self.submit("spare")
 
     def ticket(self, agent: str, timeout: float | None = None, *, admission: bool = False) -> Ticket:
-        ticket = self.engine.ticket(Request(agent, timeout=timeout, admission=admission))
+        tenant = f"tenant of {agent}" if self.tenanted else None
+        ticket = self.engine.ticket(Request(agent, timeout=timeout, admission=admission, tenant=tenant))
         ticket.places = (agent,)
         self.tickets.append(ticket)
         return ticket
@@ -95,9 +106,20 @@ class Bench:
         if self.counts != (0, 0):
             gc.collect()  # a task and the exception that it ended with keep each other, and a slot, alive
         assert self.counts == (0, 0)
+        self.check_that_nobody_owes()
         self.core.set_capacity(DEFAULT_RESOURCE, 2, 0.0)
         again = [self.submit(f"again-{number}") for number in range(3)]
         assert [ticket.state for ticket in again] == [State.GRANTED, State.GRANTED, State.WAITING]
+
+    def check_that_nobody_owes(self) -> None:
+        """See that a policy that goes by service has nobody in its books, since nobody is there."""
+        for line in self.core.resources.lines.values():
+            policy = line.policy
+            if isinstance(policy, TenantPolicy):
+                assert policy._tenants == {}
+                policy = policy._outer
+            if isinstance(policy, FairPolicy):
+                assert (policy._accounts, policy._open, len(policy._competing)) == ({}, 0, 0)
 
     def check_the_account(self) -> None:
         """See that slots, leases and waiters are those that the tickets' states tell of."""
@@ -374,8 +396,8 @@ OPERATIONS = [
 ]
 
 
-def every_point(prepare: Callable[[Bench], Operation], *, signals: bool, observed: bool = False) -> Iterator[int]:
-    total = at_point(0, lambda: None, prepare(Bench(observed=observed)), signals=signals)
+def every_point(prepare: Callable[[Bench], Operation], *, signals: bool, **options: bool) -> Iterator[int]:
+    total = at_point(0, lambda: None, prepare(Bench(**options)), signals=signals)
     assert total > 1
     yield from range(1, total + 1)
 
@@ -385,11 +407,17 @@ def interrupt() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # since it was broken off
-@pytest.mark.parametrize(("observed", "afterwards"), [(False, "advance"), (False, "release"), (True, "advance")])
+@pytest.mark.parametrize(
+    ("options", "afterwards"),
+    [({}, "advance"), ({}, "release"), ({"observed": True}, "advance"), ({"fair": True}, "release")],
+    ids=["advance", "release", "observed", "fair"],
+)
 @pytest.mark.parametrize("prepare", OPERATIONS)
-def test_an_interrupt_loses_nothing(prepare: Callable[[Bench], Operation], observed: bool, afterwards: str) -> None:
-    for number in every_point(prepare, signals=True, observed=observed):
-        bench = Bench(observed=observed)
+def test_an_interrupt_loses_nothing(
+    prepare: Callable[[Bench], Operation], options: dict[str, bool], afterwards: str
+) -> None:
+    for number in every_point(prepare, signals=True, **options):
+        bench = Bench(**options)
         operation = prepare(bench)
         with suppress(KeyboardInterrupt):
             at_point(number, interrupt, operation, signals=True)

@@ -122,3 +122,13 @@ def test_not_sampled_it_still_holds_the_trace_together() -> None:
     assert not span.is_recording()
     call.end("ValueError")
     assert rig.spans() == ()
+
+
+@pytest.mark.parametrize("told_below", [False, True])
+def test_what_is_asked_is_forgotten_once_it_is_sent(*, told_below: bool) -> None:
+    # The scheduler remembers a thousand requests, each with its trace: not a thousand prompts.
+    _, call = called(Rig(), told_below=told_below)
+    call.begin("analyst", 995.0)
+    assert call.subject is not None
+    assert call.subject == SUBJECT._replace(body={})
+    assert SUBJECT.body

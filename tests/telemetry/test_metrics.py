@@ -229,6 +229,20 @@ def test_beyond_the_limit_values_are_other() -> None:
     assert ("429", "other", "other") in rig.points("loco.throttles")
 
 
+def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
+    agents = tuple(
+        AgentStanding("agent", n, n, 1000 * n, n, float(n), n / 10, tenant)
+        for n, tenant in ((1, None), (3, "acme"), (2, "beta"))
+    )
+    resource = ResourceStanding("r", "load", 9, 6, 6, 10, 0.25, 1.0, agents)
+    rig = Rig(snapshot=lambda: Snapshot(0.0, (resource,)))
+    assert rig.points("loco.requests.waiting") == rig.points("loco.requests.active") == {("agent", "r"): 6}
+    assert rig.points("loco.queue.weight") == {("agent", "r"): 6.0}
+    assert rig.points("loco.queue.age") == {("agent", "r"): 3}
+    assert rig.points("loco.queue.wait") == {("agent", "r"): 3.0}
+    assert rig.points("loco.load.score") == {("agent", "r"): 0.3}
+
+
 def test_gauges_that_are_folded_together_make_one_value() -> None:
     agents = tuple(AgentStanding(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
     resources = [ResourceStanding(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]
