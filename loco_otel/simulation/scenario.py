@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loco_otel.errors import LocoError
 
-_FOLDER = files("loco_otel._simulation") / "scenarios"
+_FOLDER = files("loco_otel.simulation") / "scenarios"
 
 
 class ScenarioError(LocoError):
@@ -87,7 +87,7 @@ def _fault(error: OSError | ValueError) -> str:
     told = []
     for detail in error.errors(include_url=False):
         *path, key = detail["loc"]
-        place = "".join(f"{part}[{number + 1}]." for part, number in zip(path[::2], path[1::2], strict=False))
+        place = f"{path[0]}[{int(path[1]) + 1}]." if len(path) > 1 else ""
         model: type[BaseModel] = Group if path else Scenario
         field = model.model_fields.get(str(key))
         if detail["type"] == "missing":

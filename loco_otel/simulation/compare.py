@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from math import ceil
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loco_otel._core.fairness import jains_index
 from loco_otel._core.policies import policy
-from loco_otel._simulation.baselines import RoundRobinPolicy
-from loco_otel._simulation.run import Served, arrivals, run, semaphore
-from loco_otel._simulation.scenario import Scenario
+from loco_otel.simulation.baselines import RoundRobinPolicy
+from loco_otel.simulation.run import Served, arrivals, run, semaphore
+from loco_otel.simulation.scenario import Scenario
 
 SEMAPHORE = "semaphore"
 
@@ -58,21 +59,28 @@ def compare(
         guard: `LOCO_MAX_WAIT_TICKS`; 0 is none, so that the policies are seen bare.
 
     """
-    chosen = scenario.alpha if alpha is None else alpha
     return [
-        _outcome(scenario, name, [(seed, served_by(scenario, name, seed, alpha=chosen, guard=guard)) for seed in seeds])
+        _outcome(scenario, name, [(seed, served_by(scenario, name, seed, alpha=alpha, guard=guard)) for seed in seeds])
         for name in policies
     ]
 
 
-def served_by(scenario: Scenario, name: str, seed: int, *, alpha: float, guard: int) -> list[Served]:
-    """Return the tasks that one policy served, in the order of their grants."""
+def served_by(scenario: Scenario, name: str, seed: int, *, alpha: float | None = None, guard: int = 0) -> list[Served]:
+    """Return the tasks that one policy served, in the order of their grants; for the rest see `compare`."""
+    if alpha is None:
+        alpha = scenario.alpha
     if name == SEMAPHORE:
         return semaphore(scenario, seed)
     if name == RoundRobinPolicy.name:
         return run(scenario, RoundRobinPolicy, seed, guard=guard)
     draw = random.Random(seed).random  # noqa: S311 - breaks ties
     return run(scenario, policy(name, alpha=alpha, shares={}, draw=draw), seed, guard=guard)
+
+
+def as_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return all of it as plain values."""
+    told = [{**it._asdict(), "groups": [group._asdict() for group in it.groups]} for it in outcomes]
+    return {"scenario": scenario.model_dump(exclude={"groups"}), "outcomes": told}
 
 
 def _outcome(scenario: Scenario, name: str, runs: list[tuple[int, list[Served]]]) -> Outcome:
@@ -108,9 +116,5 @@ def _waits(group: str, asked: int, waits: list[float]) -> Waits:
     if not waits:
         return Waits(group, asked, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
     waits.sort()
-
-    def rank(share: float) -> float:
-        """The nearest rank."""
-        return waits[min(len(waits) - 1, max(0, -int(-share * len(waits)) - 1 + (share * len(waits) % 1 > 0)))]
-
-    return Waits(group, asked, len(waits), fmean(waits), rank(0.5), rank(0.95), rank(0.99), waits[-1])
+    p50, p95, p99 = (waits[max(0, ceil(share * len(waits)) - 1)] for share in (0.5, 0.95, 0.99))  # the nearest rank
+    return Waits(group, asked, len(waits), fmean(waits), p50, p95, p99, waits[-1])

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from loco_otel._core.policy import Policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._simulation.scenario import Group, Scenario
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, GrantReason, Request
+from loco_otel.simulation.scenario import Group, Scenario
 
 
 class Arrival(NamedTuple):

@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from loco_otel._simulation.compare import Outcome
-from loco_otel._simulation.scenario import Scenario, ScenarioError
+from loco_otel.simulation.compare import Outcome
+from loco_otel.simulation.scenario import Scenario, ScenarioError
 
 _MOST_GROUPS = 12
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
@@ -35,10 +35,12 @@ def plot(scenario: Scenario, outcomes: Sequence[Outcome], path: Path) -> None:
         own = outcome.groups[:_MOST_GROUPS]
         waits.bar(places, [group.mean for group in own], width, color=colour, label=outcome.policy)
         waits.plot(places, [group.p95 for group in own], "_", color="black", markersize=9)
-        fairness.bar([place + shift for place in (0, 1)], [outcome.jain_served, outcome.jain_waits], width, color=colour)
+        fairness.bar(
+            [place + shift for place in (0, 1)], [outcome.jain_served, outcome.jain_waits], width, color=colour
+        )
     waits.set_xticks(range(len(groups)), groups)
     waits.set_ylabel("wait in ticks: mean, and 95th percentile (line)")
-    waits.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(outcomes), frameon=False)
     fairness.set_xticks((0, 1), ("of service", "of waits"))
     fairness.set_ylabel("Jain's index")
     fairness.set_ylim(0, 1.05)

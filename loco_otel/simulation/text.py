@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from loco_otel._simulation.compare import Outcome
-from loco_otel._simulation.scenario import Scenario
+from loco_otel.simulation.compare import Outcome
+from loco_otel.simulation.scenario import Scenario
 
 
 def show(scenario: Scenario, outcomes: Sequence[Outcome], console: Console) -> None:
