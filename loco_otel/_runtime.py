@@ -12,10 +12,8 @@ from math import inf
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
-from loco_otel._core.fair import FairPolicy
-from loco_otel._core.fifo import FifoPolicy
 from loco_otel._core.limit import AdaptiveLimit
-from loco_otel._core.load import LoadPolicy
+from loco_otel._core.policies import policy
 from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
 from loco_otel._core.scheduler import Scheduler
@@ -234,14 +232,9 @@ class Runtime:
 
 
 def _policy(settings: Settings) -> Callable[[], Policy]:
-    if settings.policy == "fifo":
-        return FifoPolicy
-    if settings.policy == "fair":
-        shares = _thousandths(settings.shares)
-        return lambda: FairPolicy(shares)
     # Which of two equal agents goes first need not be the same in the next run, so any seed will do.
     draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
-    return lambda: LoadPolicy(settings.alpha, draw)
+    return policy(settings.policy, alpha=settings.alpha, shares=_thousandths(settings.shares), draw=draw)
 
 
 def _thousandths(shares: Mapping[str, float]) -> dict[str, int]:

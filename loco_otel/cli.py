@@ -4,9 +4,13 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import click
+from rich.console import Console
 
+from loco_otel import simulation
+from loco_otel._core.policies import POLICIES
 from loco_otel._doctor import examine, show, versions
 
 
@@ -42,6 +46,68 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
         show(report)
     if not report.well:
         context.exit(1)
+
+
+_COMPARED = (*POLICIES, *simulation.BASELINES)
+
+
+def _policies(_: click.Context, parameter: click.Parameter, names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in _COMPARED:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(_COMPARED)}", param=parameter)
+    return chosen
+
+
+@main.command()
+@click.argument("scenario", metavar="SCENARIO")
+@click.option("--policy", default="load", show_default=True, callback=_policies, help="Under which to run it.")
+@click.option(
+    "--against",
+    default="fifo,round-robin,semaphore",
+    show_default=True,
+    callback=_policies,
+    help="And under which else.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Of `load`.  [default: the scenario's]")
+@click.option("--capacity", type=click.IntRange(1), help="Slots.  [default: the scenario's]")
+@click.option("--guard", type=click.IntRange(0), default=0, show_default=True, help="LOCO_MAX_WAIT_TICKS; 0 is off.")
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs.")
+@click.option("--seed", type=int, default=42, show_default=True, help="The first run's.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .svg, .png, .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def simulate(
+    *,
+    scenario: str,
+    policy: list[str],
+    against: list[str],
+    alpha: float | None,
+    capacity: int | None,
+    guard: int,
+    seeds: int,
+    seed: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a scenario in simulated time, under several policies side by side.
+
+    SCENARIO is burst, fairness, webhook_spike, mdash_security, or a TOML file of your own. The core that grants is the
+    one that schedules your calls.
+    """
+    try:
+        played = simulation.load_scenario(scenario)
+        if capacity is not None:
+            played = played.model_copy(update={"capacity": capacity})
+        names = dict.fromkeys([*policy, *against])
+        outcomes = simulation.compare(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
+        if as_json:
+            click.echo(json.dumps(simulation.as_json(played, outcomes), indent=2))
+        else:
+            simulation.show(played, outcomes, Console(highlight=False))
+        if plot is not None:
+            simulation.plot(played, outcomes, plot)
+    except simulation.ScenarioError as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

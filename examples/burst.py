@@ -1,0 +1,17 @@
+"""Everybody comes at once: who is served, and in which order.
+
+The scenario `burst` in simulated time, under each policy and beside what others do:
+
+    python examples/burst.py
+"""
+
+from rich.console import Console
+
+from loco_otel.simulation import compare, load_scenario, served_by, show
+
+scenario = load_scenario("burst")
+outcomes = compare(scenario, ["load", "fair", "fifo", "round-robin", "semaphore"], seeds=range(42, 62))
+show(scenario, outcomes, Console(width=100))
+
+order = [served.agent.removeprefix("agent-") for served in served_by(scenario, "load", seed=42)]
+print("\nserved in this order:", " ".join(order))

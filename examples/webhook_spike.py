@@ -1,0 +1,14 @@
+"""Urgent work comes into a backlog.
+
+The scenario `webhook_spike` in simulated time, under each policy and beside what others do:
+
+    python examples/webhook_spike.py
+"""
+
+from rich.console import Console
+
+from loco_otel.simulation import compare, load_scenario, show
+
+scenario = load_scenario("webhook_spike")
+outcomes = compare(scenario, ["load", "fair", "fifo", "round-robin", "semaphore"], seeds=range(42, 62))
+show(scenario, outcomes, Console(width=100))

@@ -1,0 +1,120 @@
+"""The same tasks under several policies: who waited how long, and how fair that was."""
+
+import random
+from collections.abc import Iterable, Sequence
+from math import ceil
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from loco_otel._core.fairness import jains_index
+from loco_otel._core.policies import policy
+from loco_otel.simulation.baselines import RoundRobinPolicy
+from loco_otel.simulation.run import Served, arrivals, run, semaphore
+from loco_otel.simulation.scenario import Scenario
+
+SEMAPHORE = "semaphore"
+
+
+class Waits(NamedTuple):
+    """Of one group's tasks that were served, in ticks, over all seeds."""
+
+    group: str
+    asked: int
+    served: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+
+
+class Outcome(NamedTuple):
+    """One policy's; means over all seeds."""
+
+    policy: str
+    seeds: int
+    served: float
+    """Tasks."""
+    busy: float
+    """Share of the slots' time."""
+    jain_served: float
+    """Jain's index over the tasks served of each agent that asked for any, starved ones counted as 0."""
+    jain_waits: float
+    """Jain's index over the mean waits of the agents, those without a wait left out: as loco-agent has it."""
+    starved: float
+    """Agents that asked and got nothing."""
+    groups: tuple[Waits, ...]
+
+
+def compare(
+    scenario: Scenario, policies: Iterable[str], seeds: Sequence[int], *, alpha: float | None = None, guard: int = 0
+) -> list[Outcome]:
+    """Run a scenario under each policy: those of loco-otel, `round-robin` over agents, and a plain `semaphore`.
+
+    Args:
+        scenario: what happens.
+        policies: by name.
+        seeds: of the arrivals, the same for each policy.
+        alpha: of `load`; the scenario's where it is None.
+        guard: `LOCO_MAX_WAIT_TICKS`; 0 is none, so that the policies are seen bare.
+
+    """
+    return [
+        _outcome(scenario, name, [(seed, served_by(scenario, name, seed, alpha=alpha, guard=guard)) for seed in seeds])
+        for name in policies
+    ]
+
+
+def served_by(scenario: Scenario, name: str, seed: int, *, alpha: float | None = None, guard: int = 0) -> list[Served]:
+    """Return the tasks that one policy served, in the order of their grants; for the rest see `compare`."""
+    if alpha is None:
+        alpha = scenario.alpha
+    if name == SEMAPHORE:
+        return semaphore(scenario, seed)
+    if name == RoundRobinPolicy.name:
+        return run(scenario, RoundRobinPolicy, seed, guard=guard)
+    draw = random.Random(seed).random  # noqa: S311 - breaks ties
+    return run(scenario, policy(name, alpha=alpha, shares={}, draw=draw), seed, guard=guard)
+
+
+def as_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return all of it as plain values."""
+    told = [{**it._asdict(), "groups": [group._asdict() for group in it.groups]} for it in outcomes]
+    return {"scenario": scenario.model_dump(exclude={"groups"}), "outcomes": told}
+
+
+def _outcome(scenario: Scenario, name: str, runs: list[tuple[int, list[Served]]]) -> Outcome:
+    asked: dict[str, int] = {}
+    waits: dict[str, list[float]] = {group.name: [] for group in scenario.groups}
+    fair, equal, starved, busy = [], [], [], []
+    for seed, served in runs:
+        counts = {task.agent: 0 for task in arrivals(scenario, seed)}
+        own: dict[str, list[float]] = {}
+        for task in arrivals(scenario, seed):
+            asked[task.group.name] = asked.get(task.group.name, 0) + 1
+        for done in served:
+            counts[done.agent] += 1
+            own.setdefault(done.agent, []).append(done.wait)
+            waits[done.group].append(done.wait)
+        fair.append(jains_index(counts.values()))
+        equal.append(jains_index(mean for mean in map(fmean, own.values()) if mean > 0))
+        starved.append(sum(not count for count in counts.values()))
+        busy.append(min(1.0, len(served) * scenario.service / (scenario.ticks * scenario.capacity)))
+    return Outcome(
+        policy=name,
+        seeds=len(runs),
+        served=fmean(len(served) for _, served in runs),
+        busy=fmean(busy),
+        jain_served=fmean(fair),
+        jain_waits=fmean(equal),
+        starved=fmean(starved),
+        groups=tuple(_waits(group.name, asked.get(group.name, 0), waits[group.name]) for group in scenario.groups),
+    )
+
+
+def _waits(group: str, asked: int, waits: list[float]) -> Waits:
+    if not waits:
+        return Waits(group, asked, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    waits.sort()
+    p50, p95, p99 = (waits[max(0, ceil(share * len(waits)) - 1)] for share in (0.5, 0.95, 0.99))  # the nearest rank
+    return Waits(group, asked, len(waits), fmean(waits), p50, p95, p99, waits[-1])

@@ -1,0 +1,99 @@
+"""What happens in a simulation: who asks for how much, and when. A TOML file."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loco_otel.errors import LocoError
+
+_FOLDER = files("loco_otel.simulation") / "scenarios"
+
+
+class ScenarioError(LocoError):
+    """A scenario can't be used; the message names what is wrong and what is allowed."""
+
+
+class Group(BaseModel):
+    """Agents that do the same. A field's description completes "must be"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1)] = Field(description="a name")
+    count: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="a whole number from 1 to 10000")
+    weight: Annotated[float, Field(gt=0, le=1e6)] = Field(default=1.0, description="a number above 0")
+    tasks: Annotated[int, Field(ge=0, le=100_000)] = Field(default=0, description="a whole number of at least 0")
+    """Of each agent, when it comes."""
+    at: Annotated[float, Field(ge=0)] = Field(default=0.0, description="a tick of at least 0")
+    """When it comes."""
+    rate: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="a number from 0 to 1000")
+    """Further tasks of each agent in a tick, on average."""
+    tenant: str | None = Field(default=None, description="a name")
+    service: Annotated[float, Field(gt=0)] | None = Field(default=None, description="a number of ticks above 0")
+    """How long a task holds its slot; the scenario's where it is not said."""
+
+    def agents(self) -> list[str]:
+        """Return the names of its agents."""
+        return [self.name] if self.count == 1 else [f"{self.name}-{number}" for number in range(self.count)]
+
+
+class Scenario(BaseModel):
+    """All of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="a name")
+    description: str = Field(default="", description="a text")
+    ticks: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="a whole number from 1 to 1000000")
+    """After which it ends; a tick is as long as a task holds a slot, unless `service` says otherwise."""
+    capacity: Annotated[int, Field(ge=1)] = Field(default=1, description="a whole number of at least 1")
+    service: Annotated[float, Field(gt=0)] = Field(default=1.0, description="a number of ticks above 0")
+    spread: Literal["fixed", "exponential"] = Field(default="fixed", description="fixed or exponential")
+    """Of the service times."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(default=0.25, description="a number from 0 to 1")
+    groups: Annotated[tuple[Group, ...], Field(min_length=1)] = Field(description="tables, each with a name")
+
+
+def built_in() -> list[str]:
+    """Name the scenarios that come along."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_scenario(name: str) -> Scenario:
+    """Read a scenario: one that comes along, or a file whose name ends in `.toml`.
+
+    Raises:
+        ScenarioError: there is none of that name, or the file can't be used.
+
+    """
+    try:
+        if name.endswith(".toml"):
+            text = Path(name).expanduser().read_text(encoding="utf-8")
+        elif name in built_in():
+            text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+        else:
+            known = ", ".join(built_in())
+            raise ScenarioError(f"{name!r} is no scenario: there are {known}, and files whose names end in .toml")
+        return Scenario.model_validate(tomllib.loads(text))
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"{name}: {_fault(error)}") from error
+
+
+def _fault(error: OSError | ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return getattr(error, "strerror", None) or str(error)
+    told = []
+    for detail in error.errors(include_url=False):
+        *path, key = detail["loc"]
+        place = f"{path[0]}[{int(path[1]) + 1}]." if len(path) > 1 else ""
+        model: type[BaseModel] = Group if path else Scenario
+        field = model.model_fields.get(str(key))
+        if detail["type"] == "missing":
+            told.append(f"{place}{key} is missing")
+        elif field is None:
+            told.append(f"{place}{key} is none of {', '.join(model.model_fields)}")
+        else:
+            told.append(f"{place}{key}={detail['input']!r}: must be {field.description}")
+    return "; ".join(told)

@@ -1,0 +1,37 @@
+"""What came of a simulation, to be read by people."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from loco_otel.simulation.compare import Outcome
+from loco_otel.simulation.scenario import Scenario
+
+
+def show(scenario: Scenario, outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print two tables: of each policy, and of the waits under it."""
+    seeds = outcomes[0].seeds
+    console.print(f"{scenario.name}: {scenario.description}", style="bold", markup=False)
+    runs = "one run" if seeds == 1 else f"means over {seeds} runs"
+    console.print(f"{scenario.ticks} ticks, {scenario.capacity} at a time, {runs}\n", style="dim", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("policy")
+    for name in ("served", "busy", "Jain served", "Jain waits", "starved"):
+        table.add_column(name, justify="right")
+    for it in outcomes:
+        numbers = (f"{it.served:.0f}", f"{it.busy:.0%}", f"{it.jain_served:.3f}", f"{it.jain_waits:.3f}")
+        table.add_row(it.policy, *numbers, f"{it.starved:.2f}".rstrip("0").rstrip("."))
+    console.print(table)
+    console.print()
+    waits = Table(box=None, pad_edge=False, header_style="bold", title="Waits in ticks", title_justify="left")
+    waits.add_column("agents")
+    waits.add_column("policy")
+    for name in ("asked", "served", "mean", "p50", "p95", "p99", "longest"):
+        waits.add_column(name, justify="right")
+    for number, group in enumerate(outcomes[0].groups):
+        for row, it in enumerate(outcomes):
+            own = it.groups[number]
+            times = (f"{value:.1f}" for value in (own.mean, own.p50, own.p95, own.p99, own.longest))
+            waits.add_row(group.group if not row else "", it.policy, str(own.asked), str(own.served), *times)
+    console.print(waits)
