@@ -247,4 +247,4 @@ def test_programs_know_nothing_of_loco(path: Path) -> None:
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     knows = any(name.startswith("loco_otel") for name in imported)
-    assert knows == (path.name == "library.py")
+    assert knows == (path.name != "newsroom.py")
