@@ -6,7 +6,7 @@ This is the same scheduler as a library.
 
 from loco_otel._identity import as_agent
 from loco_otel._version import __version__
-from loco_otel.api import configure, install, slot, snapshot, uninstall
+from loco_otel.api import configure, dump, install, slot, snapshot, uninstall
 from loco_otel.errors import (
     AcquireRejectedError,
     AcquireTimeoutError,
@@ -30,6 +30,7 @@ __all__ = [
     "__version__",
     "as_agent",
     "configure",
+    "dump",
     "install",
     "slot",
     "snapshot",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel import _runtime
+from loco_otel._dump import Dump
 from loco_otel._identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
@@ -98,6 +99,21 @@ def configure(**settings: object) -> Settings:
 def snapshot() -> Snapshot:
     """Tell how the scheduler stands: per resource and agent what holds, what waits, and its load."""
     return _runtime.current().engine.snapshot()
+
+
+def dump(tickets: int = 100) -> Dump:
+    """Tell how the scheduler stands, request by request; `print` it, or take `as_dict()`.
+
+    Args:
+        tickets: at most so many of each resource; how many are left out is told.
+
+    Raises:
+        ValueError: it is negative.
+
+    """
+    if tickets < 0:
+        raise ValueError(f"tickets must be at least 0, not {tickets!r}")
+    return Dump(_runtime.current().engine.dump(tickets))
 
 
 def install() -> tuple[str, ...]:

@@ -3,15 +3,19 @@
 import json
 import os
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from loco_otel import simulation
+from loco_otel import _dump, _ps, simulation
 from loco_otel._core.policies import POLICIES
 from loco_otel._doctor import examine, show, versions
+
+_BETWEEN_LOOKS = 1.0
+"""Seconds."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,6 +50,39 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
         show(report)
     if not report.well:
         context.exit(1)
+
+
+@main.command()
+@click.option(
+    "--url", help="The process's Prometheus page.  [default: that of OTEL_EXPORTER_PROMETHEUS_HOST and _PORT]"
+)
+@click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
+    """Show who holds and who waits in a running process, and who is next.
+
+    Reads the page that OpenTelemetry's Prometheus exporter serves there. Exits with 1 when there is none.
+    """
+    address = url or _ps.default_url(os.environ)
+    console = Console(highlight=False)
+    try:
+        if as_json:
+            rows = _ps.read(address)
+            told = [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]
+            click.echo(json.dumps({"resources": told}, indent=2))
+            return
+        while True:
+            rows = _ps.read(address)
+            if watch:
+                console.clear()
+            _dump.show(rows, console)
+            if not watch:
+                return
+            time.sleep(_BETWEEN_LOOKS)
+    except _ps.PsError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        return
 
 
 _COMPARED = (*POLICIES, *simulation.BASELINES)

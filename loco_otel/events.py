@@ -269,6 +269,31 @@ class AgentStanding(NamedTuple):
     """L, or under `fair` by how many weights it is behind V; where it competes."""
     tenant: str | None = None
     """For whom the agent works: agents of two tenants are two, whatever their names."""
+    rank: int | None = None
+    """Its place among those that compete (within its tenant, where there are several), 1 is next; in a dump only."""
+
+
+class TicketStanding(NamedTuple):
+    """One request at one moment."""
+
+    id: str
+    agent: str
+    tenant: str | None
+    state: str
+    """`holding`, `admitting`, `paused` (before a retry), `waiting`, `queued` (nobody waits for it yet)."""
+    resources: tuple[str, ...]
+    weight: int
+    """Milli-weights."""
+    provider: str | None
+    model: str | None
+    seconds: float
+    """That it has held, or waited; since its pause began it does neither."""
+    ticks: int
+    """That it has waited."""
+    time_left: float | None
+    """Seconds until its wait times out; None without a limit, and once it waits no more."""
+    shares_with: str | None
+    """The holder whose slot it shares, by id."""
 
 
 class ResourceStanding(NamedTuple):
@@ -285,6 +310,17 @@ class ResourceStanding(NamedTuple):
     fairness: float
     """Jain's index of the weight served over the last grants, starved agents counted as 0."""
     agents: tuple[AgentStanding, ...]
+
+
+class ResourceDump(NamedTuple):
+    """One resource at one moment, request by request."""
+
+    standing: ResourceStanding
+    tickets: tuple[TicketStanding, ...]
+    """Holders in the order of their grants, then those that wait, in the order in which they would be granted if
+    nothing else happened, then the rest."""
+    left_out: int
+    """Requests beyond the limit of the dump."""
 
 
 class Snapshot(NamedTuple):

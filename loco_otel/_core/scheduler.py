@@ -5,6 +5,7 @@ from itertools import islice
 from math import inf
 from types import MappingProxyType
 
+from loco_otel._core.dump import dump
 from loco_otel._core.entanglement import Entanglement
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
@@ -21,6 +22,7 @@ from loco_otel.events import (
     RateLimits,
     Rejected,
     Released,
+    ResourceDump,
     Snapshot,
     Spending,
     Spent,
@@ -342,6 +344,10 @@ class Scheduler:
     def snapshot(self, now: float) -> Snapshot:
         """Tell how everything stands."""
         return Snapshot(now, tuple(standing(pool, now) for pool in self.resources.pools.values()))
+
+    def dump(self, most: int, now: float) -> tuple[ResourceDump, ...]:
+        """Tell how everything stands, request by request: so many of each resource."""
+        return dump(self.resources, self._tickets.values(), most, now)
 
     def waiting(self) -> int:
         """Count those that wait."""

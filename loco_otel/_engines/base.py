@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from loco_otel._core.ticket import Ticket
-from loco_otel.events import BypassReason, Listener, RateLimits, Request, Snapshot, Spending, ThrottleKind
+from loco_otel.events import BypassReason, Listener, RateLimits, Request, ResourceDump, Snapshot, Spending, ThrottleKind
 
 
 class Admission(Protocol):
@@ -90,6 +90,9 @@ class Engine(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Tell how everything stands."""
+
+    def dump(self, most: int) -> tuple[ResourceDump, ...]:
+        """Tell how everything stands, request by request: so many of each resource."""
 
     def shutdown(self) -> None:
         """Turn away all who wait and all who come."""

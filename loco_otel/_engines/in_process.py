@@ -23,6 +23,7 @@ from loco_otel.events import (
     Outcome,
     RateLimits,
     Request,
+    ResourceDump,
     Snapshot,
     Spending,
     Throttled,
@@ -230,6 +231,10 @@ class InProcessEngine:
     def snapshot(self) -> Snapshot:
         """Tell how everything stands."""
         return self._do(lambda core, now: core.snapshot(now))
+
+    def dump(self, most: int) -> tuple[ResourceDump, ...]:
+        """Tell how everything stands, request by request: so many of each resource."""
+        return self._do(lambda core, now: core.dump(most, now))
 
     # -- limits, time, the end -----------------------------------------------------------------------------------
 
