@@ -155,12 +155,12 @@ class InProcessEngine:
         else:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a ticket wherever it is."""
+    def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a ticket wherever it is, and note what was spent though nothing came of it."""
         if self._lock._is_owned():
-            self.abandon(ticket)
+            self.abandon(ticket, spending)
             return
-        self._do(lambda core, now: core.cancel(ticket, now))
+        self._do(lambda core, now: _cancel(core, ticket, spending, now))
 
     def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped.
@@ -196,7 +196,7 @@ class InProcessEngine:
     def throttle(
         self,
         ticket: Ticket,
-        status: int,
+        status: int | None,
         kind: ThrottleKind,
         retry_after: float | None,
         limits: RateLimits | None,
@@ -279,9 +279,7 @@ class InProcessEngine:
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
-            if spending is not None:
-                core.settle(ticket, spending, now)
-            core.cancel(ticket, now)
+            _cancel(core, ticket, spending, now)
             self._abandoned.popleft()
         self._post()
 
@@ -294,8 +292,9 @@ class InProcessEngine:
 
     def _is_to_plan(self, ticket: Ticket, now: float) -> bool:
         """Tell whether the timer may have to look earlier than it will: the usual ticket finds it awake enough."""
-        due = self._due
-        return due > now + _HEARTBEAT or self._core.leases_due < due or ticket.deadline is not None
+        due, core = self._due, self._core
+        opens = core.resources.opens_at < due
+        return due > now + _HEARTBEAT or core.leases_due < due or opens or ticket.deadline is not None
 
     def _plan(self, now: float) -> None:
         due = self._next_due(now)
@@ -316,6 +315,12 @@ class InProcessEngine:
         if self._timer is not None:
             self._timer = Timer(self._clock)
         self._core.reset()
+
+
+def _cancel(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    if spending is not None:
+        core.settle(ticket, spending, now)
+    core.cancel(ticket, now)
 
 
 def _after_fork_in_child() -> None:
