@@ -44,6 +44,8 @@ class ThrottleKind(StrEnum):
 
     LOAD = "load"
     """Too much at once: slow down."""
+    TIMEOUT = "timeout"
+    """No answer in time: it may have too much to do."""
     SPEND = "spend"
     """A spending limit or an empty account: slowing down will not help."""
 
@@ -111,12 +113,14 @@ class Spending(NamedTuple):
 
 
 class RateLimits(NamedTuple):
-    """What a provider's headers say is left: requests and tokens, and in how many seconds they are full again."""
+    """What a provider's headers say is left of requests and tokens, of how many, and in how many seconds of all."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
     requests_reset: float | None = None
     tokens_reset: float | None = None
+    requests_limit: int | None = None
+    tokens_limit: int | None = None
 
 
 class TicketView(Protocol):
@@ -147,7 +151,8 @@ class Waiting(NamedTuple):
     """Qi: milli-weights that its agent has queued, this request included."""
     position: int
     """Place in its agent's own queue; 1 is next."""
-    capacity: int
+    capacity: int | None
+    """Slots; None where it waits for the time alone."""
     waiting: int
     """Requests that wait for the resource, this one included."""
     holders: tuple[TicketView, ...]
@@ -197,8 +202,8 @@ class Throttled(NamedTuple):
 
     at: float
     ticket: TicketView
-    status: int
-    """0 where there was no answer in time."""
+    status: int | None
+    """None where there was no answer in time."""
     kind: ThrottleKind
     retry_after: float | None
     """Seconds, where the provider said so."""

@@ -81,15 +81,19 @@ class Router:
         self._rules = tuple(rules)
         self._fixed = fixed
         self.resources = lru_cache(_MOST_REMEMBERED)(self._resources)
-        """Return the names of the resources that a call needs, by its provider, model and host."""
+        """Return the names of the resources that a call needs, by its provider, model, host and unusual port."""
 
-    def _resources(self, provider: str | None, model: str | None, host: str | None) -> tuple[str, ...]:
+    def _resources(
+        self, provider: str | None, model: str | None, host: str | None, port: int | None = None
+    ) -> tuple[str, ...]:
         names = {rule.name for rule in self._rules if rule.matches(provider, model, host)}
         if names:
             return tuple(sorted(names))
         if self._fixed or provider is None:
             return (DEFAULT_RESOURCE,)
-        return (f"{provider}/{host}" if host else provider,)
+        if not host:
+            return (provider,)
+        return (f"{provider}/{host}" if port is None else f"{provider}/{host}:{port}",)
 
 
 def by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:

@@ -1,5 +1,7 @@
 """Which resources a call needs."""
 
+from typing import Any
+
 import pytest
 
 from loco_otel.routing import ResourceRule, Router
@@ -7,15 +9,15 @@ from loco_otel.routing import ResourceRule, Router
 OPENAI = ("openai", "gpt-4o", "api.openai.com")
 
 
-def route(*rules: dict[str, object], fixed: bool = False, call: tuple[str | None, ...] = OPENAI) -> tuple[str, ...]:
-    provider, model, host = call
-    return Router([ResourceRule.model_validate(rule) for rule in rules], fixed=fixed).resources(provider, model, host)
+def route(*rules: dict[str, object], fixed: bool = False, call: tuple[Any, ...] = OPENAI) -> tuple[str, ...]:
+    return Router([ResourceRule.model_validate(rule) for rule in rules], fixed=fixed).resources(*call)
 
 
 def test_without_rules_there_is_one_resource_or_one_for_each_host() -> None:
     assert route(fixed=True) == ("llm_api",)
     assert route() == ("openai/api.openai.com",)
     assert route(call=("anthropic", None, None)) == ("anthropic",)
+    assert route(call=("openai", None, "localhost", 8000)) == ("openai/localhost:8000",)
     assert route(call=(None, None, None)) == ("llm_api",)
 
 

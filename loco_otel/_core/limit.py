@@ -9,8 +9,9 @@ Avoidance in Computer Networks", 1989), with a memory:
 - Below the level that was refused the limit climbs by one with each success: in a round trip it is back, one short of
   that level. Plain additive increase would stay at three quarters of it on average.
 - There it stays until it has been patient: a limit's worth of successes at first, twice as many after each refused
-  try, at most 128. Then it tries one more. A try that brings a limit's worth of successes was right: the level is
-  forgotten, the patience is small again, and each limit's worth of successes adds one.
+  try, at most 128; and where a refused try cost a pause, for 20 times as long as that. Then it tries one more. A try
+  that brings a limit's worth of successes was right: the level is forgotten, the patience is small again, and each
+  limit's worth of successes adds one.
 
 It grows only while it is what holds calls back: successes while slots are free say nothing.
 """
@@ -19,6 +20,8 @@ from math import inf
 
 _MOST_PATIENCE = 128
 """Successes between two tries: a refusal for each hundred calls or so, however constant the provider's limit is."""
+_PAUSES = 20
+"""Time between two tries, in pauses that the last one cost: else a provider that asks for long ones stands idle."""
 
 
 class AdaptiveLimit:
@@ -29,7 +32,7 @@ class AdaptiveLimit:
 
     """
 
-    __slots__ = ("_credit", "_cut_at", "_patience", "_refused", "_trying", "ceiling", "limit")
+    __slots__ = ("_credit", "_cut_at", "_patience", "_refused", "_trying", "_until", "ceiling", "limit")
 
     def __init__(self, ceiling: float = inf) -> None:
         self.ceiling = ceiling
@@ -41,6 +44,8 @@ class AdaptiveLimit:
         self._credit = 0
         """Successes at this level."""
         self._patience = 0
+        self._until = -inf
+        """No try before."""
         self._trying = False
 
     @property
@@ -55,13 +60,14 @@ class AdaptiveLimit:
         self.ceiling = ceiling
         self.limit = min(self.limit, ceiling)
 
-    def push_back(self, in_flight: int, granted_at: float, now: float) -> bool:
+    def push_back(self, in_flight: int, granted_at: float, now: float, pause: float = 0.0) -> bool:
         """Note a refusal; return True when it lowers the limit.
 
         Args:
             in_flight: requests that the provider has, the refused one included.
             granted_at: when the refused one was let go.
             now: the time.
+            pause: seconds for which the provider wants to be left alone.
 
         """
         if granted_at < self._cut_at:
@@ -69,6 +75,7 @@ class AdaptiveLimit:
         level = int(min(self.limit, max(1, in_flight)))
         wrong = self._trying or level >= self._refused
         self._patience = min(_MOST_PATIENCE, 2 * max(self._patience, level)) if wrong else level
+        self._until = now + _PAUSES * pause if wrong else now
         self._refused = level
         self.limit = max(1, level // 2)
         self._cut_at = now
@@ -76,11 +83,12 @@ class AdaptiveLimit:
         self._trying = False
         return True
 
-    def succeed(self, in_flight: int) -> bool:
+    def succeed(self, in_flight: int, now: float) -> bool:
         """Note a success; return True when it raises the limit.
 
         Args:
             in_flight: requests that the provider had, this one included.
+            now: the time.
 
         """
         limit = self.limit
@@ -95,7 +103,7 @@ class AdaptiveLimit:
             # It has borne more than was refused once.
             self._refused, self._patience, self._trying = inf, 0, False
             return self._raise()
-        if self._credit < max(self._patience, limit):
+        if self._credit < max(self._patience, limit) or now < self._until:
             return False
         self._trying = True
         return self._raise()

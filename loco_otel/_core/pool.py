@@ -70,22 +70,29 @@ class Pool:
             self.tokens = None if tokens is None else Rate(tokens)
         self._gate()
 
-    def push_back(self, ticket: Ticket, now: float) -> None:
-        """Note that the provider refused one of the holders, for load."""
-        if self.adaptive is not None and self.adaptive.push_back(self.used, ticket.granted_at, now):
-            self.capacity = self.adaptive.limit
-            self._gate()
+    def push_back(self, ticket: Ticket, now: float, pause: float) -> None:
+        """Note that the provider refused one of the holders, for load, and for how long it wants to be left alone."""
+        if self.adaptive is not None and self.adaptive.push_back(self.used, ticket.granted_at, now, pause):
+            self._adapt()
+        if pause:
+            self.pause(now + pause)
 
-    def succeed(self) -> None:
+    def succeed(self, now: float) -> None:
         """Note that the provider has served one of the holders, who has not left yet."""
-        if self.adaptive is not None and self.adaptive.succeed(self.used):
-            self.capacity = self.adaptive.limit
+        if self.adaptive is not None and self.adaptive.succeed(self.used, now):
+            self._adapt()
 
     def pause(self, until: float) -> None:
         """Grant nothing before, as the provider asks; a capacity that somebody has set is nobody's to pause."""
         if self.adaptive is not None and until > self.paused_until:
             self.paused_until = until
             self._gate()
+
+    def _adapt(self) -> None:
+        """Do as the adaptive limit says."""
+        if self.adaptive is not None:
+            self.capacity = self.adaptive.limit
+        self._gate()
 
     def opens_at(self, ticket: Ticket, now: float) -> float:
         """Return when a ticket may go as far as time is concerned: `now` or before when it may."""
@@ -137,6 +144,7 @@ class Pool:
         self.used = 0
         self.sharers = 0
         self.reserved = None
+        self._adapt()
 
     def _pass_on(self, ticket: Ticket) -> bool:
         name = self.name

@@ -8,6 +8,23 @@ needs more than a whole bucket may go when the bucket is full.
 _MINUTE = 60.0
 
 
+def enough_in(needed: float, left: float, size: float | None, full_in: float) -> float:
+    """Return in how many seconds a provider's own bucket will hold what is needed, by what it tells of it.
+
+    Args:
+        needed: how much.
+        left: how much there is.
+        size: how much there is in a full one; where that is not told, only a full one is sure to be enough.
+        full_in: seconds until it is full.
+
+    """
+    if left >= needed:
+        return 0.0
+    if size is None or size <= left:
+        return full_in
+    return full_in * min(1.0, (needed - left) / (size - left))
+
+
 class Rate:
     """A token bucket. `now` is the scheduler's clock, in seconds.
 
@@ -16,12 +33,12 @@ class Rate:
 
     """
 
-    __slots__ = ("_at", "_level", "per_minute")
+    __slots__ = ("_filled_at", "per_minute")
 
     def __init__(self, per_minute: float) -> None:
         self.per_minute = per_minute
-        self._level = per_minute
-        self._at = 0.0
+        self._filled_at = per_minute, 0.0
+        """What there was, and when. One value, so that nobody sees the one without the other."""
 
     def opens_at(self, amount: float, now: float) -> float:
         """Return when there is as much as is needed; `now` or before when there is."""
@@ -30,8 +47,8 @@ class Rate:
 
     def take(self, amount: float, now: float) -> None:
         """Take what a request needs; a negative amount gives back."""
-        self._level = min(self.per_minute, self._filled(now) - amount)
-        self._at = now
+        self._filled_at = min(self.per_minute, self._filled(now) - amount), now
 
     def _filled(self, now: float) -> float:
-        return min(self.per_minute, self._level + max(0.0, now - self._at) * self.per_minute / _MINUTE)
+        level, at = self._filled_at
+        return min(self.per_minute, level + max(0.0, now - at) * self.per_minute / _MINUTE)

@@ -91,7 +91,7 @@ class Resources:
             if not line.waiting or pool.used >= pool.capacity:
                 return None
             turn = line.next()
-            return turn if not pool.gated or self._is_time(line, turn[0], now) else None
+            return turn if not pool.gated or self.is_time(line, turn[0], now) else None
         turns: list[tuple[bool, float, int, Line, Ticket]] = []
         for line in dict.fromkeys(line for pool in pools for line in pool.lines):
             oldest = line.oldest()
@@ -105,7 +105,7 @@ class Resources:
             if not by_policy and line.only is None:
                 self._keep(line)
         for by_policy, *_, line, ticket in turns:
-            if all(pool.has_room(line) for pool in line.pools) and self._is_time(line, ticket, now):
+            if all(pool.has_room(line) for pool in line.pools) and self.is_time(line, ticket, now):
                 return ticket, not by_policy
         return None
 
@@ -117,6 +117,13 @@ class Resources:
             and all(pool.has_room(line) for pool in line.pools)
             and all(not pool.gated or pool.opens_at(ticket, now) <= now for pool in line.pools)
         )
+
+    def is_time(self, line: Line, ticket: Ticket, now: float) -> bool:
+        """Tell whether a ticket may go as far as time is concerned; if not, note when it may."""
+        at = max(pool.opens_at(ticket, now) if pool.gated else now for pool in line.pools)
+        if at > now:
+            self.opens_at = min(self.opens_at, at)
+        return at <= now
 
     def set(self, name: str, capacity: Capacity, requests: float | None, tokens: float | None) -> Pool:
         """Make a resource, or change its limits: an adaptive one keeps what it has learnt."""
@@ -177,12 +184,6 @@ class Resources:
             pool.clear()
         for line in self.lines.values():
             line.clear()
-
-    def _is_time(self, line: Line, ticket: Ticket, now: float) -> bool:
-        at = max(pool.opens_at(ticket, now) if pool.gated else now for pool in line.pools)
-        if at > now:
-            self.opens_at = min(self.opens_at, at)
-        return at <= now
 
     def _keep(self, line: Line) -> None:
         """Keep a slot in each of a line's pools, unless one is kept there for another already."""

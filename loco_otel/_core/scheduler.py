@@ -12,6 +12,7 @@ from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy, key_of
 from loco_otel._core.pool import Pool
+from loco_otel._core.rate import enough_in
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.standing import standing
 from loco_otel._core.ticket import State, Ticket
@@ -200,6 +201,8 @@ class Scheduler:
             line = self._line(ticket)
             if not ticket.repeated:
                 ticket.correction = -ticket.request.weight
+            for pool in line.pools:
+                pool.spend(-1, -ticket.request.tokens, now)
             self._reject(line, ticket, outcome, now)
             self._give_back(line, ticket, now)
 
@@ -224,7 +227,7 @@ class Scheduler:
         elif ticket.state in (State.GRANTED, State.SUSPENDED):
             if ticket.state is State.GRANTED:
                 for pool in self._line(ticket).pools:
-                    pool.succeed()
+                    pool.succeed(now)
             self._release(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> None:
@@ -249,28 +252,26 @@ class Scheduler:
     def throttle(self, event: Throttled) -> None:
         """Note that the provider pushed a holder back.
 
-        For load, adaptive limits are lowered, and nothing is granted there before the time that it names.
+        Unless it is for money, adaptive limits are lowered, and nothing is granted there before the time that it names,
+        or else before the time when there is more of what it says has run out.
         """
         if self.observed:
             self.events.append(event)
         ticket, now = event.ticket, event.at
-        if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is ThrottleKind.LOAD:
+        if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is not ThrottleKind.SPEND:
+            pause = event.retry_after
+            if pause is None:
+                pause = _more_in(ticket, event.limits)
             for pool in self._line(ticket).pools:
-                pool.push_back(ticket, now)
+                pool.push_back(ticket, now, _bounded(pause))
                 self.has_learnt |= pool.has_learnt
-                if event.retry_after is not None:
-                    pool.pause(now + min(event.retry_after, _LONGEST_PAUSE))
-            self.note_limits(ticket, event.limits, now)
 
-    def note_limits(self, ticket: Ticket, limits: RateLimits | None, now: float) -> None:
-        """Note what the provider says is left: where it is nothing, nothing is granted until there is more."""
-        if limits is None:
-            return
-        left = (limits.remaining_requests, limits.requests_reset), (limits.remaining_tokens, limits.tokens_reset)
-        for remaining, reset in left:
-            if remaining is not None and remaining <= 0 and reset is not None:
-                for pool in self._line(ticket).pools:
-                    pool.pause(now + min(reset, _LONGEST_PAUSE))
+    def note_limits(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
+        """Note what the provider says is left: too little for another such request, and none is granted until then."""
+        pause = _bounded(_more_in(ticket, limits))
+        if pause and ticket.state is State.GRANTED:
+            for pool in self._line(ticket).pools:
+                pool.pause(now + pause)
 
     def suspend(self, ticket: Ticket, now: float) -> None:
         """Give the slot back for the length of a pause; the ticket stays."""
@@ -490,8 +491,11 @@ class Scheduler:
     def _share(self, now: float) -> None:
         while self._entanglement and (pair := self._entanglement.sharer(self.resources)) is not None:
             ticket, hosts = pair
+            line = self._line(ticket)
+            if not self.resources.is_time(line, ticket, now):
+                break
             ticket.hosts = hosts
-            self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
+            self._grant(line, ticket, GrantReason.REENTRANT, now)
 
     def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING
@@ -587,7 +591,8 @@ class Scheduler:
         queue = line.queues[key_of(ticket.request)]
         holders = dict.fromkeys(lease for pool in line.pools for lease in pool.leases.values())
         told = tuple(islice(holders, _HOLDERS_TOLD))
-        capacity = int(min((pool.capacity for pool in line.pools if pool.capacity < inf), default=0))
+        most = min(pool.capacity for pool in line.pools)
+        capacity = None if most == inf else int(most)
         self.events.append(Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told))
 
     def _describe_grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
@@ -608,3 +613,19 @@ class Scheduler:
             policy=line.policy.name,
             repeated=ticket.repeated,
         )
+
+
+def _more_in(ticket: Ticket, limits: RateLimits | None) -> float:
+    """Return in how many seconds there is enough for another such request."""
+    if limits is None:
+        return 0.0
+    buckets = (
+        (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
+        (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
+    )
+    told = [bucket for bucket in buckets if bucket[1] is not None and bucket[3] is not None]
+    return max([enough_in(*bucket) for bucket in told], default=0.0)
+
+
+def _bounded(pause: float) -> float:
+    return min(pause, _LONGEST_PAUSE) if pause > 0 else 0.0

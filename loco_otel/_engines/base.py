@@ -53,8 +53,8 @@ class Engine(Protocol):
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a ticket wherever it is."""
+    def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a ticket wherever it is, and note what was spent though nothing came of it."""
 
     def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped. For finalisers: takes no lock, wakes nobody, logs nothing."""
@@ -77,7 +77,7 @@ class Engine(Protocol):
     def throttle(
         self,
         ticket: Ticket,
-        status: int,
+        status: int | None,
         kind: ThrottleKind,
         retry_after: float | None,
         limits: RateLimits | None,

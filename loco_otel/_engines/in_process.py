@@ -173,12 +173,12 @@ class InProcessEngine:
         else:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a ticket wherever it is."""
+    def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a ticket wherever it is, and note what was spent though nothing came of it."""
         if self._lock._is_owned():
-            self.abandon(ticket)
+            self.abandon(ticket, spending)
             return
-        self._do(lambda core, now: core.cancel(ticket, now))
+        self._do(lambda core, now: _cancel(core, ticket, spending, now))
 
     def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped.
@@ -214,7 +214,7 @@ class InProcessEngine:
     def throttle(
         self,
         ticket: Ticket,
-        status: int,
+        status: int | None,
         kind: ThrottleKind,
         retry_after: float | None,
         limits: RateLimits | None,
@@ -320,9 +320,7 @@ class InProcessEngine:
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
-            if spending is not None:
-                core.settle(ticket, spending, now)
-            core.cancel(ticket, now)
+            _cancel(core, ticket, spending, now)
             self._abandoned.popleft()
         self._post()
 
@@ -356,6 +354,12 @@ class InProcessEngine:
         if self._timer is not None:
             self._timer = Timer(self._clock)
         self._core.reset()
+
+
+def _cancel(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    if spending is not None:
+        core.settle(ticket, spending, now)
+    core.cancel(ticket, now)
 
 
 def _after_fork_in_child() -> None:

@@ -154,7 +154,8 @@ FAIRNESS = Metric(
 )
 THROTTLES = Metric(
     "loco.throttles", Kind.COUNTER, "{throttle}",
-    "Refusals by a provider; `error.type` is the status, or `spend_limit` for an exhausted account.",
+    "Refusals by a provider; `error.type` is the status, `timeout` where no answer came in time, or `spend_limit` for an "
+    "exhausted account.",
     (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE),
 )
 TOKENS = Metric(
@@ -197,7 +198,8 @@ METRICS = (
 EVENT_WAIT = SpanEvent(
     "loco.wait",
     "It had to wait; at the moment when it began to.",
-    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.CAPACITY, key.WAITING),
+    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING),
+    optional=(key.CAPACITY,),
 )
 EVENT_GRANT = SpanEvent(
     "loco.grant",
@@ -208,8 +210,8 @@ EVENT_THROTTLE = SpanEvent(
     "loco.throttle",
     "The provider pushed back. On the inference span; where that is somebody else's, on the acquire span, "
     "after whose end it happens.",
-    (key.STATUS_CODE, key.THROTTLE_KIND),
-    optional=(key.RETRY_AFTER,),
+    (key.THROTTLE_KIND,),
+    optional=(key.STATUS_CODE, key.RETRY_AFTER),
 )
 EVENT_SPEND = SpanEvent(
     "loco.spend",

@@ -221,7 +221,7 @@ def _refusal(event: Throttled) -> str:
     """`error.type` of a push-back."""
     if event.kind is ThrottleKind.SPEND:
         return key.SPEND_LIMIT
-    return str(event.status) if event.status else key.TIMEOUT
+    return key.TIMEOUT if event.status is None else str(event.status)
 
 
 def _context(trace: CallTrace | None) -> Context:

@@ -133,16 +133,7 @@ class SpanListener:
             return span
         span.set_attributes(_attributes(event, request, resource, outcome))
         if waiting is not None:
-            span.add_event(
-                EVENT_WAIT.name,
-                {
-                    key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
-                    key.QUEUE_POSITION: waiting.position,
-                    key.CAPACITY: waiting.capacity,
-                    key.WAITING: waiting.waiting,
-                },
-                offset + _nanoseconds(waiting.at),
-            )
+            span.add_event(EVENT_WAIT.name, _wait_attributes(waiting), offset + _nanoseconds(waiting.at))
         return span
 
     def _throttled(self, event: Throttled, trace: CallTrace | None) -> None:
@@ -150,7 +141,7 @@ class SpanListener:
         if span is None:
             return
         attributes: dict[str, AttributeValue] = {key.THROTTLE_KIND: event.kind.value}
-        if event.status:
+        if event.status is not None:
             attributes[key.STATUS_CODE] = event.status
         if event.retry_after is not None:
             attributes[key.RETRY_AFTER] = event.retry_after
@@ -259,6 +250,17 @@ def _attributes(
         attributes[key.PROVIDER] = request.provider
     if request.model is not None:
         attributes[key.MODEL] = request.model
+    return attributes
+
+
+def _wait_attributes(waiting: Waiting) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
+        key.QUEUE_POSITION: waiting.position,
+        key.WAITING: waiting.waiting,
+    }
+    if waiting.capacity is not None:
+        attributes[key.CAPACITY] = waiting.capacity
     return attributes
 
 

@@ -102,6 +102,9 @@ class Adapter(Protocol):
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether money has run out, rather than room."""
 
+    def status_within(self, error: Mapping[str, object]) -> int | None:
+        """Return the HTTP status of an error whose JSON came within a stream; None where it is not about load."""
+
 
 def fields(value: Any) -> Mapping[str, Any]:
     """Return a parsed object's fields without asking for one that it may lack, which is slow on pydantic models."""

@@ -62,7 +62,7 @@ class Call:
         request = Request(
             agent,
             weight,
-            runtime.router.resources(provider, model, None if url is None else url.host),
+            runtime.router.resources(provider, model, *((None, None) if url is None else (url.host, url.port))),
             settings.acquire_timeout,
             False,
             tenant,
@@ -129,10 +129,18 @@ class Call:
     def finish(self, error: BaseException | None = None) -> None:
         """Settle with what the meter has, and give the slot back. Harmless when repeated."""
         ticket = self.ticket
-        if not ticket.state.ended:
-            if self.trace is not None and error is not None:
-                self.trace.fail(error)
-            self.engine.release(ticket, self._settle() if self.weighed else None)
+        if ticket.state.ended:
+            return
+        spending = self._settle() if self.weighed else None
+        if error is None:
+            self.engine.release(ticket, spending)
+            return
+        if self.trace is not None:
+            self.trace.fail(error)
+        try:
+            self._push_back(error)
+        finally:
+            self.engine.cancel(ticket, spending)
 
     def abandon(self) -> None:
         """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
@@ -151,13 +159,17 @@ class Call:
             engine.abandon(ticket)
             return
         try:
-            pushback = read_pushback(
-                self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
-            )
-            if pushback is not None:
-                engine.throttle(ticket, *pushback)
+            self._push_back(error)
         finally:
             engine.cancel(ticket)
+
+    def _push_back(self, error: BaseException) -> None:
+        """Tell the scheduler where an error means that the provider has too much to do."""
+        pushback = read_pushback(
+            self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
+        )
+        if pushback is not None:
+            self.engine.throttle(self.ticket, *pushback)
 
     def read_answer(self, answer: Any) -> None:
         """Note what a whole answer says."""

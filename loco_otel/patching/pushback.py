@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
@@ -12,8 +13,8 @@ from loco_otel.patching.adapter import Adapter
 THROTTLES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
-_TIMEOUTS = frozenset({"TimeoutException", "APITimeoutError"})
-"""Classes of httpx, httpx2 and the SDKs that mean that no answer came in time."""
+_TIMEOUTS = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
+"""Classes of httpx and httpx2 that mean that a provider did not answer in time. `PoolTimeout` is the program's own."""
 _PARTS_OF_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -21,8 +22,8 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 class Pushback(NamedTuple):
     """One refusal."""
 
-    status: int
-    """0 where there was no answer in time."""
+    status: int | None
+    """None where there was no answer in time."""
     kind: ThrottleKind
     retry_after: float | None
     """Seconds."""
@@ -35,16 +36,19 @@ def read_pushback(
     """Read an HTTP response; None when it is no refusal.
 
     Args:
-        adapter: knows the provider's words for an empty account.
+        adapter: knows the provider's words for an empty account, and for what goes wrong within a stream.
         response: an httpx or httpx2 response, or None.
         body: its parsed JSON, where the SDK has it already.
         error: what the attempt failed with, where there was no response: a provider that does not answer in time is
             too busy to.
 
     """
+    if isinstance(body, Mapping) and (response is None or response.is_success):
+        # Begun well, and broken off; what the headers said was before.
+        status = adapter.status_within(body)
+        return Pushback(status, ThrottleKind.LOAD, None, None) if status in THROTTLES else None
     if response is None:
-        timed_out = error is not None and any(kind.__name__ in _TIMEOUTS for kind in type(error).__mro__)
-        return Pushback(0, ThrottleKind.LOAD, None, None) if timed_out else None
+        return Pushback(None, ThrottleKind.TIMEOUT, None, None) if _is_timeout(error) else None
     status = getattr(response, "status_code", None)
     if status not in THROTTLES:
         return None
@@ -54,6 +58,11 @@ def read_pushback(
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
     return Pushback(status, kind, _retry_after(headers), read_limits(headers))
+
+
+def _is_timeout(error: BaseException | None) -> bool:
+    # The SDKs' own error for it has the cause.
+    return any(type(each).__name__ in _TIMEOUTS for each in (error, getattr(error, "__cause__", None)))
 
 
 def _json(response: Any) -> object:
@@ -66,13 +75,16 @@ def _json(response: Any) -> object:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return seconds; `retry-after` may also be a date, which the SDKs do not honour as a pause beyond a minute."""
+    """Return seconds; `retry-after` may also be a date."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             return float(headers[name]) * scale
         except (KeyError, ValueError):
             continue
-    return None
+    try:
+        return _until(parsedate_to_datetime(headers["retry-after"]))
+    except (KeyError, ValueError, TypeError):  # none; no date; one without a time zone
+        return None
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits | None:
@@ -86,6 +98,8 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits | None:
         tokens,
         _reset(headers, "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset"),
         _reset(headers, "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
+        _first_int(headers, "x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+        _first_int(headers, "x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
     )
 
 
@@ -104,6 +118,10 @@ def _reset(headers: Mapping[str, str], span: str, moment: str) -> float | None:
         parts = _PARTS_OF_TIME.findall(written)
         return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None
     try:
-        return max(0.0, (datetime.fromisoformat(headers[moment]) - datetime.now(UTC)).total_seconds())
+        return _until(datetime.fromisoformat(headers[moment]))
     except (KeyError, ValueError, TypeError):
         return None
+
+
+def _until(moment: datetime) -> float:
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

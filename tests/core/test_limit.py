@@ -22,7 +22,7 @@ HOST = "openai/api.openai.com"
 
 def test_without_a_refusal_there_is_no_limit() -> None:
     limit = AdaptiveLimit()
-    assert not any(limit.succeed(10_000) for _ in range(1000))
+    assert not any(limit.succeed(10_000, 0.0) for _ in range(1000))
     assert (limit.limit, limit.is_learnt) == (inf, False)
 
 
@@ -45,20 +45,29 @@ def test_those_that_were_in_flight_together_halve_it_once() -> None:
 def test_it_comes_back_to_one_below_what_was_refused_and_then_is_patient() -> None:
     limit = AdaptiveLimit()
     limit.push_back(16, 0.0, 1.0)
-    climb = [limit.succeed(int(limit.limit)) for _ in range(7)]
+    climb = [limit.succeed(int(limit.limit), 9.0) for _ in range(7)]
     assert (climb, limit.limit) == ([True] * 7, 15)
-    held = next(tries for tries in count(1) if limit.succeed(15))
+    held = next(tries for tries in count(1) if limit.succeed(15, 9.0))
     assert (held, limit.limit) == (16, 16), "a limit's worth of successes"
     limit.push_back(16, 2.0, 3.0)
     while limit.limit < 15:
-        limit.succeed(int(limit.limit))
-    assert next(tries for tries in count(1) if limit.succeed(15)) == 32, "twice as many"
+        limit.succeed(int(limit.limit), 9.0)
+    assert next(tries for tries in count(1) if limit.succeed(15, 9.0)) == 32, "twice as many"
+
+
+def test_a_refused_try_that_cost_a_pause_is_not_repeated_soon() -> None:
+    limit = AdaptiveLimit()
+    limit.push_back(2, 0.0, 1.0)
+    assert [limit.succeed(1, 1.0), limit.succeed(1, 1.0), limit.limit] == [False, True, 2]
+    limit.push_back(2, 1.5, 2.0, pause=5.0)
+    assert not any(limit.succeed(1, now) for now in range(7, 102))
+    assert limit.succeed(1, 102.0)
 
 
 def test_a_try_that_goes_well_is_followed_by_more() -> None:
     limit = AdaptiveLimit()
     limit.push_back(4, 0.0, 1.0)
-    levels = [limit.limit for _ in range(200) if limit.succeed(int(limit.limit))]
+    levels = [limit.limit for _ in range(200) if limit.succeed(int(limit.limit), 9.0)]
     assert levels[-1] >= 18, "one more for each limit's worth of successes"
     assert levels == sorted(levels)
 
@@ -74,7 +83,7 @@ def test_it_stays_between_one_and_its_ceiling_and_grows_only_where_it_holds_back
             assert limit.push_back(in_flight, now, now)
             assert limit.limit <= max(1, min(before, in_flight) / 2)
         else:
-            grew = limit.succeed(in_flight)
+            grew = limit.succeed(in_flight, now)
             assert limit.limit == before + grew
             assert not grew or in_flight >= before
         assert 1 <= limit.limit <= ceiling
@@ -155,10 +164,10 @@ def play(steps: list[tuple[float, int]], seed: int, *, clients: int = 64, retry_
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
     "steps",
-    [[(0, 1)], [(0, 3)], [(0, 8)], [(0, 30)], [(0, 16), (120, 4)], [(0, 4), (120, 16)]],
+    [[(0, 1)], [(0, 3)], [(0, 8)], [(0, 48)], [(0, 16), (120, 4)], [(0, 4), (120, 16)]],
     ids=lambda steps: "-".join(str(allowed) for _, allowed in steps),
 )
-@pytest.mark.parametrize("retry_after", [None, 0.5])
+@pytest.mark.parametrize("retry_after", [None, 0.5, 5.0])
 def test_a_provider_that_allows_so_many_is_used_well_and_refuses_little(
     steps: list[tuple[float, int]], seed: int, retry_after: float | None
 ) -> None:

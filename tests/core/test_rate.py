@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from loco_otel._core.fifo import FifoPolicy
 from loco_otel._core.limit import AdaptiveLimit
-from loco_otel._core.rate import Rate
+from loco_otel._core.rate import Rate, enough_in
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
+from loco_otel.events import Outcome, RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
 
 GRANTED, WAITING = State.GRANTED, State.WAITING
 
@@ -43,6 +43,15 @@ def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() 
     assert rate.opens_at(1, 0.0) == pytest.approx(541.0)
     rate.take(-540, 0.0)
     assert rate.opens_at(1, 0.0) == pytest.approx(1.0), "it needed less, after all"
+
+
+@given(st.floats(1, 1e6), st.floats(0, 1), st.floats(0, 1))
+def test_a_providers_bucket_is_taken_to_fill_evenly(size: float, left: float, needed: float) -> None:
+    full_in = 60.0 * (1 - left)
+    wait = enough_in(needed * size, left * size, size, full_in)
+    assert wait == pytest.approx(max(0.0, 60.0 * (needed - left)), abs=1e-6)
+    assert enough_in(needed * size, left * size, None, full_in) in (0.0, full_in)
+    assert enough_in(2 * size, left * size, size, full_in) <= full_in
 
 
 def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
@@ -113,6 +122,53 @@ def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
     assert (waiting.state, scheduler.next_wakeup()) == (WAITING, 10.0)
     scheduler.advance(10.0)
     assert waiting.state is GRANTED
+
+
+def test_until_another_such_request_fits_nothing_goes() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    first = ask(scheduler, 0.0, tokens=1000)
+    scheduler.note_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
+    assert ask(scheduler, 1.0).state is GRANTED, "one fits"
+    scheduler.note_limits(first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
+    ask(scheduler, 1.0)
+    assert scheduler.next_wakeup() == pytest.approx(1.0 + 6.0), "600 more, at 100 in a second"
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(2.0, 2.0), (None, 6.0)])
+def test_what_a_provider_asks_for_counts_more_than_what_it_says_is_left(
+    retry_after: float | None, pause: float
+) -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    refused = ask(scheduler, 0.0)
+    left = RateLimits(0, None, 60.0, None, 10)
+    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
+    scheduler.cancel(refused, 0.0)
+    ask(scheduler, 0.0)
+    assert scheduler.next_wakeup() == pytest.approx(pause)
+
+
+def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> None:
+    scheduler = core(requests=1, tokens=1000)
+    poor = Ticket(Request("a", resources=("llm",), admission=True, tokens=900))
+    scheduler.submit(poor, 0.0)
+    assert poor.state is State.ADMITTING
+    following = ask(scheduler, 0.0, tokens=900)
+    assert following.state is WAITING
+    scheduler.refuse(poor, Outcome.BUDGET, 0.0)
+    assert following.state is GRANTED
+
+
+def test_a_holder_that_waits_for_itself_shares_no_sooner_than_the_provider_allows() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit(ceiling=1)}, FifoPolicy)
+    holder = Ticket(Request("a", resources=("llm",)))
+    holder.places = ("thread",)
+    scheduler.submit(holder, 0.0)
+    scheduler.note_limits(holder, RateLimits(0, None, 9.0), 1.0)
+    nested = ask(scheduler, 1.0)
+    scheduler.park(nested, ("thread",), 1.0)
+    assert (nested.state, scheduler.next_wakeup()) == (WAITING, 10.0)
+    scheduler.advance(10.0)
+    assert (nested.state, nested.host) == (GRANTED, holder)
 
 
 def test_a_provider_cannot_stop_a_program_for_a_day() -> None:

@@ -1,25 +1,60 @@
 """`LOCO_CAPACITY=auto`, and resources from the settings: real SDKs against servers that push back."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import openai
 import pytest
 from sdk_busy import BusyServer
-from sdk_calls import CHAT, MESSAGE, Sdk, each_sdk, now, opened
+from sdk_calls import CHAT, MESSAGE, Sdk, each_sdk, each_sync_sdk, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
-from loco_otel.events import Granted, ResourceStanding, Spent, Submitted, Throttled, Waiting
-
-OPENAI, ANTHROPIC = "openai/127.0.0.1", "anthropic/127.0.0.1"
+from loco_otel.events import Granted, ResourceStanding, Spent, Submitted, Throttled, ThrottleKind, Waiting
 
 
 def standing(name: str) -> ResourceStanding:
     return next(resource for resource in loco_otel.snapshot().resources if resource.resource == name)
+
+
+def resource(sdk: str, server: LlmServer) -> str:
+    """Return what stands for the server, as this SDK's provider."""
+    return f"{sdk}/127.0.0.1:{server.port}"
+
+
+class Story:
+    """A provider in this process: one answer, or error, after the other."""
+
+    def __init__(self, sdk: str) -> None:
+        self.library = http_of(sdk)
+        self.answers: list[Any] = []
+        self._make = openai.OpenAI if sdk == "openai" else anthropic.Anthropic
+
+    def tell(self, status: int, body: object, **options: Any) -> None:
+        self.answers.append(self.library.Response(status, json=body, **options))
+
+    def stream(self, *parts: str) -> None:
+        content = (part.encode() for part in parts)
+        headers = {"content-type": "text/event-stream"}
+        self.answers.append(self.library.Response(200, content=content, headers=headers))
+
+    def client(self, max_retries: int = 0) -> Any:
+        return self._make(api_key=KEY, http_client=client_of(self.library, self._answer), max_retries=max_retries)
+
+    def _answer(self, _: Any) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def test_a_provider_that_takes_four_at_a_time_refuses_little(scheduled: Scheduled) -> None:
@@ -33,7 +68,7 @@ def test_a_provider_that_takes_four_at_a_time_refuses_little(scheduled: Schedule
     # The first are sent before anything is known: at most one refusal each. Left alone they are refused again and
     # again, more often than they are served.
     assert seen["refused"] <= 24 + 0.25 * 400
-    assert standing(OPENAI).capacity in range(1, 8)
+    assert standing(f"openai/{server.url.removeprefix('http://')}").capacity in range(1, 8)
     scheduling.settled(400)
 
 
@@ -42,11 +77,12 @@ def test_one_providers_refusals_slow_no_other(server: LlmServer, scheduled: Sche
     with server.openai() as client, server.anthropic() as other:
         client.chat.completions.create(**CHAT)
         other.messages.create(**MESSAGE)
-        assert (standing(OPENAI).capacity, standing(ANTHROPIC).capacity) == (None, None)
+        ours, theirs = resource("openai", server), resource("anthropic", server)
+        assert (standing(ours).capacity, standing(theirs).capacity) == (None, None)
         server.script({"type": "fail", "status": 429, "retry_after": 0.05, "times": 1})
         client.chat.completions.create(**CHAT)
         other.messages.create(**MESSAGE)
-    assert (standing(OPENAI).capacity, standing(ANTHROPIC).capacity) == (2, None)
+    assert (standing(ours).capacity, standing(theirs).capacity) == (2, None)
 
 
 def test_nothing_goes_before_the_time_that_the_provider_names(server: LlmServer, scheduled: Scheduled) -> None:
@@ -74,28 +110,98 @@ def test_an_answer_that_does_not_come_in_time_is_a_push_back(sdk: Sdk, server: L
 
     sdk.run(main())
     (throttled,) = scheduling.seen.of(Throttled)
-    assert (throttled.status, throttled.retry_after) == (0, None)
-    assert standing(f"{sdk.name}/127.0.0.1").capacity == 2, "one, and one more after the success that followed"
+    assert (throttled.status, throttled.kind, throttled.retry_after) == (None, ThrottleKind.TIMEOUT, None)
+    assert standing(resource(sdk.name, server)).capacity == 2, "one, and one more after the success that followed"
+    (inference,) = scheduling.spans("chat ")
+    assert [dict(event.attributes or {}) for event in inference.events if event.name == "loco.throttle"] == [
+        {"loco.throttle.kind": "timeout"}
+    ]
 
 
 def test_what_an_answer_says_is_left_is_honoured_once_there_was_a_refusal(scheduled: Scheduled) -> None:
-    library = http_of("openai")
-    left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2m30s"}
-    answers = [
-        library.Response(429, headers={"retry-after-ms": "1"}, json={}),
-        library.Response(
-            200, headers={"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "1m"}, json={}
-        ),
-        library.Response(200, headers=left, json={}),
-    ]
+    story = Story("openai")
+    some = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "1m"}
+    none = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2m30s"}
+    story.tell(429, {}, headers={"retry-after-ms": "1"})
+    story.tell(200, {}, headers=some)
+    story.tell(200, {}, headers=none)
     scheduling = scheduled(capacity="auto", acquire_timeout=0)
-    with openai.OpenAI(api_key=KEY, http_client=client_of(library, lambda _: answers.pop(0)), max_retries=1) as client:
+    with story.client(max_retries=1) as client:
         client.chat.completions.create(**CHAT)
         client.chat.completions.create(**CHAT)
         with pytest.raises(loco_otel.AcquireTimeoutError):
             client.chat.completions.create(**CHAT)
-    assert answers == []
+    assert story.answers == []
     scheduling.settled(3)
+
+
+def test_a_moment_to_come_again_is_kept_like_a_span(scheduled: Scheduled) -> None:
+    story = Story("openai")
+    story.tell(429, {}, headers={"retry-after": format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)})
+    scheduling = scheduled(capacity="auto", acquire_timeout=0)
+    with story.client() as client:
+        with pytest.raises(openai.RateLimitError):
+            client.chat.completions.create(**CHAT)
+        with pytest.raises(loco_otel.AcquireTimeoutError):
+            client.chat.completions.create(**CHAT)
+    (throttled,) = scheduling.seen.of(Throttled)
+    assert throttled.retry_after == pytest.approx(60.0, abs=5.0)
+
+
+@each_sync_sdk
+@pytest.mark.parametrize(("error", "kinds"), [("ReadTimeout", [ThrottleKind.TIMEOUT]), ("PoolTimeout", [])])
+def test_what_the_program_itself_runs_out_of_is_no_push_back(
+    error: str, kinds: list[ThrottleKind], sdk: Sdk, scheduled: Scheduled
+) -> None:
+    story = Story(sdk.name)
+    story.answers.append(getattr(story.library, error)("too late"))
+    scheduling = scheduled(capacity="auto")
+    with story.client() as client, pytest.raises((openai.APITimeoutError, anthropic.APITimeoutError)):
+        sdk.ask(client)
+    scheduling.settled(1)
+    assert [event.kind for event in scheduling.seen.of(Throttled)] == kinds
+
+
+WITHIN = {
+    "openai": ("data: " + json.dumps({"error": {"code": "rate_limit_exceeded", "message": "too many"}}), 429),
+    "anthropic": ("event: error\ndata: " + json.dumps({"type": "error", "error": {"type": "overloaded_error"}}), 529),
+}
+
+
+@each_sync_sdk
+def test_a_provider_that_breaks_off_as_it_has_too_much_to_do_pushes_back(sdk: Sdk, scheduled: Scheduled) -> None:
+    line, status = WITHIN[sdk.name]
+    story = Story(sdk.name)
+    story.stream(line + "\n\n")
+    scheduling = scheduled(capacity="auto")
+    with story.client() as client, pytest.raises((openai.APIError, anthropic.APIError)):
+        list(sdk.stream(client))
+    scheduling.settled(1)
+    (throttled,) = scheduling.seen.of(Throttled)
+    assert (throttled.status, throttled.kind) == (status, ThrottleKind.LOAD)
+    (known,) = [each for each in loco_otel.snapshot().resources if each.capacity is not None]
+    assert known.capacity == 1
+
+
+@pytest.mark.parametrize(("read", "capacity"), [("whole", 2), ("first", 2), ("broken", 1)])
+def test_only_what_a_provider_served_counts_as_a_success(read: str, capacity: int, scheduled: Scheduled) -> None:
+    """After the refusal of one the limit is one, and one success lets it try two."""
+    chunk = "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "ahoy"}}]}) + "\n\n"
+    story = Story("openai")
+    story.tell(429, {}, headers={"retry-after-ms": "1"})
+    story.stream(chunk, "data: no JSON\n\n" if read == "broken" else chunk + "data: [DONE]\n\n")
+    scheduling = scheduled(capacity="auto")
+    with story.client(max_retries=1) as client:
+        stream = client.chat.completions.create(**CHAT, stream=True)
+        next(stream)
+        if read == "first":
+            stream.close()
+        else:
+            with pytest.raises(ValueError, match="Expecting") if read == "broken" else nullcontext():
+                list(stream)
+    scheduling.settled(1)
+    (known,) = [each for each in loco_otel.snapshot().resources if each.capacity is not None]
+    assert known.capacity == capacity
 
 
 def test_a_call_needs_all_resources_that_match(tmp_path: Path, server: LlmServer, scheduled: Scheduled) -> None:
@@ -144,7 +250,8 @@ def test_resources_change_in_a_running_program(server: LlmServer, scheduled: Sch
         loco_otel.configure(resources=[])
         client.chat.completions.create(**CHAT)
     resources = [event.ticket.request.resources for event in scheduling.seen.of(Granted)]
-    assert resources == [(OPENAI,), ("narrow",), ("narrow",), (OPENAI,)]
+    own = resource("openai", server)
+    assert resources == [(own,), ("narrow",), ("narrow",), (own,)]
 
 
 def test_tokens_in_a_minute_hold_back_what_would_exceed_them(server: LlmServer, scheduled: Scheduled) -> None:
@@ -173,4 +280,6 @@ def test_the_default_is_auto_and_nobody_waits(server: LlmServer, scheduled: Sche
 
         list(pool.map(call, range(8)))
     assert scheduling.seen.of(Waiting) == []
-    assert {event.ticket.request.resources for event in scheduling.seen.of(Submitted)} == {(OPENAI,)}
+    assert {event.ticket.request.resources for event in scheduling.seen.of(Submitted)} == {
+        (resource("openai", server),)
+    }

@@ -13,6 +13,8 @@ _ENDPOINTS = stainless.Endpoints(
 
 _SPENT = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})
 
+_WITHIN = {"rate_limit_error": 429, "overloaded_error": 529}
+
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 """Anthropic counts the three apart; `gen_ai.usage.input_tokens` means their sum."""
 
@@ -69,6 +71,11 @@ class AnthropicAdapter:
         inner = error.get("error", error)
         details = inner.get("details") if isinstance(inner, Mapping) else None
         return isinstance(details, Mapping) and details.get("error_code") in _SPENT
+
+    def status_within(self, error: Mapping[str, object]) -> int | None:
+        """Return the HTTP status of an error whose JSON came within a stream."""
+        inner = error.get("error")
+        return _WITHIN.get(str(inner.get("type"))) if isinstance(inner, Mapping) else None
 
 
 def _tells_itself(client: Any, options: Any) -> bool:

@@ -14,6 +14,8 @@ _ENDPOINTS = stainless.Endpoints(
 
 _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
+_WITHIN = {"rate_limit_exceeded": 429, "server_overloaded": 503, "slow_down": 503}
+
 _FINISHED = {"completed": "stop", "failed": "error", "cancelled": "error"}
 _INCOMPLETE = {"max_output_tokens": "length"}
 """Words of the Responses API for what chat completions, and the conventions, call otherwise."""
@@ -68,6 +70,10 @@ class OpenAIAdapter:
         """Tell from the JSON of a 429 whether the account is empty."""
         inner = error.get("error", error)
         return isinstance(inner, Mapping) and (inner.get("code") in _SPENT or inner.get("type") in _SPENT)
+
+    def status_within(self, error: Mapping[str, object]) -> int | None:
+        """Return the HTTP status of an error whose JSON came within a stream."""
+        return _WITHIN.get(str(error.get("code"))) or _WITHIN.get(str(error.get("type")))
 
 
 def _read_text(known: Mapping[str, Any], choices: Any, meter: Meter) -> bool:
