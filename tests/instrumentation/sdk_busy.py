@@ -55,6 +55,7 @@ def serve(allowed: int, seconds: float, retry_after: float) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer takes 40 ms more, in two packets
 
         def do_GET(self) -> None:
             self._answer(200, seen)
