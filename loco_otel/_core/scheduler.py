@@ -623,8 +623,10 @@ def _more_in(ticket: Ticket, limits: RateLimits | None) -> float:
         (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
         (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
     )
-    told = [bucket for bucket in buckets if bucket[1] is not None and bucket[3] is not None]
-    return max([enough_in(*bucket) for bucket in told], default=0.0)
+    return max(
+        enough_in(needed, left, limit, reset) if left is not None and reset is not None else 0.0
+        for needed, left, limit, reset in buckets
+    )
 
 
 def _bounded(pause: float) -> float:

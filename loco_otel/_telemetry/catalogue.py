@@ -154,8 +154,8 @@ FAIRNESS = Metric(
 )
 THROTTLES = Metric(
     "loco.throttles", Kind.COUNTER, "{throttle}",
-    "Refusals by a provider; `error.type` is the status, `timeout` where no answer came in time, or `spend_limit` for an "
-    "exhausted account.",
+    "Refusals by a provider; `error.type` is the status, `timeout` where no answer came in time, or `spend_limit` for "
+    "an exhausted account.",
     (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE),
 )
 TOKENS = Metric(

@@ -68,8 +68,8 @@ def test_all_is_well(doctor: Doctor) -> None:
     done = doctor(LOCO_CAPACITY="4", LOCO_POLICY="fifo")
     assert (done.returncode, done.stderr) == (0, "")
     assert sdk_rows(done.stdout) == {
-        "anthropic": f"{version('anthropic')}  patched, 5 methods",
-        "openai": f"{version('openai')}  patched, 5 methods",
+        "anthropic": f"{version('anthropic')}  patched, 7 methods",
+        "openai": f"{version('openai')}  patched, 7 methods",
     }
     expected = Settings.load({"LOCO_CAPACITY": "4", "LOCO_POLICY": "fifo"}).rows()
     assert setting_rows(done.stdout) == [tuple(row) for row in expected]
@@ -130,7 +130,7 @@ def test_one_disabled(doctor: Doctor) -> None:
     rows = sdk_rows(done.stdout)
     assert done.returncode == 1
     assert "NOT patched: loco_openai is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" in rows["openai"]
-    assert "patched, 5 methods" in rows["anthropic"]
+    assert "patched, 7 methods" in rows["anthropic"]
     assert last_line(done.stdout) == "Not well: the calls of openai go unscheduled"
 
 
@@ -197,5 +197,6 @@ print(*OpenAIInstrumentor.patched())
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     pauses = ("SyncAPIClient._sleep_for_retry", "AsyncAPIClient._sleep_for_retry")
-    names = ("AsyncAPIClient.request", *pauses, "BaseClient._build_request")
-    assert done.stdout.splitlines() == ["5", "5", " ".join(f"openai._base_client.{name}" for name in names)]
+    reads = ("SyncAPIClient._process_response", "AsyncAPIClient._process_response")
+    names = ("AsyncAPIClient.request", *pauses, "BaseClient._build_request", *reads)
+    assert done.stdout.splitlines() == ["7", "7", " ".join(f"openai._base_client.{name}" for name in names)]
