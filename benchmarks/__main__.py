@@ -4,11 +4,12 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, calls, grants, startup
+from benchmarks import acquire, calls, grants, library, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
     "grants": grants.run,
+    "library": library.run,
     "startup": startup.run,
     "calls": calls.run,
 }

@@ -1,12 +1,18 @@
 """Load-aware scheduling of LLM calls inside a Python program, visible in OpenTelemetry.
 
 Programs need nothing from here: `opentelemetry-instrument python app.py` schedules the calls of the supported SDKs.
-This is the same scheduler as a library.
+This is the same scheduler as a library: `slot` for a `with` body, `wrap` and `scheduled` for functions, and
+`AsyncLOCOScheduler` for programs that queue tasks themselves.
 """
 
 from loco_otel._identity import as_agent
 from loco_otel._version import __version__
-from loco_otel.api import configure, dump, install, slot, snapshot, uninstall
+from loco_otel.adaptive import AdaptiveAlphaTuner
+from loco_otel.agent import Agent
+from loco_otel.api import dump, install, slot, snapshot, uninstall
+from loco_otel.async_scheduler import AcquireHandle, AsyncLOCOScheduler
+from loco_otel.budget import BudgetManager
+from loco_otel.convenience import configure, get_scheduler, reset, scheduled, set_budget, wrap
 from loco_otel.errors import (
     AcquireRejectedError,
     AcquireTimeoutError,
@@ -16,23 +22,49 @@ from loco_otel.errors import (
     LocoError,
     ShutdownError,
 )
+from loco_otel.metrics import SchedulerMetrics, jains_fairness
+from loco_otel.multi_resource import ResourcePool
+from loco_otel.pretty import auto_install as _auto_install
+from loco_otel.resource import SharedResource
+from loco_otel.scheduler import OPTIMIZE_FOR_ALPHA, LOCOScheduler, StepResult
 from loco_otel.settings import Settings
+from loco_otel.task import Task
 
 __all__ = [
+    "OPTIMIZE_FOR_ALPHA",
+    "AcquireHandle",
     "AcquireRejectedError",
     "AcquireTimeoutError",
+    "AdaptiveAlphaTuner",
+    "Agent",
+    "AsyncLOCOScheduler",
     "BackpressureError",
     "BudgetExceededError",
+    "BudgetManager",
     "ConfigurationError",
+    "LOCOScheduler",
     "LocoError",
+    "ResourcePool",
+    "SchedulerMetrics",
     "Settings",
+    "SharedResource",
     "ShutdownError",
+    "StepResult",
+    "Task",
     "__version__",
     "as_agent",
     "configure",
     "dump",
+    "get_scheduler",
     "install",
+    "jains_fairness",
+    "reset",
+    "scheduled",
+    "set_budget",
     "slot",
     "snapshot",
     "uninstall",
+    "wrap",
 ]
+
+_auto_install()

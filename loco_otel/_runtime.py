@@ -12,6 +12,8 @@ from math import inf
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
+from loco_otel import pretty
+from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.policies import policy
 from loco_otel._core.policy import Policy
@@ -49,6 +51,7 @@ class Runtime:
             max_hold=settings.max_hold,
             unknown=self._found,
             tenant_shares=_thousandths(settings.tenant_shares),
+            tuner=_tuner(settings),
         )
         self._set_resources(core, 0.0)
         self._core = core
@@ -58,6 +61,8 @@ class Runtime:
         self._metrics: Telemetry | None = None
         self._attaching = threading.Lock()
         self._look_at = -inf
+        if settings.log == "pretty":
+            pretty.install()
         for message in settings.unknown:
             _logger.warning("%s", message)
 
@@ -132,10 +137,10 @@ class Runtime:
             core.max_waiters = settings.max_waiters
             if settings.max_hold != before.max_hold:
                 core.set_max_hold(settings.max_hold, now)
-            order = ("policy", "alpha", "max_wait_ticks", "shares", "tenant_shares")
+            order = ("policy", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune")
             if any(getattr(settings, key) != getattr(before, key) for key in order):
                 tenant_shares = _thousandths(settings.tenant_shares)
-                core.set_policy(_policy(settings), settings.max_wait_ticks, now, tenant_shares)
+                core.set_policy(_policy(settings), settings.max_wait_ticks, now, tenant_shares, _tuner(settings))
             self._set_resources(core, now)
 
         self.engine.configure(change)
@@ -239,6 +244,12 @@ def _policy(settings: Settings) -> Callable[[], Policy]:
 
 def _thousandths(shares: Mapping[str, float]) -> dict[str, int]:
     return {name: round(share * MILLI) for name, share in shares.items()}
+
+
+def _tuner(settings: Settings) -> Callable[[], AdaptiveAlpha | None]:
+    if settings.auto_tune and settings.policy == "load":
+        return lambda: AdaptiveAlpha(settings.alpha)
+    return lambda: None
 
 
 _told: set[str] = set()

@@ -10,7 +10,6 @@ from loco_otel._identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
-from loco_otel.settings import Settings
 
 _logger = logging.getLogger("loco_otel")
 
@@ -79,21 +78,6 @@ def _caller(runtime: _runtime.Runtime) -> Identity:
     except Exception:
         _runtime.log_fault("telling who calls")
         return Identity(runtime.default_agent)
-
-
-def configure(**settings: object) -> Settings:
-    """Change settings of the running program, under the names of their keys in the file: `configure(capacity=4)`.
-
-    Raising a capacity grants at once, lowering it takes effect as leases end; nobody who waits loses their place.
-
-    Returns:
-        The settings now in force.
-
-    Raises:
-        ConfigurationError: a key or value is wrong; nothing has changed then.
-
-    """
-    return _runtime.configure(**settings)
 
 
 def snapshot() -> Snapshot:

@@ -1,11 +1,13 @@
 """What loco-otel may raise into a program: a decided rejection, or a setting that cannot be used. Nothing else."""
 
+from typing import Self
+
 
 class LocoError(Exception):
     """Root of all errors that loco-otel raises."""
 
 
-class ConfigurationError(LocoError):
+class ConfigurationError(LocoError, ValueError):
     """A setting is wrong; the message names the key, the value and what is allowed."""
 
 
@@ -19,7 +21,7 @@ class AcquireRejectedError(LocoError):
 
     """
 
-    def __init__(self, message: str, *, agent: str, resource: str, waited: float = 0.0) -> None:
+    def __init__(self, message: str = "", *, agent: str = "", resource: str = "", waited: float = 0.0) -> None:
         super().__init__(message)
         self.agent = agent
         self.resource = resource
@@ -39,4 +41,25 @@ class ShutdownError(AcquireRejectedError):
 
 
 class BudgetExceededError(AcquireRejectedError):
-    """The agent's budget is used up."""
+    """The agent's budget is used up.
+
+    Attributes:
+        agent_id: whose budget.
+        current: what is spent and reserved; None where it is not known here.
+        limit: what may be spent; None where it is not known here.
+        task_cost: what was asked for.
+
+    """
+
+    def __init__(
+        self, agent_id: str, current: float | None, limit: float | None, task_cost: float, *, resource: str = ""
+    ) -> None:
+        figures = "" if limit is None else f": current={current} + task={task_cost} > limit={limit}"
+        super().__init__(f"Agent {agent_id!r} would exceed its budget{figures}", agent=agent_id, resource=resource)
+        self.agent_id = agent_id
+        self.current = current
+        self.limit = limit
+        self.task_cost = task_cost
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, float | None, float | None, float]]:
+        return type(self), (self.agent_id, self.current, self.limit, self.task_cost)

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
         default=OPTIMIZE_FOR_ALPHA["balanced"], description="a number from 0 to 0.5"
     )
     """Share of the queue's weight in the load score; the rest is its age's. Above a half, agents starve."""
+    auto_tune: bool = Field(default=False, description="true or false")
+    """Let alpha follow what is seen of the queues; where it begins is what was set."""
     max_wait_ticks: Annotated[_Whole, Field(ge=0)] = Field(
         default=1000, description="a whole number of at least 0 (0 is off)"
     )
@@ -158,6 +160,10 @@ class Settings(BaseSettings):
         default=None, description="a name"
     )
     """Who calls when nothing else says."""
+    log: Annotated[Literal["json", "pretty"], BeforeValidator(_lower)] = Field(
+        default="json", description="json or pretty"
+    )
+    """How the event log of the seed's API is written; `pretty` also turns it on."""
     metric_values: Annotated[_Whole, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
     """Most values of one metric attribute; those beyond fold into `other`."""
     weights: Mapping[str, _Weight] = Field(
@@ -295,6 +301,12 @@ _ONLY_IN_FILE = (*_TABLES, "resources")
 _VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _ONLY_IN_FILE}
 """Those that the environment may set, as it spells them."""
 _CONFIG = "LOCO_CONFIG"
+
+
+def pretty_log_is_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether the environment asks for the pretty event log: known on import, before settings are needed."""
+    environ = os.environ if environ is None else environ
+    return environ.get(_VARIABLES["log"], "").strip().lower() == "pretty"
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:

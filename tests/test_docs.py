@@ -48,6 +48,20 @@ def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
     assert settings.tenant_shares == {"acme": 2.0}
 
 
+LIBRARY = (ROOT / "docs" / "library.md").read_text()
+
+
+@pytest.mark.parametrize("number", range(len(_blocks(LIBRARY, "python"))))
+def test_examples_of_the_library_run_and_print_what_they_say(number: int) -> None:
+    program = _blocks(LIBRARY, "python")[number]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    if f"{program}```\n\nprints\n" in LIBRARY:
+        assert f"prints\n\n```text\n{done.stdout}```\n" in LIBRARY
+    else:
+        assert done.stdout
+
+
 def test_readme_settings_file_loads(tmp_path: Path) -> None:
     (example,) = _blocks(README, "toml")
     path = tmp_path / "loco.toml"

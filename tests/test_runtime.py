@@ -133,7 +133,7 @@ def test_settings_change_while_the_program_runs() -> None:
     started(capacity=1)
     settings = loco_otel.configure(
         capacity=5, policy="fifo", max_wait_ticks=7, max_waiters=9, max_hold=11, acquire_timeout=13, agent_id="b"
-    )
+    ).settings
     runtime = _runtime.current()
     assert runtime.settings is settings
     (standing,) = loco_otel.snapshot().resources
@@ -147,7 +147,7 @@ def test_settings_change_while_the_program_runs() -> None:
     loco_otel.configure(policy="load", alpha=0.4)
     (standing,) = loco_otel.snapshot().resources
     assert (standing.capacity, standing.policy, standing.alpha) == (5, "load", 0.4)
-    assert loco_otel.configure(capacity=None).capacity is None
+    assert loco_otel.configure(capacity=None).settings.capacity is None
     assert loco_otel.snapshot().resources[0].capacity is None
 
 

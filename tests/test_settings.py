@@ -44,6 +44,8 @@ def test_everything_has_a_default():
     assert settings.policy == "load"
     assert settings.optimize_for == "balanced"
     assert settings.alpha == 0.25
+    assert settings.auto_tune is False
+    assert settings.log == "json"
     assert settings.max_wait_ticks == 1000
     assert settings.max_waiters == 1000
     assert settings.acquire_timeout is None
@@ -89,6 +91,8 @@ def test_the_environment_is_the_process_s_own_unless_another_is_given(monkeypatc
         ("alpha", "0", 0.0),
         ("alpha", "0.5", 0.5),
         ("alpha", "5e-1", 0.5),
+        ("auto_tune", "true", True),
+        ("log", "Pretty", "pretty"),
         ("max_wait_ticks", "0", 0),
         ("max_wait_ticks", "5", 5),
         ("max_waiters", "1", 1),
@@ -262,6 +266,8 @@ def test_the_file_sets_every_key(config):
         capacity = 2
         policy = "fifo"
         optimize_for = "throughput"
+        auto_tune = true
+        log = "pretty"
         max_wait_ticks = 7
         max_waiters = 8
         acquire_timeout = 1.5
@@ -300,7 +306,7 @@ def test_the_file_sets_every_key(config):
     assert (settings.optimize_for, settings.alpha) == ("throughput", 0.5)
     assert (settings.max_wait_ticks, settings.max_waiters, settings.metric_values) == (7, 8, 50)
     assert (settings.acquire_timeout, settings.max_hold, settings.agent_id) == (1.5, 60.0, "batch")
-    assert settings.stream_usage is True
+    assert (settings.stream_usage, settings.auto_tune, settings.log) == (True, True, "pretty")
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
     assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
     gpu, tier = settings.resources
@@ -658,12 +664,14 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("policy", "load"),
         ("optimize_for", "none"),
         ("alpha", "0.1"),
+        ("auto_tune", "false"),
         ("max_wait_ticks", "1000"),
         ("max_waiters", "1000"),
         ("acquire_timeout", "none"),
         ("max_hold", "60"),
         ("stream_usage", "false"),
         ("agent_id", "none"),
+        ("log", "json"),
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
         ("resources", "none"),

@@ -32,6 +32,13 @@ class LazyHeap:
         heappush(self._heap, entry)
         return entry
 
+    def pop(self) -> Entry | None:
+        """Take out and return the smallest live entry, or None. O(log n) amortised."""
+        entry = self.first()
+        if entry is not None:
+            heappop(self._heap)
+        return entry
+
     def strike(self, entry: Entry) -> None:
         """Take out an entry that was pushed and not struck since. O(1) amortised."""
         entry[-1] = None

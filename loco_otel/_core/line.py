@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from loco_otel._core.adaptive import AdaptiveAlpha
+from loco_otel._core.backlog import Backlog
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.policy import Key, Policy, Standing, key_of
 from loco_otel._core.tenants import TenantPolicy
@@ -15,19 +17,30 @@ _NO_SHARES: Mapping[str, int] = {}
 
 
 class AgentQueue:
-    """One agent's queued tickets, oldest first. `weight` is Qi in milli-weights; `waiting` of them have a waiter."""
+    """One agent's queued tickets, oldest first; `waiting` of them have a waiter. Its backlog counts as its own."""
 
-    __slots__ = ("_asked", "_unasked", "key", "waiting", "weight")
+    __slots__ = ("_asked", "_backlog", "_own", "_unasked", "key", "waiting")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, backlog: Backlog | None = None) -> None:
         self.key = key
-        self.weight = 0
         self.waiting = 0
+        self._own = 0
+        self._backlog = backlog
         self._asked = LazyHeap()
         self._unasked = LazyHeap()
 
     def __len__(self) -> int:
         return len(self._asked) + len(self._unasked)
+
+    @property
+    def weight(self) -> int:
+        """Qi in milli-weights."""
+        return self._own if self._backlog is None else self._own + self._backlog.weight
+
+    def count(self) -> int:
+        """Count what is queued: those who wait only to take from the backlog are what is in it."""
+        own = len(self._asked) + len(self._unasked)
+        return own if self._backlog is None else max(own, len(self._backlog))
 
     def put(self, ticket: Ticket) -> None:
         """Add a ticket that is QUEUED or WAITING."""
@@ -36,7 +49,7 @@ class AgentQueue:
             heap = self._asked
             self.waiting += 1
         ticket.queue_entry = heap.push(ticket.birth, ticket.seq, item=ticket)
-        self.weight += ticket.request.weight
+        self._own += ticket.request.weight
 
     def take(self, ticket: Ticket, *, waited: bool) -> None:
         """Remove a ticket, which was put as one that waits or as one that does not."""
@@ -47,7 +60,11 @@ class AgentQueue:
             self.waiting -= 1
         else:
             self._unasked.strike(entry)
-        self.weight -= ticket.request.weight
+        self._own -= ticket.request.weight
+
+    def set_backlog(self, backlog: Backlog | None) -> None:
+        """Count what is queued apart."""
+        self._backlog = backlog
 
     def head(self) -> Ticket | None:
         """Return the oldest ticket that has a waiter."""
@@ -58,9 +75,16 @@ class AgentQueue:
         return ticket
 
     def birth(self) -> int:
-        """Return the tick at which its oldest ticket was born, waited for or not; it is not empty."""
+        """Return the tick at which its oldest ticket was born, waited for or not; it is not empty.
+
+        Those who wait only to take from the backlog are as old as what is in it.
+        """
+        work = None if self._backlog is None else self._backlog.oldest()
+        if work is not None and not self._own:
+            return work.birth
         firsts = (self._asked.first(), self._unasked.first())
-        return min(int(first[0]) for first in firsts if first is not None)
+        born = min(int(first[0]) for first in firsts if first is not None)
+        return born if work is None else min(born, work.birth)
 
 
 class Line:
@@ -79,8 +103,8 @@ class Line:
     """
 
     __slots__ = (
-        "_by_age", "_make_policy", "_tenant_shares", "_tenants", "max_wait_ticks", "only", "policy", "pools", "queues",
-        "tick", "waiting",
+        "_by_age", "_make_policy", "_tenant_shares", "_tenants", "backlogs", "max_wait_ticks", "only", "policy",
+        "pools", "queues", "tick", "tuner", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +126,10 @@ class Line:
         self.tick = 0
         self.waiting = 0
         self.queues: dict[Key, AgentQueue] = {}
+        self.backlogs: dict[str, Backlog] = {}
+        """Of the agents that have one; they name no tenant."""
+        self.tuner: AdaptiveAlpha | None = None
+        """Finds alpha by itself."""
         self._by_age = LazyHeap()
 
     def put(self, ticket: Ticket) -> AgentQueue:
@@ -109,7 +137,7 @@ class Line:
         key = key_of(ticket.request)
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = AgentQueue(key)
+            queue = self.queues[key] = AgentQueue(key, self.backlogs.get(key) if isinstance(key, str) else None)
         queue.put(ticket)
         if ticket.state is State.WAITING:
             self.waiting += 1
@@ -151,6 +179,32 @@ class Line:
         ticket: Ticket = first[-1]
         return ticket
 
+    def set_backlog(self, agent: str, backlog: Backlog | None) -> None:
+        """Count what an agent has queued apart from its waiters; None ends that."""
+        if backlog is None:
+            self.backlogs.pop(agent, None)
+        else:
+            self.backlogs[agent] = backlog
+        queue = self.queues.get(agent)
+        if queue is not None:
+            queue.set_backlog(backlog)
+            self._compete(queue)
+
+    def refresh(self, agent: str) -> None:
+        """Note that an agent's backlog has changed."""
+        queue = self.queues.get(agent)
+        if queue is not None:
+            self._compete(queue)
+
+    def tune(self, tuner: AdaptiveAlpha) -> None:
+        """Let a rule look at the queues, and go on with the alpha that it finds."""
+        backlogs = [backlog for agent, backlog in self.backlogs.items() if agent not in self.queues]
+        births = [queue.birth() for queue in self.queues.values()]
+        births += [work.birth for backlog in backlogs if (work := backlog.oldest()) is not None]
+        weight = sum(queue.weight for queue in self.queues.values()) + sum(backlog.weight for backlog in backlogs)
+        count = sum(queue.count() for queue in self.queues.values()) + sum(len(backlog) for backlog in backlogs)
+        self.policy.alpha = tuner.look(self.tick, [self.tick - birth for birth in births], weight, count)
+
     def use(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
         """Go on under another policy; nobody has been served yet under that."""
         self._make_policy = policy
@@ -161,7 +215,7 @@ class Line:
         """Count a grant as service: once for each call, whatever its pauses."""
         if ticket.charged_by is not self.policy:
             ticket.charged_by = self.policy
-            self.policy.granted(key_of(ticket.request), ticket.request.weight)
+            self.policy.granted(key_of(ticket.request), ticket.bound_request().weight)
 
     def settle(self, ticket: Ticket) -> None:
         """Correct the account of a charged ticket, which ends."""
@@ -175,6 +229,8 @@ class Line:
         self.queues = {}
         self.waiting = 0
         self._by_age = LazyHeap()
+        for backlog in self.backlogs.values():
+            backlog.rebuild()
 
     def _follow(self, policy: Policy) -> None:
         self.policy = policy

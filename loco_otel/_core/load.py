@@ -84,6 +84,6 @@ class LoadPolicy(Unmetered):
         return {weight: top for weight, heap in self._by_weight.items() if (top := heap.first()) is not None}
 
 
-def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
+def load(alpha: float, weight: float, max_weight: float, age: int, max_age: int) -> float:
     """Evaluate L(i) as specified, with 0/0 = 0."""
     return (alpha * weight / max_weight if max_weight else 0.0) + ((1.0 - alpha) * age / max_age if max_age else 0.0)

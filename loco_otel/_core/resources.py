@@ -14,6 +14,7 @@ from math import inf
 from operator import itemgetter
 from typing import TypeAlias
 
+from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy
@@ -36,6 +37,7 @@ class Resources:
         max_wait_ticks: the guard, see `Line`.
         unknown: makes a resource that is asked for and not known; without it that is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
+        tuner: makes what finds alpha for a line; None leaves it as it is.
 
     """
 
@@ -47,6 +49,7 @@ class Resources:
         unknown: Callable[[str], Pool] | None = None,
         *,
         tenant_shares: Mapping[str, int],
+        tuner: Callable[[], AdaptiveAlpha | None] = lambda: None,
     ) -> None:
         self.opens_at = inf
         """When somebody may go who has room but must wait for the time, as far as `next` has seen."""
@@ -54,12 +57,18 @@ class Resources:
         self.pools: dict[str, Pool] = {}
         self.lines: dict[tuple[str, ...], Line] = {}
         self._stated = set(capacities)
+        self._tuner = tuner
         self._policy = policy
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
         for name, capacity in capacities.items():
-            self.pools[name] = Pool(name, capacity)
-            self.line((name,))
+            self.add(name, capacity)
+
+    def add(self, name: str, capacity: Capacity) -> None:
+        """Add a resource that is not known yet."""
+        self._stated.add(name)
+        self.pools[name] = Pool(name, capacity)
+        self.line((name,))
 
     def line(self, names: tuple[str, ...]) -> Line:
         """Return the line of those who ask for these resources.
@@ -138,18 +147,28 @@ class Resources:
         """Let time go on for all who ask for these pools, of which one has a slot more."""
         for line in dict.fromkeys(line for pool in pools for line in pool.lines):
             line.tick += 1
+            if line.tuner is not None and line.tuner.due(line.tick, len(line.queues) + len(line.backlogs)):
+                line.tune(line.tuner)
 
     def waiting(self) -> int:
         """Count those that wait."""
         return sum(line.waiting for line in self.lines.values())
 
-    def use(self, policy: Callable[[], Policy], max_wait_ticks: int, tenant_shares: Mapping[str, int]) -> None:
+    def use(
+        self,
+        policy: Callable[[], Policy],
+        max_wait_ticks: int,
+        tenant_shares: Mapping[str, int],
+        tuner: Callable[[], AdaptiveAlpha | None],
+    ) -> None:
         """Go on under another policy, guard and shares; nobody loses their place in their queue."""
         self._policy = policy
+        self._tuner = tuner
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
         for line in self.lines.values():
             line.max_wait_ticks = max_wait_ticks
+            line.tuner = tuner()
             line.use(policy, tenant_shares)
 
     def clear(self) -> None:
@@ -185,6 +204,7 @@ class Resources:
                     self.pools[name] = self._make_pool(name)
             wanted = tuple(self.pools[name] for name in names)
             line = Line(self._policy, self._max_wait_ticks, wanted, tenant_shares=self._tenant_shares)
+            line.tuner = self._tuner()
             for pool in line.pools:
                 pool.lines.append(line)
         self.lines[names] = line

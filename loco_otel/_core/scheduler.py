@@ -1,10 +1,11 @@
 """The state machine of tickets: who waits, who holds, who is next."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import islice
 from math import inf
 from types import MappingProxyType
 
+from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel._core.dump import dump
 from loco_otel._core.entanglement import Entanglement
 from loco_otel._core.lazy_heap import LazyHeap
@@ -62,6 +63,7 @@ class Scheduler:
         max_hold: seconds without a sign of life after which a lease is taken back.
         unknown: makes a resource that is asked for and not known; without it that is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
+        tuner: makes what finds alpha for a line; None leaves it as it is.
 
     """
 
@@ -75,6 +77,7 @@ class Scheduler:
         max_hold: float = inf,
         unknown: Callable[[str], Pool] | None = None,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
+        tuner: Callable[[], AdaptiveAlpha | None] = lambda: None,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -88,7 +91,9 @@ class Scheduler:
         self._deadlines = LazyHeap()
         self.leases_due = inf
         """Never later than the first moment at which a lease can expire."""
-        self.resources = Resources(capacities, policy, max_wait_ticks, unknown, tenant_shares=tenant_shares)
+        self.resources = Resources(
+            capacities, policy, max_wait_ticks, unknown, tenant_shares=tenant_shares, tuner=tuner
+        )
         self._entanglement = Entanglement()
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
@@ -128,7 +133,12 @@ class Scheduler:
         ticket.birth = line.tick
         ticket.reason = _FREE
         ticket.granted_at = ticket.touched_at = now
-        ticket.state = _GRANTED
+        if ticket.backlog is None:
+            ticket.state = _GRANTED
+        else:
+            ticket.backlog.bind(ticket)
+            ticket.state = _GRANTED
+            ticket.request = ticket.bound_request()
         pool.leases[seq] = ticket
         pool.used += 1
         if self.leases_due == inf:
@@ -177,13 +187,16 @@ class Scheduler:
             return
         ticket.state = State.GRANTED
         ticket.granted_at = ticket.touched_at = now
-        grant, ticket.grant = ticket.grant, None
-        if grant is not None:
+        grant = ticket.grant
+        ticket.grant = grant if ticket.explain else None
+        if grant is not None and self.observed:
             self.events.append(grant._replace(at=now))
 
     def refuse(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
-        """Say no to an ADMITTING ticket; its slot passes on."""
+        """Say no to an ADMITTING ticket; its slot passes on. Work that was refused itself does not queue again."""
         if ticket.state is State.ADMITTING:
+            if ticket.backlog is not None and outcome is not Outcome.BUDGET:
+                ticket.backlog.give_back(ticket)
             line = self._line(ticket)
             if not ticket.repeated:
                 ticket.correction = -ticket.request.weight
@@ -221,8 +234,17 @@ class Scheduler:
         elif ticket.state is State.ADMITTING:
             self.refuse(ticket, Outcome.CANCELLED, now)
         elif not ticket.state.ended and ticket.state is not State.NEW:
+            if ticket.backlog is not None:
+                ticket.backlog.give_back(ticket)
             self._took_nothing(ticket, now)
             self._release(ticket, now)
+
+    def evict(self, tickets: Iterable[Ticket], outcome: Outcome, now: float) -> int:
+        """Turn those of the given tickets away that wait or are queued, and count them."""
+        waiting = [ticket for ticket in tickets if ticket.state.queued]
+        for ticket in waiting:
+            self._turn_away(ticket, outcome, now)
+        return len(waiting)
 
     def throttle(self, event: Throttled) -> None:
         """Note that the provider pushed a holder back.
@@ -327,9 +349,10 @@ class Scheduler:
         max_wait_ticks: int,
         now: float,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
+        tuner: Callable[[], AdaptiveAlpha | None] = lambda: None,
     ) -> None:
         """Go on under another policy, guard and shares; nobody loses their place in their queue."""
-        self.resources.use(policy, max_wait_ticks, tenant_shares)
+        self.resources.use(policy, max_wait_ticks, tenant_shares, tuner)
         self._fill_all(now)
 
     def shutdown(self, now: float) -> None:
@@ -349,6 +372,18 @@ class Scheduler:
         """Tell how everything stands, request by request: so many of each resource."""
         return dump(self.resources, self._tickets.values(), most, now)
 
+    def tickets(self) -> tuple[Ticket, ...]:
+        """Return all that have not ended."""
+        return tuple(self._tickets.values())
+
+    def pool(self, resource: str) -> Pool:
+        """Return the slots of one resource."""
+        return self.resources.pools[resource]
+
+    def line(self, resource: str) -> Line:
+        """Return those who ask for one resource alone."""
+        return self.resources.line((resource,))
+
     def waiting(self) -> int:
         """Count those that wait."""
         return self.resources.waiting()
@@ -364,21 +399,27 @@ class Scheduler:
         self._entanglement = Entanglement()
         self.resources.clear()
         for seq, ticket in list(self._tickets.items()):
-            line = self._line(ticket)
             ticket.charged_by = None
             if ticket.state.ended or ticket.state is State.NEW:
                 del self._tickets[seq]
-            elif ticket.state.holds:
-                ticket.hosts = {name: host for name, host in ticket.hosts.items() if host.state.holds}
-                for pool in line.pools:
-                    pool.hold(ticket)
-            elif ticket.state.queued:
-                ticket.age_entry = None
-                ticket.hosts = _NONE
-                self._stand(line, ticket)
+            else:
+                self._restore(self._line(ticket), ticket)
             if ticket.wake is not None and ticket.state is not State.WAITING:
                 self.decided.append(ticket)
         self._fill_all(now)
+
+    def _restore(self, line: Line, ticket: Ticket) -> None:
+        if ticket.state.holds:
+            ticket.request = ticket.bound_request()
+            ticket.hosts = {name: host for name, host in ticket.hosts.items() if host.state.holds}
+            for pool in line.pools:
+                pool.hold(ticket)
+        elif ticket.state.queued:
+            ticket.age_entry = None
+            ticket.hosts = _NONE
+            if ticket.backlog is not None:
+                ticket.work = None
+            self._stand(line, ticket)
 
     def reset(self) -> None:
         """Forget all tickets, ending each; capacities, policy and clock stay. For the child of a fork."""
@@ -454,17 +495,22 @@ class Scheduler:
 
     def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING
-        admission = ticket.request.admission
-        if self.observed:
+        if self.observed or ticket.explain:
             ticket.grant = self._describe_grant(line, ticket, reason, now)
+        if ticket.backlog is not None:
+            ticket.backlog.bind(ticket)
         if line.policy.metered:
             line.charge(ticket)
         if waited:
             self._leave(line, ticket)
+        request = ticket.bound_request()
+        # A plain slot costs nothing, so nobody has to be asked.
+        admission = request.admission and (ticket.backlog is None or ticket.work is not None)
         ticket.reason = reason
         ticket.waited_ticks = line.tick - ticket.birth
         ticket.granted_at = ticket.touched_at = now
         ticket.state = State.ADMITTING if admission else State.GRANTED
+        ticket.request = request
         for pool in line.pools:
             pool.hold(ticket)
             if pool.gated:
@@ -473,9 +519,9 @@ class Scheduler:
             self.leases_due = now + self.max_hold
         if waited:
             self.decided.append(ticket)
-        if not admission and ticket.grant is not None:
+        if self.observed and not admission and ticket.grant is not None:
             self.events.append(ticket.grant)
-            ticket.grant = None
+            ticket.grant = ticket.grant if ticket.explain else None
 
     def _release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
         line = self._line(ticket)
@@ -556,8 +602,8 @@ class Scheduler:
             waited_ticks=line.tick - ticket.waiting_tick,
             score=line.policy.score(key, line.tick) if compared else 0.0,
             alpha=line.policy.alpha,
-            queue_weight=queue.weight if queue is not None else ticket.request.weight,
-            queue_age=line.tick - queue.birth() if queue is not None else 0,
+            queue_weight=queue.weight if queue is not None else ticket.demand(),
+            queue_age=line.tick - (ticket.born() if queue is None else queue.birth()),
             tick=line.tick,
             policy=line.policy.name,
             repeated=ticket.repeated,

@@ -35,16 +35,26 @@ def _agents(pool: Pool, now: float) -> Iterator[AgentStanding]:
         key = key_of(ticket.request)
         active[key] = active.get(key, 0) + 1
     queued = {key for line in pool.lines for key in line.queues}
+    queued |= {agent for line in pool.lines for agent, backlog in line.backlogs.items() if backlog}
     for key in sorted(active.keys() | queued, key=lambda key: (tenant_of(key), agent_of(key))):
         queues = [(line, line.queues[key]) for line in pool.lines if key in line.queues]
+        ages = [line.tick - queue.birth() for line, queue in queues]
+        weight = sum(queue.weight for _, queue in queues)
+        for line in pool.lines:
+            backlog = line.backlogs.get(agent_of(key))
+            work = None if backlog is None or key in line.queues or tenant_of(key) else backlog.oldest()
+            if backlog is not None and work is not None:
+                # Queued, and nobody waits for it yet.
+                ages.append(line.tick - work.birth)
+                weight += backlog.weight
         waits = [now - head.waiting_since for _, queue in queues if (head := queue.head()) is not None]
         scores = [line.policy.score(key, line.tick) for line, queue in queues if queue.waiting]
         yield AgentStanding(
             agent=agent_of(key),
             waiting=sum(queue.waiting for _, queue in queues),
             active=active.get(key, 0),
-            queue_weight=sum(queue.weight for _, queue in queues),
-            queue_age=max((line.tick - queue.birth() for line, queue in queues), default=0),
+            queue_weight=weight,
+            queue_age=max(ages, default=0),
             oldest_wait=max(waits, default=0.0),
             score=max(scores, default=None),
             tenant=tenant_of(key) or None,

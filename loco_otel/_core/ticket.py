@@ -5,6 +5,7 @@ from enum import Enum
 from itertools import count
 from types import MappingProxyType
 
+from loco_otel._core.backlog import Backlog, Work
 from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.policy import Policy
 from loco_otel.events import Granted, GrantReason, Outcome, Request
@@ -34,6 +35,7 @@ class State(Enum):
         self.queued = self._name_ in {"QUEUED", "WAITING"}
         self.holds = self._name_ in {"ADMITTING", "GRANTED"}
         self.ended = self._name_ in {"RELEASED", "REJECTED"}
+        self.unheld = self._name_ in {"NEW", "QUEUED", "WAITING"}
 
 
 _sequence = count(1)
@@ -57,6 +59,12 @@ class Ticket:
     """The holders whose slots it shares, by resource. Never changed in place."""
     grant: Granted | None = None
     """What will be told once it is admitted."""
+    explain = False
+    """Describe its grant in `grant` even where nobody listens, for whoever made it."""
+    backlog: Backlog | None = None
+    """Where it takes its work from at the grant. Its own request weighs nothing then."""
+    work: Work | None = None
+    """What it took there; without a backlog what it was made for."""
     birth = 0
     """The tick at which its age was 0; ticks waited before a pause are taken off."""
     waited_ticks = 0
@@ -94,6 +102,24 @@ class Ticket:
     def id(self) -> str:
         """Unique among all processes that share an engine."""
         return f"{self.owner}-{self.seq}"
+
+    def bound_request(self) -> Request:
+        """Return what it asks for with the work that it took from its backlog."""
+        request, work = self.request, self.work
+        if self.backlog is None or work is None:
+            return request
+        if request.context is None and request.timeout is None:
+            return work.request
+        return work.request._replace(context=request.context, timeout=request.timeout)
+
+    def demand(self) -> int:
+        """Return what its agent has queued, in milli-weights, where nothing but this ticket and its backlog is."""
+        return self.request.weight + (0 if self.backlog is None else self.backlog.weight)
+
+    def born(self) -> int:
+        """Return the tick at which the oldest of that was born."""
+        work = None if self.backlog is None else self.backlog.oldest()
+        return self.birth if work is None else work.birth
 
     def __repr__(self) -> str:
         return f"<Ticket {self.id} {self.request.agent} {self.state.name}>"

@@ -16,7 +16,12 @@ class Admission(Protocol):
     """Whoever keeps the budgets: asked outside the lock, after the slot and before the call."""
 
     def __call__(self, request: Request, /) -> bool:
-        """Reserve what the request will cost; False refuses it."""
+        """Reserve what the request will cost; False refuses it.
+
+        Raises:
+            BudgetExceededError: it is refused, and this is why.
+
+        """
 
 
 class Engine(Protocol):
@@ -36,8 +41,14 @@ class Engine(Protocol):
         Until then the caller stands still, and so does every lease that has one of `blocks` among its places.
         """
 
-    def admit(self, ticket: Ticket) -> None:
-        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
+    def admit(self, ticket: Ticket, admission: Admission | None = None) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
+
+        Args:
+            ticket: what is asked about.
+            admission: whom to ask instead of the engine's own.
+
+        """
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""

@@ -15,6 +15,7 @@ from loco_otel._engines.base import Admission
 from loco_otel._engines.outbox import Outbox
 from loco_otel._engines.timer import Timer
 from loco_otel.clock import Clock, monotonic
+from loco_otel.errors import BudgetExceededError
 from loco_otel.events import (
     Bypassed,
     BypassReason,
@@ -84,6 +85,11 @@ class InProcessEngine:
 
     # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
 
+    @property
+    def owner(self) -> str:
+        """What the ids of this process's tickets begin with."""
+        return self._owner
+
     def ticket(self, request: Request) -> Ticket:
         """Make a ticket, not submitted yet."""
         return Ticket(request, self._owner)
@@ -147,11 +153,22 @@ class InProcessEngine:
         if not self._do(operation):
             wake()
 
-    def admit(self, ticket: Ticket) -> None:
-        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
+    def admit(self, ticket: Ticket, admission: Admission | None = None) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
+
+        Raises:
+            BudgetExceededError: they gave their reasons.
+
+        """
         if ticket.state is not State.ADMITTING:
             return
-        if self._admission is None or self._admission(ticket.request):
+        admission = admission or self._admission
+        try:
+            admitted = admission is None or admission(ticket.request)
+        except BudgetExceededError:
+            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+            raise
+        if admitted:
             self._do(lambda core, now: core.admit(ticket, now))
         else:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
@@ -238,9 +255,28 @@ class InProcessEngine:
 
     # -- limits, time, the end -----------------------------------------------------------------------------------
 
-    def configure(self, change: Callable[[Scheduler, float], None]) -> None:
-        """Change limits or policy; whoever may go now is granted at once."""
-        self._do(change)
+    def configure(self, change: Callable[[Scheduler, float], _Result]) -> _Result:
+        """Change limits or policy, and return what that returns; whoever may go now is granted at once."""
+        return self._do(change)
+
+    def edit(self, change: Callable[..., _Result], *args: object) -> _Result:
+        """Change what the core derives loads from, as one operation that grants nobody. Cheaper than `configure`.
+
+        Raises:
+            RuntimeError: called by a finaliser in the midst of another operation of this thread.
+
+        """
+        if self._lock._is_owned():
+            raise RuntimeError(_REENTERED)
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(self._clock())
+            self._busy = True
+            result = change(*args)
+            self._busy = False
+        if self._outbox:
+            self._outbox.deliver()
+        return result
 
     def shutdown(self) -> None:
         """Turn away all who wait and all who come; holders may finish."""

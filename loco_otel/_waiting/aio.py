@@ -1,11 +1,15 @@
 """The shell for asyncio: a waiter awaits, on whichever loop it runs."""
 
 import asyncio
+from collections.abc import Callable, Hashable
+from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Engine
+from loco_otel._engines.base import Admission, Engine
 from loco_otel._waiting import lineage
 from loco_otel._waiting.rejection import check
+
+Blocked: TypeAlias = Callable[[], tuple[Hashable, ...]]
 
 ELSEWHERE = "an event loop that is not asyncio's (trio)"
 """What to say where `supported` says no."""
@@ -16,8 +20,16 @@ def supported() -> bool:
     return asyncio._get_running_loop() is not None
 
 
-async def decided(engine: Engine, ticket: Ticket) -> None:
+async def decided(
+    engine: Engine, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task, admission: Admission | None = None
+) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
+
+    Args:
+        engine: where it was submitted.
+        ticket: what is waited for.
+        blocked: names what cannot end while this task waits.
+        admission: who keeps its budgets, instead of the engine's own.
 
     Raises:
         AcquireRejectedError: it was turned away; the subclass says why.
@@ -25,8 +37,8 @@ async def decided(engine: Engine, ticket: Ticket) -> None:
     """
     try:
         while ticket.state is State.WAITING:
-            await _park(engine, ticket)
-        engine.admit(ticket)
+            await _park(engine, ticket, blocked)
+        engine.admit(ticket, admission)
     except GeneratorExit:
         # The task was dropped: this may be the garbage collector, in the midst of anything.
         engine.abandon(ticket)
@@ -39,7 +51,7 @@ async def decided(engine: Engine, ticket: Ticket) -> None:
     check(ticket)
 
 
-async def _park(engine: Engine, ticket: Ticket) -> None:
+async def _park(engine: Engine, ticket: Ticket, blocked: Blocked) -> None:
     loop = asyncio.get_running_loop()
     gate = loop.create_future()
 
@@ -53,7 +65,7 @@ async def _park(engine: Engine, ticket: Ticket) -> None:
             # The loop is closed, so nobody is there to take the slot.
             engine.abandon(ticket)
 
-    blocks = lineage.blocked_by_task()
+    blocks = blocked()
     engine.park(ticket, wake, blocks)
     if not blocks:
         await gate

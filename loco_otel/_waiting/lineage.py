@@ -12,7 +12,7 @@ behind counts as one of the new thread's, which at worst shares a slot where the
 import asyncio
 import threading
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from typing import TypeAlias
 
@@ -117,10 +117,10 @@ def claim(hold: Hold) -> None:
     _scope.set((scope[0], *[other for other in _good(scope) if _ticket(other) is not ticket], hold))
 
 
-def blocked_by_task() -> tuple[Hashable, ...]:
-    """Name what cannot end while this task waits."""
+def blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
+    """Name what cannot end while this task waits; with `counts`, of those tickets alone for which it is true."""
     scope = _scope.get()
-    return tuple(_blocked(scope)) if len(scope) > 1 else ()
+    return tuple(_blocked(scope, counts)) if len(scope) > 1 else ()
 
 
 def blocked_by_thread() -> tuple[Hashable, ...]:
@@ -134,8 +134,10 @@ def _good(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Hold]:
             yield hold
 
 
-def _blocked(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Hashable]:
+def _blocked(scope: tuple[Ticket | Claim | None, ...], counts: Callable[[Ticket], bool] | None) -> Iterator[Hashable]:
     for hold in _good(scope):
+        if counts is not None and not counts(_ticket(hold)):
+            continue
         own = hold.place if isinstance(hold, Claim) else hold
         yield own
         for place in _ticket(hold).places:

@@ -8,13 +8,12 @@ from loco_otel.errors import (
     BudgetExceededError,
     ShutdownError,
 )
-from loco_otel.events import Outcome
+from loco_otel.events import MILLI, Outcome
 
 _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
     Outcome.TIMEOUT: (AcquireTimeoutError, "{agent!r} got no slot of {resource!r} within {timeout} s"),
     Outcome.BACKPRESSURE: (BackpressureError, "Too many waiters for {resource!r}: {agent!r} was turned away"),
     Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was turned away"),
-    Outcome.BUDGET: (BudgetExceededError, "The budget of {agent!r} is used up"),
 }
 
 
@@ -29,6 +28,8 @@ def check(ticket: Ticket) -> None:
         return
     request = ticket.request
     resource = ",".join(request.resources)
+    if ticket.outcome is Outcome.BUDGET:
+        raise BudgetExceededError(request.agent, None, None, request.weight / MILLI, resource=resource)
     error, text = _REJECTIONS.get(ticket.outcome, (AcquireRejectedError, "The request of {agent!r} was withdrawn"))
     raise error(
         text.format(agent=request.agent, resource=resource, timeout=request.timeout),

@@ -21,18 +21,20 @@ from typing import Any
 import pytest
 
 import loco_otel
+from loco_otel import Agent, Task
 from loco_otel._core.fair import FairPolicy
 from loco_otel._core.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.in_process import InProcessEngine
+from loco_otel._station import Station
 from loco_otel._waiting.slot import Slot
 from loco_otel.events import DEFAULT_RESOURCE, Request
 from loco_otel.testing import ManualClock
 
 _HERE = Path(loco_otel.__file__).parent
-_WATCHED = tuple(str(_HERE / part) for part in ("_engines", "_core", "_waiting"))
+_WATCHED = tuple(str(_HERE / part) for part in ("_engines", "_core", "_waiting", "agent.py"))
 
 
 class Bench:
@@ -55,6 +57,9 @@ class Bench:
         self.woken: set[Ticket] = set()
         self.tickets: list[Ticket] = []
         self.spare = self.submit("spare")
+        self.worker = Agent("worker", tasks=[Task(weight=2.0, age=1), Task(weight=3.0)])
+        line = self.core.line(DEFAULT_RESOURCE)
+        self.worker.tasks.join(Station(self.engine, line, DEFAULT_RESOURCE, "worker", admission=False))
 
     def ticket(self, agent: str, timeout: float | None = None, *, admission: bool = False) -> Ticket:
         tenant = f"tenant of {agent}" if self.tenanted else None
@@ -66,6 +71,16 @@ class Bench:
     def submit(self, agent: str, timeout: float | None = None) -> Ticket:
         ticket = self.ticket(agent, timeout)
         self.engine.submit(ticket)
+        return ticket
+
+    def ask_for_work(self) -> Ticket:
+        """Make a ticket that takes the worker's oldest task at its grant."""
+        station = self.worker.tasks.station
+        assert station is not None
+        ticket = Ticket(station.plain)
+        ticket.places = ("worker",)
+        ticket.backlog = self.worker.tasks.backlog
+        self.tickets.append(ticket)
         return ticket
 
     def hold(self) -> Ticket:
@@ -132,6 +147,14 @@ class Bench:
         assert (pool.used, pool.sharers) == (len(slots), len(pool.leases) - len(slots))
         assert pool.used >= pool.capacity or not waiters
         assert self.counts == (len(pool.leases), len(waiters))
+        tasks, backlog = self.worker.tasks, self.worker.tasks.backlog
+        queued = [task for task in tasks if task.holder is None]
+        assert (backlog.count, backlog.weight) == (len(queued), sum(task.milli for task in queued))
+        assert backlog.oldest() is (max(queued, key=lambda task: task.age) if queued else None)
+        for lease in leases:
+            if lease.work is not None:
+                assert lease.work.holder is lease
+                assert lease.request.weight == lease.work.milli
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -238,6 +261,44 @@ def admit(bench: Bench) -> Operation:
     bench.engine.release(holder)
     assert ticket.state is State.ADMITTING
     return lambda: bench.engine.admit(ticket)
+
+
+def grant_with_work(bench: Bench) -> Operation:
+    ticket = bench.ask_for_work()
+    return lambda: bench.engine.submit(ticket)
+
+
+def release_with_a_waiter_for_work(bench: Bench) -> Operation:
+    holder = bench.hold()
+    for _ in range(2):
+        waiter = bench.ask_for_work()
+        bench.engine.submit(waiter)
+        bench.park(waiter)
+    return lambda: bench.engine.release(holder)
+
+
+def cancel_what_has_work(bench: Bench) -> Operation:
+    ticket = bench.ask_for_work()
+    bench.engine.submit(ticket)
+    assert ticket.work is not None
+    return lambda: bench.engine.cancel(ticket)
+
+
+def queue_work(bench: Bench) -> Operation:
+    bench.hold()
+    waiter = bench.ask_for_work()
+    bench.engine.submit(waiter)
+    bench.park(waiter)
+    task = Task(weight=5.0, age=7)
+    return lambda: bench.worker.tasks.append(task)
+
+
+def serve_work(bench: Bench) -> Operation:
+    return bench.worker.serve_oldest_task
+
+
+def change_the_list(bench: Bench) -> Operation:
+    return lambda: bench.worker.tasks.pop(0)
 
 
 def release_with_a_waiter(bench: Bench) -> Operation:
@@ -372,6 +433,12 @@ def whole_async_slot_contended(bench: Bench) -> Operation:
 
 
 OPERATIONS = [
+    grant_with_work,
+    release_with_a_waiter_for_work,
+    cancel_what_has_work,
+    queue_work,
+    serve_work,
+    change_the_list,
     submit_free,
     submit_contended,
     park,

@@ -1,0 +1,136 @@
+"""Functions of any colour under a lease: coroutines in place, sync ones in a thread, async generators step by step."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Self
+
+from loco_otel._lease import Lease
+from loco_otel._waiting import lineage
+
+_threads = ThreadPoolExecutor(1000, "loco_otel-call")
+"""Where sync functions run: as many threads as are needed, each kept for the next. The slots are the limit."""
+
+
+def is_stream(function: Callable[..., Any]) -> bool:
+    """Tell whether a function is an async generator's."""
+    return _has_flag(function, inspect.CO_ASYNC_GENERATOR)
+
+
+async def run(lease: Lease, function: Callable[[], Any]) -> Any:
+    """Call a function under a lease, and return its result.
+
+    A sync function runs in a thread. Nobody can stop that, so where its caller is cancelled it keeps the slot until it
+    has ended.
+    """
+    await lease.__aenter__()
+    running: asyncio.Future[Any] | None = None
+    try:
+        if _is_coroutine_function(function):
+            result = await function()
+        else:
+            running = asyncio.get_running_loop().run_in_executor(_threads, copy_context().run, function)
+            result = await asyncio.shield(running)
+            if inspect.isawaitable(result):
+                result = await result
+    except BaseException as error:
+        lease.leave()
+        if running is None or running.done():
+            lease.end(error)
+        else:
+            running.add_done_callback(partial(_end, lease, error))
+        raise
+    if lease.end():
+        await lease.call_completed(result)
+    return result
+
+
+class Stream(AsyncIterator[Any]):
+    """An async generator that begins under a lease, and keeps it until it has ended or is closed.
+
+    Args:
+        lease: not entered yet.
+        function: makes the generator.
+
+    """
+
+    def __init__(self, lease: Lease, function: Callable[[], Any]) -> None:
+        self._lease = lease
+        self._function = function
+        self._generator: Any = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self.asend(None)
+
+    async def asend(self, value: Any) -> Any:
+        """Go on with the generator, and return what it yields next."""
+        if self._generator is None:
+            await self._lease.__aenter__()
+            self._generator = self._function()
+            # What the reader does between two steps is its own, but it must not wait for ever for this slot.
+            self._lease.leave()
+            if self._lease.ticket is not None:
+                lineage.claim(self._lease.ticket)
+        return await self._step(self._generator.asend(value))
+
+    async def athrow(self, error: BaseException) -> Any:
+        """Raise an error in the generator, and return what it yields next."""
+        if self._generator is None:
+            raise error
+        return await self._step(self._generator.athrow(error))
+
+    async def aclose(self) -> None:
+        """End the generator, and give the slot back."""
+        if self._generator is not None:
+            try:
+                await self._generator.aclose()
+            finally:
+                await self._end(None)
+
+    async def _step(self, step: Awaitable[Any]) -> Any:
+        ticket = self._lease.ticket
+        scope = None if ticket is None else lineage.cover(ticket)
+        try:
+            return await step
+        except StopAsyncIteration:
+            await self._end(None)
+            raise
+        except BaseException as error:
+            await self._end(error)
+            raise
+        finally:
+            if scope is not None:
+                lineage.leave(scope)
+
+    async def _end(self, error: BaseException | None) -> None:
+        if self._lease.end(error):
+            await self._lease.call_completed(None)
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    if _has_flag(function, inspect.CO_COROUTINE):
+        return True
+    function = _inner(function)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _has_flag(function: Callable[..., Any], flag: int) -> bool:
+    # What `inspect` looks at in the end, after much that most functions do not need.
+    code = getattr(_inner(function), "__code__", None)
+    return code is not None and bool(code.co_flags & flag)
+
+
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _end(lease: Lease, error: BaseException, _: object) -> None:
+    lease.end(error)

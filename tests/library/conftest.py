@@ -1,0 +1,35 @@
+"""Programs as the seed's users wrote them, each on a loop of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+PATIENCE = 20.0
+"""Seconds after which a program hangs."""
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a program to its end, and fail where it hangs."""
+
+    def run_to_the_end(program: Coroutine[Any, Any, Any]) -> Any:
+        async def bounded() -> Any:
+            return await asyncio.wait_for(program, PATIENCE)
+
+        return asyncio.run(bounded())
+
+    return run_to_the_end
+
+
+@pytest.fixture
+def settle() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Let the loop go on until something holds."""
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+
+    return until
