@@ -31,7 +31,7 @@ $(PAIRS:%=test-%): test-%: .venv/.pair-%
 	  --ignore tests/instrumentation/paths
 
 bench: .venv/.test company
-	-test -d .venv/published || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2
+	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2
 	$(BIN)/python -m benchmarks
 
 # Other vendors' instrumentors, each in a folder of its own, for PYTHONPATH: in .venv itself their entry points would

@@ -153,6 +153,53 @@ def test_a_task_is_in_the_list_until_it_is_served(run: Run) -> None:
     run(program())
 
 
+CHANGES: dict[str, Callable[[Agent], object]] = {
+    "append": lambda agent: agent.tasks.append(Task(weight=9.0, age=9)),
+    "insert": lambda agent: agent.tasks.insert(0, Task(weight=9.0, age=9)),
+    "replace": lambda agent: setattr(agent, "tasks", [Task(weight=9.0, age=9)]),
+    "age": lambda agent: setattr(agent.tasks[0], "age", 9),
+    "weight": lambda agent: setattr(agent.tasks[0], "weight", 9.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_what_changes_while_agents_wait_decides_who_is_next(run: Run, settle: Until, change: str, first: str) -> None:
+    made = scheduler("a", "b", "holder", alpha=0.5)
+    order: list[str] = []
+
+    async def work(agent_id: str) -> None:
+        async with made.acquire(agent_id):
+            order.append(agent_id)
+
+    async def program() -> None:
+        handle = await made.acquire_start("holder")
+        for agent_id in "ab":
+            await made.submit_task(agent_id, Task(weight=2.0))
+        waiters = [asyncio.create_task(work(agent_id)) for agent_id in "ab"]
+        await settle(lambda: made.resource.waiter_count == 2)
+        CHANGES[change](made.get_agent(first))
+        await made.release_handle(handle)
+        await asyncio.gather(*waiters)
+
+    run(program())
+    assert order[0] == first
+
+
+def test_what_was_served_is_what_was_granted(run: Run) -> None:
+    made = scheduler("a", "b")
+
+    async def program() -> None:
+        for agent_id, weight in (("a", 2.0), ("b", 3.0)):
+            await made.submit_task(agent_id, Task(weight=weight, task_type="chat"))
+            async with made.acquire(agent_id):
+                pass
+
+    run(program())
+    served = [(request.agent, request.weight, request.task_type) for request in made.resource.pool.served]
+    assert served == [("a", 2000, "chat"), ("b", 3000, "chat")]
+
+
 def test_what_is_queued_shows_before_anybody_waits(run: Run) -> None:
     made = scheduler("a", "b")
 
