@@ -56,6 +56,8 @@ class Resources:
         self._unknown = unknown
         self.pools: dict[str, Pool] = {}
         self.lines: dict[tuple[str, ...], Line] = {}
+        """By what they ask for, in the order of the names."""
+        self._other_orders: dict[tuple[str, ...], Line] = {}
         self._stated = set(capacities)
         self._tuner = tuner
         self._policy = policy
@@ -78,7 +80,7 @@ class Resources:
             ValueError: none is named, or one twice.
 
         """
-        line = self.lines.get(names)
+        line = self.lines.get(names) or self._other_orders.get(names)
         return self._make_line(names) if line is None else line
 
     def next(self, pools: tuple[Pool, ...], now: float) -> tuple[Ticket, bool] | None:
@@ -196,7 +198,7 @@ class Resources:
             raise ValueError(f"a request names one or more resources, each once, not {names!r}")
         ordered = tuple(sorted(names))
         if ordered != names:
-            line = self.line(ordered)
+            line = self._other_orders[names] = self.line(ordered)
         else:
             if len(self.lines) >= _MOST_LINES or len(self.pools) >= _MOST_LINES:
                 self._forget_idle()
@@ -208,7 +210,7 @@ class Resources:
             line.tuner = self._tuner()
             for pool in line.pools:
                 pool.lines.append(line)
-        self.lines[names] = line
+            self.lines[names] = line
         return line
 
     def _make_pool(self, name: str) -> Pool:
@@ -223,6 +225,7 @@ class Resources:
             for pool in self.pools.values()
             if pool.name not in self._stated and not pool.leases and not pool.has_learnt
         }
+        self._other_orders = {}
         for names, line in list(self.lines.items()):
             if not line.queues and (len(names) > 1 or names[0] in made):
                 del self.lines[names]

@@ -138,6 +138,7 @@ def test_the_order_of_names_does_not_matter() -> None:
     house = House()
     holder = house.ask("llm")
     first, second = house.ask("llm", "gpu"), house.ask("gpu", "llm")
+    assert house.core.waiting() == 2
     house.end(holder)
     assert (first.state, second.state) == (GRANTED, WAITING)
     house.end(first)
