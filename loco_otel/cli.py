@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from loco_otel import _dump, _ps, simulation
+from loco_otel import _ps, _tables, simulation
 from loco_otel._core.policies import POLICIES
 from loco_otel._doctor import examine, show, versions
 
@@ -75,7 +75,7 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
             rows = _ps.read(address)
             if watch:
                 console.clear()
-            _dump.show(rows, console)
+            _tables.show(rows, console)
             if not watch:
                 return
             time.sleep(_BETWEEN_LOOKS)

@@ -1,0 +1,92 @@
+"""How everything stands, as tables."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from loco_otel._dump import AgentRow, ResourceRows
+from loco_otel.events import MILLI, ResourceDump, TicketStanding
+
+_WIDE = 200
+
+
+def text(resources: Sequence[ResourceDump]) -> str:
+    """Return a dump to be read by people."""
+    written = io.StringIO()
+    console = Console(file=written, width=_WIDE, highlight=False)
+    for dump in resources:
+        show([_rows(dump)], console)
+        if dump.tickets:
+            console.print(_tickets(dump.tickets))
+        if dump.left_out:
+            console.print(f"and {dump.left_out} more")
+        console.print()
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).rstrip("\n")
+
+
+def show(resources: Iterable[ResourceRows], console: Console) -> None:
+    """Print a table of agents for each resource."""
+    for number, it in enumerate(resources):
+        if number:
+            console.print()
+        capacity = "any number" if it.capacity is None else f"{it.capacity}"
+        policy = "" if it.policy is None else f", policy {it.policy}"
+        console.print(
+            f"{it.resource}: {it.holding} hold, {it.waiting} wait, {capacity} at a time{policy}, alpha {it.alpha:g},"
+            f" tick {it.tick}",
+            style="bold",
+            markup=False,
+        )
+        if not it.agents:
+            continue
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("rank", justify="right")
+        table.add_column("agent")
+        for name in ("holding", "waiting", "oldest wait", "Q", "D", "L"):
+            table.add_column(name, justify="right")
+        for row in sorted(it.agents, key=lambda row: (row.rank is None, row.rank or 0, row.agent)):
+            table.add_row(
+                "-" if row.rank is None else str(row.rank),
+                row.agent,
+                str(row.holding),
+                str(row.waiting),
+                f"{row.oldest_wait:.1f} s" if row.waiting else "-",
+                f"{row.q:g}",
+                str(row.d),
+                "-" if row.score is None else f"{row.score:.3f}",
+            )
+        console.print(table)
+
+
+def _rows(dump: ResourceDump) -> ResourceRows:
+    it = dump.standing
+    agents = tuple(
+        AgentRow(
+            agent=agent.agent if agent.tenant is None else f"{agent.tenant}/{agent.agent}",
+            holding=agent.active,
+            waiting=agent.waiting,
+            oldest_wait=agent.oldest_wait,
+            q=agent.queue_weight / MILLI,
+            d=agent.queue_age,
+            score=agent.score,
+            rank=agent.rank,
+        )
+        for agent in it.agents
+    )
+    return ResourceRows(it.resource, it.policy, it.capacity, it.active, it.waiting, it.tick, it.alpha, agents)
+
+
+def _tickets(tickets: Iterable[TicketStanding]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("request", "agent", "state", "model", "weight", "for", "ticks", "note"):
+        table.add_column(name, justify="right" if name in {"weight", "for", "ticks"} else "left")
+    for it in tickets:
+        notes = [f"asks for {'+'.join(it.resources)}"] if len(it.resources) > 1 else []
+        notes += [f"times out in {it.time_left:.1f} s"] if it.time_left is not None else []
+        notes += [f"shares the slot of {it.shares_with}"] if it.shares_with else []
+        agent = it.agent if it.tenant is None else f"{it.tenant}/{it.agent}"
+        weight, seconds = f"{it.weight / MILLI:g}", f"{it.seconds:.1f} s"
+        table.add_row(it.id, agent, it.state, it.model or "-", weight, seconds, str(it.ticks), ", ".join(notes))
+    return table
