@@ -1,42 +1,9 @@
 """How everything stands, for people and programs: what `loco_otel.dump` returns and `loco-otel ps` shows."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from loco_otel.events import MILLI, ResourceDump
-
-
-class AgentRow(NamedTuple):
-    """One agent at one resource."""
-
-    agent: str
-    holding: int
-    waiting: int
-    oldest_wait: float
-    """Seconds."""
-    q: float
-    """Weight that it has queued."""
-    d: int
-    """Age of its oldest request, in ticks."""
-    score: float | None
-    """L; None where it does not compete."""
-    rank: int | None
-    """1 is next."""
-
-
-class ResourceRows(NamedTuple):
-    """One resource and its agents."""
-
-    resource: str
-    policy: str | None
-    """None where it is not known."""
-    capacity: int | None
-    """None while unlimited."""
-    holding: int
-    waiting: int
-    tick: int
-    alpha: float
-    agents: tuple[AgentRow, ...]
 
 
 class Dump:

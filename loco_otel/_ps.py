@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loco_otel._dump import AgentRow, ResourceRows
+from loco_otel._tables import AgentRow, ResourceRows
 from loco_otel.errors import LocoError
 
 _PATIENCE = 5.0

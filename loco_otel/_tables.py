@@ -2,14 +2,47 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from loco_otel._dump import AgentRow, ResourceRows
 from loco_otel.events import MILLI, ResourceDump, TicketStanding
 
 _WIDE = 200
+
+
+class AgentRow(NamedTuple):
+    """One agent at one resource."""
+
+    agent: str
+    holding: int
+    waiting: int
+    oldest_wait: float
+    """Seconds."""
+    q: float
+    """Weight that it has queued."""
+    d: int
+    """Age of its oldest request, in ticks."""
+    score: float | None
+    """L; None where it does not compete."""
+    rank: int | None
+    """1 is next."""
+
+
+class ResourceRows(NamedTuple):
+    """One resource and its agents."""
+
+    resource: str
+    policy: str | None
+    """None where it is not known."""
+    capacity: int | None
+    """None while unlimited."""
+    holding: int
+    waiting: int
+    tick: int
+    alpha: float
+    agents: tuple[AgentRow, ...]
 
 
 def text(resources: Sequence[ResourceDump]) -> str:
