@@ -214,7 +214,7 @@ class Scheduler:
         if self.observed:
             self.events.append(Spent(now, ticket, spending))
         usage = spending.usage
-        if usage is not None and not ticket.settled:
+        if usage is not None and ticket.state is State.GRANTED and not ticket.settled:
             ticket.settled = True
             for pool in self._line(ticket).pools:
                 if pool.tokens is not None:
@@ -399,6 +399,7 @@ class Scheduler:
         self.leases_due = -inf  # whatever it was may be lost: look at once
         self._entanglement = Entanglement()
         self.resources.clear()
+        self.has_learnt = any(pool.has_learnt for pool in self.resources.pools.values())
         for seq, ticket in list(self._tickets.items()):
             ticket.charged_by = None
             if ticket.state.ended or ticket.state is State.NEW:

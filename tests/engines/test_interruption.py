@@ -23,6 +23,7 @@ import pytest
 import loco_otel
 from loco_otel import Agent, Task
 from loco_otel._core.fair import FairPolicy
+from loco_otel._core.limit import AdaptiveLimit
 from loco_otel._core.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.tenants import TenantPolicy
@@ -30,7 +31,7 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._station import Station
 from loco_otel._waiting.slot import Slot
-from loco_otel.events import DEFAULT_RESOURCE, Request
+from loco_otel.events import DEFAULT_RESOURCE, Request, ThrottleKind
 from loco_otel.testing import ManualClock
 
 _HERE = Path(loco_otel.__file__).parent
@@ -122,7 +123,7 @@ class Bench:
             gc.collect()  # a task and the exception that it ended with keep each other, and a slot, alive
         assert self.counts == (0, 0)
         self.check_that_nobody_owes()
-        self.core.set_capacity(DEFAULT_RESOURCE, 2, 0.0)
+        self.core.set_resource(DEFAULT_RESOURCE, 2, 0.0)
         again = [self.submit(f"again-{number}") for number in range(3)]
         assert [ticket.state for ticket in again] == [State.GRANTED, State.GRANTED, State.WAITING]
 
@@ -146,6 +147,7 @@ class Bench:
         assert slots <= set(pool.leases.values())
         assert (pool.used, pool.sharers) == (len(slots), len(pool.leases) - len(slots))
         assert pool.used >= pool.capacity or not waiters
+        assert pool.adaptive is None or pool.capacity == pool.adaptive.limit
         assert self.counts == (len(pool.leases), len(waiters))
         tasks, backlog = self.worker.tasks, self.worker.tasks.backlog
         queued = [task for task in tasks if task.holder is None]
@@ -366,6 +368,48 @@ def raise_the_capacity(bench: Bench) -> Operation:
     return lambda: bench.engine.configure(change)
 
 
+def push_back(bench: Bench) -> Operation:
+    bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
+    holder = bench.hold()
+    return lambda: bench.engine.throttle(holder, 429, ThrottleKind.LOAD, 5.0, None)
+
+
+def end_of_a_pause(bench: Bench) -> Operation:
+    bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
+    holders = [bench.hold() for _ in range(3)]
+    bench.engine.throttle(holders[0], 429, ThrottleKind.LOAD, 5.0, None)
+    for holder in holders:
+        bench.engine.cancel(holder)
+    bench.wait()
+    bench.clock.advance(5.0)
+    return bench.engine.advance
+
+
+def learn_from_a_success(bench: Bench) -> Operation:
+    bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
+    holder = bench.hold()
+    bench.engine.throttle(holder, 429, ThrottleKind.LOAD, None, None)
+    bench.wait()
+    return lambda: bench.engine.release(bench.spare)
+
+
+def wait_for_the_minute(bench: Bench) -> Operation:
+    bench.core.set_resource(DEFAULT_RESOURCE, 4, 0.0, requests_per_minute=2, tokens_per_minute=100)
+    bench.hold()
+    holder = bench.hold()
+    ticket = bench.ticket("waiter")
+
+    def submit_and_come_back() -> None:
+        try:
+            bench.engine.submit(ticket)
+            bench.park(ticket)
+            bench.engine.release(holder)
+        finally:
+            bench.clock.advance(30.0)
+
+    return submit_and_come_back
+
+
 def expire(bench: Bench) -> Operation:
     bench.hold()
     bench.wait(timeout=5.0)
@@ -454,6 +498,10 @@ OPERATIONS = [
     resume,
     resume_contended,
     raise_the_capacity,
+    push_back,
+    end_of_a_pause,
+    learn_from_a_success,
+    wait_for_the_minute,
     expire,
     shut_down,
     whole_slot,
