@@ -1,29 +1,23 @@
 """The state machine of tickets: who waits, who holds, who is next."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from itertools import islice
 from math import inf
 from types import MappingProxyType
 
 from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel._core.dump import dump
-from loco_otel._core.entanglement import Entanglement
-from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
-from loco_otel._core.policy import Policy, key_of
+from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
 from loco_otel._core.rate import enough_in
-from loco_otel._core.resources import Capacity, Resources
+from loco_otel._core.resources import Capacity
 from loco_otel._core.standing import standing
+from loco_otel._core.steps import Steps
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
-    Event,
-    Granted,
     GrantReason,
     Outcome,
     RateLimits,
-    Rejected,
-    Released,
     ResourceDump,
     Snapshot,
     Spending,
@@ -32,7 +26,6 @@ from loco_otel.events import (
     Suspended,
     Throttled,
     ThrottleKind,
-    Waiting,
 )
 
 # Bound once: on 3.11 each look at an enum's member costs as much as a call.
@@ -40,14 +33,12 @@ _FREE = GrantReason.FREE
 _GRANTED = State.GRANTED
 _RELEASED = State.RELEASED
 
-_HOLDERS_TOLD = 16
 _LONGEST_PAUSE = 900.0
 """Seconds that a provider may ask for: a header gone wrong must not stop a program for a day."""
-_NONE: Mapping[str, Ticket] = MappingProxyType({})
 _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 
 
-class Scheduler:
+class Scheduler(Steps):
     """Grants slots of resources to tickets.
 
     Operations leave what they did in two lists that the caller empties: `decided`, the tickets whose wait ended and
@@ -67,35 +58,6 @@ class Scheduler:
         tuner: makes what finds alpha for a line; None leaves it as it is.
 
     """
-
-    def __init__(
-        self,
-        capacities: Mapping[str, Capacity],
-        policy: Callable[[], Policy],
-        *,
-        max_wait_ticks: int = 1000,
-        max_waiters: int = 1000,
-        max_hold: float = inf,
-        unknown: Callable[[str], Pool] | None = None,
-        tenant_shares: Mapping[str, int] = _NO_SHARES,
-        tuner: Callable[[], AdaptiveAlpha | None] = lambda: None,
-    ) -> None:
-        self.observed = False
-        self.events: list[Event] = []
-        self.decided: list[Ticket] = []
-        self.max_waiters = max_waiters
-        self.max_hold = max_hold
-        self.closed = False
-        self.has_learnt = False
-        """Whether an adaptive limit was ever lowered."""
-        self._tickets: dict[int, Ticket] = {}
-        self._deadlines = LazyHeap()
-        self.leases_due = inf
-        """Never later than the first moment at which a lease can expire."""
-        self.resources = Resources(
-            capacities, policy, max_wait_ticks, unknown, tenant_shares=tenant_shares, tuner=tuner
-        )
-        self._entanglement = Entanglement()
 
     # -- the way of a ticket ------------------------------------------------------------------------------------
 
@@ -314,6 +276,20 @@ class Scheduler:
             self.resources.opens_at = inf
             self._fill_all(now)
 
+    def _expire_leases(self, now: float) -> None:
+        self.leases_due = inf
+        for pool in tuple(self.resources.pools.values()):
+            for ticket in list(pool.leases.values()):
+                if not ticket.state.holds:
+                    continue  # it held several, and has ended at another of them
+                due = ticket.touched_at + self.max_hold
+                if due > now:
+                    self.leases_due = min(self.leases_due, due)
+                elif ticket.state is State.ADMITTING:
+                    self.refuse(ticket, Outcome.TIMEOUT, now)
+                else:
+                    self._release(ticket, now, expired=True)
+
     def next_wakeup(self) -> float:
         """Return when `advance` has something to do at the earliest; inf when never."""
         first = self._deadlines.first()
@@ -384,236 +360,6 @@ class Scheduler:
     def line(self, resource: str) -> Line:
         """Return those who ask for one resource alone."""
         return self.resources.line((resource,))
-
-    def waiting(self) -> int:
-        """Count those that wait."""
-        return self.resources.waiting()
-
-    def recover(self, now: float) -> None:
-        """Derive everything from the tickets' states, after an operation that was broken off.
-
-        All decided tickets are woken again, for the wake of some may be lost; so may the events of that operation.
-        """
-        self.events = []
-        self._deadlines = LazyHeap()
-        self.leases_due = -inf  # whatever it was may be lost: look at once
-        self._entanglement = Entanglement()
-        self.resources.clear()
-        self.has_learnt = any(pool.has_learnt for pool in self.resources.pools.values())
-        for seq, ticket in list(self._tickets.items()):
-            ticket.charged_by = None
-            if ticket.state.ended or ticket.state is State.NEW:
-                del self._tickets[seq]
-            else:
-                self._restore(self._line(ticket), ticket)
-            if ticket.wake is not None and ticket.state is not State.WAITING:
-                self.decided.append(ticket)
-        self._fill_all(now)
-
-    def _restore(self, line: Line, ticket: Ticket) -> None:
-        if ticket.state.holds:
-            ticket.request = ticket.bound_request()
-            ticket.hosts = {name: host for name, host in ticket.hosts.items() if host.state.holds}
-            for pool in line.pools:
-                pool.hold(ticket)
-        elif ticket.state.queued:
-            ticket.age_entry = None
-            ticket.hosts = _NONE
-            if ticket.backlog is not None:
-                ticket.work = None
-            self._stand(line, ticket)
-
-    def reset(self) -> None:
-        """Forget all tickets, ending each; capacities, policy and clock stay. For the child of a fork."""
-        for ticket in list(self._tickets.values()):
-            ticket.state = State.RELEASED
-        self._tickets = {}
-        self.recover(0.0)
-
-    # -- steps --------------------------------------------------------------------------------------------------
-
-    def _line(self, ticket: Ticket) -> Line:
-        return self.resources.line(ticket.request.resources)
-
-    def _begin_wait(self, line: Line, ticket: Ticket, now: float) -> None:
-        ticket.hosts = _NONE
-        ticket.waiting_since = now
-        ticket.waiting_tick = line.tick
-        timeout = ticket.request.timeout
-        if self.closed:
-            self._reject(line, ticket, Outcome.SHUTDOWN, now)
-        elif self.resources.has_room(line, ticket, now):
-            self._grant(line, ticket, GrantReason.FREE, now)
-        elif timeout is not None and timeout <= 0:
-            self._reject(line, ticket, Outcome.TIMEOUT, now)
-        elif not ticket.repeated and self.waiting() >= self.max_waiters:
-            self._reject(line, ticket, Outcome.BACKPRESSURE, now)
-        else:
-            ticket.deadline = None if timeout is None else now + timeout
-            ticket.state = State.WAITING
-            self._stand(line, ticket)
-            if self.observed:
-                self._tell_waiting(line, ticket, now)
-            if any(pool.gated for pool in line.pools):
-                self._fill(line.pools, now)
-
-    def _stand(self, line: Line, ticket: Ticket) -> None:
-        line.put(ticket)
-        if ticket.state is State.WAITING:
-            self._entanglement.add(ticket)
-            if ticket.deadline is not None:
-                ticket.deadline_entry = self._deadlines.push(ticket.deadline, item=ticket)
-
-    def _leave(self, line: Line, ticket: Ticket) -> None:
-        line.take(ticket)
-        self._entanglement.drop(ticket)
-        if line.only is None:
-            self.resources.leave(line)
-        entry, ticket.deadline_entry = ticket.deadline_entry, None
-        if entry is not None:
-            self._deadlines.strike(entry)
-
-    def _turn_away(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
-        line = self._line(ticket)
-        self._leave(line, ticket)
-        self._reject(line, ticket, outcome, now)
-        self._fill(line.pools, now)
-
-    def _fill(self, pools: tuple[Pool, ...], now: float) -> None:
-        while (turn := self.resources.next(pools, now)) is not None:
-            ticket, guarded = turn
-            self._grant(self._line(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
-        self._share(now)
-
-    def _fill_all(self, now: float) -> None:
-        for pool in self.resources.pools.values():
-            self._fill((pool,), now)
-
-    def _share(self, now: float) -> None:
-        while self._entanglement and (pair := self._entanglement.sharer(self.resources)) is not None:
-            ticket, hosts = pair
-            line = self._line(ticket)
-            if not self.resources.is_time(line, ticket, now):
-                break
-            ticket.hosts = hosts
-            self._grant(line, ticket, GrantReason.REENTRANT, now)
-
-    def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
-        waited = ticket.state is State.WAITING
-        if self.observed or ticket.explain:
-            ticket.grant = self._describe_grant(line, ticket, reason, now)
-        if ticket.backlog is not None:
-            ticket.backlog.bind(ticket)
-        if line.policy.metered:
-            line.charge(ticket)
-        if waited:
-            self._leave(line, ticket)
-        request = ticket.bound_request()
-        # A plain slot costs nothing, so nobody has to be asked.
-        admission = request.admission and (ticket.backlog is None or ticket.work is not None)
-        ticket.reason = reason
-        ticket.waited_ticks = line.tick - ticket.birth
-        ticket.granted_at = ticket.touched_at = now
-        ticket.state = State.ADMITTING if admission else State.GRANTED
-        ticket.request = request
-        for pool in line.pools:
-            pool.hold(ticket)
-            if pool.gated:
-                pool.spend(1, ticket.request.tokens, now)
-        if self.leases_due == inf:
-            self.leases_due = now + self.max_hold
-        if waited:
-            self.decided.append(ticket)
-        if self.observed and not admission and ticket.grant is not None:
-            self.events.append(ticket.grant)
-            ticket.grant = ticket.grant if ticket.explain else None
-
-    def _release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
-        line = self._line(ticket)
-        held = ticket.state.holds
-        ticket.state = State.RELEASED
-        ticket.places = ()  # a claim among them refers back to the ticket
-        del self._tickets[ticket.seq]
-        if self.observed:
-            self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
-        for pool in line.pools:
-            pool.served.append(ticket.request)
-        if ticket.charged_by is not None:
-            line.settle(ticket)
-        if held:
-            self._give_back(line, ticket, now)
-
-    def _took_nothing(self, ticket: Ticket, now: float) -> None:
-        """Give the tokens back that were taken for a request of which nothing came."""
-        if ticket.state is State.GRANTED and not ticket.settled:
-            for pool in self._line(ticket).pools:
-                pool.spend(0, -ticket.request.tokens, now)
-
-    def _give_back(self, line: Line, ticket: Ticket, now: float) -> None:
-        freed = [pool for pool in line.pools if pool.free(ticket)]
-        self.resources.tick(freed)
-        self._fill(line.pools, now)
-
-    def _reject(self, line: Line, ticket: Ticket, outcome: Outcome, now: float) -> None:
-        waited = ticket.state is not State.NEW
-        asked = ticket.state is not State.QUEUED
-        ticket.outcome = outcome
-        ticket.state = State.REJECTED
-        ticket.places = ()
-        if waited:
-            # Before it is forgotten: `recover` must know whom to wake.
-            self.decided.append(ticket)
-        del self._tickets[ticket.seq]
-        if ticket.charged_by is not None:
-            line.settle(ticket)
-        if self.observed:
-            # Nobody waited yet for one that was queued only.
-            ticks = line.tick - ticket.waiting_tick if asked else 0
-            since = now - ticket.waiting_since if asked else 0.0
-            self.events.append(Rejected(now, ticket, outcome, since, ticks, line.policy.name, ticket.repeated))
-
-    def _expire_leases(self, now: float) -> None:
-        self.leases_due = inf
-        for pool in tuple(self.resources.pools.values()):
-            for ticket in list(pool.leases.values()):
-                if not ticket.state.holds:
-                    continue  # it held several, and has ended at another of them
-                due = ticket.touched_at + self.max_hold
-                if due > now:
-                    self.leases_due = min(self.leases_due, due)
-                elif ticket.state is State.ADMITTING:
-                    self.refuse(ticket, Outcome.TIMEOUT, now)
-                else:
-                    self._release(ticket, now, expired=True)
-
-    # -- telling ------------------------------------------------------------------------------------------------
-
-    def _tell_waiting(self, line: Line, ticket: Ticket, now: float) -> None:
-        queue = line.queues[key_of(ticket.request)]
-        holders = dict.fromkeys(lease for pool in line.pools for lease in pool.leases.values())
-        told = tuple(islice(holders, _HOLDERS_TOLD))
-        most = min(pool.capacity for pool in line.pools)
-        capacity = None if most == inf else int(most)
-        self.events.append(Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told))
-
-    def _describe_grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
-        key = key_of(ticket.request)
-        queue = line.queues.get(key)
-        compared = ticket.state is State.WAITING and queue is not None
-        return Granted(
-            at=now,
-            ticket=ticket,
-            reason=reason,
-            waited=now - ticket.waiting_since,
-            waited_ticks=line.tick - ticket.waiting_tick,
-            score=line.policy.score(key, line.tick) if compared else 0.0,
-            alpha=line.policy.alpha,
-            queue_weight=queue.weight if queue is not None else ticket.demand(),
-            queue_age=line.tick - (ticket.born() if queue is None else queue.birth()),
-            tick=line.tick,
-            policy=line.policy.name,
-            repeated=ticket.repeated,
-        )
 
 
 def _more_in(ticket: Ticket, limits: RateLimits | None) -> float:
