@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import count
 from math import ceil, inf
 
 from loco_otel._core.load import LoadPolicy
@@ -77,6 +78,8 @@ class Record:
     granted_at: float = 0.0
     touched_at: float = 0.0
     deadline: float | None = None
+    stood: int = 0
+    """In which order they began to wait."""
     blocks: tuple[Hashable, ...] = ()
     waited_ticks: int = 0
     repeated: bool = False
@@ -310,6 +313,7 @@ class SchedulerModel:
         self.max_hold = max_hold
         self.observed = observed
         self.closed = False
+        self.order = count()
         self.records: dict[Ticket, Record] = {}
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
@@ -404,12 +408,13 @@ class SchedulerModel:
             self.share(now)
 
     def advance(self, now: float) -> None:
-        for resource in self.resources.values():
-            # Two resources share nothing but the bound on waiters, so the order between them does not matter here;
-            # the machine compares the events of each.
-            while due := [each for each in resource.waiters if each.deadline is not None and each.deadline <= now]:
-                first = min(due, key=lambda each: (each.deadline, resource.line.index(each)))
-                self.leave(first, Outcome.TIMEOUT, now)
+        # In the order of the deadlines, over all resources: who leaves one may let a holder of another go on.
+        while due := [
+            each
+            for each in self.live()
+            if each.state is State.WAITING and each.deadline is not None and each.deadline <= now
+        ]:
+            self.leave(min(due, key=lambda each: (each.deadline, each.stood)), Outcome.TIMEOUT, now)
         self.expire(now)
 
     def expire(self, now: float) -> None:
@@ -471,6 +476,7 @@ class SchedulerModel:
         else:
             record.deadline = None if timeout is None else now + timeout
             record.state = State.WAITING
+            record.stood = next(self.order)
             record.allowance = max(0, resource.guard - (resource.tick - record.birth))
             resource.join(record)
             mine = [each for each in resource.waiters if each.key == record.key]
@@ -604,6 +610,8 @@ class SchedulerModel:
 
     def recover(self) -> None:
         """Do what is not promised not to change: who came first is told by the numbers of the tickets again."""
+        for record in sorted(self.live(), key=lambda each: each.ticket.seq):
+            record.stood = next(self.order)
         for resource in self.resources.values():
             resource.order.sort(key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
