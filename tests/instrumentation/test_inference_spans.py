@@ -122,7 +122,8 @@ def test_it_says_what_was_asked_and_answered(streamed: bool, sdk: Sdk, server: L
     }
     if first_chunk is not None:
         begun, ended = begun_and_ended(span)
-        assert 0 < first_chunk <= (ended - begun) / 1e9 + 0.001
+        # By two clocks, and a process may stand still between two looks at them.
+        assert 0 < first_chunk <= (ended - begun) / 1e9 + 1
     assert status(span) == (StatusCode.UNSET, None)
 
 
