@@ -22,8 +22,9 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
+from loco_otel._prices import Prices
 from loco_otel._telemetry import CallTrace, Telemetry, configured
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, Spent
 from loco_otel.routing import Router
 from loco_otel.settings import Settings
 
@@ -57,6 +58,7 @@ class Runtime:
         self._core = core
         self.engine = InProcessEngine(core)
         self.averages = TokenAverages()
+        self._prices = Prices(settings.prices)
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
         self._attaching = threading.Lock()
@@ -132,6 +134,8 @@ class Runtime:
     def configure(self, settings: Settings) -> None:
         """Go on under other settings."""
         before, self.settings = self.settings, settings
+        if settings.prices != before.prices:
+            self._prices = Prices(settings.prices)
 
         def change(core: Scheduler, now: float) -> None:
             core.max_waiters = settings.max_waiters
@@ -166,6 +170,7 @@ class Runtime:
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
             tell=self.engine.flush,
+            price=self._price,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
@@ -176,6 +181,21 @@ class Runtime:
         # Now, as what is registered last runs first: before providers, which exist by now, shut down at exit.
         atexit.unregister(_flush_at_exit)
         atexit.register(_flush_at_exit)
+
+    def _price(self, event: Spent) -> int | None:
+        """Tell what a call cost, in micro-USD, by the model that answered, or else the one that was asked for."""
+        request, spending = event.ticket.request, event.spending
+        usage, trace = spending.usage, request.context
+        if usage is None:
+            return None
+        server = trace.subject.server if isinstance(trace, CallTrace) and trace.subject is not None else None
+        return self._prices.cost(
+            request.provider,
+            (spending.model, request.model),
+            usage,
+            host=None if server is None else server[0],
+            service_tier=spending.service_tier,
+        )
 
     def look_for_sdk(self) -> None:
         """Notice an OpenTelemetry SDK that the program set up after us. Cheap enough for each call."""

@@ -110,6 +110,8 @@ class Spending(NamedTuple):
     """The provider's name for its answer."""
     finish_reasons: tuple[str, ...] = ()
     """Why the model stopped, one for each choice."""
+    service_tier: str | None = None
+    """`batch`, `flex`, `priority`, where the provider says so: it has prices of its own."""
 
 
 class RateLimits(NamedTuple):

@@ -10,13 +10,16 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PrivateAttr,
     StringConstraints,
@@ -99,9 +102,25 @@ def _named_apart(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
 _Goal = Literal["latency", "balanced", "throughput"]
 _Whole = Annotated[int, BeforeValidator(_no_truth_value), AfterValidator(_not_too_large)]
 _Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
+_Cost = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(_not_too_large)]
 
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
+
+
+class Price(BaseModel):
+    """What a model costs, in USD per million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: _Cost
+    output: _Cost
+    cache_read: _Cost | None = None
+    """Of input that the provider had in its cache; the input's price where it is not said."""
+    cache_write: _Cost | None = None
+
+
+_PRICE = "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0"
 
 
 class Settings(BaseSettings):
@@ -170,6 +189,8 @@ class Settings(BaseSettings):
         default={}, description="a table of model names or globs, each with a number above 0"
     )
     """Weight of a call by model name or glob, instead of the estimate."""
+    prices: Mapping[str, Price] = Field(default={}, description=f"a table of model names or globs, each {_PRICE}")
+    """Price of a model by name or glob, instead of the published one."""
     resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_named_apart)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )
@@ -297,7 +318,7 @@ _TABLES = {
     "tenant_shares": "a number from 0.001 to 1000",
 }
 """Those of names that only the file can say, and what an entry may be."""
-_ONLY_IN_FILE = (*_TABLES, "resources")
+_ONLY_IN_FILE = (*_TABLES, "resources", "prices")
 _VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _ONLY_IN_FILE}
 """Those that the environment may set, as it spells them."""
 _CONFIG = "LOCO_CONFIG"
@@ -373,6 +394,8 @@ def _faults(error: ValidationError, given: Mapping[str, _Given]) -> Iterable[str
             written, allowed = written.item(rest[0]), _TABLES[str(key)]
             if isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
+        elif key == "prices" and rest:
+            written, allowed = written.item(rest[0]), _PRICE
         elif key == "resources":
             written, allowed = _of_resource(written, rest, detail, allowed)
         if detail["type"] == _TOO_LARGE:
@@ -414,7 +437,7 @@ def _displayed(key: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, Mapping):
-        value = [f"{name}={weight:.10g}" for name, weight in value.items()]
+        value = [name if isinstance(it, Price) else f"{name}={it:.10g}" for name, it in value.items()]
     if isinstance(value, tuple):
         value = [rule.name for rule in value]
     if isinstance(value, list | frozenset):

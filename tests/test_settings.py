@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loco_otel.errors import ConfigurationError
 from loco_otel.routing import ResourceRule
-from loco_otel.settings import OPTIMIZE_FOR_ALPHA, Settings
+from loco_otel.settings import OPTIMIZE_FOR_ALPHA, Price, Settings
 
 HUGE = "9" * 5000
 
@@ -292,6 +292,11 @@ def test_the_file_sets_every_key(config):
         requests_per_minute = 500
         tokens_per_minute = 30_000
 
+        [prices."our-*"]
+        input = 0.5
+        output = 2
+        cache_read = 0.05
+
         [weights]
         "gpt-4o" = 4
         "claude-*" = 2.5
@@ -309,6 +314,7 @@ def test_the_file_sets_every_key(config):
     assert (settings.stream_usage, settings.auto_tune, settings.log) == (True, True, "pretty")
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
     assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
+    assert settings.prices == {"our-*": Price(input=0.5, output=2, cache_read=0.05)}
     gpu, tier = settings.resources
     assert gpu == ResourceRule(name="gpu", capacity=2)
     assert (tier.name, tier.capacity, tier.capacity_max) == ("tier-1", None, 50)
@@ -339,6 +345,7 @@ def test_a_value_that_the_environment_replaces_need_not_be_right(config):
     assert Settings.load({**config('capacity = "two"'), "LOCO_CAPACITY": "2"}).capacity == 2
 
 
+PRICE = "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0"
 TABLES = "tables, each with a name of its own and what it limits"
 
 
@@ -421,6 +428,9 @@ TABLES = "tables, each with a name of its own and what it limits"
             "[[resources]]\nname='a'\n[[resources]]\nname='a'",
             f"resources=[{{{{'name': 'a'}}}}, {{{{'name': 'a'}}}}] in {{}}: must be {TABLES} (two are named a)",
         ),
+        ("[prices.own]\ninput=1", "prices.own={{'input': 1}} in {}: must be " + PRICE),
+        ("[prices.own]\ninput=-1\noutput=1", "prices.own={{'input': -1, 'output': 1}} in {}: must be " + PRICE),
+        ("prices = 3", "prices=3 in {}: must be a table of model names or globs, each " + PRICE),
         ("tokens_per_minute = 0", "tokens_per_minute=0 in {}: must be none or a number above 0"),
     ],
 )
@@ -509,7 +519,7 @@ def test_an_unknown_variable_is_told_but_no_fault():
     )
 
 
-NOT_IN_A_LINE = {"weights", "resources", "shares", "tenant_shares"}
+NOT_IN_A_LINE = {"weights", "prices", "resources", "shares", "tenant_shares"}
 
 
 def test_no_setting_is_unknown(config):
@@ -674,6 +684,7 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("log", "json"),
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
+        ("prices", "none"),
         ("resources", "none"),
         ("shares", "none"),
         ("tenant_shares", "none"),

@@ -26,6 +26,7 @@ from loco_otel._telemetry.gauges import Gauges, Source
 from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
 from loco_otel._telemetry.metrics import MetricListener
+from loco_otel._telemetry.money import Price, no_price
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._version import __version__
 from loco_otel.events import Listener, Snapshot
@@ -92,6 +93,7 @@ class Telemetry:
         value_limit: int = VALUE_LIMIT,
         resources: Iterable[str] = (),
         tell: Callable[[], object] = lambda: None,
+        price: Price = no_price,
     ) -> Self:
         """Create what the program has set up providers for.
 
@@ -105,6 +107,7 @@ class Telemetry:
             value_limit: how many values of any one attribute metrics tell apart.
             resources: those known from the start, whose counters begin with 0 now.
             tell: tells the listeners what has happened until now.
+            price: tells what a call cost, in micro-USD.
 
         """
         tracing, measuring = configured(tracer_provider, meter_provider)
@@ -117,12 +120,12 @@ class Telemetry:
                 late.before_flush(tracer_provider, tell)
                 leave = partial(late.leave, tracer_provider, tell)
             tracer = tracer_provider.get_tracer(SCOPE, __version__)
-            listeners.append(SpanListener(tracer, clock=clock, wall=wall))
+            listeners.append(SpanListener(tracer, clock=clock, wall=wall, price=price))
         shown = None
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(SCOPE, __version__)
             fold = Fold(value_limit)
-            counting = MetricListener(meter, fold, resources)
+            counting = MetricListener(meter, fold, resources, price)
             listeners.append(counting)
             source = Source(
                 snapshot, active, clock, fold, tallies=counting.tallies, recorder=counting.recorder, tell=tell

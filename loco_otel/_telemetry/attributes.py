@@ -31,6 +31,7 @@ BYPASS_REASON = "loco.bypass.reason"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
 SPENT_WEIGHT = "loco.spend.weight"
+SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
 SPENT_OUTPUT = "loco.spend.output_tokens"
 SPEND_ESTIMATED = "loco.spend.estimated"
@@ -125,6 +126,7 @@ ATTRIBUTES = {
         Attribute(THROTTLE_KIND, "string", "What the provider's refusal means.", tuple(ThrottleKind)),
         Attribute(RETRY_AFTER, "double", "Seconds after which the provider asks to be tried again."),
         Attribute(SPENT_WEIGHT, "double", "Weight that the call took: by its real tokens where they are known."),
+        Attribute(SPENT_USD, "double", "What the call cost, in USD; not where the model's price is unknown."),
         Attribute(SPENT_INPUT, "int", "Tokens sent."),
         Attribute(SPENT_OUTPUT, "int", "Tokens received."),
         Attribute(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),

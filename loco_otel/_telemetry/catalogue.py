@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
 
 # Units that Prometheus spells out, as OpenTelemetry's compatibility page has it; `{annotations}` are dropped.
-_PROMETHEUS_UNITS = {"s": "_seconds"}
+_PROMETHEUS_UNITS = {"s": "_seconds", "USD": "_USD"}
 
 
 class Metric(NamedTuple):
@@ -167,6 +167,14 @@ SPENT_WEIGHT = Metric(
     "loco.spend.weight", Kind.COUNTER, "{weight}", "Weight of settled calls.",
     (key.AGENT, key.PROVIDER, key.MODEL),
 )
+SPENT = Metric(
+    "loco.spend", Kind.COUNTER, "USD", "Money that settled calls cost, by published prices or those of the settings.",
+    (key.AGENT, key.TENANT, key.PROVIDER, key.MODEL),
+)
+UNPRICED = Metric(
+    "loco.spend.unpriced", Kind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
+    (key.PROVIDER, key.MODEL),
+)
 DURATION = Metric(
     "gen_ai.client.operation.duration", Kind.HISTOGRAM, "s",
     "Duration of calls whose inference span is ours, from the grant to the end of the answer.",
@@ -191,7 +199,7 @@ ACTIVE = Metric(
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
     QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
-    THROTTLES, TOKENS, SPENT_WEIGHT, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
+    THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
 )  # fmt: skip
 """Every metric."""
 
@@ -218,7 +226,7 @@ EVENT_SPEND = SpanEvent(
     "The call was settled. On the inference span; where that is somebody else's, on the acquire span, "
     "after whose end it happens.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
-    optional=(key.SPENT_INPUT, key.SPENT_OUTPUT),
+    optional=(key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT),
 )
 
 SPAN_ACQUIRE = Span(

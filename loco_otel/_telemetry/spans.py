@@ -15,6 +15,7 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.catalogue import EVENT_GRANT, EVENT_SPEND, EVENT_THROTTLE, EVENT_WAIT
+from loco_otel._telemetry.money import MICRO, Price, no_price
 from loco_otel.events import (
     MILLI,
     Bypassed,
@@ -45,6 +46,7 @@ class SpanListener:
         tracer: makes the spans.
         clock: the scheduler's clock, in seconds.
         wall: nanoseconds since the epoch.
+        price: tells what a call cost, in micro-USD.
 
     """
 
@@ -54,7 +56,9 @@ class SpanListener:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
+        price: Price = no_price,
     ) -> None:
+        self._price = price
         self._tracer = tracer
         self._clock = clock
         self._wall = wall
@@ -157,6 +161,9 @@ class SpanListener:
             key.SPEND_ESTIMATED: usage is None or usage.estimated,
         }
         if usage is not None:
+            micros = self._price(event)
+            if micros is not None:
+                attributes[key.SPENT_USD] = micros / MICRO
             attributes[key.SPENT_INPUT] = usage.input_tokens
             attributes[key.SPENT_OUTPUT] = usage.output_tokens
         span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))

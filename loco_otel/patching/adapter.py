@@ -43,6 +43,7 @@ class Meter:
     model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
+    service_tier: str | None = None
     input_tokens: int | None = None
     """Those read from or written to a cache included."""
     output_tokens: int | None = None

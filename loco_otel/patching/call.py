@@ -234,7 +234,9 @@ class Call:
             if runtime.averages.learn(request.agent, request.model, self._prompt_tokens, usage):
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(request.model, tokens, runtime.settings.weights)
-            self._spending = Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons)
+            self._spending = Spending(
+                usage, weight, meter.model, meter.response_id, meter.finish_reasons, meter.service_tier
+            )
         return self._spending
 
     def __del__(self) -> None:

@@ -69,6 +69,11 @@ class ManualClock:
         return self.epoch + round(self.now * SECOND)
 
 
+def price(event: Spent) -> int | None:
+    """Know one model."""
+    return 2500 if event.ticket.request.model == "gpt-4o" else None
+
+
 class Rig:
     """Telemetry over an SDK in memory."""
 
@@ -104,6 +109,7 @@ class Rig:
             wall=self.clock.wall,
             value_limit=value_limit,
             resources=resources,
+            price=price,
         )
 
     def tell(self, *events: Event) -> None:
@@ -256,6 +262,7 @@ def everything(rig: Rig) -> None:
         throttled(told),
         spent(told),
         released(told),
+        spent(refused),
         Submitted(990.0, refused),
         rejected(refused),
         Bypassed(1000.0, BypassReason.LOOP_BLOCKED),

@@ -40,6 +40,8 @@ CONTRACT = {
     "loco.fairness.index": ("observable gauge", "{index}", "loco_fairness_index", {R}),
     "loco.throttles": ("counter", "{throttle}", "loco_throttles_total", {R, P, "error.type"}),
     "loco.tokens": ("counter", "{token}", "loco_tokens_total", {A, P, M, "gen_ai.token.type"}),
+    "loco.spend": ("counter", "USD", "loco_spend_USD_total", {A, P, M, TENANT}),
+    "loco.spend.unpriced": ("counter", "{request}", "loco_spend_unpriced_total", {P, M}),
     "loco.spend.weight": ("counter", "{weight}", "loco_spend_weight_total", {A, P, M}),
     "gen_ai.client.operation.duration": (
         "histogram", "s", "gen_ai_client_operation_duration_seconds", {OP, P, M},
@@ -161,7 +163,7 @@ def test_prometheus_names_are_those_of_the_real_exporter() -> None:
 def test_prometheus_names_are_the_same_through_otlp(row: Metric) -> None:
     # The two ways differ in units: seconds they both spell out, annotations they both drop, but a gauge with
     # the unit 1 would be a `_ratio` through OTLP alone.
-    assert row.unit == "s" or re.fullmatch(r"\{[a-z]+\}", row.unit)
+    assert row.unit in {"s", "USD"} or re.fullmatch(r"\{[a-z]+\}", row.unit)
     assert re.fullmatch(r"[a-z_.]+", row.name)
     assert not row.name.endswith(("_total", ".total"))
 
@@ -172,8 +174,7 @@ def test_every_attribute_is_in_use() -> None:
         used |= {*row.attributes, *row.optional}
         for event in row.events:
             used |= {*event.attributes, *event.optional}
-    # Metrics of spending will carry the tenant; that it is folded is settled already.
-    assert used | {TENANT} == set(ATTRIBUTES)
+    assert used == set(ATTRIBUTES)
 
 
 def test_buckets_are_sorted_floats() -> None:

@@ -98,6 +98,19 @@ def test_spending() -> None:
         ("openai", "gpt-4o", "input", "analyst"): 100,
         ("openai", "gpt-4o", "output", "analyst"): 20,
     }
+    assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "unknown"): 0.0025}
+    assert rig.points("loco.spend.unpriced") == {}
+
+
+def test_money_is_counted_by_tenant_and_what_has_no_price_apart() -> None:
+    rig = Rig()
+    rig.tell(
+        spent(ticket(provider="openai", model="gpt-4o", tenant="acme")),
+        spent(ticket(provider="openai", model="gpt-4o", tenant="acme")),
+        spent(ticket(provider="openai", model="our-own")),
+    )
+    assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "acme"): 0.005}
+    assert rig.points("loco.spend.unpriced") == {("openai", "our-own"): 1}
 
 
 def test_estimated_tokens_count_too() -> None:

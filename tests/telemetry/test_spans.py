@@ -183,7 +183,7 @@ def test_no_links_to_spans_that_nobody_recorded() -> None:
 
 def test_a_span_that_settles_stays_open_for_the_spending_and_ends_at_the_grant() -> None:
     rig = Rig()
-    who = ticket(context=under(rig.parent()), settles=True)
+    who = ticket(context=under(rig.parent()), settles=True, model="gpt-4o")
     rig.tell(granted(who))
     assert rig.spans() == ()
 
@@ -195,6 +195,7 @@ def test_a_span_that_settles_stays_open_for_the_spending_and_ends_at_the_grant()
     assert dict(event.attributes or {}) == {
         "loco.spend.weight": 1.5,
         "loco.spend.estimated": False,
+        "loco.spend.usd": 0.0025,
         "loco.spend.input_tokens": 100,
         "loco.spend.output_tokens": 20,
     }

@@ -43,6 +43,7 @@ class OpenAIAdapter:
             return
         meter.model = known.get("model")
         meter.response_id = known.get("id")
+        meter.service_tier = known.get("service_tier")
         reasons = [fields(choice).get("finish_reason") for choice in choices]
         meter.finish_reasons = tuple([reason for reason in reasons if reason])
         _read_usage(known.get("usage"), meter)
@@ -133,6 +134,7 @@ def _read_response(known: Mapping[str, Any], meter: Meter) -> None:
     """Note what an answer of the Responses API, or a list of embeddings, says."""
     meter.model = known.get("model") or meter.model
     meter.response_id = known.get("id")
+    meter.service_tier = known.get("service_tier")
     reason = _FINISHED.get(known.get("status") or "")
     details = known.get("incomplete_details")
     if details is not None:

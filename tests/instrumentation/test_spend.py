@@ -1,0 +1,52 @@
+"""What calls cost, told in USD: real SDKs, the provider's own figures."""
+
+import pytest
+from sdk_calls import Sdk, each_sdk, now, opened
+from sdk_scheduling import Scheduled
+from sdk_server import LlmServer
+
+import loco_otel
+from loco_otel._prices import Prices
+from loco_otel.events import Spent
+
+
+@each_sdk
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_calls_price_is_on_its_span(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=2)
+
+    async def main() -> None:
+        async with opened(sdk.client(server)) as client:
+            answer = await now(sdk.ask(client, stream=streamed))
+            if streamed:
+                await now(answer.close())
+
+    sdk.run(main())
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    spending, request = spent.spending, spent.ticket.request
+    assert spending.usage is not None
+    micros = Prices().cost(request.provider, (spending.model, request.model), spending.usage)
+    told = [event.attributes for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
+    if request.model == "gpt-4o":
+        assert micros
+        assert [attributes["loco.spend.usd"] for attributes in told if attributes] == [micros / 1_000_000]
+    else:
+        # The server's model for Anthropic is nobody's: it has no price, which is not a price of 0.
+        assert micros is None
+        assert all("loco.spend.usd" not in (attributes or {}) for attributes in told)
+    assert len(told) == 1
+
+
+def test_prices_of_the_settings_count_at_once(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=2)
+    loco_otel.configure(prices={"gpt-*": {"input": 1_000_000, "output": 0}})
+    sdk = Sdk("openai", is_async=False)
+    with server.openai() as client:
+        sdk.ask(client)
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage is not None
+    (told,) = [event.attributes for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
+    assert told is not None
+    assert told["loco.spend.usd"] == spent.spending.usage.input_tokens
