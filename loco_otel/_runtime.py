@@ -22,7 +22,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
-from loco_otel._prices import Prices
+from loco_otel._money.prices import Prices
 from loco_otel._telemetry import CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, Spent
 from loco_otel.routing import Router

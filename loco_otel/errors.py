@@ -63,3 +63,7 @@ class BudgetExceededError(AcquireRejectedError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, float | None, float | None, float]]:
         return type(self), (self.agent_id, self.current, self.limit, self.task_cost)
+
+
+class LedgerError(LocoError):
+    """The file that keeps the budgets can't be used; the message names it and says why."""

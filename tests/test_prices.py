@@ -11,7 +11,7 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_otel._prices import Prices
+from loco_otel._money.prices import Prices
 from loco_otel.events import Usage
 from loco_otel.settings import Price
 

@@ -1,0 +1,56 @@
+"""Which budgets a call is charged to."""
+
+from collections.abc import Iterable
+
+from loco_otel.money import AccountKey, Budget, Charge
+
+_MOST_CALLERS = 10_000
+
+
+class Rules:
+    """All budgets. Of two for the same account the last one counts; a default covers those that no other one names."""
+
+    def __init__(self, budgets: Iterable[Budget] = ()) -> None:
+        self.named: dict[AccountKey, Budget] = {}
+        self._defaults: list[Budget] = []
+        for budget in budgets:
+            if budget.key is None:
+                same = (budget.scope, budget.unit, budget.period)
+                self._defaults = [other for other in self._defaults if (other.scope, other.unit, other.period) != same]
+                self._defaults.append(budget)
+            else:
+                self.named[AccountKey(budget.scope, budget.key, budget.unit, budget.period)] = budget
+        self._names = {(key.scope, key.key) for key in self.named}
+        self._keys: dict[tuple[str, str | None, str | None, str | None], tuple[AccountKey, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.named or self._defaults)
+
+    def keys(self, charge: Charge) -> tuple[AccountKey, ...]:
+        """Return the accounts that a call is charged to."""
+        who = charge[:4]
+        keys = self._keys.get(who)
+        if keys is None:
+            if len(self._keys) >= _MOST_CALLERS:
+                self._keys = {}
+            keys = self._keys[who] = (
+                *(key for key in self.named if charge.key(key.scope) == key.key),
+                *self._default_keys(charge),
+            )
+        return keys
+
+    def budget(self, key: AccountKey) -> Budget | None:
+        """Return the rule for an account; None where there is none (any more)."""
+        named = self.named.get(key)
+        if named is not None or (key.scope, key.key) in self._names:
+            return named
+        for default in self._defaults:
+            if (default.scope, default.unit, default.period) == (key.scope, key.unit, key.period):
+                return default
+        return None
+
+    def _default_keys(self, charge: Charge) -> Iterable[AccountKey]:
+        for default in self._defaults:
+            who = charge.key(default.scope)
+            if who is not None and (default.scope, who) not in self._names:
+                yield AccountKey(default.scope, who, default.unit, default.period)
