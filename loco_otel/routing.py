@@ -7,25 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from loco_otel._values import MOST, no_truth_value, word_for_none
 from loco_otel.events import DEFAULT_RESOURCE
 
 _MOST_REMEMBERED = 1000
-
-
-def _auto(value: object) -> object:
-    return None if isinstance(value, str) and value.lower() == "auto" else value
-
-
-def _no_truth_value(value: object) -> object:
-    """Keep `true` from being taken for 1.
-
-    Raises:
-        ValueError: it is one.
-
-    """
-    if isinstance(value, bool):
-        raise ValueError("a truth value is no number")  # noqa: TRY004 - pydantic collects ValueErrors only
-    return value
 
 
 def _not_the_default(name: str) -> str:
@@ -35,8 +20,8 @@ def _not_the_default(name: str) -> str:
 
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\s+,]+$")]
-_Some = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=1, le=1_000_000_000)]
-_Rate = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0, le=1e12, allow_inf_nan=False)]
+_Some = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1, le=MOST)]
+_Rate = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
 class ResourceRule(BaseModel):
@@ -47,7 +32,7 @@ class ResourceRule(BaseModel):
     name: Annotated[_Name, AfterValidator(_not_the_default)] = Field(
         description=f"a name without spaces, commas and +, other than {DEFAULT_RESOURCE}"
     )
-    capacity: Annotated[_Some | None, BeforeValidator(_auto)] = Field(
+    capacity: Annotated[_Some | None, word_for_none("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
     """Slots; None, written `auto`, is found out from the provider's refusals."""

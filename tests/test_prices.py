@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loco_otel._money.prices import Prices
+from loco_otel.budgeting import Price
 from loco_otel.events import Usage
-from loco_otel.settings import Price
 
 MODELS = sorted(
     {

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loco_otel.budgeting import Price
 from loco_otel.errors import ConfigurationError
+from loco_otel.money import Action, Budget, Period, Scope, Unit
 from loco_otel.routing import ResourceRule
-from loco_otel.settings import OPTIMIZE_FOR_ALPHA, Price, Settings
+from loco_otel.settings import OPTIMIZE_FOR_ALPHA, Settings
 
 HUGE = "9" * 5000
 
@@ -279,6 +281,20 @@ def test_the_file_sets_every_key(config):
         requests_per_minute = 600
         tokens_per_minute = 90_000.5
 
+        budget_period = "day"
+        budget_on_exceeded = "alert"
+        budget_zone = "Europe/Berlin"
+        downgrade_ends = "alert"
+        ledger = "spent.db"
+        ledger_on_error = "open"
+        count_spend = true
+
+        [[budgets]]
+        limit = 5
+
+        [downgrade]
+        "gpt-4o" = ["gpt-4o-mini", "gpt-4.1-nano"]
+
         [[resources]]
         name = "gpu"
         capacity = 2
@@ -315,6 +331,10 @@ def test_the_file_sets_every_key(config):
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
     assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
     assert settings.prices == {"our-*": Price(input=0.5, output=2, cache_read=0.05)}
+    assert settings.limits == (Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),)
+    assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
+    assert (settings.budget_zone, settings.downgrade_ends) == ("Europe/Berlin", "alert")
+    assert (settings.ledger, settings.ledger_on_error, settings.count_spend) == ("spent.db", "open", True)
     gpu, tier = settings.resources
     assert gpu == ResourceRule(name="gpu", capacity=2)
     assert (tier.name, tier.capacity, tier.capacity_max) == ("tier-1", None, 50)
@@ -519,7 +539,7 @@ def test_an_unknown_variable_is_told_but_no_fault():
     )
 
 
-NOT_IN_A_LINE = {"weights", "prices", "resources", "shares", "tenant_shares"}
+NOT_IN_A_LINE = {"weights", "prices", "resources", "shares", "tenant_shares", "downgrade"}
 
 
 def test_no_setting_is_unknown(config):
@@ -685,6 +705,15 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
         ("prices", "none"),
+        ("budgets", "none"),
+        ("budget_period", "total"),
+        ("budget_on_exceeded", "reject"),
+        ("budget_zone", "UTC"),
+        ("downgrade", "none"),
+        ("downgrade_ends", "reject"),
+        ("ledger", "none"),
+        ("ledger_on_error", "closed"),
+        ("count_spend", "false"),
         ("resources", "none"),
         ("shares", "none"),
         ("tenant_shares", "none"),

@@ -14,9 +14,9 @@ it is settled.
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
 
-from loco_otel._core.account import ADMITTED, Account, Decision, Standing, Threshold, decide, hopeless
-from loco_otel.money import AccountKey, Budget, Charge, ends
+from loco_otel._core.account import ADMITTED, Account, Decision, Threshold, decide, hopeless
 from loco_otel._core.rules import Rules
+from loco_otel.money import AccountKey, Budget, Charge, Standing, ends
 
 _MOST_ACCOUNTS = 10_000
 """Kept at once; beyond, those are forgotten in which nothing is spent or reserved."""

@@ -23,9 +23,7 @@ class Ledger(Protocol):
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
 
-    def reserve(
-        self, hold: str, charge: Charge, now: float, passing: Iterable[Action] = (Action.ALERT,)
-    ) -> Decision:
+    def reserve(self, hold: str, charge: Charge, now: float, passing: Iterable[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none.
 
         Args:

@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
+from loco_otel.budgeting import Price
 from loco_otel.events import Usage
-from loco_otel.settings import Price
 
 _logger = logging.getLogger("loco_otel")
 

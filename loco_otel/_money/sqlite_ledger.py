@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, tzinfo
 from pathlib import Path
 
-from loco_otel._core.account import ADMITTED, Account, Decision, Standing, Threshold, decide, hopeless
-from loco_otel.money import AccountKey, Budget, Charge, Period, Scope, Unit, ends
+from loco_otel._core.account import ADMITTED, Account, Decision, Threshold, decide, hopeless
 from loco_otel._core.rules import Rules
 from loco_otel.errors import LedgerError
+from loco_otel.money import AccountKey, Budget, Charge, Period, Scope, Standing, Unit, ends
 
 _APPLICATION = 0x10C0
 _VERSION = 1
