@@ -1,7 +1,8 @@
 """Who is calling: the name under which a request queues.
 
 In this order: `as_agent`, the readers that instrumentations add, `gen_ai.agent.name` on the current span (as agent
-frameworks set it), `LOCO_AGENT_ID`, the service's name.
+frameworks set it), `LOCO_AGENT_ID`, the service's name. Tenant, team, workflow and session that `as_agent` does not say
+come from OpenTelemetry's baggage: `loco.tenant`, `loco.team`, `loco.workflow`, `loco.session`.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
 
 from loco_otel._telemetry.current import get_current
 
@@ -22,10 +24,17 @@ class Identity(NamedTuple):
 
     agent: str
     tenant: str | None = None
+    team: str | None = None
+    workflow: str | None = None
+    session: str | None = None
 
 
-_explicit: ContextVar[tuple[Identity, ...]] = ContextVar("loco_otel_agent", default=())
-"""What the `as_agent` bodies say that the code here runs in, the innermost last."""
+_IN_BAGGAGE = tuple([f"loco.{name}" for name in Identity._fields[1:]])
+_LONGEST = 200
+"""Characters of a name from baggage, which may come with a request from anywhere."""
+
+_explicit: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
+"""The `as_agent` bodies that the code here runs in, and who calls there; the innermost last."""
 
 readers: list[Callable[[], str | None]] = []
 """Ways to ask an agent framework who is running; the first that knows is believed."""
@@ -39,16 +48,40 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
     Args:
         agent: the name under which its calls queue, wait and spend.
         tenant: for whom it works.
+        team: to whom its spending is charged beside it.
+        workflow: which work its calls belong to.
+        session: which conversation or run of it.
+
+    What is not said is as in the `as_agent` body around it.
+
+    Raises:
+        ValueError: a name is none.
 
     """
 
     __slots__ = ("_identity",)
 
-    def __init__(self, agent: str, *, tenant: str | None = None) -> None:
-        self._identity = Identity(checked_name(agent), tenant)
+    def __init__(
+        self,
+        agent: str,
+        *,
+        tenant: str | None = None,
+        team: str | None = None,
+        workflow: str | None = None,
+        session: str | None = None,
+    ) -> None:
+        self._identity = Identity(checked_name(agent), tenant, team, workflow, session)
+        for name, value in zip(Identity._fields[1:], self._identity[1:], strict=True):
+            if value is not None and not (isinstance(value, str) and value):
+                raise ValueError(f"{name} must be a name or None, not {value!r}")
 
     def __enter__(self) -> Self:
-        _explicit.set((*_explicit.get(), self._identity))
+        said = _explicit.get()
+        identity = self._identity
+        if said:
+            around = said[-1][1]
+            identity = Identity(identity.agent, *map(_or, identity[1:], around[1:]))
+        _explicit.set((*said, (self, identity)))
         return self
 
     def __exit__(
@@ -56,7 +89,7 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
     ) -> None:
         said = _explicit.get()
         for index in reversed(range(len(said))):
-            if said[index] is self._identity:
+            if said[index][0] is self:
                 _explicit.set((*said[:index], *said[index + 1 :]))
                 return
         # It is not said here: a generator is closed in another context, perhaps by the garbage collector.
@@ -77,17 +110,32 @@ def checked_name(agent: str) -> str:
 def who(default: str) -> Identity:
     """Tell who is calling; `default` where nothing says so."""
     said = _explicit.get()
-    if said:
-        return said[-1]
+    context = get_current()
+    identity = said[-1][1] if said else Identity(_agent(context, default))
+    if context:
+        carried = baggage.get_all(context)
+        if carried:
+            return Identity(identity.agent, *map(_or, identity[1:], map(_from_baggage, map(carried.get, _IN_BAGGAGE))))
+    return identity
+
+
+def _agent(context: Context, default: str) -> str:
     for read in readers:
         agent = read()
         if agent:
-            return Identity(agent)
-    context = get_current()
+            return agent
     if context:  # else there is no span in it
         attributes = getattr(trace.get_current_span(context), "attributes", None)
         if attributes:
             agent = attributes.get(AGENT_NAME)
             if agent:
-                return Identity(str(agent))
-    return Identity(default)
+                return str(agent)
+    return default
+
+
+def _or(said: str | None, otherwise: str | None) -> str | None:
+    return otherwise if said is None else said
+
+
+def _from_baggage(value: object) -> str | None:
+    return str(value)[:_LONGEST] or None if value is not None else None

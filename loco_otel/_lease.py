@@ -14,7 +14,7 @@ from loco_otel._waiting import aio, lineage
 from loco_otel.agent import Agent
 from loco_otel.budget import BudgetManager
 from loco_otel.errors import AcquireTimeoutError, BudgetExceededError, ShutdownError
-from loco_otel.events import MILLI, GrantReason, Request
+from loco_otel.events import MILLI, GrantReason
 from loco_otel.task import Task
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ class Lease:
                 self.agent.tasks.claim(self._own, ticket)
             engine.submit(ticket)
             if ticket.state is not _GRANTED:
-                await aio.decided(engine, ticket, blocked=self._blocked, admission=self._admission)
+                ticket.admission = self._admission
+                try:
+                    await aio.decided(engine, ticket, blocked=self._blocked)
+                finally:
+                    ticket.admission = None  # it refers back to the ticket
         except BaseException as error:
             self._turned_away(error)
             raise
@@ -228,13 +232,13 @@ class Lease:
             and held.request.agent == ticket.request.agent
         )
 
-    def _admission(self, request: Request) -> bool:
+    def _admission(self, ticket: Ticket) -> bool:
         budget = self._scheduler.budget
         if budget is None:
             return True
+        request = ticket.request
         cost = request.weight / MILLI
-        ticket = self.ticket
-        task: Any = None if ticket is None else ticket.work
+        task: Any = ticket.work
         if task is not None:
             cost = task.weight
         limit, before = budget.get_limit(request.agent), budget.spent(request.agent)

@@ -54,7 +54,7 @@ def slot(
     elif not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
     if agent is None:
-        agent, known_tenant = _caller(runtime)
+        agent, known_tenant = _caller(runtime)[:2]
         tenant = tenant or known_tenant
     else:
         checked_name(agent)

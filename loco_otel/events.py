@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
+from loco_otel.money import Action, Standing
+
 MILLI = 1000
 """Milli-weights in one unit of weight."""
 
@@ -110,6 +112,14 @@ class Spending(NamedTuple):
     """The provider's name for its answer."""
     finish_reasons: tuple[str, ...] = ()
     """Why the model stopped, one for each choice."""
+    usd: int | None = None
+    """Micro-USD; None where the model's price is not known."""
+    remaining: int | None = None
+    """Micro-USD that the tightest of its budgets in USD has left, reservations apart; None without one."""
+    action: Action | None = None
+    """What a budget without room for it did with it."""
+    sent_model: str | None = None
+    """The model that it was sent with, where that is not the one that the program named."""
     service_tier: str | None = None
     """`batch`, `flex`, `priority`, where the provider says so: it has prices of its own."""
 
@@ -240,6 +250,29 @@ class Released(NamedTuple):
     """True when it was taken back, for want of any sign of life."""
 
 
+class BudgetExceeded(NamedTuple):
+    """Budgets had no room for a call."""
+
+    at: float
+    ticket: TicketView
+    action: Action
+    """What was done with the call."""
+    standings: tuple[Standing, ...]
+    """Those budgets, as they stood."""
+    model: str | None
+    """With which it goes on, if it does."""
+
+
+class BudgetReached(NamedTuple):
+    """What was spent has reached a threshold of a budget for the first time in its period."""
+
+    at: float
+    ticket: TicketView
+    """Whose call it was."""
+    percent: int
+    standing: Standing
+
+
 class Bypassed(NamedTuple):
     """A call went out unscheduled."""
 
@@ -247,7 +280,10 @@ class Bypassed(NamedTuple):
     reason: BypassReason
 
 
-Event: TypeAlias = Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | Bypassed
+BudgetEvent: TypeAlias = BudgetExceeded | BudgetReached
+Event: TypeAlias = (
+    Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | BudgetEvent | Bypassed
+)
 
 
 class Listener(Protocol):

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 MICRO = 1_000_000
 """Micro-USD in one USD."""
+_MILLI = 1000
+"""Milli-weights in one unit of weight."""
 
 
 class Unit(StrEnum):
@@ -18,6 +20,17 @@ class Unit(StrEnum):
     """Micro-USD."""
     WEIGHT = "weight"
     """Milli-weights."""
+
+    def amount(self, integer: int) -> float:
+        """Return what is counted in integers as USD or weights."""
+        return integer / (MICRO if self is Unit.USD else _MILLI)
+
+    def tell(self, amount: float) -> str:
+        """Write USD or weights for people: $5.00, $0.000123, 12.5 weight."""
+        if self is Unit.WEIGHT:
+            return f"{amount:.10g} weight"
+        exact = f"{amount:.6f}"
+        return "$" + (exact[:-4] if exact.endswith("0000") else exact.rstrip("0"))
 
 
 class Scope(StrEnum):

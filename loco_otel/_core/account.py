@@ -1,6 +1,6 @@
 """One budget's account: what it may spend, has spent and holds in reserve, and whether a call fits into it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Decision(NamedTuple):
 
     admitted: bool
     over: tuple[Standing, ...] = ()
-    """The budgets that had no room for it, as they stood before. Of an admitted call they are those that only alert."""
+    """The budgets that had no room for it, as they stood before."""
 
 
 ADMITTED = Decision(admitted=True)
@@ -36,7 +36,7 @@ ADMITTED = Decision(admitted=True)
 class Account:
     """One budget's standing, for one agent, tenant, team, model or all."""
 
-    __slots__ = ("budget", "key", "reserved", "resets_at", "spent", "told")
+    __slots__ = ("budget", "key", "reserved", "resets_at", "since", "spent", "told")
 
     def __init__(self, key: AccountKey, budget: Budget, resets_at: float | None) -> None:
         self.key = key
@@ -44,25 +44,38 @@ class Account:
         self.spent = 0
         self.reserved = 0
         self.resets_at = resets_at
+        self.since: float | None = None
+        """When the first call of this period was charged."""
         self.told = 0
         """The highest threshold that was told in this period, in percent."""
 
     def roll(self, now: float, zone: tzinfo) -> None:
         """Begin a new period, if the last one is over; what is reserved stays reserved."""
         if self.resets_at is not None and now >= self.resets_at:
-            self.spent = self.told = 0
+            self.clear()
             self.resets_at = ends(self.key.period, now, zone)
 
-    def lacks(self, charge: Charge) -> bool:
-        """Tell whether there is no room for an estimate beside what is spent and reserved."""
-        return self.spent + self.reserved + charge.amount(self.key.unit) > self.budget.limit
+    def clear(self) -> None:
+        """Forget what was spent."""
+        self.spent = self.told = 0
+        self.since = None
 
-    def lacks_for_good(self, charge: Charge) -> bool:
-        """Tell whether there would be no room for it in this period though nothing were reserved."""
-        return self.spent + charge.amount(self.key.unit) > self.budget.limit
+    def use(self, budget: Budget) -> None:
+        """Go on under another rule; a threshold that is not reached by its limit may be told again."""
+        if budget.limit != self.budget.limit:
+            reached = [step for step in budget.thresholds if self.spent * 100 >= step * budget.limit]
+            self.told = min(self.told, max(reached, default=0))
+        self.budget = budget
 
-    def spend(self, charge: Charge) -> Threshold | None:
+    def lacks(self, charge: Charge, *, beside: bool) -> bool:
+        """Tell whether there is no room for an estimate beside what is spent, and `beside` what is reserved."""
+        taken = self.spent + self.reserved if beside else self.spent
+        return taken + charge.amount(self.key.unit) > self.budget.limit
+
+    def spend(self, charge: Charge, now: float) -> Threshold | None:
         """Spend what a call took, and return the highest threshold that this reached for the first time."""
+        if self.since is None:
+            self.since = now
         self.spent += charge.amount(self.key.unit)
         limit = self.budget.limit
         reached = [step for step in self.budget.thresholds if step > self.told and self.spent * 100 >= step * limit]
@@ -73,22 +86,16 @@ class Account:
 
     def standing(self) -> Standing:
         """Tell how it stands."""
-        return Standing(self.key, self.budget.limit, self.spent, self.reserved, self.resets_at, self.budget.action)
+        budget = self.budget
+        return Standing(self.key, budget.limit, self.spent, self.reserved, self.resets_at, budget.action, self.since)
 
 
-def decide(accounts: Sequence[Account], charge: Charge) -> Decision:
-    """Say whether all its accounts let a call in."""
-    over = [account for account in accounts if account.lacks(charge)]
+def decide(
+    accounts: Sequence[Account], charge: Charge, passing: Collection[Action], *, beside: bool = True
+) -> Decision:
+    """Say whether all its accounts let a call in: those without room do where their action is among `passing`."""
+    over = [account for account in accounts if account.lacks(charge, beside=beside)]
     if not over:
         return ADMITTED
-    refused = any(account.budget.action is not Action.ALERT for account in over)
+    refused = any(account.budget.action not in passing for account in over)
     return Decision(not refused, tuple([account.standing() for account in over]))
-
-
-def hopeless(accounts: Sequence[Account], charge: Charge) -> tuple[Standing, ...]:
-    """Return the accounts that refuse a call however long it waits within their period."""
-    return tuple(
-        account.standing()
-        for account in accounts
-        if account.budget.action is not Action.ALERT and account.lacks_for_good(charge)
-    )

@@ -7,39 +7,52 @@ spent and what others have reserved:
 
 so nothing is overspent at any concurrency where no call takes more than its estimate; otherwise at most by the sum of
 what the calls under way take beyond theirs. A reservation ends with its call, whatever becomes of it: settled with what
-it really took, or given back. What is reserved when a period ends stays reserved, and is spent in the period in which
-it is settled.
+it really took, given back, or expired where nobody has renewed it for the time of a lease. What is reserved when a
+period ends stays reserved, and is spent in the period in which it is settled.
 """
 
-from collections.abc import Iterable
-from datetime import UTC, tzinfo
+from collections.abc import Collection, Iterable, Sequence
+from datetime import tzinfo
+from typing import NamedTuple
 
-from loco_otel._core.account import ADMITTED, Account, Decision, Threshold, decide, hopeless
+from loco_otel._core.account import ADMITTED, Account, Decision, Settled, decide
 from loco_otel._core.rules import Rules
-from loco_otel.money import AccountKey, Budget, Charge, Standing, ends
+from loco_otel._core.tally import Tally
+from loco_otel.money import AccountKey, Action, Budget, Charge, Standing, Totals, ends
 
 _MOST_ACCOUNTS = 10_000
 """Kept at once; beyond, those are forgotten in which nothing is spent or reserved."""
 
 
+class _Hold(NamedTuple):
+    """One reservation. The holds are the truth; what an account has reserved is their sum."""
+
+    amounts: tuple[tuple[Account, int], ...]
+    expires_at: float
+
+
 class Ledger:
     """The accounts, in memory. Not for several threads at once: whoever shares it has a lock.
 
-    `now` is in seconds since the epoch.
+    An operation that was broken off anywhere is followed by `recover`. `now` is in seconds since the epoch; what the
+    operations do, `loco_otel._money.base` says.
 
     Args:
         budgets: the rules.
         zone: whose midnight ends a day.
+        lease: seconds after which a reservation that nobody renewed is gone.
 
     """
 
-    def __init__(self, budgets: Iterable[Budget] = (), zone: tzinfo = UTC) -> None:
+    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float) -> None:
         self._zone = zone
+        self._lease = lease
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
-        self._holds: dict[str, tuple[tuple[Account, int], ...]] = {}
+        self._holds: dict[str, _Hold] = {}
+        self._tally = Tally()
 
-    def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo = UTC) -> None:
+    def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules: an account that both know keeps what it has spent and reserved."""
         self._zone = zone
         self._rules = Rules(budgets)
@@ -48,58 +61,98 @@ class Ledger:
             if budget is None:
                 del self._accounts[key]
             else:
-                account.budget = budget
+                account.use(budget)
 
-    def reserve(self, hold: str, charge: Charge, now: float) -> Decision:
-        """Reserve a call's estimate from all its budgets, or from none.
-
-        Args:
-            hold: names the reservation; one that is known already is left as it is.
-            charge: the estimate, and who is charged.
-            now: the time.
-
-        """
+    def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action]) -> Decision:
+        """Reserve a call's estimate from all its budgets, or from none."""
         if hold in self._holds:
             return ADMITTED
         accounts = self._accounts_of(charge, now)
-        decision = decide(accounts, charge)
+        decision = decide(accounts, charge, passing)
+        if not decision.admitted and self._expire(now):
+            decision = decide(accounts, charge, passing)
         if decision.admitted:
-            reserved = self._holds[hold] = tuple([(account, charge.amount(account.key.unit)) for account in accounts])
-            for account, amount in reserved:
+            amounts = tuple([(account, charge.amount(account.key.unit)) for account in accounts])
+            self._holds[hold] = _Hold(amounts, now + self._lease)
+            for account, amount in amounts:
                 account.reserved += amount
         return decision
 
-    def hopeless(self, charge: Charge, now: float) -> tuple[Standing, ...]:
-        """Return the budgets that refuse a call however long it waits within their period."""
-        return hopeless(self._accounts_of(charge, now), charge)
+    def judge(self, charge: Charge, now: float, passing: Collection[Action]) -> Decision:
+        """Tell what `reserve` would say if nothing else were reserved."""
+        return decide(self._accounts_of(charge, now), charge, passing, beside=False)
 
-    def settle(self, hold: str, charge: Charge, now: float) -> tuple[Threshold, ...]:
-        """End a reservation, spend what the call really took, and return the thresholds that this reached.
-
-        A call without a reservation, because it was lost or never made, is charged all the same.
-        """
+    def settle(self, hold: str, charge: Charge, now: float) -> Settled:
+        """End a reservation, and spend what the call really took."""
         self.give_back(hold)
-        reached = [account.spend(charge) for account in self._accounts_of(charge, now)]
-        return tuple([threshold for threshold in reached if threshold is not None])
+        self._tally.add(charge)
+        accounts = self._accounts_of(charge, now)
+        if not accounts:
+            return _NOTHING
+        reached = [account.spend(charge, now) for account in accounts]
+        return Settled(
+            tuple([account.standing() for account in accounts]),
+            tuple([threshold for threshold in reached if threshold is not None]),
+        )
 
     def give_back(self, hold: str) -> None:
         """End a reservation of which nothing was spent; harmless when it has ended."""
-        for account, amount in self._holds.pop(hold, ()):
-            account.reserved -= amount
+        ended = self._holds.pop(hold, None)
+        if ended is not None:
+            for account, amount in ended.amounts:
+                account.reserved -= amount
+
+    def renew(self, holds: Iterable[str], now: float) -> None:
+        """Note that these calls still go on."""
+        for name in holds:
+            hold = self._holds.get(name)
+            if hold is not None:
+                self._holds[name] = hold._replace(expires_at=now + self._lease)
+        self._expire(now)
 
     def standings(self, now: float) -> tuple[Standing, ...]:
         """Tell how each account stands; those of named budgets are there before anything is spent."""
+        self._expire(now)
         for key in self._rules.named:
             self._account(key, now)
         for account in self._accounts.values():
             account.roll(now, self._zone)
         return tuple([account.standing() for account in self._accounts.values()])
 
+    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+        """Tell what all settled calls took.
+
+        Raises:
+            ValueError: `by` has a field that is none to tell them by.
+
+        """
+        return self._tally.totals(by)
+
     def reset(self, key: AccountKey) -> None:
         """Set what an account has spent to nothing; what is reserved stays reserved."""
         account = self._accounts.get(key)
         if account is not None:
-            account.spent = account.told = 0
+            account.clear()
+
+    def recover(self) -> None:
+        """Derive what is reserved from the holds, after an operation that was broken off."""
+        for account in self._accounts.values():
+            account.reserved = 0
+        for hold in self._holds.values():
+            for account, amount in hold.amounts:
+                account.reserved += amount
+
+    def forget_holds(self) -> None:
+        """End all reservations: in the child of a fork they are its parent's."""
+        self._holds = {}
+        self.recover()
+
+    def _expire(self, now: float) -> bool:
+        """End what has expired; True if anything had."""
+        expired = [name for name, hold in self._holds.items() if hold.expires_at <= now]
+        for name in expired:
+            self.give_back(name)
+        return bool(expired)
 
     def _accounts_of(self, charge: Charge, now: float) -> list[Account]:
         if len(self._accounts) >= _MOST_ACCOUNTS:
@@ -119,3 +172,6 @@ class Ledger:
     def _forget(self) -> None:
         """Make room: an account of which nothing is spent or reserved can be made again."""
         self._accounts = {key: account for key, account in self._accounts.items() if account.spent or account.reserved}
+
+
+_NOTHING = Settled()

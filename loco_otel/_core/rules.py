@@ -1,8 +1,9 @@
 """Which budgets a call is charged to."""
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
-from loco_otel.money import AccountKey, Budget, Charge
+from loco_otel.money import AccountKey, Budget, Charge, Scope
 
 _MOST_CALLERS = 10_000
 
@@ -34,7 +35,7 @@ class Rules:
             if len(self._keys) >= _MOST_CALLERS:
                 self._keys = {}
             keys = self._keys[who] = (
-                *(key for key in self.named if charge.key(key.scope) == key.key),
+                *self._named_keys(charge),
                 *self._default_keys(charge),
             )
         return keys
@@ -42,15 +43,26 @@ class Rules:
     def budget(self, key: AccountKey) -> Budget | None:
         """Return the rule for an account; None where there is none (any more)."""
         named = self.named.get(key)
-        if named is not None or (key.scope, key.key) in self._names:
+        if named is not None or self._is_named(key.scope, key.key):
             return named
         for default in self._defaults:
             if (default.scope, default.unit, default.period) == (key.scope, key.unit, key.period):
                 return default
         return None
 
+    def _named_keys(self, charge: Charge) -> Iterable[AccountKey]:
+        return (key for key in self.named if _fits(key.key, key.scope, charge.key(key.scope)))
+
     def _default_keys(self, charge: Charge) -> Iterable[AccountKey]:
         for default in self._defaults:
             who = charge.key(default.scope)
-            if who is not None and (default.scope, who) not in self._names:
+            if who is not None and not self._is_named(default.scope, who):
                 yield AccountKey(default.scope, who, default.unit, default.period)
+
+    def _is_named(self, scope: Scope, who: str) -> bool:
+        return any(_fits(name, scope, who) for of, name in self._names if of is scope)
+
+
+def _fits(name: str, scope: Scope, who: str | None) -> bool:
+    """Tell whether a name is meant by that of a budget, which may be a glob over models."""
+    return who == name or (scope is Scope.MODEL and who is not None and fnmatchcase(who, name))

@@ -49,6 +49,10 @@ class Ticket:
 
     reason: GrantReason | None = None
     outcome: Outcome | None = None
+    admission: "Callable[[Ticket], bool] | None" = None
+    """Who keeps its budgets, where it is not whom the engine asks."""
+    denial: Exception | None = None
+    """Why its budget refuses it, where that is known."""
     wake: Callable[[], None] | None = None
     """Called, any number of times, once the ticket no longer waits. A hint: the state is the truth."""
     places: tuple[Hashable, ...] = ()

@@ -5,21 +5,31 @@ through the ticket's state; `park` says whom to call when it is decided. Nothing
 this process: ticks, ages and the expiry of leases are the engine's, ticket ids are unique among processes.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 from loco_otel._core.ticket import Ticket
-from loco_otel.events import BypassReason, Listener, RateLimits, Request, ResourceDump, Snapshot, Spending, ThrottleKind
+from loco_otel.events import (
+    BypassReason,
+    Event,
+    Listener,
+    RateLimits,
+    Request,
+    ResourceDump,
+    Snapshot,
+    Spending,
+    ThrottleKind,
+)
 
 
 class Admission(Protocol):
     """Whoever keeps the budgets: asked outside the lock, after the slot and before the call."""
 
-    def __call__(self, request: Request, /) -> bool:
-        """Reserve what the request will cost; False refuses it.
+    def __call__(self, ticket: Ticket, /) -> bool:
+        """Reserve what the ticket's request will cost; False refuses it.
 
         Raises:
-            BudgetExceededError: it is refused, and this is why.
+            AcquireRejectedError: it is refused, and this is why.
 
         """
 
@@ -41,17 +51,17 @@ class Engine(Protocol):
         Until then the caller stands still, and so does every lease that has one of `blocks` among its places.
         """
 
-    def admit(self, ticket: Ticket, admission: Admission | None = None) -> None:
-        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
-
-        Args:
-            ticket: what is asked about.
-            admission: whom to ask instead of the engine's own.
-
-        """
+    def admit(self, ticket: Ticket) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
+
+    def deny(self, ticket: Ticket) -> None:
+        """Turn a new ticket away that its budget will never let in."""
+
+    def evict(self, tickets: Iterable[Ticket]) -> int:
+        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a ticket wherever it is, and note what was spent though nothing came of it."""
@@ -89,6 +99,9 @@ class Engine(Protocol):
 
     def bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""
+
+    def tell(self, make: Callable[[float], Event]) -> None:
+        """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
 
     def listen(self, listener: Listener) -> None:
         """Tell a listener every event from now on."""

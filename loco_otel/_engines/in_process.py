@@ -5,7 +5,7 @@ import threading
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from loco_otel._engines.base import Admission
 from loco_otel._engines.outbox import Outbox
 from loco_otel._engines.timer import Timer
 from loco_otel.clock import Clock, monotonic
-from loco_otel.errors import BudgetExceededError
+from loco_otel.errors import AcquireRejectedError
 from loco_otel.events import (
     Bypassed,
     BypassReason,
@@ -153,25 +153,38 @@ class InProcessEngine:
         if not self._do(operation):
             wake()
 
-    def admit(self, ticket: Ticket, admission: Admission | None = None) -> None:
+    def admit(self, ticket: Ticket) -> None:
         """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
 
         Raises:
-            BudgetExceededError: they gave their reasons.
+            AcquireRejectedError: they gave their reasons.
 
         """
         if ticket.state is not State.ADMITTING:
             return
-        admission = admission or self._admission
+        admission = ticket.admission or self._admission
         try:
-            admitted = admission is None or admission(ticket.request)
-        except BudgetExceededError:
+            admitted = admission is None or admission(ticket)
+        except AcquireRejectedError:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
             raise
         if admitted:
             self._do(lambda core, now: core.admit(ticket, now))
         else:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+
+    def deny(self, ticket: Ticket) -> None:
+        """Turn a new ticket away that its budget will never let in."""
+
+        def operation(core: Scheduler, now: float) -> None:
+            core.submit(ticket, now, wait=False)
+            core.evict((ticket,), Outcome.BUDGET, now)
+
+        self._do(operation)
+
+    def evict(self, tickets: Iterable[Ticket]) -> int:
+        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
+        return self._do(lambda core, now: core.evict(tickets, Outcome.BUDGET, now))
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a ticket wherever it is, and note what was spent though nothing came of it."""
@@ -228,7 +241,12 @@ class InProcessEngine:
 
     def bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""
-        self._tell(lambda now: Bypassed(now, reason))
+        self.tell(lambda now: Bypassed(now, reason))
+
+    def tell(self, make: Callable[[float], Event]) -> None:
+        """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
+        if self.observed:
+            self._do(lambda core, now: core.events.append(make(now)))
 
     def listen(self, listener: Listener) -> None:
         """Tell a listener every event from now on."""
@@ -306,11 +324,6 @@ class InProcessEngine:
             self._busy = False
         self._outbox.deliver()
         return result
-
-    def _tell(self, make: Callable[[float], Event]) -> None:
-        # As an operation, for the order among events.
-        if self.observed:
-            self._do(lambda core, now: core.events.append(make(now)))
 
     def _tidy(self, now: float) -> None:
         """Recover from an operation that was broken off, and cancel what was dropped."""

@@ -4,7 +4,7 @@ An operation is one step for all that share the ledger, for any thread, and harm
 `now` is in seconds since the epoch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import tzinfo
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class Ledger(Protocol):
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
 
-    def reserve(self, hold: str, charge: Charge, now: float, passing: Iterable[Action] = (Action.ALERT,)) -> Decision:
+    def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none.
 
         Args:
@@ -34,7 +34,7 @@ class Ledger(Protocol):
 
         """
 
-    def judge(self, charge: Charge, now: float, passing: Iterable[Action] = (Action.ALERT,)) -> Decision:
+    def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Tell what `reserve` would say if nothing else were reserved, and reserve nothing.
 
         A call that is refused here is refused however long it waits within the period.

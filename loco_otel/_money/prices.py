@@ -6,12 +6,14 @@ micro-dollar as its own.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel.budgeting import Price
@@ -19,6 +21,7 @@ from loco_otel.events import Usage
 
 _logger = logging.getLogger("loco_otel")
 
+_SNAPSHOT = "genai_prices.data_snapshot"
 _PICO_PER_MICRO = 1_000_000
 _FRESH = 60
 """Seconds for which what is known of a model is kept: some prices change with the time of day."""
@@ -71,6 +74,7 @@ class Prices:
         *,
         host: str | None = None,
         service_tier: str | None = None,
+        quietly: bool = False,
     ) -> int | None:
         """Return what a call costs in micro-USD, rounded up; None where the model's price is not known: said once.
 
@@ -80,14 +84,17 @@ class Prices:
             usage: its tokens; those of a cache are among the input, those of reasoning among the output.
             host: where it was sent, which tells a provider that speaks another's protocol.
             service_tier: `batch`, `flex`, `priority`, where the answer says so.
+            quietly: say nothing and load nothing, as a finaliser must not.
 
         """
+        if quietly and _SNAPSHOT not in sys.modules:
+            return None
         model = None
         for model in models:
             rates = self._rates(provider, model, host, service_tier)
             if rates is not None:
                 return _cost(rates, usage)
-        if (provider, model) not in self._warned and len(self._warned) < _MOST_MODELS:
+        if not quietly and (provider, model) not in self._warned and len(self._warned) < _MOST_MODELS:
             self._warned.add((provider, model))
             _logger.warning(
                 "the price of %s %s is not known: its calls count in weight, until [prices] of the settings has one",
@@ -95,6 +102,10 @@ class Prices:
                 model,
             )
         return None
+
+    def load(self) -> None:
+        """Load what is published now, rather than when the first call is priced: it takes a third of a second."""
+        import_module(_SNAPSHOT)
 
     def _rates(
         self, provider: str | None, model: str | None, host: str | None, service_tier: str | None
@@ -142,9 +153,8 @@ def _published(
 
 def _find(provider: str | None, model: str, host: str | None) -> Any:
     """Return what is published of a model: by where the call went, else by whom it says it is for, else by its name."""
-    # Imported at the first price: its data take a third of a second to load.
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
-
+    # Imported at the first price, unless it was before.
+    get_snapshot = import_module(_SNAPSHOT).get_snapshot
     ways: list[tuple[str | None, str | None]] = []
     if host:
         ways.append((None, f"https://{host}/"))

@@ -7,22 +7,23 @@ lease, and what was spent before is still there.
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
-from loco_otel._core.account import ADMITTED, Account, Decision, Threshold, decide, hopeless
+from loco_otel._core.account import ADMITTED, Account, Decision, Settled, decide
 from loco_otel._core.rules import Rules
+from loco_otel._core.tally import added_up
 from loco_otel.errors import LedgerError
-from loco_otel.money import AccountKey, Budget, Charge, Period, Scope, Standing, Unit, ends
+from loco_otel.money import ATTRIBUTION, AccountKey, Action, Budget, Charge, Period, Scope, Standing, Totals, Unit, ends
 
 _APPLICATION = 0x10C0
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE account (
     scope TEXT, key TEXT, unit TEXT, period TEXT,
-    spent INTEGER NOT NULL, told INTEGER NOT NULL, resets_at REAL,
+    spent INTEGER NOT NULL, told INTEGER NOT NULL, resets_at REAL, since REAL,
     PRIMARY KEY (scope, key, unit, period)
 ) WITHOUT ROWID;
 CREATE TABLE hold (
@@ -30,7 +31,14 @@ CREATE TABLE hold (
     PRIMARY KEY (scope, key, unit, period, id)
 ) WITHOUT ROWID;
 CREATE INDEX hold_id ON hold (id);
+CREATE TABLE spend (
+    day TEXT, agent TEXT, tenant TEXT, team TEXT, workflow TEXT, session TEXT, provider TEXT, model TEXT,
+    calls INTEGER NOT NULL, usd INTEGER NOT NULL, weight INTEGER NOT NULL, unpriced INTEGER NOT NULL,
+    estimated INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
+);
+CREATE INDEX spend_key ON spend (day, agent, model);
 """
+_SUMS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens", "output_tokens")
 
 
 class SqliteLedger:
@@ -67,11 +75,11 @@ class SqliteLedger:
         with self._writing() as database:
             self._prepare(database)
 
-    def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo = UTC) -> None:
+    def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
         self._rules, self._zone = Rules(budgets), zone
 
-    def reserve(self, hold: str, charge: Charge, now: float) -> Decision:
+    def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none.
 
         Raises:
@@ -82,9 +90,10 @@ class SqliteLedger:
         if not keys:
             return ADMITTED
         with self._writing() as database:
-            database.execute("DELETE FROM hold WHERE id = ?", (hold,))
+            if database.execute("SELECT 1 FROM hold WHERE id = ?", (hold,)).fetchone() is not None:
+                return ADMITTED
             accounts = [self._account(database, key, now) for key in keys]
-            decision = decide(accounts, charge)
+            decision = decide(accounts, charge, passing)
             if decision.admitted:
                 expires = now + self._lease
                 database.executemany(
@@ -93,8 +102,8 @@ class SqliteLedger:
                 )
         return decision
 
-    def hopeless(self, charge: Charge, now: float) -> tuple[Standing, ...]:
-        """Return the budgets that refuse a call however long it waits within their period.
+    def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+        """Tell what `reserve` would say if nothing else were reserved, and reserve nothing.
 
         Raises:
             LedgerError: the file can't be used now.
@@ -102,33 +111,30 @@ class SqliteLedger:
         """
         keys = self._rules.keys(charge)
         if not keys:
-            return ()
+            return ADMITTED
         with self._reading() as database:
-            return hopeless([self._account(database, key, now) for key in keys], charge)
+            return decide([self._account(database, key, now) for key in keys], charge, passing, beside=False)
 
-    def settle(self, hold: str, charge: Charge, now: float) -> tuple[Threshold, ...]:
-        """End a reservation, spend what the call really took, and return the thresholds that this reached.
+    def settle(self, hold: str, charge: Charge, now: float) -> Settled:
+        """End a reservation, and spend what the call really took.
 
         Raises:
             LedgerError: the file can't be used now; nothing is lost of it then, but the reservation stays.
 
         """
-        keys = self._rules.keys(charge)
-        if not keys:
-            return ()
-        reached = []
         with self._writing() as database:
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
-            for key in keys:
-                account = self._account(database, key, now)
-                threshold = account.spend(charge)
-                if threshold is not None:
-                    reached.append(threshold)
-                database.execute(
-                    "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*key, account.spent, account.told, account.resets_at),
-                )
-        return tuple(reached)
+            _count(database, charge, now)
+            accounts = [self._account(database, key, now) for key in self._rules.keys(charge)]
+            reached = [account.spend(charge, now) for account in accounts]
+            database.executemany(
+                "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*it.key, it.spent, it.told, it.resets_at, it.since) for it in accounts],
+            )
+        return Settled(
+            tuple([account.standing() for account in accounts]),
+            tuple([threshold for threshold in reached if threshold is not None]),
+        )
 
     def give_back(self, hold: str) -> None:
         """End a reservation of which nothing was spent; harmless when it has ended.
@@ -167,8 +173,21 @@ class SqliteLedger:
             found = [AccountKey(Scope(scope), key, Unit(unit), Period(period)) for scope, key, unit, period in rows]
             keys = dict.fromkeys([*self._rules.named, *found])
             return tuple(
-                self._account(database, key, now).standing() for key in keys if self._rules.budget(key) is not None
+                [self._account(database, key, now).standing() for key in keys if self._rules.budget(key) is not None]
             )
+
+    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+        """Tell what all settled calls took.
+
+        Raises:
+            LedgerError: the file can't be used now.
+            ValueError: `by` has a field that is none to tell them by.
+
+        """
+        with self._reading() as database:
+            rows = database.execute(f"SELECT {', '.join((*ATTRIBUTION, *_SUMS))} FROM spend").fetchall()  # noqa: S608
+        width = len(ATTRIBUTION)
+        return added_up(((row[:width], row[width:]) for row in rows), by)
 
     def reset(self, key: AccountKey) -> None:
         """Set what an account has spent to nothing; what is reserved stays reserved.
@@ -179,7 +198,9 @@ class SqliteLedger:
         """
         with self._writing() as database:
             database.execute(
-                "UPDATE account SET spent = 0, told = 0 WHERE scope = ? AND key = ? AND unit = ? AND period = ?", key
+                "UPDATE account SET spent = 0, told = 0, since = NULL"
+                " WHERE scope = ? AND key = ? AND unit = ? AND period = ?",
+                key,
             )
 
     def close(self) -> None:
@@ -199,9 +220,9 @@ class SqliteLedger:
         assert budget is not None  # noqa: S101 - invariant: asked only for what a rule covers
         account = Account(key, budget, ends(key.period, now, self._zone))
         where = "WHERE scope = ? AND key = ? AND unit = ? AND period = ?"
-        row = database.execute(f"SELECT spent, told, resets_at FROM account {where}", key).fetchone()  # noqa: S608 - a constant
+        row = database.execute(f"SELECT spent, told, resets_at, since FROM account {where}", key).fetchone()  # noqa: S608 - a constant
         if row is not None:
-            account.spent, account.told, account.resets_at = row
+            account.spent, account.told, account.resets_at, account.since = row
             account.roll(now, self._zone)
         total = database.execute(f"SELECT sum(amount) FROM hold {where} AND expires_at > ?", (*key, now))  # noqa: S608
         account.reserved = total.fetchone()[0] or 0
@@ -277,3 +298,15 @@ class SqliteLedger:
             raise LedgerError(
                 f"the ledger {self._path} is of version {version}; this loco-otel reads version {_VERSION}"
             )
+
+
+def _count(database: sqlite3.Connection, charge: Charge, now: float) -> None:
+    """Add a call to what its caller spent that day."""
+    day = datetime.fromtimestamp(now, UTC).date().isoformat()
+    key = [day, *(getattr(charge, name) for name in ATTRIBUTION)]
+    unpriced = charge.usd is None
+    sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
+    where = " AND ".join(f"{name} IS ?" for name in ("day", *ATTRIBUTION))
+    added = ", ".join(f"{name} = {name} + ?" for name in _SUMS)
+    if database.execute(f"UPDATE spend SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
+        database.execute(f"INSERT INTO spend VALUES ({', '.join('?' * (len(key) + len(sums)))})", (*key, *sums))  # noqa: S608

@@ -4,7 +4,7 @@ The two are independent of each other. Without an SDK there are no listeners, so
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -26,10 +26,10 @@ from loco_otel._telemetry.gauges import Gauges, Source
 from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
 from loco_otel._telemetry.metrics import MetricListener
-from loco_otel._telemetry.money import Price, no_price
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._version import __version__
 from loco_otel.events import Listener, Snapshot
+from loco_otel.money import Standing
 
 __all__ = ["SCOPE", "CallTrace", "Configured", "Subject", "Telemetry", "configured"]
 
@@ -93,7 +93,7 @@ class Telemetry:
         value_limit: int = VALUE_LIMIT,
         resources: Iterable[str] = (),
         tell: Callable[[], object] = lambda: None,
-        price: Price = no_price,
+        budgets: Callable[[], Sequence[Standing]] = tuple,
     ) -> Self:
         """Create what the program has set up providers for.
 
@@ -107,7 +107,7 @@ class Telemetry:
             value_limit: how many values of any one attribute metrics tell apart.
             resources: those known from the start, whose counters begin with 0 now.
             tell: tells the listeners what has happened until now.
-            price: tells what a call cost, in micro-USD.
+            budgets: how the budgets stand; asked as `snapshot` is.
 
         """
         tracing, measuring = configured(tracer_provider, meter_provider)
@@ -120,15 +120,22 @@ class Telemetry:
                 late.before_flush(tracer_provider, tell)
                 leave = partial(late.leave, tracer_provider, tell)
             tracer = tracer_provider.get_tracer(SCOPE, __version__)
-            listeners.append(SpanListener(tracer, clock=clock, wall=wall, price=price))
+            listeners.append(SpanListener(tracer, clock=clock, wall=wall))
         shown = None
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(SCOPE, __version__)
             fold = Fold(value_limit)
-            counting = MetricListener(meter, fold, resources, price)
+            counting = MetricListener(meter, fold, resources)
             listeners.append(counting)
             source = Source(
-                snapshot, active, clock, fold, tallies=counting.tallies, recorder=counting.recorder, tell=tell
+                snapshot,
+                active,
+                clock,
+                fold,
+                budgets=budgets,
+                tallies=counting.tallies,
+                recorder=counting.recorder,
+                tell=tell,
             )
             shown = gauges.of(meter), source
             shown[0].show(shown[1])

@@ -8,6 +8,7 @@ are stable. A key means, and is called, the same on spans and on metrics.
 from typing import NamedTuple
 
 from loco_otel.events import BypassReason, GrantReason, Outcome, ThrottleKind
+from loco_otel.money import Action, Period, Scope, Unit
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
@@ -35,6 +36,17 @@ SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
 SPENT_OUTPUT = "loco.spend.output_tokens"
 SPEND_ESTIMATED = "loco.spend.estimated"
+BUDGET_SCOPE = "loco.budget.scope"
+BUDGET_KEY = "loco.budget.key"
+BUDGET_PERIOD = "loco.budget.period"
+BUDGET_UNIT = "loco.budget.unit"
+BUDGET_ACTION = "loco.budget.action"
+BUDGET_LIMIT = "loco.budget.limit"
+BUDGET_SPENT = "loco.budget.spent"
+BUDGET_RESERVED = "loco.budget.reserved"
+BUDGET_REMAINING = "loco.budget.remaining_usd"
+BUDGET_THRESHOLD = "loco.budget.threshold"
+BUDGET_MODEL = "loco.budget.model"
 SDK_NAME = "loco.sdk.name"
 SDK_VERSION = "loco.sdk.version"
 
@@ -130,6 +142,17 @@ ATTRIBUTES = {
         Attribute(SPENT_INPUT, "int", "Tokens sent."),
         Attribute(SPENT_OUTPUT, "int", "Tokens received."),
         Attribute(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),
+        Attribute(BUDGET_SCOPE, "string", "Whose spending the budget bounds.", tuple(Scope)),
+        Attribute(BUDGET_KEY, "string", "The agent, tenant, team or model; `*` for all together.", folded=True),
+        Attribute(BUDGET_PERIOD, "string", "After how long the budget begins anew.", tuple(Period)),
+        Attribute(BUDGET_UNIT, "string", "What the budget counts.", tuple(Unit)),
+        Attribute(BUDGET_ACTION, "string", "What a budget without room did.", tuple(Action)),
+        Attribute(BUDGET_LIMIT, "double", "What the budget may spend in its period, in its unit."),
+        Attribute(BUDGET_SPENT, "double", "What it has spent."),
+        Attribute(BUDGET_RESERVED, "double", "What its calls under way are estimated to take."),
+        Attribute(BUDGET_REMAINING, "double", "What the tightest of the call's budgets in USD has left."),
+        Attribute(BUDGET_THRESHOLD, "int", "Percent of the limit."),
+        Attribute(BUDGET_MODEL, "string", "The cheaper model that it is sent with."),
         Attribute(SDK_NAME, "string", "The SDK whose calls are scheduled."),
         Attribute(SDK_VERSION, "string", "Its version."),
         Attribute(AGENT_NAME, "string", "The agent, under its GenAI name."),

@@ -11,7 +11,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind,
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.company import above, is_inference
 from loco_otel._telemetry.inference import Inference, Subject
-from loco_otel.events import Request, Waiting
+from loco_otel.events import BudgetExceeded, Request, Waiting
 
 ROOT = trace.set_span_in_context(INVALID_SPAN, Context())
 """A context without a span. Not empty: OpenTelemetry takes an empty one for the current context, and that is
@@ -47,6 +47,8 @@ class CallTrace:
     """The latest acquire span, for others to link to."""
     waiting: Waiting | None = None
     """How things stood when this wait began."""
+    exceeded: BudgetExceeded | None = None
+    """The budgets that had no room for it, until its acquire span tells of them."""
     links: tuple[Link, ...] = ()
     """To those that held the resource then."""
     waited: float = 0.0
@@ -96,6 +98,11 @@ class CallTrace:
             return self.otel_context
         self.inference = Inference(self._tracer, subject, agent, self.otel_context, now)
         return self.inference.context
+
+    def go_with(self, model: str) -> None:
+        """Note that the call is sent with another model than the one that was asked for."""
+        if self.subject is not None:
+            self.subject = self.subject._replace(model=model)
 
     def waited_for(self, seconds: float) -> None:
         """Note a wait that ended with a grant. At once, unlike all else: their span may end before ours are made."""

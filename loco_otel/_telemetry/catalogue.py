@@ -90,7 +90,35 @@ GRANTS = Metric(
     "loco.grants", Kind.COUNTER, "{grant}", "Slots given, those after a retry's pause included.",
     (key.RESOURCE, key.GRANT_REASON),
 )
-WAIT_DURATION = Metric(
+WAIT_BUDGET_LIMIT = Metric(
+    "loco.budget.limit", Kind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_SPENT = Metric(
+    "loco.budget.spent", Kind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_RESERVED = Metric(
+    "loco.budget.reserved", Kind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_LIMIT = Metric(
+    "loco.budget.weight.limit", Kind.OBSERVABLE_GAUGE, "{weight}", "What a budget in weight may spend in its period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_SPENT = Metric(
+    "loco.budget.weight.spent", Kind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_RESERVED = Metric(
+    "loco.budget.weight.reserved", Kind.OBSERVABLE_GAUGE, "{weight}", "What its calls under way are estimated to take.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_DECISIONS = Metric(
+    "loco.budget.decisions", Kind.COUNTER, "{decision}", "Calls that a budget had no room for, and what it did.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_ACTION),
+)
+DURATION = Metric(
     "loco.wait.duration", Kind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
     (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
 )
@@ -199,7 +227,8 @@ ACTIVE = Metric(
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
     QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
-    THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
+    THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
+    BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
 )  # fmt: skip
 """Every metric."""
 
@@ -226,7 +255,25 @@ EVENT_SPEND = SpanEvent(
     "The call was settled. On the inference span; where that is somebody else's, on the acquire span, "
     "after whose end it happens.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
-    optional=(key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT),
+    optional=(
+        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
+    ),
+)  # fmt: skip
+_BUDGET = (
+    key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD, key.BUDGET_UNIT, key.BUDGET_LIMIT, key.BUDGET_SPENT,
+    key.BUDGET_RESERVED,
+)  # fmt: skip
+EVENT_BUDGET = SpanEvent(
+    "loco.budget",
+    "A budget had no room for it, and this is what was done; one for each such budget.",
+    (*_BUDGET, key.BUDGET_ACTION),
+    optional=(key.BUDGET_MODEL,),
+)
+EVENT_THRESHOLD = SpanEvent(
+    "loco.budget.threshold",
+    "With this call a budget has reached a threshold, for the first time in its period. On the span that has "
+    "`loco.spend`.",
+    (*_BUDGET, key.BUDGET_THRESHOLD),
 )
 
 SPAN_ACQUIRE = Span(
@@ -240,7 +287,7 @@ SPAN_ACQUIRE = Span(
         key.WAIT_TICKS, key.AGENT_NAME,
     ),
     optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
-    events=(EVENT_WAIT, EVENT_GRANT, EVENT_THROTTLE, EVENT_SPEND),
+    events=(EVENT_WAIT, EVENT_GRANT, EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
 )  # fmt: skip
 SPAN_CALL = Span(
     "call {agent}",
@@ -266,7 +313,7 @@ SPAN_INFERENCE = Span(
         key.RESPONSE_MODEL, key.FINISH_REASONS, key.TIME_TO_FIRST_CHUNK, key.INPUT_TOKENS, key.OUTPUT_TOKENS,
         key.CACHE_READ_TOKENS, key.CACHE_WRITE_TOKENS, key.REASONING_TOKENS, key.RESEND_COUNT, key.ERROR_TYPE,
     ),
-    events=(EVENT_THROTTLE, EVENT_SPEND),
+    events=(EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
 )  # fmt: skip
 
 SPANS = (SPAN_ACQUIRE, SPAN_INFERENCE, SPAN_CALL)

@@ -4,7 +4,7 @@ import logging
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from loco_otel._telemetry.calls import ROOT
 from loco_otel._telemetry.catalogue import Kind, Metric
 from loco_otel._telemetry.instruments import Fold, Recorder, Tally, observe
 from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
+from loco_otel.money import Standing, Unit
 
 _logger = logging.getLogger("loco_otel")
 
@@ -55,6 +56,22 @@ _RESOURCE_GAUGES = (
 )
 
 
+class _BudgetGauge(NamedTuple):
+    metric: Metric
+    unit: Unit
+    read: Callable[[Standing], int]
+
+
+_BUDGET_GAUGES = (
+    _BudgetGauge(catalogue.BUDGET_LIMIT, Unit.USD, lambda budget: budget.limit),
+    _BudgetGauge(catalogue.BUDGET_SPENT, Unit.USD, lambda budget: budget.spent),
+    _BudgetGauge(catalogue.BUDGET_RESERVED, Unit.USD, lambda budget: budget.reserved),
+    _BudgetGauge(catalogue.BUDGET_WEIGHT_LIMIT, Unit.WEIGHT, lambda budget: budget.limit),
+    _BudgetGauge(catalogue.BUDGET_WEIGHT_SPENT, Unit.WEIGHT, lambda budget: budget.spent),
+    _BudgetGauge(catalogue.BUDGET_WEIGHT_RESERVED, Unit.WEIGHT, lambda budget: budget.reserved),
+)
+
+
 class Source:
     """Where the figures come from: one snapshot for all the callbacks of a collection.
 
@@ -66,6 +83,7 @@ class Source:
         active: name and version of each SDK whose calls are scheduled.
         clock: seconds.
         fold: shared with the counters, so that all metrics name the same agents.
+        budgets: how the budgets stand.
         tallies: the counters.
         recorder: measurements that are still to be recorded.
         tell: tells the listeners what has happened until now.
@@ -79,6 +97,7 @@ class Source:
         clock: Callable[[], float],
         fold: Fold,
         *,
+        budgets: Callable[[], Sequence[Standing]],
         tallies: Iterable[Tally],
         recorder: Recorder,
         tell: Callable[[], object],
@@ -90,8 +109,10 @@ class Source:
         self.tallies = {tally.row: tally for tally in tallies}
         self.failed = False
         self._snapshot = snapshot
+        self._budgets = budgets
         self._clock = clock
         self._latest: tuple[float, Snapshot] | None = None
+        self._latest_budgets: tuple[float, Sequence[Standing]] | None = None
 
     def flush(self) -> None:
         """Bring counters and histograms up to date. SDKs ask all callbacks before they read any histogram."""
@@ -104,6 +125,14 @@ class Source:
         latest = self._latest
         if latest is None or now - latest[0] >= _FRESH:
             latest = self._latest = now, self._snapshot()
+        return latest[1]
+
+    def budgets(self) -> Sequence[Standing]:
+        """Return how the budgets stand, or stood a moment ago."""
+        now = self._clock()
+        latest = self._latest_budgets
+        if latest is None or now - latest[0] >= _FRESH:
+            latest = self._latest_budgets = now, self._budgets()
         return latest[1]
 
 
@@ -121,6 +150,8 @@ class Gauges:
             self._observe(meter, agent_gauge.metric, partial(_by_agent, agent_gauge))
         for resource_gauge in _RESOURCE_GAUGES:
             self._observe(meter, resource_gauge.metric, partial(_by_resource, resource_gauge))
+        for budget_gauge in _BUDGET_GAUGES:
+            self._observe(meter, budget_gauge.metric, partial(_by_budget, budget_gauge))
         for row in catalogue.METRICS:
             if row.kind is Kind.COUNTER:
                 self._observe(meter, row, partial(_sums, row))
@@ -199,6 +230,20 @@ def _by_resource(gauge: _ResourceGauge, source: Source) -> list[Observation]:
             point = source.fold(key.RESOURCE, standing.resource)
             values[point] = gauge.combine(values[point], value) if point in values else value
     return [Observation(value, {key.RESOURCE: resource}, ROOT) for resource, value in values.items()]
+
+
+def _by_budget(gauge: _BudgetGauge, source: Source) -> list[Observation]:
+    values: dict[tuple[str, str, str], float] = {}
+    for standing in source.budgets():
+        scope, name, unit, period = standing.key
+        if unit is gauge.unit:
+            # Where many are folded into one, they are told together.
+            point = scope.value, source.fold(key.BUDGET_KEY, name), period.value
+            values[point] = values.get(point, 0) + unit.amount(gauge.read(standing))
+    return [
+        Observation(value, dict(zip(gauge.metric.attributes, point, strict=True)), ROOT)
+        for point, value in values.items()
+    ]
 
 
 def _sums(row: Metric, source: Source) -> list[Observation]:

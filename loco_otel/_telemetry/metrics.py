@@ -11,9 +11,9 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.inference import Inference, Subject
 from loco_otel._telemetry.instruments import Fold, Recorder, Tally, histogram
-from loco_otel._telemetry.money import MICRO, Price, no_price
 from loco_otel.events import (
     MILLI,
+    BudgetExceeded,
     Bypassed,
     BypassReason,
     Event,
@@ -45,12 +45,10 @@ class MetricListener:
         meter: makes the histograms.
         fold: bounds what the attributes can hold.
         resources: those known from the start; others get their zeros with their first event.
-        price: tells what a call cost, in micro-USD.
 
     """
 
-    def __init__(self, meter: Meter, fold: Fold, resources: Iterable[str] = (), price: Price = no_price) -> None:
-        self._price = price
+    def __init__(self, meter: Meter, fold: Fold, resources: Iterable[str] = ()) -> None:
         self._fold = fold
         self._requests = Tally(catalogue.REQUESTS)
         self._grants = Tally(catalogue.GRANTS)
@@ -61,9 +59,10 @@ class MetricListener:
         self._spent_weight = Tally(catalogue.SPENT_WEIGHT)
         self._spent = Tally(catalogue.SPENT)
         self._unpriced = Tally(catalogue.UNPRICED)
+        self._exceeded_budgets = Tally(catalogue.BUDGET_DECISIONS)
         self.tallies = (
             self._requests, self._grants, self._leases_expired, self._bypassed, self._throttles, self._tokens,
-            self._spent_weight, self._spent, self._unpriced,
+            self._spent_weight, self._spent, self._unpriced, self._exceeded_budgets,
         )  # fmt: skip
         """To be read at collection."""
         self.recorder = Recorder()
@@ -82,6 +81,7 @@ class MetricListener:
             Rejected: self._rejected,
             Throttled: self._throttled,
             Suspended: self._held,
+            BudgetExceeded: self._exceeded,
             Spent: self._settled,
             Released: self._released,
         }
@@ -142,20 +142,24 @@ class MetricListener:
         if trace is not None and trace.inference is not None:
             self._ended(trace.inference, trace, event.at)
 
+    def _exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
+        for standing in event.standings:
+            scope, name = standing.key.scope.value, self._fold(key.BUDGET_KEY, standing.key.key)
+            self._exceeded_budgets.add(1, scope, name, event.action.value)
+
     def _settled(self, event: Spent, trace: CallTrace | None) -> None:
         request, spending = event.ticket.request, event.spending
         agent = self._fold(key.AGENT, request.agent)
         provider = self._known(key.PROVIDER, request.provider)
-        model = self._known(key.MODEL, request.model or spending.model)
+        model = self._known(key.MODEL, spending.sent_model or request.model or spending.model)
         self._spent_weight.add(spending.weight / MILLI, agent, provider, model)
         usage = spending.usage
         if usage is not None:
-            micros = self._price(event)
-            if micros is None:
+            if spending.usd is None:
                 self._unpriced.add(1, provider, model)
             else:
                 tenant = self._known(key.TENANT, request.tenant)
-                self._spent.add(micros / MICRO, agent, tenant, provider, model)
+                self._spent.add(spending.usd / MICRO, agent, tenant, provider, model)
             self._tokens.add(usage.input_tokens, agent, provider, model, key.INPUT)
             self._tokens.add(usage.output_tokens, agent, provider, model, key.OUTPUT)
         if trace is not None and trace.inference is not None and trace.subject is not None:

@@ -14,10 +14,18 @@ from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
-from loco_otel._telemetry.catalogue import EVENT_GRANT, EVENT_SPEND, EVENT_THROTTLE, EVENT_WAIT
-from loco_otel._telemetry.money import MICRO, Price, no_price
+from loco_otel._telemetry.catalogue import (
+    EVENT_BUDGET,
+    EVENT_GRANT,
+    EVENT_SPEND,
+    EVENT_THRESHOLD,
+    EVENT_THROTTLE,
+    EVENT_WAIT,
+)
 from loco_otel.events import (
     MILLI,
+    BudgetExceeded,
+    BudgetReached,
     Bypassed,
     Event,
     Granted,
@@ -30,6 +38,7 @@ from loco_otel.events import (
     Throttled,
     Waiting,
 )
+from loco_otel.money import MICRO, Action, Standing
 
 MAX_LINKS = 16
 
@@ -46,7 +55,6 @@ class SpanListener:
         tracer: makes the spans.
         clock: the scheduler's clock, in seconds.
         wall: nanoseconds since the epoch.
-        price: tells what a call cost, in micro-USD.
 
     """
 
@@ -56,9 +64,7 @@ class SpanListener:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
-        price: Price = no_price,
     ) -> None:
-        self._price = price
         self._tracer = tracer
         self._clock = clock
         self._wall = wall
@@ -68,6 +74,8 @@ class SpanListener:
             Rejected: self._rejected,
             Throttled: self._throttled,
             Spent: self._spent,
+            BudgetExceeded: _exceeded,
+            BudgetReached: self._reached,
             Suspended: _suspended,
             Released: self._released,
         }
@@ -138,6 +146,13 @@ class SpanListener:
         span.set_attributes(_attributes(event, request, resource, outcome))
         if waiting is not None:
             span.add_event(EVENT_WAIT.name, _wait_attributes(waiting), offset + _nanoseconds(waiting.at))
+        if trace is not None and trace.exceeded is not None:
+            exceeded, trace.exceeded = trace.exceeded, None
+            for standing in exceeded.standings:
+                attributes = {**_of_budget(standing), key.BUDGET_ACTION: exceeded.action.value}
+                if exceeded.action is Action.DOWNGRADE and exceeded.model is not None:
+                    attributes[key.BUDGET_MODEL] = exceeded.model
+                span.add_event(EVENT_BUDGET.name, attributes, offset + _nanoseconds(exceeded.at))
         return span
 
     def _throttled(self, event: Throttled, trace: CallTrace | None) -> None:
@@ -155,21 +170,33 @@ class SpanListener:
         span = _open_span(trace)
         if span is None:
             return
-        usage = event.spending.usage
+        spending = event.spending
+        usage = spending.usage
         attributes: dict[str, AttributeValue] = {
-            key.SPENT_WEIGHT: event.spending.weight / MILLI,
+            key.SPENT_WEIGHT: spending.weight / MILLI,
             key.SPEND_ESTIMATED: usage is None or usage.estimated,
         }
         if usage is not None:
-            micros = self._price(event)
-            if micros is not None:
-                attributes[key.SPENT_USD] = micros / MICRO
             attributes[key.SPENT_INPUT] = usage.input_tokens
             attributes[key.SPENT_OUTPUT] = usage.output_tokens
+        if spending.usd is not None:
+            attributes[key.SPENT_USD] = spending.usd / MICRO
+        if spending.remaining is not None:
+            attributes[key.BUDGET_REMAINING] = spending.remaining / MICRO
+        if spending.action is not None:
+            attributes[key.BUDGET_ACTION] = spending.action.value
+        if spending.sent_model is not None:
+            attributes[key.BUDGET_MODEL] = spending.sent_model
         span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))
         if trace is not None and trace.inference is not None:
-            trace.inference.answered(event.spending)
+            trace.inference.answered(spending)
         _close(trace)
+
+    def _reached(self, event: BudgetReached, trace: CallTrace | None) -> None:
+        span = _open_span(trace)
+        if span is not None:
+            attributes = {**_of_budget(event.standing), key.BUDGET_THRESHOLD: event.percent}
+            span.add_event(EVENT_THRESHOLD.name, attributes, self._offset() + _nanoseconds(event.at))
 
     def _released(self, event: Released, trace: CallTrace | None) -> None:
         if trace is not None:
@@ -200,6 +227,24 @@ def _begin_wait(event: Waiting, trace: CallTrace | None) -> None:
         for holder in holders
         if holder is not None and holder.acquire is not None and holder.acquire.trace_flags.sampled
     )
+
+
+def _exceeded(event: BudgetExceeded, trace: CallTrace | None) -> None:
+    if trace is not None:
+        trace.exceeded = event
+
+
+def _of_budget(standing: Standing) -> dict[str, AttributeValue]:
+    scope, name, unit, period = standing.key
+    return {
+        key.BUDGET_SCOPE: scope.value,
+        key.BUDGET_KEY: name,
+        key.BUDGET_PERIOD: period.value,
+        key.BUDGET_UNIT: unit.value,
+        key.BUDGET_LIMIT: unit.amount(standing.limit),
+        key.BUDGET_SPENT: unit.amount(standing.spent),
+        key.BUDGET_RESERVED: unit.amount(standing.reserved),
+    }
 
 
 def _suspended(_: Suspended, trace: CallTrace | None) -> None:

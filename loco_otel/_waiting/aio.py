@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Admission, Engine
+from loco_otel._engines.base import Engine
 from loco_otel._waiting import lineage
 from loco_otel._waiting.rejection import check
 
@@ -20,16 +20,13 @@ def supported() -> bool:
     return asyncio._get_running_loop() is not None
 
 
-async def decided(
-    engine: Engine, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task, admission: Admission | None = None
-) -> None:
+async def decided(engine: Engine, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Args:
         engine: where it was submitted.
         ticket: what is waited for.
         blocked: names what cannot end while this task waits.
-        admission: who keeps its budgets, instead of the engine's own.
 
     Raises:
         AcquireRejectedError: it was turned away; the subclass says why.
@@ -38,7 +35,7 @@ async def decided(
     try:
         while ticket.state is State.WAITING:
             await _park(engine, ticket, blocked)
-        engine.admit(ticket, admission)
+        engine.admit(ticket)
     except GeneratorExit:
         # The task was dropped: this may be the garbage collector, in the midst of anything.
         engine.abandon(ticket)

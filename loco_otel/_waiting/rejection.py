@@ -29,6 +29,8 @@ def check(ticket: Ticket) -> None:
     request = ticket.request
     resource = ",".join(request.resources)
     if ticket.outcome is Outcome.BUDGET:
+        if ticket.denial is not None:
+            raise ticket.denial
         raise BudgetExceededError(request.agent, None, None, request.weight / MILLI, resource=resource)
     error, text = _REJECTIONS.get(ticket.outcome, (AcquireRejectedError, "The request of {agent!r} was withdrawn"))
     raise error(

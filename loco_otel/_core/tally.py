@@ -1,0 +1,71 @@
+"""What all settled calls took, added up by whom they are charged to."""
+
+from collections.abc import Iterable, Sequence
+
+from loco_otel.money import ATTRIBUTION, Charge, Totals
+
+_MOST_KEYS = 10_000
+_OTHER = "other"
+
+_Key = tuple[str | None, ...]
+"""The values of `ATTRIBUTION`."""
+
+
+class Tally:
+    """Sums per caller, workflow, session and model.
+
+    At most ten thousand are told apart. Beyond them sessions become `other`, and beyond as many again all but provider
+    and model.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[_Key, list[int]] = {}
+
+    def add(self, charge: Charge) -> None:
+        """Count one call."""
+        key: _Key = (
+            charge.agent, charge.tenant, charge.team, charge.workflow, charge.session, charge.provider, charge.model,
+        )  # fmt: skip
+        sums = self._sums.get(key) or self._new(key)
+        sums[0] += 1
+        if charge.usd is None:
+            sums[3] += 1
+        else:
+            sums[1] += charge.usd
+        sums[2] += charge.weight
+        sums[4] += charge.estimated
+        sums[5] += charge.input_tokens
+        sums[6] += charge.output_tokens
+
+    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+        """Add up by these of `ATTRIBUTION`; most USD first."""
+        return added_up(((key, sums) for key, sums in self._sums.items()), by)
+
+    def _new(self, key: _Key) -> list[int]:
+        known = len(self._sums)
+        if known >= _MOST_KEYS:
+            agent, tenant, team, workflow, _, provider, model = key
+            if known >= 2 * _MOST_KEYS:
+                agent = tenant = team = workflow = _OTHER
+            key = agent, tenant, team, workflow, _OTHER, provider, model
+        return self._sums.setdefault(key, [0] * 7)
+
+
+def added_up(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:
+    """Return totals of rows, each with the values of `ATTRIBUTION` and its sums, by some of those.
+
+    Raises:
+        ValueError: `by` has another field.
+
+    """
+    for name in by:
+        if name not in ATTRIBUTION:
+            raise ValueError(f"by must be of {', '.join(ATTRIBUTION)}, not {name!r}")
+    places = [ATTRIBUTION.index(name) for name in by]
+    found: dict[_Key, list[int]] = {}
+    for key, sums in rows:
+        total = found.setdefault(tuple([key[place] for place in places]), [0] * 7)
+        for index, amount in enumerate(sums):
+            total[index] += amount
+    totals = [Totals(key, *sums) for key, sums in found.items()]
+    return tuple(sorted(totals, key=lambda it: (-it.usd, -it.weight, tuple(map(str, it.by)))))

@@ -1,0 +1,227 @@
+"""One call's money: whether it is let in, with which model, and what it took in the end."""
+
+import logging
+from collections.abc import Callable, Collection
+from typing import NamedTuple, TypeAlias
+
+from loco_otel._core.account import Decision
+from loco_otel._core.ticket import Ticket
+from loco_otel._money.budgets import Budgets
+from loco_otel.errors import BudgetExceededError, LedgerError
+from loco_otel.events import BudgetExceeded, Usage
+from loco_otel.money import Action, Charge, Standing, Unit
+
+_logger = logging.getLogger("loco_otel")
+
+_ALERT = (Action.ALERT,)
+_AT_THE_END = (Action.ALERT, Action.DOWNGRADE)
+
+
+class Estimate(NamedTuple):
+    """What a call will probably take."""
+
+    usage: Usage
+    weight: int
+    """Milli-weights."""
+
+
+class Subject(NamedTuple):
+    """What is bought, of whom and for whom."""
+
+    caller: tuple[str, str | None, str | None, str | None, str | None]
+    """Agent, tenant, team, workflow, session."""
+    provider: str
+    host: str | None
+    model: str | None
+    estimate: Callable[[str | None], Estimate]
+    """By the model that it is sent with."""
+    may_send: Callable[[str], bool]
+    """Whether another model is to be had at the same place, under the same resources."""
+
+
+class _Choice(NamedTuple):
+    model: str | None
+    charge: Charge
+    over: tuple[Standing, ...]
+    """The budgets without room for the model that was asked for."""
+    action: Action | None
+    """What was done for their sake."""
+
+
+_Ask: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
+
+
+class Purchase:
+    """Pays for one call: asked before it is sent, and told what it took, once."""
+
+    __slots__ = ("_budgets", "_charge", "_open", "_reserved", "_subject", "action", "model")
+
+    def __init__(self, budgets: Budgets, subject: Subject) -> None:
+        self._budgets = budgets
+        self._subject = subject
+        self._charge: Charge | None = None
+        self._open = True
+        self._reserved = False
+        self.model = subject.model
+        """What it is sent with."""
+        self.action: Action | None = None
+        """What its budgets did with it."""
+
+    def begin(self, ticket: Ticket) -> None:
+        """Begin to wait for a slot, if that is not in vain from the start.
+
+        Raises:
+            BudgetExceededError: it will not be let in, however long it waits.
+
+        """
+        self._charge = self._estimated(self.model)
+        # First noted, then judged: what is spent in between is not missed.
+        self._budgets.wait(ticket, self._charge, self._refusal)
+        ticket.denial = self._refusal()
+        if isinstance(ticket.denial, BudgetExceededError):
+            self._tell_refusal(ticket, ticket.denial)
+            raise ticket.denial
+
+    def admit(self, ticket: Ticket) -> bool:
+        """Reserve what it is estimated to take; the engine asks once there is a slot.
+
+        Raises:
+            BudgetExceededError: there is no room for it.
+            LedgerError: nobody can tell, and calls are not let through unseen.
+
+        """
+        if self._reserved:
+            return True  # the wait after a retry's pause
+        try:
+            choice = self._choose(lambda charge, passing: self._budgets.reserve(ticket, charge, passing))
+        except BudgetExceededError as error:
+            self._tell_refusal(ticket, error)
+            raise
+        except LedgerError as error:
+            if self._budgets.closed:
+                error.agent = self._subject.caller[0]
+                raise
+            _logger.warning("a call is let in without a look at its budget, as ledger_on_error is open: %s", error)
+            return True
+        self._reserved = True
+        self._charge, self.model, self.action = choice.charge, choice.model, choice.action
+        action = choice.action
+        if action is not None:
+            self._budgets.note(lambda at: BudgetExceeded(at, ticket, action, choice.over, choice.model))
+        return True
+
+    def settle(
+        self, ticket: Ticket, usage: Usage, weight: int, answered: str | None, service_tier: str | None
+    ) -> tuple[int | None, int | None]:
+        """Spend what it took.
+
+        Returns:
+            What that is in micro-USD, None where the model's price is not known; and what the tightest of its budgets
+            in USD has left.
+
+        """
+        charge = self._taken(usage, weight, answered, service_tier)
+        if not self._open:
+            return charge.usd, None
+        self._open = False
+        standings = self._budgets.settle(ticket, charge)
+        left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
+        return charge.usd, min(left, default=None)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Note that it took nothing."""
+        if self._open:
+            self._open = False
+            self._budgets.give_back(ticket)
+
+    def drop(
+        self, ticket: Ticket, usage: Usage | None, weight: int, answered: str | None, service_tier: str | None
+    ) -> int | None:
+        """Do as `settle`, or as `give_back` without usage, a little later. For finalisers: takes no lock, logs nothing.
+
+        Returns:
+            What it took in micro-USD, as `settle`.
+
+        """
+        charge = None if usage is None else self._taken(usage, weight, answered, service_tier, quietly=True)
+        if self._open:
+            self._open = False
+            self._budgets.settle_later(ticket, charge)
+        return None if charge is None else charge.usd
+
+    def _taken(
+        self, usage: Usage, weight: int, answered: str | None, service_tier: str | None, *, quietly: bool = False
+    ) -> Charge:
+        subject = self._subject
+        usd = self._budgets.prices.cost(
+            subject.provider,
+            (answered, self.model),
+            usage,
+            host=subject.host,
+            service_tier=service_tier,
+            quietly=quietly,
+        )
+        return self._made(self.model or answered, usd, weight, usage)
+
+    def _estimated(self, model: str | None) -> Charge:
+        subject = self._subject
+        usage, weight = subject.estimate(model)
+        usd = self._budgets.prices.cost(subject.provider, (model,), usage, host=subject.host)
+        return self._made(model, usd, weight, usage)
+
+    def _made(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
+        agent, tenant, team, workflow, session = self._subject.caller
+        return Charge(
+            agent,
+            tenant,
+            team,
+            model,
+            usd,
+            weight,
+            self._subject.provider,
+            workflow,
+            session,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.estimated,
+        )
+
+    def _refusal(self) -> Exception | None:
+        """Tell why it will not be let in within the period; None while it may, or while nobody knows."""
+        try:
+            self._choose(self._budgets.judge)
+        except BudgetExceededError as error:
+            return error
+        except LedgerError:
+            return None  # who is asked once there is a slot decides
+        return None
+
+    def _choose(self, ask: _Ask) -> _Choice:
+        """Find the first model of the ladder that all budgets have room for.
+
+        Raises:
+            BudgetExceededError: there is none, or a budget without room refuses rather than to go down the ladder.
+            LedgerError: the ledger can't be used now.
+
+        """
+        subject = self._subject
+        charge = self._charge or self._estimated(subject.model)
+        decision = ask(charge, _ALERT)
+        if decision.admitted:
+            return _Choice(subject.model, charge, decision.over, Action.ALERT if decision.over else None)
+        first, first_charge = decision.over, charge
+        model = subject.model
+        if all(standing.action is not Action.REJECT for standing in first):
+            for cheaper in filter(subject.may_send, self._budgets.ladder(subject.model)):
+                model, charge = cheaper, self._estimated(cheaper)
+                if ask(charge, _ALERT).admitted:
+                    return _Choice(model, charge, first, Action.DOWNGRADE)
+            if self._budgets.ends_in_alert and ask(charge, _AT_THE_END).admitted:
+                return _Choice(model, charge, first, Action.ALERT)
+        refusing = next(standing for standing in first if standing.action is not Action.ALERT)
+        raise BudgetExceededError.of(refusing, subject.caller[0], first_charge.amount(refusing.key.unit))
+
+    def _tell_refusal(self, ticket: Ticket, error: BudgetExceededError) -> None:
+        standing = error.standing
+        if standing is not None:
+            self._budgets.note(lambda at: BudgetExceeded(at, ticket, Action.REJECT, (standing,), None))
