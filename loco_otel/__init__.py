@@ -9,7 +9,7 @@ from loco_otel._identity import as_agent
 from loco_otel._version import __version__
 from loco_otel.adaptive import AdaptiveAlphaTuner
 from loco_otel.agent import Agent
-from loco_otel.api import dump, install, slot, snapshot, uninstall
+from loco_otel.api import budgets, dump, install, on_budget, slot, snapshot, spend, uninstall
 from loco_otel.async_scheduler import AcquireHandle, AsyncLOCOScheduler
 from loco_otel.budget import BudgetManager
 from loco_otel.convenience import configure, get_scheduler, reset, scheduled, set_budget, wrap
@@ -19,6 +19,7 @@ from loco_otel.errors import (
     BackpressureError,
     BudgetExceededError,
     ConfigurationError,
+    LedgerError,
     LocoError,
     ShutdownError,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "BudgetManager",
     "ConfigurationError",
     "LOCOScheduler",
+    "LedgerError",
     "LocoError",
     "ResourcePool",
     "SchedulerMetrics",
@@ -53,16 +55,19 @@ __all__ = [
     "Task",
     "__version__",
     "as_agent",
+    "budgets",
     "configure",
     "dump",
     "get_scheduler",
     "install",
     "jains_fairness",
+    "on_budget",
     "reset",
     "scheduled",
     "set_budget",
     "slot",
     "snapshot",
+    "spend",
     "uninstall",
     "wrap",
 ]

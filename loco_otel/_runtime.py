@@ -22,9 +22,9 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
-from loco_otel._money.prices import Prices
+from loco_otel._money.budgets import Budgets
 from loco_otel._telemetry import CallTrace, Telemetry, configured
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, Spent
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
 from loco_otel.routing import Router
 from loco_otel.settings import Settings
 
@@ -58,7 +58,7 @@ class Runtime:
         self._core = core
         self.engine = InProcessEngine(core)
         self.averages = TokenAverages()
-        self._prices = Prices(settings.prices)
+        self.budgets = Budgets(settings, self.engine)
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
         self._attaching = threading.Lock()
@@ -80,7 +80,7 @@ class Runtime:
         Where nobody ever waits a weight decides nothing, and where nobody is told either it is seen by nobody. A limit
         or a listener that comes later begins with the estimates, and learns from the first call on.
         """
-        return self._limited or self.engine.observed or self._core.has_learnt
+        return self._limited or self.engine.observed or self._core.has_learnt or self.budgets.counting
 
     @property
     def has_learnt(self) -> bool:
@@ -133,9 +133,8 @@ class Runtime:
 
     def configure(self, settings: Settings) -> None:
         """Go on under other settings."""
+        self.budgets.configure(settings)
         before, self.settings = self.settings, settings
-        if settings.prices != before.prices:
-            self._prices = Prices(settings.prices)
 
         def change(core: Scheduler, now: float) -> None:
             core.max_waiters = settings.max_waiters
@@ -170,7 +169,7 @@ class Runtime:
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
             tell=self.engine.flush,
-            price=self._price,
+            budgets=self.budgets.standings,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
@@ -181,21 +180,6 @@ class Runtime:
         # Now, as what is registered last runs first: before providers, which exist by now, shut down at exit.
         atexit.unregister(_flush_at_exit)
         atexit.register(_flush_at_exit)
-
-    def _price(self, event: Spent) -> int | None:
-        """Tell what a call cost, in micro-USD, by the model that answered, or else the one that was asked for."""
-        request, spending = event.ticket.request, event.spending
-        usage, trace = spending.usage, request.context
-        if usage is None:
-            return None
-        server = trace.subject.server if isinstance(trace, CallTrace) and trace.subject is not None else None
-        return self._prices.cost(
-            request.provider,
-            (spending.model, request.model),
-            usage,
-            host=None if server is None else server[0],
-            service_tier=spending.service_tier,
-        )
 
     def look_for_sdk(self) -> None:
         """Notice an OpenTelemetry SDK that the program set up after us. Cheap enough for each call."""
@@ -254,6 +238,7 @@ class Runtime:
         for telemetry in (self._tracing, self._metrics):
             if telemetry is not None:
                 telemetry.close()
+        self.budgets.close()
 
 
 def _policy(settings: Settings) -> Callable[[], Policy]:
@@ -345,6 +330,7 @@ def _at_exit() -> None:
     # Threads that are joined at exit have ended by now: whoever still waits waits in a daemon thread.
     if _current is not None:
         _current.engine.shutdown()
+        _current.budgets.tidy()
 
 
 def _flush_at_exit() -> None:
@@ -359,6 +345,7 @@ def _after_fork_in_child() -> None:
     _making = threading.Lock()
     if _current is not None:
         _current._attaching = threading.Lock()
+        _current.budgets.after_fork()
 
 
 atexit.register(_at_exit)

@@ -1,7 +1,7 @@
 """The library: what a program may call by itself."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel import _runtime
@@ -9,7 +9,8 @@ from loco_otel._dump import Dump
 from loco_otel._identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request, Snapshot
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Request, Snapshot
+from loco_otel.money import Standing, Totals
 
 _logger = logging.getLogger("loco_otel")
 
@@ -98,6 +99,57 @@ def dump(tickets: int = 100) -> Dump:
     if tickets < 0:
         raise ValueError(f"tickets must be at least 0, not {tickets!r}")
     return Dump(_runtime.current().engine.dump(tickets))
+
+
+def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
+    """Tell what all calls that have ended took, by whom they are charged to; most USD first.
+
+    With a ledger file that is what all processes that share it have ever spent, else what this process has. Where
+    nothing else needs to know what calls take, neither a budget nor a limit nor an OpenTelemetry SDK, they are counted
+    from the first call of this function on, or from the start with `LOCO_COUNT_SPEND`.
+
+    Args:
+        by: of agent, tenant, team, workflow, session, provider and model; a list, or names with commas between.
+
+    Raises:
+        ValueError: it is by something else.
+        LedgerError: the ledger's file can't be used now.
+
+    """
+    runtime = _runtime.current()
+    fields = tuple([name.strip() for name in by.split(",")] if isinstance(by, str) else by)
+    if runtime.budgets.count() and not runtime.engine.observed:
+        _logger.info("what calls take is counted from now on; LOCO_COUNT_SPEND=true counts it from the start")
+    return runtime.budgets.totals(fields)
+
+
+def budgets() -> tuple[Standing, ...]:
+    """Tell how each budget stands: its limit, and what is spent and reserved in this period.
+
+    Raises:
+        LedgerError: the ledger's file can't be used now.
+
+    """
+    return _runtime.current().budgets.standings()
+
+
+def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
+    """Call a function when a budget has no room for a call, or reaches a threshold.
+
+    It is called at once, in the thread of that call, and must not block; one that raises is logged.
+
+    Returns:
+        What ends that.
+
+    """
+    callbacks = _runtime.current().budgets.callbacks
+    callbacks.append(callback)
+
+    def stop() -> None:
+        if callback in callbacks:
+            callbacks.remove(callback)
+
+    return stop
 
 
 def install() -> tuple[str, ...]:

@@ -39,6 +39,28 @@ class Subject(NamedTuple):
     """Whether another model is to be had at the same place, under the same resources."""
 
 
+class Bill(NamedTuple):
+    """What a call took."""
+
+    usage: Usage
+    weight: int
+    """Milli-weights."""
+    model: str | None
+    """As the provider answered."""
+    service_tier: str | None
+
+
+class Paid(NamedTuple):
+    """What was paid for a call."""
+
+    usd: int | None
+    """Micro-USD; None where the model's price is not known."""
+    remaining: int | None
+    """What the tightest of its budgets in USD has left; None without one."""
+    action: Action | None
+    """What a budget without room for it did."""
+
+
 class _Choice(NamedTuple):
     model: str | None
     charge: Charge
@@ -110,23 +132,18 @@ class Purchase:
             self._budgets.note(lambda at: BudgetExceeded(at, ticket, action, choice.over, choice.model))
         return True
 
-    def settle(
-        self, ticket: Ticket, usage: Usage, weight: int, answered: str | None, service_tier: str | None
-    ) -> tuple[int | None, int | None]:
-        """Spend what it took.
+    @property
+    def open(self) -> bool:
+        """Whether it is still to be paid, or to be given back."""
+        return self._open
 
-        Returns:
-            What that is in micro-USD, None where the model's price is not known; and what the tightest of its budgets
-            in USD has left.
-
-        """
-        charge = self._taken(usage, weight, answered, service_tier)
-        if not self._open:
-            return charge.usd, None
+    def settle(self, ticket: Ticket, bill: Bill) -> Paid:
+        """Spend what it took."""
         self._open = False
+        charge = self._charged(bill)
         standings = self._budgets.settle(ticket, charge)
         left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
-        return charge.usd, min(left, default=None)
+        return Paid(charge.usd, min(left, default=None), self.action)
 
     def give_back(self, ticket: Ticket) -> None:
         """Note that it took nothing."""
@@ -134,34 +151,28 @@ class Purchase:
             self._open = False
             self._budgets.give_back(ticket)
 
-    def drop(
-        self, ticket: Ticket, usage: Usage | None, weight: int, answered: str | None, service_tier: str | None
-    ) -> int | None:
-        """Do as `settle`, or as `give_back` without usage, a little later. For finalisers: takes no lock, logs nothing.
+    def drop(self, ticket: Ticket, bill: Bill | None) -> Paid:
+        """Do as `settle`, or as `give_back` without a bill, a little later.
 
-        Returns:
-            What it took in micro-USD, as `settle`.
-
+        For finalisers: takes no lock, logs and loads nothing.
         """
-        charge = None if usage is None else self._taken(usage, weight, answered, service_tier, quietly=True)
+        charge = None if bill is None else self._charged(bill, quietly=True)
         if self._open:
             self._open = False
             self._budgets.settle_later(ticket, charge)
-        return None if charge is None else charge.usd
+        return Paid(None if charge is None else charge.usd, None, self.action)
 
-    def _taken(
-        self, usage: Usage, weight: int, answered: str | None, service_tier: str | None, *, quietly: bool = False
-    ) -> Charge:
+    def _charged(self, bill: Bill, *, quietly: bool = False) -> Charge:
         subject = self._subject
         usd = self._budgets.prices.cost(
             subject.provider,
-            (answered, self.model),
-            usage,
+            (bill.model, self.model),
+            bill.usage,
             host=subject.host,
-            service_tier=service_tier,
+            service_tier=bill.service_tier,
             quietly=quietly,
         )
-        return self._made(self.model or answered, usd, weight, usage)
+        return self._made(self.model or bill.model, usd, bill.weight, bill.usage)
 
     def _estimated(self, model: str | None) -> Charge:
         subject = self._subject

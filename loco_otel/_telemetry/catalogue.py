@@ -90,35 +90,7 @@ GRANTS = Metric(
     "loco.grants", Kind.COUNTER, "{grant}", "Slots given, those after a retry's pause included.",
     (key.RESOURCE, key.GRANT_REASON),
 )
-WAIT_BUDGET_LIMIT = Metric(
-    "loco.budget.limit", Kind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_SPENT = Metric(
-    "loco.budget.spent", Kind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_RESERVED = Metric(
-    "loco.budget.reserved", Kind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_WEIGHT_LIMIT = Metric(
-    "loco.budget.weight.limit", Kind.OBSERVABLE_GAUGE, "{weight}", "What a budget in weight may spend in its period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_WEIGHT_SPENT = Metric(
-    "loco.budget.weight.spent", Kind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_WEIGHT_RESERVED = Metric(
-    "loco.budget.weight.reserved", Kind.OBSERVABLE_GAUGE, "{weight}", "What its calls under way are estimated to take.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
-)
-BUDGET_DECISIONS = Metric(
-    "loco.budget.decisions", Kind.COUNTER, "{decision}", "Calls that a budget had no room for, and what it did.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_ACTION),
-)
-DURATION = Metric(
+WAIT_DURATION = Metric(
     "loco.wait.duration", Kind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
     (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
 )
@@ -202,6 +174,34 @@ SPENT = Metric(
 UNPRICED = Metric(
     "loco.spend.unpriced", Kind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
     (key.PROVIDER, key.MODEL),
+)
+BUDGET_LIMIT = Metric(
+    "loco.budget.limit", Kind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_SPENT = Metric(
+    "loco.budget.spent", Kind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_RESERVED = Metric(
+    "loco.budget.reserved", Kind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_LIMIT = Metric(
+    "loco.budget.weight.limit", Kind.OBSERVABLE_GAUGE, "{weight}", "What a budget in weight may spend in its period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_SPENT = Metric(
+    "loco.budget.weight.spent", Kind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_WEIGHT_RESERVED = Metric(
+    "loco.budget.weight.reserved", Kind.OBSERVABLE_GAUGE, "{weight}", "What its calls under way are estimated to take.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+)
+BUDGET_DECISIONS = Metric(
+    "loco.budget.decisions", Kind.COUNTER, "{decision}", "Calls that a budget had no room for, and what it did.",
+    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_ACTION),
 )
 DURATION = Metric(
     "gen_ai.client.operation.duration", Kind.HISTOGRAM, "s",

@@ -15,8 +15,10 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel.events import Spending
 
+MOST_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+"""Where a request's body says how many tokens may be generated; the first that is there counts."""
 _NUMBERS = (
-    (key.MAX_TOKENS, ("max_completion_tokens", "max_output_tokens", "max_tokens"), int),
+    (key.MAX_TOKENS, MOST_OUTPUT, int),
     (key.TEMPERATURE, ("temperature",), float),
     (key.TOP_P, ("top_p",), float),
     (key.TOP_K, ("top_k",), int),

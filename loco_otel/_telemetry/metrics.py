@@ -30,6 +30,7 @@ from loco_otel.events import (
     Throttled,
     ThrottleKind,
 )
+from loco_otel.money import MICRO
 
 _GRANTED = Outcome.GRANTED.value
 

@@ -60,6 +60,13 @@ class Meter:
         """Whether the provider gave its figures."""
         return self.input_tokens is not None and self.output_tokens is not None
 
+    @property
+    def has_seen_anything(self) -> bool:
+        """Whether the answer has begun."""
+        return bool(
+            self.characters or self.raw_bytes or self.input_tokens is not None or self.output_tokens is not None
+        )
+
     def usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
         if self.input_tokens is not None and self.output_tokens is not None:
@@ -90,6 +97,9 @@ class Adapter(Protocol):
 
     def ask_usage(self, options: Any) -> Asked | None:
         """Ask a stream for its usage; None for a request that tells it anyway, or that must be left alone."""
+
+    def with_model(self, options: Any, model: str | None) -> Any:
+        """Return a request that is sent with another model; the program's own options are left as they are."""
 
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note the usage in a whole answer."""

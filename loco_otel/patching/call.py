@@ -2,8 +2,9 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -12,16 +13,21 @@ from loco_otel import _runtime
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Engine
 from loco_otel._identity import who
+from loco_otel._money.purchase import Bill, Estimate, Paid, Purchase
+from loco_otel._money.purchase import Subject as Purchased
 from loco_otel._runtime import Runtime
 from loco_otel._telemetry import CallTrace, Subject
 from loco_otel._telemetry.company import wraps_theirs
 from loco_otel._telemetry.current import attach, detach
 from loco_otel._waiting import lineage
-from loco_otel.events import MILLI, Request, Spending
+from loco_otel.errors import BudgetExceededError
+from loco_otel.events import MILLI, Request, Spending, Usage
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
-from loco_otel.patching.weights import estimate_tokens, estimate_weight
+from loco_otel.patching.weights import estimate_tokens, estimate_weight, most_output
 
+_UNKNOWN_OUTPUT = 256
+"""Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
 _QUICKLY_READ = 32_768
 """Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
 
@@ -31,13 +37,14 @@ class Call:
 
     __slots__ = (
         *("_prompt_tokens", "_runtime", "_scope", "_spending", "_token"),
-        *("adapter", "asked", "engine", "meter", "ticket", "trace", "weighed"),
+        *("adapter", "asked", "engine", "limited", "meter", "purchase", "ticket", "trace", "weighed"),
     )
 
     def __init__(self, runtime: Runtime, adapter: Adapter, description: Description, wrapped: Any) -> None:
         settings = runtime.settings
         provider, operation, model, body, url, told_below = description
-        agent, tenant = who(runtime.default_agent)
+        caller = who(runtime.default_agent)
+        agent = caller.agent
         self._runtime = runtime
         self.engine: Engine = runtime.engine
         """The engine that its ticket belongs to."""
@@ -46,15 +53,33 @@ class Call:
         """What is asked of the provider beyond what the program does."""
         self.meter = Meter()
         self._spending: Spending | None = None
+        self.purchase: Purchase | None = None
+        """Pays for it, where anybody wants to know what it takes."""
         self.trace: CallTrace | None = None
         self.weighed = runtime.weighs
         """Whether what it takes matters to anybody."""
+        self.limited = runtime.budgets.limited
+        """Whether budgets have to let it in."""
         weight, tokens = MILLI, 0
+        host, port = (None, None) if url is None else (url.host, url.port)
+        resources = runtime.router.resources(provider, model, host, port)
         if self.weighed:
             self._prompt_tokens = estimate_tokens(body)
             expected = runtime.averages.expected(agent, model, self._prompt_tokens)
             tokens = expected.input_tokens + expected.output_tokens
             weight = estimate_weight(model, tokens, settings.weights)
+            bound = _bound(operation, body) if self.limited else None
+            self.purchase = Purchase(
+                runtime.budgets,
+                Purchased(
+                    caller,
+                    provider,
+                    host,
+                    model,
+                    partial(_estimate, runtime, agent, self._prompt_tokens, bound),
+                    partial(_is_same_place, runtime, provider, url, resources),
+                ),
+            )
             self.trace = runtime.trace()
             if self.trace is not None:
                 subject = Subject(operation, provider, model, url, body)
@@ -62,10 +87,10 @@ class Call:
         request = Request(
             agent,
             weight,
-            runtime.router.resources(provider, model, *((None, None) if url is None else (url.host, url.port))),
+            resources,
             settings.acquire_timeout,
-            False,
-            tenant,
+            self.limited,
+            caller.tenant,
             operation,
             provider,
             model,
@@ -75,7 +100,42 @@ class Call:
             tokens,
         )
         self.ticket: Ticket = self.engine.ticket(request)
+        if self.limited and self.purchase is not None:
+            self.ticket.admission = self.purchase.admit
         lineage.live_here(self.ticket)
+
+    def submit(self) -> None:
+        """Ask for the slot, unless its budgets will never let it in.
+
+        Raises:
+            BudgetExceededError: they will not.
+
+        """
+        ticket = self.ticket
+        if self.limited and self.purchase is not None:
+            try:
+                self.purchase.begin(ticket)
+            except BudgetExceededError:
+                self.engine.deny(ticket)
+                raise
+        self.engine.submit(ticket)
+
+    def wait_no_more(self) -> None:
+        """Note that it was let in or turned away."""
+        if self.limited:
+            self._runtime.budgets.wait_no_more(self.ticket)
+
+    def options(self, options: Any) -> Any:
+        """Return what is to be sent: with what we ask for beyond the program, and the model that its budgets leave."""
+        if self.asked is not None:
+            options = self.asked.options
+        purchase = self.purchase
+        if purchase is not None and purchase.model != self.ticket.request.model:
+            try:
+                options = self.adapter.with_model(options, purchase.model)
+            except Exception:
+                _runtime.log_fault("sending a call with a cheaper model")
+        return options
 
     def enter(self) -> None:
         """Run what follows under this call's slot and span: the SDK's own request."""
@@ -85,6 +145,9 @@ class Call:
         if trace is not None:
             ticket = self.ticket
             try:
+                model = self._sent_model
+                if model is not None:
+                    trace.go_with(model)
                 trace.waited_for(ticket.granted_at - ticket.waiting_since)
                 context = trace.begin(ticket.request.agent, self.engine.now())
             except Exception:
@@ -126,12 +189,20 @@ class Call:
             return None
         return self.adapter.read_chunk if self.engine.observed else self.adapter.read_usage
 
+    @property
+    def _sent_model(self) -> str | None:
+        """The model that it is sent with, where that is not the one that the program named."""
+        purchase, asked = self.purchase, self.ticket.request.model
+        return purchase.model if purchase is not None and purchase.model != asked else None
+
     def finish(self, error: BaseException | None = None) -> None:
         """Settle with what the meter has, and give the slot back. Harmless when repeated."""
         ticket = self.ticket
         if ticket.state.ended:
+            # Taken back for want of a sign of life: what it took is spent all the same.
+            self._pay(error)
             return
-        spending = self._settle() if self.weighed else None
+        spending = self._pay(error)
         if error is None:
             self.engine.release(ticket, spending)
             return
@@ -144,9 +215,12 @@ class Call:
 
     def abandon(self) -> None:
         """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
-        ticket = self.ticket
+        ticket, purchase = self.ticket, self.purchase
+        spending = None
+        if purchase is not None and purchase.open:
+            spending = self._spending = self._settled(purchase.drop)
         if not ticket.state.ended:
-            self.engine.abandon(ticket, self._settle() if self.weighed else None)
+            self.engine.abandon(ticket, spending)
 
     def fail(self, error: BaseException) -> None:
         """Give the slot back after a call that brought no body: nothing was spent."""
@@ -156,12 +230,20 @@ class Call:
             self.trace.fail(error)
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
+            if self.purchase is not None:
+                self.purchase.drop(ticket, None)
             engine.abandon(ticket)
             return
+        spending = None
         try:
             self._push_back(error)
+            # An answer that was whole, and that the SDK refused to parse: it was paid for.
+            answer = getattr(error, "completion", None)
+            if answer is not None:
+                self.read_answer(answer)
+            spending = self._pay(error)
         finally:
-            engine.cancel(ticket)
+            engine.cancel(ticket, spending)
 
     def _push_back(self, error: BaseException) -> None:
         """Tell the scheduler where an error means that the provider has too much to do."""
@@ -211,6 +293,8 @@ class Call:
     def give_up(self) -> None:
         """Give the slot back after a fault of ours, of which this must not make another."""
         try:
+            if self.purchase is not None:
+                self.purchase.give_back(self.ticket)
             self.engine.cancel(self.ticket)
         except Exception:
             _runtime.log_fault("giving a slot back")
@@ -221,23 +305,41 @@ class Call:
         if self.trace is not None and self.trace.call is not None:
             self.trace.call.end()
 
-    def _settle(self) -> Spending | None:
-        """Learn from what it took, once, and return it if anybody wants to know.
+    def _pay(self, error: BaseException | None) -> Spending | None:
+        """Pay for what it took, once, and return that; a call that failed before anything came of it took nothing."""
+        purchase = self.purchase
+        if purchase is None or not purchase.open:
+            return self._spending
+        if error is not None and not self.meter.has_seen_anything:
+            purchase.give_back(self.ticket)
+            return None
+        self._spending = self._settled(purchase.settle)
+        return self._spending
+
+    def _settled(self, pay: Callable[[Ticket, Bill], Paid]) -> Spending:
+        """Learn from what it took, and pay for it.
 
         Real tokens replace the weight that it was granted with; where they are estimates, that one stands.
         """
         runtime, meter, request = self._runtime, self.meter, self.ticket.request
-        observed = self.engine.observed
-        if self._spending is None and (observed or meter.complete):
-            usage = meter.usage(self._prompt_tokens)
-            weight = request.weight
-            if runtime.averages.learn(request.agent, request.model, self._prompt_tokens, usage):
-                tokens = usage.input_tokens + usage.output_tokens
-                weight = estimate_weight(request.model, tokens, runtime.settings.weights)
-            self._spending = Spending(
-                usage, weight, meter.model, meter.response_id, meter.finish_reasons, meter.service_tier
-            )
-        return self._spending
+        usage = meter.usage(self._prompt_tokens)
+        weight, sent = request.weight, self._sent_model
+        model = sent or request.model
+        if runtime.averages.learn(request.agent, model, self._prompt_tokens, usage):
+            tokens = usage.input_tokens + usage.output_tokens
+            weight = estimate_weight(model, tokens, runtime.settings.weights)
+        paid = pay(self.ticket, Bill(usage, weight, meter.model, meter.service_tier))
+        return Spending(
+            usage,
+            weight,
+            meter.model,
+            meter.response_id,
+            meter.finish_reasons,
+            paid.usd,
+            paid.remaining,
+            paid.action,
+            sent,
+        )
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
@@ -245,6 +347,29 @@ class Call:
         if ticket is not None and not ticket.state.ended and ticket.state is not State.NEW:
             with suppress(Exception):
                 self.abandon()
+
+
+def _bound(operation: str, body: Mapping[str, object]) -> int | None:
+    """Return how many tokens an answer can have at most; None where nobody knows."""
+    return 0 if operation == "embeddings" else most_output(body)
+
+
+def _estimate(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
+    """Return what a call will probably take with a model, as its budgets reserve it."""
+    expected = runtime.averages.expected(agent, model, prompt_tokens)
+    output = bound
+    if output is None:
+        output = expected.output_tokens if expected.learnt else _UNKNOWN_OUTPUT
+    usage = Usage(expected.input_tokens, output, estimated=True)
+    return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
+
+
+def _is_same_place(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
+    """Tell whether another model is to be had where this one is, under the same resources."""
+    host, port = (None, None) if url is None else (url.host, url.port)
+    if "/deployments/" in str(getattr(url, "path", "")):
+        return False  # Azure's clients for one deployment: whatever model is named, that one answers
+    return runtime.router.resources(provider, model, host, port) == resources
 
 
 def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:

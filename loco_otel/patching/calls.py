@@ -165,18 +165,20 @@ def _options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _asking(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments with what we ask for beyond the program."""
-    if call.asked is None:
+    """Return the arguments with what is sent instead of what the program asked for."""
+    given = _options(args, kwargs)
+    options = call.options(given)
+    if options is given:
         return args, kwargs
     if len(args) > 1:
-        return (args[0], call.asked.options, *args[2:]), kwargs
-    return args, {**kwargs, "options": call.asked.options}
+        return (args[0], options, *args[2:]), kwargs
+    return args, {**kwargs, "options": options}
 
 
 def _acquired(call: Call) -> bool:
     """Wait for the slot; False when it could not be had for a fault of ours."""
     try:
-        call.engine.submit(call.ticket)
+        call.submit()
         if call.ticket.state is not State.GRANTED:
             threads.decided(call.engine, call.ticket)
     except LocoError as error:
@@ -185,6 +187,8 @@ def _acquired(call: Call) -> bool:
     except Exception:
         call.fault("acquiring a slot")
         return False
+    finally:
+        call.wait_no_more()
     return True
 
 
@@ -194,7 +198,7 @@ async def _async_acquired(call: Call) -> bool:
         call.pass_by(aio.ELSEWHERE)
         return False
     try:
-        call.engine.submit(call.ticket)
+        call.submit()
         if call.ticket.state is not State.GRANTED:
             await aio.decided(call.engine, call.ticket)
     except LocoError as error:
@@ -203,6 +207,8 @@ async def _async_acquired(call: Call) -> bool:
     except Exception:
         call.fault("acquiring a slot")
         return False
+    finally:
+        call.wait_no_more()
     return True
 
 

@@ -90,3 +90,9 @@ def path_of(options: Any) -> str:
 
 def _path(url: str) -> str:
     return url.partition("?")[0].rstrip("/")
+
+
+def with_model(options: Any, model: str | None) -> Any:
+    """Return a request's options with another model; those given are left as they are."""
+    place = "extra_json" if "model" in (getattr(options, "extra_json", None) or {}) else "json_data"
+    return options.model_copy(update={place: {**getattr(options, place), "model": model}})

@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
 
+from loco_otel._telemetry.inference import MOST_OUTPUT
 from loco_otel.events import MILLI
 
 _NUMBERS = (int, float)
@@ -100,6 +101,16 @@ def estimate_tokens(body: Mapping[str, object]) -> int:
     with suppress(Exception):  # an odd object in the body: what was counted until then has to do
         prompt.read(body)
     return prompt.tokens - (-prompt.text // _BYTES_PER_TOKEN)
+
+
+def most_output(body: Mapping[str, object]) -> int | None:
+    """Return how many tokens the answers to a request can have together; None where it does not say."""
+    for field in MOST_OUTPUT:
+        most = body.get(field)
+        if type(most) is int and most >= 0:
+            answers = body.get("n")
+            return most * answers if type(answers) is int and answers > 1 else most
+    return None
 
 
 def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] = MappingProxyType({})) -> int:

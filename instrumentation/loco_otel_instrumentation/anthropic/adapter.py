@@ -38,6 +38,10 @@ class AnthropicAdapter:
         """Ask for nothing: every stream tells its usage."""
         return None
 
+    def with_model(self, options: Any, model: str | None) -> Any:
+        """Return a request that is sent with another model."""
+        return stainless.with_model(options, model)
+
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note what a whole answer says."""
         known = fields(answer)
@@ -91,6 +95,7 @@ def _read_start(message: Mapping[str, Any], meter: Meter) -> None:
         meter.input_tokens = sum([known.get(name) or 0 for name in _INPUT])
         meter.cache_read_tokens = known.get("cache_read_input_tokens")
         meter.cache_write_tokens = known.get("cache_creation_input_tokens")
+    meter.service_tier = known.get("service_tier")
 
 
 def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: Meter) -> None:

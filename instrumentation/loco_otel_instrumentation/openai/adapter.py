@@ -34,6 +34,10 @@ class OpenAIAdapter:
         """Ask a stream of completions for its usage; the Responses API tells it anyway."""
         return stream_usage.ask_usage(options)
 
+    def with_model(self, options: Any, model: str | None) -> Any:
+        """Return a request that is sent with another model."""
+        return stainless.with_model(options, model)
+
     def read_answer(self, answer: Any, meter: Meter) -> None:
         """Note what a whole answer says."""
         known = fields(answer)
