@@ -135,7 +135,7 @@ def test_a_tenant_comes_with_the_agent_unless_another_is_given() -> None:
         assert tenant(tenant="other") == "other"
         assert tenant("b") is None
         with as_agent("inner"):
-            assert tenant() is None
+            assert tenant() == "acme"
 
 
 def test_a_reader_that_fails_costs_no_call(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ LINE = (
     "must be names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, each with "
     "a limit; amounts from 0.001 to 1000000000"
 )
+NO_KEY = "a budget of all has no key)"
 LADDER = "a list of models, the next cheaper one first, without the model itself"
 
 
@@ -118,8 +119,7 @@ def test_a_running_program_is_refused_them_too(limit, tmp_path):
         ),
         (
             "[[budgets]]\nlimit=1\nscope='all'\nkey='a'",
-            "budgets[1]={{'limit': 1, 'scope': 'all', 'key': 'a'}} in {}: must be a table with a limit"
-            " (a budget of all has no key)",
+            "budgets[1]={{'limit': 1, 'scope': 'all', 'key': 'a'}} in {}: must be a table with a limit (" + NO_KEY,
         ),
         ("budget_period = 'week'", "budget_period=week in {}: must be one of minute, hour, day, month, total"),
         ("budget_on_exceeded = 'panic'", "budget_on_exceeded=panic in {}: must be one of reject, alert, downgrade"),

@@ -19,6 +19,8 @@ from loco_otel._telemetry import CallTrace, Telemetry
 from loco_otel._telemetry.inference import Subject
 from loco_otel.events import (
     AgentStanding,
+    BudgetExceeded,
+    BudgetReached,
     Bypassed,
     BypassReason,
     Event,
@@ -40,6 +42,7 @@ from loco_otel.events import (
     Usage,
     Waiting,
 )
+from loco_otel.money import AccountKey, Action, Period, Scope, Standing, Unit
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
@@ -67,11 +70,6 @@ class ManualClock:
 
     def wall(self) -> int:
         return self.epoch + round(self.now * SECOND)
-
-
-def price(event: Spent) -> int | None:
-    """Know one model."""
-    return 2500 if event.ticket.request.model == "gpt-4o" else None
 
 
 class Rig:
@@ -109,7 +107,7 @@ class Rig:
             wall=self.clock.wall,
             value_limit=value_limit,
             resources=resources,
-            price=price,
+            budgets=lambda: BUDGETS,
         )
 
     def tell(self, *events: Event) -> None:
@@ -206,8 +204,15 @@ def throttled(
     return Throttled(at, who, status, kind, retry_after, None)
 
 
-def spent(who: TicketView, at: float = 999.0, *, usage: Usage | None = USAGE) -> Spent:
-    return Spent(at, who, Spending(usage, weight=1500, model="gpt-4o-2024-08-06"))
+def spent(who: TicketView, at: float = 999.0, *, usage: Usage | None = USAGE, usd: int | None = 2500) -> Spent:
+    return Spent(at, who, Spending(usage, weight=1500, model="gpt-4o-2024-08-06", usd=usd))
+
+
+DAILY = Standing(
+    AccountKey(Scope.AGENT, "analyst", Unit.USD, Period.DAY), 5_000_000, 4_000_000, 250_000, 90_000.0, Action.DOWNGRADE
+)
+HEAVY = Standing(AccountKey(Scope.ALL, "*", Unit.WEIGHT, Period.TOTAL), 100_000, 7_500, 0, None, Action.REJECT)
+BUDGETS = (DAILY, HEAVY)
 
 
 def released(who: TicketView, at: float = 999.5, *, expired: bool = False) -> Released:
@@ -247,23 +252,37 @@ def everything(rig: Rig) -> None:
     told.request.context.concern("analyst", SUBJECT, told_below=True)
     refused = ticket(context=rig.telemetry.capture())
     usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
-    spending = Spending(usage, 1500, "gpt-4o-2024-08-06", "chatcmpl-1", ("stop", "length"))
-    rig.tell(Submitted(990.0, full), waiting(full), granted(full))
+    spending = Spending(
+        usage,
+        1500,
+        "gpt-4o-2024-08-06",
+        "chatcmpl-1",
+        ("stop", "length"),
+        2500,
+        997_500,
+        Action.DOWNGRADE,
+        "gpt-4o-mini",
+    )
+    over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
+    rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
     call.begin("analyst", 995.0)
     rig.tell(throttled(full), Suspended(996.5, full, held=1.5), granted(full, 998.0, repeated=True))
     assert call.inference is not None
     call.inference.first_chunk_at = 998.5
     call.fail(ValueError())
     rig.tell(
+        BudgetReached(999.0, full, 80, DAILY),
         Spent(999.0, full, spending),
         released(full, expired=True),
         Submitted(990.0, told),
         granted(told),
         throttled(told),
-        spent(told),
+        BudgetReached(999.0, told, 95, HEAVY),
+        Spent(999.0, told, spending),
         released(told),
-        spent(refused),
+        spent(refused, usd=None),
         Submitted(990.0, refused),
+        BudgetExceeded(994.0, refused, Action.REJECT, (HEAVY,), None),
         rejected(refused),
         Bypassed(1000.0, BypassReason.LOOP_BLOCKED),
     )

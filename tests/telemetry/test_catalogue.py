@@ -20,6 +20,7 @@ A, R, RESULT = "loco.agent.id", "loco.resource.name", "loco.outcome"
 OP, P, M = "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"
 
 # By hand, from the contract: what users build dashboards on must not change by accident.
+BUDGET = {"loco.budget.scope", "loco.budget.key", "loco.budget.period"}
 CONTRACT = {
     "loco.acquire.requests": ("counter", "{request}", "loco_acquire_requests_total", {A, R, RESULT}),
     "loco.grants": ("counter", "{grant}", "loco_grants_total", {R, "loco.grant.reason"}),
@@ -43,6 +44,16 @@ CONTRACT = {
     "loco.spend": ("counter", "USD", "loco_spend_USD_total", {A, P, M, TENANT}),
     "loco.spend.unpriced": ("counter", "{request}", "loco_spend_unpriced_total", {P, M}),
     "loco.spend.weight": ("counter", "{weight}", "loco_spend_weight_total", {A, P, M}),
+    "loco.budget.limit": ("observable gauge", "USD", "loco_budget_limit_USD", BUDGET),
+    "loco.budget.spent": ("observable gauge", "USD", "loco_budget_spent_USD", BUDGET),
+    "loco.budget.reserved": ("observable gauge", "USD", "loco_budget_reserved_USD", BUDGET),
+    "loco.budget.weight.limit": ("observable gauge", "{weight}", "loco_budget_weight_limit", BUDGET),
+    "loco.budget.weight.spent": ("observable gauge", "{weight}", "loco_budget_weight_spent", BUDGET),
+    "loco.budget.weight.reserved": ("observable gauge", "{weight}", "loco_budget_weight_reserved", BUDGET),
+    "loco.budget.decisions": (
+        "counter", "{decision}", "loco_budget_decisions_total",
+        {"loco.budget.scope", "loco.budget.key", "loco.budget.action"},
+    ),
     "gen_ai.client.operation.duration": (
         "histogram", "s", "gen_ai_client_operation_duration_seconds", {OP, P, M},
     ),

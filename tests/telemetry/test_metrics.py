@@ -107,7 +107,7 @@ def test_money_is_counted_by_tenant_and_what_has_no_price_apart() -> None:
     rig.tell(
         spent(ticket(provider="openai", model="gpt-4o", tenant="acme")),
         spent(ticket(provider="openai", model="gpt-4o", tenant="acme")),
-        spent(ticket(provider="openai", model="our-own")),
+        spent(ticket(provider="openai", model="our-own"), usd=None),
     )
     assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "acme"): 0.005}
     assert rig.points("loco.spend.unpriced") == {("openai", "our-own"): 1}

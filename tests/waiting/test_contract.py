@@ -646,6 +646,10 @@ def test_a_caller_queues_under_the_name_that_is_said_where_it_runs(desk: Desk, w
 
     loco_otel.configure(capacity=3, agent_id="configured")
     callers = [way.call(make).inside() for make in (explicit, named, slot)]
-    assert [standing.agent for standing in desk.standing.agents] == ["configured", "explicit", "named"]
+    assert {standing.agent: standing.tenant for standing in desk.standing.agents} == {
+        "configured": None,
+        "explicit": "acme",
+        "named": None,
+    }
     for caller in callers:
         assert caller.leave() is None
