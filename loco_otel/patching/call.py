@@ -241,7 +241,9 @@ class Call:
             answer = getattr(error, "completion", None)
             if answer is not None:
                 self.read_answer(answer)
-            spending = self._pay(error)
+                spending = self._pay(error)
+            elif self.purchase is not None:
+                self.purchase.give_back(ticket)
         finally:
             engine.cancel(ticket, spending)
 
@@ -306,11 +308,14 @@ class Call:
             self.trace.call.end()
 
     def _pay(self, error: BaseException | None) -> Spending | None:
-        """Pay for what it took, once, and return that; a call that failed before anything came of it took nothing."""
+        """Pay for what it took, once, and return that.
+
+        A call that the provider answered with nothing but an error took nothing.
+        """
         purchase = self.purchase
         if purchase is None or not purchase.open:
             return self._spending
-        if error is not None and not self.meter.has_seen_anything:
+        if error is not None and not self.meter.has_seen_anything and getattr(error, "body", None) is not None:
             purchase.give_back(self.ticket)
             return None
         self._spending = self._settled(purchase.settle)

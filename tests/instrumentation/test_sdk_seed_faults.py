@@ -21,7 +21,7 @@ from sdk_server import KEY, LlmServer, peak
 
 import loco_otel
 from loco_otel import _runtime
-from loco_otel._core import pool
+from loco_otel._core import pool, tally
 from loco_otel._core.ticket import Ticket
 from loco_otel._learning import TokenAverages
 from loco_otel.errors import AcquireTimeoutError, BackpressureError, ShutdownError
@@ -370,6 +370,7 @@ def test_d21e_a_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServ
 
 def test_d27_nothing_is_kept_of_calls_that_have_ended(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_WINDOW", 100)
+    monkeypatch.setattr(tally, "_MOST_KEYS", 20)
     scheduling = scheduled(capacity=2)
     scheduling.runtime.averages = TokenAverages(20)
     agents = count()
