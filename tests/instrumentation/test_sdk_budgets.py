@@ -1,0 +1,443 @@
+"""Budgets of patched calls: what is refused, let through, sent with another model, and what it costs in the end."""
+
+import asyncio
+import gc
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sdk_calls import CHAT, MESSAGE, Sdk, each, each_sdk, now
+from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_server import LlmServer
+
+import loco_otel
+from loco_otel import BudgetExceededError, _runtime
+from loco_otel.events import BudgetExceeded, BudgetReached, Outcome, Rejected, Spent
+from loco_otel.money import MICRO, Action, Standing
+from loco_otel.settings import Settings
+
+PRICES = {
+    "gpt-4o": {"input": 0, "output": 1000},
+    "gpt-4o-mini": {"input": 0, "output": 10},
+    "claude-harbour": {"input": 0, "output": 1000},
+}
+"""In USD per million tokens: a token of an answer is a thousand micro-USD, or ten."""
+BOUND = 64
+"""Tokens that each call's answer may have, and that are reserved for it: more than it will have."""
+TOKEN = 1000
+CALLERS = 64
+
+
+@pytest.fixture
+def priced(scheduled: Scheduled) -> Iterator[Any]:
+    """Patch the SDKs under budgets; `**settings` as `configure` takes them."""
+
+    def schedule(capacity: object = "auto", **settings: Any) -> Scheduling:
+        scheduling = scheduled(capacity=capacity)
+        loco_otel.configure(prices=PRICES, **settings)
+        return scheduling
+
+    return schedule
+
+
+def bounded(sdk: Sdk) -> dict[str, Any]:
+    return {"max_tokens": BOUND} if sdk.name == "openai" else {}  # Anthropic's call says it anyway
+
+
+def ask(sdk: Sdk, client: Any, bound: int) -> Any:
+    if sdk.name == "openai":
+        return client.chat.completions.create(**CHAT, max_tokens=bound)
+    return client.messages.create(**{**MESSAGE, "max_tokens": bound})
+
+
+def only() -> Standing:
+    (standing,) = loco_otel.budgets()
+    return standing
+
+
+def cost(scheduling: Scheduling) -> int:
+    """What all calls took, as their answers say."""
+    return sum((event.spending.usage or (0, 0))[1] * TOKEN for event in scheduling.seen.of(Spent))
+
+
+def refused_or_answered(sdk: Sdk, server: LlmServer, callers: int, bound: int = BOUND) -> Counter[str]:
+    """Let so many call at the same moment."""
+    ends: Counter[str] = Counter()
+
+    async def one(client: Any) -> None:
+        try:
+            await now(ask(sdk, client, bound))
+        except BudgetExceededError:
+            ends["refused"] += 1
+        else:
+            ends["answered"] += 1
+
+    if sdk.is_async:
+
+        async def all_of_them() -> None:
+            async with sdk.client(server, max_retries=0) as client:
+                await asyncio.gather(*(one(client) for _ in range(callers)))
+
+        asyncio.run(all_of_them())
+        return ends
+    barrier = threading.Barrier(callers)
+    with sdk.client(server, max_retries=0) as client:
+
+        def work() -> None:
+            barrier.wait()
+            sdk.run(one(client))
+
+        threads = [threading.Thread(target=work) for _ in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return ends
+
+
+@each_sdk
+@pytest.mark.parametrize("capacity", ["auto", 3])
+def test_callers_at_a_barrier_never_overspend(sdk: Sdk, capacity: object, server: LlmServer, priced: Any) -> None:
+    limit = 10 * BOUND * TOKEN
+    scheduling = priced(capacity, budgets=f"*={limit / MICRO}")
+    ends = refused_or_answered(sdk, server, CALLERS)
+    scheduling.settled(CALLERS)
+    standing = only()
+    assert ends.total() == CALLERS
+    assert ends["answered"] == len(server.requests()), "what is refused is not sent"
+    assert ends["answered"] >= 10
+    assert standing.spent == cost(scheduling) <= limit
+    assert standing.reserved == 0
+    if ends["refused"]:
+        rejected = scheduling.seen.of(Rejected)
+        assert {event.outcome for event in rejected} == {Outcome.BUDGET}
+        assert len(rejected) == ends["refused"]
+
+
+@each_sdk
+def test_where_calls_take_more_than_their_estimate_it_is_overspent_by_no_more_than_that(
+    sdk: Sdk, server: LlmServer, priced: Any
+) -> None:
+    limit = 5 * TOKEN
+    scheduling = priced(2, budgets=f"*={limit / MICRO}")
+    # Nothing is expected of an answer: it has more tokens than the call says that it may.
+    ends = refused_or_answered(sdk, server, CALLERS, bound=1)
+    scheduling.settled(CALLERS)
+    spendings = [event.spending.usd or 0 for event in scheduling.seen.of(Spent)]
+    beyond = sorted((spent - TOKEN for spent in spendings), reverse=True)
+    assert ends["refused"] > 0
+    assert limit < only().spent == sum(spendings) <= limit + sum(beyond[:2])
+
+
+class _entered:  # noqa: N801 - a verb, as of contextlib
+    """A client of either colour, closed at the end."""
+
+    def __init__(self, sdk: Sdk, server: LlmServer) -> None:
+        self._client = sdk.client(server, max_retries=0)
+
+    async def __aenter__(self) -> Any:
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await now(self._client.close())
+
+
+def test_a_refusal_says_whose_budget_and_how_it_stands(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets="analyst=0.07,default=5", budget_period="day")
+    with loco_otel.as_agent("analyst"), server.openai() as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        with pytest.raises(BudgetExceededError) as refused:
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    error = refused.value
+    standing = next(it for it in loco_otel.budgets() if it.key.key == "analyst")
+    assert (error.agent, error.scope, error.key, error.unit, error.period) == (
+        "analyst", "agent", "analyst", "usd", "day",
+    )  # fmt: skip
+    assert (error.limit, error.reserved, error.estimate) == (0.07, 0, 0.064)
+    assert error.spent == standing.spent / MICRO > 0
+    assert error.resets_at == standing.resets_at
+    assert str(error).startswith("A call of 'analyst' is estimated at $0.064, and the budget of agent 'analyst' has no")
+    assert len(server.requests()) == 1
+    (span,) = [span for span in scheduling.spans("acquire") if span.attributes["loco.outcome"] == "budget"]
+    (told,) = [event for event in span.events if event.name == "loco.budget"]
+    assert told.attributes["loco.budget.action"] == "reject"
+    assert told.attributes["loco.budget.key"] == "analyst"
+    assert not span.status.is_ok
+    # Others have budgets of their own.
+    with loco_otel.as_agent("writer"), server.openai() as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+
+
+def test_what_can_never_fit_is_refused_at_once_though_all_slots_are_taken(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(1, budgets="*=0.05")
+    refused: list[BudgetExceededError] = []
+
+    def call() -> None:
+        with server.openai() as client, pytest.raises(BudgetExceededError) as raised:
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        refused.append(raised.value)
+
+    with loco_otel.slot("holder"):
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(SOON)
+    assert refused
+    assert server.requests() == []
+    assert [event.waited for event in scheduling.seen.of(Rejected)] == [0]
+
+
+def test_who_waits_is_refused_once_the_budget_is_used_up(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(1, budgets=f"*={BOUND * TOKEN * 2 / MICRO}")
+    ends: Counter[str] = Counter()
+
+    def call() -> None:
+        with server.openai(max_retries=0) as client:
+            try:
+                client.chat.completions.create(**CHAT, max_tokens=BOUND)
+            except BudgetExceededError:
+                ends["refused"] += 1
+            else:
+                ends["answered"] += 1
+
+    server.script({"type": "delay", "seconds": 0.3, "times": 1})
+    first = threading.Thread(target=call)
+    first.start()
+    while not scheduling.active():
+        threading.Event().wait(0.01)
+    rest = [threading.Thread(target=call) for _ in range(3)]
+    for thread in rest:
+        thread.start()
+    while scheduling.waiting() < 3:
+        threading.Event().wait(0.01)
+    # While they wait, somebody lowers the limit to what is under way.
+    loco_otel.configure(budgets=f"*={BOUND * TOKEN / MICRO}")
+    for thread in (first, *rest):
+        thread.join(10)
+    assert ends == {"answered": 1, "refused": 3}
+    assert len(server.requests()) == 1
+
+
+def test_alert_lets_calls_through_and_says_so(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets="analyst=0.01", budget_on_exceeded="alert")
+    told: list[object] = []
+    stop = loco_otel.on_budget(told.append)
+    with loco_otel.as_agent("analyst"), server.openai() as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        stop()
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    assert len(server.requests()) == 2
+    exceeded = scheduling.seen.of(BudgetExceeded)
+    assert [event.action for event in exceeded] == [Action.ALERT, Action.ALERT]
+    # All three thresholds were passed at once: one alert, of the highest.
+    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [95]
+    assert [type(event) for event in told] == [BudgetExceeded, BudgetReached]
+    (event, *_) = [event for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
+    assert event.attributes["loco.budget.action"] == "alert"
+    assert event.attributes["loco.budget.remaining_usd"] < 0
+
+
+def test_a_callback_that_fails_costs_no_call(server: LlmServer, priced: Any) -> None:
+    priced(budgets="*=0.01", budget_on_exceeded="alert")
+
+    def broken(_: object) -> None:
+        raise OSError("no pager")
+
+    loco_otel.on_budget(broken)
+    with server.openai() as client:
+        assert client.chat.completions.create(**CHAT, max_tokens=BOUND).choices
+
+
+@each_sdk
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_downgraded_call_is_really_sent_with_the_cheaper_model(
+    streamed: bool, sdk: Sdk, server: LlmServer, priced: Any
+) -> None:
+    asked, cheaper = ("gpt-4o", "gpt-4o-mini") if sdk.name == "openai" else ("claude-harbour", "gpt-4o-mini")
+    scheduling = priced(
+        budgets="*=0.05", budget_on_exceeded="downgrade", downgrade={asked: ["gpt-4o", cheaper][asked == "gpt-4o" :]}
+    )
+
+    async def main() -> None:
+        async with _entered(sdk, server) as client:
+            if streamed:
+                async for _ in each(await now(sdk.stream(client, **bounded(sdk)))):
+                    pass
+            else:
+                await now(sdk.ask(client, **bounded(sdk)))
+
+    sdk.run(main())
+    (request,) = server.requests()
+    assert request.body["model"] == cheaper
+    (exceeded,) = scheduling.seen.of(BudgetExceeded)
+    assert (exceeded.action, exceeded.model) == (Action.DOWNGRADE, cheaper)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.sent_model == cheaper
+    assert spent.spending.action is Action.DOWNGRADE
+    assert only().spent == (spent.spending.usd or 0) > 0
+    (told,) = [event for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
+    assert told.attributes["loco.budget.model"] == cheaper
+    inference = [span for span in scheduling.spans() if "gen_ai.operation.name" in span.attributes]
+    assert {span.attributes["gen_ai.request.model"] for span in inference} <= {cheaper}
+    (totals,) = loco_otel.spend(by="model")
+    assert (totals.by, totals.calls) == ((cheaper,), 1)
+
+
+@pytest.mark.parametrize("ends", ["reject", "alert"])
+def test_where_the_ladder_ends_it_is_refused_or_let_through(ends: str, server: LlmServer, priced: Any) -> None:
+    scheduling = priced(
+        budgets="*=0.001",
+        budget_on_exceeded="downgrade",
+        downgrade={"gpt-4o": "gpt-4o-mini"},
+        downgrade_ends=ends,
+    )
+    loco_otel.configure(prices={**PRICES, "gpt-4o-mini": PRICES["gpt-4o"]})
+    with server.openai() as client:
+        if ends == "alert":
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+            assert [it.body["model"] for it in server.requests()] == ["gpt-4o-mini"]
+        else:
+            with pytest.raises(BudgetExceededError):
+                client.chat.completions.create(**CHAT, max_tokens=BOUND)
+            assert server.requests() == []
+    assert [str(event.action) for event in scheduling.seen.of(BudgetExceeded)] == [ends]
+
+
+def test_only_models_of_the_same_resource_are_on_the_ladder(server: LlmServer, priced: Any, tmp_path: Any) -> None:
+    priced(
+        budgets="*=0.05",
+        budget_on_exceeded="downgrade",
+        downgrade={"gpt-4o": "gpt-4o-mini"},
+        resources=[{"name": "small", "model": "*mini*", "capacity": 1}],
+    )
+    with server.openai() as client, pytest.raises(BudgetExceededError):
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    assert server.requests() == []
+
+
+@each_sdk
+def test_a_stream_that_is_broken_off_is_charged_by_what_was_seen(sdk: Sdk, server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets="*=1")
+
+    async def main() -> None:
+        async with _entered(sdk, server) as client:
+            stream = await now(sdk.stream(client, **bounded(sdk)))
+            read = 0
+            async for _ in each(stream):
+                read += 1
+                if read == 4:
+                    break
+            await now(stream.close())
+
+    sdk.run(main())
+    scheduling.settled(1)
+    (totals,) = loco_otel.spend()
+    assert (totals.calls, totals.estimated) == (1, 1)
+    standing = only()
+    assert 0 < standing.spent == totals.usd < BOUND * TOKEN
+    assert standing.reserved == 0
+
+
+@each_sdk
+def test_a_call_that_failed_costs_nothing_and_holds_nothing(sdk: Sdk, server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets="*=1")
+    server.script({"type": "fail", "status": 500, "times": 1})
+
+    async def main() -> None:
+        async with _entered(sdk, server) as client:
+            with pytest.raises(Exception, match="500"):
+                await now(sdk.ask(client, **bounded(sdk)))
+
+    sdk.run(main())
+    scheduling.settled(1)
+    assert (only().spent, only().reserved) == (0, 0)
+    assert loco_otel.spend() == ()
+
+
+def test_a_retried_call_reserves_once(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(1, budgets=f"*={BOUND * TOKEN / MICRO}")
+    server.script({"type": "fail", "status": 429, "retry_after": 0.01, "times": 2})
+    with server.openai(max_retries=2) as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    scheduling.settled(1)
+    assert len(server.requests()) == 3
+    assert only().spent == cost(scheduling)
+    assert only().reserved == 0
+
+
+def test_a_stream_that_is_dropped_is_charged_and_its_reservation_ends(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets="*=1")
+    with server.openai() as client:
+        stream = iter(client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True))
+        for _ in range(4):
+            next(stream)
+        assert only().reserved == BOUND * TOKEN
+        del stream
+        gc.collect()
+    scheduling.settled(1)
+    assert only().spent > 0
+    assert only().reserved == 0
+
+
+def test_a_call_taken_back_by_max_hold_is_charged_when_it_ends(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(max_hold=0.2, capacity=1)
+    loco_otel.configure(prices=PRICES, budgets="*=1")
+    server.script({"type": "delay", "seconds": 0.8, "times": 1})
+    with server.openai(max_retries=0) as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    (totals,) = loco_otel.spend()
+    assert only().spent == totals.usd > 0
+    assert only().reserved == 0
+    assert scheduling.active() == 0
+
+
+def test_several_budgets_must_all_admit_and_are_all_charged(server: LlmServer, priced: Any) -> None:
+    priced(
+        budgets=[
+            {"limit": 1, "scope": "all"},
+            {"limit": 1, "scope": "team", "key": "red", "period": "hour"},
+            {"limit": 0.07, "scope": "tenant", "period": "day"},
+            {"limit": 1000, "scope": "model", "key": "gpt-*", "unit": "weight"},
+        ]
+    )
+    with server.openai() as client, loco_otel.as_agent("a", team="red", tenant="acme", workflow="w", session="s"):
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        with pytest.raises(BudgetExceededError) as refused:
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    assert (refused.value.scope, refused.value.key) == ("tenant", "acme")
+    standings = {(it.key.scope, it.key.key): it for it in loco_otel.budgets()}
+    usd = {it.spent for (scope, _), it in standings.items() if scope != "model"}
+    assert len(usd) == 1
+    assert standings["model", "gpt-*"].spent >= 1000
+    assert {it.reserved for it in standings.values()} == {0}
+    (totals,) = loco_otel.spend(by=("team", "tenant", "workflow", "session", "agent"))
+    assert totals.by == ("red", "acme", "w", "s", "a")
+
+
+def test_an_unknown_model_takes_nothing_in_usd_but_weight(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(budgets=[{"limit": 0.001, "scope": "all"}, {"limit": 100, "scope": "all", "unit": "weight"}])
+    with server.openai() as client:
+        client.chat.completions.create(**{**CHAT, "model": "our-own-7b"})
+    scheduling.settled(1)
+    usd, weight = sorted(loco_otel.budgets(), key=lambda it: it.key.unit)
+    assert (usd.spent, weight.spent > 0) == (0, True)
+    (totals,) = loco_otel.spend()
+    assert (totals.unpriced, totals.usd) == (1, 0)
+
+
+def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: LlmServer) -> None:
+    _runtime.replace(Settings.load({}))
+    loco_otel.install()
+    try:
+        with server.openai() as client:
+            client.chat.completions.create(**CHAT)
+            assert loco_otel.spend() == ()
+            client.chat.completions.create(**CHAT)
+            (totals,) = loco_otel.spend("model")
+            assert (totals.calls, totals.usd > 0) == (1, True)
+        with pytest.raises(ValueError, match=r"by must be of agent, tenant, .* not 'colour'"):
+            loco_otel.spend("colour")
+    finally:
+        loco_otel.uninstall()
+        _runtime.replace(None)
