@@ -62,9 +62,7 @@ class Account:
 
     def use(self, budget: Budget) -> None:
         """Go on under another rule; a threshold that is not reached by its limit may be told again."""
-        if budget.limit != self.budget.limit:
-            reached = [step for step in budget.thresholds if self.spent * 100 >= step * budget.limit]
-            self.told = min(self.told, max(reached, default=0))
+        self.told = min(self.told, self.spent * 100 // budget.limit)
         self.budget = budget
 
     def lacks(self, charge: Charge, *, beside: bool) -> bool:
