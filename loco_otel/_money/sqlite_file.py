@@ -53,6 +53,8 @@ class SqliteFile:
         self._read_only = read_only
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
+        if path.is_dir():
+            raise LedgerError(f"the ledger {path} can't be used: it is a folder")
         try:
             with self.reading() if read_only else self.writing() as database:
                 self._prepare(database)

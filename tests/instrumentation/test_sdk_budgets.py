@@ -2,9 +2,16 @@
 
 import asyncio
 import gc
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -13,7 +20,8 @@ from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel import BudgetExceededError, _runtime
+from loco_otel import BudgetExceededError, ConfigurationError, LedgerError, _runtime
+from loco_otel._money.sqlite_ledger import LedgerView
 from loco_otel.events import BudgetExceeded, BudgetReached, Outcome, Rejected, Spent
 from loco_otel.money import MICRO, Action, Standing
 from loco_otel.settings import Settings
@@ -441,3 +449,116 @@ def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: 
     finally:
         loco_otel.uninstall()
         _runtime.replace(None)
+
+
+# With a ledger in a file.
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    thief = sqlite3.connect(path, isolation_level=None)
+    thief.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        thief.close()
+
+
+@each_sdk
+def test_a_shared_ledger_never_overspends_either(sdk: Sdk, server: LlmServer, priced: Any, ledger: Path) -> None:
+    limit = 10 * BOUND * TOKEN
+    scheduling = priced(3, budgets=f"*={limit / MICRO}", ledger=str(ledger))
+    ends = refused_or_answered(sdk, server, CALLERS)
+    scheduling.settled(CALLERS)
+    assert ends["answered"] == len(server.requests()) >= 10
+    assert only().spent == cost(scheduling) <= limit
+    assert only().reserved == 0
+
+
+def test_a_restart_keeps_what_was_spent(server: LlmServer, scheduled: Scheduled, ledger: Path) -> None:
+    for _ in range(2):
+        scheduled(ledger=ledger)
+        loco_otel.configure(prices=PRICES, budgets="*=1")
+        with server.openai() as client:
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    (totals,) = loco_otel.spend()
+    assert totals.calls == 2
+    assert only().spent == totals.usd
+
+
+@pytest.mark.parametrize("on_error", ["closed", "open"])
+def test_while_the_ledger_cannot_be_used_calls_are_refused_or_let_through(
+    on_error: str, server: LlmServer, priced: Any, ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduling = priced(1, budgets="*=1", ledger=str(ledger), ledger_on_error=on_error)
+    with locked(ledger), server.openai() as client:
+        if on_error == "closed":
+            with pytest.raises(LedgerError, match="database is locked"):
+                client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        else:
+            client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    scheduling.settled(1)
+    assert len(server.requests()) == (on_error == "open")
+    # What the call took was kept, and is spent now.
+    assert only().spent == cost(scheduling)
+    assert only().reserved == 0
+    assert (only().spent > 0) is (on_error == "open")
+    assert all("sk-" not in record.getMessage() for record in caplog.records)
+
+
+def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
+    server: LlmServer, priced: Any, ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduling = priced(1, budgets="*=1", ledger=str(ledger))
+    with server.openai() as client:
+        stream = client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True)
+        with locked(ledger):
+            for _ in stream:
+                pass
+            scheduling.settled(1)
+    assert only().spent == sum(event.spending.usd or 0 for event in scheduling.seen.of(Spent)) > 0
+    assert only().reserved == 0
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "what calls take is kept in memory until the ledger can be used again"
+    ]
+
+
+def test_a_ledger_that_is_none_stops_loco_otel_with_its_name(ledger: Path) -> None:
+    ledger.write_bytes(b"not a database, and long enough to be looked at" * 50)
+    with pytest.raises(ConfigurationError, match=r"ledger=.*ledger\.db: .* file is not a database"):
+        loco_otel.configure(ledger=str(ledger))
+
+
+def test_killed_in_mid_stream_it_leaves_what_was_spent_and_no_reservation(server: LlmServer, ledger: Path) -> None:
+    program = f"""
+        import loco_otel, sys
+        from openai import OpenAI
+        loco_otel.install()
+        loco_otel.configure(prices={PRICES!r}, budgets="*=1", ledger={str(ledger)!r}, max_hold=60)
+        client = OpenAI(api_key="k", base_url={server.url("openai")!r})
+        ask = dict(model="gpt-4o", max_tokens={BOUND}, messages=[dict(role="user", content="hi there")])
+        client.chat.completions.create(**ask)
+        for _ in client.chat.completions.create(**ask, stream=True):
+            print("reading", flush=True)
+            sys.stdin.read()
+    """
+    victim = subprocess.Popen(
+        [sys.executable, "-c", dedent(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "reading\n"
+    now = time.time()
+    view = LedgerView(ledger)
+    (before,) = view.standings(now)
+    victim.kill()
+    victim.communicate(timeout=SOON)
+    (after,) = view.standings(now + 61)
+    view.close()
+    assert before.reserved == BOUND * TOKEN
+    assert (after.reserved, after.spent) == (0, before.spent)
+    assert after.spent > 0
