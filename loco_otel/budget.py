@@ -1,25 +1,27 @@
 """Budgets in units of weight, one per agent, as the seed's programs set them.
 
-What is reserved for work under way is apart from what is spent. Check and reserve are one step, so nothing is overspent
-at any concurrency: spent + reserved + cost <= limit.
+They are kept by the ledger in memory, see `loco_otel._core.ledger`: what is reserved for work under way is apart from
+what is spent, and check and reserve are one step.
 """
 
-import logging
 import math
-import threading
 from collections import deque
+from datetime import UTC
+from itertools import count
 from typing import Any, Literal, get_args
 
+from loco_otel._core.account import Decision
+from loco_otel._money.memory_ledger import MemoryLedger
 from loco_otel.errors import BudgetExceededError
+from loco_otel.money import AccountKey, Action, Budget, Charge, Period, Scope, Standing, Unit
 
 __all__ = ["BudgetExceededError", "BudgetManager"]
 
 Mode = Literal["reject", "alert", "downgrade"]
 
-_logger = logging.getLogger("loco_otel")
-
 _UNITS = 1_000_000
-"""Of what is counted in one unit of weight: integers, so that sums are exact."""
+"""Of what is counted in one unit of weight: integers, so that sums are exact, and finer than the scheduler's."""
+_UNLIMITED = 10**30
 _ALERTS = 1000
 
 
@@ -39,38 +41,59 @@ class BudgetManager:
     def __init__(self, default_limit: float | None = None, on_exceeded: str = "reject") -> None:
         if on_exceeded not in get_args(Mode):
             raise ValueError(f"on_exceeded must be one of {list(get_args(Mode))}, not {on_exceeded!r}")
-        self.default_limit = None if default_limit is None else _amount("default_limit", default_limit)
+        self._default_limit = None if default_limit is None else _amount("default_limit", default_limit)
         self.on_exceeded = on_exceeded
-        self._lock = threading.Lock()
         self._limits: dict[str, float] = {}
-        self._spent: dict[str, int] = {}
-        self._reserved: dict[str, int] = {}
+        self._ledger = MemoryLedger(lease=math.inf)
+        self._names = count()
+        self._under_way: dict[tuple[str, int], list[str]] = {}
+        """Reservations by agent and units: those that are alike are one as good as the other."""
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
+        self._state_limits()
 
     # -- limits ---------------------------------------------------------------------------------------------------
+
+    @property
+    def default_limit(self) -> float | None:
+        """The limit of an agent without one of its own; None is none."""
+        return self._default_limit
+
+    @default_limit.setter
+    def default_limit(self, limit: float | None) -> None:
+        self._default_limit = None if limit is None else _amount("default_limit", limit)
+        self._state_limits()
 
     def set_limit(self, agent_id: str, max_cost: float) -> None:
         """Set an agent's limit."""
         self._limits[agent_id] = _amount("max_cost", max_cost)
+        self._state_limits()
 
     def remove_limit(self, agent_id: str) -> None:
         """Leave an agent with the default limit."""
         self._limits.pop(agent_id, None)
+        self._state_limits()
 
     def get_limit(self, agent_id: str) -> float | None:
         """Return an agent's limit; None for none."""
-        return self._limits.get(agent_id, self.default_limit)
+        return self._limits.get(agent_id, self._default_limit)
+
+    def _state_limits(self) -> None:
+        default = _UNLIMITED if self._default_limit is None else round(self._default_limit * _UNITS)
+        limits = [(None, default), *((agent, round(limit * _UNITS)) for agent, limit in self._limits.items())]
+        self._ledger.set_budgets(
+            [Budget(Scope.AGENT, agent, limit, Unit.WEIGHT, thresholds=()) for agent, limit in limits], UTC
+        )
 
     # -- what is asked and told by programs -----------------------------------------------------------------------
 
     def spent(self, agent_id: str) -> float:
         """Return what an agent has spent, without what is under way."""
-        return self._spent.get(agent_id, 0) / _UNITS
+        return self._standing(agent_id).spent / _UNITS
 
     def reserved(self, agent_id: str) -> float:
         """Return what an agent's work under way will cost."""
-        return self._reserved.get(agent_id, 0) / _UNITS
+        return self._standing(agent_id).reserved / _UNITS
 
     def remaining(self, agent_id: str) -> float | None:
         """Return what an agent has left, without regard to what is under way; None for no limit."""
@@ -84,13 +107,13 @@ class BudgetManager:
             BudgetExceededError: it is not, and the mode is `reject`.
 
         """
-        with self._lock:
-            return self._check(agent_id, _units("task_cost", task_cost))
+        charge = _charge(agent_id, _units("task_cost", task_cost))
+        self._catch_up()
+        return self._decided(charge, self._ledger.judge(charge, 0.0, (), beside=True))
 
     def record_spend(self, agent_id: str, cost: float) -> None:
         """Note that an agent has spent something."""
-        with self._lock:
-            self._spent[agent_id] = self._spent.get(agent_id, 0) + _units("cost", cost)
+        self._ledger.settle("", _charge(agent_id, _units("cost", cost)), 0.0)
 
     def is_downgraded(self, agent_id: str) -> bool:
         """Tell whether an agent has used up its budget and should take a cheaper model."""
@@ -104,24 +127,24 @@ class BudgetManager:
 
     def summary(self) -> dict[str, dict[str, float | None]]:
         """Return limit, spent and remaining of each agent that has a limit of its own or has spent something."""
+        spenders = [standing.key.key for standing in self._ledger.standings(0.0) if standing.since is not None]
         return {
             agent_id: {
                 "limit": self.get_limit(agent_id),
                 "spent": self.spent(agent_id),
                 "remaining": self.remaining(agent_id),
             }
-            for agent_id in dict.fromkeys([*self._limits, *self._spent])
+            for agent_id in dict.fromkeys([*self._limits, *spenders])
         }
 
     def reset(self, agent_id: str) -> None:
         """Set what an agent has spent to 0; what is under way stays reserved."""
-        with self._lock:
-            self._spent.pop(agent_id, None)
+        self._ledger.reset(_key(agent_id))
 
     def reset_all(self) -> None:
         """Set what all have spent to 0."""
-        with self._lock:
-            self._spent.clear()
+        for standing in self._ledger.standings(0.0):
+            self._ledger.reset(standing.key)
 
     # -- what schedulers do ---------------------------------------------------------------------------------------
 
@@ -133,41 +156,52 @@ class BudgetManager:
 
         """
         units = _units("task_cost", task_cost)
-        with self._lock:
-            within = self._check(agent_id, units)
-            self._reserved[agent_id] = self._reserved.get(agent_id, 0) + units
+        charge = _charge(agent_id, units)
+        self._catch_up()
+        name = str(next(self._names))
+        passing = () if self.on_exceeded == "reject" else (Action.REJECT,)
+        within = self._decided(charge, self._ledger.reserve(name, charge, 0.0, passing))
+        self._under_way.setdefault((agent_id, units), []).append(name)
         return within
 
     def settle(self, agent_id: str, task_cost: float, *, spent: bool) -> None:
         """End a reservation: of work that is done, or of work that failed and costs nothing."""
         units = _units("task_cost", task_cost)
-        with self._lock:
-            self._give_back(agent_id, units)
-            if spent:
-                self._spent[agent_id] = self._spent.get(agent_id, 0) + units
+        name = self._take(agent_id, units)
+        if spent:
+            self._ledger.settle(name, _charge(agent_id, units), 0.0)
+        else:
+            self._ledger.give_back(name)
 
     def give_back_later(self, agent_id: str, task_cost: float) -> None:
         """End the reservation of work that was dropped. For finalisers: takes no lock."""
         self._dropped.append((agent_id, task_cost))
 
-    def _give_back(self, agent_id: str, units: int) -> None:
-        left = self._reserved.get(agent_id, 0) - units
-        if left > 0:
-            self._reserved[agent_id] = left
-        else:
-            self._reserved.pop(agent_id, None)
+    def _take(self, agent_id: str, units: int) -> str:
+        """Return the name of one of an agent's reservations of so much; "" where there is none."""
+        alike = self._under_way.get((agent_id, units))
+        try:
+            return alike.pop() if alike else ""
+        except IndexError:  # another thread has taken the last
+            return ""
+        finally:
+            if not alike:
+                self._under_way.pop((agent_id, units), None)
 
-    def _check(self, agent_id: str, units: int) -> bool:
+    def _catch_up(self) -> None:
         while self._dropped:
-            dropped, cost = self._dropped.popleft()
-            self._give_back(dropped, _units("task_cost", cost))
+            agent_id, cost = self._dropped.popleft()
+            self.settle(agent_id, cost, spent=False)
+
+    def _standing(self, agent_id: str) -> Standing:
+        return self._ledger.standing(_key(agent_id), 0.0)
+
+    def _decided(self, charge: Charge, decision: Decision) -> bool:
+        if not decision.over:
+            return True
+        agent_id, standing = charge.agent, decision.over[0]
         limit = self.get_limit(agent_id)
-        if limit is None:
-            return True
-        committed = self._spent.get(agent_id, 0) + self._reserved.get(agent_id, 0)
-        if committed + units <= round(limit * _UNITS):
-            return True
-        current, task_cost = committed / _UNITS, units / _UNITS
+        current, task_cost = (standing.spent + standing.reserved) / _UNITS, charge.weight / _UNITS
         if self.on_exceeded == "reject":
             raise BudgetExceededError(agent_id, current, limit, task_cost)
         alert = {
@@ -179,6 +213,14 @@ class BudgetManager:
         }
         self._alerts.append(alert)
         return False
+
+
+def _key(agent_id: str) -> AccountKey:
+    return AccountKey(Scope.AGENT, agent_id, Unit.WEIGHT, Period.TOTAL)
+
+
+def _charge(agent_id: str, units: int) -> Charge:
+    return Charge(agent_id, None, None, None, None, units)
 
 
 def _amount(name: str, value: float) -> float:

@@ -62,7 +62,7 @@ class Account:
 
     def use(self, budget: Budget) -> None:
         """Go on under another rule; a threshold that is not reached by its limit may be told again."""
-        self.told = min(self.told, self.spent * 100 // budget.limit)
+        self.told = min(self.told, self.spent * 100 // budget.limit) if budget.limit else self.told
         self.budget = budget
 
     def lacks(self, charge: Charge, *, beside: bool) -> bool:

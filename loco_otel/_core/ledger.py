@@ -78,9 +78,9 @@ class Ledger:
                 account.reserved += amount
         return decision
 
-    def judge(self, charge: Charge, now: float, passing: Collection[Action]) -> Decision:
-        """Tell what `reserve` would say if nothing else were reserved."""
-        return decide(self._accounts_of(charge, now), charge, passing, beside=False)
+    def judge(self, charge: Charge, now: float, passing: Collection[Action], *, beside: bool) -> Decision:
+        """Tell what `reserve` would say, `beside` what is reserved or if nothing were."""
+        return decide(self._accounts_of(charge, now), charge, passing, beside=beside)
 
     def settle(self, hold: str, charge: Charge, now: float) -> Settled:
         """End a reservation, and spend what the call really took."""
@@ -118,6 +118,10 @@ class Ledger:
         for account in self._accounts.values():
             account.roll(now, self._zone)
         return tuple([account.standing() for account in self._accounts.values()])
+
+    def standing(self, key: AccountKey, now: float) -> Standing:
+        """Tell how one account stands that a rule covers."""
+        return self._account(key, now).standing()
 
     def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Tell what all settled calls took.

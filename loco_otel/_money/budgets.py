@@ -332,4 +332,6 @@ def _open(settings: Settings) -> Ledger:
     try:
         return SqliteLedger(Path(settings.ledger).expanduser(), settings.limits, zone, lease=settings.max_hold)
     except LedgerError as error:
-        raise ConfigurationError(f"ledger={settings.ledger}: {error}") from error
+        origin = settings.origin("ledger")
+        key = origin if origin.startswith("LOCO_") else "ledger"
+        raise ConfigurationError(f"{key}={settings.ledger}: {error}") from error

@@ -38,9 +38,11 @@ class MemoryLedger:
         """Reserve a call's estimate from all its budgets, or from none."""
         return self._do(lambda core: core.reserve(hold, charge, now, passing))
 
-    def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
-        """Tell what `reserve` would say if nothing else were reserved, and reserve nothing."""
-        return self._do(lambda core: core.judge(charge, now, passing))
+    def judge(
+        self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,), *, beside: bool = False
+    ) -> Decision:
+        """Tell what `reserve` would say, `beside` what is reserved or if nothing were, and reserve nothing."""
+        return self._do(lambda core: core.judge(charge, now, passing, beside=beside))
 
     def settle(self, hold: str, charge: Charge, now: float) -> Settled:
         """End a reservation, and spend what the call really took."""
@@ -57,6 +59,10 @@ class MemoryLedger:
     def standings(self, now: float) -> tuple[Standing, ...]:
         """Tell how each account stands; those of named budgets are there before anything is spent."""
         return self._do(lambda core: core.standings(now))
+
+    def standing(self, key: AccountKey, now: float) -> Standing:
+        """Tell how one account stands that a rule covers."""
+        return self._do(lambda core: core.standing(key, now))
 
     def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Tell what all settled calls took.
