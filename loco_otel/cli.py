@@ -5,14 +5,19 @@ import os
 import sys
 import time
 from contextlib import redirect_stdout
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 from rich.console import Console
 
-from loco_otel import _ps, _tables, simulation
+from loco_otel import _accounts, _ps, _tables, simulation
 from loco_otel._core.policies import POLICIES
 from loco_otel._doctor import examine, show, versions
+from loco_otel.errors import ConfigurationError, LedgerError
+from loco_otel.money import ATTRIBUTION
+from loco_otel.settings import Settings
 
 _BETWEEN_LOOKS = 1.0
 """Seconds."""
@@ -83,6 +88,74 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
+
+
+_LEDGER = click.option(
+    "--ledger", type=click.Path(path_type=Path), help="The ledger's file.  [default: that of LOCO_LEDGER]"
+)
+
+
+def _ledger(given: Path | None) -> tuple[Path, Settings]:
+    """Return the ledger's file, and the settings of this environment.
+
+    Raises:
+        ClickException: a setting is wrong, or there is no file to look at.
+
+    """
+    try:
+        settings = Settings.load(os.environ)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    if given is None and settings.ledger is None:
+        raise click.UsageError(
+            "what a process spends is in its memory alone: set LOCO_LEDGER to the path of a file for it and here, or"
+            " name the file with --ledger"
+        )
+    return given or Path(settings.ledger or "").expanduser(), settings
+
+
+@main.command()
+@_LEDGER
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def budgets(*, ledger: Path | None, as_json: bool) -> None:
+    """Show how the budgets of a ledger stand, and when they run out if spending goes on as it does.
+
+    Limits are those that programs with this ledger last stated. Exits with 1 when the file can't be read.
+    """
+    path, settings = _ledger(ledger)
+    zone, now = ZoneInfo(settings.budget_zone), time.time()
+    try:
+        standings = _accounts.budgets_of(path, zone, now)
+    except LedgerError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"budgets": [_accounts.budget_as_json(it, now) for it in standings]}, indent=2))
+    else:
+        _accounts.show_budgets(standings, zone, now, Console(highlight=False))
+
+
+@main.command()
+@click.option("--by", default="agent,model", show_default=True, help=f"Of {', '.join(ATTRIBUTION)}.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day of UTC on.  [default: all]")
+@_LEDGER
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool) -> None:
+    """Show what calls took, by whom they are charged to; the most expensive first.
+
+    Exits with 1 when the ledger's file can't be read.
+    """
+    path, _ = _ledger(ledger)
+    fields = [name.strip() for name in by.split(",") if name.strip()]
+    try:
+        totals = _accounts.spending_of(path, fields, since)
+    except LedgerError as error:
+        raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--by") from error
+    if as_json:
+        click.echo(json.dumps({"spend": [_accounts.totals_as_json(it, fields) for it in totals]}, indent=2))
+    else:
+        _accounts.show_spending(totals, fields, Console(highlight=False))
 
 
 _COMPARED = (*POLICIES, *simulation.BASELINES)
