@@ -18,6 +18,7 @@ from loco_otel.events import (
     GrantReason,
     Outcome,
     RateLimits,
+    Released,
     ResourceDump,
     Snapshot,
     Spending,
@@ -203,6 +204,16 @@ class Scheduler(Steps):
                 ticket.backlog.give_back(ticket)
             self._took_nothing(ticket, now)
             self._release(ticket, now)
+
+    def end_inside(self, ticket: Ticket, spending: Spending | None, now: float) -> None:
+        """End a ticket that ran under a slot of the program's own, and tell what it took."""
+        if ticket.state.ended:
+            return
+        ticket.state = State.RELEASED
+        if self.observed:
+            if spending is not None:
+                self.events.append(Spent(now, ticket, spending))
+            self.events.append(Released(now, ticket, None, expired=False))
 
     def evict(self, tickets: Iterable[Ticket], outcome: Outcome, now: float) -> int:
         """Turn those of the given tickets away that wait or are queued, and count them."""

@@ -63,6 +63,8 @@ class Ticket:
     """The holders whose slots it shares, by resource. Never changed in place."""
     grant: Granted | None = None
     """What will be told once it is admitted."""
+    inside = False
+    """Runs under a slot of the program's own: in no queue, and holds nothing."""
     explain = False
     """Describe its grant in `grant` even where nobody listens, for whoever made it."""
     backlog: Backlog | None = None

@@ -34,10 +34,12 @@ class Admission(Protocol):
         """
 
 
-class Engine(Protocol):
-    """Hosts the scheduler. `observed` is True while somebody listens: then facts for telemetry are worth making."""
+class Desk(Protocol):
+    """Where one call asks for its slot, and gives it back."""
 
-    observed: bool
+    @property
+    def observed(self) -> bool:
+        """Whether somebody listens: then facts for telemetry are worth making."""
 
     def ticket(self, request: Request) -> Ticket:
         """Make a ticket, not submitted yet."""
@@ -54,26 +56,17 @@ class Engine(Protocol):
     def admit(self, ticket: Ticket) -> None:
         """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
 
-    def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """End a lease, and note what the call took; harmless when it has ended already."""
-
     def deny(self, ticket: Ticket) -> None:
         """Turn a new ticket away that its budget will never let in."""
 
-    def evict(self, tickets: Iterable[Ticket]) -> int:
-        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
+    def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a lease, and note what the call took; harmless when it has ended already."""
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a ticket wherever it is, and note what was spent though nothing came of it."""
 
     def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped. For finalisers: takes no lock, wakes nobody, logs nothing."""
-
-    def suspend(self, ticket: Ticket) -> None:
-        """Give the slot back for the length of a retry's pause."""
-
-    def resume(self, ticket: Ticket) -> None:
-        """Ask for the slot again."""
 
     def touch(self, ticket: Ticket) -> None:
         """Note a sign of life of a lease."""
@@ -93,6 +86,19 @@ class Engine(Protocol):
         limits: RateLimits | None,
     ) -> None:
         """Note that the provider pushed back."""
+
+
+class Engine(Desk, Protocol):
+    """Hosts the scheduler."""
+
+    def evict(self, tickets: Iterable[Ticket]) -> int:
+        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
+
+    def suspend(self, ticket: Ticket) -> None:
+        """Give the slot back for the length of a retry's pause."""
+
+    def resume(self, ticket: Ticket) -> None:
+        """Ask for the slot again."""
 
     def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
         """Note what the provider says is left."""

@@ -370,6 +370,9 @@ class InProcessEngine:
 
 
 def _cancel(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    if ticket.inside:
+        core.end_inside(ticket, spending, now)
+        return
     if spending is not None:
         core.settle(ticket, spending, now)
     core.cancel(ticket, now)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Engine
+from loco_otel._engines.base import Desk
 from loco_otel._waiting import lineage
 from loco_otel._waiting.rejection import check
 
@@ -20,7 +20,7 @@ def supported() -> bool:
     return asyncio._get_running_loop() is not None
 
 
-async def decided(engine: Engine, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task) -> None:
+async def decided(engine: Desk, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Args:
@@ -48,7 +48,7 @@ async def decided(engine: Engine, ticket: Ticket, *, blocked: Blocked = lineage.
     check(ticket)
 
 
-async def _park(engine: Engine, ticket: Ticket, blocked: Blocked) -> None:
+async def _park(engine: Desk, ticket: Ticket, blocked: Blocked) -> None:
     loop = asyncio.get_running_loop()
     gate = loop.create_future()
 

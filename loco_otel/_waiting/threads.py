@@ -3,12 +3,12 @@
 import threading
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Engine
+from loco_otel._engines.base import Desk
 from loco_otel._waiting import lineage
 from loco_otel._waiting.rejection import check
 
 
-def decided(engine: Engine, ticket: Ticket) -> None:
+def decided(engine: Desk, ticket: Ticket) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Raises:
@@ -27,7 +27,7 @@ def decided(engine: Engine, ticket: Ticket) -> None:
     check(ticket)
 
 
-def _park(engine: Engine, ticket: Ticket) -> None:
+def _park(engine: Desk, ticket: Ticket) -> None:
     # Looked up now: in a program that gevent patched this is a lock that lets other greenlets run.
     gate = threading.Lock()
     gate.acquire()

@@ -11,7 +11,8 @@ from opentelemetry.context import Context
 
 from loco_otel import _runtime
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Engine
+from loco_otel._engines.base import Desk
+from loco_otel._engines.inside import Inside
 from loco_otel._identity import who
 from loco_otel._money.purchase import Bill, Estimate, Paid, Purchase
 from loco_otel._money.purchase import Subject as Purchased
@@ -40,13 +41,15 @@ class Call:
         *("adapter", "asked", "engine", "limited", "meter", "purchase", "ticket", "trace", "weighed"),
     )
 
-    def __init__(self, runtime: Runtime, adapter: Adapter, description: Description, wrapped: Any) -> None:
+    def __init__(
+        self, runtime: Runtime, adapter: Adapter, description: Description, wrapped: Any, *, inside: bool
+    ) -> None:
         settings = runtime.settings
         provider, operation, model, body, url, told_below = description
         caller = who(runtime.default_agent)
         agent = caller.agent
         self._runtime = runtime
-        self.engine: Engine = runtime.engine
+        self.engine: Desk = Inside(runtime.engine) if inside else runtime.engine
         """The engine that its ticket belongs to."""
         self.adapter = adapter
         self.asked: Asked | None = None
@@ -95,7 +98,7 @@ class Call:
             provider,
             model,
             None,  # labels
-            True,
+            not inside,  # its settlement follows the grant: under a slot of the program's own there is none
             self.trace,
             tokens,
         )
@@ -378,8 +381,12 @@ def _is_same_place(runtime: Runtime, provider: str, url: Any, resources: tuple[s
 
 
 def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:
-    """Make the call to be scheduled; None when this request is not for us, and when we fail to tell."""
-    if lineage.covering() is not None:
+    """Make the call to be scheduled; None when this request is not for us, and when we fail to tell.
+
+    Under a slot of the program's own it is not scheduled again, but told and paid for.
+    """
+    covering = lineage.covering()
+    if covering is not None and (covering.request.settles or covering.inside):
         return None
     try:
         description = adapter.describe(client, options)
@@ -387,7 +394,9 @@ def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call |
             return None
         runtime = _runtime.current()
         runtime.look_for_sdk()
-        call = Call(runtime, adapter, description, wrapped)
+        if covering is not None and not runtime.weighs:
+            return None
+        call = Call(runtime, adapter, description, wrapped, inside=covering is not None)
         if runtime.settings.stream_usage:
             call.asked = adapter.ask_usage(options)
         return call  # noqa: TRY300 - nothing else can fail

@@ -31,7 +31,7 @@ VENDORS = {
 }
 QUESTION: list[Any] = [{"role": "user", "content": "tell me about the harbour"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": QUESTION}
-MESSAGE: dict[str, Any] = {"model": "claude-sonnet-4-5", "max_tokens": 64, "messages": QUESTION}
+MESSAGE: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 64, "messages": QUESTION}
 
 exporter = InMemorySpanExporter()
 events: list[Event] = []

@@ -13,7 +13,7 @@ from sdk_versions import has
 PROMPT = "tell me about the harbour"
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": PROMPT}]}
 MESSAGE: dict[str, Any] = {
-    "model": "claude-harbour",
+    "model": "claude-sonnet-5",
     "max_tokens": 64,
     "messages": [{"role": "user", "content": PROMPT}],
 }

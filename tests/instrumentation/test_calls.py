@@ -500,7 +500,7 @@ MESSAGE_ANSWER: dict[str, Any] = {
     "id": "msg_1",
     "type": "message",
     "role": "assistant",
-    "model": "claude-harbour-20990101",
+    "model": "claude-sonnet-5-20990101",
     "content": [{"type": "text", "text": "hello"}],
     "stop_reason": "end_turn",
     "stop_sequence": None,
@@ -563,7 +563,7 @@ CLOUDS = {
         _message,
         MESSAGE_ANSWER,
         "aws.bedrock",
-        "/model/claude-harbour/invoke",
+        "/model/claude-sonnet-5/invoke",
         usage=MESSAGE_USAGE,
     ),
     "vertex": Cloud(
@@ -572,7 +572,7 @@ CLOUDS = {
         _message,
         MESSAGE_ANSWER,
         "gcp.vertex_ai",
-        "claude-harbour:rawPredict",
+        "claude-sonnet-5:rawPredict",
         usage=MESSAGE_USAGE,
     ),
     "completions": Cloud(

@@ -94,7 +94,7 @@ def test_it_says_what_was_asked_and_answered(streamed: bool, sdk: Sdk, server: L
     answer_id, model, read, written = sdk.run(main())
     scheduling.settled(1)
     span = inference(scheduling)
-    asked = "gpt-4o" if sdk.name == "openai" else "claude-harbour"
+    asked = "gpt-4o" if sdk.name == "openai" else "claude-sonnet-5"
     assert span.name == f"chat {asked}"
     said = facts(span)
     first_chunk = said.pop("gen_ai.response.time_to_first_chunk", None)

@@ -24,7 +24,7 @@ CALLS = f"""
     with openai.OpenAI() as client:
         print("openai:", client.chat.completions.create(model="gpt-4o", messages=question).choices[0].message.content)
     with anthropic.Anthropic() as client, client.messages.stream(
-        model="claude-sonnet-4-5", max_tokens=64, messages=question
+        model="claude-sonnet-5", max_tokens=64, messages=question
     ) as stream:
         print("anthropic:", stream.get_final_text())
 """
@@ -205,7 +205,7 @@ def test_over_otlp(program: Program) -> None:
     assert result.stdout == ANSWERS
     spans = [span.item for span in collector.spans() if span.scope == "loco_otel"]
     # Anthropic's SDK makes the inference span of its own calls, since it can.
-    by_us = ["chat gpt-4o"] if TRACES_ITSELF else ["chat claude-sonnet-4-5", "chat gpt-4o"]
+    by_us = ["chat gpt-4o"] if TRACES_ITSELF else ["chat claude-sonnet-5", "chat gpt-4o"]
     names = [*["acquire llm_api"] * 2, *["call harbour"] * 2, *by_us]
     assert sorted(span["name"] for span in spans) == names
     events = [event["name"] for span in spans for event in span.get("events", ())]

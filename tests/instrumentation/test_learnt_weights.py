@@ -51,7 +51,7 @@ async def respond(sdk: Sdk, server: LlmServer) -> None:
 
 
 def _body(sdk: Sdk) -> Mapping[str, Any]:
-    return CHAT if sdk.name == "openai" else {**CHAT, "model": "claude-harbour", "max_tokens": 64}
+    return CHAT if sdk.name == "openai" else {**CHAT, "model": "claude-sonnet-5", "max_tokens": 64}
 
 
 Way = Callable[[Sdk, LlmServer], Any]
@@ -176,7 +176,7 @@ def test_what_was_broken_off_teaches_nothing_and_keeps_the_weight_of_its_grant(
     assert spent.spending.usage is not None
     assert spent.spending.usage.estimated
     assert spent.spending.weight == spent.ticket.request.weight
-    assert not scheduling.runtime.averages.expected("verbose", "claude-harbour", 10).learnt
+    assert not scheduling.runtime.averages.expected("verbose", "claude-sonnet-5", 10).learnt
 
 
 def test_a_new_runtime_knows_nothing_and_other_settings_forget_nothing(server: LlmServer, scheduled: Scheduled) -> None:

@@ -29,7 +29,7 @@ PROGRAM = """
     trace.set_tracer_provider(provider)
     loco_otel.install()
     options = {OPTIONS}
-    question = dict(model="claude-sonnet-4-5", max_tokens=64, messages=[{{"role": "user", "content": "hi"}}])
+    question = dict(model="claude-sonnet-5", max_tokens=64, messages=[{{"role": "user", "content": "hi"}}])
     with anthropic.Anthropic(**options) as client:
         client.messages.create(**question)
         with client.messages.stream(**question) as stream:

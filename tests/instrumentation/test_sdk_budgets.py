@@ -29,7 +29,7 @@ from loco_otel.settings import Settings
 PRICES = {
     "gpt-4o": {"input": 0, "output": 1000},
     "gpt-4o-mini": {"input": 0, "output": 10},
-    "claude-harbour": {"input": 0, "output": 1000},
+    "claude-sonnet-5": {"input": 0, "output": 1000},
 }
 """In USD per million tokens: a token of an answer is a thousand micro-USD, or ten."""
 BOUND = 64
@@ -262,7 +262,7 @@ def test_a_callback_that_fails_costs_no_call(server: LlmServer, priced: Any) -> 
 def test_a_downgraded_call_is_really_sent_with_the_cheaper_model(
     streamed: bool, sdk: Sdk, server: LlmServer, priced: Any
 ) -> None:
-    asked, cheaper = ("gpt-4o", "gpt-4o-mini") if sdk.name == "openai" else ("claude-harbour", "gpt-4o-mini")
+    asked, cheaper = ("gpt-4o", "gpt-4o-mini") if sdk.name == "openai" else ("claude-sonnet-5", "gpt-4o-mini")
     scheduling = priced(
         budgets="*=0.05", budget_on_exceeded="downgrade", downgrade={asked: ["gpt-4o", cheaper][asked == "gpt-4o" :]}
     )
@@ -562,3 +562,49 @@ def test_killed_in_mid_stream_it_leaves_what_was_spent_and_no_reservation(server
     assert before.reserved == BOUND * TOKEN
     assert (after.reserved, after.spent) == (0, before.spent)
     assert after.spent > 0
+
+
+# Under a slot of the program's own.
+
+
+@each_sdk
+@pytest.mark.parametrize("streamed", [False, True])
+def test_calls_under_a_slot_of_the_programs_own_are_paid_for_too(
+    streamed: bool, sdk: Sdk, server: LlmServer, priced: Any
+) -> None:
+    scheduling = priced(1, budgets=f"*={BOUND * TOKEN / MICRO}")
+
+    async def main() -> None:
+        async with _entered(sdk, server) as client:
+            with loco_otel.slot("mine"):
+                answer = await now(sdk.ask(client, stream=streamed, **bounded(sdk)))
+                if streamed:
+                    async for _ in each(answer):
+                        pass
+                with pytest.raises(BudgetExceededError):
+                    await now(sdk.ask(client, **bounded(sdk)))
+
+    sdk.run(main())
+    scheduling.runtime.engine.flush()
+    assert len(server.requests()) == 1
+    (spent,) = scheduling.seen.of(Spent)
+    assert only().spent == spent.spending.usd > 0
+    assert only().reserved == 0
+    # It waited for nothing, so there is no acquire span of it, but for the one that was refused.
+    outcomes = [span.attributes["loco.outcome"] for span in scheduling.spans("acquire")]
+    assert sorted(map(str, outcomes)) == ["budget", "granted"]
+    assert scheduling.active() == 0
+
+
+def test_a_stream_under_a_slot_that_is_dropped_is_paid_for(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(1, budgets="*=1")
+    with server.openai() as client, loco_otel.slot("mine"):
+        stream = iter(client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True))
+        for _ in range(4):
+            next(stream)
+        del stream
+        gc.collect()
+    scheduling.runtime.engine.flush()
+    assert only().spent > 0
+    assert only().reserved == 0
+    assert len(scheduling.seen.of(Spent)) == 1

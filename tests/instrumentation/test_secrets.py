@@ -52,7 +52,7 @@ def ask(sdk: Sdk, client: Any, **options: Any) -> Any:
     if sdk.name == "openai":
         said: dict[str, Any] = {"model": "gpt-4o", "stop": [STOP], "user": USER, "metadata": {"who": USER}}
         return client.chat.completions.create(messages=messages, **said, **options)
-    said = {"model": "claude-harbour", "max_tokens": 64, "stop_sequences": [STOP], "metadata": {"user_id": USER}}
+    said = {"model": "claude-sonnet-5", "max_tokens": 64, "stop_sequences": [STOP], "metadata": {"user_id": USER}}
     return client.messages.create(messages=messages, system=QUESTION, **said, **options)
 
 

@@ -282,7 +282,7 @@ def lists_batches(client: Any) -> Any:
 
 
 def creates_a_batch(client: Any) -> Any:
-    params: Any = {"model": "claude-harbour", "max_tokens": 8, "messages": [{"role": "user", "content": PROMPT}]}
+    params: Any = {"model": "claude-sonnet-5", "max_tokens": 8, "messages": [{"role": "user", "content": PROMPT}]}
     return client.messages.batches.create(requests=[{"custom_id": "1", "params": params}])
 
 
@@ -295,7 +295,7 @@ def makes_an_image(client: Any) -> Any:
 
 
 def counts_tokens(client: Any) -> Any:
-    return client.messages.count_tokens(model="claude-harbour", messages=[{"role": "user", "content": PROMPT}])
+    return client.messages.count_tokens(model="claude-sonnet-5", messages=[{"role": "user", "content": PROMPT}])
 
 
 OTHER_CALLS: list[tuple[str, Callable[[Any], Any], int]] = [

@@ -41,7 +41,7 @@ PROGRAM = """
 
         def write():
             with tracer.start_as_current_span("step", attributes={"gen_ai.agent.name": "writer"}):
-                return claude.messages.create(model="claude-sonnet-4-5", max_tokens=64, messages=question)
+                return claude.messages.create(model="claude-sonnet-5", max_tokens=64, messages=question)
 
         for _ in range(3):  # the first is refused, and tries again
             ask()
