@@ -4,12 +4,13 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, calls, grants, library, startup
+from benchmarks import acquire, calls, grants, library, money, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
     "grants": grants.run,
     "library": library.run,
+    "money": money.run,
     "startup": startup.run,
     "calls": calls.run,
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import tzinfo
+from math import inf
 from typing import NamedTuple
 
 from loco_otel.money import AccountKey, Action, Budget, Charge, Standing, ends
@@ -36,7 +37,7 @@ ADMITTED = Decision(admitted=True)
 class Account:
     """One budget's standing, for one agent, tenant, team, model or all."""
 
-    __slots__ = ("budget", "key", "reserved", "resets_at", "since", "spent", "told")
+    __slots__ = ("_alarm", "_told", "budget", "key", "reserved", "resets_at", "since", "spent")
 
     def __init__(self, key: AccountKey, budget: Budget, resets_at: float | None) -> None:
         self.key = key
@@ -47,7 +48,18 @@ class Account:
         self.since: float | None = None
         """When the first call of this period was charged."""
         self.told = 0
+
+    @property
+    def told(self) -> int:
         """The highest threshold that was told in this period, in percent."""
+        return self._told
+
+    @told.setter
+    def told(self, percent: int) -> None:
+        self._told = percent
+        limit = self.budget.limit
+        # In hundredths; infinite where nothing is left to tell.
+        self._alarm = min([step * limit for step in self.budget.thresholds if step > percent], default=inf)
 
     def roll(self, now: float, zone: tzinfo) -> None:
         """Begin a new period, if the last one is over; what is reserved stays reserved."""
@@ -62,8 +74,8 @@ class Account:
 
     def use(self, budget: Budget) -> None:
         """Go on under another rule; a threshold that is not reached by its limit may be told again."""
-        self.told = min(self.told, self.spent * 100 // budget.limit) if budget.limit else self.told
         self.budget = budget
+        self.told = min(self.told, self.spent * 100 // budget.limit) if budget.limit else self.told
 
     def lacks(self, charge: Charge, *, beside: bool) -> bool:
         """Tell whether there is no room for an estimate beside what is spent, and `beside` what is reserved."""
@@ -75,11 +87,10 @@ class Account:
         if self.since is None:
             self.since = now
         self.spent += charge.amount(self.key.unit)
-        limit = self.budget.limit
-        reached = [step for step in self.budget.thresholds if step > self.told and self.spent * 100 >= step * limit]
-        if not reached:
+        if self.spent * 100 < self._alarm:
             return None
-        self.told = max(reached)
+        limit = self.budget.limit
+        self.told = max(step for step in self.budget.thresholds if self.spent * 100 >= step * limit)
         return Threshold(self.told, self.standing())
 
     def standing(self) -> Standing:

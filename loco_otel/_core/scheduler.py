@@ -31,6 +31,7 @@ from loco_otel.events import (
 
 # Bound once: on 3.11 each look at an enum's member costs as much as a call.
 _FREE = GrantReason.FREE
+_ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
 _RELEASED = State.RELEASED
 
@@ -81,7 +82,7 @@ class Scheduler(Steps):
         self._begin_wait(line, ticket, now)
 
     def submit_quietly(self, ticket: Ticket, now: float) -> bool:
-        """Do as `submit`, if that grants at once and nobody is to be told; else do nothing and return False.
+        """Do as `submit`, if there is a slot at once and nobody is to be told; else do nothing and return False.
 
         The hot path of a program without contention or telemetry: `submit` in one step.
         """
@@ -90,7 +91,7 @@ class Scheduler(Steps):
         pool = line.only
         if pool is None or pool.used >= pool.capacity or pool.gated or pool.reserved is not None:
             return False
-        if self.observed or self.closed or request.admission:
+        if self.observed or self.closed or (request.admission and ticket.backlog is not None):
             return False
         seq = ticket.seq
         self._tickets[seq] = ticket
@@ -98,7 +99,7 @@ class Scheduler(Steps):
         ticket.reason = _FREE
         ticket.granted_at = ticket.touched_at = now
         if ticket.backlog is None:
-            ticket.state = _GRANTED
+            ticket.state = _ADMITTING if request.admission else _GRANTED
         else:
             ticket.backlog.bind(ticket)
             ticket.state = _GRANTED

@@ -56,9 +56,6 @@ class Desk(Protocol):
     def admit(self, ticket: Ticket) -> None:
         """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
 
-    def deny(self, ticket: Ticket) -> None:
-        """Turn a new ticket away that its budget will never let in."""
-
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
 
@@ -90,6 +87,9 @@ class Desk(Protocol):
 
 class Engine(Desk, Protocol):
     """Hosts the scheduler."""
+
+    def deny(self, ticket: Ticket) -> None:
+        """Turn a new ticket away that its budget has no room for."""
 
     def evict(self, tickets: Iterable[Ticket]) -> int:
         """Turn those of the tickets away that wait, as their budget has been used up; return how many."""

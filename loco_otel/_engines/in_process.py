@@ -169,12 +169,23 @@ class InProcessEngine:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
             raise
         if admitted:
-            self._do(lambda core, now: core.admit(ticket, now))
+            self._let_in(ticket)
         else:
             self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
 
+    def _let_in(self, ticket: Ticket) -> None:
+        now = self._clock()
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = True
+            self._core.admit(ticket, now)
+            self._post()
+            self._busy = False
+        self._outbox.deliver()
+
     def deny(self, ticket: Ticket) -> None:
-        """Turn a new ticket away that its budget will never let in."""
+        """Turn a new ticket away that its budget has no room for."""
 
         def operation(core: Scheduler, now: float) -> None:
             core.submit(ticket, now, wait=False)

@@ -22,7 +22,6 @@ class Inside:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.now = engine.now
-        self.deny = engine.deny
         self.cancel = engine.cancel
         self.release = engine.cancel
         self.abandon = engine.abandon
@@ -56,7 +55,7 @@ class Inside:
                 ticket.admission(ticket)
         except AcquireRejectedError:
             ticket.state = State.NEW
-            self.deny(ticket)
+            self._engine.deny(ticket)
             raise
         ticket.state = State.GRANTED
 

@@ -6,11 +6,11 @@ Whether a call is let in, and with which model, is `Purchase`'s part.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from loco_otel._core.account import Decision, Settled
@@ -30,6 +30,10 @@ _logger = logging.getLogger("loco_otel")
 
 _RENEWALS = 3
 """So many times in a lease it is renewed: one that fails leaves time for another."""
+
+
+Refusal: TypeAlias = Callable[[Ticket], Exception | None]
+"""Tells why a call will not be let in however long it waits; None while it may."""
 
 
 class Teller(Protocol):
@@ -59,7 +63,7 @@ class Budgets:
         self.engine = engine
         self.now = wall
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
-        self._waiting: dict[Ticket, Callable[[], Exception | None]] = {}
+        self._waiting: dict[Ticket, Refusal] = {}
         self._largest = {Unit.USD: 0, Unit.WEIGHT: 0}
         """Of the estimates of those that wait: an account with more room than that refuses none of them."""
         self._under_way: dict[str, Ticket] = {}
@@ -102,6 +106,7 @@ class Budgets:
             self.prices = Prices(settings.prices)
         self._settings = settings
         self._begin()
+        self._turn_away(tuple(self._waiting.items()))
 
     def ladder(self, model: str | None) -> tuple[str, ...]:
         """Return what a model's calls may be sent with instead, the next cheaper one first."""
@@ -114,19 +119,21 @@ class Budgets:
 
     # -- the way of a call's money ----------------------------------------------------------------------------------
 
-    def wait(self, ticket: Ticket, charge: Charge, refusal: Callable[[], Exception | None]) -> None:
-        """Note a call that may have to wait for its slot.
+    def wait(self, ticket: Ticket, charge: Charge, refusal: Refusal) -> None:
+        """Note a call that waits for its slot, and turn it away if that is in vain.
 
         Args:
             ticket: its ticket.
             charge: its estimate.
-            refusal: tells why it will not be let in however long it waits; None while it may.
+            refusal: its.
 
         """
         largest = self._largest
         largest[Unit.USD] = max(largest[Unit.USD], charge.usd or 0)
         largest[Unit.WEIGHT] = max(largest[Unit.WEIGHT], charge.weight)
+        # First noted, then looked at: what is spent in between is not missed.
         self._waiting[ticket] = refusal
+        self._turn_away([(ticket, refusal)])
 
     def wait_no_more(self, ticket: Ticket) -> None:
         """Note that a call waits no more."""
@@ -171,7 +178,7 @@ class Budgets:
         for percent, standing in settled.reached:
             self._reached(ticket, percent, standing)
         if self._waiting and any(self._is_tight(standing) for standing in settled.standings):
-            self._turn_away()
+            self._turn_away(tuple(self._waiting.items()))
         return settled.standings
 
     def give_back(self, ticket: Ticket) -> None:
@@ -299,18 +306,16 @@ class Budgets:
             standing.action is not Action.ALERT and standing.limit - standing.spent < self._largest[standing.key.unit]
         )
 
-    def _turn_away(self) -> None:
+    def _turn_away(self, waiting: Iterable[tuple[Ticket, Refusal]]) -> None:
         """Turn those away that no longer can be let in."""
         hopeless = []
-        for ticket, refusal in self._each_waiting():
-            ticket.denial = refusal()
-            if ticket.denial is not None:
+        for ticket, refusal in waiting:
+            denial = refusal(ticket)
+            if denial is not None:
+                ticket.denial = denial
                 hopeless.append(ticket)
         if hopeless:
             self.engine.evict(hopeless)
-
-    def _each_waiting(self) -> Iterator[tuple[Ticket, Callable[[], Exception | None]]]:
-        return iter(tuple(self._waiting.items()))
 
     def _reached(self, ticket: Ticket, percent: int, standing: Standing) -> None:
         unit = standing.key.unit

@@ -36,7 +36,14 @@ class MemoryLedger:
 
     def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none."""
-        return self._do(lambda core: core.reserve(hold, charge, now, passing))
+        core = self._core
+        with self._lock:  # as `_do`, which costs a call more: this is the hot path
+            if self._busy:
+                core.recover()
+            self._busy = True
+            decision = core.reserve(hold, charge, now, passing)
+            self._busy = False
+        return decision
 
     def judge(
         self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,), *, beside: bool = False
@@ -46,7 +53,14 @@ class MemoryLedger:
 
     def settle(self, hold: str, charge: Charge, now: float) -> Settled:
         """End a reservation, and spend what the call really took."""
-        return self._do(lambda core: core.settle(hold, charge, now))
+        core = self._core
+        with self._lock:  # as above
+            if self._busy:
+                core.recover()
+            self._busy = True
+            settled = core.settle(hold, charge, now)
+            self._busy = False
+        return settled
 
     def give_back(self, hold: str) -> None:
         """End a reservation of which nothing was spent; harmless when it has ended."""

@@ -51,6 +51,12 @@ class _Rates(NamedTuple):
     reasoning: _Steps
     request: int
     """Pico-USD for each request."""
+    flat: bool = False
+    """Whether the size of the prompt changes nothing."""
+
+    def told(self) -> "_Rates":
+        """Return the same, with `flat` set."""
+        return self._replace(flat=all(len(steps) == 1 for steps in self[:5]))
 
 
 class Prices:
@@ -148,7 +154,7 @@ def _published(
         cache_write=per_token["cache_write"] or entry,
         reasoning=per_token["output_reasoning"] or answer,
         request=0 if per_thousand is None else round(per_thousand * 10**9),
-    )
+    ).told()
 
 
 def _find(provider: str | None, model: str, host: str | None) -> Any:
@@ -194,7 +200,7 @@ def _own_rates(price: Price) -> _Rates:
         cache_write=entry if price.cache_write is None else ((0, _pico(price.cache_write)),),
         reasoning=answer,
         request=0,
-    )
+    ).told()
 
 
 def _cost(rates: _Rates, usage: Usage) -> int:
@@ -202,14 +208,16 @@ def _cost(rates: _Rates, usage: Usage) -> int:
     written = usage.cache_write_tokens or 0
     thought = min(usage.reasoning_tokens or 0, usage.output_tokens)
     prompt = usage.input_tokens
-    pico = (
-        max(0, prompt - read - written) * _at(rates.input, prompt)
-        + read * _at(rates.cache_read, prompt)
-        + written * _at(rates.cache_write, prompt)
-        + (usage.output_tokens - thought) * _at(rates.output, prompt)
-        + thought * _at(rates.reasoning, prompt)
-        + rates.request
-    )
+    price, answer = rates.input[0][1], rates.output[0][1]
+    if not rates.flat:
+        price, answer = _at(rates.input, prompt), _at(rates.output, prompt)
+    pico = max(0, prompt - read - written) * price + (usage.output_tokens - thought) * answer + rates.request
+    if read:
+        pico += read * _at(rates.cache_read, prompt)
+    if written:
+        pico += written * _at(rates.cache_write, prompt)
+    if thought:
+        pico += thought * _at(rates.reasoning, prompt)
     return -(-pico // _PICO_PER_MICRO)
 
 

@@ -89,20 +89,10 @@ class Purchase:
         self.action: Action | None = None
         """What its budgets did with it."""
 
-    def begin(self, ticket: Ticket) -> None:
-        """Begin to wait for a slot, if that is not in vain from the start.
-
-        Raises:
-            BudgetExceededError: it will not be let in, however long it waits.
-
-        """
-        self._charge = self._estimated(self.model)
-        # First noted, then judged: what is spent in between is not missed.
-        self._budgets.wait(ticket, self._charge, self._refusal)
-        ticket.denial = self._refusal()
-        if isinstance(ticket.denial, BudgetExceededError):
-            self._tell_refusal(ticket, ticket.denial)
-            raise ticket.denial
+    def wait(self, ticket: Ticket) -> None:
+        """Note that it waits for its slot, and turn it away if that is in vain."""
+        charge = self._charge = self._estimated(self.model)
+        self._budgets.wait(ticket, charge, self._refusal)
 
     def admit(self, ticket: Ticket) -> bool:
         """Reserve what it is estimated to take; the engine asks once there is a slot.
@@ -197,11 +187,12 @@ class Purchase:
             usage.estimated,
         )
 
-    def _refusal(self) -> Exception | None:
+    def _refusal(self, ticket: Ticket) -> Exception | None:
         """Tell why it will not be let in within the period; None while it may, or while nobody knows."""
         try:
             self._choose(self._budgets.judge)
         except BudgetExceededError as error:
+            self._tell_refusal(ticket, error)
             return error
         except LedgerError:
             return None  # who is asked once there is a slot decides

@@ -21,7 +21,6 @@ from loco_otel._telemetry import CallTrace, Subject
 from loco_otel._telemetry.company import wraps_theirs
 from loco_otel._telemetry.current import attach, detach
 from loco_otel._waiting import lineage
-from loco_otel.errors import BudgetExceededError
 from loco_otel.events import MILLI, Request, Spending, Usage
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.pushback import read_pushback
@@ -108,20 +107,11 @@ class Call:
         lineage.live_here(self.ticket)
 
     def submit(self) -> None:
-        """Ask for the slot, unless its budgets will never let it in.
-
-        Raises:
-            BudgetExceededError: they will not.
-
-        """
+        """Ask for the slot; a call that has to wait for it is turned away if its budgets will never let it in."""
         ticket = self.ticket
-        if self.limited and self.purchase is not None:
-            try:
-                self.purchase.begin(ticket)
-            except BudgetExceededError:
-                self.engine.deny(ticket)
-                raise
         self.engine.submit(ticket)
+        if self.limited and ticket.state is State.WAITING and self.purchase is not None:
+            self.purchase.wait(ticket)
 
     def wait_no_more(self) -> None:
         """Note that it was let in or turned away."""

@@ -193,7 +193,7 @@ def test_what_can_never_fit_is_refused_at_once_though_all_slots_are_taken(server
         thread.join(SOON)
     assert refused
     assert server.requests() == []
-    assert [event.waited for event in scheduling.seen.of(Rejected)] == [0]
+    assert [event.outcome for event in scheduling.seen.of(Rejected)] == [Outcome.BUDGET]
 
 
 def test_who_waits_is_refused_once_the_budget_is_used_up(server: LlmServer, priced: Any) -> None:
