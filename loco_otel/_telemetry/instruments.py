@@ -33,10 +33,16 @@ class Tally:
     """The sums of a counter, by the values of its attributes.
 
     One thread at a time adds; any may read.
+
+    Args:
+        row: the counter.
+        parts: how many of what is added make one of the row's unit: whole parts add up exactly.
+
     """
 
-    def __init__(self, row: Metric) -> None:
+    def __init__(self, row: Metric, parts: int = 1) -> None:
         self.row = row
+        self._parts = parts
         self._sums: dict[tuple[str, ...], float] = {}
 
     def add(self, amount: float, *values: str) -> None:
@@ -46,10 +52,10 @@ class Tally:
 
     def observations(self, context: Context) -> list[Observation]:
         """Return all points."""
-        keys = self.row.attributes
+        keys, parts = self.row.attributes, self._parts
         # Copied in one step: somebody may add meanwhile.
         return [
-            Observation(amount, dict(zip(keys, values, strict=True)), context)
+            Observation(amount if parts == 1 else amount / parts, dict(zip(keys, values, strict=True)), context)
             for values, amount in self._sums.copy().items()
         ]
 

@@ -57,8 +57,8 @@ class MetricListener:
         self._bypassed = Tally(catalogue.BYPASSED)
         self._throttles = Tally(catalogue.THROTTLES)
         self._tokens = Tally(catalogue.TOKENS)
-        self._spent_weight = Tally(catalogue.SPENT_WEIGHT)
-        self._spent = Tally(catalogue.SPENT)
+        self._spent_weight = Tally(catalogue.SPENT_WEIGHT, MILLI)
+        self._spent = Tally(catalogue.SPENT, MICRO)
         self._unpriced = Tally(catalogue.UNPRICED)
         self._exceeded_budgets = Tally(catalogue.BUDGET_DECISIONS)
         self.tallies = (
@@ -153,14 +153,14 @@ class MetricListener:
         agent = self._fold(key.AGENT, request.agent)
         provider = self._known(key.PROVIDER, request.provider)
         model = self._known(key.MODEL, spending.sent_model or request.model or spending.model)
-        self._spent_weight.add(spending.weight / MILLI, agent, provider, model)
+        self._spent_weight.add(spending.weight, agent, provider, model)
         usage = spending.usage
         if usage is not None:
             if spending.usd is None:
                 self._unpriced.add(1, provider, model)
             else:
                 tenant = self._known(key.TENANT, request.tenant)
-                self._spent.add(spending.usd / MICRO, agent, tenant, provider, model)
+                self._spent.add(spending.usd, agent, tenant, provider, model)
             self._tokens.add(usage.input_tokens, agent, provider, model, key.INPUT)
             self._tokens.add(usage.output_tokens, agent, provider, model, key.OUTPUT)
         if trace is not None and trace.inference is not None and trace.subject is not None:

@@ -22,12 +22,14 @@ from series import Series, of_otlp, of_page, of_samples
 from loco_otel._telemetry.catalogue import METRICS, QUEUE_WAIT, Kind, Metric
 
 PROGRAM = """
+    import logging
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
     import anthropic, openai
     from opentelemetry import metrics, trace
 
+    logging.getLogger("loco_otel").setLevel("ERROR")  # of prices that are not known, and of thresholds
     question = [{"role": "user", "content": "how deep is the harbour?"}]
     tracer = trace.get_tracer("harbour")
 
@@ -41,7 +43,7 @@ PROGRAM = """
 
         def write():
             with tracer.start_as_current_span("step", attributes={"gen_ai.agent.name": "writer"}):
-                return claude.messages.create(model="claude-sonnet-5", max_tokens=64, messages=question)
+                return claude.messages.create(model="claude-harbour", max_tokens=64, messages=question)
 
         for _ in range(3):  # the first is refused, and tries again
             ask()
@@ -59,6 +61,20 @@ PROGRAM = """
                 pass
             waits.result()
 """
+
+BUDGETS = """
+    [[budgets]]
+    scope = "all"
+    limit = 1
+
+    [[budgets]]
+    key = "writer"
+    limit = 0.001
+    unit = "weight"
+    period = "month"
+    on_exceeded = "alert"
+"""
+"""Its model has no price, so its budget is in weight."""
 
 REFUSAL = {"type": "fail", "status": 429, "retry_after": 0.01, "times": 1}
 CALLS = Counter(analyst=5, writer=2)
@@ -93,6 +109,8 @@ def holding(server: LlmServer, folder: Path, section: str, endpoint: str, shown:
     assert typed.command == commands("Prometheus").command == ["opentelemetry-instrument", "python", "app.py"]
     settings = {**commands("Prometheus").settings, **typed.settings}
     assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_PROMETHEUS_PORT", "OTEL_TRACES_EXPORTER"} < settings.keys()
+    config = folder / "loco.toml"
+    config.write_text(BUDGETS)
     return launched(
         PROGRAM,
         folder,
@@ -101,6 +119,7 @@ def holding(server: LlmServer, folder: Path, section: str, endpoint: str, shown:
             **settings,
             "LOCO_CAPACITY": "1",
             "LOCO_AGENT_ID": "analyst",
+            "LOCO_CONFIG": str(config),
             "OTEL_METRICS_EXPORTER": "otlp,prometheus",
             "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
@@ -262,6 +281,14 @@ def test_values_are_what_happened(path: str, on: Run) -> None:
         assert total("loco_queue_weight", loco_agent_id="writer") > 0
         assert total("loco_resource_capacity") == 1
         assert total("loco_active") == 2
+        assert total("loco_budget_limit_USD", loco_budget_scope="all") == 1
+        assert total("loco_budget_spent_USD") == total("loco_spend_USD_total") > 0
+        assert total("loco_budget_reserved_USD") > 0
+        assert total("loco_budget_weight_spent", loco_budget_key="writer") == total(
+            "loco_spend_weight_total", loco_agent_id="writer"
+        )
+        assert total("loco_budget_decisions_total", loco_budget_action="alert", loco_budget_key="writer") == 1
+        assert total("loco_spend_unpriced_total", gen_ai_provider_name="anthropic") == 1
         assert total("gen_ai_client_operation_duration_seconds_count", gen_ai_provider_name="openai") == 4
         assert total("gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 3 * 6
         assert total("loco_tokens_total", gen_ai_token_type="input", loco_agent_id="writer") == 6
@@ -287,7 +314,14 @@ def test_spans_arrive(path: str, on: Run) -> None:
     # The inference spans are ours but for Anthropic's, whose SDK makes its own.
     assert names(spans)["chat gpt-4o"] == CALLS["analyst"]
     events = Counter(event["name"] for span in spans for event in span.get("events", ()))
-    assert events == {"loco.grant": 8, "loco.spend": 7, "loco.throttle": 1, "loco.wait": 1}
+    assert events == {
+        "loco.grant": 8,
+        "loco.spend": 7,
+        "loco.throttle": 1,
+        "loco.wait": 1,
+        "loco.budget": 2,
+        "loco.budget.threshold": 1,
+    }
     (waited,) = [span for span in acquires if any(event["name"] == "loco.wait" for event in span.get("events", ()))]
     (link,) = waited["links"]
     assert link["spanId"] in {span["spanId"] for span in acquires}
