@@ -13,7 +13,7 @@ from typing import Any
 
 import mypy.api
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import loco_otel
@@ -136,6 +136,32 @@ def test_a_tenant_comes_with_the_agent_unless_another_is_given() -> None:
         assert tenant("b") is None
         with as_agent("inner"):
             assert tenant() == "acme"
+
+
+def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
+    carried = baggage.set_baggage("loco.team", "blue", baggage.set_baggage("loco.session", 4711))
+    token = context.attach(carried)
+    try:
+        assert _identity.who("me") == ("me", None, "blue", None, "4711")
+        with as_agent("a", team="red", workflow="nightly"):
+            assert _identity.who("me") == ("a", None, "red", "nightly", "4711")
+            with as_agent("b", tenant="acme"):
+                assert _identity.who("me") == ("b", "acme", "red", "nightly", "4711")
+        long = context.attach(baggage.set_baggage("loco.tenant", "x" * 5000))
+        tenant = _identity.who("me").tenant
+        assert tenant is not None
+        assert len(tenant) == 200
+        context.detach(long)
+    finally:
+        context.detach(token)
+    assert _identity.who("me") == ("me", None, None, None, None)
+
+
+@pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])
+@pytest.mark.parametrize("value", ["", 5])
+def test_what_is_no_name_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a name or None, not {value!r}"):
+        as_agent("a", **{name: value})  # type: ignore[arg-type]
 
 
 def test_a_reader_that_fails_costs_no_call(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,7 +46,7 @@ class Ledger:
 
     def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float) -> None:
         self._zone = zone
-        self._lease = lease
+        self.lease = lease
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
         self._holds: dict[str, _Hold] = {}
@@ -73,7 +73,7 @@ class Ledger:
             decision = decide(accounts, charge, passing)
         if decision.admitted:
             amounts = tuple([(account, charge.amount(account.key.unit)) for account in accounts])
-            self._holds[hold] = _Hold(amounts, now + self._lease)
+            self._holds[hold] = _Hold(amounts, now + self.lease)
             for account, amount in amounts:
                 account.reserved += amount
         return decision
@@ -107,7 +107,7 @@ class Ledger:
         for name in holds:
             hold = self._holds.get(name)
             if hold is not None:
-                self._holds[name] = hold._replace(expires_at=now + self._lease)
+                self._holds[name] = hold._replace(expires_at=now + self.lease)
         self._expire(now)
 
     def standings(self, now: float) -> tuple[Standing, ...]:

@@ -20,6 +20,9 @@ class Ledger(Protocol):
 
     """
 
+    lease: float
+    """Seconds after which a reservation that nobody renewed is gone."""
+
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
 

@@ -6,7 +6,7 @@ Whether a call is let in, and with which model, is `Purchase`'s part.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import inf
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from loco_otel._core.account import Decision, Settled
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.timer import Timer
 from loco_otel._money.base import Ledger
 from loco_otel._money.memory_ledger import MemoryLedger
@@ -67,8 +67,10 @@ class Budgets:
         self._largest = {Unit.USD: 0, Unit.WEIGHT: 0}
         """Of the estimates of those that wait: an account with more room than that refuses none of them."""
         self._under_way: dict[str, Ticket] = {}
-        self._later: deque[tuple[str, Charge | None]] = deque()
+        self._later: deque[tuple[Ticket, Charge | None]] = deque()
+        """What is to be spent, or with None given back, once the ledger can be used and no finaliser runs."""
         self._failing = False
+        self._asked = False
         self._settings = settings
         self.prices = Prices(settings.prices)
         self._ledger = _open(settings)
@@ -81,9 +83,9 @@ class Budgets:
         """Whether calls need to be let in."""
         self.closed = settings.ledger_on_error == "closed"
         self.ends_in_alert = settings.downgrade_ends == "alert"
-        self.counting = self.limited or settings.ledger is not None or settings.count_spend
+        self.counting = self.limited or settings.ledger is not None or settings.count_spend or self._asked
         """Whether what calls take is to be known, though nobody else should ask."""
-        self._lease = settings.max_hold
+        self._ledger.lease = settings.max_hold
         if self.limited:
             self.prices.load()
         if self.limited or settings.ledger is not None:
@@ -97,7 +99,7 @@ class Budgets:
 
         """
         before = self._settings
-        if (settings.ledger, settings.max_hold) != (before.ledger, before.max_hold):
+        if settings.ledger != before.ledger:
             former, self._ledger = self._ledger, _open(settings)
             former.close()
         elif (settings.limits, settings.budget_zone) != (before.limits, before.budget_zone):
@@ -106,7 +108,7 @@ class Budgets:
             self.prices = Prices(settings.prices)
         self._settings = settings
         self._begin()
-        self._turn_away(tuple(self._waiting.items()))
+        self._turn_away(self._waiting.copy())
 
     def ladder(self, model: str | None) -> tuple[str, ...]:
         """Return what a model's calls may be sent with instead, the next cheaper one first."""
@@ -133,7 +135,7 @@ class Budgets:
         largest[Unit.WEIGHT] = max(largest[Unit.WEIGHT], charge.weight)
         # First noted, then looked at: what is spent in between is not missed.
         self._waiting[ticket] = refusal
-        self._turn_away([(ticket, refusal)])
+        self._turn_away({ticket: refusal})
 
     def wait_no_more(self, ticket: Ticket) -> None:
         """Note that a call waits no more."""
@@ -169,29 +171,22 @@ class Budgets:
         """Spend what a call took, and return its accounts; where the ledger can't be used now it is spent later."""
         if self._later:
             self._catch_up()
-        hold = ticket.id
-        self._under_way.pop(hold, None)
-        settled = self._settle(hold, charge)
+        self._under_way.pop(ticket.id, None)
+        settled = self._settle(ticket, charge)
         if settled is None:
-            self._later.append((hold, charge))
+            self._later.append((ticket, charge))
             return ()
-        for percent, standing in settled.reached:
-            self._reached(ticket, percent, standing)
-        if self._waiting and any(self._is_tight(standing) for standing in settled.standings):
-            self._turn_away(tuple(self._waiting.items()))
         return settled.standings
 
     def give_back(self, ticket: Ticket) -> None:
         """End the reservation of a call that took nothing."""
-        hold = ticket.id
-        if self._under_way.pop(hold, None) is not None and not self._give_back(hold):
-            self._later.append((hold, None))
+        if self._under_way.pop(ticket.id, None) is not None and not self._give_back(ticket):
+            self._later.append((ticket, None))
 
     def settle_later(self, ticket: Ticket, charge: Charge | None) -> None:
         """End a reservation, and spend what the call took. For finalisers: takes no lock, tells nobody."""
-        hold = ticket.id
-        if self._under_way.pop(hold, None) is not None or charge is not None:
-            self._later.append((hold, charge))
+        if self._under_way.pop(ticket.id, None) is not None or charge is not None:
+            self._later.append((ticket, charge))
             self._timer.poke()
 
     def note(self, make: Callable[[float], BudgetEvent]) -> None:
@@ -229,7 +224,7 @@ class Budgets:
 
     def count(self) -> bool:
         """Count from now on; False where that was done already."""
-        was, self.counting = self.counting, True
+        was, self.counting, self._asked = self.counting, True, True
         return not was
 
     def tidy(self) -> float:
@@ -240,18 +235,18 @@ class Budgets:
 
         """
         self._catch_up()
-        ended = [hold for hold, ticket in tuple(self._under_way.items()) if ticket.state.ended]
-        for hold in ended:
-            # Taken back for want of a sign of life: its call may settle yet, and is charged without a reservation.
-            if self._under_way.pop(hold, None) is not None and not self._give_back(hold):
-                self._later.append((hold, None))
-        if self._under_way:
+        for ticket in self._under_way.copy().values():
+            if ticket.state.ended:
+                # Taken back for want of a sign of life: its call may settle yet, and is charged without a reservation.
+                self.give_back(ticket)
+        under_way = self._under_way.copy()
+        if under_way:
             try:
-                self._ledger.renew(tuple(self._under_way), self.now())
+                self._ledger.renew(under_way, self.now())
             except LedgerError:
                 self._fail()
         soon = 1.0 if self._later else inf
-        return monotonic() + min(soon, self._lease / _RENEWALS)
+        return monotonic() + min(soon, self._ledger.lease / _RENEWALS)
 
     def close(self) -> None:
         """Spend what is left to spend, and let go of the ledger."""
@@ -270,26 +265,30 @@ class Budgets:
     def _catch_up(self) -> None:
         for _ in range(len(self._later)):
             try:
-                hold, charge = self._later.popleft()
+                ticket, charge = self._later.popleft()
             except IndexError:  # another thread has taken the last
                 return
-            done = self._give_back(hold) if charge is None else self._settle(hold, charge) is not None
+            done = self._give_back(ticket) if charge is None else self._settle(ticket, charge) is not None
             if not done:
-                self._later.append((hold, charge))
+                self._later.append((ticket, charge))
                 return
 
-    def _settle(self, hold: str, charge: Charge) -> Settled | None:
+    def _settle(self, ticket: Ticket, charge: Charge) -> Settled | None:
         try:
-            settled = self._ledger.settle(hold, charge, self.now())
+            settled = self._ledger.settle(ticket.id, charge, self.now())
         except LedgerError:
             self._fail()
             return None
         self._failing = False
+        for percent, standing in settled.reached:
+            self._reached(ticket, percent, standing)
+        if self._waiting and any(self._is_tight(standing) for standing in settled.standings):
+            self._turn_away(self._waiting.copy())
         return settled
 
-    def _give_back(self, hold: str) -> bool:
+    def _give_back(self, ticket: Ticket) -> bool:
         try:
-            self._ledger.give_back(hold)
+            self._ledger.give_back(ticket.id)
         except LedgerError:
             self._fail()
             return False
@@ -306,11 +305,11 @@ class Budgets:
             standing.action is not Action.ALERT and standing.limit - standing.spent < self._largest[standing.key.unit]
         )
 
-    def _turn_away(self, waiting: Iterable[tuple[Ticket, Refusal]]) -> None:
+    def _turn_away(self, waiting: Mapping[Ticket, Refusal]) -> None:
         """Turn those away that no longer can be let in."""
         hopeless = []
-        for ticket, refusal in waiting:
-            denial = refusal(ticket)
+        for ticket, refusal in waiting.items():
+            denial = refusal(ticket) if ticket.state is State.WAITING else None
             if denial is not None:
                 ticket.denial = denial
                 hopeless.append(ticket)

@@ -30,6 +30,15 @@ class MemoryLedger:
         self._lock = threading.Lock()
         self._busy = False
 
+    @property
+    def lease(self) -> float:
+        """Seconds after which a reservation that nobody renewed is gone."""
+        return self._core.lease
+
+    @lease.setter
+    def lease(self, seconds: float) -> None:
+        self._core.lease = seconds
+
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
         self._do(lambda core: core.set_budgets(budgets, zone))

@@ -60,7 +60,7 @@ class SqliteLedger:
         lease: float = 900.0,
         patience: float = 1.0,
     ) -> None:
-        self._lease = lease
+        self.lease = lease
         self._file = SqliteFile(path, patience)
         self.set_budgets(budgets, zone)
 
@@ -86,7 +86,7 @@ class SqliteLedger:
             accounts = [self._account(database, key, now) for key in keys]
             decision = decide(accounts, charge, passing)
             if decision.admitted:
-                expires = now + self._lease
+                expires = now + self.lease
                 database.executemany(
                     "INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)",
                     [(hold, *account.key, charge.amount(account.key.unit), expires) for account in accounts],
@@ -131,7 +131,7 @@ class SqliteLedger:
         """Note that these calls still go on, so that their reservations do not expire."""
         with self._file.writing() as database:
             database.executemany(
-                "UPDATE hold SET expires_at = ? WHERE id = ?", [(now + self._lease, hold) for hold in holds]
+                "UPDATE hold SET expires_at = ? WHERE id = ?", [(now + self.lease, hold) for hold in holds]
             )
             database.execute("DELETE FROM hold WHERE expires_at <= ?", (now,))
             database.execute("DELETE FROM settled WHERE at <= ?", (now - _REMEMBERED,))

@@ -129,11 +129,16 @@ class Source:
 
     def budgets(self) -> Sequence[Standing]:
         """Return how the budgets stand, or stood a moment ago."""
-        now = self._clock()
-        latest = self._latest_budgets
-        if latest is None or now - latest[0] >= _FRESH:
-            latest = self._latest_budgets = now, self._budgets()
-        return latest[1]
+        kept = self._latest_budgets
+        if kept is None or self._clock() - kept[0] >= _FRESH:
+            latest: Sequence[Standing] = ()
+            try:
+                latest = self._budgets()
+            finally:
+                # Where the ledger can't be used nobody waits for it again in this collection.
+                self._latest_budgets = self._clock(), latest
+            return latest
+        return kept[1]
 
 
 class Gauges:

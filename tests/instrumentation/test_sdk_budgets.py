@@ -451,6 +451,18 @@ def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: 
         _runtime.replace(None)
 
 
+def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, priced: Any) -> None:
+    priced(budgets="*=1")
+    with server.openai() as client:
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+        before = only().spent
+        loco_otel.configure(max_hold=30, budget_period="total", budgets="*=2,analyst=3")
+        client.chat.completions.create(**CHAT, max_tokens=BOUND)
+    standings = {it.key.key: it for it in loco_otel.budgets()}
+    assert (standings["*"].spent, standings["*"].limit) == (2 * before, 2_000_000)
+    assert loco_otel.spend()[0].calls == 2
+
+
 # With a ledger in a file.
 
 
@@ -514,7 +526,8 @@ def test_while_the_ledger_cannot_be_used_calls_are_refused_or_let_through(
 def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
     server: LlmServer, priced: Any, ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scheduling = priced(1, budgets="*=1", ledger=str(ledger))
+    scheduling = priced(1, budgets="*=0.07", ledger=str(ledger))
+    loco_otel.configure(budgets=[{"scope": "all", "limit": 0.07, "thresholds": [1]}])
     with server.openai() as client:
         stream = client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True)
         with locked(ledger):
@@ -526,6 +539,7 @@ def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         "what calls take is kept in memory until the ledger can be used again"
     ]
+    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [1], "told when it was spent"
 
 
 def test_a_ledger_that_is_none_stops_loco_otel_with_its_name(ledger: Path) -> None:
