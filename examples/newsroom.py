@@ -46,7 +46,7 @@ def writer() -> str:
     with agent("writer"):
         for topic in TOPICS:
             with client.messages.stream(
-                model="claude-sonnet-4-5",
+                model="claude-sonnet-5",
                 max_tokens=400,
                 messages=[{"role": "user", "content": f"Write three sentences about: {topic}."}],
             ) as stream:

@@ -82,7 +82,7 @@ class Row(NamedTuple):
     longest: float
     tokens_in: int
     tokens_out: int
-    weight: float
+    usd: float
 
 
 def rows(output: str) -> dict[str, Row]:
@@ -107,12 +107,12 @@ def test_demo(marked: Marked) -> None:
     }
     every = table.pop("all")
     assert every.refused == sum(row.refused for row in table.values()) == 4
-    assert every.weight == sum(row.weight for row in table.values())
+    assert every.usd == pytest.approx(sum(row.usd for row in table.values()), abs=0.0002)
     for row in table.values():
         assert 0 < row.p50 <= row.p95 <= row.longest <= every.longest
         assert row.tokens_in > 0
         assert row.tokens_out > 0
-    assert table["crawler"].weight > every.weight / 2
+    assert table["crawler"].usd > every.usd / 2
     assert "The server saw at most 2 calls at once; LOCO_CAPACITY was 2." in output
     assert "4 calls were refused with 429; each gave up its slot, waited, and came through." in output
     for sdk in ("openai", "anthropic"):

@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 class Spending(NamedTuple):
     """What a call took."""
 
-    weight: float
+    usd: float
     input_tokens: int
     output_tokens: int
     estimated: bool
@@ -105,7 +105,7 @@ def _read_wait(span: Span) -> Wait:
         spending=None
         if spent is None
         else Spending(
-            spent["loco.spend.weight"],
+            spent.get("loco.spend.usd", 0.0),
             spent.get("loco.spend.input_tokens", 0),
             spent.get("loco.spend.output_tokens", 0),
             spent["loco.spend.estimated"],

@@ -61,17 +61,17 @@ def show(console: Console, result: Result) -> None:
     console.print("\n[bold]What each agent waited for and took[/], from the spans of this run:", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("agent", overflow="fold")
-    for name in ("calls", "429s", "wait p50", "p95", "max", "tokens in", "out", "weight", "share"):
+    for name in ("calls", "429s", "wait p50", "p95", "max", "tokens in", "out", "USD", "share"):
         table.add_column(name, justify="right", no_wrap=True)
-    total = _weight(result.waits)
+    total = _usd(result.waits)
     for agent in sorted({wait.agent for wait in result.waits}):
         waits = [wait for wait in result.waits if wait.agent == agent]
-        table.add_row(agent, *_cells(waits), f"{_weight(waits) / total:.0%}")
+        table.add_row(agent, *_cells(waits), f"{_usd(waits) / total:.0%}" if total else "-")
     table.add_row("all", *_cells(result.waits), "", style="bold")
     console.print(table)
     notes = [
         "A wait is from asking for a slot to getting it. A call that was refused asks again, so it has two.",
-        "Weight: size of the prompt and class of the model.",
+        "USD: by published prices; the models only pretend.",
     ]
     if any(wait.spending and wait.spending.estimated for wait in result.waits):
         notes.append("~ Partly estimated: a stream that is broken off, or not asked for its usage, does not tell.")
@@ -97,12 +97,12 @@ def _cells(waits: Sequence[Wait]) -> list[str]:
         f"{seconds[-1]:.2f} s",
         f"{about}{sum(spending.input_tokens for spending in spent)}",
         f"{about}{sum(spending.output_tokens for spending in spent)}",
-        f"{_weight(waits):g}",
+        f"{_usd(waits):.4f}",
     ]
 
 
-def _weight(waits: Sequence[Wait]) -> float:
-    return sum(wait.spending.weight for wait in waits if wait.spending is not None)
+def _usd(waits: Sequence[Wait]) -> float:
+    return sum(wait.spending.usd for wait in waits if wait.spending is not None)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
