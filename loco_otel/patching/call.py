@@ -37,7 +37,7 @@ class Call:
 
     __slots__ = (
         *("_prompt_tokens", "_runtime", "_scope", "_spending", "_token"),
-        *("adapter", "asked", "engine", "limited", "meter", "purchase", "ticket", "trace", "weighed"),
+        *("adapter", "asked", "engine", "limited", "meter", "purchase", "sent", "ticket", "trace", "weighed"),
     )
 
     def __init__(
@@ -55,6 +55,8 @@ class Call:
         """What is asked of the provider beyond what the program does."""
         self.meter = Meter()
         self._spending: Spending | None = None
+        self.sent = False
+        """Whether the SDK was let go: from then on it may cost something."""
         self.purchase: Purchase | None = None
         """Pays for it, where anybody wants to know what it takes."""
         self.trace: CallTrace | None = None
@@ -134,6 +136,7 @@ class Call:
         """Run what follows under this call's slot and span: the SDK's own request."""
         self._scope = lineage.cover(self.ticket)
         self._token = None
+        self.sent = True
         trace = self.trace
         if trace is not None:
             ticket = self.ticket
@@ -180,7 +183,12 @@ class Call:
         """What is to read each chunk of its stream; None where nobody wants to know what it took."""
         if not self.weighed:
             return None
-        return self.adapter.read_chunk if self.engine.observed else self.adapter.read_usage
+        return self.adapter.read_chunk if self._is_read_wholly else self.adapter.read_usage
+
+    @property
+    def _is_read_wholly(self) -> bool:
+        """Whether an answer that does not tell its tokens is to be measured."""
+        return self.engine.observed or self._runtime.budgets.counting
 
     @property
     def _sent_model(self) -> str | None:
@@ -211,7 +219,10 @@ class Call:
         ticket, purchase = self.ticket, self.purchase
         spending = None
         if purchase is not None and purchase.open:
-            spending = self._spending = self._settled(purchase.drop)
+            if self.sent:
+                spending = self._spending = self._settled(purchase.drop)
+            else:
+                purchase.drop(ticket, None)
         if not ticket.state.ended:
             self.engine.abandon(ticket, spending)
 
@@ -261,7 +272,7 @@ class Call:
         """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
         if self.weighed and self.meter.output_tokens is None and not self.meter.characters:
             content = getattr(response, "_content", None)
-            if not self.engine.observed and (content is None or len(content) > _QUICKLY_READ):
+            if not self._is_read_wholly and (content is None or len(content) > _QUICKLY_READ):
                 return
             if content is None:
                 size = getattr(response, "num_bytes_downloaded", 0)
@@ -342,7 +353,10 @@ class Call:
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
         ticket: Ticket | None = getattr(self, "ticket", None)
-        if ticket is not None and not ticket.state.ended and ticket.state is not State.NEW:
+        if ticket is None or ticket.state is State.NEW:
+            return
+        # One that was taken back by `max_hold` has ended, and is still to be paid.
+        if not ticket.state.ended or (self.sent and self.purchase is not None and self.purchase.open):
             with suppress(Exception):
                 self.abandon()
 

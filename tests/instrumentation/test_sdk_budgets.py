@@ -1,6 +1,7 @@
 """Budgets of patched calls: what is refused, let through, sent with another model, and what it costs in the end."""
 
 import asyncio
+import contextvars
 import gc
 import sqlite3
 import subprocess
@@ -461,6 +462,62 @@ def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, price
     standings = {it.key.key: it for it in loco_otel.budgets()}
     assert (standings["*"].spent, standings["*"].limit) == (2 * before, 2_000_000)
     assert loco_otel.spend()[0].calls == 2
+
+
+@pytest.fixture
+def alone(server: LlmServer) -> Iterator[LlmServer]:
+    """The SDKs patched, and nobody listens: no OpenTelemetry SDK."""
+    _runtime.replace(Settings.load({}))
+    loco_otel.install()
+    loco_otel.configure(prices=PRICES, budgets="*=1")
+    yield server
+    loco_otel.uninstall()
+    _runtime.replace(None)
+
+
+@each_sdk
+@pytest.mark.parametrize("way", ["whole", "streamed", "raw"])
+def test_answers_are_measured_though_nobody_listens(way: str, sdk: Sdk, alone: LlmServer) -> None:
+    async def main() -> None:
+        async with _entered(sdk, alone) as client:
+            if way == "whole":
+                await now(sdk.ask(client, **bounded(sdk)))
+            elif way == "raw":
+                options = CHAT if sdk.name == "openai" else MESSAGE
+                await now(sdk.raw(client).create(**{**options, "max_tokens": BOUND}))
+            else:
+                async for _ in each(await now(sdk.stream(client, **bounded(sdk)))):
+                    pass
+
+    sdk.run(main())
+    (totals,) = loco_otel.spend()
+    assert totals.output_tokens > 5
+    assert only().spent == totals.output_tokens * TOKEN
+    assert only().reserved == 0
+
+
+def test_a_call_that_is_dropped_while_it_waits_has_spent_nothing(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(1, budgets="*=1")
+    loop = asyncio.new_event_loop()
+    client = server.async_openai()
+
+    async def wait() -> None:
+        with loco_otel.slot("holder"):
+            waiting = contextvars.Context().run(asyncio.create_task, client.chat.completions.create(**CHAT))
+            while not scheduling.waiting():  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0)
+            # As the garbage collector closes a coroutine whose loop has ended.
+            waiting.get_coro().close()
+
+    loop.run_until_complete(wait())
+    loop.run_until_complete(client.close())
+    asyncio.gather(*asyncio.all_tasks(loop)).cancel() if asyncio.all_tasks(loop) else None
+    loop.close()
+    gc.collect()
+    scheduling.settled(2)
+    assert server.requests() == []
+    assert (only().spent, only().reserved) == (0, 0)
+    assert loco_otel.spend() == ()
 
 
 # With a ledger in a file.
