@@ -10,6 +10,7 @@ from loco_otel._doctor.exporters import PROMETHEUS, exporters
 from loco_otel._doctor.hooks import examined, seen
 from loco_otel._doctor.report import Exporter, Report, Sdk, Workers, names
 from loco_otel._doctor.workers import workers
+from loco_otel._money.budgets import open_ledger
 from loco_otel._version import __version__
 from loco_otel.api import _instrumentors
 from loco_otel.errors import ConfigurationError
@@ -35,15 +36,16 @@ def examine(environ: Mapping[str, str]) -> Report:
     settings, bad_setting = None, ""
     try:
         settings = Settings.load(environ)
+        open_ledger(settings).close()
     except ConfigurationError as error:
-        bad_setting = str(error)
+        settings, bad_setting = None, str(error)
     sdks = tuple(_sdk(entry, settings, environ) for entry in _instrumentors())
     ways_out = tuple(exporters(environ))
     division = workers(environ, settings.capacity if settings else None)
     errors = tuple(filter(None, [bad_setting, *_stopped(ways_out), "" if bad_setting else _unscheduled(sdks)]))
     early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
     warnings = [*_of_settings(settings, environ), *_of_sdks(sdks, early=early)]
-    warnings += [*_of_exporters(ways_out), *_of_workers(division, ways_out)]
+    warnings += [*_of_exporters(ways_out), *_of_workers(division, ways_out, settings)]
     return Report(
         versions(),
         early,
@@ -122,12 +124,14 @@ def _of_exporters(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
         yield f"{signals} to {address} will be tried again for a while, then lost: nobody answers there; calls go on"
 
 
-def _of_workers(division: Workers, ways_out: tuple[Exporter, ...]) -> Iterator[str]:
+def _of_workers(division: Workers, ways_out: tuple[Exporter, ...], settings: Settings | None) -> Iterator[str]:
     if division.processes is None or division.processes == 1:
         return
     several = f"{division.origin} makes {division.processes} processes"
     if division.calls_at_once is not None:
         yield f"{several}, each with limits of its own: together at most {division.calls_at_once} calls at a time"
+    if settings is not None and settings.budgets and settings.ledger is None:
+        yield f"{several}, each with budgets of its own: LOCO_LEDGER names a file in which they share them"
     if any(way.exporter == PROMETHEUS for way in ways_out):
         yield (
             f"{several}, and one alone can have the Prometheus port: workers that start anew (uvicorn) are not"

@@ -73,7 +73,7 @@ class Budgets:
         self._asked = False
         self._settings = settings
         self.prices = Prices(settings.prices)
-        self._ledger = _open(settings)
+        self._ledger = open_ledger(settings)
         self._timer = Timer(monotonic)
         self._begin()
 
@@ -100,7 +100,7 @@ class Budgets:
         """
         before = self._settings
         if settings.ledger != before.ledger:
-            former, self._ledger = self._ledger, _open(settings)
+            former, self._ledger = self._ledger, open_ledger(settings)
             former.close()
         elif (settings.limits, settings.budget_zone) != (before.limits, before.budget_zone):
             self._ledger.set_budgets(settings.limits, ZoneInfo(settings.budget_zone))
@@ -329,7 +329,13 @@ class Budgets:
         self.note(lambda at: BudgetReached(at, ticket, percent, standing))
 
 
-def _open(settings: Settings) -> Ledger:
+def open_ledger(settings: Settings) -> Ledger:
+    """Return the ledger of the settings.
+
+    Raises:
+        ConfigurationError: its file can't be used.
+
+    """
     zone = ZoneInfo(settings.budget_zone)
     if settings.ledger is None:
         return MemoryLedger(settings.limits, zone, lease=settings.max_hold)

@@ -200,3 +200,16 @@ print(*OpenAIInstrumentor.patched())
     reads = ("SyncAPIClient._process_response", "AsyncAPIClient._process_response")
     names = ("AsyncAPIClient.request", *pauses, "BaseClient._build_request", *reads)
     assert done.stdout.splitlines() == ["7", "7", " ".join(f"openai._base_client.{name}" for name in names)]
+
+
+def test_a_ledger_that_cannot_be_used_is_told(doctor: Doctor, tmp_path: Path) -> None:
+    done = doctor(LOCO_LEDGER=str(tmp_path))
+    assert done.returncode == 1
+    assert f"LOCO_LEDGER={tmp_path}: the ledger {tmp_path} can't be used: it is a folder" in done.stdout
+
+
+def test_budgets_that_workers_do_not_share_are_told(doctor: Doctor, tmp_path: Path) -> None:
+    said = "warning: WEB_CONCURRENCY makes 4 processes, each with budgets of its own: LOCO_LEDGER names a file"
+    assert said in doctor(LOCO_BUDGETS="*=20", WEB_CONCURRENCY="4").stdout
+    ledger = str(tmp_path / "ledger.db")
+    assert "budgets of its own" not in doctor(LOCO_BUDGETS="*=20", WEB_CONCURRENCY="4", LOCO_LEDGER=ledger).stdout

@@ -143,15 +143,23 @@ def with_another_instrumentor(tmp_path: Path) -> Mapping[str, str]:
     return {"PYTHONPATH": os.pathsep.join([*overlay, sysconfig.get_path("purelib"), str(folder)])}
 
 
-@pytest.mark.parametrize("capacity", ["-3", "plenty"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LOCO_CAPACITY", "-3", "must be "),
+        ("LOCO_CAPACITY", "plenty", "must be "),
+        ("LOCO_BUDGETS", "analyst=nan", "must be "),
+        ("LOCO_LEDGER", "/", "the ledger / can't be used: it is a folder"),
+    ],
+)
 def test_a_wrong_setting_stops_us_and_nobody_else(
-    capacity: str, program: Program, with_another_instrumentor: Mapping[str, str], server: LlmServer
+    name: str, value: str, said: str, program: Program, with_another_instrumentor: Mapping[str, str], server: LlmServer
 ) -> None:
-    result = program.run(PATCHED, CALLS, LOCO_CAPACITY=capacity, **with_another_instrumentor)
+    result = program.run(PATCHED, CALLS, **{name: value}, **with_another_instrumentor)
     assert result.stdout == f"another instrumentor\nopenai False\nanthropic False\n{ANSWERS}"
     for sdk in ("openai", "anthropic"):
         (line,) = [line for line in result.stderr.splitlines() if f"{sdk} calls go unscheduled" in line]
-        assert f"LOCO_CAPACITY={capacity}: must be " in line
+        assert f"{name}={value}: {said}" in line
     assert "Traceback" not in result.stderr
 
 
