@@ -2,9 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -14,20 +13,18 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Desk
 from loco_otel._engines.inside import Inside
 from loco_otel._identity import who
-from loco_otel._money.purchase import Bill, Estimate, Paid, Purchase
-from loco_otel._money.purchase import Subject as Purchased
+from loco_otel._money.purchase import Bill, Paid, Purchase
 from loco_otel._runtime import Runtime
 from loco_otel._telemetry import CallTrace, Subject
 from loco_otel._telemetry.company import wraps_theirs
 from loco_otel._telemetry.current import attach, detach
 from loco_otel._waiting import lineage
-from loco_otel.events import MILLI, Request, Spending, Usage
+from loco_otel.events import MILLI, Request, Spending
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
+from loco_otel.patching.estimates import purchase
 from loco_otel.patching.pushback import read_pushback
-from loco_otel.patching.weights import estimate_tokens, estimate_weight, most_output
+from loco_otel.patching.weights import estimate_tokens, estimate_weight
 
-_UNKNOWN_OUTPUT = 256
-"""Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
 _QUICKLY_READ = 32_768
 """Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
 
@@ -65,25 +62,13 @@ class Call:
         self.limited = runtime.budgets.limited
         """Whether budgets have to let it in."""
         weight, tokens = MILLI, 0
-        host, port = (None, None) if url is None else (url.host, url.port)
-        resources = runtime.router.resources(provider, model, host, port)
+        resources = runtime.router.resources(provider, model, *((None, None) if url is None else (url.host, url.port)))
         if self.weighed:
             self._prompt_tokens = estimate_tokens(body)
             expected = runtime.averages.expected(agent, model, self._prompt_tokens)
             tokens = expected.input_tokens + expected.output_tokens
             weight = estimate_weight(model, tokens, settings.weights)
-            bound = _bound(operation, body) if self.limited else None
-            self.purchase = Purchase(
-                runtime.budgets,
-                Purchased(
-                    caller,
-                    provider,
-                    host,
-                    model,
-                    partial(_estimate, runtime, agent, self._prompt_tokens, bound),
-                    partial(_is_same_place, runtime, provider, url, resources),
-                ),
-            )
+            self.purchase = purchase(runtime, caller, description, resources, self._prompt_tokens)
             self.trace = runtime.trace()
             if self.trace is not None:
                 subject = Subject(operation, provider, model, url, body)
@@ -359,29 +344,6 @@ class Call:
         if not ticket.state.ended or (self.sent and self.purchase is not None and self.purchase.open):
             with suppress(Exception):
                 self.abandon()
-
-
-def _bound(operation: str, body: Mapping[str, object]) -> int | None:
-    """Return how many tokens an answer can have at most; None where nobody knows."""
-    return 0 if operation == "embeddings" else most_output(body)
-
-
-def _estimate(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
-    """Return what a call will probably take with a model, as its budgets reserve it."""
-    expected = runtime.averages.expected(agent, model, prompt_tokens)
-    output = bound
-    if output is None:
-        output = expected.output_tokens if expected.learnt else _UNKNOWN_OUTPUT
-    usage = Usage(expected.input_tokens, output, estimated=True)
-    return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
-
-
-def _is_same_place(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
-    """Tell whether another model is to be had where this one is, under the same resources."""
-    host, port = (None, None) if url is None else (url.host, url.port)
-    if "/deployments/" in str(getattr(url, "path", "")):
-        return False  # Azure's clients for one deployment: whatever model is named, that one answers
-    return runtime.router.resources(provider, model, host, port) == resources
 
 
 def prepare(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:

@@ -1,0 +1,57 @@
+"""What a call will probably take, as its budgets reserve it.
+
+    input  = estimated prompt, corrected by what such prompts came to
+    output = the most that the request allows, or else the mean of this agent's answers from the model
+
+Whoever bounds the answers of a call can't overspend; see `docs/budgets.md` for what is promised.
+"""
+
+from functools import partial
+from typing import Any
+
+from loco_otel._identity import Identity
+from loco_otel._money.purchase import Estimate, Purchase, Subject
+from loco_otel._runtime import Runtime
+from loco_otel.events import Usage
+from loco_otel.patching.adapter import Description
+from loco_otel.patching.weights import estimate_weight, most_output
+
+_UNKNOWN_OUTPUT = 256
+"""Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
+
+
+def purchase(
+    runtime: Runtime, caller: Identity, description: Description, resources: tuple[str, ...], prompt_tokens: int
+) -> Purchase:
+    """Return what pays for a call that needs these resources."""
+    provider, operation, model, body, url, _ = description
+    bound = None
+    if runtime.budgets.limited:
+        bound = 0 if operation == "embeddings" else most_output(body)
+    subject = Subject(
+        caller,
+        provider,
+        None if url is None else url.host,
+        model,
+        partial(_estimate, runtime, caller.agent, prompt_tokens, bound),
+        partial(_is_same_place, runtime, provider, url, resources),
+    )
+    return Purchase(runtime.budgets, subject)
+
+
+def _estimate(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
+    """Return what a call will probably take with a model, as its budgets reserve it."""
+    expected = runtime.averages.expected(agent, model, prompt_tokens)
+    output = bound
+    if output is None:
+        output = expected.output_tokens if expected.learnt else _UNKNOWN_OUTPUT
+    usage = Usage(expected.input_tokens, output, estimated=True)
+    return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
+
+
+def _is_same_place(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
+    """Tell whether another model is to be had where this one is, under the same resources."""
+    host, port = (None, None) if url is None else (url.host, url.port)
+    if "/deployments/" in str(getattr(url, "path", "")):
+        return False  # Azure's clients for one deployment: whatever model is named, that one answers
+    return runtime.router.resources(provider, model, host, port) == resources
