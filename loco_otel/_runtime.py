@@ -330,7 +330,7 @@ def _at_exit() -> None:
     # Threads that are joined at exit have ended by now: whoever still waits waits in a daemon thread.
     if _current is not None:
         _current.engine.shutdown()
-        _current.budgets.tidy()
+        _current.budgets.books.tidy()
 
 
 def _flush_at_exit() -> None:

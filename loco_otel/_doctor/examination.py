@@ -10,7 +10,7 @@ from loco_otel._doctor.exporters import PROMETHEUS, exporters
 from loco_otel._doctor.hooks import examined, seen
 from loco_otel._doctor.report import Exporter, Report, Sdk, Workers, names
 from loco_otel._doctor.workers import workers
-from loco_otel._money.budgets import open_ledger
+from loco_otel._money.books import open_ledger
 from loco_otel._version import __version__
 from loco_otel.api import _instrumentors
 from loco_otel.errors import ConfigurationError

@@ -1,35 +1,25 @@
-"""The budgets of one process: what calls are paid from, and what there is to do for them besides.
+"""The budgets of one process: by which settings calls are paid for, who waits in vain, and who is told.
 
-Whether a call is let in, and with which model, is `Purchase`'s part.
+Whether a call is let in, and with which model, is `Purchase`'s part; what is written down, that of `Books`.
 """
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
-from math import inf
-from pathlib import Path
 from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
 from loco_otel._core.account import Decision, Settled
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.timer import Timer
-from loco_otel._money.base import Ledger
-from loco_otel._money.memory_ledger import MemoryLedger
+from loco_otel._money.books import Books, open_ledger
 from loco_otel._money.prices import Prices
-from loco_otel._money.sqlite_ledger import SqliteLedger
 from loco_otel.clock import monotonic
-from loco_otel.errors import ConfigurationError, LedgerError
 from loco_otel.events import BudgetEvent, BudgetReached, Event
 from loco_otel.money import Action, Charge, Standing, Totals, Unit
 from loco_otel.settings import Settings
 
 _logger = logging.getLogger("loco_otel")
-
-_RENEWALS = 3
-"""So many times in a lease it is renewed: one that fails leaves time for another."""
 
 
 Refusal: TypeAlias = Callable[[Ticket], Exception | None]
@@ -66,15 +56,11 @@ class Budgets:
         self._waiting: dict[Ticket, Refusal] = {}
         self._largest = {Unit.USD: 0, Unit.WEIGHT: 0}
         """Of the estimates of those that wait: an account with more room than that refuses none of them."""
-        self._under_way: dict[str, Ticket] = {}
-        self._later: deque[tuple[Ticket, Charge | None]] = deque()
-        """What is to be spent, or with None given back, once the ledger can be used and no finaliser runs."""
-        self._failing = False
         self._asked = False
         self._settings = settings
         self.prices = Prices(settings.prices)
-        self._ledger = open_ledger(settings)
-        self._timer = Timer(monotonic)
+        self.books = Books(open_ledger(settings), wall, self._note_settled)
+        """Where what is reserved and spent is written."""
         self._begin()
 
     def _begin(self) -> None:
@@ -85,11 +71,11 @@ class Budgets:
         self.ends_in_alert = settings.downgrade_ends == "alert"
         self.counting = self.limited or settings.ledger is not None or settings.count_spend or self._asked
         """Whether what calls take is to be known, though nobody else should ask."""
-        self._ledger.lease = settings.max_hold
+        self.books.ledger.lease = settings.max_hold
         if self.limited:
             self.prices.load()
         if self.limited or settings.ledger is not None:
-            self._timer.start(self.tidy)
+            self.books.watch()
 
     def configure(self, settings: Settings) -> None:
         """Go on under other settings.
@@ -100,10 +86,10 @@ class Budgets:
         """
         before = self._settings
         if settings.ledger != before.ledger:
-            former, self._ledger = self._ledger, open_ledger(settings)
+            former, self.books.ledger = self.books.ledger, open_ledger(settings)
             former.close()
         elif (settings.limits, settings.budget_zone) != (before.limits, before.budget_zone):
-            self._ledger.set_budgets(settings.limits, ZoneInfo(settings.budget_zone))
+            self.books.ledger.set_budgets(settings.limits, ZoneInfo(settings.budget_zone))
         if settings.prices != before.prices:
             self.prices = Prices(settings.prices)
         self._settings = settings
@@ -150,44 +136,11 @@ class Budgets:
             LedgerError: the ledger can't be used now.
 
         """
-        return self._ledger.judge(charge, self.now(), passing)
-
-    def reserve(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
-        """Reserve a call's estimate, if all its budgets have room.
-
-        Raises:
-            LedgerError: the ledger can't be used now.
-
-        """
-        if self._later:
-            self._catch_up()
-        hold = ticket.id
-        decision = self._ledger.reserve(hold, charge, self.now(), passing)
-        if decision.admitted:
-            self._under_way[hold] = ticket
-        return decision
+        return self.books.ledger.judge(charge, self.now(), passing)
 
     def settle(self, ticket: Ticket, charge: Charge) -> tuple[Standing, ...]:
-        """Spend what a call took, and return its accounts; where the ledger can't be used now it is spent later."""
-        if self._later:
-            self._catch_up()
-        self._under_way.pop(ticket.id, None)
-        settled = self._settle(ticket, charge)
-        if settled is None:
-            self._later.append((ticket, charge))
-            return ()
-        return settled.standings
-
-    def give_back(self, ticket: Ticket) -> None:
-        """End the reservation of a call that took nothing."""
-        if self._under_way.pop(ticket.id, None) is not None and not self._give_back(ticket):
-            self._later.append((ticket, None))
-
-    def settle_later(self, ticket: Ticket, charge: Charge | None) -> None:
-        """End a reservation, and spend what the call took. For finalisers: takes no lock, tells nobody."""
-        if self._under_way.pop(ticket.id, None) is not None or charge is not None:
-            self._later.append((ticket, charge))
-            self._timer.poke()
+        """Spend what a call took, and return its accounts; none where the ledger can't be used now."""
+        return self.books.settle(ticket, charge).standings
 
     def note(self, make: Callable[[float], BudgetEvent]) -> None:
         """Tell listeners and the program's callbacks of a budget."""
@@ -209,8 +162,8 @@ class Budgets:
             LedgerError: the ledger can't be used now.
 
         """
-        self._catch_up()
-        return self._ledger.standings(self.now())
+        self.books.catch_up()
+        return self.books.ledger.standings(self.now())
 
     def totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
         """Tell what all settled calls took, by these fields.
@@ -219,86 +172,30 @@ class Budgets:
             LedgerError: the ledger can't be used now.
 
         """
-        self._catch_up()
-        return self._ledger.totals(by)
+        self.books.catch_up()
+        return self.books.ledger.totals(by)
 
     def count(self) -> bool:
         """Count from now on; False where that was done already."""
         was, self.counting, self._asked = self.counting, True, True
         return not was
 
-    def tidy(self) -> float:
-        """Spend what could not be spent at once, and keep the reservations of calls under way; the timer does.
-
-        Returns:
-            When to call again, by the monotonic clock.
-
-        """
-        self._catch_up()
-        for ticket in self._under_way.copy().values():
-            if ticket.state.ended:
-                # Taken back for want of a sign of life: its call may settle yet, and is charged without a reservation.
-                self.give_back(ticket)
-        under_way = self._under_way.copy()
-        if under_way:
-            try:
-                self._ledger.renew(under_way, self.now())
-            except LedgerError:
-                self._fail()
-        soon = 1.0 if self._later else inf
-        return monotonic() + min(soon, self._ledger.lease / _RENEWALS)
-
     def close(self) -> None:
         """Spend what is left to spend, and let go of the ledger."""
-        self._catch_up()
-        self._ledger.close()
+        self.books.catch_up()
+        self.books.ledger.close()
 
     def after_fork(self) -> None:
         """Go on in the child, whose parent's calls are not its own."""
         self._waiting = {}
-        self._under_way = {}
-        self._later.clear()
-        self._ledger.after_fork()
-        self._timer = Timer(monotonic)
+        self.books.after_fork()
         self._begin()
 
-    def _catch_up(self) -> None:
-        for _ in range(len(self._later)):
-            try:
-                ticket, charge = self._later.popleft()
-            except IndexError:  # another thread has taken the last
-                return
-            done = self._give_back(ticket) if charge is None else self._settle(ticket, charge) is not None
-            if not done:
-                self._later.append((ticket, charge))
-                return
-
-    def _settle(self, ticket: Ticket, charge: Charge) -> Settled | None:
-        try:
-            settled = self._ledger.settle(ticket.id, charge, self.now())
-        except LedgerError:
-            self._fail()
-            return None
-        self._failing = False
+    def _note_settled(self, ticket: Ticket, settled: Settled) -> None:
         for percent, standing in settled.reached:
             self._reached(ticket, percent, standing)
         if self._waiting and any(self._is_tight(standing) for standing in settled.standings):
             self._turn_away(self._waiting.copy())
-        return settled
-
-    def _give_back(self, ticket: Ticket) -> bool:
-        try:
-            self._ledger.give_back(ticket.id)
-        except LedgerError:
-            self._fail()
-            return False
-        return True
-
-    def _fail(self) -> None:
-        """Say, once until it works again, that the ledger can't be used."""
-        if not self._failing:
-            self._failing = True
-            _logger.error("what calls take is kept in memory until the ledger can be used again", exc_info=True)  # noqa: LOG014 - called in handlers
 
     def _is_tight(self, standing: Standing) -> bool:
         return (
@@ -327,21 +224,3 @@ class Budgets:
             unit.tell(unit.amount(standing.limit)),
         )
         self.note(lambda at: BudgetReached(at, ticket, percent, standing))
-
-
-def open_ledger(settings: Settings) -> Ledger:
-    """Return the ledger of the settings.
-
-    Raises:
-        ConfigurationError: its file can't be used.
-
-    """
-    zone = ZoneInfo(settings.budget_zone)
-    if settings.ledger is None:
-        return MemoryLedger(settings.limits, zone, lease=settings.max_hold)
-    try:
-        return SqliteLedger(Path(settings.ledger).expanduser(), settings.limits, zone, lease=settings.max_hold)
-    except LedgerError as error:
-        origin = settings.origin("ledger")
-        key = origin if origin.startswith("LOCO_") else "ledger"
-        raise ConfigurationError(f"{key}={settings.ledger}: {error}") from error

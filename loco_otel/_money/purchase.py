@@ -105,7 +105,7 @@ class Purchase:
         if self._reserved:
             return True  # the wait after a retry's pause
         try:
-            choice = self._choose(lambda charge, passing: self._budgets.reserve(ticket, charge, passing))
+            choice = self._choose(lambda charge, passing: self._budgets.books.reserve(ticket, charge, passing))
         except BudgetExceededError as error:
             self._tell_refusal(ticket, error)
             raise
@@ -139,7 +139,7 @@ class Purchase:
         """Note that it took nothing."""
         if self._open:
             self._open = False
-            self._budgets.give_back(ticket)
+            self._budgets.books.give_back(ticket)
 
     def drop(self, ticket: Ticket, bill: Bill | None) -> Paid:
         """Do as `settle`, or as `give_back` without a bill, a little later.
@@ -149,7 +149,7 @@ class Purchase:
         charge = None if bill is None else self._charged(bill, quietly=True)
         if self._open:
             self._open = False
-            self._budgets.settle_later(ticket, charge)
+            self._budgets.books.settle_later(ticket, charge)
         return Paid(None if charge is None else charge.usd, None, self.action)
 
     def _charged(self, bill: Bill, *, quietly: bool = False) -> Charge:
