@@ -664,6 +664,10 @@ def test_calls_under_a_slot_of_the_programs_own_are_paid_for_too(
     # It waited for nothing, so there is no acquire span of it, but for the one that was refused.
     outcomes = [span.attributes["loco.outcome"] for span in scheduling.spans("acquire")]
     assert sorted(map(str, outcomes)) == ["budget", "granted"]
+    if sdk.name == "openai":  # Anthropic's makes its own
+        (inference,) = scheduling.spans("chat")
+        assert inference.attributes is not None
+        assert inference.attributes["gen_ai.response.model"] == "gpt-4o"
     assert scheduling.active() == 0
 
 
