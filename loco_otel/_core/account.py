@@ -20,7 +20,7 @@ class Settled(NamedTuple):
 
     standings: tuple[Standing, ...] = ()
     reached: tuple[Threshold, ...] = ()
-    """Thresholds reached for the first time in their period: the highest of each account."""
+    """Thresholds reached for the first time in their period."""
 
 
 class Decision(NamedTuple):
@@ -82,16 +82,18 @@ class Account:
         taken = self.spent + self.reserved if beside else self.spent
         return taken + charge.amount(self.key.unit) > self.budget.limit
 
-    def spend(self, charge: Charge, now: float) -> Threshold | None:
-        """Spend what a call took, and return the highest threshold that this reached for the first time."""
+    def spend(self, charge: Charge, now: float) -> tuple[Threshold, ...]:
+        """Spend what a call took, and return the thresholds that this reached for the first time, the lowest first."""
         if self.since is None:
             self.since = now
         self.spent += charge.amount(self.key.unit)
         if self.spent * 100 < self._alarm:
-            return None
-        limit = self.budget.limit
-        self.told = max(step for step in self.budget.thresholds if self.spent * 100 >= step * limit)
-        return Threshold(self.told, self.standing())
+            return ()
+        told, limit = self.told, self.budget.limit
+        reached = [step for step in self.budget.thresholds if step > told and self.spent * 100 >= step * limit]
+        self.told = max(reached)
+        standing = self.standing()
+        return tuple([Threshold(step, standing) for step in sorted(reached)])
 
     def standing(self) -> Standing:
         """Tell how it stands."""

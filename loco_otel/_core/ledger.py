@@ -13,6 +13,7 @@ period ends stays reserved, and is spent in the period in which it is settled.
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import tzinfo
+from itertools import chain
 from typing import NamedTuple
 
 from loco_otel._core.account import ADMITTED, Account, Decision, Settled, decide
@@ -92,7 +93,7 @@ class Ledger:
         reached = [account.spend(charge, now) for account in accounts]
         return Settled(
             tuple([account.standing() for account in accounts]),
-            tuple([threshold for threshold in reached if threshold is not None]),
+            tuple(chain.from_iterable(reached)),
         )
 
     def give_back(self, hold: str) -> None:

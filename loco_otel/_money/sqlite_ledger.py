@@ -9,6 +9,7 @@ again, after an error that left open whether it was done, charges nobody twice.
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
+from itertools import chain
 from pathlib import Path
 
 from loco_otel._core.account import ADMITTED, Account, Decision, Settled, decide
@@ -119,7 +120,7 @@ class SqliteLedger:
             )
         return Settled(
             tuple([account.standing() for account in accounts]),
-            tuple([threshold for threshold in reached if threshold is not None]),
+            tuple(chain.from_iterable(reached)),
         )
 
     def give_back(self, hold: str) -> None:

@@ -17,7 +17,7 @@ from loco_otel._telemetry.calls import ROOT
 from loco_otel._telemetry.catalogue import Kind, Metric
 from loco_otel._telemetry.instruments import Fold, Recorder, Tally, observe
 from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
-from loco_otel.money import Standing, Unit
+from loco_otel.money import Action, Standing, Unit
 
 _logger = logging.getLogger("loco_otel")
 
@@ -134,11 +134,21 @@ class Source:
             latest: Sequence[Standing] = ()
             try:
                 latest = self._budgets()
+                self._start_decisions(latest)
             finally:
                 # Where the ledger can't be used nobody waits for it again in this collection.
                 self._latest_budgets = self._clock(), latest
             return latest
         return kept[1]
+
+    def _start_decisions(self, standings: Iterable[Standing]) -> None:
+        """Begin with 0 what an alert watches: what budgets do with calls that they have no room for."""
+        decisions = self.tallies[catalogue.BUDGET_DECISIONS]
+        for standing in standings:
+            who = standing.key.scope.value, self.fold(key.BUDGET_KEY, standing.key.key)
+            decisions.start(*who, standing.action.value)
+            if standing.action is Action.DOWNGRADE:  # where the ladder ends
+                decisions.start(*who, Action.REJECT.value)
 
 
 class Gauges:

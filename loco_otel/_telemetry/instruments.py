@@ -50,6 +50,10 @@ class Tally:
         sums = self._sums
         sums[values] = sums.get(values, 0) + amount
 
+    def start(self, *values: str) -> None:
+        """Let a point begin with 0, so that its first value is seen to be an increase. Any thread may."""
+        self._sums.setdefault(values, 0)
+
     def observations(self, context: Context) -> list[Observation]:
         """Return all points."""
         keys, parts = self.row.attributes, self._parts

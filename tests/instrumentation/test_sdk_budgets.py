@@ -239,9 +239,8 @@ def test_alert_lets_calls_through_and_says_so(server: LlmServer, priced: Any) ->
     assert len(server.requests()) == 2
     exceeded = scheduling.seen.of(BudgetExceeded)
     assert [event.action for event in exceeded] == [Action.ALERT, Action.ALERT]
-    # All three thresholds were passed at once: one alert, of the highest.
-    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [95]
-    assert [type(event) for event in told] == [BudgetExceeded, BudgetReached]
+    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [50, 80, 95]
+    assert [type(event) for event in told] == [BudgetExceeded, *[BudgetReached] * 3]
     (event, *_) = [event for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
     assert event.attributes["loco.budget.action"] == "alert"
     assert event.attributes["loco.budget.remaining_usd"] < 0

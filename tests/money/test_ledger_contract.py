@@ -202,15 +202,15 @@ def test_a_total_never_begins_anew(make: Make) -> None:
     assert stands(ledger, NOON + 1000 * DAY) == {"*": (100, 0)}
 
 
-def test_thresholds_are_told_once_each_and_the_highest_alone(make: Make) -> None:
+def test_thresholds_are_told_once_each(make: Make) -> None:
     ledger = make(budget(100, period=Period.DAY, thresholds=(50, 80, 95)))
     told = [
         [threshold.percent for threshold in ledger.settle(str(turn), charge(amount), NOON).reached]
         for turn, amount in enumerate([49, 1, 10, 35, 5, 100])
     ]
-    assert told == [[], [50], [], [95], [], []]
+    assert told == [[], [50], [], [80, 95], [], []]
     reached = ledger.settle("tomorrow", charge(80), NOON + DAY).reached
-    assert [(it.percent, it.standing.spent) for it in reached] == [(80, 80)]
+    assert [(it.percent, it.standing.spent) for it in reached] == [(50, 80), (80, 80)]
 
 
 def test_a_limit_can_change(make: Make) -> None:

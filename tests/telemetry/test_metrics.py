@@ -9,6 +9,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
 from telemetry_scenario import (
+    DAILY,
     Rig,
     granted,
     rejected,
@@ -25,6 +26,7 @@ from loco_otel._telemetry import CallTrace, Telemetry
 from loco_otel._telemetry.instruments import Fold
 from loco_otel.events import (
     AgentStanding,
+    BudgetExceeded,
     Bypassed,
     BypassReason,
     GrantReason,
@@ -36,6 +38,7 @@ from loco_otel.events import (
     ThrottleKind,
     Usage,
 )
+from loco_otel.money import Action
 
 # Points are named by the values of their attributes, in the order of the keys: agent, outcome, resource, ...
 
@@ -374,3 +377,19 @@ def test_what_is_told_of_is_cumulative_whatever_the_order() -> None:
         rig.tell(waiting(ticket()), granted(ticket()))
         seen.append(rig.points("loco.grants")["score", "llm_api"])
     assert [later - earlier for earlier, later in pairwise(seen)] == [1, 1]
+
+
+def test_budgets_are_read_in_their_unit_and_their_decisions_begin_with_0() -> None:
+    rig = Rig()
+    assert rig.points("loco.budget.limit") == {("analyst", "day", "agent"): 5.0}
+    assert rig.points("loco.budget.spent") == {("analyst", "day", "agent"): 4.0}
+    assert rig.points("loco.budget.reserved") == {("analyst", "day", "agent"): 0.25}
+    assert rig.points("loco.budget.weight.limit") == {("*", "total", "all"): 100.0}
+    assert rig.points("loco.budget.weight.spent") == {("*", "total", "all"): 7.5}
+    assert rig.points("loco.budget.decisions") == {
+        ("downgrade", "analyst", "agent"): 0,
+        ("reject", "analyst", "agent"): 0,
+        ("reject", "*", "all"): 0,
+    }
+    rig.tell(BudgetExceeded(994.0, ticket(), Action.DOWNGRADE, (DAILY,), "gpt-4o-mini"))
+    assert rig.points("loco.budget.decisions")["downgrade", "analyst", "agent"] == 1

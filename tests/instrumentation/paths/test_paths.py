@@ -288,6 +288,7 @@ def test_values_are_what_happened(path: str, on: Run) -> None:
             "loco_spend_weight_total", loco_agent_id="writer"
         )
         assert total("loco_budget_decisions_total", loco_budget_action="alert", loco_budget_key="writer") == 1
+        assert total("loco_budget_decisions_total", loco_budget_action="reject", loco_budget_scope="all") == 0
         assert total("loco_spend_unpriced_total", gen_ai_provider_name="anthropic") == 1
         assert total("gen_ai_client_operation_duration_seconds_count", gen_ai_provider_name="openai") == 4
         assert total("gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 3 * 6
@@ -320,7 +321,7 @@ def test_spans_arrive(path: str, on: Run) -> None:
         "loco.throttle": 1,
         "loco.wait": 1,
         "loco.budget": 2,
-        "loco.budget.threshold": 1,
+        "loco.budget.threshold": 3,
     }
     (waited,) = [span for span in acquires if any(event["name"] == "loco.wait" for event in span.get("events", ()))]
     (link,) = waited["links"]
