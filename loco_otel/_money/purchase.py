@@ -37,6 +37,8 @@ class Subject(NamedTuple):
     """By the model that it is sent with."""
     may_send: Callable[[str], bool]
     """Whether another model is to be had at the same place, under the same resources."""
+    service_tier: str | None = None
+    """What is asked for, where that makes it dearer."""
 
 
 class Bill(NamedTuple):
@@ -167,7 +169,9 @@ class Purchase:
     def _estimated(self, model: str | None) -> Charge:
         subject = self._subject
         usage, weight = subject.estimate(model)
-        usd = self._budgets.prices.cost(subject.provider, (model,), usage, host=subject.host)
+        usd = self._budgets.prices.cost(
+            subject.provider, (model,), usage, host=subject.host, service_tier=subject.service_tier
+        )
         return self._made(model, usd, weight, usage)
 
     def _made(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:

@@ -139,10 +139,10 @@ def answered(_: Adapter) -> Wrapper:
 
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            ticket = lineage.covering()
-            if ticket is not None and ticket.request.settles:
-                runtime = _runtime.current()
-                if runtime.has_learnt:
+            runtime = _runtime.peek()
+            if runtime is not None and runtime.has_learnt:
+                ticket = lineage.covering()
+                if ticket is not None and ticket.request.settles:
                     limits = read_limits(kwargs["response"].headers)
                     if limits is not None:
                         runtime.engine.note_limits(ticket, limits)

@@ -3,7 +3,7 @@
     input  = estimated prompt, corrected by what such prompts came to
     output = the most that the request allows, or else the mean of this agent's answers from the model
 
-Whoever bounds the answers of a call can't overspend; see `docs/budgets.md` for what is promised.
+See `docs/budgets.md` for what is promised on these grounds.
 """
 
 from functools import partial
@@ -16,6 +16,8 @@ from loco_otel.events import Usage
 from loco_otel.patching.adapter import Description
 from loco_otel.patching.weights import estimate_weight, most_output
 
+_DEARER = "priority"
+"""The service tier that costs more than what is published for a model; that a cheaper one is granted is not certain."""
 _UNKNOWN_OUTPUT = 256
 """Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
 
@@ -35,6 +37,7 @@ def purchase(
         model,
         partial(_estimate, runtime, caller.agent, prompt_tokens, bound),
         partial(_is_same_place, runtime, provider, url, resources),
+        _DEARER if body.get("service_tier") == _DEARER else None,
     )
     return Purchase(runtime.budgets, subject)
 

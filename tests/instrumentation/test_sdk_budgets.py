@@ -400,6 +400,18 @@ def test_a_call_taken_back_by_max_hold_is_charged_when_it_ends(server: LlmServer
     assert scheduling.active() == 0
 
 
+def test_a_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    loco_otel.configure(budgets="*=1")
+    reserved = []
+    with server.openai() as client:
+        for tier in ("auto", "priority"):
+            stream = client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True, service_tier=tier)
+            reserved.append(only().reserved)
+            stream.close()
+    assert reserved[1] > reserved[0] > 0
+
+
 def test_several_budgets_must_all_admit_and_are_all_charged(server: LlmServer, priced: Any) -> None:
     priced(
         budgets=[
