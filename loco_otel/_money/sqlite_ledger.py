@@ -67,14 +67,15 @@ class SqliteLedger:
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
-        self._rules, self._zone = Rules(budgets), zone
+        rules = Rules(budgets)
         with self._file.writing() as database:
             database.executemany(
                 "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
                 " SET budget = excluded.budget, action = excluded.action,"
                 " told = min(told, spent * 100 / excluded.budget)",
-                [(*key, budget.limit, budget.action) for key, budget in self._rules.named.items()],
+                [(*key, budget.limit, budget.action) for key, budget in rules.named.items()],
             )
+        self._rules, self._zone = rules, zone
 
     def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none."""

@@ -310,30 +310,24 @@ class Call:
         self._spending = self._settled(purchase.settle)
         return self._spending
 
-    def _settled(self, pay: Callable[[Ticket, Bill], Paid]) -> Spending:
-        """Learn from what it took, and pay for it.
+    def _settled(self, pay: Callable[[Ticket, Bill], Paid]) -> Spending | None:
+        """Learn from what it took, and pay for it; None for a fault of ours, which must not keep the slot.
 
         Real tokens replace the weight that it was granted with; where they are estimates, that one stands.
         """
         runtime, meter, request = self._runtime, self.meter, self.ticket.request
-        usage = meter.usage(self._prompt_tokens)
-        weight, sent = request.weight, self._sent_model
-        model = sent or request.model
-        if runtime.averages.learn(request.agent, model, self._prompt_tokens, usage):
-            tokens = usage.input_tokens + usage.output_tokens
-            weight = estimate_weight(model, tokens, runtime.settings.weights)
-        paid = pay(self.ticket, Bill(usage, weight, meter.model, meter.service_tier))
-        return Spending(
-            usage,
-            weight,
-            meter.model,
-            meter.response_id,
-            meter.finish_reasons,
-            paid.usd,
-            paid.remaining,
-            paid.action,
-            sent,
-        )
+        try:
+            usage = meter.usage(self._prompt_tokens)
+            weight, sent = request.weight, self._sent_model
+            model = sent or request.model
+            if runtime.averages.learn(request.agent, model, self._prompt_tokens, usage):
+                tokens = usage.input_tokens + usage.output_tokens
+                weight = estimate_weight(model, tokens, runtime.settings.weights)
+            paid = pay(self.ticket, Bill(usage, weight, meter.model, meter.service_tier))
+            return Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons, *paid, sent)
+        except Exception:
+            _runtime.log_fault("settling a call")
+            return None
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.

@@ -22,6 +22,8 @@ from sdk_server import LlmServer
 
 import loco_otel
 from loco_otel import BudgetExceededError, ConfigurationError, LedgerError, _runtime
+from loco_otel._money.memory_ledger import MemoryLedger
+from loco_otel._money.prices import Prices
 from loco_otel._money.sqlite_ledger import LedgerView
 from loco_otel.events import BudgetExceeded, BudgetReached, Outcome, Rejected, Spent
 from loco_otel.money import MICRO, Action, Standing
@@ -410,6 +412,30 @@ def test_a_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Sch
             reserved.append(only().reserved)
             stream.close()
     assert reserved[1] > reserved[0] > 0
+
+
+@each_sdk
+@pytest.mark.parametrize("method", ["cost", "settle", "reserve"])
+def test_a_fault_of_ours_costs_no_call_and_keeps_no_slot(
+    method: str, sdk: Sdk, server: LlmServer, priced: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("on our side")
+
+    scheduling = priced(1, budgets="*=1")
+    monkeypatch.setattr(Prices if method == "cost" else MemoryLedger, method, broken)
+
+    async def main() -> None:
+        async with _entered(sdk, server) as client:
+            for streamed in (False, True):
+                answer = await now(sdk.ask(client, stream=streamed, **bounded(sdk)))
+                if streamed:
+                    async for _ in each(answer):
+                        pass
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert len(server.requests()) == 2
 
 
 def test_several_budgets_must_all_admit_and_are_all_charged(server: LlmServer, priced: Any) -> None:
