@@ -300,6 +300,8 @@ def configure(**changes: object) -> Settings:
     with _making:
         settings = runtime.settings.changed(**changes)
         runtime.configure(settings)
+    # Without the lock: a callback for budgets may well change the settings again.
+    runtime.budgets.look_again()
     return settings
 
 

@@ -89,6 +89,13 @@ def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
     assert prices.cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
 
 
+def test_a_deployments_own_price_goes_before_that_of_the_model_which_answers() -> None:
+    prices = Prices({"harbour-chat": Price(input=Decimal(1), output=Decimal(1))})
+    azure = {"provider": "azure.ai.openai", "usage": Usage(1000, 1000), "host": "x.openai.azure.com"}
+    assert prices.cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
+    assert prices.cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
+
+
 def test_what_has_no_price_is_none_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     prices = Prices()
     with caplog.at_level(logging.WARNING, "loco_otel"):

@@ -22,7 +22,7 @@ from loco_otel._core.tally import Tally
 from loco_otel.money import AccountKey, Action, Budget, Charge, Standing, Totals, ends
 
 _MOST_ACCOUNTS = 10_000
-"""Kept at once; beyond, those are forgotten in which nothing is spent or reserved."""
+"""Kept before those are looked for that can be forgotten, as nothing is spent or reserved in them."""
 
 
 class _Hold(NamedTuple):
@@ -50,19 +50,25 @@ class Ledger:
         self.lease = lease
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
+        self._set_aside: dict[AccountKey, Account] = {}
+        """Those that no rule covers any more: what they have spent and reserved counts again once one does."""
+        self._most = _MOST_ACCOUNTS
         self._holds: dict[str, _Hold] = {}
         self._tally = Tally()
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
-        """Go on under other rules: an account that both know keeps what it has spent and reserved."""
+        """Go on under other rules: an account keeps what it has spent and reserved, whether one covers it or not."""
         self._zone = zone
         self._rules = Rules(budgets)
-        for key, account in list(self._accounts.items()):
+        known = {**self._set_aside, **self._accounts}
+        self._accounts, self._set_aside = {}, {}
+        for key, account in known.items():
             budget = self._rules.budget(key)
-            if budget is None:
-                del self._accounts[key]
-            else:
+            if budget is not None:
                 account.use(budget)
+                self._accounts[key] = account
+            elif account.spent or account.reserved:
+                self._set_aside[key] = account
 
     def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action]) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none."""
@@ -135,13 +141,13 @@ class Ledger:
 
     def reset(self, key: AccountKey) -> None:
         """Set what an account has spent to nothing; what is reserved stays reserved."""
-        account = self._accounts.get(key)
+        account = self._accounts.get(key) or self._set_aside.get(key)
         if account is not None:
             account.clear()
 
     def recover(self) -> None:
         """Derive what is reserved from the holds, after an operation that was broken off."""
-        for account in self._accounts.values():
+        for account in chain(self._accounts.values(), self._set_aside.values()):
             account.reserved = 0
         for hold in self._holds.values():
             for account, amount in hold.amounts:
@@ -160,8 +166,8 @@ class Ledger:
         return bool(expired)
 
     def _accounts_of(self, charge: Charge, now: float) -> list[Account]:
-        if len(self._accounts) >= _MOST_ACCOUNTS:
-            self._forget()
+        if len(self._accounts) >= self._most:
+            self._forget(now)
         return [self._account(key, now) for key in self._rules.keys(charge)]
 
     def _account(self, key: AccountKey, now: float) -> Account:
@@ -174,9 +180,13 @@ class Ledger:
             account.roll(now, self._zone)
         return account
 
-    def _forget(self) -> None:
+    def _forget(self, now: float) -> None:
         """Make room: an account of which nothing is spent or reserved can be made again."""
+        for account in self._accounts.values():
+            account.roll(now, self._zone)
         self._accounts = {key: account for key, account in self._accounts.items() if account.spent or account.reserved}
+        # Where little could be forgotten the next look is far away: looking takes each call next to nothing.
+        self._most = max(_MOST_ACCOUNTS, 2 * len(self._accounts))
 
 
 _NOTHING = Settled()

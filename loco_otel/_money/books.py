@@ -109,10 +109,8 @@ class Books:
 
         """
         self.catch_up()
-        for ticket in self._under_way.copy().values():
-            if ticket.state.ended:
-                # Taken back for want of a sign of life: its call may settle yet, and is charged without a reservation.
-                self.give_back(ticket)
+        # A call whose slot was taken back for want of a sign of life goes on too, and will be charged: each ends its
+        # own reservation, at the latest where it is dropped.
         under_way = self._under_way.copy()
         if under_way:
             try:

@@ -94,6 +94,9 @@ class Budgets:
             self.prices = Prices(settings.prices)
         self._settings = settings
         self._begin()
+
+    def look_again(self) -> None:
+        """Turn those away that wait in vain under the settings as they are now; tells the program's callbacks."""
         self._turn_away(self._waiting.copy())
 
     def ladder(self, model: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ micro-dollar as its own.
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -69,13 +69,13 @@ class Prices:
     """
 
     def __init__(self, own: Mapping[str, Price] | None = None) -> None:
-        self._own = {name: _own_rates(price) for name, price in (own or {}).items()}
+        self._own = {name: _rates_of(price) for name, price in (own or {}).items()}
         self._warned: set[tuple[str | None, str | None]] = set()
 
     def cost(
         self,
         provider: str | None,
-        models: Iterable[str | None],
+        models: Sequence[str | None],
         usage: Usage,
         *,
         host: str | None = None,
@@ -86,7 +86,8 @@ class Prices:
 
         Args:
             provider: as `gen_ai.provider.name` has it.
-            models: as the provider answered and as the call named it: the first that has a price counts.
+            models: as the provider answered and as the call named it: the first that has a price of the settings'
+                counts, else the first with a published one.
             usage: its tokens; those of a cache are among the input, those of reasoning among the output.
             host: where it was sent, which tells a provider that speaks another's protocol.
             service_tier: `batch`, `flex`, `priority`, where the answer says so.
@@ -95,11 +96,11 @@ class Prices:
         """
         if quietly and _SNAPSHOT not in sys.modules:
             return None
-        model = None
-        for model in models:
-            rates = self._rates(provider, model, host, service_tier)
-            if rates is not None:
-                return _cost(rates, usage)
+        named = [model for model in models if model is not None]
+        rates = self._own_rates(named) or _published_rates(provider, named, host, service_tier)
+        if rates is not None:
+            return _cost(rates, usage)
+        model = named[-1] if named else None
         if not quietly and (provider, model) not in self._warned and len(self._warned) < _MOST_MODELS:
             self._warned.add((provider, model))
             _logger.warning(
@@ -113,17 +114,26 @@ class Prices:
         """Load what is published now, rather than when the first call is priced: it takes a third of a second."""
         import_module(_SNAPSHOT)
 
-    def _rates(
-        self, provider: str | None, model: str | None, host: str | None, service_tier: str | None
-    ) -> _Rates | None:
-        if model is None:
-            return None
+    def _own_rates(self, models: Sequence[str]) -> _Rates | None:
+        # All names before anything published: a deployment answers under the name of the model behind it.
         own = self._own
         if own:
-            name = model if model in own else next((glob for glob in own if fnmatchcase(model, glob)), None)
-            if name is not None:
-                return own[name]
-        return _published(provider, model, host, service_tier, int(time.time()) // _FRESH)
+            for model in models:
+                name = model if model in own else next((glob for glob in own if fnmatchcase(model, glob)), None)
+                if name is not None:
+                    return own[name]
+        return None
+
+
+def _published_rates(
+    provider: str | None, models: Sequence[str], host: str | None, service_tier: str | None
+) -> _Rates | None:
+    minute = int(time.time()) // _FRESH
+    for model in models:
+        rates = _published(provider, model, host, service_tier, minute)
+        if rates is not None:
+            return rates
+    return None
 
 
 @lru_cache(maxsize=_MOST_MODELS)
@@ -191,7 +201,7 @@ def _pico(usd_per_million: Decimal) -> int:
     return round(usd_per_million * _PICO_PER_MICRO)
 
 
-def _own_rates(price: Price) -> _Rates:
+def _rates_of(price: Price) -> _Rates:
     entry, answer = ((0, _pico(price.input)),), ((0, _pico(price.output)),)
     return _Rates(
         input=entry,

@@ -1,6 +1,7 @@
 """One call's money: whether it is let in, with which model, and what it took in the end."""
 
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias
 
@@ -78,13 +79,14 @@ _Ask: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
 class Purchase:
     """Pays for one call: asked before it is sent, and told what it took, once."""
 
-    __slots__ = ("_budgets", "_charge", "_open", "_reserved", "_subject", "action", "model")
+    __slots__ = ("_budgets", "_charge", "_open", "_process", "_reserved", "_subject", "action", "model")
 
     def __init__(self, budgets: Budgets, subject: Subject) -> None:
         self._budgets = budgets
         self._subject = subject
         self._charge: Charge | None = None
         self._open = True
+        self._process = os.getpid()
         self._reserved = False
         self.model = subject.model
         """What it is sent with."""
@@ -126,8 +128,8 @@ class Purchase:
 
     @property
     def open(self) -> bool:
-        """Whether it is still to be paid, or to be given back."""
-        return self._open
+        """Whether it is still to be paid, or given back: by the process that made the call, not by a fork of it."""
+        return self._open and self._process == os.getpid()
 
     def settle(self, ticket: Ticket, bill: Bill) -> Paid:
         """Spend what it took."""
@@ -139,7 +141,7 @@ class Purchase:
 
     def give_back(self, ticket: Ticket) -> None:
         """Note that it took nothing."""
-        if self._open:
+        if self.open:
             self._open = False
             self._budgets.books.give_back(ticket)
 
@@ -149,7 +151,7 @@ class Purchase:
         For finalisers: takes no lock, logs and loads nothing.
         """
         charge = None if bill is None else self._charged(bill, quietly=True)
-        if self._open:
+        if self.open:
             self._open = False
             self._budgets.books.settle_later(ticket, charge)
         return Paid(None if charge is None else charge.usd, None, self.action)

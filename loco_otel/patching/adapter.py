@@ -83,7 +83,14 @@ class Meter:
             output_tokens = -(-self.characters // _CHARACTERS_PER_TOKEN) or (
                 self.raw_bytes // _BYTES_PER_STREAMED_TOKEN
             )
-        return Usage(self.input_tokens if self.input_tokens is not None else prompt_tokens, output_tokens, True)
+        return Usage(
+            self.input_tokens if self.input_tokens is not None else prompt_tokens,
+            output_tokens,
+            True,  # estimated
+            self.cache_read_tokens,
+            self.cache_write_tokens,
+            self.reasoning_tokens,
+        )
 
 
 class Adapter(Protocol):

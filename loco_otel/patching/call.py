@@ -22,9 +22,10 @@ from loco_otel._waiting import lineage
 from loco_otel.events import MILLI, Request, Spending
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
 from loco_otel.patching.estimates import purchase
-from loco_otel.patching.pushback import read_pushback
+from loco_otel.patching.pushback import is_deserted, read_pushback
 from loco_otel.patching.weights import estimate_tokens, estimate_weight
 
+_UNDER_WAY = (State.GRANTED, State.RELEASED)
 _QUICKLY_READ = 32_768
 """Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
 
@@ -181,6 +182,11 @@ class Call:
         purchase, asked = self.purchase, self.ticket.request.model
         return purchase.model if purchase is not None and purchase.model != asked else None
 
+    @property
+    def _is_under_way(self) -> bool:
+        """Whether an attempt of it is with the provider, or was when its slot was taken back."""
+        return self.sent and self.ticket.state in _UNDER_WAY
+
     def finish(self, error: BaseException | None = None) -> None:
         """Settle with what the meter has, and give the slot back. Harmless when repeated."""
         ticket = self.ticket
@@ -204,7 +210,7 @@ class Call:
         ticket, purchase = self.ticket, self.purchase
         spending = None
         if purchase is not None and purchase.open:
-            if self.sent:
+            if self._is_under_way:
                 spending = self._spending = self._settled(purchase.drop)
             else:
                 purchase.drop(ticket, None)
@@ -212,16 +218,18 @@ class Call:
             self.engine.abandon(ticket, spending)
 
     def fail(self, error: BaseException) -> None:
-        """Give the slot back after a call that brought no body: nothing was spent."""
+        """Give the slot back after a call that brought no body.
+
+        Nothing was spent, unless nobody stayed to hear the answer: providers go on and bill it. Its prompt is charged,
+        as an estimate.
+        """
         engine, ticket = self.engine, self.ticket
         if self.trace is not None and not ticket.state.ended:
             # A rejection is told as what it is, whether the caller or the listeners hear of it first.
             self.trace.fail(error)
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
-            if self.purchase is not None:
-                self.purchase.drop(ticket, None)
-            engine.abandon(ticket)
+            self.abandon()
             return
         spending = None
         try:
@@ -230,6 +238,8 @@ class Call:
             answer = getattr(error, "completion", None)
             if answer is not None:
                 self.read_answer(answer)
+                spending = self._pay(error)
+            elif self._is_under_way and is_deserted(error):
                 spending = self._pay(error)
             elif self.purchase is not None:
                 self.purchase.give_back(ticket)

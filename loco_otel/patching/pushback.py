@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ THROTTLES = frozenset({429, 503, 529})
 
 _TIMEOUTS = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
 """Classes of httpx and httpx2 that mean that a provider did not answer in time. `PoolTimeout` is the program's own."""
+_UNANSWERED = frozenset({"ReadTimeout"})
+"""Those of a request that was sent."""
 _PARTS_OF_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -60,9 +62,15 @@ def read_pushback(
     return Pushback(status, kind, _retry_after(headers), read_limits(headers))
 
 
-def _is_timeout(error: BaseException | None) -> bool:
+def is_deserted(error: BaseException) -> bool:
+    """Tell whether a call ended with this because nobody would wait for its answer any longer."""
+    # Cancellation and interrupts of all kinds are no `Exception`.
+    return not isinstance(error, Exception) or _is_timeout(error, _UNANSWERED)
+
+
+def _is_timeout(error: BaseException | None, kinds: Collection[str] = _TIMEOUTS) -> bool:
     # The SDKs' own error for it has the cause.
-    return any(type(each).__name__ in _TIMEOUTS for each in (error, getattr(error, "__cause__", None)))
+    return any(type(each).__name__ in kinds for each in (error, getattr(error, "__cause__", None)))
 
 
 def _json(response: Any) -> object:

@@ -108,9 +108,16 @@ def most_output(body: Mapping[str, object]) -> int | None:
     for field in MOST_OUTPUT:
         most = body.get(field)
         if type(most) is int and most >= 0:
-            answers = body.get("n")
-            return most * answers if type(answers) is int and answers > 1 else most
+            return most * _answers(body)
     return None
+
+
+def _answers(body: Mapping[str, object]) -> int:
+    """Return how many answers are generated, those included of which only the best are sent."""
+    each = max([count for count in (body.get("n"), body.get("best_of")) if type(count) is int], default=1)
+    prompt = body.get("prompt")
+    several = isinstance(prompt, _LISTS) and prompt and type(prompt[0]) is not int  # else one, that is tokens already
+    return max(1, each) * (len(prompt) if several and isinstance(prompt, _LISTS) else 1)
 
 
 def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] = MappingProxyType({})) -> int:

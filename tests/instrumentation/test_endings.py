@@ -508,7 +508,7 @@ def test_cancelled_before_the_headers(streamed: bool, sdk: Sdk, server: LlmServe
                 await caller
 
     sdk.run(main())
-    ended(scheduling, CANCELLED, spent=False)
+    ended(scheduling, CANCELLED)
 
 
 @each_async_sdk

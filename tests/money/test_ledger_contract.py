@@ -228,6 +228,28 @@ def test_a_limit_can_change(make: Make) -> None:
     assert ledger.reserve("4", charge(10**9), NOON).admitted
 
 
+def test_a_budget_that_is_taken_out_and_put_back_has_forgotten_nothing(make: Make) -> None:
+    ledger = make(budget())
+    ledger.settle("1", charge(50), NOON)
+    ledger.reserve("2", charge(30), NOON)
+    ledger.set_budgets([], UTC)
+    assert stands(ledger) == {}
+    ledger.settle("3", charge(5), NOON)
+    ledger.set_budgets([budget()], UTC)
+    assert stands(ledger) == {"*": (50, 30)}
+    ledger.settle("2", charge(20), NOON)
+    assert stands(ledger) == {"*": (70, 0)}
+
+
+def test_a_hold_may_end_while_its_budget_is_taken_out(make: Make) -> None:
+    ledger = make(budget())
+    ledger.reserve("1", charge(30), NOON)
+    ledger.set_budgets([], UTC)
+    ledger.give_back("1")
+    ledger.set_budgets([budget()], UTC)
+    assert stands(ledger) == {"*": (0, 0)}
+
+
 def test_a_budget_can_be_reset(make: Make) -> None:
     ledger = make(budget())
     ledger.settle("1", charge(100), NOON)

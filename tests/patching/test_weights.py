@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from loco_otel.events import MILLI
-from loco_otel.patching.weights import estimate_tokens, estimate_weight
+from loco_otel.patching.weights import estimate_tokens, estimate_weight, most_output
 
 BLOB = base64.b64encode(bytes(range(256)) * 1200).decode()  # 400 kB of text, an image of 300 kB
 PNG = f"data:image/png;base64,{BLOB}"
@@ -399,3 +399,20 @@ def test_d21f_an_image_does_not_weigh_like_a_book():
 )
 def test_d21f_a_long_system_prompt_and_tools_weigh(body):
     assert 200 <= whole_weight("gpt-4o-mini", estimate_tokens({**user("hello"), **body})) <= 300
+
+
+@pytest.mark.parametrize(
+    ("body", "most"),
+    [
+        ({"prompt": "a", "max_tokens": 100}, 100),
+        ({"prompt": ["a"] * 20, "max_tokens": 100}, 2000),
+        ({"prompt": [1, 2, 3], "max_tokens": 100}, 100),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 100}, 200),
+        ({"prompt": "a", "best_of": 5, "n": 2, "max_tokens": 100}, 500),
+        ({"prompt": ["a", "b"], "n": 3, "max_tokens": 100}, 600),
+        ({"prompt": [], "n": 0, "max_tokens": 100}, 100),
+        ({"prompt": ["a", "b"]}, None),
+    ],
+)
+def test_the_most_output_counts_all_answers_to_all_prompts(body: dict[str, object], most: int | None) -> None:
+    assert most_output(body) == most

@@ -67,8 +67,10 @@ class OpenAIAdapter:
         usage = known.get("usage")
         if usage is None and (response := known.get("response")) is not None:
             # An event of the Responses API, not a chunk of a completion.
-            usage = fields(response).get("usage")
+            known = fields(response)
+            usage = known.get("usage")
         if usage is not None:
+            meter.service_tier = known.get("service_tier")
             _read_usage(usage, meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
@@ -105,6 +107,9 @@ def _read_chunk(known: Mapping[str, Any], choices: Any, meter: Meter) -> None:
         reason = inside.get("finish_reason")
         if reason:
             meter.finish_reasons = (*meter.finish_reasons, reason)
+    tier = known.get("service_tier")
+    if tier is not None:
+        meter.service_tier = tier
     usage = known.get("usage")
     if usage is not None:
         _read_usage(usage, meter)
