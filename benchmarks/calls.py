@@ -53,6 +53,7 @@ _WAYS = (
     Way(True, (Instrumentor.OPENLLMETRY,)),
     Way(True, (Instrumentor.OPENINFERENCE,)),
     Way(True, (_OURS, _OFFICIAL)),
+    Way(True, (Instrumentor.CONTRACT,)),
 )
 
 

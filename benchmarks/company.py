@@ -14,6 +14,8 @@ class Instrumentor(Enum):
     OFFICIAL = "official"
     OPENLLMETRY = "openllmetry"
     OPENINFERENCE = "openinference"
+    CONTRACT = "contract"
+    """Nobody's: the spans and measurements that loco-otel promises, made by hand."""
 
     @property
     def folder(self) -> Path:
@@ -24,6 +26,8 @@ class Instrumentor(Enum):
         """Instrument openai, in this process."""
         if self is Instrumentor.LOCO:
             import_module("loco_otel").install()
+        elif self is Instrumentor.CONTRACT:
+            import_module("benchmarks.contract").instrument()
         else:
             import_module(_MODULES[self]).OpenAIInstrumentor().instrument()
 

@@ -1,0 +1,154 @@
+"""The least that the spans and measurements of docs/telemetry.md can cost: made by hand, and nothing scheduled.
+
+What a call in a span of the program tells: an inference span with its event, an acquire span with its event, six
+measurements. All values stand ready, and all but the inference span is made for sixteen calls in a row, as loco-otel
+does; counters are free, as they are read at collection. Where this alone costs more than a goal, no code can meet it.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+from opentelemetry import context, metrics, trace
+from opentelemetry.metrics import Histogram
+from opentelemetry.trace import Span, SpanKind
+
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry import catalogue
+from loco_otel._telemetry.instruments import histogram
+
+_CALLS = 16
+"""Whose telling is put off: as many as loco-otel's 64 events are about."""
+
+_ASKED: dict[str, Any] = {
+    key.OPERATION: "chat",
+    key.PROVIDER: "openai",
+    key.AGENT: "unknown",
+    key.AGENT_NAME: "unknown",
+    key.MODEL: "gpt-4o-mini",
+    key.SERVER_ADDRESS: "api.openai.com",
+    key.SERVER_PORT: 443,
+}
+_ANSWERED: dict[str, Any] = {
+    key.RESPONSE_MODEL: "gpt-4o-mini",
+    key.RESPONSE_ID: "1",
+    key.FINISH_REASONS: ("stop",),
+    key.INPUT_TOKENS: 9,
+    key.OUTPUT_TOKENS: 3,
+}
+_SPENT: dict[str, Any] = {
+    key.SPENT_WEIGHT: 1.0,
+    key.SPEND_ESTIMATED: False,
+    key.SPENT_INPUT: 9,
+    key.SPENT_OUTPUT: 3,
+    key.SPENT_USD: 0.000004,
+}
+_ACQUIRED: dict[str, Any] = {
+    key.AGENT: "unknown",
+    key.RESOURCE: "openai/api.openai.com",
+    key.TASK_WEIGHT: 1.0,
+    key.TASK_TYPE: "chat",
+    key.POLICY: "load",
+    key.OUTCOME: "granted",
+    key.WAIT_DURATION: 0.0,
+    key.WAIT_TICKS: 0,
+    key.AGENT_NAME: "unknown",
+    key.PROVIDER: "openai",
+    key.MODEL: "gpt-4o-mini",
+}
+_GRANTED: dict[str, Any] = {
+    key.SCORE: 0.0,
+    key.ALPHA: 0.5,
+    key.QUEUE_WEIGHT: 1.0,
+    key.QUEUE_AGE: 0,
+    key.TICK: 1,
+    key.GRANT_REASON: "free",
+}
+_PLACE = {key.AGENT: "unknown", key.RESOURCE: "openai/api.openai.com"}
+_DECIDED = {**_PLACE, key.OUTCOME: "granted"}
+_LABELS: dict[str, Any] = {
+    key.OPERATION: "chat",
+    key.PROVIDER: "openai",
+    key.MODEL: "gpt-4o-mini",
+    key.RESPONSE_MODEL: "gpt-4o-mini",
+    key.SERVER_ADDRESS: "api.openai.com",
+    key.SERVER_PORT: 443,
+}
+_INPUT, _OUTPUT = ({**_LABELS, key.TYPE_OF_TOKENS: kind} for kind in (key.INPUT, key.OUTPUT))
+
+
+def instrument() -> None:
+    """Have each call of `chat.completions.create` that returns a whole answer tell what it would with loco-otel."""
+    from openai import _base_client  # noqa: PLC0415 - as the other instrumentors, once it is asked for
+
+    contract = _Contract()
+    wrapt.wrap_function_wrapper(_base_client.SyncAPIClient, "request", contract.request)
+    wrapt.wrap_function_wrapper(_base_client.AsyncAPIClient, "request", contract.async_request)
+
+
+class _Contract:
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("contract")
+        meter = metrics.get_meter("contract")
+        self._wait, self._ticks, self._hold, self._duration, self._tokens = (
+            histogram(meter, row)
+            for row in (
+                catalogue.WAIT_DURATION,
+                catalogue.WAIT_TICKS,
+                catalogue.HOLD_DURATION,
+                catalogue.DURATION,
+                catalogue.TOKEN_USAGE,
+            )
+        )
+        self._kept: list[tuple[Span, context.Context, int, int]] = []
+
+    def request(self, wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        span, parent, started_at, token = self._begin()
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            self._end(span, parent, started_at, token)
+
+    async def async_request(
+        self, wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        span, parent, started_at, token = self._begin()
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            self._end(span, parent, started_at, token)
+
+    def _begin(self) -> tuple[Span, context.Context, int, Any]:
+        parent = context.get_current()
+        span = self._tracer.start_span("chat gpt-4o-mini", parent, SpanKind.CLIENT, _ASKED)
+        return span, parent, time.time_ns(), context.attach(trace.set_span_in_context(span, parent))
+
+    def _end(self, span: Span, parent: context.Context, started_at: int, token: Any) -> None:
+        context.detach(token)
+        self._kept.append((span, parent, started_at, time.time_ns()))
+        if len(self._kept) >= _CALLS:
+            kept, self._kept = self._kept, []
+            for each in kept:
+                self._tell(*each)
+
+    def _tell(self, span: Span, parent: context.Context, started_at: int, ended_at: int) -> None:
+        acquired = self._tracer.start_span(
+            "acquire openai/api.openai.com", parent, SpanKind.INTERNAL, _ACQUIRED, start_time=started_at
+        )
+        acquired.add_event("loco.grant", _GRANTED, started_at)
+        acquired.end(started_at)
+        span.add_event("loco.spend", _SPENT, ended_at)
+        span.set_attributes(_ANSWERED)
+        span.end(ended_at)
+        within = trace.set_span_in_context(span, parent)
+        measurements: tuple[tuple[Histogram, float, dict[str, Any], context.Context], ...] = (
+            (self._wait, 0.0, _DECIDED, parent),
+            (self._ticks, 0, _PLACE, parent),
+            (self._hold, 0.01, _PLACE, parent),
+            (self._tokens, 9, _INPUT, within),
+            (self._tokens, 3, _OUTPUT, within),
+            (self._duration, 0.01, _LABELS, within),
+        )
+        for instrument_, value, attributes, around in measurements:
+            instrument_.record(value, attributes, around)
