@@ -15,7 +15,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Span, SpanKind
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry import catalogue
+from loco_otel._telemetry import catalogue, late
 from loco_otel._telemetry.instruments import histogram
 
 _CALLS = 16
@@ -83,6 +83,7 @@ def instrument() -> None:
     from openai import _base_client  # noqa: PLC0415 - as the other instrumentors, once it is asked for
 
     contract = _Contract()
+    late.before_flush(trace.get_tracer_provider(), contract.tell)
     wrapt.wrap_function_wrapper(_base_client.SyncAPIClient, "request", contract.request)
     wrapt.wrap_function_wrapper(_base_client.AsyncAPIClient, "request", contract.async_request)
 
@@ -128,11 +129,14 @@ class _Contract:
         context.detach(token)
         self._kept.append((span, parent, started_at, time.time_ns()))
         if len(self._kept) >= _CALLS:
-            kept, self._kept = self._kept, []
-            for each in kept:
-                self._tell(*each)
+            self.tell()
 
-    def _tell(self, span: Span, parent: context.Context, started_at: int, ended_at: int) -> None:
+    def tell(self) -> None:
+        kept, self._kept = self._kept, []
+        for each in kept:
+            self._tell_of(*each)
+
+    def _tell_of(self, span: Span, parent: context.Context, started_at: int, ended_at: int) -> None:
         acquired = self._tracer.start_span(
             "acquire openai/api.openai.com", parent, SpanKind.INTERNAL, _ACQUIRED, start_time=started_at
         )

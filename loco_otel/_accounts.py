@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from loco_otel._money.forecast import runs_out_at
 from loco_otel._money.sqlite_ledger import LedgerView
+from loco_otel._tables import table
 from loco_otel.money import Standing, Totals, Unit
 
 _DASH = "-"
+_AMOUNTS = ("limit", "spent", "reserved", "used", "left")
+_BUDGET = ("scope", "key", "period", *_AMOUNTS, "begins anew", "runs out")
+_TAKEN = ("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated")
 
 
 def budgets_of(path: Path, zone: tzinfo, now: float) -> tuple[Standing, ...]:
@@ -69,20 +72,18 @@ def totals_as_json(it: Totals, by: Sequence[str]) -> dict[str, Any]:
     return {**dict(zip(by, it.by, strict=True)), **it._asdict(), **amounts, "by": list(by)}
 
 
-def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, console: Console) -> None:
+def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, out: Console) -> None:
     """Print a table of budgets."""
     if not standings:
-        console.print("no budgets: no program that uses this ledger has stated any")
+        out.print("no budgets: no program that uses this ledger has stated any")
         return
-    table = _table(left=("scope", "key", "period"), right=("limit", "spent", "reserved", "used", "left"))
-    for name in ("begins anew", "runs out"):
-        table.add_column(name)
+    budgets = table(_BUDGET, figures=_AMOUNTS)
     for it in standings:
         scope, key, unit, period = it.key
         limit, spent, reserved = (unit.tell(unit.amount(amount)) for amount in (it.limit, it.spent, it.reserved))
         left = unit.tell(unit.amount(it.limit - it.spent - it.reserved))
-        out = runs_out_at(it, now)
-        table.add_row(
+        ends = runs_out_at(it, now)
+        budgets.add_row(
             scope,
             key,
             period,
@@ -92,21 +93,21 @@ def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, consol
             f"{_used(it):.0%}",
             left,
             _DASH if it.resets_at is None else _moment(it.resets_at, zone),
-            _DASH if out is None else "now" if out <= now else f"in {_span(out - now)}",
+            _DASH if ends is None else "now" if ends <= now else f"in {_span(ends - now)}",
         )
-    console.print(table)
+    out.print(budgets)
 
 
-def show_spending(totals: Sequence[Totals], by: Sequence[str], console: Console) -> None:
+def show_spending(totals: Sequence[Totals], by: Sequence[str], out: Console) -> None:
     """Print a table of what calls took, and their sum."""
-    table = _table(left=by, right=("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated"))
+    spending = table((*by, *_TAKEN), figures=_TAKEN)
     for it in totals:
-        table.add_row(*(value or _DASH for value in it.by), *_cells(it))
+        spending.add_row(*(value or _DASH for value in it.by), *_cells(it))
     if len(totals) > 1 and by:
         everything = Totals(tuple("" for _ in by), *map(sum, zip(*(it[1:] for it in totals), strict=True)))
-        table.add_section()
-        table.add_row("all", *everything.by[1:], *_cells(everything), style="bold")
-    console.print(table)
+        spending.add_section()
+        spending.add_row("all", *everything.by[1:], *_cells(everything), style="bold")
+    out.print(spending)
 
 
 def _cells(it: Totals) -> tuple[str, ...]:
@@ -119,15 +120,6 @@ def _cells(it: Totals) -> tuple[str, ...]:
         str(it.unpriced),
         str(it.estimated),
     )
-
-
-def _table(left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _used(it: Standing) -> float:

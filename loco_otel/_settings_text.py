@@ -80,7 +80,7 @@ def _of_rule(
     """Say which of the tables, by its number, and which key of it is wrong."""
     said = detail["msg"].removeprefix("Value error, ")
     if not rest:
-        return written, f"{allowed} ({said})" if "named" in said or "amount" in said else allowed
+        return written, f"{allowed} ({said})" if detail["type"] == "value_error" else allowed
     number, *keys = rest
     rule, least = _RULES[name]
     value = written.value

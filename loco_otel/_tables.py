@@ -1,8 +1,10 @@
 """How everything stands, as tables."""
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import os
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import IO, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +12,25 @@ from rich.table import Table
 from loco_otel.events import MILLI, ResourceDump, TicketStanding
 
 _WIDE = 200
+_AGENT = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L")
+_REQUEST = ("request", "agent", "state", "model", "weight", "for", "ticks", "note")
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Return where tables are printed: as wide as they need, unless a person looks at a terminal.
+
+    Names are the program's, and of whoever calls it: nothing in them is taken for markup.
+    """
+    looked_at = file is None and (sys.stdout.isatty() or "COLUMNS" in os.environ)
+    return Console(file=file, width=None if looked_at else _WIDE, markup=False, emoji=False, highlight=False)
+
+
+def table(names: Iterable[str], figures: Collection[str]) -> Table:
+    """Return an empty table with columns of these names, some of them of figures. Nothing in them is cut off."""
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        made.add_column(name, justify="right" if name in figures else "left", overflow="fold")
+    return made
 
 
 class AgentRow(NamedTuple):
@@ -48,39 +69,34 @@ class ResourceRows(NamedTuple):
 def text(resources: Sequence[ResourceDump]) -> str:
     """Return a dump to be read by people."""
     written = io.StringIO()
-    console = Console(file=written, width=_WIDE, highlight=False)
+    out = console(written)
     for dump in resources:
-        show([_rows(dump)], console)
+        show([_rows(dump)], out)
         if dump.tickets:
-            console.print(_tickets(dump.tickets))
+            out.print(_tickets(dump.tickets))
         if dump.left_out:
-            console.print(f"and {dump.left_out} more")
-        console.print()
+            out.print(f"and {dump.left_out} more")
+        out.print()
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).rstrip("\n")
 
 
-def show(resources: Iterable[ResourceRows], console: Console) -> None:
+def show(resources: Iterable[ResourceRows], out: Console) -> None:
     """Print a table of agents for each resource."""
     for number, it in enumerate(resources):
         if number:
-            console.print()
+            out.print()
         capacity = "any number" if it.capacity is None else f"{it.capacity}"
         policy = "" if it.policy is None else f", policy {it.policy}"
-        console.print(
+        out.print(
             f"{it.resource}: {it.holding} hold, {it.waiting} wait, {capacity} at a time{policy}, alpha {it.alpha:g},"
             f" tick {it.tick}",
             style="bold",
-            markup=False,
         )
         if not it.agents:
             continue
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("rank", justify="right")
-        table.add_column("agent")
-        for name in ("holding", "waiting", "oldest wait", "Q", "D", "L"):
-            table.add_column(name, justify="right")
+        agents = table(_AGENT, figures={*_AGENT} - {"agent"})
         for row in sorted(it.agents, key=lambda row: (row.rank is None, row.rank or 0, row.agent)):
-            table.add_row(
+            agents.add_row(
                 "-" if row.rank is None else str(row.rank),
                 row.agent,
                 str(row.holding),
@@ -90,7 +106,7 @@ def show(resources: Iterable[ResourceRows], console: Console) -> None:
                 str(row.d),
                 "-" if row.score is None else f"{row.score:.3f}",
             )
-        console.print(table)
+        out.print(agents)
 
 
 def _rows(dump: ResourceDump) -> ResourceRows:
@@ -112,14 +128,12 @@ def _rows(dump: ResourceDump) -> ResourceRows:
 
 
 def _tickets(tickets: Iterable[TicketStanding]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("request", "agent", "state", "model", "weight", "for", "ticks", "note"):
-        table.add_column(name, justify="right" if name in {"weight", "for", "ticks"} else "left")
+    requests = table(_REQUEST, figures={"weight", "for", "ticks"})
     for it in tickets:
         notes = [f"asks for {'+'.join(it.resources)}"] if len(it.resources) > 1 else []
         notes += [f"times out in {it.time_left:.1f} s"] if it.time_left is not None else []
         notes += [f"shares the slot of {it.shares_with}"] if it.shares_with else []
         agent = it.agent if it.tenant is None else f"{it.tenant}/{it.agent}"
         weight, seconds = f"{it.weight / MILLI:g}", f"{it.seconds:.1f} s"
-        table.add_row(it.id, agent, it.state, it.model or "-", weight, seconds, str(it.ticks), ", ".join(notes))
-    return table
+        requests.add_row(it.id, agent, it.state, it.model or "-", weight, seconds, str(it.ticks), ", ".join(notes))
+    return requests

@@ -5,6 +5,7 @@ what is spent, and check and reserve are one step.
 """
 
 import math
+import threading
 from collections import deque
 from datetime import UTC
 from itertools import count
@@ -48,6 +49,7 @@ class BudgetManager:
         self._names = count()
         self._under_way: dict[tuple[str, int], list[str]] = {}
         """Reservations by agent and units: those that are alike are one as good as the other."""
+        self._naming = threading.Lock()
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
         self._state_limits()
@@ -161,7 +163,8 @@ class BudgetManager:
         name = str(next(self._names))
         passing = () if self.on_exceeded == "reject" else (Action.REJECT,)
         within = self._decided(charge, self._ledger.reserve(name, charge, 0.0, passing))
-        self._under_way.setdefault((agent_id, units), []).append(name)
+        with self._naming:
+            self._under_way.setdefault((agent_id, units), []).append(name)
         return within
 
     def settle(self, agent_id: str, task_cost: float, *, spent: bool) -> None:
@@ -179,14 +182,14 @@ class BudgetManager:
 
     def _take(self, agent_id: str, units: int) -> str:
         """Return the name of one of an agent's reservations of so much; "" where there is none."""
-        alike = self._under_way.get((agent_id, units))
-        try:
-            return alike.pop() if alike else ""
-        except IndexError:  # another thread has taken the last
-            return ""
-        finally:
+        with self._naming:
+            alike = self._under_way.get((agent_id, units))
+            if alike is None:
+                return ""
+            name = alike.pop()
             if not alike:
-                self._under_way.pop((agent_id, units), None)
+                del self._under_way[agent_id, units]
+            return name
 
     def _catch_up(self) -> None:
         while self._dropped:

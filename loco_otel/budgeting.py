@@ -14,6 +14,7 @@ DEFAULT = "default"
 """In a line of budgets: each agent that it does not name."""
 EVERYTHING = "*"
 """In a line of budgets: all together."""
+_GLOB = frozenset("*?[")
 
 _Cost = Annotated[Decimal, BeforeValidator(no_truth_value), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 # A millionth is the least that is counted of a dollar, and a thousandth of a weight: a limit below would be 0.
@@ -64,6 +65,12 @@ class BudgetRule(BaseModel):
             raise ValueError("a budget of all has no key")
         return self
 
+    @model_validator(mode="after")
+    def _means_somebody(self) -> Self:
+        if self.key is not None and self.scope is not Scope.ALL:
+            _check_key(self.scope, self.key)
+        return self
+
     def budget(self, period: Period, action: Action) -> Budget:
         """Return it as the ledger knows it.
 
@@ -81,7 +88,7 @@ class BudgetRule(BaseModel):
             self.unit,
             self.period or period,
             self.on_exceeded or action,
-            tuple(sorted(self.thresholds)),
+            tuple(sorted(set(self.thresholds))),
         )
 
     def __str__(self) -> str:
@@ -113,22 +120,31 @@ def read_line(value: object) -> object:
             raise ValueError(f"{amount!r} is no amount") from None
         if name == EVERYTHING:
             rules.append({"scope": Scope.ALL, "limit": limit})
+        elif name == DEFAULT:
+            rules.append({"limit": limit})
         else:
-            rules.append({"key": None if name == DEFAULT else name, "limit": limit})
+            _check_key(Scope.AGENT, name)
+            rules.append({"key": name, "limit": limit})
+    if not rules:
+        raise ValueError("it names nobody; none is for no budgets")
     return rules
 
 
-def named_apart(rules: tuple[BudgetRule, ...]) -> tuple[BudgetRule, ...]:
-    """Return the rules.
+def _check_key(scope: Scope, key: str) -> None:
+    """Refuse a key that would never match."""
+    if scope is not Scope.MODEL and not _GLOB.isdisjoint(key):
+        hint = '; scope = "all" is for all together' if key == EVERYTHING else ""
+        raise ValueError(f"{key!r}: only the key of a model may be a glob{hint}")
+    if key == DEFAULT:
+        raise ValueError("a budget for each that no other one names has no key")
 
-    Raises:
-        ValueError: two of them are for the same.
 
-    """
+def named_twice(rules: tuple[BudgetRule, ...], period: Period) -> str | None:
+    """Return whom two of the rules are for, in the same unit and period; `period` is that of a rule that says none."""
     seen = set()
     for rule in rules:
-        who = (rule.scope, None if rule.scope is Scope.ALL else rule.key, rule.unit, rule.period)
+        who = (rule.scope, None if rule.scope is Scope.ALL else rule.key, rule.unit, rule.period or period)
         if who in seen:
-            raise ValueError(f"two are named {rule.key or rule.scope}")
+            return rule.key or rule.scope
         seen.add(who)
-    return rules
+    return None

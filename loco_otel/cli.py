@@ -10,7 +10,6 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
-from rich.console import Console
 
 from loco_otel import _accounts, _ps, _tables, simulation
 from loco_otel._core.policies import POLICIES
@@ -69,7 +68,7 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
     Reads the page that OpenTelemetry's Prometheus exporter serves there. Exits with 1 when there is none.
     """
     address = url or _ps.default_url(os.environ)
-    console = Console(highlight=False)
+    console = _tables.console()
     try:
         if as_json:
             rows = _ps.read(address)
@@ -131,7 +130,7 @@ def budgets(*, ledger: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"budgets": [_accounts.budget_as_json(it, now) for it in standings]}, indent=2))
     else:
-        _accounts.show_budgets(standings, zone, now, Console(highlight=False))
+        _accounts.show_budgets(standings, zone, now, _tables.console())
 
 
 @main.command()
@@ -155,7 +154,7 @@ def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool
     if as_json:
         click.echo(json.dumps({"spend": [_accounts.totals_as_json(it, fields) for it in totals]}, indent=2))
     else:
-        _accounts.show_spending(totals, fields, Console(highlight=False))
+        _accounts.show_spending(totals, fields, _tables.console())
 
 
 _COMPARED = (*POLICIES, *simulation.BASELINES)
@@ -213,7 +212,7 @@ def simulate(
         if as_json:
             click.echo(json.dumps(simulation.as_json(played, outcomes), indent=2))
         else:
-            simulation.show(played, outcomes, Console(highlight=False))
+            simulation.show(played, outcomes, _tables.console())
         if plot is not None:
             simulation.plot(played, outcomes, plot)
     except simulation.ScenarioError as error:

@@ -27,7 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from loco_otel._settings_text import TABLES, Given, displayed, faults_of, not_a_setting, one_line
 from loco_otel._values import lower, no_truth_value, not_too_large, word_for_none
-from loco_otel.budgeting import BudgetRule, Price, named_apart, read_line
+from loco_otel.budgeting import BudgetRule, Price, named_twice, read_line
 from loco_otel.errors import ConfigurationError
 from loco_otel.money import Action, Budget, Period
 from loco_otel.routing import ResourceRule, by_name
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         default={}, description=f"a table of model names or globs, each {TABLES['prices']}"
     )
     """Price of a model by name or glob, instead of the published one."""
-    budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(read_line), AfterValidator(named_apart)] = Field(
+    budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(read_line)] = Field(
         default=(),
         description="names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, "
         "each with a limit; amounts from 0.001 to 1000000000",
@@ -282,8 +282,12 @@ class Settings(BaseSettings):
         """Say which values do not go together."""
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:
-            written = given.get("budget_on_exceeded") or given["budgets"]
+            rule_says_so = any(rule.on_exceeded is Action.DOWNGRADE for rule in self.budgets)
+            written = given["budgets" if rule_says_so else "budget_on_exceeded"]
             yield f"{written}: downgrade needs a table of cheaper models, [downgrade] in the file that {_CONFIG} names"
+        twice = named_twice(self.budgets, self.budget_period)
+        if twice is not None:
+            yield f"{given['budgets']}: must have one budget for each name, unit and period (two are named {twice})"
         for model, ladder in self.downgrade.items():
             if model in ladder or len(set(ladder)) < len(ladder):
                 yield f"{given['downgrade'].item(model)}: must be {TABLES['downgrade']}, each once"

@@ -104,9 +104,9 @@ class Budgets:
         table = self._settings.downgrade
         if model is None or not table:
             return ()
-        if model in table:
-            return table[model]
-        return next((ladder for glob, ladder in table.items() if fnmatchcase(model, glob)), ())
+        ladder = table.get(model) or next((ladder for glob, ladder in table.items() if fnmatchcase(model, glob)), ())
+        # A model that stands on the ladder of a glob goes on from its own step: those before it are dearer.
+        return ladder[ladder.index(model) + 1 :] if model in ladder else ladder
 
     # -- the way of a call's money ----------------------------------------------------------------------------------
 

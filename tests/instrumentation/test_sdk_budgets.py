@@ -326,6 +326,17 @@ def test_only_models_of_the_same_resource_are_on_the_ladder(server: LlmServer, p
     assert server.requests() == []
 
 
+def test_a_model_on_the_ladder_of_a_glob_never_goes_up(server: LlmServer, priced: Any) -> None:
+    priced(
+        budgets=[{"scope": "model", "key": "gpt-4o-mini", "limit": 0.001, "on_exceeded": "downgrade"}],
+        downgrade={"gpt-4o*": ["gpt-4o", "gpt-4o-mini", "gpt-4o-nano"]},
+        downgrade_ends="alert",
+    )
+    with server.openai() as client:
+        client.chat.completions.create(**{**CHAT, "model": "gpt-4o-mini"}, max_tokens=10 * BOUND)
+    assert [request.body["model"] for request in server.requests()] == ["gpt-4o-nano"]
+
+
 @each_sdk
 def test_a_stream_that_is_broken_off_is_charged_by_what_was_seen(sdk: Sdk, server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="*=1")

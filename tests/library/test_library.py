@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -606,3 +607,24 @@ def test_an_adapter_of_ones_own_hears_of_results(run: Run) -> None:
 
     run(program())
     assert noted == [("s", "sync", 0)]
+
+
+def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_moment() -> None:
+    budget = BudgetManager(default_limit=10)
+    budget.reserve("a", 1.0)
+
+    class Interrupted(dict[tuple[str, int], list[str]]):
+        """Lets another thread settle, if it can, in the midst of noting a reservation."""
+
+        def setdefault(self, key: tuple[str, int], default: list[str]) -> list[str]:  # type: ignore[override]
+            alike = super().setdefault(key, default)
+            other.start()
+            other.join(0.1)
+            return alike
+
+    other = threading.Thread(target=budget.settle, args=("a", 1.0), kwargs={"spent": False})
+    budget._under_way = Interrupted(budget._under_way)
+    budget.reserve("a", 1.0)
+    other.join()
+    budget.settle("a", 1.0, spent=False)
+    assert budget.reserved("a") == 0

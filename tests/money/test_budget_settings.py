@@ -143,3 +143,45 @@ def test_a_downgrade_needs_a_ladder(tmp_path):
         "LOCO_BUDGET_ON_EXCEEDED=downgrade: downgrade needs a table of cheaper models, [downgrade] in the file that "
         "LOCO_CONFIG names"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('key = "worker-*"', "'worker-*': only the key of a model may be a glob"),
+        ('key = "*"', """'*': only the key of a model may be a glob; scope = "all" is for all together"""),
+        ('key = "default"', "a budget for each that no other one names has no key"),
+        ('scope = "team"\nkey = "default"', "a budget for each that no other one names has no key"),
+    ],
+)
+def test_a_key_that_would_never_match_is_refused(text, message, tmp_path):
+    with pytest.raises(ConfigurationError) as refused:
+        load(tmp_path, f"[[budgets]]\nlimit = 1\n{text}")
+    assert message in str(refused.value)
+
+
+def test_a_line_refuses_globs_of_agents_and_lines_of_nothing(tmp_path):
+    with pytest.raises(ConfigurationError, match="only the key of a model may be a glob"):
+        load(tmp_path, LOCO_BUDGETS="worker-*=5")
+    with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names nobody; none is for no budgets"):
+        load(tmp_path, LOCO_BUDGETS=" , ,")
+
+
+def test_two_budgets_for_the_same_are_refused_however_the_period_is_said(tmp_path):
+    two = '[[budgets]]\nkey = "a"\nlimit = 1\n[[budgets]]\nkey = "a"\nlimit = 2\nperiod = "hour"'
+    assert len(load(tmp_path, two).limits) == 2
+    with pytest.raises(ConfigurationError, match="two are named a"):
+        load(tmp_path, two, LOCO_BUDGET_PERIOD="hour")
+
+
+def test_who_asks_for_a_ladder_is_named_where_there_is_none(tmp_path):
+    rule = '[[budgets]]\nlimit = 1\non_exceeded = "downgrade"'
+    with pytest.raises(ConfigurationError, match=r"^budgets=\[.*: downgrade needs a table"):
+        load(tmp_path, rule, LOCO_BUDGET_ON_EXCEEDED="reject")
+    with pytest.raises(ConfigurationError, match=r"^LOCO_BUDGET_ON_EXCEEDED=downgrade: downgrade needs a table"):
+        load(tmp_path, LOCO_BUDGETS="a=1", LOCO_BUDGET_ON_EXCEEDED="downgrade")
+
+
+def test_a_threshold_that_is_said_twice_is_told_once(tmp_path):
+    (limit,) = load(tmp_path, "[[budgets]]\nlimit = 1\nthresholds = [50, 90, 50]").limits
+    assert limit.thresholds == (50, 90)

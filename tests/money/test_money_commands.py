@@ -1,6 +1,7 @@
 """`loco-otel budgets` and `loco-otel spend`, on a real ledger."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,3 +171,34 @@ def test_a_budget_runs_out_if_it_goes_on_like_that(it: Standing, out: float | No
 def test_the_more_is_spent_the_sooner_it_runs_out(spent: int, limit: int, ago: float) -> None:
     less, more = (runs_out_at(standing(amount, NOW - ago, limit=limit), NOW) for amount in (spent, spent + 1))
     assert less is None or (more is not None and NOW <= more <= less)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    agent, session = "x[/y][bold]planner[/bold]", ":tada:"
+    ledger = SqliteLedger(path, [Budget(Scope.AGENT, agent, 5_000_000)])
+    ledger.settle("1", charge(agent, "gpt-4o[1m]", 10)._replace(session=session), NOW)
+    ledger.close()
+    for command in (("budgets",), ("spend", "--by", "agent,session,model")):
+        shown = run(*command, ledger=path)
+        assert shown.exit_code == 0, shown.output
+        assert agent in shown.output
+    assert session in shown.output
+    assert "gpt-4o[1m]" in shown.output
+
+
+@pytest.mark.parametrize("columns", ["40", "80", None])
+def test_no_amount_is_cut_off(columns: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = SqliteLedger(path, [Budget(Scope.AGENT, "an agent of a rather long name", 1_234_567_890_123)])
+    ledger.settle("1", charge("an agent of a rather long name", "gpt-4o", 123_456_789), NOW)
+    ledger.close()
+    environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    if columns is not None:
+        environ["COLUMNS"] = columns
+    command = [sys.executable, "-m", "loco_otel.cli", "budgets", "--ledger", str(path)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout
+    assert "…" not in shown
+    if columns is None:  # nobody looks at a terminal: a line each
+        assert "$1234567.890123" in shown.replace(",", "")
+        assert len(shown.splitlines()) == 2
