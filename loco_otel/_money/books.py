@@ -46,6 +46,7 @@ class Books:
         self._later: deque[tuple[Ticket, Charge | None]] = deque()
         """What is to be spent, or with None given back, once the ledger can be used and no finaliser runs."""
         self._failing = False
+        self._renewed = False
         self._timer = Timer(monotonic)
 
     def watch(self) -> None:
@@ -112,9 +113,10 @@ class Books:
         # A call whose slot was taken back for want of a sign of life goes on too, and will be charged: each ends its
         # own reservation, at the latest where it is dropped.
         under_way = self._under_way.copy()
-        if under_way:
+        if under_way or not self._renewed:  # once in any case: it clears away what programs before have left
             try:
                 self.ledger.renew(under_way, self._now())
+                self._renewed = True
             except LedgerError:
                 self._fail()
         return monotonic() + min(_TRY_AGAIN if self._later else inf, self.ledger.lease / _RENEWALS)

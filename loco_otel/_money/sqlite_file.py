@@ -1,7 +1,9 @@
 """The file of a ledger: its tables, and transactions that either happen or do not."""
 
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,9 +29,10 @@ CREATE TABLE spend (
     calls INTEGER NOT NULL, usd INTEGER NOT NULL, weight INTEGER NOT NULL, unpriced INTEGER NOT NULL,
     estimated INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
 );
-CREATE INDEX spend_key ON spend (day, agent, model);
+CREATE INDEX spend_key ON spend (day, agent, tenant, team, workflow, session, provider, model);
 """
 
+_files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()
 _forsaken: list[sqlite3.Connection] = []
 """Connections of a parent, in its forked child. SQLite forbids to use them there, and to close them too."""
 
@@ -55,12 +58,9 @@ class SqliteFile:
         self._database: sqlite3.Connection | None = None
         if path.is_dir():
             raise LedgerError(f"the ledger {path} can't be used: it is a folder")
-        try:
-            with self.reading() if read_only else self.writing() as database:
-                self._prepare(database)
-        except BaseException:
-            self.close()
-            raise
+        with self.reading() if read_only else self.writing():
+            pass
+        _files.add(self)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -79,8 +79,24 @@ class SqliteFile:
         with self._lock:
             self._drop()
 
-    def after_fork(self) -> None:
-        """Let go of the parent's connection in the child."""
+    def before_fork(self) -> bool:
+        """Have no connection and no transaction while the process forks; return whether that could be had.
+
+        SQLite keeps what it knows of a file's locks for all of a process's connections. A child that inherits it takes
+        itself for the owner of its parent's locks, and its connections write to what the parent deletes.
+        """
+        # For longer than any transaction waits; what forks from within one's own is not waited for at all.
+        if not self._lock.acquire(timeout=2 * self._patience + 1):
+            return False
+        self._drop()
+        return True
+
+    def after_fork_in_parent(self) -> None:
+        """Go on after `before_fork`."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Go on in the child, whatever became of `before_fork`."""
         self._lock = threading.Lock()
         if self._database is not None:
             _forsaken.append(self._database)
@@ -112,6 +128,10 @@ class SqliteFile:
 
     def _open(self) -> sqlite3.Connection:
         place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+        if self._read_only and not self._path.with_name(f"{self._path.name}-wal").exists():
+            # Nobody has it open. Else SQLite would make files beside it that belong to whoever looks, and that whoever
+            # writes might not be able to write to.
+            place += "&immutable=1"
         database = sqlite3.connect(
             place, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True
         )
@@ -120,6 +140,11 @@ class SqliteFile:
                 # Readers do not wait for the writer; what was committed survives the process, whatever becomes of it.
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
+                database.execute("BEGIN IMMEDIATE")
+            # At each opening: the file may have been taken away meanwhile.
+            self._prepare(database)
+            if not self._read_only:
+                database.execute("COMMIT")
         except BaseException:
             database.close()
             raise
@@ -147,3 +172,25 @@ class SqliteFile:
             raise LedgerError(
                 f"the ledger {self._path} is of version {version}; this loco-otel reads version {_VERSION}"
             )
+
+
+_held: list[SqliteFile] = []
+
+
+def _before_fork() -> None:
+    _held.extend(file for file in tuple(_files) if file.before_fork())
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for file in tuple(_files):
+        file.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -79,15 +79,23 @@ class SqliteLedger:
 
     def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none."""
-        keys = self._rules.keys(charge)
+        rules = self._rules  # once: others may be stated meanwhile
+        keys = rules.keys(charge)
         if not keys:
             return ADMITTED
         with self._file.writing() as database:
             if database.execute("SELECT 1 FROM hold WHERE id = ?", (hold,)).fetchone() is not None:
                 return ADMITTED
-            accounts = [self._account(database, key, now) for key in keys]
+            accounts = self._accounts(database, rules, keys, now)
             decision = decide(accounts, charge, passing)
             if decision.admitted:
+                # For those who look at the file: what a default says of somebody is nowhere else.
+                database.executemany(
+                    "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
+                    " SET budget = excluded.budget, action = excluded.action"
+                    " WHERE budget <> excluded.budget OR action <> excluded.action",
+                    [(*account.key, account.budget.limit, account.budget.action) for account in accounts],
+                )
                 expires = now + self.lease
                 database.executemany(
                     "INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -97,20 +105,22 @@ class SqliteLedger:
 
     def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Tell what `reserve` would say if nothing else were reserved, and reserve nothing."""
-        keys = self._rules.keys(charge)
+        rules = self._rules
+        keys = rules.keys(charge)
         if not keys:
             return ADMITTED
         with self._file.reading() as database:
-            return decide([self._account(database, key, now) for key in keys], charge, passing, beside=False)
+            return decide(self._accounts(database, rules, keys, now), charge, passing, beside=False)
 
     def settle(self, hold: str, charge: Charge, now: float) -> Settled:
         """End a reservation, and spend what the call really took."""
+        rules = self._rules
         with self._file.writing() as database:
             if database.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (hold, now)).rowcount == 0:
                 return Settled()
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
             _count(database, charge, now)
-            accounts = [self._account(database, key, now) for key in self._rules.keys(charge)]
+            accounts = self._accounts(database, rules, rules.keys(charge), now)
             reached = [account.spend(charge, now) for account in accounts]
             database.executemany(
                 "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -140,10 +150,11 @@ class SqliteLedger:
 
     def standings(self, now: float) -> tuple[Standing, ...]:
         """Tell how each account stands; those of named budgets are there before anything is spent."""
+        rules = self._rules
         with self._file.reading() as database:
             found = _keys(database)
-            keys = [key for key in dict.fromkeys([*self._rules.named, *found]) if self._rules.budget(key) is not None]
-            return tuple([self._account(database, key, now).standing() for key in keys])
+            keys = [key for key in dict.fromkeys([*rules.named, *found]) if rules.budget(key) is not None]
+            return tuple([account.standing() for account in self._accounts(database, rules, keys, now)])
 
     def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Tell what all settled calls took.
@@ -165,13 +176,14 @@ class SqliteLedger:
         self._file.close()
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork: its reservations are not its parent's, nor is its connection."""
-        self._file.after_fork()
+        """Do nothing: the file sees to itself, and reservations go by the names of calls."""
 
-    def _account(self, database: sqlite3.Connection, key: AccountKey, now: float) -> Account:
-        budget = self._rules.budget(key)
-        assert budget is not None  # noqa: S101 - invariant: asked only for what a rule covers
-        return _account(database, key, budget, now, self._zone)
+    def _accounts(
+        self, database: sqlite3.Connection, rules: Rules, keys: Iterable[AccountKey], now: float
+    ) -> list[Account]:
+        """Return the accounts of keys that the rules cover."""
+        covered = [(key, rules.budget(key)) for key in keys]
+        return [_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None]
 
 
 class LedgerView:
@@ -230,9 +242,12 @@ def _keys(database: sqlite3.Connection) -> list[AccountKey]:
 
 def _account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:
     account = Account(key, budget, ends(key.period, now, zone))
-    row = database.execute(f"SELECT spent, told, resets_at, since FROM account WHERE {_THIS}", key).fetchone()  # noqa: S608
-    if row is not None and row[3] is not None:
-        account.spent, account.told, account.resets_at, account.since = row
+    row = database.execute(f"SELECT spent, told, resets_at, since, budget FROM account WHERE {_THIS}", key)  # noqa: S608
+    spent, told, resets_at, since, limit = row.fetchone() or (0, 0, None, None, None)
+    if since is not None:
+        account.spent, account.told, account.resets_at, account.since = spent, told, resets_at, since
+        if limit != budget.limit:
+            account.use(budget)
         account.roll(now, zone)
     total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_THIS} AND expires_at > ?", (*key, now))  # noqa: S608
     account.reserved = total.fetchone()[0] or 0

@@ -213,6 +213,14 @@ def test_thresholds_are_told_once_each(make: Make) -> None:
     assert [(it.percent, it.standing.spent) for it in reached] == [(50, 80), (80, 80)]
 
 
+@pytest.mark.parametrize("key", ["a", None])
+def test_a_threshold_is_told_again_once_a_raised_limit_is_reached_again(key: str | None, make: Make) -> None:
+    ledger = make(budget(1000, Scope.AGENT, key))
+    assert [step for step, _ in ledger.settle("1", charge(960), NOON).reached] == [50, 80, 95]
+    ledger.set_budgets([budget(10_000, Scope.AGENT, key)], UTC)
+    assert [step for step, _ in ledger.settle("2", charge(8600), NOON).reached] == [50, 80, 95]
+
+
 def test_a_limit_can_change(make: Make) -> None:
     ledger = make(budget(100))
     ledger.settle("1", charge(80), NOON)

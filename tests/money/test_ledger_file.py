@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from ledger_process import LEASE, LIMIT, NOW, charge
 
 from loco_otel._core import account
+from loco_otel._money.books import Books
 from loco_otel._money.memory_ledger import MemoryLedger
 from loco_otel._money.sqlite_file import SqliteFile
 from loco_otel._money.sqlite_ledger import LedgerView, SqliteLedger
@@ -102,6 +104,163 @@ def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     books.settle("parent's", charge(100), NOW)
     assert spent(path) == 150
+    books.close()
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork, let the child work, and return its id; it exits with 1 where that raises."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def went_well(child: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_a_forked_child_spends_is_kept_when_its_parent_closes_the_file(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("parent's", charge(1), NOW)
+    reading, writing = os.pipe()
+    told, telling = os.pipe()
+
+    def spend_before_and_after() -> None:
+        books.after_fork()
+        books.settle("child's first", charge(10), NOW)
+        os.write(telling, b"x")
+        os.read(reading, 1)
+        books.settle("child's second", charge(100), NOW)
+
+    child = in_child(spend_before_and_after)
+    os.read(told, 1)
+    books.close()
+    os.write(writing, b"x")
+    assert went_well(child)
+    assert spent(path) == 111
+    for end in (reading, writing, told, telling):
+        os.close(end)
+
+
+def test_a_fork_waits_for_other_threads_transactions(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    began, forking = threading.Event(), threading.Event()
+
+    def in_a_transaction() -> None:
+        with books._file.writing():
+            began.set()
+            forking.wait(PATIENCE)
+
+    thread = threading.Thread(target=in_a_transaction)
+    thread.start()
+    began.wait(PATIENCE)
+    # What is registered last runs first: the fork has begun when the transaction ends.
+    os.register_at_fork(before=forking.set)
+    child = in_child(lambda: (books.after_fork(), books.settle("child's", charge(50), NOW))[0])
+    assert went_well(child)
+    thread.join()
+    books.settle("parent's", charge(100), NOW)
+    assert spent(path) == 150
+    books.close()
+
+
+def test_budgets_may_change_while_calls_reserve_and_settle(path: Path) -> None:
+    named, default = Budget(Scope.ALL, "*", 10**9), Budget(Scope.AGENT, None, 10**9)
+    books = SqliteLedger(path, [named, default])
+    accounts = [[named], [named, default]]
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for budgets in accounts:
+                books.set_budgets(budgets, UTC)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for number in range(200):
+            books.reserve(str(number), charge(10), NOW)
+            books.settle(str(number), charge(10), NOW)
+    finally:
+        stop.set()
+        changing.join()
+    books.set_budgets([named], UTC)
+    (standing,) = books.standings(NOW)
+    assert (standing.spent, standing.reserved) == (2000, 0)
+    books.close()
+
+
+def test_a_file_that_was_taken_away_is_made_anew(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("1", charge(10), NOW)
+    books.close()
+    path.unlink()
+    books.settle("2", charge(20), NOW)
+    assert spent(path) == 20
+    books.close()
+
+
+def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("1", charge(10), NOW)
+    books.close()
+    view = LedgerView(path)
+    assert [standing.spent for standing in view.standings(NOW)] == [10]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    view.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_who_looks_sees_what_defaults_say_from_the_first_reservation_on(path: Path) -> None:
+    default = Budget(Scope.AGENT, None, 1000)
+    books = SqliteLedger(path, [default])
+    books.reserve("1", charge(10), NOW)
+    view = LedgerView(path)
+    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 1000, 10)]
+    books.set_budgets([default._replace(limit=5000)], UTC)
+    books.reserve("2", charge(5), NOW)
+    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 5000, 15)]
+    view.close()
+    books.close()
+
+
+def test_what_programs_before_have_left_is_cleared_away(path: Path) -> None:
+    ledger = ledger_process.ledger(path)
+    ledger.reserve("of a killed one", charge(10), NOW)
+    ledger.settle("of another", charge(10), NOW)
+    books = Books(ledger, lambda: NOW + 2 * 86_400, lambda *_: None)
+    books.tidy()
+    books.ledger.close()
+    database = sqlite3.connect(path)
+    assert [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("hold", "settled")] == [(0,)] * 2
+    database.close()
+
+
+def test_settling_takes_no_longer_for_the_sessions_of_a_day(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.ALL, "*", 10**9)])
+
+    def steps_of(number: int) -> int:
+        """Count what SQLite does, in hundreds of its instructions."""
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        assert books._file._database is not None
+        books._file._database.set_progress_handler(count, 100)
+        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+        books._file._database.set_progress_handler(None, 100)
+        return steps
+
+    first = steps_of(0)
+    for number in range(1, 2000):
+        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+    assert steps_of(2000) <= 2 * first + 2
     books.close()
 
 
