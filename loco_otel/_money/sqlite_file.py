@@ -125,6 +125,9 @@ class SqliteFile:
                 # A connection that failed once is not trusted again: the file may have been replaced.
                 self._drop()
                 raise LedgerError(f"the ledger {self._path} can't be used: {error}") from error
+            finally:
+                if self._read_only:
+                    self._drop()  # it was opened for the file as nobody wrote to it, if so: see `_open`
 
     def _open(self) -> sqlite3.Connection:
         place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"

@@ -211,6 +211,9 @@ def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
     view = LedgerView(path)
     assert [standing.spent for standing in view.standings(NOW)] == [10]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+    books.settle("2", charge(5), NOW)
+    assert [standing.spent for standing in view.standings(NOW)] == [15], "somebody writes again"
+    books.close()
     view.close()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
