@@ -3,6 +3,7 @@
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -36,7 +37,7 @@ def read(url: str) -> list[ResourceRows]:
     try:
         with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 - checked above
             page = answer.read(_MOST_BYTES).decode()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise PsError(f"{url} does not answer: {getattr(error, 'reason', None) or error}") from error
     return parse(page, url)
 

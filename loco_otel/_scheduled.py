@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -13,6 +14,16 @@ from loco_otel._waiting import lineage
 
 _threads = ThreadPoolExecutor(1000, "loco_otel-call")
 """Where sync functions run: as many threads as are needed, each kept for the next. The slots are the limit."""
+
+
+def _after_fork_in_child() -> None:
+    # The parent's threads are not here, though its executor thinks that they stand ready.
+    global _threads  # noqa: PLW0603 - one for all, as the event loop's own
+    _threads = ThreadPoolExecutor(1000, "loco_otel-call")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def is_stream(function: Callable[..., Any]) -> bool:
@@ -61,6 +72,8 @@ class Stream(AsyncIterator[Any]):
         self._lease = lease
         self._function = function
         self._generator: Any = None
+        self._closed = False
+        """Whether it was closed before it began."""
 
     def __aiter__(self) -> Self:
         return self
@@ -70,9 +83,12 @@ class Stream(AsyncIterator[Any]):
 
     async def asend(self, value: Any) -> Any:
         """Go on with the generator, and return what it yields next."""
+        if self._closed:
+            raise StopAsyncIteration
         if self._generator is None:
+            generator = self._function()  # first: with wrong arguments there is none, and no slot for it
             await self._lease.__aenter__()
-            self._generator = self._function()
+            self._generator = generator
             # What the reader does between two steps is its own, but it must not wait for ever for this slot.
             self._lease.leave()
             if self._lease.ticket is not None:
@@ -82,12 +98,15 @@ class Stream(AsyncIterator[Any]):
     async def athrow(self, error: BaseException) -> Any:
         """Raise an error in the generator, and return what it yields next."""
         if self._generator is None:
+            self._closed = True
             raise error
         return await self._step(self._generator.athrow(error))
 
     async def aclose(self) -> None:
         """End the generator, and give the slot back."""
-        if self._generator is not None:
+        if self._generator is None:
+            self._closed = True
+        else:
             try:
                 await self._generator.aclose()
             finally:

@@ -5,7 +5,9 @@ what is spent, and check and reserve are one step.
 """
 
 import math
+import os
 import threading
+import weakref
 from collections import deque
 from datetime import UTC
 from itertools import count
@@ -24,6 +26,9 @@ _UNITS = 1_000_000
 """Of what is counted in one unit of weight: integers, so that sums are exact, and finer than the scheduler's."""
 _UNLIMITED = 10**30
 _ALERTS = 1000
+
+
+_managers: "weakref.WeakSet[BudgetManager]" = weakref.WeakSet()
 
 
 class BudgetManager:
@@ -53,6 +58,13 @@ class BudgetManager:
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
         self._state_limits()
+        _managers.add(self)
+
+    def after_fork(self) -> None:
+        """Go on in the child of a fork: work under way is its parent's, and so are locks that were held."""
+        self._ledger.after_fork()
+        self._naming = threading.Lock()
+        self._under_way = {}
 
     # -- limits ---------------------------------------------------------------------------------------------------
 
@@ -240,3 +252,12 @@ def _amount(name: str, value: float) -> float:
 
 def _units(name: str, value: float) -> int:
     return round(_amount(name, value) * _UNITS)
+
+
+def _after_fork_in_child() -> None:
+    for manager in tuple(_managers):
+        manager.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -166,6 +167,23 @@ def test_what_is_no_such_page_is_said(body: bytes, said: str) -> None:
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
     assert said in done.output
     assert url in done.output
+
+
+def test_what_speaks_no_http_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"\x00\x00\x12\x04garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = ps("--url", f"http://127.0.0.1:{listening.getsockname()[1]}/metrics")
+        thread.join()
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    assert "does not answer" in done.output
 
 
 def test_where_nobody_answers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sdk_calls import Sdk, each, each_sync_sdk, now
+from sdk_calls import Sdk, each, each_sync_sdk, now, opened
 from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
@@ -20,15 +20,17 @@ _OF_THE_CALL = {"loco.wait.duration", "gen_ai.response.id", "gen_ai.response.tim
 
 def ask(sdk: Sdk, server: LlmServer) -> None:
     async def run() -> None:
-        await now(sdk.ask(sdk.client(server, max_retries=0)))
+        async with opened(sdk.client(server, max_retries=0)) as client:
+            await now(sdk.ask(client))
 
     sdk.run(run())
 
 
 def stream(sdk: Sdk, server: LlmServer) -> None:
     async def run() -> None:
-        async for _ in each(await now(sdk.ask(sdk.client(server, max_retries=0), stream=True))):
-            pass
+        async with opened(sdk.client(server, max_retries=0)) as client:
+            async for _ in each(await now(sdk.ask(client, stream=True))):
+                pass
 
     sdk.run(run())
 
@@ -43,7 +45,8 @@ def retry(sdk: Sdk, server: LlmServer) -> None:
     server.script({"type": "fail", "status": 429, "retry_after": 0.01})
 
     async def run() -> None:
-        await now(sdk.ask(sdk.client(server, max_retries=1)))
+        async with opened(sdk.client(server, max_retries=1)) as client:
+            await now(sdk.ask(client))
 
     sdk.run(run())
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import copy
+import os
 import pickle
+import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -628,3 +630,51 @@ def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_
     other.join()
     budget.settle("a", 1.0, spent=False)
     assert budget.reserved("a") == 0
+
+
+def forked(work: Callable[[], object]) -> bool:
+    """Let a forked child do something, for no longer than a few seconds, and tell whether it could."""
+    child = os.fork()
+    if not child:
+        signal.alarm(5)  # ends a child that hangs
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_wrapped_sync_functions_run_in_a_forked_child() -> None:
+    loco_otel.configure(capacity=2)
+
+    async def call() -> None:
+        await loco_otel.wrap(os.getpid, agent_id="a")
+
+    asyncio.run(call())
+    assert forked(lambda: asyncio.run(call()))
+
+
+def test_a_forked_child_has_a_budget_manager_that_answers() -> None:
+    budget = BudgetManager(default_limit=10)
+    budget.record_spend("a", 2)
+    with budget._ledger._lock, budget._naming:  # as another thread of the parent may
+        assert forked(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
+
+
+def test_a_wrapped_generator_that_cannot_be_made_takes_no_slot() -> None:
+    loco_otel.configure(capacity=1)
+
+    async def count(most: int) -> AsyncIterator[int]:
+        yield most
+
+    async def main() -> None:
+        wrong = await loco_otel.wrap(count, agent_id="a", wrong=1)
+        with pytest.raises(TypeError):
+            await anext(wrong)
+        assert await loco_otel.wrap(lambda: 1, agent_id="b", timeout=1) == 1
+        closed = await loco_otel.wrap(count, agent_id="a", most=1)
+        await closed.aclose()
+        assert [each async for each in closed] == []
+
+    asyncio.run(main())
