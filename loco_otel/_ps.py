@@ -38,7 +38,9 @@ def read(url: str) -> list[ResourceRows]:
         with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 - checked above
             page = answer.read(_MOST_BYTES).decode()
     except (OSError, ValueError, HTTPException) as error:
-        raise PsError(f"{url} does not answer: {getattr(error, 'reason', None) or error}") from error
+        raise PsError(
+            f"{url} does not answer: {' '.join(str(getattr(error, 'reason', None) or error).split())}"
+        ) from error
     return parse(page, url)
 
 
