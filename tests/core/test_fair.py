@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loco_otel._core.fair import REMEMBERED, FairPolicy
@@ -59,28 +59,26 @@ class Contest:
         error = max(error, 1 - ticket.request.weight)
         if error:
             self.core.settle(ticket, Spending(None, ticket.request.weight + error, None), 0.0)
-            self.count(ticket, error)
+            self.worst = max(self.worst, self.count(ticket, abs(error), 1 if error > 0 else -1))
         self.core.release(ticket, 0.0)
         for granted in self.core.decided:
             self.holders.append(granted)
             self.waiters.remove(granted)
-            self.count(granted, granted.request.weight)
-            if granted.request.agent in RIVALS:
-                agent = granted.request.agent
-                self.largest[agent] = max(self.largest[agent], self.normal(agent, granted.request.weight))
+            size = self.count(granted, granted.request.weight)
+            agent = granted.request.agent
+            self.largest[agent] = max(self.largest.get(agent, size), size)
         self.core.decided.clear()
         self.steps += 1
         self.gaps.append(self.served["f"] - self.served["m"])
 
-    def count(self, ticket: Ticket, weight: int) -> None:
+    def count(self, ticket: Ticket, weight: int, sign: int = 1) -> Fraction:
+        """Note service, or its correction, and return its size by the agent's share; nothing of the others counts."""
         agent = ticket.request.agent
-        if agent in RIVALS:
-            self.served[agent] += self.normal(agent, weight)
-            if weight != ticket.request.weight:
-                self.worst = max(self.worst, abs(self.normal(agent, weight)))
-
-    def normal(self, agent: str, weight: int) -> Fraction:
-        return Fraction(weight * 1000, self.shares.get(agent, 1000))
+        if agent not in RIVALS:
+            return Fraction(0)
+        size = Fraction(weight * 1000, self.shares.get(agent, 1000))
+        self.served[agent] += sign * size
+        return size
 
     def cancel(self, number: int) -> None:
         others = [each for each in self.waiters if each.request.agent in OTHERS]
@@ -139,6 +137,7 @@ def test_two_that_wait_are_served_the_same_to_within_their_largest_requests(
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 5), shares, moves, st.lists(st.integers(-HEAVIEST, 3 * HEAVIEST), min_size=1, max_size=20))
+@example(1, {"f": 250, "m": 1}, [("release", 0, 1)] * 9, [1000])  # an error as large as the call itself
 def test_corrections_widen_that_by_no_more_than_the_errors_of_what_is_under_way(
     capacity: int, shares: dict[str, int], game: list[tuple[str, int, int]], errors: list[int]
 ) -> None:
