@@ -33,7 +33,7 @@ _IN_BAGGAGE = tuple([f"loco.{name}" for name in Identity._fields[1:]])
 _LONGEST = 200
 """Characters of a name from baggage, which may come with a request from anywhere."""
 
-_explicit: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
+explicit: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
 """The `as_agent` bodies that the code here runs in, and who calls there; the innermost last."""
 
 readers: list[Callable[[], str | None]] = []
@@ -76,21 +76,21 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
                 raise ValueError(f"{name} must be a name or None, not {value!r}")
 
     def __enter__(self) -> Self:
-        said = _explicit.get()
+        said = explicit.get()
         identity = self._identity
         if said:
             around = said[-1][1]
             identity = Identity(identity.agent, *map(_or, identity[1:], around[1:]))
-        _explicit.set((*said, (self, identity)))
+        explicit.set((*said, (self, identity)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> None:
-        said = _explicit.get()
+        said = explicit.get()
         for index in reversed(range(len(said))):
             if said[index][0] is self:
-                _explicit.set((*said[:index], *said[index + 1 :]))
+                explicit.set((*said[:index], *said[index + 1 :]))
                 return
         # It is not said here: a generator is closed in another context, perhaps by the garbage collector.
 
@@ -109,7 +109,7 @@ def checked_name(agent: str) -> str:
 
 def who(default: str) -> Identity:
     """Tell who is calling; `default` where nothing says so."""
-    said = _explicit.get()
+    said = explicit.get()
     context = get_current()
     identity = said[-1][1] if said else Identity(_agent(context, default))
     if context:

@@ -27,7 +27,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def is_stream(function: Callable[..., Any]) -> bool:
-    """Tell whether a function is an async generator's."""
+    """Tell whether a function is an async generator's.
+
+    Raises:
+        TypeError: it is a sync generator's, whose body runs only later and where nobody can wait.
+
+    """
+    if _has_flag(function, inspect.CO_GENERATOR):
+        name = getattr(_inner(function), "__qualname__", function)
+        raise TypeError(f"{name} is a sync generator, which would run without its slot: make it an async generator")
     return _has_flag(function, inspect.CO_ASYNC_GENERATOR)
 
 
@@ -133,15 +141,15 @@ class Stream(AsyncIterator[Any]):
 
 
 def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    if _has_flag(function, inspect.CO_COROUTINE):
-        return True
-    function = _inner(function)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    return _has_flag(function, inspect.CO_COROUTINE) or inspect.iscoroutinefunction(_inner(function))
 
 
 def _has_flag(function: Callable[..., Any], flag: int) -> bool:
     # What `inspect` looks at in the end, after much that most functions do not need.
-    code = getattr(_inner(function), "__code__", None)
+    function = _inner(function)
+    code = getattr(function, "__code__", None)
+    if code is None:  # an object that can be called
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004 - its code is asked for
     return code is not None and bool(code.co_flags & flag)
 
 

@@ -149,13 +149,15 @@ async def wrap(
 
     Raises:
         RuntimeError: `configure` was not called.
+        TypeError: `fn` is a sync generator function, which could not keep its slot.
         ValueError: the weight or timeout cannot be used.
         AcquireRejectedError: there was no slot for it, and `fn` was not called.
 
     """
+    streams = is_stream(fn)
     lease = get_scheduler().hold(agent_id, Task(weight=weight, labels=labels), timeout=timeout)
     function = partial(fn, **kwargs)
-    return Stream(lease, function) if is_stream(fn) else await run(lease, function)
+    return Stream(lease, function) if streams else await run(lease, function)
 
 
 def scheduled(
@@ -168,6 +170,10 @@ def scheduled(
     """Decorate a function so that each call passes the scheduler; see `wrap`.
 
     A sync function becomes an async one.
+
+    Raises:
+        TypeError: at once, for a sync generator function.
+
     """
 
     def lease() -> Lease:

@@ -72,9 +72,12 @@ class Entanglement:
 
     def _is_stuck(self, pool: Pool) -> bool:
         """Tell whether it has leases, and none that nobody blocks."""
-        stuck = self._stuck
         leases = pool.leases.values()
-        return bool(leases) and all(any(place in stuck for place in lease.places) for lease in leases)
+        return bool(leases) and all(self.is_blocked(lease) for lease in leases)
+
+    def is_blocked(self, lease: Ticket) -> bool:
+        """Tell whether a waiter blocks one of the places that a lease lives in."""
+        return any(place in self._stuck for place in lease.places)
 
     def _could_end(self, waiter: Ticket) -> bool:
         # A waiter on a loop that another waiter blocks could not run if it were granted.

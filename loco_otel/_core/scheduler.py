@@ -279,7 +279,10 @@ class Scheduler(Steps):
     # -- time, limits, the end ----------------------------------------------------------------------------------
 
     def advance(self, now: float) -> None:
-        """Reject what has waited too long, take back what has been held too long."""
+        """Reject what has waited too long, take back what has been held too long, lend what lies idle.
+
+        While anybody waits it is to be called now and then, for nothing tells when a slot begins to lie idle.
+        """
         while (first := self._deadlines.first()) is not None and first[0] <= now:
             self._turn_away(first[-1], Outcome.TIMEOUT, now)
         if self.leases_due <= now:
@@ -287,6 +290,8 @@ class Scheduler(Steps):
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self._fill_all(now)
+        if self.waiting():
+            self._lend(now)
 
     def _expire_leases(self, now: float) -> None:
         self.leases_due = inf

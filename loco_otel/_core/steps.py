@@ -7,6 +7,7 @@ from types import MappingProxyType
 from loco_otel._core import telling
 from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel._core.entanglement import Entanglement
+from loco_otel._core.idle import borrower
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.line import Line
 from loco_otel._core.policy import Policy
@@ -161,6 +162,12 @@ class Steps:
                 break
             ticket.hosts = hosts
             self._grant(line, ticket, GrantReason.REENTRANT, now)
+
+    def _lend(self, now: float) -> None:
+        while (pair := borrower(self.resources, self._entanglement.is_blocked, now)) is not None:
+            ticket, hosts = pair
+            ticket.hosts = hosts
+            self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
 
     def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING

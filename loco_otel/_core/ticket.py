@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from itertools import count
+from math import inf
 from types import MappingProxyType
 
 from loco_otel._core.backlog import Backlog, Work
@@ -87,6 +88,11 @@ class Ticket:
     granted_at = 0.0
     touched_at = 0.0
     """The last sign of life."""
+    idle_after = inf
+    """Seconds after that from which on its slot lies idle, see `_core/idle.py`; inf while its holder works under it.
+
+    Set by the shell, without the lock.
+    """
     deadline: float | None = None
     queue_entry: Entry | None = None
     age_entry: Entry | None = None

@@ -62,7 +62,10 @@ Hold: TypeAlias = Ticket | Claim
 Scope: TypeAlias = tuple[tuple[Ticket | Claim | None, ...], tuple[Ticket | Claim | None, ...]]
 """What a context held before and after."""
 
-_scope: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=(None,))
+NOTHING: tuple[Ticket | Claim | None, ...] = (None,)
+"""What a context holds that has never held anything."""
+
+current: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=NOTHING)
 """First the ticket under which the code here runs, or None; then the claims of this context."""
 
 
@@ -73,9 +76,9 @@ def live_here(ticket: Ticket) -> None:
 
 def enter(ticket: Ticket) -> Scope:
     """Run what follows in this context under a ticket, and hold its claim; return what to give to `leave`."""
-    before = _scope.get()
+    before = current.get()
     here = (ticket, ticket) if len(before) == 1 else (ticket, *_good(before), ticket)
-    _scope.set(here)
+    current.set(here)
     return before, here
 
 
@@ -86,11 +89,11 @@ def leave(scope: Scope) -> bool:
     closes a coroutine or a generator, or a body that was entered later is still open.
     """
     before, here = scope
-    now = _scope.get()
+    now = current.get()
     if now is here:
-        _scope.set(before)
+        current.set(before)
     elif now[0] is here[0]:
-        _scope.set((before[0], *_good(now)))
+        current.set((before[0], *_good(now)))
     else:
         return False
     return True
@@ -98,28 +101,28 @@ def leave(scope: Scope) -> bool:
 
 def cover(ticket: Ticket) -> Scope:
     """Run what follows in this context under a ticket, without a claim; return what to give to `leave`."""
-    before = _scope.get()
+    before = current.get()
     here = (ticket, *before[1:])
-    _scope.set(here)
+    current.set(here)
     return before, here
 
 
 def covering() -> Ticket | None:
     """Return the live ticket under which the code here runs: a call within it is not scheduled again."""
-    ticket = _scope.get()[0]
+    ticket = current.get()[0]
     return ticket if isinstance(ticket, Ticket) and not ticket.state.ended else None
 
 
 def claim(hold: Hold) -> None:
     """Let this context, and those that inherit it from now on, hold a claim."""
-    scope = _scope.get()
+    scope = current.get()
     ticket = _ticket(hold)
-    _scope.set((scope[0], *[other for other in _good(scope) if _ticket(other) is not ticket], hold))
+    current.set((scope[0], *[other for other in _good(scope) if _ticket(other) is not ticket], hold))
 
 
 def blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
     """Name what cannot end while this task waits; with `counts`, of those tickets alone for which it is true."""
-    scope = _scope.get()
+    scope = current.get()
     return tuple(_blocked(scope, counts)) if len(scope) > 1 else ()
 
 

@@ -10,8 +10,9 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from copy import copy
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,12 @@ from loco_otel.patching.adapter import fields
 from loco_otel.patching.call import Call
 
 _READING = "reading a chunk"
+
+_UNREAD, _PAUSED = 1.0, 10.0
+"""Seconds after which a slot lies idle whose stream nobody has begun to read, or whose reader does something else."""
+_UNSEEN = 1e9
+"""In place of those where reading is not seen."""
+_READ = inf
 
 
 def hand_over(call: Call, answer: Any) -> None:
@@ -61,7 +68,7 @@ class Body:
 
     __slots__ = (
         *("_call", "_closed", "_conceal", "_task"),
-        *("context", "meter", "plain", "read", "reading", "thread", "ticket", "touch"),
+        *("context", "meter", "plain", "read", "thread", "ticket", "touch"),
     )
 
     def __init__(self, call: Call) -> None:
@@ -78,8 +85,7 @@ class Body:
         """To be current while a chunk is read."""
         self.plain = False
         """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
-        self.reading = False
-        """Whether a chunk is being read just now."""
+        self.ticket.idle_after = _UNSEEN
         self.thread = threading.get_ident()
         """Where chunks are read, in the task `_task`, if any."""
 
@@ -88,28 +94,47 @@ class Body:
         weak = weakref.ref(response)
         close, aclose = _bound(response, "close"), _bound(response, "aclose")
 
+        known = vars(response)
+        before = {name: known.get(name) for name in ("close", "aclose")}
+
         def closing() -> None:
             try:
                 close()
             finally:
                 self.close(weak())
+                self._give_back(weak(), before)
 
         async def aclosing() -> None:
             try:
                 await aclose()
             finally:
                 self.close(weak())
+                self._give_back(weak(), before)
 
-        response.close = closing
-        response.aclose = aclosing
+        known |= {"close": closing, "aclose": aclosing}
         _untie_from_stream(response)
+
+    def _give_back(self, response: Any, before: Mapping[str, Any]) -> None:
+        """Leave nothing of ours on a response that has ended: a program may keep it, and pickle it."""
+        if response is None or not self.ticket.state.ended:
+            return
+        known = vars(response)
+        for name, found in before.items():
+            if getattr(known.get(name), "__module__", None) == __name__:
+                if found is None:
+                    del known[name]
+                else:
+                    known[name] = found
 
     def read_along(self, stream: Any) -> None:
         """See each chunk that the stream yields."""
         iterator = stream._iterator
         if isinstance(iterator, _Along | _AsyncAlong):
             return
-        iterator = _untied(stream, iterator)
+        self.touch(self.ticket)
+        self.ticket.idle_after = _UNREAD
+        if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
+            iterator = _untied(stream, iterator)
         stream._iterator = _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
 
     def read_along_when_parsed(self, answer: Any) -> None:
@@ -121,7 +146,7 @@ class Body:
         if inspect.iscoroutinefunction(answer.parse):
 
             async def aparsing(*args: Any, **kwargs: Any) -> Any:
-                self.reading = True
+                self.ticket.idle_after = _READ
                 try:
                     parsed = await parse(*args, **kwargs)
                 except BaseException as error:
@@ -134,7 +159,7 @@ class Body:
         else:
 
             def parsing(*args: Any, **kwargs: Any) -> Any:
-                self.reading = True
+                self.ticket.idle_after = _READ
                 try:
                     parsed = parse(*args, **kwargs)
                 except BaseException as error:
@@ -146,7 +171,7 @@ class Body:
             answer.parse = parsing
 
     def _parsed(self, parsed: Any, error: BaseException | None) -> None:
-        self.reading = False
+        self.ticket.idle_after = _UNSEEN
         if hasattr(parsed, "_iterator"):
             self.read_along(parsed)
         elif self._closed:
@@ -156,7 +181,7 @@ class Body:
 
     def begin(self) -> None:
         """Note that a chunk is being read, and by whom."""
-        self.reading = True
+        self.ticket.idle_after = _READ
         # Readers are told apart by thread, and by task where there is one.
         task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
         if task != self._task or threading.get_ident() != self.thread:
@@ -168,8 +193,8 @@ class Body:
 
     def chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
-        self.reading = False
         ticket = self.ticket
+        ticket.idle_after = _PAUSED
         concealed = False
         try:
             self.touch(ticket)
@@ -191,7 +216,7 @@ class Body:
 
     def end(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
-        self.reading = False
+        self.ticket.idle_after = _UNSEEN
         try:
             self._end(error)
         except Exception:
@@ -203,6 +228,11 @@ class Body:
             self._call.abandon()
         else:
             self._call.finish(error)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a chunk is being read just now."""
+        return self.ticket.idle_after == _READ
 
     def close(self, response: Any) -> None:
         """Note that the response is closed."""
@@ -250,7 +280,7 @@ def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:  # noqa: C901 - the
                 detach(token)
                 token = None  # it keeps alive the context in which the chunk was read, and the claim in that
             if body.plain:
-                body.reading = False
+                ticket.idle_after = _PAUSED
                 try:
                     touch(ticket)
                     if read is not None:
@@ -260,7 +290,7 @@ def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:  # noqa: C901 - the
                 yield chunk
             elif not body.chunk(chunk):
                 yield chunk
-            body.reading = True
+            ticket.idle_after = _READ
             if threading.get_ident() != body.thread or asyncio._get_running_loop() is not None:
                 body.begin()
             token = None if context is None else attach(context)

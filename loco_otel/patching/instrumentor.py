@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from loco_otel import _runtime
 from loco_otel.errors import ConfigurationError
-from loco_otel.patching import watch
+from loco_otel.patching import watch, worker_threads
 from loco_otel.patching.placement import Placement
 from loco_otel.patching.target import Target
 from loco_otel.patching.versions import UNKNOWN, installed_version, takes
@@ -112,6 +112,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         cls = type(self)
         cls._active = False
         watch.leave_alone(cls._placement.heal)
+        worker_threads.leave(cls)
         cls._placement.remove()
 
     def _wrap(self) -> None:
@@ -127,4 +128,5 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
         watch.look_after(cls._placement.heal)
+        worker_threads.follow(cls)
         _runtime.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)

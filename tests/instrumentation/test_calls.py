@@ -14,7 +14,7 @@ from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
-from sdk_versions import BEDROCK_KEY, since
+from sdk_versions import BEDROCK_KEY, has, since
 
 from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
 
@@ -261,6 +261,15 @@ async def post_stream(client: Any) -> Seen:
     )
     lines = response.aiter_lines() if isinstance(client, openai.AsyncOpenAI) else response.iter_lines()
     return Seen((type(response), *[type(line) async for line in each(lines)]))
+
+
+@pytest.mark.skipif(not has("openai", "2.9"), reason="this version of openai does not compact")
+def test_compaction_is_scheduled(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    with server.openai() as client, pytest.raises(openai.NotFoundError):  # by this server, not by ours
+        client.responses.compact(**RESPOND)
+    (asked,) = scheduling.seen.of(Submitted)
+    assert asked.ticket.request.model == RESPOND["model"]
 
 
 # -- anthropic ------------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 import asyncio
 import gc
 import json
+import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
 import openai
@@ -21,6 +22,8 @@ from sdk_versions import has
 
 import loco_otel
 from loco_otel.events import Granted, Outcome, Rejected, Released, Spent, Submitted, Waiting
+
+_Chunk = TypeVar("_Chunk")
 
 STALL = 5.0
 """Seconds for which a scripted stream stands still; no test waits for its end."""
@@ -644,6 +647,37 @@ def test_a_raw_answer_that_nobody_parses_has_ended_already(server: LlmServer, sc
         raw = client.chat.completions.with_raw_response.create(model="gpt-4o", messages=[])
         assert scheduling.active() == 0
         assert raw.http_response.is_closed
+    scheduling.settled(1)
+
+
+def test_a_response_that_has_ended_can_be_pickled(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    with (
+        server.openai() as client,
+        client.chat.completions.with_streaming_response.create(model="gpt-4o", messages=[]) as raw,
+    ):
+        raw.read()
+        again = pickle.loads(pickle.dumps(raw.http_response))
+    assert again.json() == raw.http_response.json()
+    scheduling.settled(1)
+
+
+def test_a_stream_of_the_programs_own_keeps_what_it_counts(server: LlmServer, scheduled: Scheduled) -> None:
+    class Counting(openai.Stream[_Chunk]):
+        count = 0
+
+        def __stream__(self) -> Iterator[_Chunk]:
+            for chunk in super().__stream__():
+                self.count += 1
+                yield chunk
+
+    scheduling = scheduled(capacity=1)
+    body = {"model": "gpt-4o", "messages": [], "stream": True}
+    with server.openai() as client:
+        stream = client.post(
+            "/chat/completions", body=body, cast_to=dict[str, Any], stream=True, stream_cls=Counting[dict[str, Any]]
+        )
+        assert len(list(stream)) == stream.count > 0
     scheduling.settled(1)
 
 

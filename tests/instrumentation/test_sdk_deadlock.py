@@ -14,6 +14,7 @@ from sdk_server import LlmServer
 
 import loco_otel
 from loco_otel.events import Granted, GrantReason, Released, Submitted, Waiting
+from loco_otel.patching import body
 
 
 def reasons(scheduling: Scheduling) -> list[GrantReason]:
@@ -301,6 +302,135 @@ def most_at_once(scheduling: Scheduling) -> int:
     return most
 
 
+# -- what is handed to threads ----------------------------------------------------------------------------------------
+
+
+@each_sync_sdk
+def test_a_pool_of_threads_works_for_the_reader_that_waits_for_it(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    with sdk.client(server) as client, ThreadPoolExecutor(2) as pool, sdk.stream(client) as stream:
+        for _ in range(2):
+            next(stream)
+            list(pool.map(lambda _: sdk.ask(client), range(2), timeout=SOON))
+    scheduling.settled(5)
+    assert reasons(scheduling) == [FREE, *[REENTRANT] * 4]
+
+
+@each_async_sdk
+def test_run_in_executor_while_an_async_stream_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    sync = Sdk(sdk.name, is_async=False)
+
+    async def main() -> None:
+        with sync.client(server) as other:
+            async with sdk.client(server) as client, await sdk.stream(client) as stream:
+                await stream.__anext__()
+                asked = asyncio.get_running_loop().run_in_executor(None, sync.ask, other)
+                await asyncio.wait_for(asked, SOON)
+
+    sdk.run(main())
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
+@each_sync_sdk
+def test_calls_of_a_pool_run_under_the_slot_and_the_name_of_who_submitted_them(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
+        with loco_otel.as_agent("writer"):
+            with loco_otel.slot():
+                pool.submit(sdk.ask, client).result(SOON)
+            inherited = pool.submit(sdk.ask, client)
+        inherited.result(SOON)
+        pool.submit(sdk.ask, client).result(SOON)
+    ended = [event.ticket for event in scheduling.seen.of(Released)]
+    assert [(ticket.request.agent, ticket.inside) for ticket in ended] == [
+        ("writer", True),
+        ("writer", False),
+        ("writer", False),
+        (scheduling.runtime.default_agent, False),
+    ]
+
+
+def test_threads_are_left_alone_once_nothing_is_patched(scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    assert hasattr(ThreadPoolExecutor.submit, "__wrapped__")
+    loco_otel.uninstall()
+    assert not hasattr(ThreadPoolExecutor.submit, "__wrapped__")
+
+
+# -- streams that are opened first, and read later ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots lie idle as soon as a stream is there."""
+    monkeypatch.setattr(body, "_UNREAD", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+@each_async_sdk
+@pytest.mark.parametrize("settings", [{"capacity": 1}, {"capacity": "auto"}], ids=str)
+def test_streams_opened_together_and_read_afterwards(
+    settings: dict[str, object], sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(**settings)
+    if settings["capacity"] == "auto":
+        server.script({"type": "fail", "status": 429, "retry_after": 0.01, "times": 1})
+
+    async def main() -> None:
+        async with sdk.client(server) as client:
+            opening = asyncio.gather(*[sdk.stream(client) for _ in range(4)])
+            while not opening.done():
+                # What the timer does each second.
+                scheduling.runtime.engine.advance()
+                await asyncio.sleep(0)
+            for stream in await opening:
+                async for _ in stream:
+                    pass
+
+    sdk.run(asyncio.wait_for(main(), SOON))
+    scheduling.settled(4)
+
+
+@pytest.mark.usefixtures("impatient")
+@each_sync_sdk
+def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    with sdk.client(server) as client:
+        with ThreadPoolExecutor(4) as pool:
+            opening = [pool.submit(sdk.stream, client) for _ in range(4)]
+            while not all(each.done() for each in opening):
+                scheduling.runtime.engine.advance()
+        for each in opening:
+            list(each.result(SOON))
+    scheduling.settled(4)
+    assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT, REENTRANT]
+
+
+@each_sync_sdk
+def test_a_stream_lends_its_slot_once_its_reader_does_something_else(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "_PAUSED", -SOON)
+    scheduling = scheduled(capacity=1)
+    with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
+        with sdk.stream(client) as stream:
+            other = Context().run(pool.submit, sdk.ask, client)
+            scheduling.seen.wait_for(Waiting)
+            scheduling.runtime.engine.advance()
+            assert reasons(scheduling) == [FREE], "not read yet, and not for long"
+            next(stream)
+            scheduling.runtime.engine.advance()
+            other.result(SOON)
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT]
+
+
 # -- nothing is shared that need not be -------------------------------------------------------------------------------
 
 
@@ -315,7 +445,7 @@ def test_a_nested_call_waits_for_a_stream_that_can_still_end(sdk: Sdk, server: L
                 next(stream)
                 sdk.ask(client)
 
-        reader = pool.submit(read)
+        reader = Context().run(pool.submit, read)  # it has nothing to do with the stream
         scheduling.seen.wait_for(Waiting)
         assert reasons(scheduling) == [FREE, FREE]
         unrelated.close()

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -290,6 +290,39 @@ def test_a_stream_holds_its_slot_until_it_has_ended(run: Run) -> None:
         assert seen == [(0, 1), (1, 1), (2, 1)]
         assert made.resource.holder_count == 0
         assert made.metrics.cost_by_agent() == {"a": 2.0}
+
+    run(program())
+
+
+def test_an_object_that_streams_holds_its_slot_too(run: Run) -> None:
+    made = loco_otel.configure(capacity=1)
+
+    class Numbers:
+        async def __call__(self, count: int) -> AsyncIterator[int]:
+            for _ in range(count):
+                yield made.resource.holder_count
+
+    async def program() -> None:
+        stream = await loco_otel.wrap(Numbers(), agent_id="a", count=2)
+        assert [number async for number in stream] == [1, 1]
+        assert made.resource.holder_count == 0
+
+    run(program())
+
+
+def test_a_sync_generator_is_refused_for_it_would_run_without_its_slot(run: Run) -> None:
+    made = loco_otel.configure(capacity=1)
+
+    def count() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match=r"count is a sync generator.* make it an async generator"):
+        loco_otel.scheduled(agent_id="a")(count)
+
+    async def program() -> None:
+        with pytest.raises(TypeError, match="sync generator"):
+            await loco_otel.wrap(partial(count), agent_id="a")
+        assert "a" not in made.agents
 
     run(program())
 

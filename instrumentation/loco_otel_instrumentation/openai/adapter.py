@@ -7,7 +7,13 @@ from loco_otel.patching import Asked, Description, Meter, fields, stainless
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
-    {"/chat/completions": "chat", "/completions": "text_completion", "/responses": "chat", "/embeddings": "embeddings"},
+    {
+        "/chat/completions": "chat",
+        "/completions": "text_completion",
+        "/responses": "chat",
+        "/responses/compact": "chat",
+        "/embeddings": "embeddings",
+    },
     {"Azure": "azure.ai.openai"},
     "openai",
 )
