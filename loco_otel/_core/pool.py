@@ -18,7 +18,7 @@ class Pool:
 
     __slots__ = (
         "adaptive", "capacity", "gated", "leases", "lines", "name", "paused_until", "requests", "reserved", "served",
-        "sharers", "tokens", "used",
+        "sharers", "stalled", "tokens", "used",
     )  # fmt: skip
 
     def __init__(self, name: str, capacity: int | AdaptiveLimit | None) -> None:
@@ -42,6 +42,8 @@ class Pool:
         """Slots taken: the leases less those that share."""
         self.sharers = 0
         """Leases that share a slot."""
+        self.stalled: float | None = None
+        """The last sign of life after which it stood still, where that has been told."""
         self.reserved: Line | None = None
         """Whose the next free slot is: a line that asks for other resources too, and has waited too long."""
         self.served: deque[Request] = deque(maxlen=_WINDOW)

@@ -11,6 +11,7 @@ from loco_otel._core.policy import Policy
 from loco_otel._core.pool import Pool
 from loco_otel._core.rate import enough_in
 from loco_otel._core.resources import Capacity
+from loco_otel._core.stall import Stall, stall
 from loco_otel._core.standing import standing
 from loco_otel._core.steps import Steps
 from loco_otel._core.ticket import State, Ticket
@@ -306,6 +307,13 @@ class Scheduler(Steps):
                     self.refuse(ticket, Outcome.TIMEOUT, now)
                 else:
                     self._release(ticket, now, expired=True)
+
+    def stalls(self, now: float) -> list[Stall]:
+        """Tell, once each, of resources where somebody waits and nothing has moved for long."""
+        if not self.waiting():
+            return []
+        found = (stall(pool, now) for pool in self.resources.pools.values())
+        return [each for each in found if each is not None]
 
     def next_wakeup(self) -> float:
         """Return when `advance` has something to do at the earliest; inf when never."""

@@ -1,5 +1,6 @@
 """The engine of a program that shares nothing with others: the core behind one lock."""
 
+import logging
 import os
 import threading
 import uuid
@@ -10,6 +11,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.stall import Stall
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines.base import Admission
 from loco_otel._engines.outbox import Outbox
@@ -30,6 +32,8 @@ from loco_otel.events import (
     Throttled,
     ThrottleKind,
 )
+
+_logger = logging.getLogger("loco_otel")
 
 _HEARTBEAT = 1.0
 """Seconds between two looks of the timer while someone waits or is to be woken or told: the most that a lost wake can
@@ -313,13 +317,16 @@ class InProcessEngine:
 
     def advance(self) -> float:
         """Do what the time demands, and return when to call again; the timer does."""
-        self._do(self._advance)
+        stalls = self._do(self._advance)
         self._outbox.tell()
+        for stall in stalls:
+            _logger.warning("%s", stall)
         return self._due
 
-    def _advance(self, core: Scheduler, now: float) -> None:
+    def _advance(self, core: Scheduler, now: float) -> list[Stall]:
         core.advance(now)
         self._due = self._next_due(now)
+        return core.stalls(now)
 
     def _do(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
         now = self._clock()

@@ -6,6 +6,7 @@ import pytest
 
 from loco_otel._core.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.stall import PATIENCE
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engines import in_process
 from loco_otel._engines.in_process import InProcessEngine
@@ -46,3 +47,18 @@ def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytes
     clock.advance(0.5)
     engine.advance()
     assert waiting.state is State.GRANTED
+
+
+def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=clock, timer=False)
+    holder = ask(engine, "narrow")
+    waiter = ask(engine, "narrow")
+    for _ in range(3):
+        clock.advance(PATIENCE)
+        engine.advance()
+    (warning,) = caplog.records
+    assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
+    assert "nothing has moved at narrow" in warning.getMessage()
+    engine.release(holder)
+    assert waiter.state is State.GRANTED
