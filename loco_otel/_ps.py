@@ -4,6 +4,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,7 +24,7 @@ def default_url(environ: Mapping[str, str]) -> str:
     """Return where OpenTelemetry's Prometheus exporter serves, by its own variables."""
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
     port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
-    return f"http://{host}:{port}/metrics"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
 def read(url: str) -> list[ResourceRows]:
@@ -35,13 +37,23 @@ def read(url: str) -> list[ResourceRows]:
     if not url.startswith(("http://", "https://")):
         raise PsError(f"{url} is no address: it begins with http:// or https://")
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310 - checked above
+        # A proxy knows nothing of this machine's own addresses, though `http_proxy` says nothing of that.
+        handlers = [urllib.request.ProxyHandler({})] if _is_local(urlsplit(url).hostname) else []
+        with urllib.request.build_opener(*handlers).open(url, timeout=_PATIENCE) as answer:
             page = answer.read(_MOST_BYTES).decode()
     except (OSError, ValueError, HTTPException) as error:
         raise PsError(
             f"{url} does not answer: {' '.join(str(getattr(error, 'reason', None) or error).split())}"
         ) from error
     return parse(page, url)
+
+
+def _is_local(host: str | None) -> bool:
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def parse(page: str, url: str) -> list[ResourceRows]:

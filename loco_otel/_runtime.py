@@ -4,7 +4,6 @@ import atexit
 import logging
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
@@ -22,6 +21,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._engines.in_process import InProcessEngine
 from loco_otel._identity import UNKNOWN
 from loco_otel._learning import TokenAverages
+from loco_otel._locks import ForkSafeLock
 from loco_otel._money.budgets import Budgets
 from loco_otel._telemetry import CallTrace, Telemetry, configured
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
@@ -61,7 +61,7 @@ class Runtime:
         self.budgets = Budgets(settings, self.engine)
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
-        self._attaching = threading.Lock()
+        self._attaching = ForkSafeLock()
         self._look_at = -inf
         if settings.log == "pretty":
             pretty.install()
@@ -276,7 +276,7 @@ def fault(what: str) -> None:
 
 
 _current: Runtime | None = None
-_making = threading.Lock()
+_making = ForkSafeLock()
 
 
 def current() -> Runtime:
@@ -342,11 +342,7 @@ def _flush_at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Another thread of the parent may have held these locks: nobody will ever give them back."""
-    global _making  # noqa: PLW0603 - as above
-    _making = threading.Lock()
     if _current is not None:
-        _current._attaching = threading.Lock()
         _current.budgets.after_fork()
 
 

@@ -1,12 +1,12 @@
 """A holder of a queue of tasks, as the seed's programs name and fill it."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex, TypeVar
 
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.ticket import Ticket
+from loco_otel._locks import ForkSafeLock
 from loco_otel._station import Station
 from loco_otel._waiting import lineage
 from loco_otel.task import Task
@@ -34,7 +34,7 @@ class CompletedTasks(list[Task]):
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._ages: deque[int] = deque()
         self._total = self._waited = self._failed = 0
         for task in tasks:

@@ -6,7 +6,6 @@ what is spent, and check and reserve are one step.
 
 import math
 import os
-import threading
 import weakref
 from collections import deque
 from datetime import UTC
@@ -14,6 +13,7 @@ from itertools import count
 from typing import Any, Literal, get_args
 
 from loco_otel._core.account import Decision
+from loco_otel._locks import ForkSafeLock
 from loco_otel._money.memory_ledger import MemoryLedger
 from loco_otel.errors import BudgetExceededError
 from loco_otel.money import AccountKey, Action, Budget, Charge, Period, Scope, Standing, Unit
@@ -54,16 +54,15 @@ class BudgetManager:
         self._names = count()
         self._under_way: dict[tuple[str, int], list[str]] = {}
         """Reservations by agent and units: those that are alike are one as good as the other."""
-        self._naming = threading.Lock()
+        self._naming = ForkSafeLock()
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
         self._state_limits()
         _managers.add(self)
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork: work under way is its parent's, and so are locks that were held."""
+        """Go on in the child of a fork: work under way is its parent's."""
         self._ledger.after_fork()
-        self._naming = threading.Lock()
         self._under_way = {}
 
     # -- limits ---------------------------------------------------------------------------------------------------

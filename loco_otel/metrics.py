@@ -1,11 +1,11 @@
 """What a scheduler's agents have cost and waited, as the seed's programs ask for it."""
 
-import threading
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from loco_otel._core.fairness import jains_index
+from loco_otel._locks import ForkSafeLock
 from loco_otel.task import Task
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class SchedulerMetrics:
     def __init__(self, scheduler: "AsyncLOCOScheduler", ema_alpha: float = 0.3) -> None:
         self._scheduler = scheduler
         self._ema_alpha = ema_alpha
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._costs: dict[str, float] = {}
         self._costed: deque[tuple[str, float]] = deque()
         """What is still to be added to those."""

@@ -2,8 +2,6 @@
 
 import logging
 import operator
-import os
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from loco_otel._locks import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.calls import ROOT
@@ -200,7 +199,7 @@ class Gauges:
 
 
 _gauges: WeakKeyDictionary[Meter, Gauges] = WeakKeyDictionary()
-_making = threading.Lock()
+_making = ForkSafeLock()
 
 
 def of(meter: Meter) -> Gauges:
@@ -210,16 +209,6 @@ def of(meter: Meter) -> Gauges:
         if gauges is None:
             gauges = _gauges[meter] = Gauges(meter)
         return gauges
-
-
-def _after_fork_in_child() -> None:
-    """Another thread of the parent may have held the lock: nobody will ever give it back."""
-    global _making  # noqa: PLW0603 - the lock can't be given back
-    _making = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _by_agent(gauge: _AgentGauge, source: Source) -> list[Observation]:

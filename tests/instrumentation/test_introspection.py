@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from sdk_scheduling import SOON, Scheduled
 from sdk_server import LlmServer, free_port
 
 import loco_otel
+from loco_otel._ps import default_url
 from loco_otel.cli import main
 from loco_otel.events import Waiting
 
@@ -111,7 +113,8 @@ def test_a_dump_reads_as_the_page_shows(server: LlmServer, scheduled: Scheduled)
     scheduling = scheduled(capacity=1)
     with server.openai() as client, ThreadPoolExecutor(1) as pool:
         with loco_otel.slot("analyst", weight=2):
-            call = pool.submit(client.chat.completions.create, **CHAT)
+            # Of somebody else, who has nothing to do with the slot.
+            call = Context().run(pool.submit, client.chat.completions.create, **CHAT)
             scheduling.seen.wait_for(Waiting)
             text = str(loco_otel.dump())
             told = loco_otel.dump(tickets=1).as_dict()
@@ -184,6 +187,23 @@ def test_what_speaks_no_http_is_said() -> None:
         thread.join()
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
     assert "does not answer" in done.output
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with serving(
+        b'# TYPE loco_scheduler_ticks counter\nloco_scheduler_ticks_total{loco_resource_name="llm"} 3\n'
+    ) as url:
+        assert ps("--url", url).output.startswith("llm: 0 hold")
+        assert ps("--url", url.replace("127.0.0.1", "localhost")).output.startswith("llm: 0 hold")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("", "http://localhost:9/metrics"), ("::1", "http://[::1]:9/metrics"), ("10.0.0.1", "http://10.0.0.1:9/metrics")],
+)
+def test_the_page_is_looked_for_where_the_exporter_serves_it(host: str, url: str) -> None:
+    assert default_url({"OTEL_EXPORTER_PROMETHEUS_HOST": host, "OTEL_EXPORTER_PROMETHEUS_PORT": "9"}) == url
 
 
 def test_where_nobody_answers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from loco_otel import (
     SharedResource,
     ShutdownError,
     Task,
+    _runtime,
     jains_fairness,
 )
 from loco_otel._core.adaptive import AdaptiveAlpha
@@ -660,6 +661,12 @@ def test_a_forked_child_has_a_budget_manager_that_answers() -> None:
     budget.record_spend("a", 2)
     with budget._ledger._lock, budget._naming:  # as another thread of the parent may
         assert forked(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
+
+
+def test_a_forked_child_finds_no_lock_held() -> None:
+    agent = Agent("a")
+    with agent.completed_tasks._lock, _runtime._making:  # as other threads of the parent may
+        assert forked(lambda: (agent.completed_tasks.fail(), _runtime.replace(None), loco_otel.snapshot()))
 
 
 def test_a_wrapped_generator_that_cannot_be_made_takes_no_slot() -> None:
