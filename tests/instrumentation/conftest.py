@@ -7,6 +7,8 @@ import pytest
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
+from loco_otel.patching import body
+
 
 @pytest.fixture(scope="session")
 def llm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlmServer]:
@@ -19,6 +21,13 @@ def server(llm_server: LlmServer) -> LlmServer:
     """The server of the session, with nothing scripted and nothing noted."""
     llm_server.reset()
     return llm_server
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that a test leaves open lends its slot to nobody, however slow the machine is."""
+    monkeypatch.setattr(body, "_UNREAD", 1e6)
+    monkeypatch.setattr(body, "_PAUSED", 1e6)
 
 
 @pytest.fixture

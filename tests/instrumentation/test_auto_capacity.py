@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -237,7 +238,7 @@ def test_a_call_needs_all_resources_that_match(tmp_path: Path, server: LlmServer
         resources = [event.ticket.request.resources for event in scheduling.seen.of(Submitted)]
         assert resources == [("gpu-models", "tier"), ("llm_api",)]
         with loco_otel.slot("holder", resources=["tier", "gpu-models"]):
-            call = pool.submit(client.chat.completions.create, **CHAT)
+            call = Context().run(pool.submit, client.chat.completions.create, **CHAT)
             scheduling.seen.wait_for(Waiting)
             assert standing("gpu-models").waiting == standing("tier").waiting == 1
             with loco_otel.slot("holder", resources="gpu", timeout=0):
@@ -254,7 +255,7 @@ def test_resources_change_in_a_running_program(server: LlmServer, scheduled: Sch
         client.chat.completions.create(**CHAT)
         loco_otel.configure(resources=[{"name": "narrow", "provider": "openai", "capacity": 1}])
         with loco_otel.slot("holder", resources=["narrow"]):
-            call = pool.submit(client.chat.completions.create, **CHAT)
+            call = Context().run(pool.submit, client.chat.completions.create, **CHAT)
             scheduling.seen.wait_for(Waiting)
             loco_otel.configure(resources=[{"name": "narrow", "provider": "openai", "capacity": 2}])
             call.result(SOON)

@@ -53,8 +53,8 @@ def at_once(_: Any) -> Any:
 
 
 def asking(threads: ThreadPoolExecutor, sdk: Sdk, client: Any) -> "Future[Any]":
-    """Make a call in a thread of its own: one in this thread would be within the stream that is open here."""
-    return threads.submit(sdk.ask, client)
+    """Make a call in a thread and a context of its own: one in these would be within the stream that is open here."""
+    return Context().run(threads.submit, sdk.ask, client)
 
 
 # -- D1: an error or a cancellation in the body leaves others asleep --------------------------------------------------
@@ -155,7 +155,7 @@ def test_d2_timed_out_at_the_moment_of_its_grant(scheduled: Scheduled) -> None:
     with answering(at_once) as client, ThreadPoolExecutor(1) as threads:
         for _ in range(trials):
             with loco_otel.slot("holder", timeout=SOON):
-                waiter = threads.submit(ask)
+                waiter = Context().run(threads.submit, ask)
                 never.wait(timeout)
             waiter.result(SOON)
             assert scheduling.active() == 0
