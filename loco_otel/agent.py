@@ -49,6 +49,9 @@ class CompletedTasks(list[Task]):
             if len(self._ages) > COMPLETED:
                 self._add_up()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _completed_again, (list(self), self.total, self.waited, self.failed)
+
     def fail(self) -> None:
         """Note that the work at one of them failed."""
         with self._lock:
@@ -78,6 +81,13 @@ class CompletedTasks(list[Task]):
                 self._total += 1
 
 
+def _completed_again(tasks: list[Task], total: int, waited: int, failed: int) -> CompletedTasks:
+    completed = CompletedTasks()
+    list.extend(completed, tasks)
+    completed._total, completed._waited, completed._failed = total, waited, failed
+    return completed
+
+
 class TaskList(list[Task]):
     """An agent's queue. Programs may change it as any list: its scheduler sees it at once.
 
@@ -98,6 +108,10 @@ class TaskList(list[Task]):
         """The time by which the tasks age."""
         tick: int = self.clock.tick
         return tick
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as a list that queues nowhere, with the ages that its tasks have."""
+        return TaskList, (list(self),)
 
     # -- what schedulers do ---------------------------------------------------------------------------------------
 

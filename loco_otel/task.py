@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.ticket import Ticket
@@ -126,11 +126,29 @@ class Task:
         self.holder = None
         self.entry = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as one that is in no queue, with the age that it has."""
+        said = self.task_id, self._weight, self.learns, self.arrival_tick, self.age, self.task_type, self.labels
+        more = {name: value for name, value in vars(self).items() if name not in _OWN}
+        return _again, (type(self), *said), more
+
     def __repr__(self) -> str:
         return (
             f"Task(task_id={self.task_id!r}, weight={self.weight}, arrival_tick={self.arrival_tick}, age={self.age}, "
             f"task_type={self.task_type!r})"
         )
+
+
+_OWN = {"_age", "_id", "_weight", *Task.__annotations__, *vars(Task()), "birth", "milli"}
+"""Attributes that are a task's, not a subclass's."""
+
+
+def _again(kind: type[Task], task_id: str, weight: float, learns: bool, *said: Any) -> Task:  # noqa: FBT001 - for pickle
+    arrival_tick, age, task_type, labels = said
+    task = kind.__new__(kind)
+    Task.__init__(task, task_id, weight, arrival_tick, age, task_type, labels=labels)
+    task.learns = learns
+    return task
 
 
 def _milli(weight: float) -> int:

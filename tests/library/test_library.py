@@ -31,6 +31,7 @@ from loco_otel import (
 )
 from loco_otel._core.adaptive import AdaptiveAlpha
 from loco_otel.adapters.vanilla import VanillaAdapter
+from loco_otel.agent import COMPLETED
 from loco_otel.testing import RunResult, SyncTestScheduler, mock_agent, mock_resource
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -631,6 +632,34 @@ def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_
     other.join()
     budget.settle("a", 1.0, spent=False)
     assert budget.reserved("a") == 0
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+def test_an_agent_can_be_copied_and_pickled_with_its_tasks(again: Callable[[Agent], Agent]) -> None:
+    class_of_own = Noted("urgent", weight=2.0, age=3)
+    class_of_own.note = "mine"
+    agent = Agent("a", tasks=[class_of_own, Task("learns")])
+    made = scheduler("b")
+    made.register_agent(agent)
+    for number in range(COMPLETED + 1):
+        agent.tasks.append(Task(str(number), age=9))
+        assert agent.serve_oldest_task() is not None
+    agent.completed_tasks.fail()
+
+    other = again(agent)
+    assert repr(other) == repr(agent)
+    first, second = other.tasks
+    assert (type(first), first.note, first.weight, first.learns) == (Noted, "mine", 2.0, False)  # type: ignore[attr-defined]
+    assert (second.task_id, second.learns, second.queue is other.tasks) == ("learns", True, True)
+    assert (other.completed_tasks.total, other.completed_tasks.failed) == (COMPLETED + 1, 1)
+    assert other.completed_tasks.waited == agent.completed_tasks.waited
+    made.register_agent(Agent("c", tasks=[copy.copy(first)]))
+    assert other.serve_oldest_task() is first
+    assert len(agent.tasks) == 2
+
+
+class Noted(Task):
+    note = ""
 
 
 def forked(work: Callable[[], object]) -> bool:
