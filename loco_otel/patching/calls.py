@@ -16,7 +16,8 @@ from loco_otel.errors import LocoError
 from loco_otel.patching import watch
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.body import hand_over
-from loco_otel.patching.call import Call, find_below, let_in_again, prepare
+from loco_otel.patching.call import Call
+from loco_otel.patching.preparation import find_below, let_in_again, prepare
 from loco_otel.patching.pushback import read_limits, read_pushback
 
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
