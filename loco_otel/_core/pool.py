@@ -42,8 +42,8 @@ class Pool:
         """Slots taken: the leases less those that share."""
         self.sharers = 0
         """Leases that share a slot."""
-        self.stalled: float | None = None
-        """The last sign of life after which it stood still, where that has been told."""
+        self.stalled: tuple[float, int] | None = None
+        """Its last sign of life and its releases when it was told that it stands still."""
         self.reserved: Line | None = None
         """Whose the next free slot is: a line that asks for other resources too, and has waited too long."""
         self.served: deque[Request] = deque(maxlen=_WINDOW)

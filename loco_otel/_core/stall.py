@@ -5,10 +5,10 @@ their slot. A provider may also ask for a long pause, or take long. Who operates
 whom.
 """
 
+from operator import attrgetter
 from typing import NamedTuple
 
 from loco_otel._core.pool import Pool
-from loco_otel._core.ticket import Ticket
 
 PATIENCE = 60.0
 """Seconds without a grant, a chunk or a release after which a resource stands still."""
@@ -51,12 +51,13 @@ def stall(pool: Pool, now: float) -> Stall | None:
     oldest = [first for line in pool.lines if (first := line.oldest()) is not None]
     if not oldest:
         return None
-    first = min(oldest, key=_since)
+    first = min(oldest, key=attrgetter("waiting_since"))
     moved = max((lease.touched_at for lease in pool.leases.values()), default=0.0)
     since = max(moved, first.waiting_since)
-    if now - since < PATIENCE or pool.stalled == moved:
+    standstill = moved, sum(line.tick for line in pool.lines)
+    if now - since < PATIENCE or pool.stalled == standstill:
         return None
-    pool.stalled = moved
+    pool.stalled = standstill
     return Stall(
         pool.name,
         now - since,
@@ -67,7 +68,3 @@ def stall(pool: Pool, now: float) -> Stall | None:
         len(pool.leases),
         max(0.0, pool.paused_until - now),
     )
-
-
-def _since(ticket: Ticket) -> float:
-    return ticket.waiting_since

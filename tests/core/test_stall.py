@@ -65,12 +65,15 @@ def test_of_many_holders_some_are_named() -> None:
     assert "; 7 hold: agent-0" in said
 
 
-def test_a_long_pause_of_the_provider_is_told() -> None:
+def test_each_long_pause_of_the_provider_is_told() -> None:
     scheduler = core(AdaptiveLimit())
     first = ask(scheduler, "reader")
-    assert first.state is State.GRANTED
-    scheduler.throttle(Throttled(0.0, first, 429, ThrottleKind.LOAD, 300.0, None))
-    scheduler.suspend(first, 0.0)
-    scheduler.resume(first, 0.0)
-    (said,) = told(scheduler, PATIENCE)
-    assert said.endswith("the first is reader since 60 s; its provider asked for a pause of another 240 s")
+    for at in (0.0, 1000.0):
+        scheduler.advance(at)
+        assert first.state is State.GRANTED
+        scheduler.throttle(Throttled(at, first, 429, ThrottleKind.LOAD, 300.0, None))
+        scheduler.suspend(first, at)
+        scheduler.resume(first, at)
+        (said,) = told(scheduler, at + PATIENCE)
+        assert said.endswith("the first is reader since 60 s; its provider asked for a pause of another 240 s")
+        assert told(scheduler, at + 2 * PATIENCE) == []

@@ -14,7 +14,7 @@ from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
-from sdk_versions import BEDROCK_KEY, has, since
+from sdk_versions import BEDROCK_KEY, since
 
 from loco_otel.events import Granted, GrantReason, Released, Spent, Submitted, Usage
 
@@ -263,13 +263,21 @@ async def post_stream(client: Any) -> Seen:
     return Seen((type(response), *[type(line) async for line in each(lines)]))
 
 
-@pytest.mark.skipif(not has("openai", "2.9"), reason="this version of openai does not compact")
-def test_compaction_is_scheduled(server: LlmServer, scheduled: Scheduled) -> None:
+@since("openai", "2.9")
+def test_a_compaction_is_scheduled_and_its_tokens_are_known(scheduled: Scheduled) -> None:
+    """Which the mock server does not offer."""
+    usage = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}
+    answer = {"id": "r1", "object": "response.compaction", "created_at": 1, "output": [], "usage": usage}
+    http = http_of("openai")
     scheduling = scheduled(capacity=1)
-    with server.openai() as client, pytest.raises(openai.NotFoundError):  # by this server, not by ours
-        client.responses.compact(**RESPOND)
-    (asked,) = scheduling.seen.of(Submitted)
-    assert asked.ticket.request.model == RESPOND["model"]
+    transport = client_of(http, lambda _: http.Response(200, json=answer))
+    with openai.OpenAI(api_key=KEY, http_client=transport) as client:
+        assert client.responses.compact(**RESPOND).id == "r1"
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.ticket.request.model == RESPOND["model"]
+    assert spent.spending.usage is not None
+    assert spent.spending.usage[:3] == (9, 3, False)
 
 
 # -- anthropic ------------------------------------------------------------------------------------------------------
