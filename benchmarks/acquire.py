@@ -5,15 +5,15 @@ import threading
 
 import loco_otel
 from benchmarks.timing import best_of, table
-from loco_otel import _runtime
-from loco_otel.settings import Settings
+from loco_otel._config.settings import Settings
+from loco_otel._runtime import process
 
 BASELINE = "asyncio.Semaphore"
 
 
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds per pair by way."""
-    _runtime.replace(Settings.load({"LOCO_CAPACITY": "2"}))
+    process.replace(Settings.load({"LOCO_CAPACITY": "2"}))
     with asyncio.Runner() as runner:
         semaphore = asyncio.Semaphore(1)
         slot = loco_otel.slot("agent")

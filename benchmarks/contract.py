@@ -15,7 +15,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Span, SpanKind
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry import catalogue, late
+from loco_otel._telemetry import batched_delivery, catalogue
 from loco_otel._telemetry.instruments import histogram
 
 _CALLS = 16
@@ -83,7 +83,7 @@ def instrument() -> None:
     from openai import _base_client  # noqa: PLC0415 - as the other instrumentors, once it is asked for
 
     contract = _Contract()
-    late.before_flush(trace.get_tracer_provider(), contract.tell)
+    batched_delivery.before_flush(trace.get_tracer_provider(), contract.tell)
     wrapt.wrap_function_wrapper(_base_client.SyncAPIClient, "request", contract.request)
     wrapt.wrap_function_wrapper(_base_client.AsyncAPIClient, "request", contract.async_request)
 

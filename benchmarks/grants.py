@@ -5,9 +5,9 @@ from collections.abc import Callable
 from itertools import cycle
 
 from benchmarks.timing import best_of, table
-from loco_otel._core.fair import FairPolicy
-from loco_otel._core.load import LoadPolicy
-from loco_otel._core.policy import Policy
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.fair import FairPolicy
+from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, Request

@@ -14,8 +14,8 @@ from typing import Any
 
 import loco_otel
 from benchmarks.timing import best_of, table
-from loco_otel import _runtime
-from loco_otel.settings import Settings
+from loco_otel._config.settings import Settings
+from loco_otel._runtime import process
 
 PUBLISHED = Path(__file__).parents[1] / ".venv" / "published"
 """Where `make bench` puts the seed."""
@@ -26,7 +26,7 @@ _COUNT = 5_000
 
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds per cycle by way."""
-    _runtime.replace(Settings.load({"LOCO_CAPACITY": "2"}))
+    process.replace(Settings.load({"LOCO_CAPACITY": "2"}))
     libraries = {"loco_otel": loco_otel}
     if (PUBLISHED / "loco").exists():
         sys.path.append(str(PUBLISHED))

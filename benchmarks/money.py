@@ -8,14 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.timing import best_of, table
-from loco_otel import _runtime
+from loco_otel._budgets.reservation import Bill, Estimate, Purchase, Subject
+from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State
-from loco_otel._identity import Identity
-from loco_otel._money.purchase import Bill, Estimate, Purchase, Subject
-from loco_otel._runtime import Runtime
+from loco_otel._runtime import process
+from loco_otel._runtime.identity import Identity
+from loco_otel._runtime.process import Runtime
 from loco_otel._waiting import threads
 from loco_otel.events import DEFAULT_RESOURCE, Request, Usage
-from loco_otel.settings import Settings
 
 _WRITERS = 8
 _CALLS = 300
@@ -71,7 +71,7 @@ def _write(path: str, _: int) -> tuple[float, float]:
 
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds of a call by way."""
-    _runtime.replace(None)
+    process.replace(None)
     without = "no money"
     times = best_of(
         {

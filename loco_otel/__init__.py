@@ -5,14 +5,21 @@ This is the same scheduler as a library: `slot` for a `with` body, `wrap` and `s
 `AsyncLOCOScheduler` for programs that queue tasks themselves.
 """
 
-from loco_otel._identity import as_agent
+from loco_otel._config.settings import Settings
+from loco_otel._runtime.identity import as_agent
 from loco_otel._version import __version__
-from loco_otel.adaptive import AdaptiveAlphaTuner
-from loco_otel.agent import Agent
 from loco_otel.api import budgets, dump, install, on_budget, slot, snapshot, spend, uninstall
-from loco_otel.async_scheduler import AcquireHandle, AsyncLOCOScheduler
-from loco_otel.budget import BudgetManager
-from loco_otel.convenience import configure, get_scheduler, reset, scheduled, set_budget, wrap
+from loco_otel.compat.adaptive import AdaptiveAlphaTuner
+from loco_otel.compat.agent import Agent
+from loco_otel.compat.async_scheduler import AcquireHandle, AsyncLOCOScheduler
+from loco_otel.compat.budget import BudgetManager
+from loco_otel.compat.convenience import configure, get_scheduler, reset, scheduled, set_budget, wrap
+from loco_otel.compat.metrics import SchedulerMetrics, jains_fairness
+from loco_otel.compat.multi_resource import ResourcePool
+from loco_otel.compat.pretty import auto_install as _auto_install
+from loco_otel.compat.resource import SharedResource
+from loco_otel.compat.scheduler import OPTIMIZE_FOR_ALPHA, LOCOScheduler, StepResult
+from loco_otel.compat.task import Task
 from loco_otel.errors import (
     AcquireRejectedError,
     AcquireTimeoutError,
@@ -23,13 +30,6 @@ from loco_otel.errors import (
     LocoError,
     ShutdownError,
 )
-from loco_otel.metrics import SchedulerMetrics, jains_fairness
-from loco_otel.multi_resource import ResourcePool
-from loco_otel.pretty import auto_install as _auto_install
-from loco_otel.resource import SharedResource
-from loco_otel.scheduler import OPTIMIZE_FOR_ALPHA, LOCOScheduler, StepResult
-from loco_otel.settings import Settings
-from loco_otel.task import Task
 
 __all__ = [
     "OPTIMIZE_FOR_ALPHA",

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from loco_otel import _runtime
-from loco_otel._dump import Dump
-from loco_otel._identity import Identity, checked_name, who
+from loco_otel._introspection.dump import Dump
+from loco_otel._runtime import process
+from loco_otel._runtime.identity import Identity, checked_name, who
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Request, Snapshot
@@ -47,7 +47,7 @@ def slot(
         AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
 
     """
-    runtime = _runtime.current()
+    runtime = process.current()
     if not 0 < weight <= _HEAVIEST:
         raise ValueError(f"weight must be a number above 0 and at most {_HEAVIEST:.0f}, not {weight!r}")
     if timeout is None:
@@ -73,17 +73,17 @@ def slot(
     return Slot(runtime, request)
 
 
-def _caller(runtime: _runtime.Runtime) -> Identity:
+def _caller(runtime: process.Runtime) -> Identity:
     try:
         return who(runtime.default_agent)
     except Exception:
-        _runtime.log_fault("telling who calls")
+        process.log_fault("telling who calls")
         return Identity(runtime.default_agent)
 
 
 def snapshot() -> Snapshot:
     """Tell how the scheduler stands: per resource and agent what holds, what waits, and its load."""
-    return _runtime.current().engine.snapshot()
+    return process.current().engine.snapshot()
 
 
 def dump(tickets: int = 100) -> Dump:
@@ -98,7 +98,7 @@ def dump(tickets: int = 100) -> Dump:
     """
     if tickets < 0:
         raise ValueError(f"tickets must be at least 0, not {tickets!r}")
-    return Dump(_runtime.current().engine.dump(tickets))
+    return Dump(process.current().engine.dump(tickets))
 
 
 def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
@@ -116,7 +116,7 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
         LedgerError: the ledger's file can't be used now.
 
     """
-    runtime = _runtime.current()
+    runtime = process.current()
     fields = tuple([name.strip() for name in by.split(",")] if isinstance(by, str) else by)
     if runtime.budgets.count() and not runtime.engine.observed:
         _logger.info("what calls take is counted from now on; LOCO_COUNT_SPEND=true counts it from the start")
@@ -130,7 +130,7 @@ def budgets() -> tuple[Standing, ...]:
         LedgerError: the ledger's file can't be used now.
 
     """
-    return _runtime.current().budgets.standings()
+    return process.current().budgets.standings()
 
 
 def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
@@ -142,7 +142,7 @@ def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
         What ends that.
 
     """
-    callbacks = _runtime.current().budgets.callbacks
+    callbacks = process.current().budgets.callbacks
     callbacks.append(callback)
 
     def stop() -> None:
@@ -164,7 +164,7 @@ def install() -> tuple[str, ...]:
         ConfigurationError: a setting is wrong.
 
     """
-    settings = _runtime.current().settings
+    settings = process.current().settings
     if not settings.enabled:
         _logger.info("LOCO_ENABLED is false: nothing is patched")
         return ()
@@ -188,7 +188,7 @@ def pre_instrument() -> None:
     here because the launcher does so only for instrumentors. Never raises: that would stop all of them.
     """
     try:
-        left_out = _runtime.current().settings.disabled_instrumentations
+        left_out = process.current().settings.disabled_instrumentations
     except ConfigurationError:
         return  # each instrumentor says so
     if "*" in left_out:
@@ -198,7 +198,7 @@ def pre_instrument() -> None:
             try:
                 entry.load()().instrument_early()
             except Exception:
-                _runtime.log_fault(f"patching early with {entry.name}")
+                process.log_fault(f"patching early with {entry.name}")
 
 
 def uninstall() -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from loco_otel.agent import Agent
+from loco_otel.compat.agent import Agent
+from loco_otel.compat.metrics import jains_fairness
+from loco_otel.compat.resource import SharedResource
+from loco_otel.compat.scheduler import LOCOScheduler, StepResult
+from loco_otel.compat.task import Task
 from loco_otel.events import Event
-from loco_otel.metrics import jains_fairness
-from loco_otel.resource import SharedResource
-from loco_otel.scheduler import LOCOScheduler, StepResult
-from loco_otel.task import Task
 
 _Kind = TypeVar("_Kind", bound=Event)
 

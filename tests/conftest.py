@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loco_otel import _runtime
+from loco_otel._runtime import process
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in tuple(os.environ):
         if name.startswith(("LOCO_", "OTEL_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(_runtime, "_told", set())
-    _runtime.replace(None)
+    monkeypatch.setattr(process, "_told", set())
+    process.replace(None)
     yield
-    _runtime.replace(None)
+    process.replace(None)

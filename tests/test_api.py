@@ -17,7 +17,8 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import loco_otel
-from loco_otel import AcquireRejectedError, LocoError, Settings, _identity, _runtime, api, as_agent, slot
+from loco_otel import AcquireRejectedError, LocoError, Settings, api, as_agent, slot
+from loco_otel._runtime import identity, process
 from loco_otel.events import Submitted
 from loco_otel.testing import RecordingListener
 
@@ -58,7 +59,7 @@ def test_a_timeout_may_be_any_other_number(timeout: float) -> None:
 
 def test_what_is_asked_for_is_what_listeners_see() -> None:
     listener = RecordingListener()
-    _runtime.current().engine.listen(listener)
+    process.current().engine.listen(listener)
     with slot("a", weight=2, timeout=5, tenant="acme", task_type="summary", labels={"priority": "low"}):
         pass
     (event,) = listener.of(Submitted)
@@ -77,7 +78,7 @@ def test_a_rejection_is_one_of_ours() -> None:
 
 
 def test_a_snapshot_shows_who_holds() -> None:
-    _runtime.replace(Settings().changed(capacity=2))
+    process.replace(Settings().changed(capacity=2))
     (standing,) = loco_otel.snapshot().resources
     assert (standing.resource, standing.capacity, standing.agents) == ("llm_api", 2, ())
     with slot("b"), slot("a"):
@@ -102,13 +103,13 @@ def span() -> Iterator[Callable[[str], Any]]:
 def test_the_nearest_who_says_so_is_believed(monkeypatch: pytest.MonkeyPatch, span: Callable[[str], Any]) -> None:
     assert me() == "unknown"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "service")
-    _runtime.replace(None)
+    process.replace(None)
     assert me() == "service"
     loco_otel.configure(agent_id="configured")
     assert me() == "configured"
     with span("of the span"):
         assert me() == "of the span"
-        monkeypatch.setattr(_identity, "readers", [lambda: None, lambda: "", lambda: "read", lambda: "too late"])
+        monkeypatch.setattr(identity, "readers", [lambda: None, lambda: "", lambda: "read", lambda: "too late"])
         assert me() == "read"
         with as_agent("explicit"):
             assert me() == "explicit"
@@ -142,19 +143,19 @@ def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
     carried = baggage.set_baggage("loco.team", "blue", baggage.set_baggage("loco.session", 4711))
     token = context.attach(carried)
     try:
-        assert _identity.who("me") == ("me", None, "blue", None, "4711")
+        assert identity.who("me") == ("me", None, "blue", None, "4711")
         with as_agent("a", team="red", workflow="nightly"):
-            assert _identity.who("me") == ("a", None, "red", "nightly", "4711")
+            assert identity.who("me") == ("a", None, "red", "nightly", "4711")
             with as_agent("b", tenant="acme"):
-                assert _identity.who("me") == ("b", "acme", "red", "nightly", "4711")
+                assert identity.who("me") == ("b", "acme", "red", "nightly", "4711")
         long = context.attach(baggage.set_baggage("loco.tenant", "x" * 5000))
-        tenant = _identity.who("me").tenant
+        tenant = identity.who("me").tenant
         assert tenant is not None
         assert len(tenant) == 200
         context.detach(long)
     finally:
         context.detach(token)
-    assert _identity.who("me") == ("me", None, None, None, None)
+    assert identity.who("me") == ("me", None, None, None, None)
 
 
 @pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])
@@ -169,7 +170,7 @@ def test_a_reader_that_fails_costs_no_call(monkeypatch: pytest.MonkeyPatch, capl
         raise OSError("no idea")
 
     loco_otel.configure(agent_id="configured")
-    monkeypatch.setattr(_identity, "readers", [broken])
+    monkeypatch.setattr(identity, "readers", [broken])
     assert [me(), me()] == ["configured", "configured"]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loco_otel.settings import Settings
+from loco_otel._config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

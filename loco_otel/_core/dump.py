@@ -3,11 +3,11 @@
 from collections.abc import Collection
 from operator import itemgetter
 
-from loco_otel._core.line import Line
-from loco_otel._core.policy import Key, key_of, tenant_of
-from loco_otel._core.pool import Pool
+from loco_otel._core.policies.base import Key, key_of, tenant_of
+from loco_otel._core.queue_set import Line
 from loco_otel._core.resources import Resources
-from loco_otel._core.standing import standing
+from loco_otel._core.slot_pool import Pool
+from loco_otel._core.snapshot import standing
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import AgentStanding, ResourceDump, TicketStanding
 

@@ -14,11 +14,11 @@ from math import inf
 from operator import itemgetter
 from typing import TypeAlias
 
-from loco_otel._core.adaptive import AdaptiveAlpha
-from loco_otel._core.limit import AdaptiveLimit
-from loco_otel._core.line import Line
-from loco_otel._core.policy import Policy
-from loco_otel._core.pool import Pool
+from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.alpha_tuner import AdaptiveAlpha
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.queue_set import Line
+from loco_otel._core.slot_pool import Pool
 from loco_otel._core.ticket import Ticket
 
 Capacity: TypeAlias = int | AdaptiveLimit | None

@@ -4,17 +4,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 
-from loco_otel._core.adaptive import AdaptiveAlpha
+from loco_otel._core.alpha_tuner import AdaptiveAlpha
 from loco_otel._core.dump import dump
-from loco_otel._core.line import Line
-from loco_otel._core.policy import Policy
-from loco_otel._core.pool import Pool
-from loco_otel._core.rate import enough_in
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.queue_set import Line
 from loco_otel._core.resources import Capacity
-from loco_otel._core.stall import Stall, stall
-from loco_otel._core.standing import standing
+from loco_otel._core.slot_pool import Pool
+from loco_otel._core.snapshot import standing
+from loco_otel._core.stall_detector import Stall, stall
 from loco_otel._core.steps import Steps
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._core.token_bucket import enough_in
 from loco_otel.events import (
     GrantReason,
     Outcome,

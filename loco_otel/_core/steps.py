@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from math import inf
 from types import MappingProxyType
 
-from loco_otel._core import telling
-from loco_otel._core.adaptive import AdaptiveAlpha
-from loco_otel._core.entanglement import Entanglement
-from loco_otel._core.idle import borrower
+from loco_otel._core import event_builders
+from loco_otel._core.alpha_tuner import AdaptiveAlpha
+from loco_otel._core.deadlock import Entanglement
+from loco_otel._core.idle_leases import borrower
 from loco_otel._core.lazy_heap import LazyHeap
-from loco_otel._core.line import Line
-from loco_otel._core.policy import Policy
-from loco_otel._core.pool import Pool
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.queue_set import Line
 from loco_otel._core.resources import Capacity, Resources
+from loco_otel._core.slot_pool import Pool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Event, GrantReason, Outcome, Rejected, Released
 
@@ -118,7 +118,7 @@ class Steps:
             ticket.state = State.WAITING
             self._stand(line, ticket)
             if self.observed:
-                self.events.append(telling.waiting(line, ticket, now))
+                self.events.append(event_builders.waiting(line, ticket, now))
             if any(pool.gated for pool in line.pools):
                 self._fill(line.pools, now)
 
@@ -172,7 +172,7 @@ class Steps:
     def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING
         if self.observed or ticket.explain:
-            ticket.grant = telling.grant(line, ticket, reason, now)
+            ticket.grant = event_builders.grant(line, ticket, reason, now)
         if ticket.backlog is not None:
             ticket.backlog.bind(ticket)
         if line.policy.metered:

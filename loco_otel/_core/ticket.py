@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from loco_otel._core.backlog import Backlog, Work
 from loco_otel._core.lazy_heap import Entry
-from loco_otel._core.policy import Policy
+from loco_otel._core.policies.base import Policy
 from loco_otel.events import Granted, GrantReason, Outcome, Request
 
 

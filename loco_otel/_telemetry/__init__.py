@@ -19,9 +19,9 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
-from loco_otel._telemetry import gauges, late
-from loco_otel._telemetry.calls import CallTrace
-from loco_otel._telemetry.current import get_current
+from loco_otel._telemetry import batched_delivery, gauges
+from loco_otel._telemetry.call_trace import CallTrace
+from loco_otel._telemetry.current_context import get_current
 from loco_otel._telemetry.gauges import Gauges, Source
 from loco_otel._telemetry.inference import Subject
 from loco_otel._telemetry.instruments import VALUE_LIMIT, Fold
@@ -116,9 +116,9 @@ class Telemetry:
         leave = None
         if tracing:
             tracer_provider = tracer_provider or get_tracer_provider()
-            if late.exports_in_batches(tracer_provider):
-                late.before_flush(tracer_provider, tell)
-                leave = partial(late.leave, tracer_provider, tell)
+            if batched_delivery.exports_in_batches(tracer_provider):
+                batched_delivery.before_flush(tracer_provider, tell)
+                leave = partial(batched_delivery.leave, tracer_provider, tell)
             tracer = tracer_provider.get_tracer(SCOPE, __version__)
             listeners.append(SpanListener(tracer, clock=clock, wall=wall))
         shown = None

@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from loco_otel._locks import ForkSafeLock
+from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.calls import ROOT
+from loco_otel._telemetry.call_trace import ROOT
 from loco_otel._telemetry.catalogue import Kind, Metric
 from loco_otel._telemetry.instruments import Fold, Recorder, Tally, observe
 from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot

@@ -8,7 +8,7 @@ from opentelemetry.metrics import Meter
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
+from loco_otel._telemetry.call_trace import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.inference import Inference, Subject
 from loco_otel._telemetry.instruments import Fold, Recorder, Tally, histogram
 from loco_otel.events import (

@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.calls import ROOT, CallTrace, resource_of, trace_of
+from loco_otel._telemetry.call_trace import ROOT, CallTrace, resource_of, trace_of
 from loco_otel._telemetry.catalogue import (
     EVENT_BUDGET,
     EVENT_GRANT,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Desk
-from loco_otel._waiting import lineage
+from loco_otel._engine.base import Desk
+from loco_otel._waiting import ownership
 from loco_otel._waiting.rejection import check
 
 Blocked: TypeAlias = Callable[[], tuple[Hashable, ...]]
@@ -20,7 +20,7 @@ def supported() -> bool:
     return asyncio._get_running_loop() is not None
 
 
-async def decided(engine: Desk, ticket: Ticket, *, blocked: Blocked = lineage.blocked_by_task) -> None:
+async def decided(engine: Desk, ticket: Ticket, *, blocked: Blocked = ownership.blocked_by_task) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Args:
@@ -67,7 +67,7 @@ async def _park(engine: Desk, ticket: Ticket, blocked: Blocked) -> None:
     if not blocks:
         await gate
         return
-    again = loop.call_later(lineage.LOOK_AGAIN, _open, gate)
+    again = loop.call_later(ownership.LOOK_AGAIN, _open, gate)
     try:
         await gate
     finally:

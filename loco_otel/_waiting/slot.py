@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Engine
-from loco_otel._waiting import aio, lineage, threads
-from loco_otel._waiting.lineage import Scope
+from loco_otel._engine.base import Engine
+from loco_otel._waiting import aio, ownership, threads
+from loco_otel._waiting.ownership import Scope
 from loco_otel.events import MILLI, Request
 
 # Bound once: on 3.11 each look at an enum's member costs as much as a call.
@@ -70,7 +70,7 @@ class Slot:
             self._engine.submit(ticket)
             if ticket.state is not _GRANTED:
                 threads.decided(self._engine, ticket)
-            self._scope = lineage.enter(ticket)
+            self._scope = ownership.enter(ticket)
         except BaseException:
             self._end()
             raise
@@ -90,7 +90,7 @@ class Slot:
             self._engine.submit(ticket)
             if ticket.state is not _GRANTED:
                 await aio.decided(self._engine, ticket)
-            self._scope = lineage.enter(ticket)
+            self._scope = ownership.enter(ticket)
         except BaseException as error:
             self._end(isinstance(error, GeneratorExit))
             raise
@@ -115,7 +115,7 @@ class Slot:
         if engine.observed:
             request = request._replace(context=self._host.trace())
         ticket = self._ticket = engine.ticket(request)
-        lineage.live_here(ticket)
+        ownership.live_here(ticket)
         return ticket
 
     def _end(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
@@ -131,5 +131,5 @@ class Slot:
             self._engine.cancel(ticket)
         self._ticket = None
         if self._scope is not None:
-            lineage.leave(self._scope)
+            ownership.leave(self._scope)
             self._scope = None

@@ -3,8 +3,8 @@
 import threading
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Desk
-from loco_otel._waiting import lineage
+from loco_otel._engine.base import Desk
+from loco_otel._waiting import ownership
 from loco_otel._waiting.rejection import check
 
 
@@ -38,6 +38,6 @@ def _park(engine: Desk, ticket: Ticket) -> None:
         except RuntimeError:
             return  # open already: a wake is a hint and may come twice
 
-    blocks = lineage.blocked_by_thread()
+    blocks = ownership.blocked_by_thread()
     engine.park(ticket, wake, blocks)
-    gate.acquire(timeout=lineage.LOOK_AGAIN if len(blocks) > 1 else -1)
+    gate.acquire(timeout=ownership.LOOK_AGAIN if len(blocks) > 1 else -1)

@@ -1,1 +1,1 @@
-"""Adapters of the seed's API: other people's calls, through a scheduler that the program made itself."""
+"""loco-agent's name for `loco_otel.compat.adapters`."""

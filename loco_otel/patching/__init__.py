@@ -4,7 +4,7 @@ Adding an SDK is one folder: an adapter that translates, a table of targets, and
 sync and the async wrapper are written here, once.
 """
 
-from loco_otel._telemetry.company import is_live
+from loco_otel._telemetry.foreign_instrumentors import is_live
 from loco_otel.patching import stainless
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter, fields
 from loco_otel.patching.instrumentor import LocoInstrumentor

@@ -7,15 +7,15 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from loco_otel import _runtime
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engines.base import Desk
-from loco_otel._identity import Identity
-from loco_otel._runtime import Runtime
-from loco_otel._waiting import lineage
+from loco_otel._engine.base import Desk
+from loco_otel._runtime import process
+from loco_otel._runtime.identity import Identity
+from loco_otel._runtime.process import Runtime
+from loco_otel._waiting import ownership
 from loco_otel.events import MILLI, Request
 from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
-from loco_otel.patching.pushback import read_pushback
+from loco_otel.patching.throttling import read_pushback
 
 
 class Call:
@@ -72,7 +72,7 @@ class Call:
             tokens,
         )
         self.ticket: Ticket = engine.ticket(request)
-        lineage.live_here(self.ticket)
+        ownership.live_here(self.ticket)
 
     def submit(self) -> None:
         """Ask for the slot."""
@@ -87,22 +87,22 @@ class Call:
 
     def enter(self) -> None:
         """Run what follows under this call's slot: the SDK's own request."""
-        self._scope = lineage.cover(self.ticket)
+        self._scope = ownership.cover(self.ticket)
         self.sent = True
 
     def leave(self) -> None:
         """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
-        lineage.leave(self._scope)
+        ownership.leave(self._scope)
 
     def stay(self) -> None:
         """Let this context hold the slot while the body is open."""
-        lineage.claim(self.ticket)
+        ownership.claim(self.ticket)
 
     def move_here(self) -> None:
         """Note that somebody else reads the body now."""
-        claim = lineage.Claim(self.ticket)
+        claim = ownership.Claim(self.ticket)
         self.engine.move(self.ticket, (threading.get_ident(), claim.place))
-        lineage.claim(claim)
+        ownership.claim(claim)
 
     def note_first_chunk(self, at: float) -> None:
         """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
@@ -156,7 +156,7 @@ class Call:
         try:
             self.engine.cancel(self.ticket)
         except Exception:
-            _runtime.log_fault("giving a slot back")
+            process.log_fault("giving a slot back")
 
     def pass_by(self, what: str) -> None:
         """Count that the call goes on without a slot, because of where it runs."""

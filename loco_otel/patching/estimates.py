@@ -9,12 +9,12 @@ See `docs/budgets.md` for what is promised on these grounds.
 from functools import partial
 from typing import Any
 
-from loco_otel._identity import Identity
-from loco_otel._money.purchase import Estimate, Purchase, Subject
-from loco_otel._runtime import Runtime
+from loco_otel._budgets.reservation import Estimate, Purchase, Subject
+from loco_otel._runtime.identity import Identity
+from loco_otel._runtime.process import Runtime
 from loco_otel.events import Usage
 from loco_otel.patching.adapter import Description
-from loco_otel.patching.weights import estimate_weight, most_output
+from loco_otel.patching.request_size import estimate_weight, most_output
 
 _DEARER = "priority"
 """The service tier that costs more than what is published for a model; that a cheaper one is granted is not certain."""

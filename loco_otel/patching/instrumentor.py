@@ -11,10 +11,10 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
     BaseInstrumentor,
 )
 
-from loco_otel import _runtime
+from loco_otel._runtime import process
 from loco_otel.errors import ConfigurationError
-from loco_otel.patching import watch, worker_threads
-from loco_otel.patching.placement import Placement
+from loco_otel.patching import repatching, thread_context
+from loco_otel.patching.patch_set import Placement
 from loco_otel.patching.target import Target
 from loco_otel.patching.versions import UNKNOWN, installed_version, takes
 
@@ -70,7 +70,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         cls = type(self)
         try:
-            runtime = _runtime.current()
+            runtime = process.current()
         except ConfigurationError as error:
             # Other instrumentors load after this one: they must not pay for our settings.
             _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
@@ -104,15 +104,15 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         self._unwrap()
-        runtime = _runtime.peek()
+        runtime = process.peek()
         if runtime is not None:
             runtime.sdks.pop(self.sdk, None)
 
     def _unwrap(self) -> None:
         cls = type(self)
         cls._active = False
-        watch.leave_alone(cls._placement.heal)
-        worker_threads.leave(cls)
+        repatching.leave_alone(cls._placement.heal)
+        thread_context.leave(cls)
         cls._placement.remove()
 
     def _wrap(self) -> None:
@@ -127,6 +127,6 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
-        watch.look_after(cls._placement.heal)
-        worker_threads.follow(cls)
-        _runtime.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)
+        repatching.look_after(cls._placement.heal)
+        thread_context.follow(cls)
+        process.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from loco_otel.patching import calls
+from loco_otel.patching import wrappers
 from loco_otel.patching.adapter import Adapter, Description
 from loco_otel.patching.target import Target
 
@@ -23,13 +23,13 @@ def targets(adapter: Adapter) -> tuple[Target, ...]:
     """Return what to wrap of the adapter's SDK."""
     module = f"{adapter.sdk}._base_client"
     return (
-        Target(module, "SyncAPIClient", "request", calls.request(adapter)),
-        Target(module, "AsyncAPIClient", "request", calls.async_request(adapter)),
-        Target(module, "SyncAPIClient", "_sleep_for_retry", calls.pause(adapter)),
-        Target(module, "AsyncAPIClient", "_sleep_for_retry", calls.async_pause(adapter)),
-        Target(module, "BaseClient", "_build_request", calls.sending(adapter)),
-        Target(module, "SyncAPIClient", "_process_response", calls.answered(adapter)),
-        Target(module, "AsyncAPIClient", "_process_response", calls.answered(adapter)),
+        Target(module, "SyncAPIClient", "request", wrappers.request(adapter)),
+        Target(module, "AsyncAPIClient", "request", wrappers.async_request(adapter)),
+        Target(module, "SyncAPIClient", "_sleep_for_retry", wrappers.pause(adapter)),
+        Target(module, "AsyncAPIClient", "_sleep_for_retry", wrappers.async_pause(adapter)),
+        Target(module, "BaseClient", "_build_request", wrappers.sending(adapter)),
+        Target(module, "SyncAPIClient", "_process_response", wrappers.answered(adapter)),
+        Target(module, "AsyncAPIClient", "_process_response", wrappers.answered(adapter)),
     )
 
 

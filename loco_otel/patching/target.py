@@ -3,7 +3,7 @@
 import importlib
 from typing import Any, NamedTuple
 
-from loco_otel.patching.calls import Wrapper
+from loco_otel.patching.wrappers import Wrapper
 
 
 class Target(NamedTuple):

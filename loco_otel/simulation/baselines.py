@@ -1,7 +1,7 @@
 """What the policies are compared with, beside `fifo`: round robin over agents, and a plain semaphore."""
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policy import Key, Standing, Unmetered
+from loco_otel._core.policies.base import Key, Standing, Unmetered
 
 BASELINES = ("round-robin", "semaphore")
 

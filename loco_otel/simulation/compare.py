@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from loco_otel._core.fairness import jains_index
-from loco_otel._core.policies import policy
+from loco_otel._core.policies.registry import policy
 from loco_otel.simulation.baselines import RoundRobinPolicy
 from loco_otel.simulation.run import Served, arrivals, run, semaphore
 from loco_otel.simulation.scenario import Scenario

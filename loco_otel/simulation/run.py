@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
 
-from loco_otel._core.policy import Policy
+from loco_otel._core.policies.base import Policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, GrantReason, Request

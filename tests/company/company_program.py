@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import loco_otel
-from loco_otel import _runtime
+from loco_otel._runtime import process
 from loco_otel.events import Event, Granted, Released
 
 VENDORS = {
@@ -43,7 +43,7 @@ def begin() -> None:
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    _runtime.current().engine.listen(events.append)
+    process.current().engine.listen(events.append)
 
 
 def vendor(name: str, sdk: str) -> Any:
@@ -165,7 +165,7 @@ def seen(call: Callable[[], object]) -> dict[str, object]:
     call()
     gc.collect()
     if any(isinstance(event, Granted) for event in events):
-        _runtime.current().engine.advance()  # what was dropped is given back by the next operation
+        process.current().engine.advance()  # what was dropped is given back by the next operation
     spans = exporter.get_finished_spans()
     inference = [span for span in spans if is_inference(span)]
     return {

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loco_otel._core.fifo import FifoPolicy
-from loco_otel._core.load import LoadPolicy
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request, ResourceDump

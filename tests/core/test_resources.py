@@ -2,7 +2,7 @@
 
 import pytest
 
-from loco_otel._core.fifo import FifoPolicy
+from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import GrantReason, Request

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from loco_otel._core.limit import AdaptiveLimit
-from loco_otel._core.policies import POLICIES, policy
-from loco_otel._core.pool import Pool
+from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.policies.registry import POLICIES, policy
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import Pool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome, RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scheduler_model import HOLDS, QUEUED, SHARES, TENANT_SHARES, Drawn, Record, Resource, SchedulerModel, TwoLayers
 
-from loco_otel._core.fair import FairPolicy
-from loco_otel._core.fifo import FifoPolicy
-from loco_otel._core.policy import Key, Policy, tenant_of
+from loco_otel._core.policies.base import Key, Policy, tenant_of
+from loco_otel._core.policies.fair import FairPolicy
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     Event,

@@ -10,11 +10,11 @@ from math import ceil
 
 import pytest
 
-from loco_otel._core.fair import FairPolicy
-from loco_otel._core.fifo import FifoPolicy
-from loco_otel._core.line import Line
-from loco_otel._core.load import LoadPolicy
-from loco_otel._core.policy import Policy
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.fair import FairPolicy
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.queue_set import Line
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request
 

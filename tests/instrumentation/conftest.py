@@ -7,7 +7,7 @@ import pytest
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
-from loco_otel.patching import body
+from loco_otel.patching import response_body
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,8 @@ def server(llm_server: LlmServer) -> LlmServer:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that a test leaves open lends its slot to nobody, however slow the machine is."""
-    monkeypatch.setattr(body, "_UNREAD", 1e6)
-    monkeypatch.setattr(body, "_PAUSED", 1e6)
+    monkeypatch.setattr(response_body, "_UNREAD", 1e6)
+    monkeypatch.setattr(response_body, "_PAUSED", 1e6)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sdk_server import KEY, LlmServer
 
+from loco_otel._config.settings import Settings
 from loco_otel.money import Action, Period, Scope
-from loco_otel.settings import Settings
 
 PAGE = (Path(__file__).parent.parent.parent / "docs/budgets.md").read_text()
 
@@ -37,8 +37,8 @@ def test_the_program_prints_what_the_page_says(server: LlmServer, tmp_path: Path
 
     assert output("-c", program) == printed
     (command,) = re.findall(r"^    loco-otel (spend.*)$", PAGE, re.MULTILINE)
-    assert output("-m", "loco_otel.cli", *command.split()) == spent
-    assert "analyst" in output("-m", "loco_otel.cli", "budgets")
+    assert output("-m", "loco_otel.cli.main", *command.split()) == spent
+    assert "analyst" in output("-m", "loco_otel.cli.main", "budgets")
 
 
 def test_the_settings_are_as_the_page_says(tmp_path: Path) -> None:

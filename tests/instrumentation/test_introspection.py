@@ -21,8 +21,8 @@ from sdk_scheduling import SOON, Scheduled
 from sdk_server import LlmServer, free_port
 
 import loco_otel
-from loco_otel._ps import default_url
-from loco_otel.cli import main
+from loco_otel.cli.main import main
+from loco_otel.cli.ps import default_url
 from loco_otel.events import Waiting
 
 PAGE = (Path(__file__).parents[2] / "docs" / "introspection.md").read_text()

@@ -10,10 +10,10 @@ from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel import _runtime
-from loco_otel._runtime import Runtime
+from loco_otel._config.settings import Settings
+from loco_otel._runtime import process
+from loco_otel._runtime.process import Runtime
 from loco_otel.events import MILLI, Granted, Spent
-from loco_otel.settings import Settings
 
 SHORT = "Yes."
 LONG = "It depends on the tide, the wind and the harbour master. " * 400
@@ -99,7 +99,7 @@ def test_an_agent_whose_answers_are_long_becomes_the_heavier(
 def unobserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
     """Patch the SDKs where nobody listens, and there is a limit."""
     monkeypatch.setenv("LOCO_CAPACITY", "4")
-    runtime = _runtime.current()
+    runtime = process.current()
     monkeypatch.setattr(runtime, "look_for_sdk", lambda: None)  # another test may have set up a global one
     loco_otel.install()
     assert not runtime.engine.observed
@@ -184,8 +184,8 @@ def test_a_new_runtime_knows_nothing_and_other_settings_forget_nothing(server: L
     make_calls(ask, Sdk("openai", is_async=False), server)
 
     loco_otel.configure(capacity=3)
-    assert _runtime.current().averages.expected("terse", "gpt-4o", 10).learnt
+    assert process.current().averages.expected("terse", "gpt-4o", 10).learnt
     scheduling.settled(2 * CALLS)
-    fresh = _runtime.replace(Settings.load({}))
+    fresh = process.replace(Settings.load({}))
     assert fresh is not None
     assert not fresh.averages.expected("terse", "gpt-4o", 10).learnt

@@ -21,13 +21,14 @@ from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel import BudgetExceededError, ConfigurationError, LedgerError, _runtime
-from loco_otel._money.memory_ledger import MemoryLedger
-from loco_otel._money.prices import Prices
-from loco_otel._money.sqlite_ledger import LedgerView
+from loco_otel import BudgetExceededError, ConfigurationError, LedgerError
+from loco_otel._budgets.memory_ledger import MemoryLedger
+from loco_otel._budgets.prices import Prices
+from loco_otel._budgets.sqlite_ledger import LedgerView
+from loco_otel._config.settings import Settings
+from loco_otel._runtime import process
 from loco_otel.events import BudgetExceeded, BudgetReached, Outcome, Rejected, Spent
 from loco_otel.money import MICRO, Action, Standing
-from loco_otel.settings import Settings
 
 PRICES = {
     "gpt-4o": {"input": 0, "output": 1000},
@@ -484,7 +485,7 @@ def test_an_unknown_model_takes_nothing_in_usd_but_weight(server: LlmServer, pri
 
 
 def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: LlmServer) -> None:
-    _runtime.replace(Settings.load({}))
+    process.replace(Settings.load({}))
     loco_otel.install()
     try:
         with server.openai() as client:
@@ -497,7 +498,7 @@ def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: 
             loco_otel.spend("colour")
     finally:
         loco_otel.uninstall()
-        _runtime.replace(None)
+        process.replace(None)
 
 
 def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, priced: Any) -> None:
@@ -515,12 +516,12 @@ def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, price
 @pytest.fixture
 def alone(server: LlmServer) -> Iterator[LlmServer]:
     """The SDKs patched, and nobody listens: no OpenTelemetry SDK."""
-    _runtime.replace(Settings.load({}))
+    process.replace(Settings.load({}))
     loco_otel.install()
     loco_otel.configure(prices=PRICES, budgets="*=1")
     yield server
     loco_otel.uninstall()
-    _runtime.replace(None)
+    process.replace(None)
 
 
 @each_sdk

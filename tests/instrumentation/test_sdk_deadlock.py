@@ -14,7 +14,7 @@ from sdk_server import LlmServer
 
 import loco_otel
 from loco_otel.events import Granted, GrantReason, Released, Submitted, Waiting
-from loco_otel.patching import body
+from loco_otel.patching import response_body
 
 
 def reasons(scheduling: Scheduling) -> list[GrantReason]:
@@ -369,7 +369,7 @@ def test_threads_are_left_alone_once_nothing_is_patched(scheduled: Scheduled) ->
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots lie idle as soon as a stream is there."""
-    monkeypatch.setattr(body, "_UNREAD", 0.0)
+    monkeypatch.setattr(response_body, "_UNREAD", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -416,7 +416,7 @@ def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServe
 def test_a_stream_lends_its_slot_once_its_reader_does_something_else(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "_PAUSED", -SOON)
+    monkeypatch.setattr(response_body, "_PAUSED", -SOON)
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         with sdk.stream(client) as stream:

@@ -20,10 +20,10 @@ from sdk_scheduling import SOON, Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
 
 import loco_otel
-from loco_otel import _runtime
-from loco_otel._core import pool, tally
+from loco_otel._budgets import spend_totals
+from loco_otel._core import slot_pool
 from loco_otel._core.ticket import Ticket
-from loco_otel._learning import TokenAverages
+from loco_otel._runtime.token_averages import TokenAverages
 from loco_otel.errors import AcquireTimeoutError, BackpressureError, ShutdownError
 from loco_otel.events import Granted, GrantReason, Outcome, Rejected, Released, Spent, Waiting
 
@@ -369,12 +369,12 @@ def test_d21e_a_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServ
 
 
 def test_d27_nothing_is_kept_of_calls_that_have_ended(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_WINDOW", 100)
-    monkeypatch.setattr(tally, "_MOST_KEYS", 20)
+    monkeypatch.setattr(slot_pool, "_WINDOW", 100)
+    monkeypatch.setattr(spend_totals, "_MOST_KEYS", 20)
     scheduling = scheduled(capacity=2)
     scheduling.runtime.averages = TokenAverages(20)
     agents = count()
-    ours = tracemalloc.Filter(True, str(Path(_runtime.__file__).parent / "*"))
+    ours = tracemalloc.Filter(True, str(Path(loco_otel.__file__).parent / "*"))
 
     def work(calls: int) -> int:
         for _ in range(calls):

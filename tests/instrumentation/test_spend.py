@@ -6,7 +6,7 @@ from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel._money.prices import Prices
+from loco_otel._budgets.prices import Prices
 from loco_otel.events import Spent
 
 

@@ -22,16 +22,16 @@ from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel import _identity, _runtime
-from loco_otel._engines.in_process import InProcessEngine
+from loco_otel._config.settings import Settings
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._runtime import identity, process
 from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
-from loco_otel.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: begin anew."""
-    monkeypatch.setattr(_runtime, "_told", set())
+    monkeypatch.setattr(process, "_told", set())
 
 
 class Broken(Exception):
@@ -217,7 +217,7 @@ def test_a_reader_of_identities_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(_identity, "readers", [broken])
+    monkeypatch.setattr(identity, "readers", [broken])
     scheduling = scheduled(capacity=1)
     calls_go_on(sdk, server)
     assert scheduling.active() == 0
@@ -476,7 +476,7 @@ def test_a_wrong_setting_is_told_and_patches_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, originals: dict[Method, Any]
 ) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "plenty")
-    _runtime.replace(None)
+    process.replace(None)
     OpenAIInstrumentor().instrument()
     (line,) = [record for record in caplog.records if record.name == "loco_otel"]
     assert line.levelno == logging.ERROR
@@ -486,10 +486,10 @@ def test_a_wrong_setting_is_told_and_patches_nothing(
 
 
 def test_switched_off_it_patches_nothing(originals: dict[Method, Any]) -> None:
-    _runtime.replace(Settings.load({"LOCO_ENABLED": "false"}))
+    process.replace(Settings.load({"LOCO_ENABLED": "false"}))
     assert loco_otel.install() == ()
     assert all(method.current is original for method, original in originals.items())
-    _runtime.replace(None)
+    process.replace(None)
 
 
 @each_async_sdk

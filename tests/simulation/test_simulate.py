@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from loco_otel.cli import main
+from loco_otel.cli.main import main
 from loco_otel.simulation import ScenarioError, built_in, load_scenario, plot
 from loco_otel.simulation import plot as plot_module
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import INVALID_SPAN, StatusCode
 from telemetry_scenario import SUBJECT, FakeTicket, Rig, granted, rejected, released, spent, ticket, waiting
 
 from loco_otel._telemetry import CallTrace
-from loco_otel._telemetry.calls import CallSpan
+from loco_otel._telemetry.call_trace import CallSpan
 from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Outcome
 

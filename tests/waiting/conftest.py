@@ -8,8 +8,9 @@ import pytest
 import uvloop
 from callers import Desk, Loop, Threads, Way
 
-from loco_otel import Settings, _runtime
-from loco_otel._engines.in_process import InProcessEngine
+from loco_otel import Settings
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._runtime import process
 from loco_otel.testing import ManualClock
 
 LOOPS: dict[str, Callable[[], Loop]] = {
@@ -40,7 +41,7 @@ def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
 def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     clock = ManualClock()
     engine = partial(InProcessEngine, clock=clock, timer=False)
-    monkeypatch.setattr(_runtime, "InProcessEngine", engine)
-    runtime = _runtime.replace(Settings().changed(capacity=1))
+    monkeypatch.setattr(process, "InProcessEngine", engine)
+    runtime = process.replace(Settings().changed(capacity=1))
     assert runtime is not None
     return Desk(runtime.engine, clock)

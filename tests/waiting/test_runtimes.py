@@ -16,7 +16,8 @@ import trio
 import uvloop
 
 import loco_otel
-from loco_otel import AcquireTimeoutError, Settings, _runtime, slot
+from loco_otel import AcquireTimeoutError, Settings, slot
+from loco_otel._runtime import process
 from loco_otel.events import Bypassed, BypassReason
 from loco_otel.testing import RecordingListener
 
@@ -26,11 +27,12 @@ PATIENCE = 60.0
 PREAMBLE = """
 import asyncio, gc, os, signal, sys, threading
 import loco_otel
-from loco_otel import AcquireTimeoutError, ShutdownError, _runtime, slot
+from loco_otel import AcquireTimeoutError, ShutdownError, slot
+from loco_otel._runtime import process
 
 def configured(capacity):
     loco_otel.configure(capacity=capacity)
-    return _runtime.current().engine
+    return process.current().engine
 
 def counts():
     standing = loco_otel.snapshot().resources[0]
@@ -108,7 +110,7 @@ def runs_well(text: str, **options: object) -> None:
 
 
 def test_uvloop_schedules_like_asyncio() -> None:
-    _runtime.replace(Settings().changed(capacity=3))
+    process.replace(Settings().changed(capacity=3))
     inside, seen = 0, set()
 
     async def call(number: int) -> None:
@@ -136,7 +138,7 @@ def test_uvloop_schedules_like_asyncio() -> None:
 
 
 def test_trio_passes_through_is_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    runtime = _runtime.replace(Settings().changed(capacity=1))
+    runtime = process.replace(Settings().changed(capacity=1))
     assert runtime is not None
     listener = RecordingListener()
     runtime.engine.listen(listener)
@@ -393,9 +395,9 @@ def test_a_fork_in_the_midst_of_our_own_start_leaves_the_child_no_lock() -> None
                     os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-        with _runtime._making:
+        with process._making:
             use_in_a_child()
-        with _runtime.current()._attaching:
+        with process.current()._attaching:
             use_in_a_child()
         """,
         warnings=THREADS_AND_FORK,
@@ -560,9 +562,9 @@ def test_a_daemon_thread_that_waits_at_the_end_is_turned_away() -> None:
             # Called after ours, which was registered later: so the thread can tell before it is cut off.
             import atexit
             told = threading.Event()
-            atexit.unregister(_runtime._at_exit)
+            atexit.unregister(process._at_exit)
             atexit.register(told.wait, 30)
-            atexit.register(_runtime._at_exit)
+            atexit.register(process._at_exit)
             threading.Thread(target=wait, daemon=True).start()
             while counts() != (1, 1):
                 pass

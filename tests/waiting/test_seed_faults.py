@@ -15,14 +15,15 @@ import pytest
 from callers import PATIENCE, Caller, Desk, Loop, Threads, Way
 
 import loco_otel
-from loco_otel import AcquireTimeoutError, BackpressureError, Settings, ShutdownError, _runtime, slot
+from loco_otel import AcquireTimeoutError, BackpressureError, Settings, ShutdownError, slot
+from loco_otel._runtime import process
 from loco_otel.testing import ManualClock
 
 
 @pytest.fixture
 def live() -> Desk:
     """A scheduler of one slot, as programs have it."""
-    runtime = _runtime.replace(Settings().changed(capacity=1))
+    runtime = process.replace(Settings().changed(capacity=1))
     assert runtime is not None
     return Desk(runtime.engine, ManualClock())
 

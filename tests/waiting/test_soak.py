@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 import loco_otel
-from loco_otel import AcquireTimeoutError, Settings, _runtime, slot
+from loco_otel import AcquireTimeoutError, Settings, slot
+from loco_otel._runtime import process
 
 CAPACITY = 2
 THREADS = 4
@@ -101,7 +102,7 @@ async def in_a_loop(floor: Floor, chance: random.Random) -> None:
 
 @pytest.mark.timeout(100)
 def test_no_slot_is_lost_and_none_is_given_twice() -> None:
-    _runtime.replace(Settings().changed(capacity=CAPACITY))
+    process.replace(Settings().changed(capacity=CAPACITY))
     floor = Floor()
     faults: list[BaseException] = []
 

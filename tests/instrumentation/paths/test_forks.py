@@ -108,14 +108,14 @@ def test_a_fork_while_the_parent_makes_its_gauges_leaves_the_child_no_lock(tmp_p
     source = """
         import os, signal
         from opentelemetry.sdk.metrics import MeterProvider
-        from loco_otel import _runtime
+        from loco_otel._runtime import process
         from loco_otel._telemetry import gauges
 
         with gauges._making:
             child = os.fork()
             if not child:
                 signal.alarm(10)
-                _runtime.current().observe(meter_provider=MeterProvider())
+                process.current().observe(meter_provider=MeterProvider())
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """

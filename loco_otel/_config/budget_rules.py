@@ -1,0 +1,150 @@
+"""Budgets and prices as the settings write them."""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from loco_otel._config.validators import MOST, lower, no_truth_value
+from loco_otel.events import MILLI
+from loco_otel.money import MICRO, THRESHOLDS, Action, Budget, Period, Scope, Unit
+
+DEFAULT = "default"
+"""In a line of budgets: each agent that it does not name."""
+EVERYTHING = "*"
+"""In a line of budgets: all together."""
+_GLOB = frozenset("*?[")
+
+_Cost = Annotated[Decimal, BeforeValidator(no_truth_value), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+# A millionth is the least that is counted of a dollar, and a thousandth of a weight: a limit below would be 0.
+_Limit = Annotated[Decimal, BeforeValidator(no_truth_value), Field(ge=Decimal("0.001"), le=MOST, allow_inf_nan=False)]
+_Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
+
+
+class Price(BaseModel):
+    """What a model costs, in USD per million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: _Cost
+    output: _Cost
+    cache_read: _Cost | None = None
+    """Of input that the provider had in its cache; the input's price where it is not said."""
+    cache_write: _Cost | None = None
+
+
+class BudgetRule(BaseModel):
+    """One budget. A field's description says what its value may be: it completes "must be"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: _Limit = Field(description=f"a number from 0.001 to {MOST}")
+    scope: Annotated[Scope, BeforeValidator(lower)] = Field(
+        default=Scope.AGENT, description=f"one of {', '.join(Scope)}"
+    )
+    """Whose spending it bounds."""
+    key: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="a name")
+    """Whose; without it each of the scope that no other budget names."""
+    unit: Annotated[Unit, BeforeValidator(lower)] = Field(default=Unit.USD, description="usd or weight")
+    period: Annotated[Period, BeforeValidator(lower)] | None = Field(
+        default=None, description=f"one of {', '.join(Period)}"
+    )
+    """None is `budget_period`."""
+    on_exceeded: Annotated[Action, BeforeValidator(lower)] | None = Field(
+        default=None, description=f"one of {', '.join(Action)}"
+    )
+    """None is `budget_on_exceeded`."""
+    thresholds: tuple[_Percent, ...] = Field(
+        default=THRESHOLDS, description="a list of whole percentages from 1 to 100"
+    )
+
+    @model_validator(mode="after")
+    def _all_have_one_name(self) -> Self:
+        if self.scope is Scope.ALL and self.key not in (None, EVERYTHING):
+            raise ValueError("a budget of all has no key")
+        return self
+
+    @model_validator(mode="after")
+    def _means_somebody(self) -> Self:
+        if self.key is not None and self.scope is not Scope.ALL:
+            _check_key(self.scope, self.key)
+        return self
+
+    def budget(self, period: Period, action: Action) -> Budget:
+        """Return it as the ledger knows it.
+
+        Args:
+            period: where it says none.
+            action: where it says none.
+
+        """
+        key = EVERYTHING if self.scope is Scope.ALL else self.key
+        amount = round(self.limit * (MICRO if self.unit is Unit.USD else MILLI))
+        return Budget(
+            self.scope,
+            key,
+            amount,
+            self.unit,
+            self.period or period,
+            self.on_exceeded or action,
+            tuple(sorted(set(self.thresholds))),
+        )
+
+    def __str__(self) -> str:
+        who = EVERYTHING if self.scope is Scope.ALL else self.key or DEFAULT
+        name = who if self.scope in {Scope.AGENT, Scope.ALL} else f"{self.scope} {who}"
+        return f"{name}={self.limit}" + ("" if self.unit is Unit.USD else " weight")
+
+
+def read_line(value: object) -> object:
+    """Return `analyst=5.00,default=2.00,*=20.00` as rules: USD for that agent, each other agent, and all together.
+
+    Raises:
+        ValueError: a part is no name with an amount.
+
+    """
+    if not isinstance(value, str):
+        return value
+    if lower(value) == "none":
+        return ()
+    rules: list[Mapping[str, object]] = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, amount = part.rpartition("=")
+        name = name.strip()
+        if not (equals and name):
+            raise ValueError(f"{part!r} is no name with an amount")
+        try:
+            limit = Decimal(amount.strip())
+        except InvalidOperation:
+            raise ValueError(f"{amount!r} is no amount") from None
+        if name == EVERYTHING:
+            rules.append({"scope": Scope.ALL, "limit": limit})
+        elif name == DEFAULT:
+            rules.append({"limit": limit})
+        else:
+            _check_key(Scope.AGENT, name)
+            rules.append({"key": name, "limit": limit})
+    if not rules:
+        raise ValueError("it names nobody; none is for no budgets")
+    return rules
+
+
+def _check_key(scope: Scope, key: str) -> None:
+    """Refuse a key that would never match."""
+    if scope is not Scope.MODEL and not _GLOB.isdisjoint(key):
+        hint = '; scope = "all" is for all together' if key == EVERYTHING else ""
+        raise ValueError(f"{key!r}: only the key of a model may be a glob{hint}")
+    if key == DEFAULT:
+        raise ValueError("a budget for each that no other one names has no key")
+
+
+def named_twice(rules: tuple[BudgetRule, ...], period: Period) -> str | None:
+    """Return whom two of the rules are for, in the same unit and period; `period` is that of a rule that says none."""
+    seen = set()
+    for rule in rules:
+        who = (rule.scope, None if rule.scope is Scope.ALL else rule.key, rule.unit, rule.period or period)
+        if who in seen:
+            return rule.key or rule.scope
+        seen.add(who)
+    return None

@@ -1,0 +1,96 @@
+"""Which resources a call needs: the rules of the settings, and where a call goes that no rule knows."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from loco_otel._config.validators import MOST, no_truth_value, word_for_none
+from loco_otel.events import DEFAULT_RESOURCE
+
+_MOST_REMEMBERED = 1000
+
+
+def _not_the_default(name: str) -> str:
+    if name == DEFAULT_RESOURCE:
+        raise ValueError("the default resource has the settings of its own")
+    return name
+
+
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\s+,]+$")]
+_Some = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1, le=MOST)]
+_Rate = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1e12, allow_inf_nan=False)]
+
+
+class ResourceRule(BaseModel):
+    """One resource, and the calls that need it. A field's description completes "must be"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[_Name, AfterValidator(_not_the_default)] = Field(
+        description=f"a name without spaces, commas and +, other than {DEFAULT_RESOURCE}"
+    )
+    capacity: Annotated[_Some | None, word_for_none("auto")] = Field(
+        default=None, description="auto or a whole number of at least 1"
+    )
+    """Slots; None, written `auto`, is found out from the provider's refusals."""
+    capacity_max: _Some | None = Field(default=None, description="a whole number of at least 1")
+    """What `auto` never exceeds."""
+    requests_per_minute: _Rate | None = Field(default=None, description="a number above 0")
+    tokens_per_minute: _Rate | None = Field(default=None, description="a number above 0")
+    provider: str | None = Field(default=None, description="a provider's name or glob")
+    """Of the calls that need it; as `gen_ai.provider.name` has it."""
+    model: str | None = Field(default=None, description="a model's name or glob")
+    host: str | None = Field(default=None, description="a host's name or glob")
+
+    def matches(self, provider: str | None, model: str | None, host: str | None) -> bool:
+        """Tell whether a call needs it. A resource without a rule is needed only by whoever asks for it by name."""
+        told = ((self.provider, provider), (self.model, model), (self.host, host))
+        rules = [(glob, value) for glob, value in told if glob is not None]
+        return bool(rules) and all(value is not None and fnmatchcase(value, glob) for glob, value in rules)
+
+
+class Router:
+    """Names the resources of each call.
+
+    Args:
+        rules: of two that match both are needed.
+        fixed: whether one capacity is set for all calls that no rule matches. Without it each provider's host has a
+            limit of its own.
+
+    """
+
+    def __init__(self, rules: Iterable[ResourceRule], *, fixed: bool) -> None:
+        self._rules = tuple(rules)
+        self._fixed = fixed
+        self.resources = lru_cache(_MOST_REMEMBERED)(self._resources)
+        """Return the names of the resources that a call needs, by its provider, model, host and unusual port."""
+
+    def _resources(
+        self, provider: str | None, model: str | None, host: str | None, port: int | None = None
+    ) -> tuple[str, ...]:
+        names = {rule.name for rule in self._rules if rule.matches(provider, model, host)}
+        if names:
+            return tuple(sorted(names))
+        if self._fixed or provider is None:
+            return (DEFAULT_RESOURCE,)
+        if not host:
+            return (provider,)
+        return (f"{provider}/{host}" if port is None else f"{provider}/{host}:{port}",)
+
+
+def by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
+    """Return rules under their names.
+
+    Raises:
+        ValueError: two have the same.
+
+    """
+    named: dict[str, ResourceRule] = {}
+    for rule in rules:
+        if rule.name in named:
+            raise ValueError(f"two are named {rule.name}")
+        named[rule.name] = rule
+    return named

@@ -1,0 +1,1 @@
+"""Policies: each orders the agents that have a waiter."""

@@ -1,0 +1,199 @@
+"""The `fair` policy: the agent that was served least goes next, by the cost of what it was served.
+
+Start-time fair queueing: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queuing: A Scheduling Algorithm for Integrated
+Services Packet Switching Networks", SIGCOMM 1996. Each agent has a tag, the virtual time at which its next call starts.
+A grant moves it on by cost / share, and the smallest tag goes next. The virtual time V is the smallest tag at the last
+grant. An agent that begins to wait starts at max(V, its tag): time spent idle earns nothing, and what it owes stays
+owed. Of equal tags those go first that came with nothing owed, for the others have been served since V; then those
+whose waiter is the oldest.
+
+**Bound.** Let two agents f and m have a waiter all the time, with shares r, and let l be the largest request of each.
+What they are served meanwhile, each divided by its share, differs by at most
+
+    l_f / r_f + l_m / r_m        (at most twice the largest request, at equal shares)
+
+Proof: f is only granted while tag_f <= tag_m, so tag_f <= tag_m + l_f / r_f after it, and while f is not granted tag_f
+stands still and tag_m grows. The same the other way round, so the difference of the tags stays within
+[-l_m / r_m, l_f / r_f]; between two moments it changes by no more than the length of that, and while an agent waits its
+tag moves by nothing but its service. It holds for any number of slots, counted when calls are granted.
+
+**Corrections.** What a call costs is known when it is over; until then its estimate counts. A settlement moves the tag
+by the difference. Let n be the most calls of the two that are under way at once and e the greatest error of one,
+divided by its share. After the last grant of f, corrections can push tag_f - tag_m by at most n e, for a call granted
+later still does not cost less than nothing. So the tags differ by at most n e more to either side, and the service by
+
+    l_f / r_f + l_m / r_m + 2 n e
+
+The guard and shared slots pass the policy over; what they grant is charged, and for so long the bound rests.
+
+Tags are integers, so they can be computed anywhere, in a Lua script too: milli-weights times `TAGS_PER_MILLI` at share
+1, rounded up, with shares in thousandths. O(log n) a change, n being the agents that wait, are served, or have
+a tag beyond V. Idle agents with a tag of at most V are forgotten, which loses nothing, and so are all once nobody waits
+or is served. Of the other idle ones `REMEMBERED` are kept: beyond them V rises to the smallest tag, as nobody can
+tell that agent from a newcomer any more.
+"""
+
+from collections.abc import Callable, Mapping
+
+from loco_otel._core.lazy_heap import Entry, LazyHeap
+from loco_otel._core.policies.base import Key, Standing, agent_of
+from loco_otel.events import MILLI
+
+TAGS_PER_MILLI = 1000
+"""What a tag moves by for a milli-weight, at share 1."""
+
+REMEMBERED = 1000
+"""Idle agents that may be ahead of the virtual time."""
+
+
+class _Account:
+    """One agent's. `open` counts its calls that are charged and not settled."""
+
+    __slots__ = ("competes", "entry", "open", "share", "tag")
+
+    def __init__(self, share: int, tag: int) -> None:
+        self.share = share
+        self.tag = tag
+        self.competes = False
+        self.open = 0
+        self.entry: Entry | None = None
+        """Among those who compete, or among the idle; the served ones who do not wait have none."""
+
+
+class FairPolicy:
+    """See the module.
+
+    Args:
+        shares: in thousandths, by agent; others have 1.
+        forgotten: told whom it has forgotten.
+
+    """
+
+    name = "fair"
+    alpha = 0.0
+    metered = True
+
+    def __init__(self, shares: Mapping[str, int], forgotten: Callable[[Key], object] | None = None) -> None:
+        self._shares = shares
+        self._forgotten = forgotten
+        self._begin()
+
+    def _begin(self) -> None:
+        self._virtual = 0
+        self._open = 0
+        self._accounts: dict[Key, _Account] = {}
+        self._competing = LazyHeap()
+        self._idle = LazyHeap()
+
+    def put(self, key: Key, standing: Standing) -> None:
+        """Let an agent compete, from V on if it did not, or note its new standing."""
+        account = self._account(key)
+        entry = account.entry
+        if account.competes and entry is not None:
+            granted = entry[0] != account.tag
+            if not granted and (entry[2], entry[3]) == standing.head:
+                return
+            self._competing.strike(entry)
+            owing = granted or entry[1]
+        else:
+            owing = account.tag > self._virtual
+            self._rouse(account)
+            account.competes = True
+        account.entry = self._competing.push(account.tag, owing, *standing.head, item=key)
+
+    def drop(self, key: Key) -> None:
+        """Let an agent compete no more; its tag stays."""
+        account = self._accounts.get(key)
+        if account is None or not account.competes:
+            return
+        if account.entry is not None:
+            self._competing.strike(account.entry)
+            account.entry = None
+        account.competes = False
+        self._rest(key, account)
+
+    def clear(self) -> None:
+        """Forget all agents, and what they were served."""
+        self._begin()
+
+    def pick(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
+        """Name the agent with the smallest tag. At least one competes."""
+        first = self._competing.first()
+        assert first is not None  # noqa: S101 - invariant: asked only while someone waits
+        key: Key = first[-1]
+        return key
+
+    def score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
+        """Tell by how many weights, at share 1, an agent is behind the virtual time; negative when ahead."""
+        return (self._virtual - self._accounts[key].tag) / (TAGS_PER_MILLI * MILLI)
+
+    def granted(self, key: Key, weight: int) -> None:
+        """Charge an agent for a call."""
+        account = self._account(key)
+        if not account.competes:
+            self._rouse(account)
+        first = self._competing.first()
+        start = account.tag if first is None else min(account.tag, int(first[0]))
+        if start > self._virtual:
+            self._advance(start)
+        account.tag += _cost(weight, account.share)
+        account.open += 1
+        self._open += 1
+
+    def settled(self, key: Key, delta: int) -> None:
+        """Correct what a call was charged, now that it is over."""
+        account = self._accounts.get(key)
+        if account is None or not account.open:
+            return
+        account.open -= 1
+        self._open -= 1
+        account.tag += _cost(delta, account.share)
+        if not account.competes:
+            self._rest(key, account)
+        elif delta and account.entry is not None:
+            _, owing, birth, seq, *_ = account.entry
+            self._competing.strike(account.entry)
+            account.entry = self._competing.push(account.tag, owing, birth, seq, item=key)
+
+    def _account(self, key: Key) -> _Account:
+        account = self._accounts.get(key)
+        if account is None:
+            share = self._shares.get(agent_of(key), MILLI)
+            account = self._accounts[key] = _Account(share, self._virtual)
+        return account
+
+    def _rouse(self, account: _Account) -> None:
+        """Let one that did not wait start no sooner than now."""
+        if account.entry is not None:
+            self._idle.strike(account.entry)
+            account.entry = None
+        account.tag = max(account.tag, self._virtual)
+
+    def _rest(self, key: Key, account: _Account) -> None:
+        """See what is to be kept of one that does not wait."""
+        if account.open:
+            return
+        account.entry = self._idle.push(account.tag, item=key)
+        if not self._open and not self._competing:
+            self._advance(None)
+            self._virtual = 0
+        elif account.tag <= self._virtual:
+            self._advance(self._virtual)
+        elif len(self._idle) > REMEMBERED and (first := self._idle.first()) is not None:
+            self._advance(int(first[0]))
+
+    def _advance(self, virtual: int | None) -> None:
+        """Go on to a virtual time, to the end of all with None, and forget the idle whose tags have come."""
+        while (first := self._idle.first()) is not None and (virtual is None or first[0] <= virtual):
+            key: Key = first[-1]
+            self._idle.strike(first)
+            del self._accounts[key]
+            if self._forgotten is not None:
+                self._forgotten(key)
+        if virtual is not None:
+            self._virtual = virtual
+
+
+def _cost(weight: int, share: int) -> int:
+    """Return what a tag moves by: rounded up, so that nothing is for nothing."""
+    return -(-weight * TAGS_PER_MILLI * MILLI // share)

@@ -1,0 +1,42 @@
+"""The `fifo` policy: the oldest waiter goes next, whoever it belongs to."""
+
+from loco_otel._core.lazy_heap import Entry, LazyHeap
+from loco_otel._core.policies.base import Key, Standing, Unmetered
+
+
+class FifoPolicy(Unmetered):
+    """Orders agents by their oldest waiter. O(log n)."""
+
+    name = "fifo"
+    alpha = 0.0
+
+    def __init__(self) -> None:
+        self._heap = LazyHeap()
+        self._entries: dict[Key, Entry] = {}
+
+    def put(self, key: Key, standing: Standing) -> None:
+        """Let an agent compete, or note its new standing."""
+        self.drop(key)
+        self._entries[key] = self._heap.push(standing.head, item=key)
+
+    def drop(self, key: Key) -> None:
+        """Forget an agent."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._heap.strike(entry)
+
+    def clear(self) -> None:
+        """Forget all agents."""
+        self._heap = LazyHeap()
+        self._entries = {}
+
+    def pick(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
+        """Name the agent of the oldest waiter. At least one competes."""
+        first = self._heap.first()
+        assert first is not None  # noqa: S101 - invariant: asked only while someone waits
+        key: Key = first[-1]
+        return key
+
+    def score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
+        """There is no score: 0."""
+        return 0.0

@@ -1,0 +1,405 @@
+"""The engine of a program that shares nothing with others: the core behind one lock."""
+
+import logging
+import os
+import threading
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from math import inf
+from typing import Any, TypeVar
+
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.stall_detector import Stall
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.base import Admission
+from loco_otel._engine.outbox import Outbox
+from loco_otel._engine.timer import Timer
+from loco_otel.clock import Clock, monotonic
+from loco_otel.errors import AcquireRejectedError
+from loco_otel.events import (
+    Bypassed,
+    BypassReason,
+    Event,
+    Listener,
+    Outcome,
+    RateLimits,
+    Request,
+    ResourceDump,
+    Snapshot,
+    Spending,
+    Throttled,
+    ThrottleKind,
+)
+
+_logger = logging.getLogger("loco_otel")
+
+_HEARTBEAT = 1.0
+"""Seconds between two looks of the timer while someone waits or is to be woken or told: the most that a lost wake can
+cost, and the longest that an event is kept."""
+
+_REENTERED = "a finaliser asked the scheduler in the midst of an operation"
+
+_Result = TypeVar("_Result")
+
+_engines: weakref.WeakSet["InProcessEngine"] = weakref.WeakSet()
+
+
+class InProcessEngine:
+    """All threads and event loops of one process share it.
+
+    The lock is held for one operation of the core, never over a wait or anybody else's code. `_busy` is set while an
+    operation is under way. When an exception breaks one off it stays set, and the next operation recovers first.
+    Garbage collection may run a finaliser in the midst of an operation, in the same thread: what ends a ticket there is
+    put off, what would have to wait is refused.
+
+    Args:
+        scheduler: the core; nobody else may use it.
+        clock: the time.
+        timer: whether a thread watches the clock; without it somebody must call `advance`.
+        admission: whoever keeps the budgets.
+
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        clock: Clock = monotonic,
+        timer: bool = True,
+        admission: Admission | None = None,
+    ) -> None:
+        self.observed = False
+        self._core = scheduler
+        self._clock = clock
+        self._admission = admission
+        self._outbox = Outbox()
+        self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
+        self._timer = Timer(clock) if timer else None
+        self._begin()
+        _engines.add(self)
+
+    def _begin(self) -> None:
+        # Never taken twice: it is one that can tell whether this thread has it.
+        self._lock: Any = threading.RLock()
+        self._owner = uuid.uuid4().hex[:12]
+        self._busy = False
+        self._due = inf
+
+    # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
+
+    @property
+    def owner(self) -> str:
+        """What the ids of this process's tickets begin with."""
+        return self._owner
+
+    def ticket(self, request: Request) -> Ticket:
+        """Make a ticket, not submitted yet."""
+        return Ticket(request, self._owner)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Ask for what the ticket's request says.
+
+        Raises:
+            RuntimeError: called by a finaliser in the midst of another operation of this thread.
+
+        """
+        if self._lock._is_owned():
+            raise RuntimeError(_REENTERED)
+        core = self._core
+        now = self._clock()
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = True
+            quiet = core.submit_quietly(ticket, now)
+            if not quiet:
+                core.submit(ticket, now)
+                self._post()
+            if core.leases_due < self._due or (not quiet and self._is_to_plan(now)):
+                self._plan(now)
+            self._busy = False
+        if not quiet or self._outbox.decided:
+            self._outbox.deliver()
+
+    def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a lease, and note what the call took; harmless when it has ended already."""
+        if self._lock._is_owned():
+            self.abandon(ticket, spending)
+            return
+        core = self._core
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(self._clock())
+            self._busy = True
+            quiet = core.release_quietly(ticket)
+            if not quiet:
+                now = self._clock()
+                if spending is not None:
+                    core.settle(ticket, spending, now)
+                core.release(ticket, now)
+                self._post()
+                if self._is_to_plan(now):
+                    self._plan(now)
+            self._busy = False
+        if not quiet or self._outbox.decided:
+            self._outbox.deliver()
+
+    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
+        """Call `wake`, at least once, when the ticket no longer waits; at once if it does not."""
+
+        def operation(core: Scheduler, now: float) -> bool:
+            ticket.wake = wake
+            core.park(ticket, blocks, now)
+            return ticket.state is State.WAITING
+
+        if not self._do(operation):
+            wake()
+
+    def admit(self, ticket: Ticket) -> None:
+        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
+
+        Raises:
+            AcquireRejectedError: they gave their reasons.
+
+        """
+        if ticket.state is not State.ADMITTING:
+            return
+        admission = ticket.admission or self._admission
+        try:
+            admitted = admission is None or admission(ticket)
+        except AcquireRejectedError:
+            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+            raise
+        if admitted:
+            self._let_in(ticket)
+        else:
+            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+
+    def _let_in(self, ticket: Ticket) -> None:
+        now = self._clock()
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = True
+            self._core.admit(ticket, now)
+            self._post()
+            self._busy = False
+        self._outbox.deliver()
+
+    def deny(self, ticket: Ticket) -> None:
+        """Turn a new ticket away that its budget has no room for."""
+
+        def operation(core: Scheduler, now: float) -> None:
+            core.submit(ticket, now, wait=False)
+            core.evict((ticket,), Outcome.BUDGET, now)
+
+        self._do(operation)
+
+    def evict(self, tickets: Iterable[Ticket]) -> int:
+        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
+        return self._do(lambda core, now: core.evict(tickets, Outcome.BUDGET, now))
+
+    def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """End a ticket wherever it is, and note what was spent though nothing came of it."""
+        if self._lock._is_owned():
+            self.abandon(ticket, spending)
+            return
+        self._do(lambda core, now: _cancel(core, ticket, spending, now))
+
+    def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
+        """Settle and cancel a ticket that was dropped.
+
+        Finalisers run anywhere, in the midst of an operation too: this appends and pokes, both reentrant.
+        """
+        self._abandoned.append((ticket, spending))
+        if self._timer is not None:
+            self._timer.poke()
+
+    def suspend(self, ticket: Ticket) -> None:
+        """Give the slot back for the length of a retry's pause."""
+        self._do(lambda core, now: core.suspend(ticket, now))
+
+    def resume(self, ticket: Ticket) -> None:
+        """Ask for the slot again."""
+        self._do(lambda core, now: core.resume(ticket, now))
+
+    def touch(self, ticket: Ticket) -> None:
+        """Note a sign of life of a lease. One store, so it needs no lock."""
+        ticket.touched_at = self._clock()
+
+    def now(self) -> float:
+        """Return the time by the scheduler's clock, in seconds."""
+        return self._clock()
+
+    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+        """Note that a lease lives elsewhere now."""
+        self._do(lambda core, now: core.move(ticket, places, now))
+
+    # -- what only listeners care about --------------------------------------------------------------------------
+
+    def throttle(
+        self,
+        ticket: Ticket,
+        status: int | None,
+        kind: ThrottleKind,
+        retry_after: float | None,
+        limits: RateLimits | None,
+    ) -> None:
+        """Note that the provider pushed back."""
+        self._do(lambda core, now: core.throttle(Throttled(now, ticket, status, kind, retry_after, limits)))
+
+    def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+        """Note what the provider says is left."""
+        self._do(lambda core, now: core.note_limits(ticket, limits, now))
+
+    def bypass(self, reason: BypassReason) -> None:
+        """Note that a call went out unscheduled."""
+        self.tell(lambda now: Bypassed(now, reason))
+
+    def tell(self, make: Callable[[float], Event]) -> None:
+        """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
+        if self.observed:
+            self._do(lambda core, now: core.events.append(make(now)))
+
+    def listen(self, listener: Listener) -> None:
+        """Tell a listener every event from now on."""
+        with self._lock:
+            self._outbox.listeners.append(listener)
+            self.observed = self._core.observed = True
+
+    def tell_together(self, events: int) -> None:
+        """Tell listeners so many events at a time, or what there is a heartbeat later, or at a flush."""
+        if self._timer is not None:  # else nobody would see to the last
+            self._outbox.together = events
+
+    def flush(self) -> None:
+        """Tell listeners all that has happened."""
+        self._outbox.flush()
+
+    def snapshot(self) -> Snapshot:
+        """Tell how everything stands."""
+        return self._do(lambda core, now: core.snapshot(now))
+
+    def dump(self, most: int) -> tuple[ResourceDump, ...]:
+        """Tell how everything stands, request by request: so many of each resource."""
+        return self._do(lambda core, now: core.dump(most, now))
+
+    # -- limits, time, the end -----------------------------------------------------------------------------------
+
+    def configure(self, change: Callable[[Scheduler, float], _Result]) -> _Result:
+        """Change limits or policy, and return what that returns; whoever may go now is granted at once."""
+        return self._do(change)
+
+    def edit(self, change: Callable[..., _Result], *args: object) -> _Result:
+        """Change what the core derives loads from, as one operation that grants nobody. Cheaper than `configure`.
+
+        Raises:
+            RuntimeError: called by a finaliser in the midst of another operation of this thread.
+
+        """
+        if self._lock._is_owned():
+            raise RuntimeError(_REENTERED)
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(self._clock())
+            self._busy = True
+            result = change(*args)
+            self._busy = False
+        if self._outbox:
+            self._outbox.deliver()
+        return result
+
+    def shutdown(self) -> None:
+        """Turn away all who wait and all who come; holders may finish."""
+        self._do(lambda core, now: core.shutdown(now))
+
+    def advance(self) -> float:
+        """Do what the time demands, and return when to call again; the timer does."""
+        stalls = self._do(self._advance)
+        self._outbox.tell()
+        for stall in stalls:
+            _logger.warning("%s", stall)
+        return self._due
+
+    def _advance(self, core: Scheduler, now: float) -> list[Stall]:
+        core.advance(now)
+        self._due = self._next_due(now)
+        return core.stalls(now)
+
+    def _do(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
+        now = self._clock()
+        if self._lock._is_owned():
+            raise RuntimeError(_REENTERED)
+        with self._lock:
+            if self._busy or self._abandoned:
+                self._tidy(now)
+            self._busy = True
+            result = operation(self._core, now)
+            self._post()
+            self._plan(now)
+            self._busy = False
+        self._outbox.deliver()
+        return result
+
+    def _tidy(self, now: float) -> None:
+        """Recover from an operation that was broken off, and cancel what was dropped."""
+        core = self._core
+        if self._busy:
+            core.recover(now)
+        self._busy = True
+        while self._abandoned:
+            ticket, spending = self._abandoned[0]
+            _cancel(core, ticket, spending, now)
+            self._abandoned.popleft()
+        self._post()
+
+    def _post(self) -> None:
+        core = self._core
+        if core.events or core.decided:
+            self._outbox.put(core.decided, core.events)
+            core.decided = []
+            core.events = []
+
+    def _is_to_plan(self, now: float) -> bool:
+        """Tell whether the timer may have to look earlier than it will; under load it does so at each heartbeat."""
+        return self._due > now + _HEARTBEAT or self._core.next_wakeup() < self._due
+
+    def _plan(self, now: float) -> None:
+        due = self._next_due(now)
+        if due < self._due:
+            self._due = due
+            if self._timer is not None:
+                self._timer.start(self.advance)
+
+    def _next_due(self, now: float) -> float:
+        due = self._core.next_wakeup()
+        return min(due, now + _HEARTBEAT) if self._outbox or self._core.waiting() else due
+
+    def _after_fork(self) -> None:
+        """Start afresh in the child: its parent's leases and waiters are not its own."""
+        self._begin()
+        self._outbox = self._outbox.after_fork()
+        self._abandoned.clear()
+        if self._timer is not None:
+            self._timer = Timer(self._clock)
+        self._core.reset()
+
+
+def _cancel(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    if ticket.inside:
+        core.end_inside(ticket, spending, now)
+        return
+    if spending is not None:
+        core.settle(ticket, spending, now)
+    core.cancel(ticket, now)
+
+
+def _after_fork_in_child() -> None:
+    for engine in tuple(_engines):
+        engine._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""The scheduler's state for people: as values that JSON takes, and as tables."""

@@ -1,0 +1,1 @@
+"""The `loco-otel` command."""

@@ -1,0 +1,154 @@
+"""Finds everything out, and judges it."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+
+from loco_otel._budgets.ledger_client import open_ledger
+from loco_otel._config.settings import Settings
+from loco_otel._version import __version__
+from loco_otel.api import _instrumentors
+from loco_otel.cli.doctor import others
+from loco_otel.cli.doctor.exporters import PROMETHEUS, exporters
+from loco_otel.cli.doctor.hooks import examined, seen
+from loco_otel.cli.doctor.report import Exporter, Report, Sdk, Workers, names
+from loco_otel.cli.doctor.workers import workers
+from loco_otel.errors import ConfigurationError
+
+_PACKAGES = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro")
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of loco-otel, Python and OpenTelemetry; None where something is not installed."""
+    return {
+        "loco-otel": __version__,
+        "Python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def examine(environ: Mapping[str, str]) -> Report:
+    """Find out how calls would fare in this environment.
+
+    Patches the SDKs in this process, and lets others patch them too. Ours is taken back, of theirs traces may stay.
+    """
+    settings, bad_setting = None, ""
+    try:
+        settings = Settings.load(environ)
+        open_ledger(settings).close()
+    except ConfigurationError as error:
+        settings, bad_setting = None, str(error)
+    sdks = tuple(_sdk(entry, settings, environ) for entry in _instrumentors())
+    ways_out = tuple(exporters(environ))
+    division = workers(environ, settings.capacity if settings else None)
+    errors = tuple(filter(None, [bad_setting, *_stopped(ways_out), "" if bad_setting else _unscheduled(sdks)]))
+    early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
+    warnings = [*_of_settings(settings, environ), *_of_sdks(sdks, early=early)]
+    warnings += [*_of_exporters(ways_out), *_of_workers(division, ways_out, settings)]
+    return Report(
+        versions(),
+        early,
+        sdks,
+        ways_out,
+        division,
+        settings.rows() if settings else (),
+        errors,
+        tuple(warnings),
+        _verdict(errors, sdks, settings),
+    )
+
+
+def _sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str]) -> Sdk:
+    left_out = settings.disabled_instrumentations if settings else frozenset()
+    with ExitStack() as stack:
+        sdk, instrumentor = stack.enter_context(examined(entry, settings))
+        if sdk.version is None:
+            return sdk
+        # Theirs after ours, as the launcher does it.
+        sdk = sdk._replace(instrumentors=stack.enter_context(others.loaded(sdk.sdk, left_out)))
+        sdk = sdk._replace(wrapped=others.wrapped(sdk.sdk))
+        if not sdk.patched:
+            return sdk
+        return seen(sdk, instrumentor)._replace(inference_span=others.who_tells(sdk, environ))
+
+
+def _stopped(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
+    for way in ways_out:
+        if way.stops_launcher:
+            which = f"{way.exporter} at {way.address}" if way.address else way.exporter
+            yield (
+                f"the exporter of {way.signal} ({which}) cannot start, {way.finding}:"
+                " under opentelemetry-instrument nothing is patched then, neither by us nor by others"
+            )
+
+
+def _unscheduled(sdks: tuple[Sdk, ...]) -> str:
+    """Say which calls would go unscheduled; nothing where all is well."""
+    installed = [sdk for sdk in sdks if sdk.version is not None]
+    if not installed:
+        return "none of the SDKs is installed, so there is nothing to schedule"
+    if not any(sdk.patched for sdk in installed):
+        return "no call is scheduled"
+    left_out = names(sdk for sdk in installed if sdk.fault and sdk.supported)
+    return f"the calls of {left_out} go unscheduled" if left_out else ""
+
+
+def _of_settings(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[str]:
+    if settings is not None:
+        yield from settings.unknown
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        yield "OTEL_SDK_DISABLED is true: calls are scheduled, and nothing is told of them"
+
+
+def _of_sdks(sdks: tuple[Sdk, ...], *, early: bool) -> Iterator[str]:
+    for sdk in sdks:
+        if sdk.version is not None and not sdk.supported:
+            yield f"{sdk.sdk} {sdk.version} is left alone, its calls go unscheduled"
+        for other in sdk.instrumentors:
+            if other.fault:
+                yield f"{other.distribution} {other.version} does nothing for {sdk.sdk}: {other.fault}"
+        if len(sdk.inference_span) > 1:
+            both = " and ".join(sdk.inference_span)
+            yield f"each call of {sdk.sdk} has {len(sdk.inference_span)} inference spans, by {both}: tokens count twice"
+            if sdk.sdk in sdk.inference_span:
+                yield f"{sdk.sdk.upper()}_OPEN_TELEMETRY=false turns off the one that {sdk.sdk} makes itself"
+        if sdk.instrumentors and not early:
+            yield f"others may patch {sdk.sdk} before us: the entry point opentelemetry_pre_instrument is missing"
+
+
+def _of_exporters(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
+    unheard = [way for way in ways_out if way.works is False and not way.stops_launcher]
+    for address in dict.fromkeys(way.address for way in unheard):
+        signals = " and ".join(way.signal for way in unheard if way.address == address)
+        yield f"{signals} to {address} will be tried again for a while, then lost: nobody answers there; calls go on"
+
+
+def _of_workers(division: Workers, ways_out: tuple[Exporter, ...], settings: Settings | None) -> Iterator[str]:
+    if division.processes is None or division.processes == 1:
+        return
+    several = f"{division.origin} makes {division.processes} processes"
+    if division.calls_at_once is not None:
+        yield f"{several}, each with limits of its own: together at most {division.calls_at_once} calls at a time"
+    if settings is not None and settings.budgets and settings.ledger is None:
+        yield f"{several}, each with budgets of its own: LOCO_LEDGER names a file in which they share them"
+    if any(way.exporter == PROMETHEUS for way in ways_out):
+        yield (
+            f"{several}, and one alone can have the Prometheus port: workers that start anew (uvicorn) are not"
+            " patched then, those that are forked (gunicorn) serve no metrics; send them with otlp"
+        )
+
+
+def _verdict(errors: tuple[str, ...], sdks: tuple[Sdk, ...], settings: Settings | None) -> str:
+    if settings is None or errors:
+        return f"Not well: {errors[0]}"
+    most = "as many" if settings.capacity is None else f"at most {settings.capacity}"
+    limit = " as their providers take" if settings.capacity is None else ""
+    return f"Well: the calls of {names(sdk for sdk in sdks if sdk.patched)} are scheduled, {most} at a time{limit}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

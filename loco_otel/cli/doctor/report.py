@@ -1,0 +1,126 @@
+"""What was found, as plain values. Their field names are the keys of `loco-otel doctor --json`: see docs/doctor.md."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from loco_otel._config.settings import Row
+
+FORMAT = 1
+"""Of the JSON object; a higher number when a key goes or changes its meaning."""
+
+
+class Hook(NamedTuple):
+    """One method that we wrap."""
+
+    method: str
+    in_place: bool
+
+
+class Instrumentor(NamedTuple):
+    """Somebody else's instrumentor of the same SDK."""
+
+    name: str
+    """As `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` calls it."""
+    module: str
+    distribution: str
+    version: str
+    fault: str = ""
+    """Why it does nothing here; empty where it works."""
+
+
+class Wrapped(NamedTuple):
+    """One method of the SDK that others have wrapped too."""
+
+    method: str
+    by: tuple[str, ...]
+    """The wrappers' modules, the outermost first; ours among them."""
+
+
+class Sdk(NamedTuple):
+    """One SDK."""
+
+    sdk: str
+    version: str | None
+    """None where it is not installed."""
+    supports: str
+    """The versions that can be patched, as a requirement."""
+    supported: bool = True
+    """Whether its version is one of them; others are left alone."""
+    fault: str = ""
+    """Why it is not patched; empty where it is."""
+    hooks: tuple[Hook, ...] = ()
+    instrumentors: tuple[Instrumentor, ...] = ()
+    wrapped: tuple[Wrapped, ...] = ()
+    inference_span: tuple[str, ...] = ()
+    """Who makes it: `loco_otel`, others' modules, the SDK's own name. Of several, each makes one."""
+
+    @property
+    def patched(self) -> bool:
+        """Whether its calls pass the scheduler."""
+        return self.version is not None and not self.fault
+
+
+class Exporter(NamedTuple):
+    """One way out for telemetry."""
+
+    signal: str
+    exporter: str
+    address: str | None
+    """Host and port, never credentials; None where there are none."""
+    works: bool | None
+    """None where that cannot be found out by trying."""
+    finding: str
+    stops_launcher: bool = False
+    """Whether `opentelemetry-instrument` fails over it before anything is patched."""
+
+
+class Workers(NamedTuple):
+    """The processes among which a program may be divided."""
+
+    servers: tuple[str, ...]
+    """Installed packages that start several."""
+    processes: int | None
+    """How many, where the environment says."""
+    origin: str
+    """Which variable says it."""
+    calls_at_once: int | None
+    """Of all of them together; None where either number is not known."""
+
+
+class Report(NamedTuple):
+    """Everything."""
+
+    versions: dict[str, str | None]
+    early: bool
+    """Whether `opentelemetry-instrument` lets us patch before it loads any other instrumentor."""
+    sdks: tuple[Sdk, ...]
+    exporters: tuple[Exporter, ...]
+    workers: Workers
+    settings: tuple[Row, ...]
+    errors: tuple[str, ...]
+    """Why calls would go unscheduled."""
+    warnings: tuple[str, ...]
+    """What may not be meant so."""
+    verdict: str
+
+    @property
+    def well(self) -> bool:
+        """Whether the calls of the SDKs that can be patched would pass the scheduler."""
+        return not self.errors
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as an object for `json.dumps`."""
+        sdks = [{**_plain(sdk), "patched": sdk.patched} for sdk in self.sdks]
+        return {"format": FORMAT, "well": self.well, **_plain(self), "sdks": sdks}
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples with names into mappings, and others into lists."""
+    if hasattr(value, "_asdict"):
+        return {key: _plain(item) for key, item in value._asdict().items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def names(sdks: Iterable[Sdk]) -> str:
+    """Name SDKs in one line."""
+    return ", ".join(sdk.sdk for sdk in sdks)

@@ -1,0 +1,79 @@
+"""The report, to be read by people."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+
+from loco_otel.cli.doctor.report import Report, Sdk
+
+
+def show(report: Report) -> None:
+    """Print a report."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(", ".join(f"{name} {number or '-'}" for name, number in report.versions.items()), style="bold")
+
+    _head(console, "SDKs")
+    rows = [(sdk.sdk, sdk.version or "-", _state(sdk)) for sdk in report.sdks]
+    for sdk, line in zip(report.sdks, _aligned(rows), strict=True):
+        style = "red" if sdk.fault else "green" if sdk.patched else "dim"
+        console.print(line, style=style, markup=False)
+        for detail in _details(sdk):
+            console.print(f"    {detail}", markup=False)
+
+    _head(console, "Exporters")
+    ways = report.exporters
+    for way, line in zip(
+        ways, _aligned((way.signal, " ".join(filter(None, way[1:3])), way.finding) for way in ways), strict=True
+    ):
+        style = {True: "green", False: "red" if way.stops_launcher else "yellow", None: ""}[way.works]
+        console.print(line, style=style, markup=False)
+
+    if report.settings:
+        _head(console, "Settings: value, and where it comes from")
+        for line in _aligned(report.settings):
+            console.print(line, markup=False)
+
+    _head(console, "Notes")
+    for error in report.errors:
+        console.print(f"  error: {error}", style="red", markup=False)
+    for warning in report.warnings:
+        console.print(f"  warning: {warning}", style="yellow", markup=False)
+    servers = f" ({', '.join(report.workers.servers)} installed)" if report.workers.servers else ""
+    console.print(
+        f"  Limits are per process: several workers{servers} together make several times as many calls.", markup=False
+    )
+
+    console.print()
+    console.print(report.verdict, style="bold green" if report.well else "bold red", markup=False)
+
+
+def _state(sdk: Sdk) -> str:
+    if sdk.version is None:
+        return "not installed"
+    if sdk.fault:
+        return f"NOT patched: {sdk.fault}"
+    return f"patched, {len(sdk.hooks)} methods"
+
+
+def _details(sdk: Sdk) -> Iterator[str]:
+    for other in sdk.instrumentors:
+        yield f"also here: {other.distribution} {other.version} ({other.fault or 'works'})"
+    modules = dict.fromkeys(" > ".join(method.by) for method in sdk.wrapped)
+    for chain in modules:
+        methods = [method.method for method in sdk.wrapped if " > ".join(method.by) == chain]
+        more = f" and {len(methods) - 1} more" if len(methods) > 1 else ""
+        yield f"{methods[0]}{more}: wrapped by {chain}"
+    if sdk.inference_span:
+        makers = [f"{maker}, the SDK itself" if maker == sdk.sdk else maker for maker in sdk.inference_span]
+        yield f"inference span by {' and '.join(makers)}"
+
+
+def _head(console: Console, text: str) -> None:
+    console.print(f"\n{text}", style="bold")
+
+
+def _aligned(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return rows of three as lines with straight columns."""
+    rows = list(rows)
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    return [f"  {row[0]:{first}}  {row[1]:{second}}  {row[2]}" for row in rows]

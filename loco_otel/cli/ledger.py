@@ -1,0 +1,138 @@
+"""What `loco-otel budgets` and `loco-otel spend` read from a ledger's file, and how they show it."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from loco_otel._budgets.forecast import runs_out_at
+from loco_otel._budgets.sqlite_ledger import LedgerView
+from loco_otel._introspection.tables import table
+from loco_otel.money import Standing, Totals, Unit
+
+_DASH = "-"
+_AMOUNTS = ("limit", "spent", "reserved", "used", "left")
+_BUDGET = ("scope", "key", "period", *_AMOUNTS, "begins anew", "runs out")
+_TAKEN = ("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated")
+
+
+def budgets_of(path: Path, zone: tzinfo, now: float) -> tuple[Standing, ...]:
+    """Return how the budgets of a ledger stand, by the limits that programs last stated.
+
+    Raises:
+        LedgerError: the file is not there, no ledger, or can't be read.
+
+    """
+    view = LedgerView(path, zone)
+    try:
+        return view.standings(now)
+    finally:
+        view.close()
+
+
+def spending_of(path: Path, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
+    """Return what calls took by the ledger, from a day on.
+
+    Raises:
+        LedgerError: the file is not there, no ledger, or can't be read.
+        ValueError: `by` has a field that is none to tell them by.
+
+    """
+    view = LedgerView(path)
+    try:
+        return view.totals(by, since)
+    finally:
+        view.close()
+
+
+def budget_as_json(it: Standing, now: float) -> dict[str, Any]:
+    """Return a budget for programs: amounts in USD or weights, times in seconds since the epoch."""
+    scope, key, unit, period = it.key
+    return {
+        "scope": scope,
+        "key": key,
+        "unit": unit,
+        "period": period,
+        "on_exceeded": it.action,
+        "limit": unit.amount(it.limit),
+        "spent": unit.amount(it.spent),
+        "reserved": unit.amount(it.reserved),
+        "left": unit.amount(it.limit - it.spent - it.reserved),
+        "used": _used(it),
+        "resets_at": it.resets_at,
+        "runs_out_at": runs_out_at(it, now),
+    }
+
+
+def totals_as_json(it: Totals, by: Sequence[str]) -> dict[str, Any]:
+    """Return totals for programs: amounts in USD and weights."""
+    amounts = {"usd": Unit.USD.amount(it.usd), "weight": Unit.WEIGHT.amount(it.weight)}
+    return {**dict(zip(by, it.by, strict=True)), **it._asdict(), **amounts, "by": list(by)}
+
+
+def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, out: Console) -> None:
+    """Print a table of budgets."""
+    if not standings:
+        out.print("no budgets: no program that uses this ledger has stated any")
+        return
+    budgets = table(_BUDGET, figures=_AMOUNTS)
+    for it in standings:
+        scope, key, unit, period = it.key
+        limit, spent, reserved = (unit.tell(unit.amount(amount)) for amount in (it.limit, it.spent, it.reserved))
+        left = unit.tell(unit.amount(it.limit - it.spent - it.reserved))
+        ends = runs_out_at(it, now)
+        budgets.add_row(
+            scope,
+            key,
+            period,
+            limit,
+            spent,
+            reserved,
+            f"{_used(it):.0%}",
+            left,
+            _DASH if it.resets_at is None else _moment(it.resets_at, zone),
+            _DASH if ends is None else "now" if ends <= now else f"in {_span(ends - now)}",
+        )
+    out.print(budgets)
+
+
+def show_spending(totals: Sequence[Totals], by: Sequence[str], out: Console) -> None:
+    """Print a table of what calls took, and their sum."""
+    spending = table((*by, *_TAKEN), figures=_TAKEN)
+    for it in totals:
+        spending.add_row(*(value or _DASH for value in it.by), *_cells(it))
+    if len(totals) > 1 and by:
+        everything = Totals(tuple("" for _ in by), *map(sum, zip(*(it[1:] for it in totals), strict=True)))
+        spending.add_section()
+        spending.add_row("all", *everything.by[1:], *_cells(everything), style="bold")
+    out.print(spending)
+
+
+def _cells(it: Totals) -> tuple[str, ...]:
+    return (
+        str(it.calls),
+        Unit.USD.tell(Unit.USD.amount(it.usd)),
+        f"{Unit.WEIGHT.amount(it.weight):g}",
+        str(it.input_tokens),
+        str(it.output_tokens),
+        str(it.unpriced),
+        str(it.estimated),
+    )
+
+
+def _used(it: Standing) -> float:
+    return (it.spent + it.reserved) / it.limit if it.limit else 1.0
+
+
+def _moment(at: float, zone: tzinfo) -> str:
+    return datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _span(seconds: float) -> str:
+    whole = timedelta(seconds=round(seconds))
+    if whole.days:
+        return f"{whole.days} d {whole.seconds // 3600} h"
+    hours, minutes = divmod(whole.seconds // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{whole.seconds} s"

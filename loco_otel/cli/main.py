@@ -1,0 +1,222 @@
+"""The `loco-otel` command: what is installed, and whether the calls of this environment's programs are scheduled."""
+
+import json
+import os
+import sys
+import time
+from contextlib import redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import click
+
+from loco_otel import simulation
+from loco_otel._config.settings import Settings
+from loco_otel._core.policies.registry import POLICIES
+from loco_otel._introspection import tables
+from loco_otel.cli import ledger as ledger_output
+from loco_otel.cli import ps as ps_output
+from loco_otel.cli.doctor import examine, show, versions
+from loco_otel.errors import ConfigurationError, LedgerError
+from loco_otel.money import ATTRIBUTION
+
+_BETWEEN_LOOKS = 1.0
+"""Seconds."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Load-aware scheduling of LLM calls inside Python programs, visible in OpenTelemetry.
+
+    Nothing here is needed to run a program: opentelemetry-instrument python app.py
+    """
+
+
+@main.command("version")
+def show_version() -> None:
+    """Print the versions of loco-otel, Python and OpenTelemetry."""
+    for name, number in versions().items():
+        click.echo(f"{name} {number or 'not installed'}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+@click.pass_context
+def doctor(context: click.Context, *, as_json: bool) -> None:
+    """Tell whether LLM calls would be scheduled here, and if not, why.
+
+    Patches the SDKs in this process, as opentelemetry-instrument does in yours, other instrumentors included, and looks
+    what came of it. Tries the exporters too. Exits with 1 when calls would go unscheduled.
+    """
+    with redirect_stdout(sys.stderr):  # what others print on being loaded
+        report = examine(os.environ)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        show(report)
+    if not report.well:
+        context.exit(1)
+
+
+@main.command()
+@click.option(
+    "--url", help="The process's Prometheus page.  [default: that of OTEL_EXPORTER_PROMETHEUS_HOST and _PORT]"
+)
+@click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
+    """Show who holds and who waits in a running process, and who is next.
+
+    Reads the page that OpenTelemetry's Prometheus exporter serves there. Exits with 1 when there is none.
+    """
+    address = url or ps_output.default_url(os.environ)
+    console = tables.console()
+    try:
+        if as_json:
+            rows = ps_output.read(address)
+            told = [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]
+            click.echo(json.dumps({"resources": told}, indent=2))
+            return
+        while True:
+            rows = ps_output.read(address)
+            if watch:
+                console.clear()
+            tables.show(rows, console)
+            if not watch:
+                return
+            time.sleep(_BETWEEN_LOOKS)
+    except ps_output.PsError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        return
+
+
+_LEDGER = click.option(
+    "--ledger", type=click.Path(path_type=Path), help="The ledger's file.  [default: that of LOCO_LEDGER]"
+)
+
+
+def _ledger(given: Path | None) -> tuple[Path, Settings]:
+    """Return the ledger's file, and the settings of this environment.
+
+    Raises:
+        ClickException: a setting is wrong, or there is no file to look at.
+
+    """
+    try:
+        settings = Settings.load(os.environ)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    if given is None and settings.ledger is None:
+        raise click.UsageError(
+            "what a process spends is in its memory alone: set LOCO_LEDGER to the path of a file for it and here, or"
+            " name the file with --ledger"
+        )
+    return given or Path(settings.ledger or "").expanduser(), settings
+
+
+@main.command()
+@_LEDGER
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def budgets(*, ledger: Path | None, as_json: bool) -> None:
+    """Show how the budgets of a ledger stand, and when they run out if spending goes on as it does.
+
+    Limits are those that programs with this ledger last stated. Exits with 1 when the file can't be read.
+    """
+    path, settings = _ledger(ledger)
+    zone, now = ZoneInfo(settings.budget_zone), time.time()
+    try:
+        standings = ledger_output.budgets_of(path, zone, now)
+    except LedgerError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"budgets": [ledger_output.budget_as_json(it, now) for it in standings]}, indent=2))
+    else:
+        ledger_output.show_budgets(standings, zone, now, tables.console())
+
+
+@main.command()
+@click.option("--by", default="agent,model", show_default=True, help=f"Of {', '.join(ATTRIBUTION)}.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day of UTC on.  [default: all]")
+@_LEDGER
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool) -> None:
+    """Show what calls took, by whom they are charged to; the most expensive first.
+
+    Exits with 1 when the ledger's file can't be read.
+    """
+    path, _ = _ledger(ledger)
+    fields = [name.strip() for name in by.split(",") if name.strip()]
+    try:
+        totals = ledger_output.spending_of(path, fields, since)
+    except LedgerError as error:
+        raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--by") from error
+    if as_json:
+        click.echo(json.dumps({"spend": [ledger_output.totals_as_json(it, fields) for it in totals]}, indent=2))
+    else:
+        ledger_output.show_spending(totals, fields, tables.console())
+
+
+_COMPARED = (*POLICIES, *simulation.BASELINES)
+
+
+def _policies(_: click.Context, parameter: click.Parameter, names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in _COMPARED:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(_COMPARED)}", param=parameter)
+    return chosen
+
+
+@main.command()
+@click.argument("scenario", metavar="SCENARIO")
+@click.option("--policy", default="load", show_default=True, callback=_policies, help="Under which to run it.")
+@click.option(
+    "--against",
+    default="fifo,round-robin,semaphore",
+    show_default=True,
+    callback=_policies,
+    help="And under which else.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Of `load`.  [default: the scenario's]")
+@click.option("--capacity", type=click.IntRange(1), help="Slots.  [default: the scenario's]")
+@click.option("--guard", type=click.IntRange(0), default=0, show_default=True, help="LOCO_MAX_WAIT_TICKS; 0 is off.")
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs.")
+@click.option("--seed", type=int, default=42, show_default=True, help="The first run's.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .svg, .png, .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+def simulate(
+    *,
+    scenario: str,
+    policy: list[str],
+    against: list[str],
+    alpha: float | None,
+    capacity: int | None,
+    guard: int,
+    seeds: int,
+    seed: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a scenario in simulated time, under several policies side by side.
+
+    SCENARIO is burst, fairness, webhook_spike, mdash_security, or a TOML file of your own. The core that grants is the
+    one that schedules your calls.
+    """
+    try:
+        played = simulation.load_scenario(scenario)
+        if capacity is not None:
+            played = played.model_copy(update={"capacity": capacity})
+        names = dict.fromkeys([*policy, *against])
+        outcomes = simulation.compare(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
+        if as_json:
+            click.echo(json.dumps(simulation.as_json(played, outcomes), indent=2))
+        else:
+            simulation.show(played, outcomes, tables.console())
+        if plot is not None:
+            simulation.plot(played, outcomes, plot)
+    except simulation.ScenarioError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,122 @@
+"""What `loco-otel ps` reads from a running process: the gauges on its Prometheus page."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from loco_otel._introspection.tables import AgentRow, ResourceRows
+from loco_otel.errors import LocoError
+
+_PATIENCE = 5.0
+_MOST_BYTES = 50_000_000
+
+
+class PsError(LocoError):
+    """A process can't be asked; the message says why."""
+
+
+def default_url(environ: Mapping[str, str]) -> str:
+    """Return where OpenTelemetry's Prometheus exporter serves, by its own variables."""
+    host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
+    port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+
+def read(url: str) -> list[ResourceRows]:
+    """Ask a process how its scheduler stands.
+
+    Raises:
+        PsError: nothing answers there, or what answers is no page of Prometheus with loco-otel's metrics.
+
+    """
+    if not url.startswith(("http://", "https://")):
+        raise PsError(f"{url} is no address: it begins with http:// or https://")
+    try:
+        # A proxy knows nothing of this machine's own addresses, though `http_proxy` says nothing of that.
+        handlers = [urllib.request.ProxyHandler({})] if _is_local(urlsplit(url).hostname) else []
+        with urllib.request.build_opener(*handlers).open(url, timeout=_PATIENCE) as answer:
+            page = answer.read(_MOST_BYTES).decode()
+    except (OSError, ValueError, HTTPException) as error:
+        raise PsError(
+            f"{url} does not answer: {' '.join(str(getattr(error, 'reason', None) or error).split())}"
+        ) from error
+    return parse(page, url)
+
+
+def _is_local(host: str | None) -> bool:
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def parse(page: str, url: str) -> list[ResourceRows]:
+    """Make the tables from a page.
+
+    Raises:
+        PsError: it is none of Prometheus, or nothing of loco-otel is on it.
+
+    """
+    agents: dict[tuple[str, str], dict[str, float]] = {}
+    resources: dict[str, dict[str, float]] = {}
+    try:
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                resource, agent = sample.labels.get("loco_resource_name"), sample.labels.get("loco_agent_id")
+                if not sample.name.startswith("loco_") or resource is None:
+                    continue
+                values = resources.setdefault(resource, {})
+                if agent is not None:
+                    values = agents.setdefault((resource, agent), {})
+                values[sample.name.removesuffix("_total")] = sample.value
+    except ValueError as error:
+        raise PsError(f"{url} is no page of Prometheus: {error}") from error
+    if not resources:
+        raise PsError(f"{url} tells nothing of loco-otel: is it installed there, and are metrics on?")
+    return [_resource(name, values, agents) for name, values in sorted(resources.items())]
+
+
+def _resource(
+    name: str, values: Mapping[str, float], agents: Mapping[tuple[str, str], Mapping[str, float]]
+) -> ResourceRows:
+    mine = {agent: own for (resource, agent), own in agents.items() if resource == name}
+    compete = [agent for agent, own in mine.items() if own.get("loco_requests_waiting") and "loco_load_score" in own]
+    compete.sort(
+        key=lambda agent: (
+            -mine[agent]["loco_load_score"],
+            -mine[agent].get("loco_queue_age", 0.0),
+            -mine[agent].get("loco_queue_wait_seconds", 0.0),
+        )
+    )
+    ranks = {agent: place for place, agent in enumerate(compete, 1)}
+    rows = tuple(
+        AgentRow(
+            agent=agent,
+            holding=int(own.get("loco_requests_active", 0)),
+            waiting=int(own.get("loco_requests_waiting", 0)),
+            oldest_wait=own.get("loco_queue_wait_seconds", 0.0),
+            q=own.get("loco_queue_weight", 0.0),
+            d=int(own.get("loco_queue_age", 0)),
+            score=own.get("loco_load_score") if agent in ranks else None,
+            rank=ranks.get(agent),
+        )
+        for agent, own in mine.items()
+        if "loco_requests_active" in own
+    )
+    capacity = values.get("loco_resource_capacity")
+    return ResourceRows(
+        resource=name,
+        policy=None,
+        capacity=None if capacity is None else int(capacity),
+        holding=sum(row.holding for row in rows),
+        waiting=sum(row.waiting for row in rows),
+        tick=int(values.get("loco_scheduler_ticks", 0)),
+        alpha=values.get("loco_scheduler_alpha", 0.0),
+        agents=rows,
+    )

@@ -1,0 +1,84 @@
+"""The adapter for plain async functions."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from loco_otel.compat.adapters.base import BaseAdapter
+from loco_otel.compat.agent import Agent
+from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
+from loco_otel.compat.task import Task
+
+
+class VanillaAdapter(BaseAdapter):
+    """Runs tasks by a handler per agent: `async def handler(agent_id, task)`; a sync one will do too.
+
+    Args:
+        scheduler: whose slots the handlers run under.
+
+    """
+
+    def __init__(self, scheduler: AsyncLOCOScheduler) -> None:
+        self._scheduler = scheduler
+        self._handlers: dict[str, Callable[..., Any]] = {}
+
+    async def register_agent(self, agent_id: str, handler: Callable[..., Any]) -> Agent:
+        """Add an agent and its handler.
+
+        Raises:
+            ValueError: there is an agent of this name.
+
+        """
+        agent = Agent(agent_id)
+        self._scheduler.register_agent(agent)
+        self._handlers[agent_id] = handler
+        return agent
+
+    async def submit_task(self, agent_id: str, task: Task) -> None:
+        """Queue a task."""
+        await self._scheduler.submit_task(agent_id, task)
+
+    async def on_scheduled(self, agent_id: str, task: Task) -> Any:
+        """Call the handler.
+
+        Raises:
+            ValueError: the agent was not registered here.
+
+        """
+        handler = self._handlers.get(agent_id)
+        if handler is None:
+            raise ValueError(f"Unknown agent: {agent_id} has no handler")
+        outcome = handler(agent_id, task)
+        return await outcome if inspect.isawaitable(outcome) else outcome
+
+    async def on_completed(self, agent_id: str, task: Task, result: Any) -> None:
+        """Do nothing: for subclasses."""
+
+    async def run_next(self, agent_id: str, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the seed's
+        """Run the agent's oldest task under a slot, and return what comes of it.
+
+        Args:
+            agent_id: whose task.
+            timeout: seconds to wait for the slot.
+
+        Raises:
+            ValueError: there is no agent of this name.
+            RuntimeError: it has nothing queued.
+
+        """
+        if not self._scheduler.get_agent(agent_id).tasks.backlog:
+            raise RuntimeError(f"Agent {agent_id!r} has no tasks to run")
+        lease = self._scheduler.acquire(agent_id, timeout=timeout)
+        async with lease as task:
+            if task is None:
+                raise RuntimeError(f"Agent {agent_id!r} has no tasks to run: another took the last")
+            result = await self.on_scheduled(agent_id, task)
+        await self.on_completed(agent_id, task, result)
+        return result
+
+    async def run_all(self, agent_id: str) -> list[Any]:
+        """Run all that the agent has queued, one after the other."""
+        results = []
+        while self._scheduler.get_agent(agent_id).tasks.backlog:
+            results.append(await self.run_next(agent_id))
+        return results

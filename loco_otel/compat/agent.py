@@ -1,0 +1,413 @@
+"""A holder of a queue of tasks, as the seed's programs name and fill it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, SupportsIndex, TypeVar
+
+from loco_otel._core.backlog import Backlog
+from loco_otel._core.ticket import Ticket
+from loco_otel._fork import ForkSafeLock
+from loco_otel._waiting import ownership
+from loco_otel.compat.queue_binding import Station
+from loco_otel.compat.task import Task
+
+_Result = TypeVar("_Result")
+
+COMPLETED = 1000
+"""Completed tasks that an agent remembers."""
+
+
+class Clock:
+    """The ticks of a queue that no scheduler has: it stands still unless somebody moves it."""
+
+    __slots__ = ("tick",)
+
+    def __init__(self) -> None:
+        self.tick = 0
+
+
+class CompletedTasks(list[Task]):
+    """The last 1000 that were completed; `total`, `waited` and `failed` count them all.
+
+    Threads append without a lock, as this is on the hot path: what they append is added up when somebody asks.
+    """
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        super().__init__()
+        self._lock = ForkSafeLock()
+        self._ages: deque[int] = deque()
+        self._total = self._waited = self._failed = 0
+        for task in tasks:
+            self.append(task)
+
+    def append(self, task: Task) -> None:
+        """Add one, and forget the first of too many."""
+        list.append(self, task)
+        self._ages.append(task._age)
+        if len(self) > COMPLETED:
+            del self[0]
+            if len(self._ages) > COMPLETED:
+                self._add_up()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _completed_again, (list(self), self.total, self.waited, self.failed)
+
+    def fail(self) -> None:
+        """Note that the work at one of them failed."""
+        with self._lock:
+            self._failed += 1
+
+    @property
+    def total(self) -> int:
+        """How many there ever were."""
+        self._add_up()
+        return self._total
+
+    @property
+    def waited(self) -> int:
+        """The sum of their ages."""
+        self._add_up()
+        return self._waited
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return self._failed
+
+    def _add_up(self) -> None:
+        with self._lock:
+            while self._ages:
+                self._waited += self._ages.popleft()
+                self._total += 1
+
+
+def _completed_again(tasks: list[Task], total: int, waited: int, failed: int) -> CompletedTasks:
+    completed = CompletedTasks()
+    list.extend(completed, tasks)
+    completed._total, completed._waited, completed._failed = total, waited, failed
+    return completed
+
+
+class TaskList(list[Task]):
+    """An agent's queue. Programs may change it as any list: its scheduler sees it at once.
+
+    A task that somebody works at stays in the list until it is served, without counting as queued.
+    """
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        super().__init__()
+        self.backlog = Backlog(self)
+        self.station: Station | None = None
+        self.clock: Any = Clock()
+        self._dropped: deque[Task] = deque()
+        for task in tasks:
+            self.append(task)
+
+    @property
+    def tick(self) -> int:
+        """The time by which the tasks age."""
+        tick: int = self.clock.tick
+        return tick
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as a list that queues nowhere, with the ages that its tasks have."""
+        return TaskList, (list(self),)
+
+    # -- what schedulers do ---------------------------------------------------------------------------------------
+
+    def join(self, station: Station) -> None:
+        """Queue at a station from now on, with the ages that the tasks have."""
+        self.leave()
+
+        def move() -> None:
+            self._rebase(station.line)
+            self.station = station
+            for task in self:
+                task.request = station.request(task)
+            self.backlog.rebuild()
+
+        station.attach(self.backlog, move)
+
+    def leave(self) -> None:
+        """Queue nowhere any more; the tasks keep their ages."""
+        station, self.station = self.station, None
+        if station is not None:
+            station.detach(self.backlog, lambda: self._rebase(Clock()))
+            self.backlog.rebuild()
+
+    def ask_for_admission(self, admission: bool) -> None:  # noqa: FBT001 - the one thing it says
+        """Say whether somebody keeps a budget from now on."""
+        station = self.station
+        if station is not None:
+            station.ask_for_admission(admission)
+            for task in self:
+                task.request = station.request(task)
+
+    def follow(self, clock: Clock) -> None:
+        """Age by a clock of somebody's own."""
+        self.leave()
+        self._rebase(clock)
+        self.backlog.rebuild()
+
+    def serve(self, completed: CompletedTasks) -> Task | None:
+        """Complete the task whose holder runs here, or one that is held, or else the oldest."""
+        if len(self) > self.backlog.count:
+            ticket = ownership.covering()
+            task: Any = None if ticket is None else ticket.work
+            if task is not None and self.complete(task, completed):
+                own: Task = task
+                return own
+        return self._edit(self._serve, completed)
+
+    def complete(self, task: Task, completed: CompletedTasks) -> bool:
+        """Complete a task that somebody works at; False when it has gone from here meanwhile.
+
+        Nothing that the core knows depends on it any more, so this needs no lock: taking it out is one step.
+        """
+        if task.queue is not self:
+            return False
+        try:
+            list.remove(self, task)
+        except ValueError:
+            return False
+        task.part()
+        completed.append(task)
+        return True
+
+    def withdraw(self, task: Task) -> None:
+        """Take a task out that nobody will work at; harmless when it has gone."""
+        self._edit(lambda: self._take(task) if task.queue is self else None)
+
+    def withdraw_later(self, task: Task) -> None:
+        """Take a task out, soon. For finalisers: takes no lock."""
+        self._dropped.append(task)
+
+    def claim(self, task: Task, ticket: Ticket) -> None:
+        """Add a task that has its own holder from the start, so that it counts with that one alone.
+
+        Nothing else depends on it, so this needs no lock.
+        """
+        task.birth = self.clock.tick - task._age
+        task.holder = ticket
+        list.append(self, task)
+        task.queue = self
+
+    def reweigh(self, task: Task, weight: float, milli: int) -> None:
+        """Change the weight of a task in this list."""
+
+        def change() -> None:
+            before = task.milli
+            task.put(weight, milli)
+            self.backlog.reweigh(task, before)
+            if self.station is not None:
+                task.request = self.station.request(task)
+            self._tell()
+
+        self._edit(change)
+
+    def set_age(self, task: Task, age: int) -> None:
+        """Change the age of a task in this list."""
+
+        def change() -> None:
+            task.birth += task.age - age
+            self.backlog.reorder()
+            self._tell()
+
+        self._edit(change)
+
+    # -- what a list can do ---------------------------------------------------------------------------------------
+
+    def append(self, task: Task) -> None:
+        """Queue a task."""
+        station = self.station
+        if station is None:
+            self._append(task)
+        else:
+            station.edit(self._append, task)
+
+    def extend(self, tasks: Iterable[Task]) -> None:
+        """Queue tasks."""
+        for task in tasks:
+            self.append(task)
+
+    def insert(self, index: SupportsIndex, task: Task) -> None:
+        """Queue a task at a place of the list; its turn depends on its age."""
+        self._change(lambda: super(TaskList, self).insert(index, task))
+
+    def remove(self, task: Task) -> None:
+        """Take a task out."""
+        self._change(lambda: super(TaskList, self).remove(task))
+
+    def pop(self, index: SupportsIndex = -1) -> Task:
+        """Take out and return the task at a place of the list."""
+        return self._change(lambda: super(TaskList, self).pop(index))
+
+    def clear(self) -> None:
+        """Take all tasks out."""
+        self._change(super().clear)
+
+    def reverse(self) -> None:
+        """Reverse the list: of equally old tasks the one that stands first goes first."""
+        self._change(super().reverse)
+
+    def sort(self, *, key: Any = None, reverse: bool = False) -> None:
+        """Sort the list: of equally old tasks the one that stands first goes first."""
+        self._change(lambda: super(TaskList, self).sort(key=key, reverse=reverse))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._change(lambda: super(TaskList, self).__setitem__(index, value))
+
+    def __delitem__(self, index: Any) -> None:
+        self._change(lambda: super(TaskList, self).__delitem__(index))
+
+    def __iadd__(self, tasks: Iterable[Task]) -> "TaskList":  # type: ignore[override,misc]  # as a list's
+        self.extend(tasks)
+        return self
+
+    def __imul__(self, count: SupportsIndex) -> "TaskList":
+        raise TypeError("a task cannot be queued twice")
+
+    # -- steps, each within an operation of the engine ------------------------------------------------------------
+
+    def _edit(self, change: Callable[..., _Result], *args: object) -> _Result:
+        station = self.station
+        return change(*args) if station is None else station.edit(change, *args)
+
+    def _tell(self) -> None:
+        station = self.station
+        if station is not None:
+            station.line.refresh(station.agent_id)
+
+    def _append(self, task: Task) -> None:
+        self._prepare(task)
+        list.append(self, task)
+        task.queue = self
+        self.backlog.add(task)
+        station = self.station
+        if station is not None and station.line.waiting:
+            station.line.refresh(station.agent_id)
+
+    def _prepare(self, task: Task) -> None:
+        while self._dropped:
+            dropped = self._dropped.popleft()
+            if dropped.queue is self:
+                self._take(dropped)
+        if not isinstance(task, Task):
+            raise TypeError(f"a queue holds tasks, not {task!r}")
+        if task.queue is not None:
+            raise ValueError(f"{task!r} is queued already")
+        task.birth = self.clock.tick - task._age
+        station = self.station
+        if station is not None:
+            task.request = station.request(task)
+
+    def _serve(self, completed: CompletedTasks) -> Task | None:
+        task: Any = None
+        if len(self) > self.backlog.count:
+            task = next((task for task in self if task.holder is not None), None)
+        task = task or self.backlog.oldest()
+        if task is not None:
+            self._take(task)
+            completed.append(task)
+        served: Task | None = task
+        return served
+
+    def _take(self, task: Task) -> None:
+        super().__delitem__(0 if self[0] is task else self.index(task))
+        if task.entry is None:
+            task.part()
+        else:
+            self.backlog.drop(task)
+            task.part()
+            self._tell()
+
+    def _change(self, change: Callable[[], _Result]) -> _Result:
+        """Make any change, and derive everything anew."""
+
+        def edit() -> _Result:
+            before = list(self)
+            try:
+                return change()
+            finally:
+                self._resolve(before)
+
+        return self._edit(edit)
+
+    def _resolve(self, before: list[Task]) -> None:
+        kept = {id(task) for task in self}
+        for task in before:
+            if id(task) not in kept:
+                task.part()
+        for task in self:
+            if task.queue is not self:
+                self._prepare(task)
+                task.queue = self
+        self.backlog.rebuild()
+        self._tell()
+
+    def _rebase(self, clock: Any) -> None:
+        """Go over to another clock: each task keeps its age."""
+        ages = [task.age for task in self]
+        self.clock = clock
+        for task, age in zip(self, ages, strict=True):
+            task.birth = self.tick - age
+            task.holder = None
+
+
+class Agent:
+    """Somebody who asks for slots, and the tasks that it has queued and completed.
+
+    Args:
+        agent_id: its name.
+        name: another, for people.
+        agent_type: what kind of agent it is.
+        tasks: what it has queued.
+        completed_tasks: what it has completed.
+
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        name: str = "",
+        agent_type: str = "default",
+        tasks: Iterable[Task] = (),
+        completed_tasks: Iterable[Task] = (),
+    ) -> None:
+        self.agent_id = agent_id
+        self.name = name
+        self.agent_type = agent_type
+        self._tasks = TaskList(tasks)
+        self.completed_tasks = CompletedTasks(completed_tasks)
+
+    @property
+    def tasks(self) -> TaskList:
+        """What it has queued, and what it works at."""
+        return self._tasks
+
+    @tasks.setter
+    def tasks(self, tasks: Iterable[Task]) -> None:
+        self._tasks[:] = tasks
+
+    @property
+    def queue_depth_weighted(self) -> float:
+        """The weights of its tasks together: Qi."""
+        return sum(task.weight for task in self._tasks)
+
+    @property
+    def dmax(self) -> float:
+        """The age of its oldest task in ticks: Di."""
+        return float(max((task.age for task in self._tasks), default=0))
+
+    def serve_oldest_task(self) -> Task | None:
+        """Move a task to the completed ones and return it; None when there is none.
+
+        It is the task that the caller's slot was granted for; without a slot, the oldest.
+        """
+        return self._tasks.serve(self.completed_tasks)
+
+    def __repr__(self) -> str:
+        return (
+            f"Agent(agent_id={self.agent_id!r}, name={self.name!r}, agent_type={self.agent_type!r}, "
+            f"tasks={self._tasks!r}, completed_tasks={self.completed_tasks!r})"
+        )

@@ -1,0 +1,262 @@
+"""Budgets in units of weight, one per agent, as the seed's programs set them.
+
+They are kept by the ledger in memory, see `_budgets.accounts`: what is reserved for work under way is apart from
+what is spent, and check and reserve are one step.
+"""
+
+import math
+import os
+import weakref
+from collections import deque
+from datetime import UTC
+from itertools import count
+from typing import Any, Literal, get_args
+
+from loco_otel._budgets.account import Decision
+from loco_otel._budgets.memory_ledger import MemoryLedger
+from loco_otel._fork import ForkSafeLock
+from loco_otel.errors import BudgetExceededError
+from loco_otel.money import AccountKey, Action, Budget, Charge, Period, Scope, Standing, Unit
+
+__all__ = ["BudgetExceededError", "BudgetManager"]
+
+Mode = Literal["reject", "alert", "downgrade"]
+
+_UNITS = 1_000_000
+"""Of what is counted in one unit of weight: integers, so that sums are exact, and finer than the scheduler's."""
+_UNLIMITED = 10**30
+_ALERTS = 1000
+
+
+_managers: "weakref.WeakSet[BudgetManager]" = weakref.WeakSet()
+
+
+class BudgetManager:
+    """What each agent may spend, has spent, and has reserved. Threads may share it, and several schedulers too.
+
+    Args:
+        default_limit: of an agent without one of its own; None is none.
+        on_exceeded: `reject` raises; `alert` lets the work go and remembers an alert; `downgrade` does as `alert`, and
+            `is_downgraded` says that the agent should take a cheaper model.
+
+    Raises:
+        ValueError: the mode is none of these, or the limit no number of at least 0.
+
+    """
+
+    def __init__(self, default_limit: float | None = None, on_exceeded: str = "reject") -> None:
+        if on_exceeded not in get_args(Mode):
+            raise ValueError(f"on_exceeded must be one of {list(get_args(Mode))}, not {on_exceeded!r}")
+        self._default_limit = None if default_limit is None else _amount("default_limit", default_limit)
+        self.on_exceeded = on_exceeded
+        self._limits: dict[str, float] = {}
+        self._ledger = MemoryLedger(lease=math.inf)
+        self._names = count()
+        self._under_way: dict[tuple[str, int], list[str]] = {}
+        """Reservations by agent and units: those that are alike are one as good as the other."""
+        self._naming = ForkSafeLock()
+        self._dropped: deque[tuple[str, float]] = deque()
+        self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
+        self._state_limits()
+        _managers.add(self)
+
+    def after_fork(self) -> None:
+        """Go on in the child of a fork: work under way is its parent's."""
+        self._ledger.after_fork()
+        self._under_way = {}
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    @property
+    def default_limit(self) -> float | None:
+        """The limit of an agent without one of its own; None is none."""
+        return self._default_limit
+
+    @default_limit.setter
+    def default_limit(self, limit: float | None) -> None:
+        self._default_limit = None if limit is None else _amount("default_limit", limit)
+        self._state_limits()
+
+    def set_limit(self, agent_id: str, max_cost: float) -> None:
+        """Set an agent's limit."""
+        self._limits[agent_id] = _amount("max_cost", max_cost)
+        self._state_limits()
+
+    def remove_limit(self, agent_id: str) -> None:
+        """Leave an agent with the default limit."""
+        self._limits.pop(agent_id, None)
+        self._state_limits()
+
+    def get_limit(self, agent_id: str) -> float | None:
+        """Return an agent's limit; None for none."""
+        return self._limits.get(agent_id, self._default_limit)
+
+    def _state_limits(self) -> None:
+        default = _UNLIMITED if self._default_limit is None else round(self._default_limit * _UNITS)
+        limits = [(None, default), *((agent, round(limit * _UNITS)) for agent, limit in self._limits.items())]
+        self._ledger.set_budgets(
+            [Budget(Scope.AGENT, agent, limit, Unit.WEIGHT, thresholds=()) for agent, limit in limits], UTC
+        )
+
+    # -- what is asked and told by programs -----------------------------------------------------------------------
+
+    def spent(self, agent_id: str) -> float:
+        """Return what an agent has spent, without what is under way."""
+        return self._standing(agent_id).spent / _UNITS
+
+    def reserved(self, agent_id: str) -> float:
+        """Return what an agent's work under way will cost."""
+        return self._standing(agent_id).reserved / _UNITS
+
+    def remaining(self, agent_id: str) -> float | None:
+        """Return what an agent has left, without regard to what is under way; None for no limit."""
+        limit = self.get_limit(agent_id)
+        return None if limit is None else max(0.0, limit - self.spent(agent_id))
+
+    def check(self, agent_id: str, task_cost: float) -> bool:
+        """Tell whether a cost is within the limit, beside what is spent and under way. Nothing is reserved.
+
+        Raises:
+            BudgetExceededError: it is not, and the mode is `reject`.
+
+        """
+        charge = _charge(agent_id, _units("task_cost", task_cost))
+        self._catch_up()
+        return self._decided(charge, self._ledger.judge(charge, 0.0, (), beside=True))
+
+    def record_spend(self, agent_id: str, cost: float) -> None:
+        """Note that an agent has spent something."""
+        self._ledger.settle("", _charge(agent_id, _units("cost", cost)), 0.0)
+
+    def is_downgraded(self, agent_id: str) -> bool:
+        """Tell whether an agent has used up its budget and should take a cheaper model."""
+        limit = self.get_limit(agent_id)
+        return self.on_exceeded == "downgrade" and limit is not None and self.spent(agent_id) >= limit
+
+    @property
+    def alerts(self) -> list[dict[str, Any]]:
+        """The last 1000 times that a limit was exceeded and the work went on."""
+        return list(self._alerts)
+
+    def summary(self) -> dict[str, dict[str, float | None]]:
+        """Return limit, spent and remaining of each agent that has a limit of its own or has spent something."""
+        spenders = [standing.key.key for standing in self._ledger.standings(0.0) if standing.since is not None]
+        return {
+            agent_id: {
+                "limit": self.get_limit(agent_id),
+                "spent": self.spent(agent_id),
+                "remaining": self.remaining(agent_id),
+            }
+            for agent_id in dict.fromkeys([*self._limits, *spenders])
+        }
+
+    def reset(self, agent_id: str) -> None:
+        """Set what an agent has spent to 0; what is under way stays reserved."""
+        self._ledger.reset(_key(agent_id))
+
+    def reset_all(self) -> None:
+        """Set what all have spent to 0."""
+        for standing in self._ledger.standings(0.0):
+            self._ledger.reset(standing.key)
+
+    # -- what schedulers do ---------------------------------------------------------------------------------------
+
+    def reserve(self, agent_id: str, task_cost: float) -> bool:
+        """Check and reserve in one step; False where the limit is exceeded and the work goes on all the same.
+
+        Raises:
+            BudgetExceededError: it is exceeded, and the mode is `reject`: nothing is reserved.
+
+        """
+        units = _units("task_cost", task_cost)
+        charge = _charge(agent_id, units)
+        self._catch_up()
+        name = str(next(self._names))
+        passing = () if self.on_exceeded == "reject" else (Action.REJECT,)
+        within = self._decided(charge, self._ledger.reserve(name, charge, 0.0, passing))
+        with self._naming:
+            self._under_way.setdefault((agent_id, units), []).append(name)
+        return within
+
+    def settle(self, agent_id: str, task_cost: float, *, spent: bool) -> None:
+        """End a reservation: of work that is done, or of work that failed and costs nothing."""
+        units = _units("task_cost", task_cost)
+        name = self._take(agent_id, units)
+        if spent:
+            self._ledger.settle(name, _charge(agent_id, units), 0.0)
+        else:
+            self._ledger.give_back(name)
+
+    def give_back_later(self, agent_id: str, task_cost: float) -> None:
+        """End the reservation of work that was dropped. For finalisers: takes no lock."""
+        self._dropped.append((agent_id, task_cost))
+
+    def _take(self, agent_id: str, units: int) -> str:
+        """Return the name of one of an agent's reservations of so much; "" where there is none."""
+        with self._naming:
+            alike = self._under_way.get((agent_id, units))
+            if alike is None:
+                return ""
+            name = alike.pop()
+            if not alike:
+                del self._under_way[agent_id, units]
+            return name
+
+    def _catch_up(self) -> None:
+        while self._dropped:
+            agent_id, cost = self._dropped.popleft()
+            self.settle(agent_id, cost, spent=False)
+
+    def _standing(self, agent_id: str) -> Standing:
+        return self._ledger.standing(_key(agent_id), 0.0)
+
+    def _decided(self, charge: Charge, decision: Decision) -> bool:
+        if not decision.over:
+            return True
+        agent_id, standing = charge.agent, decision.over[0]
+        limit = self.get_limit(agent_id)
+        current, task_cost = (standing.spent + standing.reserved) / _UNITS, charge.weight / _UNITS
+        if self.on_exceeded == "reject":
+            raise BudgetExceededError(agent_id, current, limit, task_cost)
+        alert = {
+            "agent_id": agent_id,
+            "current": current,
+            "task_cost": task_cost,
+            "limit": limit,
+            "action": self.on_exceeded,
+        }
+        self._alerts.append(alert)
+        return False
+
+
+def _key(agent_id: str) -> AccountKey:
+    return AccountKey(Scope.AGENT, agent_id, Unit.WEIGHT, Period.TOTAL)
+
+
+def _charge(agent_id: str, units: int) -> Charge:
+    return Charge(agent_id, None, None, None, None, units)
+
+
+def _amount(name: str, value: float) -> float:
+    """Return an amount.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+    return value
+
+
+def _units(name: str, value: float) -> int:
+    return round(_amount(name, value) * _UNITS)
+
+
+def _after_fork_in_child() -> None:
+    for manager in tuple(_managers):
+        manager.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)

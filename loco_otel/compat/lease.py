@@ -1,0 +1,315 @@
+"""One slot of a scheduler of the seed's API, and the task that it was granted for: from asking to charging."""
+
+import asyncio
+import inspect
+from collections.abc import Hashable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from loco_otel._core.policies.load import load
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._waiting import aio, ownership
+from loco_otel.compat import logging as event_log
+from loco_otel.compat.agent import Agent
+from loco_otel.compat.budget import BudgetManager
+from loco_otel.compat.task import Task
+from loco_otel.errors import AcquireTimeoutError, BudgetExceededError, ShutdownError
+from loco_otel.events import MILLI, GrantReason
+
+if TYPE_CHECKING:
+    from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
+
+# Bound once: on 3.11 each look at an enum's member costs as much as a call.
+_GRANTED = State.GRANTED
+
+
+class LeaseTicket(Ticket):
+    """A ticket of the seed's API."""
+
+    scheduler: object = None
+    """Who made it."""
+    runs_in: object = None
+    """The asyncio task that asked, by a weak reference: its result may be what holds the ticket."""
+
+
+class Lease:
+    """Holds one slot, from entering `async with` to leaving it; for one use.
+
+    Args:
+        scheduler: whom to ask.
+        agent: who asks.
+        timeout: seconds to wait.
+        own: what the slot is for; when None it is for the agent's oldest task at the grant.
+
+    """
+
+    # Defaults on the class: making a lease is on the hot path.
+    ticket: LeaseTicket | None = None
+    task: Any = None
+    """What it was granted for: a `Task`, or None for a plain slot."""
+    _held = False
+    _scope: ownership.Scope | None = None
+    _cost = 0.0
+    _reserved: BudgetManager | None = None
+    """Who keeps a reservation of the cost."""
+
+    def __init__(self, scheduler: "AsyncLOCOScheduler", agent: Agent, timeout: float | None, own: Task | None) -> None:
+        self._scheduler = scheduler
+        self._timeout = timeout
+        self._own = own
+        self.agent = agent
+
+    async def __aenter__(self) -> Task | None:
+        ticket = self._begin()
+        engine = self._scheduler.resource.engine
+        try:
+            if self._own is not None:
+                self.agent.tasks.claim(self._own, ticket)
+            engine.submit(ticket)
+            if ticket.state is not _GRANTED:
+                ticket.admission = self._admission
+                try:
+                    await aio.decided(engine, ticket, blocked=self._blocked)
+                finally:
+                    ticket.admission = None  # it refers back to the ticket
+        except BaseException as error:
+            self._turned_away(error)
+            raise
+        self._held = True
+        self._scope = ownership.enter(ticket)
+        task: Any
+        task = self.task = ticket.work
+        if task is not None and self._reserved is None:
+            self._cost = task.weight
+        if ticket.explain:
+            self._log_grant()
+        if task is not None and self._scheduler.on_task_started is not None:
+            await self._call_started(task)
+        granted: Task | None = task
+        return granted
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.end(error) and self._scheduler.on_task_completed is not None:
+            await self.call_completed(None)
+
+    def __del__(self) -> None:
+        # Dropped without an end: an AcquireHandle that nobody released, a task that was collected.
+        ticket = self.ticket
+        if ticket is not None and ticket.state is not State.NEW and not ticket.state.ended:
+            self._drop(ticket)
+
+    def end(self, error: BaseException | None = None) -> bool:
+        """Charge or not, complete the task and give the slot back; return True if a task was completed.
+
+        Harmless when repeated.
+        """
+        ticket = self.ticket
+        if ticket is None or not self._held:
+            return False
+        self._held = False
+        if self._scope is not None:
+            ownership.leave(self._scope)
+            self._scope = None
+        ticket.runs_in = None
+        scheduler, task = self._scheduler, self.task
+        if isinstance(error, GeneratorExit):
+            self._drop(ticket)
+            return False
+        logged = ticket.explain
+        tick = scheduler.logical_tick if logged else 0
+        engine = scheduler.resource.engine
+        try:
+            if task is not None:
+                agent = self.agent
+                if task.queue is not None:
+                    agent.tasks.complete(task, agent.completed_tasks)
+                if error is None:
+                    scheduler.metrics.record_task_cost(agent.agent_id, self._cost)
+                else:
+                    agent.completed_tasks.fail()
+                if self._reserved is not None:
+                    self._settle(spent=error is None)
+        finally:
+            engine.release(ticket)
+            if scheduler.closed:
+                scheduler.note_end()
+        if logged:
+            self._log_end(tick, error)
+        return task is not None and error is None
+
+    def leave(self) -> None:
+        """Run what follows in this context outside of it; it is held on."""
+        if self._scope is not None:
+            ownership.leave(self._scope)
+            self._scope = None
+
+    async def call_completed(self, result: object) -> None:
+        """Tell the program's hook, after the slot is free."""
+        hook = self._scheduler.on_task_completed
+        if hook is not None and self.task is not None:
+            outcome = hook(self.agent.agent_id, self.task, result)
+            if inspect.isawaitable(outcome):
+                await outcome
+
+    def _begin(self) -> LeaseTicket:
+        scheduler, agent, own = self._scheduler, self.agent, self._own
+        station = agent.tasks.station
+        if station is None:
+            raise ValueError(f"Unknown agent: {agent.agent_id}")
+        if scheduler.closed:
+            raise ShutdownError(
+                "The scheduler is shutting down", agent=agent.agent_id, resource=scheduler.resource.name
+            )
+        request = station.plain if own is None else station.request(own)
+        if self._timeout is not None:
+            request = request._replace(timeout=self._timeout)
+        engine = station.engine
+        if engine.observed:
+            request = request._replace(context=scheduler.trace())
+        ticket = self.ticket = LeaseTicket(request, engine.owner)
+        ticket.scheduler = scheduler
+        ticket.runs_in = ref(asyncio.current_task())
+        ownership.live_here(ticket)
+        if own is None:
+            ticket.backlog = agent.tasks.backlog
+        else:
+            ticket.work = own
+        if event_log.logger.isEnabledFor(event_log.INFO):
+            ticket.explain = True
+            if own is not None:
+                self._log_enqueue(own)
+        return ticket
+
+    async def _call_started(self, task: Task) -> None:
+        hook = self._scheduler.on_task_started
+        try:
+            outcome = hook(self.agent.agent_id, task) if hook is not None else None
+            if inspect.isawaitable(outcome):
+                await outcome
+        except BaseException as error:
+            self.end(error)
+            raise
+
+    def _turned_away(self, error: BaseException) -> None:
+        ticket, agent = self.ticket, self.agent
+        assert ticket is not None  # noqa: S101 - invariant: it was made
+        ticket.runs_in = None
+        engine = self._scheduler.resource.engine
+        if isinstance(error, GeneratorExit):
+            self._drop(ticket)
+            return
+        if not ticket.state.ended:
+            engine.cancel(ticket)
+        self._settle(spent=False)
+        refused: Any = self._own or (ticket.work if isinstance(error, BudgetExceededError) else None)
+        if refused is not None:
+            # A task that came with its caller goes with it; one that its budget refuses will never fit.
+            agent.tasks.withdraw(refused)
+        if isinstance(error, AcquireTimeoutError) and event_log.logger.isEnabledFor(event_log.INFO):
+            event_log.emit_timeout(self._scheduler.logical_tick, agent.agent_id, self._scheduler.resource.name)
+
+    # -- what is asked while it waits -----------------------------------------------------------------------------
+
+    def _blocked(self) -> tuple[Hashable, ...]:
+        return ownership.blocked_by_task(self._nests)
+
+    def _nests(self, held: Ticket) -> bool:
+        """Tell whether a lease that this task holds must be able to go on while this one waits.
+
+        Of the seed's own only one of the same agent in the same task: a program that takes slots for two agents in one
+        task means two slots.
+        """
+        if not isinstance(held, LeaseTicket):
+            return True
+        ticket = self.ticket
+        return (
+            ticket is not None
+            and held.scheduler is ticket.scheduler
+            and held.runs_in is ticket.runs_in
+            and held.request.agent == ticket.request.agent
+        )
+
+    def _admission(self, ticket: Ticket) -> bool:
+        budget = self._scheduler.budget
+        if budget is None:
+            return True
+        request = ticket.request
+        cost = request.weight / MILLI
+        task: Any = ticket.work
+        if task is not None:
+            cost = task.weight
+        limit, before = budget.get_limit(request.agent), budget.spent(request.agent)
+        try:
+            within = budget.reserve(request.agent, cost)
+        except BudgetExceededError as error:
+            error.resource = self._scheduler.resource.name
+            self._log_budget(task, error.current, error.limit, "reject")
+            raise
+        self._cost, self._reserved = cost, budget
+        if not within:
+            self._log_budget(task, before, limit, budget.on_exceeded)
+        return True
+
+    def _settle(self, *, spent: bool) -> None:
+        budget, self._reserved = self._reserved, None
+        if budget is not None:
+            budget.settle(self.agent.agent_id, self._cost, spent=spent)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """End it where the garbage collector may be the caller, in the midst of anything."""
+        self._scheduler.resource.engine.abandon(ticket)
+        if self._reserved is not None:
+            self._reserved.give_back_later(self.agent.agent_id, self._cost)
+            self._reserved = None
+        if self._own is not None:
+            self.agent.tasks.withdraw_later(self._own)
+
+    # -- the event log --------------------------------------------------------------------------------------------
+
+    def _log_enqueue(self, task: Task) -> None:
+        scheduler = self._scheduler
+        depth = (self.agent.tasks.backlog.weight + task.milli) / MILLI
+        event_log.emit_enqueue(scheduler.logical_tick, self.agent.agent_id, task, depth, scheduler.resource.name)
+
+    def _log_grant(self) -> None:
+        scheduler, ticket, task = self._scheduler, self.ticket, self.task
+        grant = None if ticket is None else ticket.grant
+        agent_id = self.agent.agent_id
+        if grant is None or grant.reason is GrantReason.FREE:
+            # Nobody else was there, so nothing was compared: this is the load of one who is alone.
+            tick, alpha = scheduler.logical_tick, scheduler.alpha
+            depth = self._cost + self.agent.tasks.backlog.weight / MILLI
+            age = 0 if task is None else task.age
+            score = load(alpha, depth, depth, age, age)
+        else:
+            score, depth, age, tick = grant.score, grant.queue_weight / MILLI, grant.queue_age, grant.tick
+        budget = scheduler.budget
+        event_log.emit_grant(
+            tick,
+            agent_id,
+            task,
+            score,
+            depth,
+            float(age),
+            scheduler.resource.name,
+            scheduler.resource.utilization,
+            scheduler.metrics.agent_cost(agent_id),
+            None if budget is None else budget.remaining(agent_id),
+        )
+
+    def _log_end(self, tick: int, error: BaseException | None) -> None:
+        resource, agent_id = self._scheduler.resource, self.agent.agent_id
+        if error is not None:
+            event_log.emit_error(tick, agent_id, repr(error), resource.name)
+        event_log.emit_release(tick, agent_id, self.task, resource.name, resource.utilization)
+
+    def _log_budget(self, task: Any, current: float | None, limit: float | None, action: str) -> None:
+        if task is not None and event_log.logger.isEnabledFor(event_log.WARNING):
+            scheduler, agent_id = self._scheduler, self.agent.agent_id
+            current = 0.0 if current is None else current
+            event_log.emit_budget_exceeded(
+                scheduler.logical_tick, agent_id, task, current, limit, action, scheduler.resource.name
+            )

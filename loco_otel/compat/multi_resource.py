@@ -1,0 +1,113 @@
+"""Several resources, of which a body holds all that it names, or none.
+
+They live in one engine, so that the core grants a slot of each in one step.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._waiting import aio, ownership
+from loco_otel.compat.resource import SharedResource
+from loco_otel.events import MILLI, Request
+
+
+class ResourcePool:
+    """Resources by name."""
+
+    def __init__(self) -> None:
+        self._resources: dict[str, SharedResource] = {}
+        self._engine = InProcessEngine(Scheduler({}, FifoPolicy, max_waiters=10**9))
+
+    def add(self, resource: SharedResource) -> None:
+        """Add a resource.
+
+        Raises:
+            ValueError: there is one of this name.
+            RuntimeError: somebody holds it or waits for it.
+
+        """
+        if resource.name in self._resources:
+            raise ValueError(f"Resource already in pool: {resource.name}")
+        resource.move(self._engine)
+        self._resources[resource.name] = resource
+
+    def get(self, name: str) -> SharedResource:
+        """Return a resource.
+
+        Raises:
+            ValueError: there is none of this name.
+
+        """
+        try:
+            return self._resources[name]
+        except KeyError:
+            raise ValueError(f"Unknown resource: {name}") from None
+
+    @property
+    def primary(self) -> SharedResource:
+        """The resource whose name comes first.
+
+        Raises:
+            RuntimeError: there is none.
+
+        """
+        if not self._resources:
+            raise RuntimeError("No resources in pool")
+        return self._resources[min(self._resources)]
+
+    @property
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._resources)
+
+    def utilization(self) -> dict[str, float]:
+        """Return the part of each resource's slots that is taken."""
+        return {name: self._resources[name].utilization for name in self.names}
+
+    @asynccontextmanager
+    async def acquire_multiple(
+        self,
+        agent_id: str,
+        resource_names: Iterable[str],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - as for one resource
+    ) -> AsyncIterator[None]:
+        """Hold a slot of each resource for the length of an `async with` body.
+
+        All come in one step: nobody holds one while waiting for another, so no two can wait for each other.
+
+        Args:
+            agent_id: who asks.
+            resource_names: which, in any order.
+            timeout: seconds to wait.
+
+        Raises:
+            ValueError: there is no resource of such a name.
+            AcquireTimeoutError: they did not come free in time.
+
+        """
+        names = tuple(sorted({self.get(name).key for name in resource_names}))
+        if not names:
+            yield
+            return
+        engine = self._engine
+        ticket = engine.ticket(Request(agent_id, MILLI, names, timeout))
+        ownership.live_here(ticket)
+        try:
+            engine.submit(ticket)
+            if ticket.state is not State.GRANTED:
+                await aio.decided(engine, ticket)
+            scope = ownership.enter(ticket)
+            try:
+                yield
+            finally:
+                ownership.leave(scope)
+        finally:
+            if ticket.state is State.GRANTED:
+                engine.release(ticket)
+            else:
+                engine.cancel(ticket)

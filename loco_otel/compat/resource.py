@@ -1,0 +1,196 @@
+"""A resource with a number of slots, as the seed's programs make and pass it."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Protocol, Self
+from weakref import WeakSet
+
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import Pool
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._waiting import aio, ownership
+from loco_otel.events import MILLI, Request
+
+
+class Follower(Protocol):
+    """Somebody who must know when a resource moves."""
+
+    def follow(self) -> None:
+        """Go where it is now."""
+
+
+class SharedResource:
+    """So many slots, which agents hold any number of. Threads and event loops may share it.
+
+    An `AsyncLOCOScheduler` decides who is next; without one it is who asked first.
+
+    Args:
+        name: what it is called.
+        capacity: how many slots it has; may be changed, and raising it grants at once.
+
+    Raises:
+        ValueError: the capacity is below 1.
+
+    """
+
+    def __init__(self, name: str, capacity: int = 1) -> None:
+        _check(capacity)
+        core = Scheduler({name: capacity}, FifoPolicy, max_waiters=10**9)
+        self._host(name, name, core, InProcessEngine(core))
+
+    @classmethod
+    def over(cls, engine: InProcessEngine, key: str, name: str) -> Self:
+        """Return a view of a resource that an engine has under some key."""
+        self = cls.__new__(cls)
+        core = engine.configure(lambda core, _: core)
+        self._host(name, key, core, engine)
+        return self
+
+    def _host(self, name: str, key: str, core: Scheduler, engine: InProcessEngine) -> None:
+        self.name = name
+        self.key = key
+        """Its name in the core."""
+        self.engine = engine
+        self._core = core
+        self._held: dict[str, deque[Ticket]] = {}
+        self._waiting: dict[str, list[Ticket]] = {}
+        self.schedulers: WeakSet[Follower] = WeakSet()
+        """Those who must know when it moves."""
+
+    def move(self, engine: InProcessEngine) -> None:
+        """Go over to another engine, where a request may ask for this one and others at once.
+
+        Raises:
+            RuntimeError: somebody holds it or waits for it.
+
+        """
+        if self._core.tickets():
+            raise RuntimeError(f"{self.name!r} is in use: add it to its pool before that")
+        capacity = self.capacity
+        engine.configure(lambda core, _: core.resources.add(self.key, capacity))
+        self.engine, self._core = engine, engine.configure(lambda core, _: core)
+        for scheduler in tuple(self.schedulers):
+            scheduler.follow()
+
+    @property
+    def pool(self) -> Pool:
+        """Its slots; to be read only."""
+        return self._core.pool(self.key)
+
+    @property
+    def capacity(self) -> int:
+        """How many may hold it at once; 0 where no limit is set."""
+        capacity = self.pool.capacity
+        return 0 if capacity == inf else int(capacity)
+
+    @capacity.setter
+    def capacity(self, capacity: int) -> None:
+        _check(capacity)
+        self.engine.configure(lambda core, now: core.set_capacity(self.key, capacity, now))
+
+    @property
+    def holder_count(self) -> int:
+        """How many slots are taken."""
+        return self.pool.used
+
+    @property
+    def waiter_count(self) -> int:
+        """How many wait."""
+        return sum(line.waiting for line in self.pool.lines)
+
+    @property
+    def available_slots(self) -> int:
+        """How many slots are free; 0 where no limit is set."""
+        return max(0, self.capacity - self.holder_count)
+
+    @property
+    def utilization(self) -> float:
+        """The part of the slots that is taken."""
+        capacity = self.pool.capacity
+        return self.holder_count / capacity
+
+    def is_holding(self, agent_id: str) -> bool:
+        """Tell whether an agent holds a slot."""
+        return any(ticket.request.agent == agent_id for ticket in tuple(self.pool.leases.values()))
+
+    async def try_acquire(self, agent_id: str) -> bool:
+        """Take a slot if one is free."""
+        ticket = self._ticket(agent_id, 0)
+        self.engine.submit(ticket)
+        if ticket.state is not State.GRANTED:
+            return False
+        self._keep(ticket)
+        return True
+
+    async def wait_for_slot(self, agent_id: str) -> None:
+        """Take a slot, and wait for it where none is free.
+
+        Raises:
+            AcquireRejectedError: `cancel_waiter` was called.
+
+        """
+        ticket = self._ticket(agent_id, None)
+        waiting = self._waiting.setdefault(agent_id, [])
+        waiting.append(ticket)
+        try:
+            self.engine.submit(ticket)
+            if ticket.state is not State.GRANTED:
+                await aio.decided(self.engine, ticket)
+        finally:
+            waiting.remove(ticket)
+            if not waiting:
+                self._waiting.pop(agent_id, None)
+        self._keep(ticket)
+
+    async def grant(self, agent_id: str) -> None:
+        """Give a free slot to an agent. Those who wait need no such call.
+
+        Raises:
+            RuntimeError: none is free.
+
+        """
+        if not await self.try_acquire(agent_id):
+            raise RuntimeError(f"No slot of {self.name!r} is free: {self.holder_count} of {self.capacity} are held")
+
+    async def release(self, agent_id: str) -> None:
+        """Give back the slot that an agent took first; harmless when it took none."""
+        held = self._held.get(agent_id)
+        if held:
+            ticket = held.popleft()
+            if not held:
+                self._held.pop(agent_id, None)
+            self.engine.release(ticket)
+
+    async def cancel_waiter(self, agent_id: str) -> None:
+        """Turn away the agent's waiter that came last; harmless when none waits."""
+        for ticket in self._waiting.get(agent_id, [])[-1:]:
+            self.engine.cancel(ticket)
+
+    @asynccontextmanager
+    async def held_by(self, agent_id: str) -> AsyncIterator[None]:
+        """Hold a slot for the length of an `async with` body."""
+        await self.wait_for_slot(agent_id)
+        try:
+            yield
+        finally:
+            await self.release(agent_id)
+
+    def _ticket(self, agent_id: str, timeout: float | None) -> Ticket:
+        ticket = self.engine.ticket(Request(agent_id, MILLI, (self.key,), timeout))
+        ownership.live_here(ticket)
+        return ticket
+
+    def _keep(self, ticket: Ticket) -> None:
+        self._held.setdefault(ticket.request.agent, deque()).append(ticket)
+
+    def __repr__(self) -> str:
+        return f"SharedResource(name={self.name!r}, capacity={self.capacity})"
+
+
+def _check(capacity: int) -> None:
+    if not (isinstance(capacity, int) and capacity >= 1):
+        raise ValueError(f"Capacity must be >= 1, not {capacity!r}")

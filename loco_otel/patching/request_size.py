@@ -1,0 +1,253 @@
+"""What a call weighs: its tokens, and the class of its model.
+
+    weight = tier(model) * max(1, tokens / 1000), rounded to a whole weight
+
+Before the call its tokens are what `_runtime.token_averages` expects: the prompt, as estimated here, corrected by what
+such prompts came to, and the answers that this agent usually gets from this model. Until one of its calls has ended,
+the prompt alone counts. After the call they are what the provider says.
+
+No tokenizer: one that works offline weighs more than all the rest of loco-otel. A third of the UTF-8 bytes is
+more than the tokens of prose, code, Chinese and Russian, and less than those of JSON; the scheduler needs to
+know which call is the heavier, not what it will cost.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from types import MappingProxyType
+
+from loco_otel._telemetry.inference import MOST_OUTPUT
+from loco_otel.events import MILLI
+
+_NUMBERS = (int, float)
+_LISTS = (list, tuple)
+
+_BYTES_PER_TOKEN = 3
+_MESSAGE_TOKENS = 4
+_MOST_VALUES = 100_000
+"""Looked at in one body, so that one which contains itself is measured in bounded time too."""
+
+_MESSAGES = frozenset({"messages", "input"})
+_PARTS = {
+    **dict.fromkeys(("prompt", "system", "instructions", "suffix", "prediction", *_MESSAGES), False),
+    **dict.fromkeys(("tools", "functions", "response_format", "text"), True),
+    **dict.fromkeys(("output_format", "output_config"), True),
+}
+"""Parts of a body that reach the model; True where they do so as JSON, so that their keys are text too."""
+_ARGUMENTS = frozenset({"input", "arguments", "variables"})
+"""Parts of a message that do so as JSON."""
+
+_NO_TEXT = frozenset(
+    {
+        *("type", "role", "status", "media_type", "detail", "cache_control", "annotations", "logprobs"),
+        *("id", "call_id", "file_id", "item_id", "tool_call_id", "tool_use_id"),
+        *("signature", "encrypted_content"),
+    }
+)
+"""Fields of a message that are no text to the model."""
+
+_IMAGE, _AUDIO, _DOCUMENT, _VIDEO, _SEALED = 1000, 1000, 3000, 3000, 1000
+_MEDIA = {
+    **dict.fromkeys(("image", "image_url", "image_file", "input_image"), _IMAGE),
+    **dict.fromkeys(("image_generation_call", "computer_screenshot"), _IMAGE),
+    **dict.fromkeys(("audio", "audio_url", "input_audio", "output_audio"), _AUDIO),
+    **dict.fromkeys(("file", "input_file", "document", "container_upload"), _DOCUMENT),
+    **dict.fromkeys(("video", "video_url", "input_video"), _VIDEO),
+    "redacted_thinking": _SEALED,
+}
+"""Tokens of a part that is no text, by its type. A flat amount: its bytes say little about its tokens."""
+_PLAIN = ("text", "content")
+"""Types of the source of a document that is text after all."""
+_MEDIA_TYPE = frozenset({"media_type", "mime_type", "mimeType", "format"})
+"""Fields that stand beside base64 in `data`."""
+_BASE64 = frozenset({"file_data", "image_data", "b64_json"})
+_DATA = ("data:", "DATA:")
+_DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
+
+_UNKNOWN_TIER = 2
+_TIERS = tuple(
+    (re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z])"), tier)
+    # The figures are those of the adapters of loco-agent 0.2.2, its 1.5 rounded up; a model that came later
+    # has the tier of the one whose place it took. The first match counts.
+    for pattern, tier in (
+        (r"embed(?:ding)?s?", 1),
+        (r"opus", 5),
+        (r"sonnet", 2),
+        (r"haiku|claude-instant", 1),
+        (r"gemini.*flash-lite|gemini-(?:1\.5|2\.0)-flash", 1),
+        (r"gemini.*flash|gemini-1\.5-pro", 2),
+        (r"gemini.*pro", 3),
+        (r"nano|gpt-?4o-?mini|gpt-?3\.?5", 1),
+        (r"mini", 2),
+        (r"titan.*premier|nova-pro", 2),
+        (r"titan|nova-(?:micro|lite)", 1),
+        (r"llama.*-(?:70|90|405)b", 3),
+        (r"pro|o\d", 5),
+        (r"(?:chat)?gpt-?\d.*", 3),
+    )
+)
+
+
+def estimate_tokens(body: Mapping[str, object]) -> int:
+    """Return about how many tokens the prompt of a request has.
+
+    Knows the bodies of OpenAI's chat completions, completions, responses and embeddings, and of Anthropic's
+    messages. An image, a recording or a document counts a flat amount, however large. What can be read only
+    once, such as a generator, counts nothing. Never raises.
+    """
+    prompt = _Prompt()
+    with suppress(Exception):  # an odd object in the body: what was counted until then has to do
+        prompt.read(body)
+    return prompt.tokens - (-prompt.text // _BYTES_PER_TOKEN)
+
+
+def most_output(body: Mapping[str, object]) -> int | None:
+    """Return how many tokens the answers to a request can have together; None where it does not say."""
+    for field in MOST_OUTPUT:
+        most = body.get(field)
+        if type(most) is int and most >= 0:
+            return most * _answers(body)
+    return None
+
+
+def _answers(body: Mapping[str, object]) -> int:
+    """Return how many answers are generated, those included of which only the best are sent."""
+    each = max([count for count in (body.get("n"), body.get("best_of")) if type(count) is int], default=1)
+    prompt = body.get("prompt")
+    several = isinstance(prompt, _LISTS) and prompt and type(prompt[0]) is not int  # else one, that is tokens already
+    return max(1, each) * (len(prompt) if several and isinstance(prompt, _LISTS) else 1)
+
+
+def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] = MappingProxyType({})) -> int:
+    """Return the weight of a call in milli-weights: a whole weight of at least 1, unless it is fixed.
+
+    Args:
+        model: as the call names it, with or without date, region and provider.
+        tokens: of prompt and answer, expected or real.
+        fixed: weights (not milli-weights) by model name or glob, instead of the estimate. The name itself
+            goes before the globs, and those in their order.
+
+    """
+    name = model or ""
+    if fixed:
+        key = name if name in fixed else next((glob for glob in fixed if fnmatchcase(name, glob)), None)
+        if key is not None:
+            return max(1, round(fixed[key] * MILLI))
+    return (_tier(name) * max(1000, tokens) + 500) // 1000 * MILLI
+
+
+@lru_cache(maxsize=1024)
+def _tier(model: str) -> int:
+    base = model.split(":")[1] if model.startswith("ft:") else model  # ft:gpt-4o-mini-2024-07-18:who:what:id
+    name = re.sub(r"[^a-z0-9.]+", "-", base.lower())
+    return next((tier for pattern, tier in _TIERS if pattern.search(name)), _UNKNOWN_TIER)
+
+
+class _Prompt:
+    """What was counted so far, and what is still to be looked at.
+
+    Attributes:
+        text: bytes of UTF-8.
+        tokens: of all that is no text.
+
+    """
+
+    __slots__ = ("_todo", "text", "tokens")
+
+    def __init__(self) -> None:
+        self.text = 0
+        self.tokens = 0
+        self._todo: list[tuple[object, bool]] = []  # a value, and whether its keys are text too
+
+    def read(self, body: Mapping[str, object]) -> None:
+        """Count a whole body."""
+        todo = self._todo
+        for key, value in body.items():
+            if key in _PARTS and not (key in _MESSAGES and self._add_messages(value)):
+                todo.append((value, _PARTS[key]))
+        for _ in range(_MOST_VALUES):
+            if not todo:
+                return
+            value, is_json = todo.pop()
+            if isinstance(value, str):
+                self._add_string(value)
+            elif isinstance(value, _NUMBERS):
+                self.tokens += 1
+            elif isinstance(value, _LISTS):
+                self._add_items(value, is_json=is_json)
+            elif (fields := _fields_of(value)) is not None:
+                self._add_fields(fields, is_json=is_json)
+
+    def _add_messages(self, messages: object) -> bool:
+        """Count messages, and what is in them where that is a role and a text, as in most calls; else return False."""
+        self.tokens += _MESSAGE_TOKENS * _count_messages(messages)
+        if type(messages) is not list:
+            return False
+        text = 0
+        for message in messages:
+            if type(message) is not dict or len(message) != 2 or "role" not in message:  # noqa: PLR2004 - these two
+                return False
+            content = message.get("content")
+            if type(content) is not str or content[:5] in _DATA:
+                return False
+            text += len(content) if content.isascii() else _utf8_length(content)
+        self.text += text
+        return True
+
+    def _add_string(self, value: str) -> None:
+        if value.startswith(_DATA) and (url := _DATA_URL.match(value)):
+            self.tokens += _MEDIA.get(url[1].lower(), _DOCUMENT)
+        else:
+            self.text += _utf8_length(value)
+
+    def _add_items(self, items: Sequence[object], *, is_json: bool) -> None:
+        if items and type(items[0]) is int:  # a prompt that is tokens already
+            self.tokens += len(items)
+        else:
+            self._todo += [(item, is_json) for item in items[:_MOST_VALUES]]
+
+    def _add_fields(self, fields: Mapping[str, object], *, is_json: bool) -> None:
+        if (media := _media_tokens(fields, is_json=is_json)) is not None:
+            self.tokens += media
+            return
+        for key, value in list(fields.items()):
+            if is_json:
+                self._add_string(str(key))
+            elif key in _NO_TEXT:
+                continue
+            if key in _BASE64 and isinstance(value, str):
+                self.tokens += _DOCUMENT
+            else:
+                self._todo.append((value, is_json or key in _ARGUMENTS))
+
+
+def _media_tokens(fields: Mapping[str, object], *, is_json: bool) -> int | None:
+    """Return what a part counts that is no text; None for others."""
+    kind = fields.get("type")
+    if not isinstance(kind, str):
+        kind = ""
+    if not is_json and kind in _MEDIA:
+        source = fields.get("source")
+        is_text = isinstance(source, Mapping) and source.get("type") in _PLAIN
+        return None if is_text else _MEDIA[kind]
+    is_base64 = isinstance(fields.get("data"), str) and not _MEDIA_TYPE.isdisjoint(fields)
+    return _MEDIA.get(kind, _IMAGE) if is_base64 and kind != "text" else None
+
+
+def _fields_of(value: object) -> Mapping[str, object] | None:
+    """Return the fields of a mapping or of a pydantic model, such as an SDK's own answer; None for others."""
+    if isinstance(value, (dict, Mapping)):  # dict is the quicker question
+        return value
+    return vars(value) if hasattr(type(value), "__pydantic_validator__") else None
+
+
+def _count_messages(value: object) -> int:
+    if isinstance(value, _LISTS) and value and _fields_of(value[0]) is not None:
+        return len(value)
+    return 0
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

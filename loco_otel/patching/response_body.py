@@ -1,0 +1,418 @@
+"""The body of an answer: who reads it, and when it ends.
+
+A slot is given back when the body has ended: read out, closed, broken off or dropped. That is seen at the HTTP
+response, whose `close` every way of ending calls, or which is dropped; only for usage is the stream's iterator read
+along. Everything is put on the instance, so the types that the SDK returns stay what they are.
+"""
+
+import asyncio
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from copy import copy
+from math import inf
+from types import FrameType
+from typing import Any
+
+from loco_otel._runtime import process
+from loco_otel._telemetry.current_context import attach, detach
+from loco_otel.patching.adapter import fields
+from loco_otel.patching.call import Call
+
+_READING = "reading a chunk"
+
+_UNREAD, _PAUSED = 1.0, 10.0
+"""Seconds after which a slot lies idle whose stream nobody has begun to read, or whose reader does something else."""
+_UNSEEN = 1e9
+"""In place of those where reading is not seen."""
+_READ = inf
+
+
+def hand_over(call: Call, answer: Any) -> None:
+    """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
+    # Of pydantic, as all parsed answers are: these have read their body, and are slow to say what they lack.
+    response = None if "__pydantic_validator__" in type(answer).__dict__ else _response_of(answer)
+    if response is None:
+        call.read_answer(answer)
+        call.finish()
+        return
+    is_stream = hasattr(answer, "_iterator")
+    if response.is_closed and not (is_stream or call.asked):
+        call.read_raw(response)
+        call.finish()
+    else:
+        # A stream may be closed too: where its bytes came from a cache or a mock, and are in memory.
+        body = Body(call)
+        body.watch(response)
+        if is_stream:
+            body.read_along(answer)
+        elif hasattr(answer, "parse"):
+            body.read_along_when_parsed(answer)
+        call.stay()
+
+
+def _response_of(answer: Any) -> Any:
+    """Return the HTTP response that an SDK's answer reads from, or is; None for an answer that is parsed."""
+    known = fields(answer)
+    for response in (known.get("http_response"), known.get("response"), answer):
+        # Asked of the class: pydantic models, which answers are, take long to say that they lack something.
+        if hasattr(type(response), "num_bytes_downloaded") and hasattr(response, "is_closed"):
+            return response
+    return None
+
+
+class Body:
+    """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
+
+    __slots__ = (
+        *("_call", "_closed", "_conceal", "_task"),
+        *("context", "meter", "plain", "read", "thread", "ticket", "touch"),
+    )
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._conceal = None if call.asked is None else call.asked.conceal
+        self._closed = False
+        self._task = _task()
+        # Bound once, as all this is asked for at each chunk.
+        self.ticket = call.ticket
+        self.meter = call.meter
+        self.touch = call.engine.touch
+        self.read = call.reader
+        self.context = call.inference_context
+        """To be current while a chunk is read."""
+        self.plain = False
+        """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
+        self.ticket.idle_after = _UNSEEN
+        self.thread = threading.get_ident()
+        """Where chunks are read, in the task `_task`, if any."""
+
+    def watch(self, response: Any) -> None:
+        """End with the response."""
+        weak = weakref.ref(response)
+        close, aclose = _bound(response, "close"), _bound(response, "aclose")
+
+        known = vars(response)
+        before = {name: known.get(name) for name in ("close", "aclose")}
+
+        def closing() -> None:
+            try:
+                close()
+            finally:
+                self.close(weak())
+                self._give_back(weak(), before)
+
+        async def aclosing() -> None:
+            try:
+                await aclose()
+            finally:
+                self.close(weak())
+                self._give_back(weak(), before)
+
+        known |= {"close": closing, "aclose": aclosing}
+        _untie_from_stream(response)
+
+    def _give_back(self, response: Any, before: Mapping[str, Any]) -> None:
+        """Leave nothing of ours on a response that has ended: a program may keep it, and pickle it."""
+        if response is None or not self.ticket.state.ended:
+            return
+        known = vars(response)
+        for name, found in before.items():
+            if getattr(known.get(name), "__module__", None) == __name__:
+                if found is None:
+                    del known[name]
+                else:
+                    known[name] = found
+
+    def read_along(self, stream: Any) -> None:
+        """See each chunk that the stream yields."""
+        iterator = stream._iterator
+        if isinstance(iterator, _Along | _AsyncAlong):
+            return
+        self.touch(self.ticket)
+        self.ticket.idle_after = _UNREAD
+        if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
+            iterator = _untied(stream, iterator)
+        stream._iterator = _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
+
+    def read_along_when_parsed(self, answer: Any) -> None:
+        """See what a raw answer is parsed into: a stream, or the whole."""
+        # The copy's: one that holds the answer would make a cycle of it, and one that does not would lose it in
+        # `client.with_raw_response.create(...).parse()`. What was parsed before is remembered by both.
+        parse = copy(answer).parse
+
+        if inspect.iscoroutinefunction(answer.parse):
+
+            async def aparsing(*args: Any, **kwargs: Any) -> Any:
+                self.ticket.idle_after = _READ
+                try:
+                    parsed = await parse(*args, **kwargs)
+                except BaseException as error:
+                    self._parsed(None, error)
+                    raise
+                self._parsed(parsed, None)
+                return parsed
+
+            answer.parse = aparsing
+        else:
+
+            def parsing(*args: Any, **kwargs: Any) -> Any:
+                self.ticket.idle_after = _READ
+                try:
+                    parsed = parse(*args, **kwargs)
+                except BaseException as error:
+                    self._parsed(None, error)
+                    raise
+                self._parsed(parsed, None)
+                return parsed
+
+            answer.parse = parsing
+
+    def _parsed(self, parsed: Any, error: BaseException | None) -> None:
+        self.ticket.idle_after = _UNSEEN
+        if hasattr(parsed, "_iterator"):
+            self.read_along(parsed)
+        elif self._closed:
+            # Reading the whole has closed it, and only now is it known what it said.
+            self._call.read_answer(parsed)
+            self.end(error)
+
+    def begin(self) -> None:
+        """Note that a chunk is being read, and by whom."""
+        self.ticket.idle_after = _READ
+        # Readers are told apart by thread, and by task where there is one.
+        task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
+        if task != self._task or threading.get_ident() != self.thread:
+            self._task, self.thread = task, threading.get_ident()
+            try:
+                self._call.move_here()
+            except Exception:
+                process.log_fault("noting who reads a body")
+
+    def chunk(self, chunk: Any) -> bool:
+        """Note a chunk; True where it is none of the program's."""
+        ticket = self.ticket
+        ticket.idle_after = _PAUSED
+        concealed = False
+        try:
+            self.touch(ticket)
+            if not self.plain:
+                self._call.note_first_chunk(ticket.touched_at)
+                self.plain = self._conceal is None and not self._closed
+            if self.read is not None:
+                self.read(chunk, self.meter)
+        except Exception:
+            process.log_fault(_READING)
+        try:
+            if self._conceal is not None:
+                concealed = self._conceal(chunk)
+            if self._closed:
+                self._call.finish()
+        except Exception:
+            process.log_fault("noting a chunk")
+        return concealed
+
+    def end(self, error: BaseException | None) -> None:
+        """Note that there are no more chunks, for want of any or for an error."""
+        self.ticket.idle_after = _UNSEEN
+        try:
+            self._end(error)
+        except Exception:
+            process.log_fault("noting the end of a body")
+
+    def _end(self, error: BaseException | None) -> None:
+        if isinstance(error, GeneratorExit):
+            # The task was dropped: this may be the garbage collector, in the midst of anything.
+            self._call.abandon()
+        else:
+            self._call.finish(error)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a chunk is being read just now."""
+        return self.ticket.idle_after == _READ
+
+    def close(self, response: Any) -> None:
+        """Note that the response is closed."""
+        if self.reading:
+            # The stream closes it on its way out; only when it is out is it known whether with an error.
+            self._closed = True
+            self.plain = False
+            return
+        error = sys.exception()
+        try:
+            if response is not None:
+                self._call.read_raw(response)
+            # Unless it was dropped, what goes wrong in the program's own loop is no error of the call.
+            self._end(error if isinstance(error, GeneratorExit) else None)
+        except Exception:
+            process.log_fault("noting the end of a body")
+
+
+class _Along:
+    """The iterator of a sync stream, and a look at what it yields."""
+
+    def __init__(self, inner: Iterator[Any], body: Body) -> None:
+        self._inner = inner
+        self._seen = _see(inner, body)
+
+    def __iter__(self) -> Iterator[Any]:
+        # The SDK's own loop over a generator is quicker than over an object.
+        return self._seen
+
+    def __next__(self) -> Any:
+        return next(self._seen)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
+    """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
+    body.begin()
+    context, touch, read, ticket, meter = body.context, body.touch, body.read, body.ticket, body.meter
+    token = None if context is None else attach(context)
+    try:
+        for chunk in inner:
+            if token is not None:
+                detach(token)
+                token = None  # it keeps alive the context in which the chunk was read, and the claim in that
+            if body.plain:
+                ticket.idle_after = _PAUSED
+                try:
+                    touch(ticket)
+                    if read is not None:
+                        read(chunk, meter)
+                except Exception:
+                    process.log_fault(_READING)
+                yield chunk
+            elif not body.chunk(chunk):
+                yield chunk
+            ticket.idle_after = _READ
+            if threading.get_ident() != body.thread or asyncio._get_running_loop() is not None:
+                body.begin()
+            token = None if context is None else attach(context)
+    except BaseException as error:
+        if body.reading:  # else it is dropped or closed, between two chunks
+            if token is not None:
+                detach(token)
+            body.end(error)
+        raise
+    if token is not None:
+        detach(token)
+    body.end(None)
+
+
+class _AsyncAlong:
+    """The iterator of an async stream, and a look at what it yields."""
+
+    def __init__(self, inner: AsyncIterator[Any], body: Body) -> None:
+        self._inner = inner
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        body = self._body
+        while True:
+            body.begin()
+            context = body.context
+            token = None if context is None else attach(context)
+            try:
+                chunk = await self._inner.__anext__()
+            except StopAsyncIteration:
+                if token is not None:
+                    detach(token)
+                body.end(None)
+                raise
+            except BaseException as error:
+                if token is not None and not isinstance(error, GeneratorExit):
+                    # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
+                    detach(token)
+                body.end(error)
+                raise
+            if token is not None:
+                detach(token)
+            if not body.chunk(chunk):
+                return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _untied(stream: Any, iterator: Any) -> Any:
+    """Return a stream's iterator, made anew where it refers back to the stream.
+
+    OpenAI's streams hold a generator that holds the stream. Dropped half read, both would stay until the garbage
+    collector comes by, and so would the slot. A generator that has not begun can as well run on a copy of the stream,
+    as those of Anthropic's SDK do. What looks in any way unfamiliar is left as it is.
+    """
+    frame = _frame(iterator)
+    # Before a generator begins, its only local variable is its argument.
+    if frame is None or list(dict(frame.f_locals).items()) != [("self", stream)]:
+        return iterator
+    try:
+        twin = copy(stream)
+        del twin._iterator
+        again = twin.__stream__()
+    except Exception:
+        return iterator
+    other = _frame(again)
+    return iterator if other is None or other.f_code is not frame.f_code else again
+
+
+class _Elapsed:
+    """Takes the time that a response took, for as long as there is the response."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Any) -> None:
+        self._response = weakref.ref(response)
+
+    def _set(self, elapsed: Any) -> None:
+        response = self._response()
+        if response is not None:
+            response.elapsed = elapsed
+
+    elapsed = property(None, _set)
+
+
+def _untie_from_stream(response: Any) -> None:
+    """Let a response that is dropped be free at once.
+
+    Under httpx, not httpx2, its byte stream refers back to it, only to set `elapsed` when it is closed.
+    """
+    stream: Any = getattr(response, "stream", None)
+    if getattr(stream, "_response", None) is response:
+        stream._response = _Elapsed(response)
+
+
+def _frame(iterator: Any) -> FrameType | None:
+    """Return the frame of a generator of either colour, None for anything else."""
+    frame = getattr(iterator, "gi_frame", None) or getattr(iterator, "ag_frame", None)
+    return frame if isinstance(frame, FrameType) else None
+
+
+def _task() -> int | None:
+    """Name the task that runs here, if any."""
+    return None if asyncio._get_running_loop() is None else id(asyncio.current_task())
+
+
+def _bound(response: Any, name: str) -> Callable[[], Any]:
+    """Return a method to call through, without keeping its response alive; or what somebody put in its place."""
+    replaced = vars(response).get(name)
+    if replaced is not None:
+        return replaced  # type: ignore[no-any-return]
+    weak = weakref.WeakMethod(getattr(response, name))
+    stream = getattr(response, "stream", None)
+
+    def method() -> Any:
+        bound = weak()
+        # The garbage collector forgets weak references to a cycle before it closes the generators in it, and they
+        # close the response that they read from; then this does the essence of it.
+        return getattr(stream, name)() if bound is None else bound()
+
+    return method

@@ -1,0 +1,47 @@
+"""How many accounts the ledger keeps, and how often it looks for those that it need not."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from loco_otel._budgets import accounts as module
+from loco_otel._budgets.accounts import Ledger
+from loco_otel.money import Budget, Charge, Period, Scope
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
+DAY = 86_400.0
+EACH = Budget(Scope.AGENT, None, 100, period=Period.DAY)
+
+
+def charge(agent: str) -> Charge:
+    return Charge(agent, None, None, "gpt-4o", 10, 1000)
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ACCOUNTS", 4)
+
+
+def test_accounts_of_a_period_that_is_over_are_forgotten() -> None:
+    ledger = Ledger([EACH], UTC, 100.0)
+    for number in range(4):
+        ledger.settle(str(number), charge(f"agent {number}"), NOON)
+    ledger.settle("new", charge("new"), NOON + DAY)
+    assert [standing.key.key for standing in ledger.standings(NOON + DAY)] == ["new"]
+
+
+def test_where_nothing_can_be_forgotten_looks_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    forget = Ledger._forget
+
+    def look(ledger: Ledger, now: float) -> None:
+        nonlocal looks
+        looks += 1
+        forget(ledger, now)
+
+    monkeypatch.setattr(Ledger, "_forget", look)
+    ledger = Ledger([EACH], UTC, 100.0)
+    for number in range(1000):
+        ledger.settle(str(number), charge(f"agent {number}"), NOON)
+    assert len(ledger.standings(NOON)) == 1000, "what is spent is not forgotten"
+    assert 0 < looks < 10

@@ -1,0 +1,411 @@
+"""The ledger in a file: shared by processes, after crashes, and where the file can't be used."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ledger_process
+import pytest
+from ledger_process import LEASE, LIMIT, NOW, charge
+
+from loco_otel._budgets import account
+from loco_otel._budgets.ledger_client import Books
+from loco_otel._budgets.memory_ledger import MemoryLedger
+from loco_otel._budgets.sqlite_file import SqliteFile
+from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
+from loco_otel.errors import LedgerError
+from loco_otel.money import AccountKey, Action, Budget, Period, Scope, Unit
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def process(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, ledger_process.__file__, path, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def spent(path: Path) -> int:
+    view = LedgerView(path)
+    (standing,) = view.standings(NOW)
+    view.close()
+    return standing.spent
+
+
+def test_processes_at_full_speed_never_overspend(path: Path) -> None:
+    workers = [process(path, "spend", str(number)) for number in range(4)]
+    ends = [worker.communicate(timeout=PATIENCE)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert LIMIT - 7 < spent(path) == sum(map(int, ends)) <= LIMIT
+
+
+def test_what_was_spent_survives_a_restart(path: Path) -> None:
+    first = ledger_process.ledger(path)
+    first.settle("1", charge(400), NOW)
+    first.close()
+    second = ledger_process.ledger(path)
+    assert not second.judge(charge(601), NOW).admitted
+    assert second.judge(charge(600), NOW).admitted
+    assert [it.usd for it in second.totals(["agent"])] == [400]
+    second.close()
+
+
+def test_a_killed_process_leaves_no_reservation_beyond_its_lease(path: Path) -> None:
+    victim = process(path, "hold")
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "holding\n"
+    books = ledger_process.ledger(path)
+    assert not books.reserve("next", charge(200), NOW).admitted
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=PATIENCE)
+    assert not books.reserve("next", charge(200), NOW + LEASE - 1).admitted, "nobody knows yet"
+    assert books.reserve("next", charge(700), NOW + LEASE).admitted
+    assert [(it.spent, it.reserved) for it in books.standings(NOW + LEASE)] == [(300, 700)]
+    books.close()
+
+
+def test_settling_again_charges_once(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("1", charge(100), NOW)
+    again = books.settle("1", charge(100), NOW)
+    assert again.standings == ()
+    assert spent(path) == 100
+    books.renew([], NOW + 2 * 86_400)
+    books.settle("1", charge(100), NOW + 2 * 86_400)
+    assert spent(path) == 200, "ids are not kept for ever"
+    books.close()
+
+
+def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.reserve("parent's", charge(100), NOW)
+    child = os.fork()
+    if not child:
+        try:
+            books.after_fork()
+            books.settle("child's", charge(50), NOW)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    books.settle("parent's", charge(100), NOW)
+    assert spent(path) == 150
+    books.close()
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork, let the child work, and return its id; it exits with 1 where that raises."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def went_well(child: int) -> bool:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_a_forked_child_spends_is_kept_when_its_parent_closes_the_file(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("parent's", charge(1), NOW)
+    reading, writing = os.pipe()
+    told, telling = os.pipe()
+
+    def spend_before_and_after() -> None:
+        books.after_fork()
+        books.settle("child's first", charge(10), NOW)
+        os.write(telling, b"x")
+        os.read(reading, 1)
+        books.settle("child's second", charge(100), NOW)
+
+    child = in_child(spend_before_and_after)
+    os.read(told, 1)
+    books.close()
+    os.write(writing, b"x")
+    assert went_well(child)
+    assert spent(path) == 111
+    for end in (reading, writing, told, telling):
+        os.close(end)
+
+
+def test_a_fork_waits_for_other_threads_transactions(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    began, forking = threading.Event(), threading.Event()
+
+    def in_a_transaction() -> None:
+        with books._file.writing():
+            began.set()
+            forking.wait(PATIENCE)
+
+    thread = threading.Thread(target=in_a_transaction)
+    thread.start()
+    began.wait(PATIENCE)
+    # What is registered last runs first: the fork has begun when the transaction ends.
+    os.register_at_fork(before=forking.set)
+    child = in_child(lambda: (books.after_fork(), books.settle("child's", charge(50), NOW))[0])
+    assert went_well(child)
+    thread.join()
+    books.settle("parent's", charge(100), NOW)
+    assert spent(path) == 150
+    books.close()
+
+
+def test_budgets_may_change_while_calls_reserve_and_settle(path: Path) -> None:
+    named, default = Budget(Scope.ALL, "*", 10**9), Budget(Scope.AGENT, None, 10**9)
+    books = SqliteLedger(path, [named, default])
+    accounts = [[named], [named, default]]
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for budgets in accounts:
+                books.set_budgets(budgets, UTC)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for number in range(200):
+            books.reserve(str(number), charge(10), NOW)
+            books.settle(str(number), charge(10), NOW)
+    finally:
+        stop.set()
+        changing.join()
+    books.set_budgets([named], UTC)
+    (standing,) = books.standings(NOW)
+    assert (standing.spent, standing.reserved) == (2000, 0)
+    books.close()
+
+
+def test_a_file_that_was_taken_away_is_made_anew(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("1", charge(10), NOW)
+    books.close()
+    path.unlink()
+    books.settle("2", charge(20), NOW)
+    assert spent(path) == 20
+    books.close()
+
+
+def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    books.settle("1", charge(10), NOW)
+    books.close()
+    view = LedgerView(path)
+    assert [standing.spent for standing in view.standings(NOW)] == [10]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    books.settle("2", charge(5), NOW)
+    assert [standing.spent for standing in view.standings(NOW)] == [15], "somebody writes again"
+    books.close()
+    view.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_who_looks_sees_what_defaults_say_from_the_first_reservation_on(path: Path) -> None:
+    default = Budget(Scope.AGENT, None, 1000)
+    books = SqliteLedger(path, [default])
+    books.reserve("1", charge(10), NOW)
+    view = LedgerView(path)
+    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 1000, 10)]
+    books.set_budgets([default._replace(limit=5000)], UTC)
+    books.reserve("2", charge(5), NOW)
+    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 5000, 15)]
+    view.close()
+    books.close()
+
+
+def test_what_programs_before_have_left_is_cleared_away(path: Path) -> None:
+    ledger = ledger_process.ledger(path)
+    ledger.reserve("of a killed one", charge(10), NOW)
+    ledger.settle("of another", charge(10), NOW)
+    books = Books(ledger, lambda: NOW + 2 * 86_400, lambda *_: None)
+    books.tidy()
+    books.ledger.close()
+    database = sqlite3.connect(path)
+    assert [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("hold", "settled")] == [(0,)] * 2
+    database.close()
+
+
+def test_settling_takes_no_longer_for_the_sessions_of_a_day(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.ALL, "*", 10**9)])
+
+    def steps_of(number: int) -> int:
+        """Count what SQLite does, in hundreds of its instructions."""
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        assert books._file._database is not None
+        books._file._database.set_progress_handler(count, 100)
+        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+        books._file._database.set_progress_handler(None, 100)
+        return steps
+
+    first = steps_of(0)
+    for number in range(1, 2000):
+        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+    assert steps_of(2000) <= 2 * first + 2
+    books.close()
+
+
+# Where the file can't be used.
+
+
+def garbage(path: Path) -> str:
+    path.write_bytes(b"this is no database" * 100)
+    return "file is not a database"
+
+
+def a_folder(path: Path) -> str:
+    path.mkdir()
+    return "is a folder"
+
+
+def of_another_program(path: Path) -> str:
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    return "is a SQLite file of another program, not a ledger of loco-otel"
+
+
+def of_a_later_version(path: Path) -> str:
+    ledger_process.ledger(path).close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    return "is of version 99; this loco-otel reads version 1"
+
+
+def in_no_folder(path: Path) -> str:
+    path.parent.rmdir()
+    return "unable to open database file"
+
+
+@pytest.mark.parametrize("spoil", [garbage, a_folder, of_another_program, of_a_later_version, in_no_folder])
+@pytest.mark.parametrize("kind", [SqliteLedger, LedgerView])
+def test_a_file_that_is_no_ledger_is_refused_by_name(
+    spoil: Callable[[Path], str], kind: Callable[[Path], object], path: Path
+) -> None:
+    said = spoil(path)
+    with pytest.raises(LedgerError, match=said) as refused:
+        kind(path)
+    assert str(path) in str(refused.value)
+
+
+def test_who_only_looks_makes_no_file(path: Path) -> None:
+    with pytest.raises(LedgerError, match="unable to open"):
+        LedgerView(path)
+    assert not path.exists()
+
+
+def test_a_file_that_is_locked_is_refused_at_start_and_later(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.ALL, "*", LIMIT)], patience=0.01)
+    books.reserve("1", charge(100), NOW)
+    thief = sqlite3.connect(path, isolation_level=None)
+    thief.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match="database is locked"):
+        SqliteLedger(path, patience=0.01)
+    for operation in (
+        lambda: books.reserve("2", charge(1), NOW),
+        lambda: books.settle("1", charge(70), NOW),
+        lambda: books.give_back("1"),
+        lambda: books.renew(["1"], NOW),
+    ):
+        with pytest.raises(LedgerError, match="database is locked"):
+            operation()
+    thief.execute("ROLLBACK")
+    thief.close()
+    assert [(it.spent, it.reserved) for it in books.standings(NOW)] == [(0, 100)], "nothing is half done"
+    books.settle("1", charge(70), NOW)
+    assert [(it.spent, it.reserved) for it in books.standings(NOW)] == [(70, 0)]
+    books.close()
+
+
+def test_a_transaction_that_is_broken_off_is_undone(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    with pytest.raises(KeyboardInterrupt), books._file.writing() as database:
+        database.execute("UPDATE account SET spent = 999")
+        raise KeyboardInterrupt
+    assert spent(path) == 0
+    books.close()
+
+
+# What is told to those who only look.
+
+
+def test_the_file_tells_the_limits_that_were_last_stated(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.AGENT, "a", 500, period=Period.DAY), Budget(Scope.AGENT, None, 70)])
+    view = LedgerView(path)
+    key = AccountKey(Scope.AGENT, "a", Unit.USD, Period.DAY)
+    assert [(it.key, it.limit, it.spent, it.action) for it in view.standings(NOW)] == [(key, 500, 0, Action.REJECT)]
+    books.settle("1", charge(30), NOW)
+    books.set_budgets([Budget(Scope.AGENT, "a", 900, period=Period.DAY, action=Action.ALERT)], UTC)
+    assert [(it.key.key, it.limit, it.spent, it.action, it.since) for it in view.standings(NOW)] == [
+        ("a", 900, 0, Action.ALERT, None),
+        ("agent", 70, 30, Action.REJECT, NOW),
+    ]
+    view.close()
+    books.close()
+
+
+def test_totals_can_begin_with_a_day(path: Path) -> None:
+    books = ledger_process.ledger(path)
+    for day in range(3):
+        books.settle(str(day), charge(10**day), NOW + 86_400 * day)
+    view = LedgerView(path)
+    totals = [view.totals(["agent"], datetime.fromtimestamp(NOW + 86_400 * day, UTC))[0].usd for day in range(3)]
+    assert totals == [111, 110, 100]
+    view.close()
+    books.close()
+
+
+def test_opening_a_file_that_is_refused_leaves_nothing_open(path: Path) -> None:
+    garbage(path)
+    with pytest.raises(LedgerError):
+        SqliteFile(path, 0.01)
+    path.unlink()
+
+
+# In memory: an operation that is broken off.
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_what_is_reserved_is_right_again_after_an_interruption(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = MemoryLedger([Budget(Scope.ALL, "*", LIMIT), Budget(Scope.AGENT, None, LIMIT)], lease=LEASE)
+    books.reserve("1", charge(100), NOW)
+    calls = 0
+    amount = type(charge(1)).amount
+
+    def interrupted(self: object, unit: Unit) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == step + 1:
+            raise KeyboardInterrupt
+        return amount(self, unit)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(account.Charge, "amount", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        books.reserve("2", charge(100), NOW)
+    monkeypatch.undo()
+    books._core._accounts[AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL)].reserved += 55  # as if amid a sum
+    books.give_back("1")
+    assert {(it.spent, it.reserved) for it in books.standings(NOW)} == {(0, 0)}

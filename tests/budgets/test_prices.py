@@ -1,0 +1,107 @@
+"""What calls cost: the published prices to the micro-dollar, and those of the settings."""
+
+import logging
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from genai_prices import Usage as TheirUsage
+from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_otel._budgets.prices import Prices
+from loco_otel._config.budget_rules import Price
+from loco_otel.events import Usage
+
+MODELS = sorted(
+    {
+        (provider.id, model.id)
+        for provider in get_snapshot().providers
+        if provider.id in {"openai", "anthropic", "google", "azure", "groq", "mistral", "deepseek"}
+        for model in provider.models
+        if provider.find_model(model.id) is model
+        and (price := model.get_prices(datetime.now(UTC))).input_mtok is not None
+        and price.requests_kcount is None
+    }
+)
+
+
+@given(
+    model=st.sampled_from(MODELS),
+    fresh=st.integers(0, 400_000),
+    read=st.integers(0, 100_000),
+    written=st.integers(0, 100_000),
+    output=st.integers(0, 50_000),
+    tier=st.sampled_from([None, "flex", "priority", "batch", "default"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_it_is_what_the_published_prices_say(
+    model: tuple[str, str], fresh: int, read: int, written: int, output: int, tier: str | None
+) -> None:
+    provider, name = model
+    context = None if tier is None else {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+    theirs = TheirUsage(
+        input_tokens=fresh + read + written,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+    )
+    exact = calc_price(theirs, name, provider_id=provider, price_context=context).total_price * 1_000_000
+    ours = Prices().cost(
+        provider, [name], Usage(fresh + read + written, output, False, read, written), service_tier=tier
+    )
+    assert ours is not None
+    assert 0 <= ours - exact < 1, "rounded up to the micro-dollar"
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "host"),
+    [
+        ("azure.ai.openai", "gpt-4o", "harbour.openai.azure.com"),
+        ("aws.bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", None),
+        ("gcp.vertex_ai", "claude-sonnet-4@20250514", None),
+        ("openai", "llama-3.3-70b-versatile", "api.groq.com"),
+        ("openai", "gpt-4o-2024-08-06", "127.0.0.1"),
+    ],
+)
+def test_models_are_found_under_the_names_of_each_cloud(provider: str, model: str, host: str | None) -> None:
+    assert (Prices().cost(provider, [model], Usage(1000, 1000), host=host) or 0) > 100
+
+
+def test_the_model_that_answered_counts_and_else_the_one_that_was_asked_for() -> None:
+    mini, full = (Prices().cost("openai", [name], Usage(1000, 0)) for name in ("gpt-4o-mini", "gpt-4o"))
+    assert Prices().cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)) == mini
+    assert Prices().cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)) == full
+    assert Prices().cost("openai", [None, "gpt-4o"], Usage(1000, 0)) == full
+
+
+def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
+    own = {
+        "our-*": Price(input=Decimal(1), output=Decimal(2)),
+        "our-big": Price(input=Decimal(10), output=Decimal(20), cache_read=Decimal("0.5")),
+        "gpt-4o": Price(input=Decimal(0), output=Decimal(0)),
+    }
+    prices = Prices(own)
+    assert prices.cost("openai", ["our-small"], Usage(1000, 500)) == 2000
+    assert prices.cost("openai", ["our-big"], Usage(1000, 500, False, 400)) == 6000 + 200 + 10_000
+    assert prices.cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
+
+
+def test_a_deployments_own_price_goes_before_that_of_the_model_which_answers() -> None:
+    prices = Prices({"harbour-chat": Price(input=Decimal(1), output=Decimal(1))})
+    azure = {"provider": "azure.ai.openai", "usage": Usage(1000, 1000), "host": "x.openai.azure.com"}
+    assert prices.cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
+    assert prices.cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
+
+
+def test_what_has_no_price_is_none_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    prices = Prices()
+    with caplog.at_level(logging.WARNING, "loco_otel"):
+        assert [prices.cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3
+        assert prices.cost("openai", [None], Usage(1, 1)) is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "the price of openai harbour-1 is not known: its calls count in weight, until [prices] of the settings has one",
+        "the price of openai None is not known: its calls count in weight, until [prices] of the settings has one",
+    ]

@@ -1,0 +1,43 @@
+"""docs/doctor.md shows what the doctor prints, and names every key."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+from doctor_process import Doctor
+
+PAGE = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return found
+
+
+def without_versions(text: str) -> str:
+    """Leave out versions and widths, which differ between environments."""
+    return re.sub(r" +", " ", re.sub(r"\d+(\.\d+\w*){1,3}", "N", text))
+
+
+def test_example_and_keys(doctor: Doctor) -> None:
+    environ = dict(re.findall(r"^export (\w+)=(.*)$", block("sh"), re.MULTILINE))
+    with socket.create_server(("localhost", 0)) as server:
+        port = str(server.getsockname()[1])
+    environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = port
+    done = doctor(**environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert without_versions(done.stdout) == without_versions(block("text").replace("9464", port))
+
+    report = json.loads(doctor("--json", **environ).stdout)
+    top, of_sdk = (set(re.findall(r"`(\w+)`", column)) for column in first_columns())
+    assert top == report.keys()
+    assert all(of_sdk == sdk.keys() for sdk in report["sdks"])
+    rows = [*report["exporters"], *report["settings"], report["workers"], *report["sdks"][0]["hooks"]]
+    assert all(f"`{key}`" in PAGE for row in rows for key in row)
+    assert report["verdict"] == done.stdout.splitlines()[-1]
+
+
+def first_columns() -> list[str]:
+    tables = re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
+    return ["\n".join(line.split("|")[1] for line in table.splitlines()[2:]) for table in tables]

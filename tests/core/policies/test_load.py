@@ -1,0 +1,203 @@
+"""The `load` policy against the formula, evaluated for every agent, bit for bit."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loco_otel._core.policies.base import Standing
+from loco_otel._core.policies.load import LoadPolicy, load
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import DEFAULT_RESOURCE, Granted, Request
+
+COMPARISONS = 4_000
+"""For each alpha."""
+
+
+class Field:
+    """The agents that compete, as a table, and the policy that ought to know them."""
+
+    def __init__(self, alpha: float, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.nonces: list[float] = []
+        self.policy = LoadPolicy(alpha, self.draw)
+        self.table: dict[str, tuple[int, int, float]] = {}
+        """Weight, birth and nonce by agent."""
+
+    def draw(self) -> float:
+        self.nonces.append(self.chance.random())
+        return self.nonces[-1]
+
+    def put(self, agent: str, weight: int, birth: int) -> None:
+        drawn = len(self.nonces)
+        self.policy.put(agent, Standing(weight, birth, (birth, 0)))
+        same = agent in self.table and self.table[agent][:2] == (weight, birth)
+        assert (len(self.nonces) == drawn) is same, "a nonce is drawn for each new standing, and only then"
+        self.table[agent] = (weight, birth, self.table[agent][2] if same else self.nonces[-1])
+
+    def drop(self, agent: str) -> None:
+        self.policy.drop(agent)
+        self.table.pop(agent, None)
+
+    def score(self, agent: str, tick: int) -> float:
+        alpha = self.policy.alpha
+        weight, birth, _ = self.table[agent]
+        max_weight = max(weight for weight, _, _ in self.table.values())
+        max_age = max(tick - birth for _, birth, _ in self.table.values())
+        by_weight = alpha * weight / max_weight if max_weight else 0.0
+        by_age = (1.0 - alpha) * (tick - birth) / max_age if max_age else 0.0
+        return by_weight + by_age
+
+    def best(self, tick: int) -> str:
+        def rank(agent: str) -> tuple[float, int, float]:
+            _, birth, nonce = self.table[agent]
+            return self.score(agent, tick), -birth, -nonce
+
+        return max(self.table, key=rank)
+
+    def compare(self, tick: int) -> None:
+        best = self.best(tick)
+        assert self.policy.pick(tick) == best
+        for agent in (best, self.chance.choice([*self.table])):
+            # As bytes, so to say: an approximation would be another argmax.
+            assert self.policy.score(agent, tick).hex() == self.score(agent, tick).hex()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0, None], ids=str)
+def test_the_winner_is_the_one_with_the_greatest_score(alpha: float | None) -> None:
+    """None: another alpha each time. Agents come and go, few weights and births, so that there are ties."""
+    field = Field(alpha or 0.0, seed=7)
+    chance = random.Random(11)
+    agents = [f"agent-{number}" for number in range(40)]
+    tick = 0
+    for _ in range(COMPARISONS):
+        tick += chance.choice((0, 0, 1, 1, 1, 2, 1000 if chance.random() < 0.01 else 1))
+        if alpha is None:
+            field.policy.alpha = chance.choice((0.0, 0.15, 0.45, 1.0, chance.random()))
+        for _ in range(chance.randrange(1, 4)):
+            agent = chance.choice(agents)
+            if chance.random() < 0.3:
+                field.drop(agent)
+            else:
+                field.put(agent, chance.choice((0, 1, 2, 3, 1000, 1001, 3333)), tick - chance.choice((0, 0, 1, 2, 50)))
+        if field.table:
+            field.compare(tick)
+
+
+standings = st.dictionaries(
+    st.integers(0, 30).map(str), st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(standings, st.floats(0.0, 1.0), st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
+def test_so_it_is_for_any_numbers(table: dict[str, tuple[int, int]], alpha: float, jumps: list[int]) -> None:
+    field = Field(alpha, seed=3)
+    for agent, (weight, birth) in table.items():
+        field.put(agent, weight, birth)
+    tick = max(birth for _, birth in table.values())
+    for jump in jumps:
+        tick += jump
+        field.compare(tick)
+
+
+@given(st.floats(0.0, 1.0), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40))
+def test_of_the_same_weight_the_older_never_scores_less(
+    alpha: float, weight: int, more: int, age: int, older: int
+) -> None:
+    """What lets the policy look at one agent for each weight; the factors are rounded, and it holds all the same."""
+    most, oldest = weight + more, age + older
+    assert load(alpha, weight, most, oldest, oldest) >= load(alpha, weight, most, age, oldest)
+
+
+def test_nothing_over_nothing_is_nothing() -> None:
+    assert load(0.25, 0, 0, 0, 0) == 0.0
+    assert load(0.25, 4, 8, 0, 0) == 0.125
+    assert load(0.25, 0, 0, 4, 8) == 0.375
+
+
+def test_ties_go_to_the_older_and_then_to_the_smaller_nonce() -> None:
+    nonces = iter([0.9, 0.1, 0.5])
+    policy = LoadPolicy(1.0, lambda: next(nonces))
+    for agent, birth in (("late", 3), ("early", 2), ("as early", 2)):
+        policy.put(agent, Standing(1000, birth, (birth, 0)))
+
+    assert policy.pick(5) == "early"
+    policy.drop("early")
+    assert policy.pick(5) == "as early"
+    policy.drop("as early")
+    assert policy.pick(5) == "late"
+
+
+def test_between_weights_a_tie_goes_to_the_older() -> None:
+    policy = LoadPolicy(0.5, lambda: 0.5)
+    policy.put("heavy", Standing(2000, 8, (8, 0)))
+    policy.put("old", Standing(1000, 6, (6, 0)))
+
+    # 0.5 + 0.5 * 2/4 and 0.5 * 1/2 + 0.5
+    assert policy.score("heavy", 10) == policy.score("old", 10) == 0.75
+    assert policy.pick(10) == "old"
+
+
+def test_a_standing_that_is_the_same_keeps_its_nonce() -> None:
+    nonces = iter([0.1, 0.9])
+    policy = LoadPolicy(0.5, lambda: next(nonces))
+    policy.put("first", Standing(1000, 0, (0, 1)))
+    policy.put("second", Standing(1000, 0, (0, 2)))
+    policy.put("second", Standing(1000, 0, (0, 3)))
+
+    assert policy.pick(1) == "first"
+
+
+def test_agents_that_left_are_forgotten() -> None:
+    field = Field(0.5, seed=1)
+    for number in range(1000):
+        field.put(f"agent-{number}", number, number)
+        field.put(f"agent-{number}", number + 1, number)
+        field.drop(f"agent-{number}")
+        field.drop(f"agent-{number}")
+
+    assert field.policy._by_weight == {}
+    assert field.policy._entries == {}
+
+
+def test_none_is_left_after_clear() -> None:
+    field = Field(0.5, seed=1)
+    field.put("agent", 1000, 0)
+    field.policy.clear()
+
+    field.table.clear()
+    field.put("other", 1, 5)
+    field.compare(9)
+
+
+def test_only_those_who_wait_are_normalised_over() -> None:
+    """The seed's fault D12: an agent with a great queue that nobody waits for made everybody else's Q vanish."""
+    core = Scheduler({DEFAULT_RESOURCE: 1}, lambda: LoadPolicy(0.5, lambda: 0.5), max_wait_ticks=0)
+    core.observed = True
+
+    def submit(agent: str, weight: int, *, wait: bool = True) -> Ticket:
+        ticket = Ticket(Request(agent, weight))
+        core.submit(ticket, 0.0, wait=wait)
+        return ticket
+
+    line = core.resources.line((DEFAULT_RESOURCE,))
+    holder = submit("holder", 1000)
+    for _ in range(50):
+        submit("backlog", 9000, wait=False)
+    line.tick = 10
+    old = submit("old", 1000)
+    line.tick = 11
+    heavy = submit("heavy", 8000)
+    scores = {each.agent: each.score for each in core.snapshot(0.0).resources[0].agents}
+    core.release(holder, 0.0)
+
+    assert scores == {"backlog": None, "heavy": 0.5, "holder": None, "old": 0.5 / 8 + 0.5}
+    # The release is a tick, so the ages are 2 and 1. Over the backlog too it would be 0.05 for heavy and 0.08 for old.
+    assert (heavy.state, old.state) == (State.GRANTED, State.WAITING)
+    granted = core.events[-1]
+    assert isinstance(granted, Granted)
+    assert (granted.ticket, granted.score) == (heavy, 0.5 + 0.5 / 2)
+    assert (granted.queue_weight, granted.queue_age, granted.tick) == (8000, 1, 12)

@@ -1,0 +1,153 @@
+"""Slots that lie idle: when they are lent, to whom, and that nothing is lost."""
+
+import pytest
+
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import GrantReason, Request
+
+GRANTED, WAITING, ENDED = State.GRANTED, State.WAITING, State.RELEASED
+PATIENCE = 10.0
+
+
+class House:
+    """A scheduler of three resources, and holders that go away."""
+
+    def __init__(self, **capacities: int) -> None:
+        self.core = Scheduler({"a": 1, "b": 1, "c": 9, **capacities}, FifoPolicy, max_hold=10_000.0)
+
+    def ask(self, *resources: str, at: float = 0.0) -> Ticket:
+        ticket = Ticket(Request("agent", 1000, resources or ("a",)))
+        self.core.submit(ticket, at)
+        return ticket
+
+    def leave(self, *tickets: Ticket) -> None:
+        """Nobody reads them from now on."""
+        for ticket in tickets:
+            ticket.idle_after = PATIENCE
+
+    def end(self, *tickets: Ticket) -> None:
+        for ticket in tickets:
+            self.core.release(ticket, 0.0)
+        pools = self.core.resources.pools.values()
+        assert all((pool.used, pool.sharers, pool.leases) == (0, 0, {}) for pool in pools)
+        assert self.core.waiting() == 0
+
+
+def test_who_waits_for_an_idle_slot_shares_it_once_it_has_lain_idle_for_long() -> None:
+    house = House()
+    idle = house.ask()
+    house.leave(idle)
+    waiter = house.ask()
+    house.core.advance(PATIENCE - 0.1)
+    assert waiter.state is WAITING
+    house.core.advance(PATIENCE)
+
+    assert (waiter.state, waiter.reason, waiter.host) == (GRANTED, GrantReason.REENTRANT, idle)
+    assert house.core.pool("a").used == 1
+    house.end(idle, waiter)
+
+
+def test_one_is_let_in_at_a_time_in_their_turn() -> None:
+    house = House()
+    idle = house.ask()
+    house.leave(idle)
+    first, second = house.ask(), house.ask()
+    house.core.advance(PATIENCE)
+    house.core.advance(100 * PATIENCE)
+    assert (first.state, second.state) == (GRANTED, WAITING)
+    house.leave(first)
+    house.core.advance(200 * PATIENCE)
+
+    assert (second.state, second.host) == (GRANTED, idle)
+    house.end(second, idle, first)
+
+
+@pytest.mark.parametrize("sign", ["a sign of life", "read again", "never left"])
+def test_nobody_shares_where_one_holder_works(sign: str) -> None:
+    house = House(a=2)
+    holders = [house.ask(), house.ask()]
+    house.leave(*holders[: 1 if sign == "never left" else 2])
+    waiter = house.ask()
+    if sign == "a sign of life":
+        holders[1].touched_at = 1.0
+    elif sign == "read again":
+        holders[1].idle_after = float("inf")
+    house.core.advance(PATIENCE + 0.5)
+
+    assert waiter.state is WAITING
+    house.core.release(holders[1], 0.0)
+    assert waiter.reason is GrantReason.SCORE
+    house.end(waiter, holders[0])
+
+
+def test_a_slot_lies_idle_too_where_the_other_holder_waits_for_one() -> None:
+    house = House(a=2)
+    idle, reader = house.ask(), house.ask()
+    reader.places = ("here",)
+    house.leave(idle)
+    other = house.ask()
+    inner = house.ask()
+    house.core.park(inner, ("here",), 0.0)
+    assert (other.state, inner.state) == (WAITING, WAITING), "the idle one may still end"
+    house.core.advance(PATIENCE)
+
+    assert (other.state, inner.state) == (GRANTED, WAITING)
+    house.core.release(other, PATIENCE)
+    house.core.advance(2 * PATIENCE)
+    assert inner.state is GRANTED
+    house.end(inner, reader, idle)
+
+
+def test_who_needs_several_resources_shares_where_one_lies_idle_and_takes_its_own_elsewhere() -> None:
+    house = House()
+    idle = house.ask("a")
+    house.leave(idle)
+    wide = house.ask("a", "c")
+    house.core.advance(PATIENCE)
+
+    assert (wide.state, dict(wide.hosts)) == (GRANTED, {"a": idle})
+    assert (house.core.pool("a").used, house.core.pool("c").used) == (1, 1)
+    house.end(wide, idle)
+
+
+def test_who_needs_several_resources_waits_where_one_of_them_is_worked_in() -> None:
+    house = House()
+    idle, working = house.ask("a"), house.ask("b")
+    house.leave(idle)
+    wide = house.ask("a", "b")
+    house.core.advance(PATIENCE)
+    assert wide.state is WAITING
+    house.core.release(working, PATIENCE)
+    house.core.advance(2 * PATIENCE)
+
+    assert (wide.state, dict(wide.hosts)) == (GRANTED, {"a": idle})
+    house.end(wide, idle)
+
+
+def test_nobody_goes_before_the_time_that_a_provider_has_named() -> None:
+    house = House()
+    house.core.set_resource("a", 1, 0.0, requests_per_minute=1)
+    idle = house.ask()
+    house.leave(idle)
+    waiter = house.ask()
+    house.core.advance(PATIENCE)
+    assert waiter.state is WAITING
+    house.core.advance(60.0)
+
+    assert waiter.state is GRANTED
+    house.end(waiter, idle)
+
+
+def test_the_shared_slot_survives_a_recovery() -> None:
+    house = House()
+    idle = house.ask()
+    house.leave(idle)
+    waiter = house.ask()
+    house.core.advance(PATIENCE)
+    house.core.recover(PATIENCE)
+
+    assert (waiter.state, waiter.host, house.core.pool("a").used) == (GRANTED, idle, 1)
+    house.end(idle, waiter)
+    assert idle.state is ENDED

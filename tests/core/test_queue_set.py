@@ -1,0 +1,230 @@
+"""The line before one resource: who counts, who is at its head, and the guard that bounds every wait."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.queue_set import Line
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import DEFAULT_RESOURCE, Granted, GrantReason, Request
+from loco_otel.testing import RecordingListener
+
+
+def by_load(alpha: float) -> Callable[[], Policy]:
+    return lambda: LoadPolicy(alpha, random.Random(5).random)
+
+
+def waiter(agent: str, birth: int = 0, weight: int = 1000, state: State = State.WAITING) -> Ticket:
+    ticket = Ticket(Request(agent, weight))
+    ticket.birth, ticket.state = birth, state
+    return ticket
+
+
+def queued(agent: str, birth: int = 0, weight: int = 1000) -> Ticket:
+    return waiter(agent, birth, weight, State.QUEUED)
+
+
+def test_queued_counts_for_the_load_but_does_not_compete() -> None:
+    line = Line(FifoPolicy, 0)
+    asked = waiter("agent", birth=5, weight=300)
+    line.put(queued("agent", birth=2, weight=700))
+    line.put(queued("idle", birth=0))
+    line.put(asked)
+
+    agent = line.queues["agent"]
+    assert (len(agent), agent.waiting, agent.weight, agent.birth(), agent.head()) == (2, 1, 1000, 2, asked)
+    assert line.queues["idle"].head() is None
+    assert line.waiting == 1
+    assert line.next() == (asked, False)
+
+
+def test_an_agent_with_nothing_left_is_forgotten() -> None:
+    line = Line(by_load(0.5), 10)
+    tickets = [waiter("agent"), queued("agent"), waiter("other")]
+    for ticket in tickets:
+        line.put(ticket)
+    for ticket in tickets:
+        line.take(ticket)
+
+    assert line.queues == {}
+    assert (line.waiting, line.oldest()) == (0, None)
+    assert all((ticket.queue_entry, ticket.age_entry) == (None, None) for ticket in tickets)
+
+
+def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() -> None:
+    line = Line(by_load(1.0), 0)
+    young, first, second, resumed = waiter("agent", 7), waiter("agent", 3), waiter("agent", 3), waiter("agent", -2)
+    for ticket in (second, young, first, resumed):
+        line.put(ticket)
+
+    order = []
+    while line.waiting:
+        ticket, _ = line.next()
+        line.take(ticket)
+        order.append(ticket)
+    assert order == [resumed, first, second, young]
+
+
+@pytest.mark.parametrize("guard", [1, 3])
+def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_sooner(guard: int) -> None:
+    line = Line(by_load(1.0), guard)
+    line.put(waiter("heavy", birth=1, weight=9000))
+    oldest = waiter("light", birth=0)
+    line.put(oldest)
+
+    for line.tick in range(guard):
+        ticket, guarded = line.next()
+        assert (ticket.request.agent, guarded) == ("heavy", False)
+    line.tick = guard
+    assert line.next() == (oldest, True)
+
+
+def test_without_a_guard_the_policy_decides_for_ever() -> None:
+    line = Line(by_load(1.0), 0)
+    line.put(waiter("light"))
+    line.put(waiter("heavy", weight=9000))
+    line.tick = 10**9
+
+    assert line.next()[0].request.agent == "heavy"
+
+
+def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
+    line = Line(by_load(0.0), 5)
+    line.put(queued("idle", birth=0))
+    asked = waiter("agent", birth=90)
+    line.put(asked)
+    line.tick = 94
+
+    assert line.next() == (asked, False)
+
+
+def test_another_policy_goes_on_with_those_who_wait() -> None:
+    line = Line(FifoPolicy, 0)
+    line.put(waiter("light", birth=0))
+    line.put(waiter("heavy", birth=1, weight=9000))
+    line.put(queued("idle", weight=99_000))
+    assert line.next()[0].request.agent == "light"
+
+    line.use(by_load(1.0))
+    assert line.next()[0].request.agent == "heavy"
+
+
+def test_clear_empties_the_line_and_keeps_its_clock() -> None:
+    line = Line(by_load(0.5), 0)
+    line.put(waiter("agent"))
+    line.tick = 4
+    line.clear()
+
+    assert (line.queues, line.waiting, line.oldest(), line.tick) == ({}, 0, None, 4)
+    line.put(again := waiter("agent", birth=4))
+    assert line.next() == (again, False)
+
+
+@dataclass
+class Town:
+    """Agents that always want more, one of them greedy, at a resource that is never idle."""
+
+    alpha: float
+    guard: int
+    capacity: int
+    seed: int
+    most_waiting: int = 0
+    listener: RecordingListener = field(default_factory=RecordingListener)
+
+    def live(self, grants: int) -> None:
+        chance = random.Random(self.seed)
+        core = Scheduler({DEFAULT_RESOURCE: self.capacity}, by_load(self.alpha), max_wait_ticks=self.guard)
+        core.observed = True
+        line = core.resources.line((DEFAULT_RESOURCE,))
+        tickets: list[Ticket] = []
+
+        def arrive(agent: str, weight: int) -> None:
+            ticket = Ticket(Request(agent, weight))
+            core.submit(ticket, 0.0)
+            tickets.append(ticket)
+
+        for number in range(12):
+            arrive(f"light-{number}", 1000)
+        for _ in range(grants):
+            while line.waiting < 30:
+                greedy = line.queues.get("greedy")
+                if greedy is None or greedy.waiting < 10 or chance.random() < 0.9:
+                    arrive("greedy", chance.choice((5000, 9000)))
+                else:
+                    arrive(f"light-{chance.randrange(12)}", 1000)
+            self.most_waiting = max(self.most_waiting, line.waiting)
+            core.release(chance.choice([ticket for ticket in tickets if ticket.state is State.GRANTED]), 0.0)
+            tickets = [ticket for ticket in tickets if not ticket.state.ended]
+        for event in core.events:
+            self.listener(event)
+
+    @property
+    def longest_wait(self) -> int:
+        return max(grant.waited_ticks for grant in self.listener.of(Granted))
+
+    @property
+    def guarded(self) -> list[Granted]:
+        return [grant for grant in self.listener.of(Granted) if grant.reason is GrantReason.GUARD]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("capacity", [1, 3])
+@pytest.mark.parametrize(("alpha", "guard"), [(1.0, 1), (1.0, 20), (0.9, 60), (0.25, 10), (0.0, 5)])
+def test_no_wait_is_longer_than_the_guard_and_those_who_wait(
+    alpha: float, guard: int, capacity: int, seed: int
+) -> None:
+    town = Town(alpha, guard, capacity, seed)
+    town.live(grants=600)
+
+    assert town.longest_wait <= guard + town.most_waiting
+    assert town.guarded, "it was never needed, so nothing was tested"
+
+
+def test_without_the_guard_the_greedy_one_starves_the_others() -> None:
+    """What the guard is for; were this to fail, the test above would prove nothing."""
+    town = Town(alpha=1.0, guard=0, capacity=1, seed=0)
+    town.live(grants=600)
+
+    assert not town.guarded
+    agents = {grant.ticket.request.agent for grant in town.listener.of(Granted)}
+    assert agents == {"greedy", "light-0"}, "the one that came while the slot was free, and the greedy one"
+
+
+def test_a_wait_after_a_pause_is_bounded_by_what_is_left_of_the_guard() -> None:
+    """A retry brings its age along: two waits of one call together are no longer than one."""
+    core = Scheduler({DEFAULT_RESOURCE: 1}, by_load(1.0), max_wait_ticks=10)
+    core.observed = True
+
+    def submit(agent: str, weight: int = 9000) -> Ticket:
+        ticket = Ticket(Request(agent, weight))
+        core.submit(ticket, 0.0)
+        return ticket
+
+    def serve(ticket: Ticket) -> int:
+        """Release until the ticket is granted; tell how many releases that took."""
+        nonlocal holder
+        ticks = 0
+        while ticket.state is not State.GRANTED:
+            tickets.append(submit("greedy"))
+            core.release(holder, 0.0)
+            holder = next(each for each in tickets if each.state is State.GRANTED)
+            ticks += 1
+        return ticks
+
+    holder = submit("greedy")
+    retried = submit("retried", 1000)
+    tickets = [retried, *(submit("greedy") for _ in range(3))]
+    assert serve(retried) == 10
+    core.suspend(retried, 0.0)
+    holder = next(each for each in tickets if each.state is State.GRANTED)
+    core.resume(retried, 0.0)
+    assert serve(retried) == 1
+    assert retried.reason is GrantReason.GUARD
+    waits = [event.waited_ticks for event in core.events if isinstance(event, Granted) and event.ticket is retried]
+    assert waits == [10, 1]

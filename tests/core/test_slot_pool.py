@@ -1,0 +1,327 @@
+"""Sharing: when a holder has to lend its slot, to whom, and what becomes of the slot."""
+
+from collections.abc import Callable, Hashable
+
+import pytest
+
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import Pool
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import DEFAULT_RESOURCE, GrantReason, Outcome, Request, ResourceStanding
+
+GRANTED, WAITING = State.GRANTED, State.WAITING
+
+
+class House:
+    """A scheduler of one resource, and callers that live in places."""
+
+    def __init__(self, capacity: int = 1, policy: Callable[[], Policy] = FifoPolicy) -> None:
+        self.core = Scheduler({DEFAULT_RESOURCE: capacity}, policy, max_hold=100.0)
+        self.core.observed = True
+
+    def ask(self, place: Hashable, *, agent: str = "agent", admission: bool = False, weight: int = 1000) -> Ticket:
+        ticket = Ticket(Request(agent, weight, admission=admission))
+        ticket.places = (place,)
+        self.core.submit(ticket, 0.0)
+        return ticket
+
+    def ask_within(self, *blocks: Hashable, place: Hashable = None, agent: str = "agent", weight: int = 1000) -> Ticket:
+        """Ask from where something is held already; while this waits, nothing in `blocks` can end."""
+        ticket = self.ask(place or blocks[0], agent=agent, weight=weight)
+        if ticket.state is WAITING:
+            self.core.park(ticket, blocks, 0.0)
+        return ticket
+
+    def end(self, *tickets: Ticket) -> None:
+        for ticket in tickets:
+            self.core.release(ticket, 0.0)
+
+    @property
+    def pool(self) -> Pool:
+        return self.core.resources.pools[DEFAULT_RESOURCE]
+
+    @property
+    def standing(self) -> ResourceStanding:
+        return self.core.snapshot(0.0).resources[0]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Slots taken, leases, waiters."""
+        return self.pool.used, self.standing.active, self.standing.waiting
+
+    def is_empty(self) -> bool:
+        return (self.counts, self.pool.sharers, self.pool.leases) == ((0, 0, 0), 0, {})
+
+
+def test_a_second_call_within_the_first_shares_its_slot() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask_within("a")
+
+    assert (inner.state, inner.reason, inner.host) == (GRANTED, GrantReason.REENTRANT, outer)
+    assert house.counts == (1, 2, 0)
+    house.end(inner)
+    assert house.counts == (1, 1, 0)
+    house.end(outer)
+    assert house.is_empty()
+    assert house.pool.lines[0].tick == 1, "one slot was given back, once"
+
+
+def test_nobody_shares_while_one_holder_can_end() -> None:
+    house = House(capacity=2)
+    house.ask("a")
+    other = house.ask("b")
+    inner = house.ask_within("a")
+
+    assert inner.state is WAITING
+    house.end(other)
+    assert (inner.state, inner.reason) == (GRANTED, GrantReason.SCORE)
+    assert house.counts == (2, 2, 0)
+
+
+def test_it_shares_once_the_last_holder_is_blocked_too() -> None:
+    house = House(capacity=2)
+    first, second = house.ask("a"), house.ask("b")
+    within_first = house.ask_within("a")
+    assert within_first.state is WAITING
+    within_second = house.ask_within("b")
+
+    assert (within_first.state, within_first.host) == (GRANTED, first)
+    assert within_second.state is WAITING, "one at a time: the first can end now"
+    house.end(within_first)
+    # Both held slots: what blocks the second only is let in when the first is blocked again, or has ended.
+    assert within_second.state is WAITING
+    house.end(first)
+    assert (within_second.state, within_second.reason) == (GRANTED, GrantReason.SCORE)
+    house.end(second, within_second)
+    assert house.is_empty()
+
+
+def test_who_does_not_block_a_holder_never_shares() -> None:
+    house = House()
+    outer = house.ask("a")
+    stranger = house.ask("z")
+    elsewhere = house.ask_within("b", place="b")
+    inner = house.ask_within("a")
+
+    assert (inner.state, stranger.state, elsewhere.state) == (GRANTED, WAITING, WAITING)
+    house.end(inner, outer)
+    assert stranger.state is GRANTED
+
+
+def test_who_could_not_go_on_if_it_were_let_in_is_passed_over() -> None:
+    """A task of a loop whose thread another waiter blocks: the grant would reach nobody, however old it is."""
+    house = House(capacity=2)
+    house.ask("loop")
+    house.ask("x")
+    behind = house.ask_within("x", place="loop")
+    asleep = house.ask_within("loop", place="thread")
+
+    assert (asleep.state, behind.state) == (GRANTED, WAITING)
+
+
+def test_a_place_that_only_the_waiter_itself_blocks_is_no_hindrance() -> None:
+    house = House()
+    outer = house.ask("loop")
+    inner = house.ask_within("loop", "claim", place="loop")
+
+    assert (inner.state, inner.host) == (GRANTED, outer)
+
+
+def test_of_several_the_best_placed_shares() -> None:
+    house = House(policy=lambda: LoadPolicy(1.0, lambda: 0.5))
+    host = house.ask("a")
+    house.core.set_capacity(DEFAULT_RESOURCE, 2, 0.0)
+    free = house.ask("b")
+    light = house.ask_within("a", place="c", agent="light")
+    heavy = house.ask_within("a", place="d", agent="heavy", weight=5000)
+    assert (light.state, heavy.state) == (WAITING, WAITING)
+
+    house.core.move(free, ("a",), 0.0)
+    assert (heavy.state, heavy.host) == (GRANTED, host)
+    assert light.state is WAITING
+
+
+def test_of_equals_the_older_shares() -> None:
+    house = House(capacity=2)
+    house.ask("a")
+    free = house.ask("b")
+    first = house.ask_within("a", place="c", agent="zoe")
+    second = house.ask_within("a", place="d", agent="ada")
+
+    house.core.move(free, ("a",), 0.0)
+    assert (first.state, second.state) == (GRANTED, WAITING)
+
+
+def test_with_the_holder_ended_first_the_sharer_has_the_slot() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask_within("a")
+    waiting = house.ask("z")
+
+    house.end(outer)
+    assert (inner.host, waiting.state) == (None, WAITING), "the slot passed on, it did not come free"
+    assert house.counts == (1, 1, 1)
+    assert house.pool.lines[0].tick == 0
+    house.end(inner)
+    assert waiting.state is GRANTED
+    house.end(waiting)
+    assert house.is_empty()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_nested_three_deep_the_slot_is_given_back_once_whoever_ends_last(order: tuple[int, ...]) -> None:
+    house = House()
+    outer = house.ask("a")
+    middle = house.ask_within("a", place="b")
+    inner = house.ask_within("a", "b", place="c")
+    leases = (outer, middle, inner)
+    waiting = house.ask("z")
+
+    assert [lease.state for lease in leases] == [GRANTED] * 3
+    assert (middle.host, inner.host) == (outer, outer), "the host is whoever has the slot"
+    assert (house.counts, house.pool.sharers) == ((1, 3, 1), 2)
+    for left, index in zip((2, 1, 0), order, strict=True):
+        assert waiting.state is WAITING
+        house.end(leases[index])
+        rest = [lease for lease in leases if lease.state is GRANTED]
+        owners = [lease for lease in rest if lease.host is None]
+        assert len(rest) == left
+        assert len(owners) == min(left, 1)
+        assert all(lease.host in owners for lease in rest if lease not in owners)
+    assert waiting.state is GRANTED
+    house.end(waiting)
+    assert house.is_empty()
+    assert house.pool.lines[0].tick == 2
+
+
+def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask_within("a")
+    waiting = house.ask("z")
+
+    house.core.suspend(inner, 0.0)
+    assert (house.counts, waiting.state) == ((1, 1, 1), WAITING)
+    house.core.resume(inner, 0.0)
+    assert (inner.state, inner.host) == (WAITING, None)
+    house.end(outer)
+    assert (inner.state, inner.reason, waiting.state) == (GRANTED, GrantReason.SCORE, WAITING), "it came first"
+    house.end(inner)
+    house.end(waiting)
+    assert house.is_empty()
+
+
+def test_a_host_that_pauses_leaves_its_slot_to_the_sharer() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask_within("a")
+
+    house.core.suspend(outer, 0.0)
+    assert (inner.host, house.counts) == (None, (1, 1, 0))
+    house.core.resume(outer, 0.0)
+    assert outer.state is WAITING
+    house.end(inner)
+    assert outer.state is GRANTED
+    house.end(outer)
+    assert house.is_empty()
+
+
+def test_a_host_that_is_taken_back_leaves_its_slot_to_the_sharer() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask_within("a")
+    inner.touched_at = 50.0
+
+    house.core.advance(100.0)
+    assert (outer.state, inner.state, inner.host) == (State.RELEASED, GRANTED, None)
+    assert house.counts == (1, 1, 0)
+
+
+def test_a_sharer_that_is_refused_leaves_the_slot_to_its_host() -> None:
+    house = House()
+    outer = house.ask("a")
+    inner = house.ask("a", admission=True)
+    house.core.park(inner, ("a",), 0.0)
+    assert inner.state is State.ADMITTING
+
+    house.core.refuse(inner, Outcome.BUDGET, 0.0)
+    assert (inner.state, house.counts) == (State.REJECTED, (1, 1, 0))
+    house.end(outer)
+    assert house.is_empty()
+
+
+def test_a_slot_that_comes_free_goes_to_the_line_and_is_not_shared() -> None:
+    house = House(capacity=2)
+    first = house.ask("a")
+    second = house.ask("b")
+    waiting = house.ask("z")
+    inner = house.ask_within("a")
+
+    house.end(second)
+    assert (waiting.state, inner.state) == (GRANTED, WAITING)
+    house.end(waiting)
+    assert (inner.state, inner.host) == (GRANTED, None)
+    house.end(first, inner)
+    assert house.is_empty()
+
+
+def test_a_waiter_that_gives_up_blocks_nothing_any_more() -> None:
+    house = House(capacity=2)
+    house.ask("a")
+    house.ask("b")
+    gone = house.ask_within("a")
+    house.core.cancel(gone, 0.0)
+    within_second = house.ask_within("b")
+
+    assert within_second.state is WAITING, "the first can end again"
+
+
+def test_a_waiter_that_parks_anew_blocks_only_what_it_says_now() -> None:
+    house = House(capacity=2)
+    house.ask("a")
+    house.ask("b")
+    moved = house.ask_within("a")
+    house.core.park(moved, ("elsewhere",), 0.0)
+    house.ask_within("b")
+    assert moved.state is WAITING
+
+    house.core.park(moved, ("a", "b"), 0.0)
+    assert (moved.state, moved.reason) == (GRANTED, GrantReason.REENTRANT)
+
+
+def test_a_lease_that_moved_is_no_longer_blocked_where_it_was() -> None:
+    house = House()
+    outer = house.ask("a")
+    house.core.move(outer, ("b",), 0.0)
+    stays = house.ask_within("a")
+    assert stays.state is WAITING
+
+    follows = house.ask_within("b")
+    assert (follows.state, follows.host) == (GRANTED, outer)
+
+
+def test_more_leases_than_a_lowered_capacity_share_too() -> None:
+    house = House(capacity=3)
+    leases = [house.ask(place) for place in "abc"]
+    house.core.set_capacity(DEFAULT_RESOURCE, 1, 0.0)
+    inner = house.ask_within("a", "b", "c")
+
+    assert (inner.state, inner.host) == (GRANTED, leases[0])
+    assert house.counts == (3, 4, 0)
+    house.end(*leases, inner)
+    assert house.is_empty()
+
+
+def test_the_fairness_of_a_resource_counts_those_who_wait_and_got_nothing() -> None:
+    house = House()
+    for agent in ("a", "b"):
+        house.end(house.ask("x", agent=agent, weight=2000))
+    assert house.standing.fairness == 1.0
+
+    house.ask("x", agent="a")
+    house.ask("y", agent="c")
+    assert house.standing.fairness == pytest.approx(2 / 3)

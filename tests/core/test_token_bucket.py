@@ -1,0 +1,180 @@
+"""So many in a minute: the bucket, and grants that wait for it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._core.token_bucket import Rate, enough_in
+from loco_otel.events import Outcome, RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
+
+GRANTED, WAITING = State.GRANTED, State.WAITING
+
+
+@given(
+    st.floats(1, 1e6),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), min_size=1, max_size=60),
+)
+def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
+    per_minute: float, asked: list[tuple[float, float]]
+) -> None:
+    rate = Rate(per_minute)
+    now = 0.0
+    taken: list[tuple[float, float]] = []
+    for pause, share in asked:
+        amount = min(1.0, share) * per_minute
+        now = max(now + pause, rate.opens_at(amount, now + pause))
+        assert rate.opens_at(amount, now) <= now + 1e-6
+        rate.take(amount, now)
+        taken.append((now, amount))
+    for first, (begin, _) in enumerate(taken):
+        for last, (end, _) in enumerate(taken[first:], first):
+            total = sum(amount for _, amount in taken[first : last + 1])
+            assert total <= per_minute * (1 + (end - begin) / 60) * (1 + 1e-6)
+
+
+def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() -> None:
+    rate = Rate(60)
+    assert rate.opens_at(600, 0.0) == 0.0
+    rate.take(600, 0.0)
+    assert rate.opens_at(1, 0.0) == pytest.approx(541.0)
+    rate.take(-540, 0.0)
+    assert rate.opens_at(1, 0.0) == pytest.approx(1.0), "it needed less, after all"
+
+
+@given(st.floats(1, 1e6), st.floats(0, 1), st.floats(0, 1))
+def test_a_providers_bucket_is_taken_to_fill_evenly(size: float, left: float, needed: float) -> None:
+    full_in = 60.0 * (1 - left)
+    wait = enough_in(needed * size, left * size, size, full_in)
+    assert wait == pytest.approx(max(0.0, 60.0 * (needed - left)), abs=1e-6)
+    assert enough_in(needed * size, left * size, None, full_in) in (0.0, full_in)
+    assert enough_in(2 * size, left * size, size, full_in) <= full_in
+
+
+def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
+    made = Scheduler({"llm": 100}, FifoPolicy)
+    made.set_resource("llm", 100, 0.0, requests_per_minute=requests, tokens_per_minute=tokens)
+    return made
+
+
+def ask(scheduler: Scheduler, now: float, tokens: int = 0, timeout: float | None = None) -> Ticket:
+    ticket = Ticket(Request("a", resources=("llm",), tokens=tokens, timeout=timeout))
+    scheduler.submit(ticket, now)
+    return ticket
+
+
+def test_requests_beyond_the_rate_wait_for_the_next_and_keep_their_order() -> None:
+    scheduler = core(requests=2)
+    first = [ask(scheduler, 0.0) for _ in range(4)]
+    assert [ticket.state for ticket in first] == [GRANTED, GRANTED, WAITING, WAITING]
+    assert scheduler.next_wakeup() == pytest.approx(30.0)
+    scheduler.advance(29.0)
+    assert first[2].state is WAITING
+    scheduler.advance(30.0)
+    assert [ticket.state for ticket in first[2:]] == [GRANTED, WAITING]
+    # Its time has come when another arrives, before the timer has looked.
+    late = ask(scheduler, 60.0)
+    assert (first[3].state, late.state) == (GRANTED, WAITING)
+
+
+def test_tokens_are_taken_by_estimate_and_corrected() -> None:
+    scheduler = core(tokens=1000)
+    big = ask(scheduler, 0.0, tokens=800)
+    following = ask(scheduler, 0.0, tokens=500)
+    assert (big.state, following.state) == (GRANTED, WAITING)
+    scheduler.settle(big, Spending(Usage(100, 100), 1000, None), 0.0)
+    scheduler.release(big, 0.0)
+    assert following.state is GRANTED, "it took 200, so 800 are left"
+
+
+def test_a_failed_call_and_a_pause_give_their_tokens_back() -> None:
+    scheduler = core(tokens=1000)
+    failing = ask(scheduler, 0.0, tokens=800)
+    following = ask(scheduler, 0.0, tokens=900)
+    scheduler.suspend(failing, 0.0)
+    assert following.state is GRANTED
+    scheduler.cancel(following, 0.0)
+    scheduler.resume(failing, 0.0)
+    assert failing.state is GRANTED
+    scheduler.cancel(failing, 0.0)
+    assert ask(scheduler, 0.0, tokens=1000).state is GRANTED
+
+
+def test_a_wait_for_the_time_can_time_out() -> None:
+    scheduler = core(requests=1)
+    ask(scheduler, 0.0)
+    waiting = ask(scheduler, 0.0, timeout=5.0)
+    assert scheduler.next_wakeup() == 5.0
+    scheduler.advance(5.0)
+    assert waiting.state is State.REJECTED
+
+
+def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    first = ask(scheduler, 0.0)
+    scheduler.note_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
+    assert ask(scheduler, 1.0).state is GRANTED
+    scheduler.note_limits(first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
+    waiting = ask(scheduler, 1.0)
+    assert (waiting.state, scheduler.next_wakeup()) == (WAITING, 10.0)
+    scheduler.advance(10.0)
+    assert waiting.state is GRANTED
+
+
+def test_until_another_such_request_fits_nothing_goes() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    first = ask(scheduler, 0.0, tokens=1000)
+    scheduler.note_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
+    assert ask(scheduler, 1.0).state is GRANTED, "one fits"
+    scheduler.note_limits(first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
+    ask(scheduler, 1.0)
+    assert scheduler.next_wakeup() == pytest.approx(1.0 + 6.0), "600 more, at 100 in a second"
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(2.0, 2.0), (None, 6.0)])
+def test_what_a_provider_asks_for_counts_more_than_what_it_says_is_left(
+    retry_after: float | None, pause: float
+) -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    refused = ask(scheduler, 0.0)
+    left = RateLimits(0, None, 60.0, None, 10)
+    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
+    scheduler.cancel(refused, 0.0)
+    ask(scheduler, 0.0)
+    assert scheduler.next_wakeup() == pytest.approx(pause)
+
+
+def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> None:
+    scheduler = core(requests=1, tokens=1000)
+    poor = Ticket(Request("a", resources=("llm",), admission=True, tokens=900))
+    scheduler.submit(poor, 0.0)
+    assert poor.state is State.ADMITTING
+    following = ask(scheduler, 0.0, tokens=900)
+    assert following.state is WAITING
+    scheduler.refuse(poor, Outcome.BUDGET, 0.0)
+    assert following.state is GRANTED
+
+
+def test_a_holder_that_waits_for_itself_shares_no_sooner_than_the_provider_allows() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit(ceiling=1)}, FifoPolicy)
+    holder = Ticket(Request("a", resources=("llm",)))
+    holder.places = ("thread",)
+    scheduler.submit(holder, 0.0)
+    scheduler.note_limits(holder, RateLimits(0, None, 9.0), 1.0)
+    nested = ask(scheduler, 1.0)
+    scheduler.park(nested, ("thread",), 1.0)
+    assert (nested.state, scheduler.next_wakeup()) == (WAITING, 10.0)
+    scheduler.advance(10.0)
+    assert (nested.state, nested.host) == (GRANTED, holder)
+
+
+def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
+    scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    refused = ask(scheduler, 0.0)
+    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
+    scheduler.cancel(refused, 0.0)
+    ask(scheduler, 0.0)
+    assert scheduler.next_wakeup() == 900.0

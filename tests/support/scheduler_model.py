@@ -1,0 +1,656 @@
+"""The scheduler as its documentation has it, without any data structure: everything is looked for among all tickets.
+
+A slot is a list of the leases on it, so sharing needs no account of hosts and heirs. The numbers that break ties under
+`load` are an agent's own here, not random: `Drawn` sees to that in the real scheduler.
+"""
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import count
+from math import ceil, inf
+
+from loco_otel._core.policies.base import Key, Standing
+from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import (
+    AgentStanding,
+    Event,
+    Granted,
+    GrantReason,
+    Outcome,
+    Rejected,
+    Released,
+    ResourceStanding,
+    Spending,
+    Spent,
+    Submitted,
+    Suspended,
+    Waiting,
+)
+
+QUEUED = (State.QUEUED, State.WAITING)
+HOLDS = (State.ADMITTING, State.GRANTED)
+
+
+SHARES = {"a": 2000, "b": 500}
+"""In thousandths, by agent; the others have 1."""
+TENANT_SHARES = {"acme": 3000}
+
+
+def nonce(key: Key) -> float:
+    """What breaks ties under `load`: the same each time, and another for each agent."""
+    return (sum(map(ord, "/".join((key,) if isinstance(key, str) else key))) * 7919 % 97) / 97
+
+
+class Drawn(LoadPolicy):
+    """The real `load` policy, with these nonces."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__(alpha, lambda: nonce(self._asking))
+        self._asking: Key = ""
+
+    def put(self, key: Key, standing: Standing) -> None:
+        self._asking = key
+        super().put(key, standing)
+
+
+def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
+    """L(i), as specified."""
+    by_weight = alpha * weight / max_weight if max_weight else 0.0
+    by_age = (1.0 - alpha) * age / max_age if max_age else 0.0
+    return by_weight + by_age
+
+
+@dataclass(eq=False)
+class Record:
+    """What the model knows of one ticket."""
+
+    ticket: Ticket
+    places: tuple[Hashable, ...]
+    state: State = State.NEW
+    outcome: Outcome | None = None
+    reason: GrantReason | None = None
+    birth: int = 0
+    since: float = 0.0
+    since_tick: int = 0
+    granted_at: float = 0.0
+    touched_at: float = 0.0
+    deadline: float | None = None
+    stood: int = 0
+    """In which order they began to wait."""
+    blocks: tuple[Hashable, ...] = ()
+    waited_ticks: int = 0
+    repeated: bool = False
+    grant: Granted | None = None
+    allowance: int = 0
+    """Ticks that this wait may take, by the guard; grows with each that passes it rightly."""
+
+    charged: "Accounts | None" = None
+    spent: int | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.ticket.request.tenant or ""
+
+    @property
+    def key(self) -> Key:
+        """Who queues: two tenants' agents are two, whatever their names."""
+        return (self.tenant, self.ticket.request.agent) if self.tenant else self.ticket.request.agent
+
+    @property
+    def weight(self) -> int:
+        return self.ticket.request.weight
+
+    @property
+    def age_key(self) -> tuple[int, int]:
+        return self.birth, self.ticket.seq
+
+
+def blocked_by(waiters: Iterable[Record], lease: Record) -> bool:
+    """Whether some of these, while they wait, keep what lives in its places from ending."""
+    blocked = {place for each in waiters for place in each.blocks}
+    return any(place in blocked for place in lease.places)
+
+
+class Accounts:
+    """Start-time fair queueing as the paper has it: nobody is ever forgotten, and V jumps when nobody is served."""
+
+    def __init__(self, shares: dict[str, int]) -> None:
+        self.shares = shares
+        self.virtual = 0
+        self.tags: dict[Key, int] = {}
+        self.open: deque[Key] = deque()
+        self.waiting: set[Key] = set()
+        self.fresh: set[Key] = set()
+        """Those who wait, owed nothing when they began to, and were not granted since."""
+
+    def tag(self, key: Key) -> int:
+        return self.tags[key] if key in self.waiting else max(self.virtual, self.tags.get(key, 0))
+
+    def compete(self, keys: Iterable[Key]) -> None:
+        """Note who waits now: whoever comes anew starts at V."""
+        keys = set(keys)
+        for key in keys - self.waiting:
+            if self.tags.get(key, 0) <= self.virtual:
+                self.fresh.add(key)
+            self.tags[key] = self.tag(key)
+        self.fresh &= keys
+        self.waiting = keys
+        self.end()
+
+    def granted(self, key: Key, weight: int) -> None:
+        self.tags[key] = self.tag(key)
+        self.virtual = max(self.virtual, min(self.tags[each] for each in {*self.waiting, key}))
+        self.tags[key] += self.cost(key, weight)
+        self.fresh.discard(key)
+        self.open.append(key)
+
+    def settled(self, key: Key, delta: int) -> None:
+        self.open.remove(key)
+        self.tags[key] += self.cost(key, delta)
+        self.end()
+
+    def rank(self, key: Key) -> tuple[int, bool]:
+        return self.tags[key], key not in self.fresh
+
+    def end(self) -> None:
+        if not self.open and not self.waiting:
+            self.virtual = max([self.virtual, *self.tags.values()])
+
+    def is_forgotten(self, key: Key) -> bool:
+        return key not in self.waiting and key not in self.open and self.tags.get(key, 0) <= self.virtual
+
+    def cost(self, key: Key, weight: int) -> int:
+        share = self.shares.get(key if isinstance(key, str) else key[1], 1000)
+        return ceil(Fraction(weight * 1_000_000, share))
+
+
+class TwoLayers(Accounts):
+    """Accounts of tenants, and within each of its agents; a tenant that is forgotten takes its agents along."""
+
+    def __init__(self) -> None:
+        super().__init__(TENANT_SHARES)
+        self.inner: dict[str, Accounts] = {}
+
+    def of(self, tenant: str) -> Accounts:
+        if tenant not in self.inner or self.is_forgotten(tenant):
+            self.inner[tenant] = Accounts(SHARES)
+        return self.inner[tenant]
+
+
+@dataclass(eq=False)
+class Resource:
+    """One resource, its slots, and all who want it."""
+
+    name: str
+    capacity: float
+    guard: int
+    policy: str
+    alpha: float
+    tick: int = 0
+    slots: list[list[Record]] = field(default_factory=list)
+    order: list[Record] = field(default_factory=list)
+    """The leases, in the order of their grants."""
+    line: list[Record] = field(default_factory=list)
+    served: deque[tuple[Key, int]] = field(default_factory=lambda: deque(maxlen=1000))
+    accounts: Accounts = field(default_factory=lambda: Accounts(SHARES))
+    """Kept while the policy is `fair`, or there have been tenants."""
+
+    @property
+    def used(self) -> int:
+        return len(self.slots)
+
+    @property
+    def waiters(self) -> list[Record]:
+        return sorted((each for each in self.line if each.state is State.WAITING), key=lambda each: each.age_key)
+
+    def weight(self, key: Key) -> int:
+        return sum(each.weight for each in self.line if each.key == key)
+
+    def age(self, key: Key) -> int:
+        return self.tick - min(each.birth for each in self.line if each.key == key)
+
+    def head(self, key: Key) -> tuple[int, int]:
+        return min(each.age_key for each in self.waiters if each.key == key)
+
+    def scores(self) -> dict[Key, float]:
+        """The score of each agent that has a waiter, normalised over those of its tenant alone."""
+        scores: dict[Key, float] = {}
+        for tenant in {each.tenant for each in self.waiters}:
+            keys = {each.key for each in self.waiters if each.tenant == tenant}
+            if self.policy == "fifo":
+                scores |= dict.fromkeys(keys, 0.0)
+            elif self.policy == "fair":
+                accounts = self.accounts_of(tenant)
+                scores |= {key: (accounts.virtual - accounts.tags[key]) / 1_000_000 for key in keys}
+            else:
+                weights = {key: self.weight(key) for key in keys}
+                ages = {key: self.age(key) for key in keys}
+                most, oldest = max(weights.values()), max(ages.values())
+                scores |= {key: load(self.alpha, weights[key], most, ages[key], oldest) for key in keys}
+        return scores
+
+    # -- who was served what ------------------------------------------------------------------------------------
+
+    @property
+    def metered(self) -> bool:
+        return self.policy == "fair" or isinstance(self.accounts, TwoLayers)
+
+    def accounts_of(self, tenant: str) -> Accounts:
+        return self.accounts.of(tenant) if isinstance(self.accounts, TwoLayers) else self.accounts
+
+    def join(self, record: Record) -> None:
+        self.line.append(record)
+        if record.tenant and not isinstance(self.accounts, TwoLayers):
+            self.accounts = TwoLayers()
+        self.note()
+
+    def leave(self, record: Record) -> None:
+        self.line.remove(record)
+        self.note()
+
+    def note(self) -> None:
+        """Tell the accounts who waits now."""
+        keys = {each.key for each in self.waiters}
+        if isinstance(self.accounts, TwoLayers):
+            tenants = {each.tenant for each in self.waiters}
+            for tenant in tenants | self.accounts.inner.keys():
+                mine = {each.key for each in self.waiters if each.tenant == tenant}
+                self.accounts.of(tenant).compete(mine)
+            self.accounts.compete(tenants)
+        else:
+            self.accounts.compete(keys)
+
+    def charge(self, record: Record) -> None:
+        if self.metered and record.charged is not self.accounts:
+            record.charged = self.accounts
+            self.accounts_of(record.tenant).granted(record.key, record.weight)
+            if isinstance(self.accounts, TwoLayers):
+                self.accounts.granted(record.tenant, record.weight)
+
+    def settle(self, record: Record, delta: int) -> None:
+        charged, record.charged = record.charged, None
+        if charged is self.accounts:
+            self.accounts_of(record.tenant).settled(record.key, delta)
+            if isinstance(self.accounts, TwoLayers):
+                self.accounts.settled(record.tenant, delta)
+
+    def start_anew(self) -> None:
+        """Forget who was served what."""
+        self.accounts = TwoLayers() if isinstance(self.accounts, TwoLayers) else Accounts(SHARES)
+        self.note()
+
+    def next(self) -> tuple[Record, GrantReason]:
+        """Choose who is granted next."""
+        waiters = self.waiters
+        if self.guard and self.tick - waiters[0].birth >= self.guard:
+            return waiters[0], GrantReason.GUARD
+        if isinstance(self.accounts, TwoLayers):
+            rank = self.accounts.rank
+            tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
+            waiters = [each for each in waiters if each.tenant == tenant]
+        if self.policy == "fair":
+            rank = self.accounts_of(waiters[0].tenant).rank
+            return min(waiters, key=lambda each: (rank(each.key), each.age_key)), GrantReason.SCORE
+        if self.policy == "load":
+            scores = self.scores()
+            ranks = {each.key: (scores[each.key], self.age(each.key), -nonce(each.key)) for each in waiters}
+            return max(waiters, key=lambda each: (ranks[each.key], -each.birth, -each.ticket.seq)), GrantReason.SCORE
+        return waiters[0], GrantReason.SCORE
+
+    def slot_of(self, lease: Record) -> list[Record]:
+        return next(slot for slot in self.slots if lease in slot)
+
+
+class SchedulerModel:
+    """Does what the scheduler ought to do, and says what it ought to say in `events` and `decided`."""
+
+    def __init__(self, resources: dict[str, Resource], *, max_waiters: int, max_hold: float, observed: bool) -> None:
+        self.resources = resources
+        self.max_waiters = max_waiters
+        self.max_hold = max_hold
+        self.observed = observed
+        self.closed = False
+        self.order = count()
+        self.records: dict[Ticket, Record] = {}
+        self.events: list[Event] = []
+        self.decided: list[Ticket] = []
+
+    # -- operations ---------------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float, *, wait: bool) -> None:
+        record = self.records[ticket] = Record(ticket, places)
+        resource = self.of(record)
+        self.tell(Submitted(now, ticket))
+        record.birth = resource.tick
+        if wait or self.closed:
+            self.begin_wait(record, now)
+        else:
+            record.state = State.QUEUED
+            resource.join(record)
+
+    def wait(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.QUEUED:
+            self.of(record).leave(record)
+            self.begin_wait(record, now)
+
+    def park(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.WAITING:
+            record.blocks = blocks
+            self.share(now)
+
+    def admit(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.ADMITTING:
+            record.state = State.GRANTED
+            record.granted_at = record.touched_at = now
+            if record.grant is not None:
+                self.tell(record.grant._replace(at=now))
+            record.grant = None
+
+    def refuse(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.ADMITTING:
+            if not record.repeated:
+                record.spent = 0
+            self.reject(record, outcome, now)
+            self.give_back(record, now)
+
+    def settle(self, ticket: Ticket, spending: Spending, now: float) -> None:
+        record = self.records[ticket]
+        if not record.state.ended:
+            record.spent = spending.weight
+            self.tell(Spent(now, ticket, spending))
+
+    def release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
+        record = self.records[ticket]
+        if record.state is State.ADMITTING:
+            self.refuse(ticket, Outcome.CANCELLED, now)
+        elif record.state in (State.GRANTED, State.SUSPENDED):
+            held = record.state is State.GRANTED
+            record.state = State.RELEASED
+            self.tell(Released(now, ticket, now - record.granted_at if held else None, expired))
+            self.of(record).served.append((record.key, record.weight))
+            self.end(record)
+            if held:
+                self.give_back(record, now)
+
+    def cancel(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket]
+        if record.state in QUEUED:
+            self.leave(record, Outcome.CANCELLED, now)
+        else:
+            self.release(ticket, now)
+
+    def suspend(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.GRANTED:
+            record.state = State.SUSPENDED
+            self.tell(Suspended(now, ticket, now - record.granted_at))
+            self.give_back(record, now)
+
+    def resume(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket]
+        if record.state is State.SUSPENDED:
+            record.repeated = True
+            record.blocks = ()
+            record.birth = self.of(record).tick - record.waited_ticks
+            self.begin_wait(record, now)
+
+    def move(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
+        record = self.records[ticket]
+        record.places = places
+        if record.state in HOLDS:
+            self.share(now)
+
+    def advance(self, now: float) -> None:
+        # In the order of the deadlines, over all resources: who leaves one may let a holder of another go on.
+        while due := [
+            each
+            for each in self.live()
+            if each.state is State.WAITING and each.deadline is not None and each.deadline <= now
+        ]:
+            self.leave(min(due, key=lambda each: (each.deadline, each.stood)), Outcome.TIMEOUT, now)
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        for resource in self.resources.values():
+            for lease in [lease for lease in resource.order if lease.touched_at + self.max_hold <= now]:
+                if lease.state is State.ADMITTING:
+                    self.refuse(lease.ticket, Outcome.TIMEOUT, now)
+                else:
+                    self.release(lease.ticket, now, expired=True)
+
+    def set_capacity(self, name: str, capacity: float, now: float) -> None:
+        resource = self.resources[name]
+        resource.capacity = capacity
+        self.fill(resource, now)
+
+    def set_max_hold(self, seconds: float, now: float) -> None:
+        self.max_hold = seconds
+        self.expire(now)
+
+    def set_policy(self, policy: str, alpha: float, guard: int, now: float) -> None:
+        for resource in self.resources.values():
+            resource.policy, resource.alpha, resource.guard = policy, alpha, guard
+            resource.start_anew()
+            for waiter in resource.waiters:
+                # Under another guard another bound holds, from now on.
+                age, waited = resource.tick - waiter.birth, resource.tick - waiter.since_tick
+                waiter.allowance = waited + max(0, guard - age)
+            self.fill(resource, now)
+
+    def shutdown(self, now: float) -> None:
+        self.closed = True
+        for record in self.records.values():
+            if record.state in QUEUED:
+                self.of(record).leave(record)
+                self.reject(record, Outcome.SHUTDOWN, now)
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def of(self, record: Record) -> Resource:
+        return self.resources[record.ticket.request.resources[0]]
+
+    def tell(self, event: Event) -> None:
+        if self.observed:
+            self.events.append(event)
+
+    def begin_wait(self, record: Record, now: float) -> None:
+        resource = self.of(record)
+        timeout = record.ticket.request.timeout
+        waiting = sum(len(each.waiters) for each in self.resources.values())
+        record.since, record.since_tick = now, resource.tick
+        if self.closed:
+            self.reject(record, Outcome.SHUTDOWN, now)
+        elif resource.used < resource.capacity:
+            self.grant(record, GrantReason.FREE, [], now)
+        elif timeout == 0:
+            self.reject(record, Outcome.TIMEOUT, now)
+        elif waiting >= self.max_waiters and not record.repeated:
+            self.reject(record, Outcome.BACKPRESSURE, now)
+        else:
+            record.deadline = None if timeout is None else now + timeout
+            record.state = State.WAITING
+            record.stood = next(self.order)
+            record.allowance = max(0, resource.guard - (resource.tick - record.birth))
+            resource.join(record)
+            mine = [each for each in resource.waiters if each.key == record.key]
+            holders = tuple(lease.ticket for lease in resource.order[:16])
+            weight, capacity = resource.weight(record.key), int(resource.capacity)
+            waiters = len(resource.waiters)
+            self.tell(Waiting(now, record.ticket, weight, len(mine), capacity, waiters, holders))
+
+    def leave(self, record: Record, outcome: Outcome, now: float) -> None:
+        resource = self.of(record)
+        resource.leave(record)
+        self.reject(record, outcome, now)
+        self.fill(resource, now)
+
+    def fill(self, resource: Resource, now: float) -> None:
+        while resource.waiters and resource.used < resource.capacity:
+            record, reason = resource.next()
+            self.grant(record, reason, [], now)
+            for other in resource.waiters:
+                overdue = resource.guard and resource.tick - other.birth >= resource.guard
+                if overdue and record.age_key < other.age_key:
+                    other.allowance += 1
+        self.share(now)
+
+    def share(self, now: float) -> None:
+        """Let in, one by one, whoever would wait for ever."""
+        waiters = [each for each in self.live() if each.state is State.WAITING]
+        lost = self.lost(waiters)
+        able = [
+            each
+            for each in waiters
+            if each in lost
+            and not blocked_by([other for other in waiters if other is not each], each)
+            and any(blocked_by([each], lease) for other in self.resources.values() for lease in other.order)
+        ]
+        if able:
+            record = min(able, key=lambda each: (-self.of(each).scores()[each.key], each.age_key))
+            theirs = self.of(record)
+            slot: list[Record] = []
+            if theirs.used >= theirs.capacity:
+                host = next((lease for lease in theirs.order if blocked_by([record], lease)), theirs.order[0])
+                slot = theirs.slot_of(host)
+            self.grant(record, GrantReason.REENTRANT, slot, now)
+            self.share(now)
+
+    def lost(self, waiters: list[Record]) -> list[Record]:
+        """Those who could not go on though everybody did all that they can."""
+        lost = list(waiters)
+
+        def may_end(lease: Record) -> bool:
+            return not blocked_by([each for each in lost if each is not lease], lease)
+
+        while True:
+            saved = [
+                each
+                for each in lost
+                if may_end(each)
+                and (self.of(each).used < self.of(each).capacity or any(may_end(it) for it in self.of(each).order))
+            ]
+            if not saved:
+                return lost
+            lost = [each for each in lost if each not in saved]
+
+    def grant(self, record: Record, reason: GrantReason, slot: list[Record], now: float) -> None:
+        resource = self.of(record)
+        compared = record.state is State.WAITING
+        grant = Granted(
+            at=now,
+            ticket=record.ticket,
+            reason=reason,
+            waited=now - record.since,
+            waited_ticks=resource.tick - record.since_tick,
+            score=resource.scores()[record.key] if compared else 0.0,
+            alpha=resource.alpha,
+            queue_weight=resource.weight(record.key) if compared else record.weight,
+            queue_age=resource.age(record.key) if compared else resource.tick - record.birth,
+            tick=resource.tick,
+            policy=resource.policy,
+            repeated=record.repeated,
+        )
+        resource.charge(record)
+        if compared:
+            resource.leave(record)
+            self.decided.append(record.ticket)
+        record.reason = reason
+        record.waited_ticks = resource.tick - record.birth
+        record.granted_at = record.touched_at = now
+        if not slot:
+            resource.slots.append(slot)
+        slot.append(record)
+        resource.order.append(record)
+        if record.ticket.request.admission:
+            record.state, record.grant = State.ADMITTING, grant
+        else:
+            record.state = State.GRANTED
+            self.tell(grant)
+
+    def give_back(self, record: Record, now: float) -> None:
+        resource = self.of(record)
+        slot = resource.slot_of(record)
+        slot.remove(record)
+        resource.order.remove(record)
+        if not slot:
+            # By identity: empty lists are equal.
+            resource.slots = [each for each in resource.slots if each is not slot]
+            resource.tick += 1
+            if resource.used >= resource.capacity:
+                # A lowered capacity takes slots away: the tick serves nobody.
+                for waiter in resource.waiters:
+                    waiter.allowance += 1
+        self.fill(resource, now)
+
+    def end(self, record: Record) -> None:
+        self.of(record).settle(record, 0 if record.spent is None else record.spent - record.weight)
+
+    def reject(self, record: Record, outcome: Outcome, now: float) -> None:
+        resource = self.of(record)
+        asked = record.state is not State.QUEUED
+        if record.state is not State.NEW:
+            self.decided.append(record.ticket)
+        record.state, record.outcome = State.REJECTED, outcome
+        self.end(record)
+        waited = now - record.since if asked else 0.0
+        ticks = resource.tick - record.since_tick if asked else 0
+        self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated))
+
+    # -- how it stands ------------------------------------------------------------------------------------------
+
+    def live(self) -> Iterator[Record]:
+        return (record for record in self.records.values() if not record.state.ended)
+
+    def recover(self) -> None:
+        """Do what is not promised not to change: who came first is told by the numbers of the tickets again."""
+        for record in sorted(self.live(), key=lambda each: each.ticket.seq):
+            record.stood = next(self.order)
+        for resource in self.resources.values():
+            resource.order.sort(key=lambda lease: lease.ticket.seq)
+            resource.line.sort(key=lambda each: each.ticket.seq)
+            resource.start_anew()
+
+    def next_wakeup(self) -> float:
+        """Tell when a wait or a lease runs out next."""
+        deadlines = [each.deadline for each in self.live() if each.state is State.WAITING and each.deadline is not None]
+        leases = [lease.touched_at + self.max_hold for each in self.resources.values() for lease in each.order]
+        return min([*deadlines, *leases], default=inf)
+
+    def standing(self, resource: Resource, now: float) -> ResourceStanding:
+        waiters, scores = resource.waiters, resource.scores()
+        active = [lease.key for lease in resource.order]
+        queued = {each.key for each in resource.line}
+        served = dict.fromkeys((each.key for each in waiters), 0)
+        for key, weight in resource.served:
+            served[key] = served.get(key, 0) + weight
+        squares = sum(weight**2 for weight in served.values())
+        return ResourceStanding(
+            resource=resource.name,
+            policy=resource.policy,
+            capacity=None if resource.capacity == inf else int(resource.capacity),
+            active=len(active),
+            waiting=len(waiters),
+            tick=resource.tick,
+            alpha=resource.alpha,
+            fairness=sum(served.values()) ** 2 / (len(served) * squares) if squares else 1.0,
+            agents=tuple(
+                AgentStanding(
+                    agent=key if isinstance(key, str) else key[1],
+                    waiting=sum(each.key == key for each in waiters),
+                    active=active.count(key),
+                    queue_weight=resource.weight(key),
+                    queue_age=resource.age(key) if key in queued else 0,
+                    oldest_wait=next((now - each.since for each in waiters if each.key == key), 0.0),
+                    score=scores.get(key),
+                    tenant=None if isinstance(key, str) else key[0],
+                )
+                for key in sorted({*active, *queued}, key=lambda key: ("", key) if isinstance(key, str) else key)
+            ),
+        )

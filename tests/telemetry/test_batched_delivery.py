@@ -1,0 +1,201 @@
+"""Where spans are exported in batches listeners are told many events at a time, and nobody sees less for it."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import loco_otel
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.outbox import Outbox
+from loco_otel._runtime import process
+from loco_otel._runtime.process import Runtime
+from loco_otel._telemetry import batched_delivery
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
+from loco_otel.testing import ManualClock, RecordingListener
+
+SOON = 10.0
+
+
+class Rig:
+    """A runtime that tells a provider whose batches nothing but a flush exports, and a listener of our own."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(BatchSpanProcessor(self.exporter, schedule_delay_millis=3_600_000))
+        self.seen = RecordingListener()
+
+    def start(self, meter_provider: MeterProvider | None = None) -> Runtime:
+        runtime = process.current()
+        runtime.observe(self.provider, meter_provider)
+        runtime.engine.listen(self.seen)
+        return runtime
+
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def use(times: int = 1) -> None:
+    for _ in range(times):
+        with loco_otel.slot(agent="analyst"):
+            pass
+
+
+@pytest.mark.parametrize("method", ["force_flush", "shutdown"])
+def test_whoever_flushes_or_shuts_down_the_provider_has_all_spans(rig: Rig, method: str) -> None:
+    rig.start()
+    with trace.use_span(rig.provider.get_tracer("program").start_span("program"), end_on_exit=True) as program:
+        use(3)
+    assert rig.seen.events == []
+
+    getattr(rig.provider, method)()
+    ours = [span for span in rig.spans() if span.name == "acquire llm_api"]
+    assert len(ours) == 3
+    own = next(span for span in rig.spans() if span.name == "program")
+    assert own.start_time is not None
+    assert own.end_time is not None
+    for span in ours:
+        # Made after the program's own has ended, and yet at its times, and below it.
+        assert span.parent == program.get_span_context()
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert own.start_time <= span.start_time <= span.end_time <= own.end_time
+
+
+def test_a_collection_has_all_counts_and_measurements(rig: Rig) -> None:
+    reader = InMemoryMetricReader()
+    rig.start(MeterProvider([reader], shutdown_on_exit=False))
+    for calls in (1, 2):
+        use()
+        data = reader.get_metrics_data()
+        assert data is not None
+        metrics = {metric.name: metric.data for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+        (requests,) = metrics["loco.acquire.requests"].data_points
+        assert isinstance(requests, NumberDataPoint)
+        assert requests.value == calls
+        (held,) = metrics["loco.hold.duration"].data_points
+        assert isinstance(held, HistogramDataPoint)
+        assert held.count == calls
+
+
+def test_many_events_are_told_without_a_flush(rig: Rig) -> None:
+    rig.start()
+    use(15)
+    assert rig.seen.events == []
+    use(100)
+    assert len(rig.seen.of(Released)) > 80
+
+
+def test_the_last_events_are_told_within_a_heartbeat(rig: Rig) -> None:
+    told = threading.Event()
+
+    def listener(event: Event, /) -> None:
+        if isinstance(event, Released):
+            told.set()
+
+    rig.start().engine.listen(listener)
+    use()
+    assert not told.is_set()
+    assert told.wait(SOON)
+
+
+def test_spans_that_somebody_sees_one_by_one_are_made_at_once(rig: Rig) -> None:
+    seen_at_once = InMemorySpanExporter()
+    rig.provider.add_span_processor(SimpleSpanProcessor(seen_at_once))
+    rig.start()
+    use()
+    assert len(seen_at_once.get_finished_spans()) == 1
+
+
+def test_a_runtime_that_is_closed_tells_the_rest_and_leaves_the_provider(rig: Rig) -> None:
+    rig.start()
+    use()
+    process.replace(None)
+    assert len(rig.seen.of(Released)) == 1
+    assert batched_delivery._flushers[rig.provider] == []
+    rig.provider.force_flush()
+    assert len(rig.spans()) == 1
+
+
+def test_the_spans_of_the_last_calls_are_exported_at_exit() -> None:
+    program = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+import loco_otel
+from loco_otel._runtime import process
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
+process.current().observe(provider)
+with loco_otel.slot(agent="analyst"):
+    pass
+print("the end")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines() == ["the end", "acquire llm_api"], ran.stderr
+
+
+def bypassed() -> Bypassed:
+    return Bypassed(0.0, BypassReason.INTERNAL_ERROR)
+
+
+def test_a_flush_waits_for_the_thread_that_is_telling() -> None:
+    outbox = Outbox()
+    going, go_on = threading.Event(), threading.Event()
+    told: list[Event] = []
+
+    def slow(event: Event, /) -> None:
+        going.set()
+        assert go_on.wait(SOON)
+        told.append(event)
+
+    outbox.listeners.append(slow)
+    outbox.put([], [bypassed()])
+    teller = threading.Thread(target=outbox.deliver)
+    teller.start()
+    assert going.wait(SOON)
+    # Somebody else's events, which the one who is telling takes along.
+    outbox.put([], [bypassed(), bypassed()])
+    threading.Timer(0.05, go_on.set).start()
+    outbox.flush()
+    assert len(told) == 3
+    teller.join(SOON)
+
+
+def test_a_listener_may_flush() -> None:
+    outbox = Outbox()
+    told: list[Event] = []
+
+    def flushing(event: Event, /) -> None:
+        outbox.flush()
+        told.append(event)
+
+    outbox.listeners.append(flushing)
+    outbox.put([], [bypassed(), bypassed()])
+    outbox.deliver()
+    assert len(told) == 2
+
+
+def test_an_engine_without_a_timer_tells_at_once(rig: Rig) -> None:
+    core = Scheduler({"llm_api": 1}, FifoPolicy)
+    engine = InProcessEngine(core, clock=ManualClock(), timer=False)
+    engine.listen(rig.seen)
+    engine.tell_together(64)
+    engine.submit(engine.ticket(Request("analyst")))
+    assert [type(event) for event in rig.seen.events] == [Submitted, Granted]
