@@ -136,7 +136,7 @@ def test_without_a_ledger_it_says_what_to_set(command: str, tmp_path: Path) -> N
 
 def test_the_installed_command_reads_the_ledger_while_it_is_in_use(path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "loco_otel.cli.main", "spend", "--ledger", path, "--json"],
+        [sys.executable, "-m", "loco_otel.cli", "spend", "--ledger", path, "--json"],
         check=True, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert len(json.loads(done.stdout)["spend"]) == 3
@@ -196,7 +196,7 @@ def test_no_amount_is_cut_off(columns: str | None, tmp_path: Path) -> None:
     environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     if columns is not None:
         environ["COLUMNS"] = columns
-    command = [sys.executable, "-m", "loco_otel.cli.main", "budgets", "--ledger", str(path)]
+    command = [sys.executable, "-m", "loco_otel.cli", "budgets", "--ledger", str(path)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout
     assert "…" not in shown
     if columns is None:  # nobody looks at a terminal: a line each

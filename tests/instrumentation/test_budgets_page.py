@@ -37,8 +37,8 @@ def test_the_program_prints_what_the_page_says(server: LlmServer, tmp_path: Path
 
     assert output("-c", program) == printed
     (command,) = re.findall(r"^    loco-otel (spend.*)$", PAGE, re.MULTILINE)
-    assert output("-m", "loco_otel.cli.main", *command.split()) == spent
-    assert "analyst" in output("-m", "loco_otel.cli.main", "budgets")
+    assert output("-m", "loco_otel.cli", *command.split()) == spent
+    assert "analyst" in output("-m", "loco_otel.cli", "budgets")
 
 
 def test_the_settings_are_as_the_page_says(tmp_path: Path) -> None:
