@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 import loco_otel
-from benchmarks.timing import best_of, table
+from benchmarks.timing import best_of, print_table
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 
@@ -13,7 +13,7 @@ BASELINE = "asyncio.Semaphore"
 
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds per pair by way."""
-    process.replace(Settings.load({"LOCO_CAPACITY": "2"}))
+    process.replace_runtime(Settings.load({"LOCO_CAPACITY": "2"}))
     with asyncio.Runner() as runner:
         semaphore = asyncio.Semaphore(1)
         slot = loco_otel.slot("agent")
@@ -54,5 +54,5 @@ def run() -> dict[str, float]:
             },
             50_000,
         )
-    table("Uncontended acquire and release, no telemetry (goal: at most x6)", times, BASELINE)
+    print_table("Uncontended acquire and release, no telemetry (goal: at most x6)", times, BASELINE)
     return times

@@ -41,7 +41,7 @@ _CHUNK = {
 _MESSAGES = [{"role": "user", "content": "Say hello to the world in one word, please."}]
 
 
-class Nowhere(SpanExporter):
+class CountingExporter(SpanExporter):
     """Counts spans and drops them."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Nowhere(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def _respond(request: httpx2.Request) -> httpx2.Response:
+def _answer_request(request: httpx2.Request) -> httpx2.Response:
     asked = json.loads(request.content)
     if not asked.get("stream"):
         return httpx2.Response(200, json=_ANSWER)
@@ -65,11 +65,11 @@ _STREAMS = {count: f"data: {json.dumps(_CHUNK)}\n\n" * count + "data: [DONE]\n\n
 """By number of chunks, which the benchmark asks for as `max_tokens`."""
 
 
-def _calls() -> dict[str, tuple[int, Callable[[int], None]]]:
+def _make_calls() -> dict[str, tuple[int, Callable[[int], None]]]:
     """Return, by name, how many calls make a block, and what makes them."""
     import openai  # noqa: PLC0415 - after the instrumentors
 
-    transport = httpx2.MockTransport(_respond)
+    transport = httpx2.MockTransport(_answer_request)
     create: Any = openai.OpenAI(api_key="none", http_client=httpx2.Client(transport=transport)).chat.completions.create
     acreate: Any = openai.AsyncOpenAI(
         api_key="none", http_client=httpx2.AsyncClient(transport=transport)
@@ -99,7 +99,7 @@ def _calls() -> dict[str, tuple[int, Callable[[int], None]]]:
 def main() -> None:
     """Print microseconds of CPU time per call, by surroundings and kind of call, and how many spans a create has."""
     with_otel, *names = sys.argv[1:]
-    spans = Nowhere()
+    spans = CountingExporter()
     provider = TracerProvider()
     if with_otel == "1":
         provider.add_span_processor(BatchSpanProcessor(spans))
@@ -107,7 +107,7 @@ def main() -> None:
         metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
     for name in names:
         Instrumentor(name).instrument()
-    calls = _calls()
+    calls = _make_calls()
     for count, call in calls.values():
         call(count)
     tracer = trace.get_tracer("program")

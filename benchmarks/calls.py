@@ -62,40 +62,40 @@ def run() -> None:
     rounds: dict[Way, list[Any]] = {way: [] for way in _WAYS}
     for _ in range(_ROUNDS):
         for way, results in rounds.items():
-            results.append(_measured(way))
+            results.append(_measure_way(way))
     for where in ("alone", "in a span"):
-        costs = {way: _cost([result["times"][where] for result in results]) for way, results in rounds.items()}
+        costs = {way: _compute_cost([result["times"][where] for result in results]) for way, results in rounds.items()}
         spans = {way: results[0]["spans"][where] for way, results in rounds.items()}
-        _print(where, costs, spans)
+        _print_costs(where, costs, spans)
 
 
-def _measured(way: Way) -> Any:
+def _measure_way(way: Way) -> Any:
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     environ["PYTHONPATH"] = os.pathsep.join(str(who.folder) for who in way.instrumentors)
     program = [sys.executable, "-m", "benchmarks.called", str(int(way.otel)), *(who.value for who in way.instrumentors)]
     return json.loads(subprocess.run(program, check=True, capture_output=True, env=environ).stdout)
 
 
-def _cost(rounds: list[dict[str, float]]) -> Cost:
+def _compute_cost(rounds: list[dict[str, float]]) -> Cost:
     best = {kind: min(times[kind] for times in rounds) for kind in rounds[0]}
     few, many = CHUNKS
     stream, long_stream = best[f"{few} chunks"], best[f"{many} chunks"]
     return Cost(best["create"], best["async"], stream, (long_stream - stream) / (many - few))
 
 
-def _print(where: str, costs: dict[Way, Cost], spans: dict[Way, int]) -> None:
+def _print_costs(where: str, costs: dict[Way, Cost], spans: dict[Way, int]) -> None:
     print(f"\nopenai chat.completions.create on a mock transport, {where}: us of CPU time over the bare SDK")
     print(f"  {'':<32}{'create':>9}{'async':>9}{f'{CHUNKS[0]} chunks':>11}{'a chunk':>9}{'spans':>7}")
     bare = costs[_BARE]
-    _row("bare SDK", bare)
+    _print_row("bare SDK", bare)
     for otel in (False, True):
         print(f"  {'with an' if otel else 'no'} OpenTelemetry SDK")
         added = {way: cost.over(bare) for way, cost in costs.items() if way.otel is otel and way is not _BARE}
         for way, cost in added.items():
-            _row("  " + " and ".join(who.value for who in way.instrumentors), cost, spans[way])
+            _print_row("  " + " and ".join(who.value for who in way.instrumentors), cost, spans[way])
         parts = added[Way(otel, (_OURS,))].part_of(added[Way(otel, (_OFFICIAL,))])
         print(f"    ours / official: {', '.join(f'{part:.2f}' for part in parts)} (goal: at most {_GOALS[otel]})")
 
 
-def _row(name: str, cost: Cost, spans: int | str = "") -> None:
+def _print_row(name: str, cost: Cost, spans: int | str = "") -> None:
     print(f"  {name:<32}{cost.create:9.1f}{cost.async_create:9.1f}{cost.stream:11.1f}{cost.chunk:9.2f}{spans:>7}")

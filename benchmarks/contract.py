@@ -16,7 +16,7 @@ from opentelemetry.trace import Span, SpanKind
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import batched_delivery, catalogue
-from loco_otel._telemetry.instruments import histogram
+from loco_otel._telemetry.instruments import create_histogram
 
 _CALLS = 16
 """Whose telling is put off: as many as loco-otel's 64 events are about."""
@@ -75,7 +75,7 @@ _LABELS: dict[str, Any] = {
     key.SERVER_ADDRESS: "api.openai.com",
     key.SERVER_PORT: 443,
 }
-_INPUT, _OUTPUT = ({**_LABELS, key.TYPE_OF_TOKENS: kind} for kind in (key.INPUT, key.OUTPUT))
+_INPUT, _OUTPUT = ({**_LABELS, key.TOKEN_TYPE: kind} for kind in (key.INPUT, key.OUTPUT))
 
 
 def instrument() -> None:
@@ -83,7 +83,7 @@ def instrument() -> None:
     from openai import _base_client  # noqa: PLC0415 - as the other instrumentors, once it is asked for
 
     contract = _Contract()
-    batched_delivery.before_flush(trace.get_tracer_provider(), contract.tell)
+    batched_delivery.register_flush(trace.get_tracer_provider(), contract.emit_spans)
     wrapt.wrap_function_wrapper(_base_client.SyncAPIClient, "request", contract.request)
     wrapt.wrap_function_wrapper(_base_client.AsyncAPIClient, "request", contract.async_request)
 
@@ -93,7 +93,7 @@ class _Contract:
         self._tracer = trace.get_tracer("contract")
         meter = metrics.get_meter("contract")
         self._wait, self._ticks, self._hold, self._duration, self._tokens = (
-            histogram(meter, row)
+            create_histogram(meter, row)
             for row in (
                 catalogue.WAIT_DURATION,
                 catalogue.WAIT_TICKS,
@@ -105,38 +105,38 @@ class _Contract:
         self._kept: list[tuple[Span, context.Context, int, int]] = []
 
     def request(self, wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        span, parent, started_at, token = self._begin()
+        span, parent, started_at, token = self._start_call()
         try:
             return wrapped(*args, **kwargs)
         finally:
-            self._end(span, parent, started_at, token)
+            self._end_call(span, parent, started_at, token)
 
     async def async_request(
         self, wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        span, parent, started_at, token = self._begin()
+        span, parent, started_at, token = self._start_call()
         try:
             return await wrapped(*args, **kwargs)
         finally:
-            self._end(span, parent, started_at, token)
+            self._end_call(span, parent, started_at, token)
 
-    def _begin(self) -> tuple[Span, context.Context, int, Any]:
+    def _start_call(self) -> tuple[Span, context.Context, int, Any]:
         parent = context.get_current()
         span = self._tracer.start_span("chat gpt-4o-mini", parent, SpanKind.CLIENT, _ASKED)
         return span, parent, time.time_ns(), context.attach(trace.set_span_in_context(span, parent))
 
-    def _end(self, span: Span, parent: context.Context, started_at: int, token: Any) -> None:
+    def _end_call(self, span: Span, parent: context.Context, started_at: int, token: Any) -> None:
         context.detach(token)
         self._kept.append((span, parent, started_at, time.time_ns()))
         if len(self._kept) >= _CALLS:
-            self.tell()
+            self.emit_spans()
 
-    def tell(self) -> None:
+    def emit_spans(self) -> None:
         kept, self._kept = self._kept, []
         for each in kept:
-            self._tell_of(*each)
+            self._emit_call(*each)
 
-    def _tell_of(self, span: Span, parent: context.Context, started_at: int, ended_at: int) -> None:
+    def _emit_call(self, span: Span, parent: context.Context, started_at: int, ended_at: int) -> None:
         acquired = self._tracer.start_span(
             "acquire openai/api.openai.com", parent, SpanKind.INTERNAL, _ACQUIRED, start_time=started_at
         )

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from itertools import cycle
 
-from benchmarks.timing import best_of, table
+from benchmarks.timing import best_of, print_table
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.load import LoadPolicy
@@ -49,7 +49,7 @@ class Crowd:
         self._core.decided.clear()
         self._holders = list(self._core.resources.pools[DEFAULT_RESOURCE].leases.values())
 
-    def turn(self, count: int) -> None:
+    def run_turns(self, count: int) -> None:
         """Release the oldest lease, which grants one, and let one more arrive."""
         core, holders = self._core, self._holders
         for _ in range(count):
@@ -62,14 +62,14 @@ class Crowd:
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds per turn by number of agents."""
     crowds = {f"{agents:>7,} agents": Crowd(agents) for agents in AGENTS}
-    times = best_of({name: crowd.turn for name, crowd in crowds.items()}, 2_000)
-    table("Release with its grant, and an arrival (goal: 100,000 at most x6 of 10)", times, next(iter(crowds)))
+    times = best_of({name: crowd.run_turns for name, crowd in crowds.items()}, 2_000)
+    print_table("Release with its grant, and an arrival (goal: 100,000 at most x6 of 10)", times, next(iter(crowds)))
     others = {
         "load": Crowd(1_000),
         "fair": Crowd(1_000, lambda: FairPolicy({})),
         "load, 50 tenants": Crowd(1_000, tenants=50),
         "fair, 50 tenants": Crowd(1_000, lambda: FairPolicy({}), tenants=50),
     }
-    by_policy = best_of({name: crowd.turn for name, crowd in others.items()}, 2_000)
-    table("The same with 1,000 agents, by policy", by_policy, "load")
+    by_policy = best_of({name: crowd.run_turns for name, crowd in others.items()}, 2_000)
+    print_table("The same with 1,000 agents, by policy", by_policy, "load")
     return times

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import loco_otel
-from benchmarks.timing import best_of, table
+from benchmarks.timing import best_of, print_table
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 
@@ -26,20 +26,20 @@ _COUNT = 5_000
 
 def run() -> dict[str, float]:
     """Measure, print, and return microseconds per cycle by way."""
-    process.replace(Settings.load({"LOCO_CAPACITY": "2"}))
+    process.replace_runtime(Settings.load({"LOCO_CAPACITY": "2"}))
     libraries = {"loco_otel": loco_otel}
     if (PUBLISHED / "loco").exists():
         sys.path.append(str(PUBLISHED))
         libraries["loco-agent 0.2.2"] = import_module("loco")
     else:
         print("\nloco-agent is not installed beside: its loops are left out")
-    times = _cycles(libraries)
-    _releases(libraries)
-    _threads()
+    times = _measure_cycles(libraries)
+    _measure_releases(libraries)
+    _measure_threads()
     return times
 
 
-def _cycles(libraries: dict[str, Any]) -> dict[str, float]:
+def _measure_cycles(libraries: dict[str, Any]) -> dict[str, float]:
     with asyncio.Runner() as runner:
         semaphore = asyncio.Semaphore(1)
 
@@ -50,25 +50,25 @@ def _cycles(libraries: dict[str, Any]) -> dict[str, float]:
 
         ways: dict[str, Callable[[int], object]] = {_BASELINE: lambda count: runner.run(take_semaphore(count))}
         for name, library in libraries.items():
-            ways[f"{name}: submit, acquire, serve"] = _looped(runner, _cycle(library))
-            ways[f"{name}: acquire, no task"] = _looped(runner, _plain(library))
-            ways[f"{name}: wrap"] = _looped(runner, _wrap(library))
+            ways[f"{name}: submit, acquire, serve"] = _run_in_loop(runner, _make_cycle(library))
+            ways[f"{name}: acquire, no task"] = _run_in_loop(runner, _make_plain_cycle(library))
+            ways[f"{name}: wrap"] = _run_in_loop(runner, _make_wrap_cycle(library))
         times = best_of(ways, _COUNT)
-    table("The seed's API, nobody else wants a slot, no telemetry (goal: at most x15)", times, _BASELINE)
+    print_table("The seed's API, nobody else wants a slot, no telemetry (goal: at most x15)", times, _BASELINE)
     return times
 
 
-def _looped(runner: asyncio.Runner, once: Callable[[int], Any]) -> Callable[[int], object]:
+def _run_in_loop(runner: asyncio.Runner, once: Callable[[int], Any]) -> Callable[[int], object]:
     return lambda count: runner.run(once(count))
 
 
-def _made(library: Any, agents: int = 1) -> Any:
+def _make_scheduler(library: Any, agents: int = 1) -> Any:
     names = [library.Agent(f"agent-{number}") for number in range(agents)]
     return library.AsyncLOCOScheduler(names, library.SharedResource("r", 1), max_waiters=10**6)
 
 
-def _cycle(library: Any) -> Callable[[int], Any]:
-    scheduler = _made(library)
+def _make_cycle(library: Any) -> Callable[[int], Any]:
+    scheduler = _make_scheduler(library)
 
     async def loop(count: int) -> None:
         for _ in range(count):
@@ -79,8 +79,8 @@ def _cycle(library: Any) -> Callable[[int], Any]:
     return loop
 
 
-def _plain(library: Any) -> Callable[[int], Any]:
-    scheduler = _made(library)
+def _make_plain_cycle(library: Any) -> Callable[[int], Any]:
+    scheduler = _make_scheduler(library)
 
     async def loop(count: int) -> None:
         for _ in range(count):
@@ -90,7 +90,7 @@ def _plain(library: Any) -> Callable[[int], Any]:
     return loop
 
 
-def _wrap(library: Any) -> Callable[[int], Any]:
+def _make_wrap_cycle(library: Any) -> Callable[[int], Any]:
     library.configure(capacity=2)
 
     async def nothing() -> None:
@@ -103,21 +103,21 @@ def _wrap(library: Any) -> Callable[[int], Any]:
     return loop
 
 
-def _releases(libraries: dict[str, Any]) -> None:
+def _measure_releases(libraries: dict[str, Any]) -> None:
     print("\nA release and its hand-over, with so many agents waiting (goal: 10,000 at most x6 of 10)")
     for name, library in libraries.items():
         # Beyond a thousand the seed takes minutes.
         sizes = WAITERS if library is loco_otel else WAITERS[:3]
-        times = {waiters: min(asyncio.run(_crowd(library, waiters)) for _ in range(3)) for waiters in sizes}
+        times = {waiters: min(asyncio.run(_time_releases(library, waiters)) for _ in range(3)) for waiters in sizes}
         for waiters, microseconds in times.items():
             print(
                 f"  {name:<18}{waiters:>7,} waiters  {microseconds:10.1f} us  x{microseconds / times[WAITERS[0]]:.2f}"
             )
 
 
-async def _crowd(library: Any, waiters: int) -> float:
+async def _time_releases(library: Any, waiters: int) -> float:
     """Return microseconds per release, each of which is followed by another arrival."""
-    scheduler = _made(library, waiters)
+    scheduler = _make_scheduler(library, waiters)
     releases, enough = [0], 2_000 if library is loco_otel else 300
     begun = asyncio.Event()
 
@@ -144,7 +144,7 @@ async def _crowd(library: Any, waiters: int) -> float:
     return elapsed / enough * 1e6
 
 
-def _threads() -> None:
+def _measure_threads() -> None:
     loco_otel.configure(capacity=4)
     semaphore = threading.Semaphore(4)
     ways = {
@@ -153,7 +153,7 @@ def _threads() -> None:
     }
     print("\nEight threads through four slots, wall time")
     for name, way in ways.items():
-        seconds, wakes = _competed(way)
+        seconds, wakes = _time_threads(way)
         wakes.sort()
         p50, p99 = (wakes[int(len(wakes) * part)] * 1e6 for part in (0.5, 0.99))
         print(f"  {name:<20}{8 * _EACH / seconds:>10,.0f} grants/s   wake p50 {p50:7.1f} us   p99 {p99:9.1f} us")
@@ -164,7 +164,7 @@ _WORK = 50e-6
 """Seconds that a slot is held, asleep, so that the threads compete for slots and not for the interpreter."""
 
 
-def _competed(way: Callable[[int], Any]) -> tuple[float, list[float]]:
+def _time_threads(way: Callable[[int], Any]) -> tuple[float, list[float]]:
     """Return the time of all grants together, and the times from a release to the next one's running."""
     released = [time.perf_counter()]
     wakes: list[float] = []

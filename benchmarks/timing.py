@@ -26,7 +26,7 @@ def best_of(ways: Mapping[str, Callable[[int], object]], count: int, rounds: int
     return best
 
 
-def table(title: str, times: Mapping[str, float], baseline: str) -> None:
+def print_table(title: str, times: Mapping[str, float], baseline: str) -> None:
     """Print each way's time and its ratio to the baseline's."""
     print(f"\n{title}")
     width = max(len(name) for name in times)

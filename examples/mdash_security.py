@@ -7,8 +7,8 @@ The scenario `mdash_security` in simulated time, under each policy and beside wh
 
 from rich.console import Console
 
-from loco_otel.simulation import compare, load_scenario, show
+from loco_otel.simulation import compare_policies, load_scenario, print_results
 
 scenario = load_scenario("mdash_security")
-outcomes = compare(scenario, ["load", "fair", "fifo", "round-robin", "semaphore"], seeds=range(42, 62))
-show(scenario, outcomes, Console(width=100))
+outcomes = compare_policies(scenario, ["load", "fair", "fifo", "round-robin", "semaphore"], seeds=range(42, 62))
+print_results(scenario, outcomes, Console(width=100))

@@ -12,7 +12,7 @@ class ForkSafeLock:
     __slots__ = ("__weakref__", "_lock")
 
     def __init__(self) -> None:
-        self.renew()
+        self.replace_lock()
         _locks.add(self)
 
     def __enter__(self) -> None:
@@ -23,7 +23,7 @@ class ForkSafeLock:
     ) -> None:
         self._lock.release()
 
-    def renew(self) -> None:
+    def replace_lock(self) -> None:
         """Be open, whoever holds it."""
         self._lock = threading.Lock()
 
@@ -33,7 +33,7 @@ _locks: WeakSet[ForkSafeLock] = WeakSet()
 
 def _after_fork_in_child() -> None:
     for lock in tuple(_locks):
-        lock.renew()
+        lock.replace_lock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

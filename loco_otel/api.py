@@ -6,15 +6,15 @@ from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel._introspection.dump import Dump
 from loco_otel._runtime import process
-from loco_otel._runtime.identity import Identity, checked_name, who
+from loco_otel._runtime.identity import Identity, resolve_identity, validate_agent_name
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Request, Snapshot
-from loco_otel.money import Standing, Totals
+from loco_otel.money import BudgetStatus, Totals
 
 _logger = logging.getLogger("loco_otel")
 
-_HEAVIEST = 1e9
+_MAX_WEIGHT = 1e9
 """So that sums of milli-weights are exact, and never beyond what the score can be computed from."""
 
 
@@ -47,23 +47,23 @@ def slot(
         AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
 
     """
-    runtime = process.current()
-    if not 0 < weight <= _HEAVIEST:
-        raise ValueError(f"weight must be a number above 0 and at most {_HEAVIEST:.0f}, not {weight!r}")
+    runtime = process.get_runtime()
+    if not 0 < weight <= _MAX_WEIGHT:
+        raise ValueError(f"weight must be a number above 0 and at most {_MAX_WEIGHT:.0f}, not {weight!r}")
     if timeout is None:
         timeout = runtime.settings.acquire_timeout
     elif not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
     if agent is None:
-        agent, known_tenant = _caller(runtime)[:2]
+        agent, known_tenant = _identify_caller(runtime)[:2]
         tenant = tenant or known_tenant
     else:
-        checked_name(agent)
-    runtime.look_for_sdk()
+        validate_agent_name(agent)
+    runtime.detect_otel_sdk()
     request = Request(
         agent,
         max(1, round(weight * MILLI)),
-        runtime.named(resources),
+        runtime.resolve_resource_names(resources),
         timeout,
         False,  # admission
         tenant,
@@ -73,9 +73,9 @@ def slot(
     return Slot(runtime, request)
 
 
-def _caller(runtime: process.Runtime) -> Identity:
+def _identify_caller(runtime: process.Runtime) -> Identity:
     try:
-        return who(runtime.default_agent)
+        return resolve_identity(runtime.default_agent)
     except Exception:
         process.log_fault("telling who calls")
         return Identity(runtime.default_agent)
@@ -83,7 +83,7 @@ def _caller(runtime: process.Runtime) -> Identity:
 
 def snapshot() -> Snapshot:
     """Tell how the scheduler stands: per resource and agent what holds, what waits, and its load."""
-    return process.current().engine.snapshot()
+    return process.get_runtime().engine.take_snapshot()
 
 
 def dump(tickets: int = 100) -> Dump:
@@ -98,7 +98,7 @@ def dump(tickets: int = 100) -> Dump:
     """
     if tickets < 0:
         raise ValueError(f"tickets must be at least 0, not {tickets!r}")
-    return Dump(process.current().engine.dump(tickets))
+    return Dump(process.get_runtime().engine.take_dump(tickets))
 
 
 def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
@@ -116,21 +116,21 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
         LedgerError: the ledger's file can't be used now.
 
     """
-    runtime = process.current()
+    runtime = process.get_runtime()
     fields = tuple([name.strip() for name in by.split(",")] if isinstance(by, str) else by)
-    if runtime.budgets.count() and not runtime.engine.observed:
+    if runtime.budgets.start_counting() and not runtime.engine.observed:
         _logger.info("what calls take is counted from now on; LOCO_COUNT_SPEND=true counts it from the start")
-    return runtime.budgets.totals(fields)
+    return runtime.budgets.compute_totals(fields)
 
 
-def budgets() -> tuple[Standing, ...]:
+def budgets() -> tuple[BudgetStatus, ...]:
     """Tell how each budget stands: its limit, and what is spent and reserved in this period.
 
     Raises:
         LedgerError: the ledger's file can't be used now.
 
     """
-    return process.current().budgets.standings()
+    return process.get_runtime().budgets.read_statuses()
 
 
 def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
@@ -142,7 +142,7 @@ def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
         What ends that.
 
     """
-    callbacks = process.current().budgets.callbacks
+    callbacks = process.get_runtime().budgets.callbacks
     callbacks.append(callback)
 
     def stop() -> None:
@@ -164,12 +164,12 @@ def install() -> tuple[str, ...]:
         ConfigurationError: a setting is wrong.
 
     """
-    settings = process.current().settings
+    settings = process.get_runtime().settings
     if not settings.enabled:
         _logger.info("LOCO_ENABLED is false: nothing is patched")
         return ()
     left_out = settings.disabled_instrumentations
-    chosen = [entry for entry in _instrumentors() if "*" not in left_out and entry.name not in left_out]
+    chosen = [entry for entry in _find_instrumentors() if "*" not in left_out and entry.name not in left_out]
     active = []
     for entry in chosen:
         instrumentor = entry.load()()
@@ -188,12 +188,12 @@ def pre_instrument() -> None:
     here because the launcher does so only for instrumentors. Never raises: that would stop all of them.
     """
     try:
-        left_out = process.current().settings.disabled_instrumentations
+        left_out = process.get_runtime().settings.disabled_instrumentations
     except ConfigurationError:
         return  # each instrumentor says so
     if "*" in left_out:
         return
-    for entry in _instrumentors():
+    for entry in _find_instrumentors():
         if entry.name not in left_out:
             try:
                 entry.load()().instrument_early()
@@ -203,12 +203,12 @@ def pre_instrument() -> None:
 
 def uninstall() -> None:
     """Take all patches off again; calls under way end as they would have."""
-    for entry in _instrumentors():
+    for entry in _find_instrumentors():
         instrumentor = entry.load()()
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
 
 
-def _instrumentors() -> list[EntryPoint]:
+def _find_instrumentors() -> list[EntryPoint]:
     group = entry_points(group="opentelemetry_instrumentor")
     return sorted((entry for entry in group if entry.name.startswith("loco_")), key=lambda entry: entry.name)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Self
 
-from loco_otel.money import Period, Scope, Standing
+from loco_otel.money import BudgetStatus, Period, Scope
 
 
 class LocoError(Exception):
@@ -74,7 +74,7 @@ class BudgetExceededError(AcquireRejectedError):
         task_cost: float,
         *,
         resource: str = "",
-        standing: Standing | None = None,
+        standing: BudgetStatus | None = None,
     ) -> None:
         super().__init__(_refusal(agent_id, current, limit, task_cost, standing), agent=agent_id, resource=resource)
         self.agent_id = agent_id
@@ -101,7 +101,7 @@ class BudgetExceededError(AcquireRejectedError):
         return self.task_cost
 
     @classmethod
-    def of(cls, standing: Standing, agent: str, estimate: int, *, resource: str = "") -> Self:
+    def of(cls, standing: BudgetStatus, agent: str, estimate: int, *, resource: str = "") -> Self:
         """Make the error of a call that an account has no room for; `estimate` is in the account's integers."""
         amount = standing.key.unit.amount
         current = amount(standing.spent + standing.reserved)
@@ -112,7 +112,7 @@ class BudgetExceededError(AcquireRejectedError):
         return again, (self.agent_id, self.current, self.limit, self.task_cost)
 
 
-def _refusal(agent: str, current: float | None, limit: float | None, cost: float, standing: Standing | None) -> str:
+def _refusal(agent: str, current: float | None, limit: float | None, cost: float, standing: BudgetStatus | None) -> str:
     if standing is None:
         figures = "" if limit is None else f": current={current} + task={cost} > limit={limit}"
         return f"Agent {agent!r} would exceed its budget{figures}"

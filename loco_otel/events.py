@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
-from loco_otel.money import Action, Standing
+from loco_otel.money import Action, BudgetStatus
 
 MILLI = 1000
 """Milli-weights in one unit of weight."""
@@ -257,7 +257,7 @@ class BudgetExceeded(NamedTuple):
     ticket: TicketView
     action: Action
     """What was done with the call."""
-    standings: tuple[Standing, ...]
+    standings: tuple[BudgetStatus, ...]
     """Those budgets, as they stood."""
     model: str | None
     """With which it goes on, if it does."""
@@ -270,7 +270,7 @@ class BudgetReached(NamedTuple):
     ticket: TicketView
     """Whose call it was."""
     percent: int
-    standing: Standing
+    standing: BudgetStatus
 
 
 class Bypassed(NamedTuple):
@@ -296,7 +296,7 @@ class Listener(Protocol):
         """Take note of one event."""
 
 
-class AgentStanding(NamedTuple):
+class AgentSnapshot(NamedTuple):
     """One agent at one resource, at one moment."""
 
     agent: str
@@ -316,7 +316,7 @@ class AgentStanding(NamedTuple):
     """Its place among those that compete (within its tenant, where there are several), 1 is next; in a dump only."""
 
 
-class TicketStanding(NamedTuple):
+class TicketSnapshot(NamedTuple):
     """One request at one moment."""
 
     id: str
@@ -339,7 +339,7 @@ class TicketStanding(NamedTuple):
     """The holder whose slot it shares, by id."""
 
 
-class ResourceStanding(NamedTuple):
+class ResourceSnapshot(NamedTuple):
     """One resource at one moment."""
 
     resource: str
@@ -352,14 +352,14 @@ class ResourceStanding(NamedTuple):
     alpha: float
     fairness: float
     """Jain's index of the weight served over the last grants, starved agents counted as 0."""
-    agents: tuple[AgentStanding, ...]
+    agents: tuple[AgentSnapshot, ...]
 
 
 class ResourceDump(NamedTuple):
     """One resource at one moment, request by request."""
 
-    standing: ResourceStanding
-    tickets: tuple[TicketStanding, ...]
+    standing: ResourceSnapshot
+    tickets: tuple[TicketSnapshot, ...]
     """Holders in the order of their grants, then those that wait, in the order in which they would be granted if
     nothing else happened, then the rest."""
     left_out: int
@@ -370,4 +370,4 @@ class Snapshot(NamedTuple):
     """How everything stands at one moment."""
 
     at: float
-    resources: tuple[ResourceStanding, ...]
+    resources: tuple[ResourceSnapshot, ...]

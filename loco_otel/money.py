@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 MICRO = 1_000_000
 """Micro-USD in one USD."""
-_MILLI = 1000
+_MILLI_PER_WEIGHT = 1000
 """Milli-weights in one unit of weight."""
 
 
@@ -23,7 +23,7 @@ class Unit(StrEnum):
 
     def amount(self, integer: int) -> float:
         """Return what is counted in integers as USD or weights."""
-        return integer / (MICRO if self is Unit.USD else _MILLI)
+        return integer / (MICRO if self is Unit.USD else _MILLI_PER_WEIGHT)
 
     def tell(self, amount: float) -> str:
         """Write USD or weights for people: $5.00, $0.000123, 12.5 weight."""
@@ -119,7 +119,7 @@ class Charge(NamedTuple):
         return self.weight if unit is Unit.WEIGHT else self.usd or 0
 
 
-class Standing(NamedTuple):
+class BudgetStatus(NamedTuple):
     """An account at one moment."""
 
     key: AccountKey
@@ -171,3 +171,7 @@ def ends(period: Period, now: float, zone: tzinfo) -> float | None:
         return (midnight + timedelta(days=1)).timestamp()
     following = midnight.replace(day=1) + timedelta(days=32)
     return following.replace(day=1).timestamp()
+
+
+Standing = BudgetStatus
+"""The earlier name of `BudgetStatus`."""

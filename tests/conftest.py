@@ -14,7 +14,7 @@ def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in tuple(os.environ):
         if name.startswith(("LOCO_", "OTEL_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(process, "_told", set())
-    process.replace(None)
+    monkeypatch.setattr(process, "_logged_once", set())
+    process.replace_runtime(None)
     yield
-    process.replace(None)
+    process.replace_runtime(None)

@@ -59,7 +59,7 @@ def test_a_timeout_may_be_any_other_number(timeout: float) -> None:
 
 def test_what_is_asked_for_is_what_listeners_see() -> None:
     listener = RecordingListener()
-    process.current().engine.listen(listener)
+    process.get_runtime().engine.add_listener(listener)
     with slot("a", weight=2, timeout=5, tenant="acme", task_type="summary", labels={"priority": "low"}):
         pass
     (event,) = listener.of(Submitted)
@@ -78,7 +78,7 @@ def test_a_rejection_is_one_of_ours() -> None:
 
 
 def test_a_snapshot_shows_who_holds() -> None:
-    process.replace(Settings().changed(capacity=2))
+    process.replace_runtime(Settings().changed(capacity=2))
     (standing,) = loco_otel.snapshot().resources
     assert (standing.resource, standing.capacity, standing.agents) == ("llm_api", 2, ())
     with slot("b"), slot("a"):
@@ -103,7 +103,7 @@ def span() -> Iterator[Callable[[str], Any]]:
 def test_the_nearest_who_says_so_is_believed(monkeypatch: pytest.MonkeyPatch, span: Callable[[str], Any]) -> None:
     assert me() == "unknown"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "service")
-    process.replace(None)
+    process.replace_runtime(None)
     assert me() == "service"
     loco_otel.configure(agent_id="configured")
     assert me() == "configured"
@@ -143,19 +143,19 @@ def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
     carried = baggage.set_baggage("loco.team", "blue", baggage.set_baggage("loco.session", 4711))
     token = context.attach(carried)
     try:
-        assert identity.who("me") == ("me", None, "blue", None, "4711")
+        assert identity.resolve_identity("me") == ("me", None, "blue", None, "4711")
         with as_agent("a", team="red", workflow="nightly"):
-            assert identity.who("me") == ("a", None, "red", "nightly", "4711")
+            assert identity.resolve_identity("me") == ("a", None, "red", "nightly", "4711")
             with as_agent("b", tenant="acme"):
-                assert identity.who("me") == ("b", "acme", "red", "nightly", "4711")
+                assert identity.resolve_identity("me") == ("b", "acme", "red", "nightly", "4711")
         long = context.attach(baggage.set_baggage("loco.tenant", "x" * 5000))
-        tenant = identity.who("me").tenant
+        tenant = identity.resolve_identity("me").tenant
         assert tenant is not None
         assert len(tenant) == 200
         context.detach(long)
     finally:
         context.detach(token)
-    assert identity.who("me") == ("me", None, None, None, None)
+    assert identity.resolve_identity("me") == ("me", None, None, None, None)
 
 
 @pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])

@@ -5,21 +5,21 @@ from datetime import tzinfo
 from math import inf
 from typing import NamedTuple
 
-from loco_otel.money import AccountKey, Action, Budget, Charge, Standing, ends
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, ends
 
 
-class Threshold(NamedTuple):
+class ReachedThreshold(NamedTuple):
     """What was spent has reached so many percent of a limit."""
 
     percent: int
-    standing: Standing
+    status: BudgetStatus
 
 
-class Settled(NamedTuple):
+class LedgerUpdate(NamedTuple):
     """What became of the accounts of a call that was settled."""
 
-    standings: tuple[Standing, ...] = ()
-    reached: tuple[Threshold, ...] = ()
+    statuses: tuple[BudgetStatus, ...] = ()
+    reached: tuple[ReachedThreshold, ...] = ()
     """Thresholds reached for the first time in their period."""
 
 
@@ -27,7 +27,7 @@ class Decision(NamedTuple):
     """Whether a call may go as far as its budgets are concerned."""
 
     admitted: bool
-    over: tuple[Standing, ...] = ()
+    exceeded: tuple[BudgetStatus, ...] = ()
     """The budgets that had no room for it, as they stood before."""
 
 
@@ -37,7 +37,7 @@ ADMITTED = Decision(admitted=True)
 class Account:
     """One budget's standing, for one agent, tenant, team, model or all."""
 
-    __slots__ = ("_alarm", "_told", "budget", "key", "reserved", "resets_at", "since", "spent")
+    __slots__ = ("_last_threshold", "_next_threshold_at", "budget", "key", "reserved", "resets_at", "since", "spent")
 
     def __init__(self, key: AccountKey, budget: Budget, resets_at: float | None) -> None:
         self.key = key
@@ -47,66 +47,70 @@ class Account:
         self.resets_at = resets_at
         self.since: float | None = None
         """When the first call of this period was charged."""
-        self.told = 0
+        self.last_threshold = 0
 
     @property
-    def told(self) -> int:
+    def last_threshold(self) -> int:
         """The highest threshold that was told in this period, in percent."""
-        return self._told
+        return self._last_threshold
 
-    @told.setter
-    def told(self, percent: int) -> None:
-        self._told = percent
+    @last_threshold.setter
+    def last_threshold(self, percent: int) -> None:
+        self._last_threshold = percent
         limit = self.budget.limit
         # In hundredths; infinite where nothing is left to tell.
-        self._alarm = min([step * limit for step in self.budget.thresholds if step > percent], default=inf)
+        self._next_threshold_at = min([step * limit for step in self.budget.thresholds if step > percent], default=inf)
 
-    def roll(self, now: float, zone: tzinfo) -> None:
+    def roll_period(self, now: float, zone: tzinfo) -> None:
         """Begin a new period, if the last one is over; what is reserved stays reserved."""
         if self.resets_at is not None and now >= self.resets_at:
-            self.clear()
+            self.clear_spending()
             self.resets_at = ends(self.key.period, now, zone)
 
-    def clear(self) -> None:
+    def clear_spending(self) -> None:
         """Forget what was spent."""
-        self.spent = self.told = 0
+        self.spent = self.last_threshold = 0
         self.since = None
 
-    def use(self, budget: Budget) -> None:
+    def apply_budget(self, budget: Budget) -> None:
         """Go on under another rule; a threshold that is not reached by its limit may be told again."""
         self.budget = budget
-        self.told = min(self.told, self.spent * 100 // budget.limit) if budget.limit else self.told
+        self.last_threshold = (
+            min(self.last_threshold, self.spent * 100 // budget.limit) if budget.limit else self.last_threshold
+        )
 
-    def lacks(self, charge: Charge, *, beside: bool) -> bool:
+    def is_exceeded_by(self, charge: Charge, *, include_reserved: bool) -> bool:
         """Tell whether there is no room for an estimate beside what is spent, and `beside` what is reserved."""
-        taken = self.spent + self.reserved if beside else self.spent
+        taken = self.spent + self.reserved if include_reserved else self.spent
         return taken + charge.amount(self.key.unit) > self.budget.limit
 
-    def spend(self, charge: Charge, now: float) -> tuple[Threshold, ...]:
+    def spend_charge(self, charge: Charge, now: float) -> tuple[ReachedThreshold, ...]:
         """Spend what a call took, and return the thresholds that this reached for the first time, the lowest first."""
         if self.since is None:
             self.since = now
         self.spent += charge.amount(self.key.unit)
-        if self.spent * 100 < self._alarm:
+        if self.spent * 100 < self._next_threshold_at:
             return ()
-        told, limit = self.told, self.budget.limit
+        told, limit = self.last_threshold, self.budget.limit
         reached = [step for step in self.budget.thresholds if step > told and self.spent * 100 >= step * limit]
-        self.told = max(reached)
-        standing = self.standing()
-        return tuple([Threshold(step, standing) for step in sorted(reached)])
+        self.last_threshold = max(reached)
+        standing = self.make_status()
+        return tuple([ReachedThreshold(step, standing) for step in sorted(reached)])
 
-    def standing(self) -> Standing:
+    def make_status(self) -> BudgetStatus:
         """Tell how it stands."""
         budget = self.budget
-        return Standing(self.key, budget.limit, self.spent, self.reserved, self.resets_at, budget.action, self.since)
+        return BudgetStatus(
+            self.key, budget.limit, self.spent, self.reserved, self.resets_at, budget.action, self.since
+        )
 
 
-def decide(
-    accounts: Sequence[Account], charge: Charge, passing: Collection[Action], *, beside: bool = True
+def decide_admission(
+    accounts: Sequence[Account], charge: Charge, passing: Collection[Action], *, include_reserved: bool = True
 ) -> Decision:
     """Say whether all its accounts let a call in: those without room do where their action is among `passing`."""
-    over = [account for account in accounts if account.lacks(charge, beside=beside)]
+    over = [account for account in accounts if account.is_exceeded_by(charge, include_reserved=include_reserved)]
     if not over:
         return ADMITTED
     refused = any(account.budget.action not in passing for account in over)
-    return Decision(not refused, tuple([account.standing() for account in over]))
+    return Decision(not refused, tuple([account.make_status() for account in over]))

@@ -10,33 +10,33 @@ from fnmatch import fnmatchcase
 from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
-from loco_otel._budgets.account import Decision, Settled
-from loco_otel._budgets.ledger_client import Books, open_ledger
+from loco_otel._budgets.account import Decision, LedgerUpdate
+from loco_otel._budgets.ledger_client import LedgerClient, open_ledger
 from loco_otel._budgets.prices import Prices
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.clock import monotonic
 from loco_otel.events import BudgetEvent, BudgetReached, Event
-from loco_otel.money import Action, Charge, Standing, Totals, Unit
+from loco_otel.money import Action, BudgetStatus, Charge, Totals, Unit
 
 _logger = logging.getLogger("loco_otel")
 
 
-Refusal: TypeAlias = Callable[[Ticket], Exception | None]
+RejectionCheck: TypeAlias = Callable[[Ticket], Exception | None]
 """Tells why a call will not be let in however long it waits; None while it may."""
 
 
-class Teller(Protocol):
+class BudgetEngine(Protocol):
     """What budgets need of the engine."""
 
-    def tell(self, make: Callable[[float], Event]) -> None:
+    def emit(self, make: Callable[[float], Event]) -> None:
         """Tell listeners an event."""
 
-    def evict(self, tickets: Iterable[Ticket]) -> int:
+    def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
         """Turn tickets away that wait."""
 
 
-class Budgets:
+class BudgetController:
     """Keeps the ledger, and all that calls under way have to do with it. For all threads.
 
     Args:
@@ -49,35 +49,37 @@ class Budgets:
 
     """
 
-    def __init__(self, settings: Settings, engine: Teller, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, engine: BudgetEngine, wall: Callable[[], float] = time.time) -> None:
         self.engine = engine
-        self.now = wall
+        self.wall_clock = wall
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
-        self._waiting: dict[Ticket, Refusal] = {}
-        self._largest = {Unit.USD: 0, Unit.WEIGHT: 0}
+        self._waiters: dict[Ticket, RejectionCheck] = {}
+        self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
         """Of the estimates of those that wait: an account with more room than that refuses none of them."""
-        self._asked = False
+        self._is_counting_requested = False
         self._settings = settings
         self.prices = Prices(settings.prices)
-        self.books = Books(open_ledger(settings), wall, self._note_settled)
+        self.ledger_client = LedgerClient(open_ledger(settings), wall, self._handle_ledger_update)
         """Where what is reserved and spent is written."""
-        self._begin()
+        self._apply_current_settings()
 
-    def _begin(self) -> None:
+    def _apply_current_settings(self) -> None:
         settings = self._settings
-        self.limited = bool(settings.budgets)
+        self.has_budgets = bool(settings.budgets)
         """Whether calls need to be let in."""
-        self.closed = settings.ledger_on_error == "closed"
-        self.ends_in_alert = settings.downgrade_ends == "alert"
-        self.counting = self.limited or settings.ledger is not None or settings.count_spend or self._asked
+        self.is_fail_closed = settings.ledger_on_error == "closed"
+        self.is_alert_last = settings.downgrade_ends == "alert"
+        self.is_counting = (
+            self.has_budgets or settings.ledger is not None or settings.count_spend or self._is_counting_requested
+        )
         """Whether what calls take is to be known, though nobody else should ask."""
-        self.books.ledger.lease = settings.max_hold
-        if self.limited:
-            self.prices.load()
-        if self.limited or settings.ledger is not None:
-            self.books.watch()
+        self.ledger_client.ledger.lease = settings.max_hold
+        if self.has_budgets:
+            self.prices.load_snapshot()
+        if self.has_budgets or settings.ledger is not None:
+            self.ledger_client.start_maintenance()
 
-    def configure(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Go on under other settings.
 
         Raises:
@@ -86,20 +88,20 @@ class Budgets:
         """
         before = self._settings
         if settings.ledger != before.ledger:
-            former, self.books.ledger = self.books.ledger, open_ledger(settings)
+            former, self.ledger_client.ledger = self.ledger_client.ledger, open_ledger(settings)
             former.close()
         elif (settings.limits, settings.budget_zone) != (before.limits, before.budget_zone):
-            self.books.ledger.set_budgets(settings.limits, ZoneInfo(settings.budget_zone))
+            self.ledger_client.ledger.set_budgets(settings.limits, ZoneInfo(settings.budget_zone))
         if settings.prices != before.prices:
             self.prices = Prices(settings.prices)
         self._settings = settings
-        self._begin()
+        self._apply_current_settings()
 
-    def look_again(self) -> None:
+    def recheck_waiters(self) -> None:
         """Turn those away that wait in vain under the settings as they are now; tells the program's callbacks."""
-        self._turn_away(self._waiting.copy())
+        self._reject_unaffordable(self._waiters.copy())
 
-    def ladder(self, model: str | None) -> tuple[str, ...]:
+    def find_cheaper_models(self, model: str | None) -> tuple[str, ...]:
         """Return what a model's calls may be sent with instead, the next cheaper one first."""
         table = self._settings.downgrade
         if model is None or not table:
@@ -110,7 +112,7 @@ class Budgets:
 
     # -- the way of a call's money ----------------------------------------------------------------------------------
 
-    def wait(self, ticket: Ticket, charge: Charge, refusal: Refusal) -> None:
+    def track_waiter(self, ticket: Ticket, charge: Charge, refusal: RejectionCheck) -> None:
         """Note a call that waits for its slot, and turn it away if that is in vain.
 
         Args:
@@ -119,35 +121,35 @@ class Budgets:
             refusal: its.
 
         """
-        largest = self._largest
+        largest = self._largest_estimates
         largest[Unit.USD] = max(largest[Unit.USD], charge.usd or 0)
         largest[Unit.WEIGHT] = max(largest[Unit.WEIGHT], charge.weight)
         # First noted, then looked at: what is spent in between is not missed.
-        self._waiting[ticket] = refusal
-        self._turn_away({ticket: refusal})
+        self._waiters[ticket] = refusal
+        self._reject_unaffordable({ticket: refusal})
 
-    def wait_no_more(self, ticket: Ticket) -> None:
+    def untrack_waiter(self, ticket: Ticket) -> None:
         """Note that a call waits no more."""
-        self._waiting.pop(ticket, None)
-        if not self._waiting:
-            self._largest = {Unit.USD: 0, Unit.WEIGHT: 0}
+        self._waiters.pop(ticket, None)
+        if not self._waiters:
+            self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
 
-    def judge(self, charge: Charge, passing: Collection[Action]) -> Decision:
+    def check_estimate(self, charge: Charge, passing: Collection[Action]) -> Decision:
         """Tell whether a call can be let in within the period.
 
         Raises:
             LedgerError: the ledger can't be used now.
 
         """
-        return self.books.ledger.judge(charge, self.now(), passing)
+        return self.ledger_client.ledger.check_estimate(charge, self.wall_clock(), passing)
 
-    def settle(self, ticket: Ticket, charge: Charge) -> tuple[Standing, ...]:
+    def settle_charge(self, ticket: Ticket, charge: Charge) -> tuple[BudgetStatus, ...]:
         """Spend what a call took, and return its accounts; none where the ledger can't be used now."""
-        return self.books.settle(ticket, charge).standings
+        return self.ledger_client.settle_reservation(ticket, charge).statuses
 
-    def note(self, make: Callable[[float], BudgetEvent]) -> None:
+    def emit_budget_event(self, make: Callable[[float], BudgetEvent]) -> None:
         """Tell listeners and the program's callbacks of a budget."""
-        self.engine.tell(make)
+        self.engine.emit(make)
         if self.callbacks:
             event = make(monotonic())
             for callback in tuple(self.callbacks):
@@ -158,54 +160,55 @@ class Budgets:
 
     # -- what is asked of all of them -------------------------------------------------------------------------------
 
-    def standings(self) -> tuple[Standing, ...]:
+    def read_statuses(self) -> tuple[BudgetStatus, ...]:
         """Tell how each account stands.
 
         Raises:
             LedgerError: the ledger can't be used now.
 
         """
-        self.books.catch_up()
-        return self.books.ledger.standings(self.now())
+        self.ledger_client.write_deferred()
+        return self.ledger_client.ledger.read_statuses(self.wall_clock())
 
-    def totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
+    def compute_totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
         """Tell what all settled calls took, by these fields.
 
         Raises:
             LedgerError: the ledger can't be used now.
 
         """
-        self.books.catch_up()
-        return self.books.ledger.totals(by)
+        self.ledger_client.write_deferred()
+        return self.ledger_client.ledger.compute_totals(by)
 
-    def count(self) -> bool:
+    def start_counting(self) -> bool:
         """Count from now on; False where that was done already."""
-        was, self.counting, self._asked = self.counting, True, True
+        was, self.is_counting, self._is_counting_requested = self.is_counting, True, True
         return not was
 
     def close(self) -> None:
         """Spend what is left to spend, and let go of the ledger."""
-        self.books.catch_up()
-        self.books.ledger.close()
+        self.ledger_client.write_deferred()
+        self.ledger_client.ledger.close()
 
     def after_fork(self) -> None:
         """Go on in the child, whose parent's calls are not its own."""
-        self._waiting = {}
-        self.books.after_fork()
-        self._begin()
+        self._waiters = {}
+        self.ledger_client.after_fork()
+        self._apply_current_settings()
 
-    def _note_settled(self, ticket: Ticket, settled: Settled) -> None:
+    def _handle_ledger_update(self, ticket: Ticket, settled: LedgerUpdate) -> None:
         for percent, standing in settled.reached:
-            self._reached(ticket, percent, standing)
-        if self._waiting and any(self._is_tight(standing) for standing in settled.standings):
-            self._turn_away(self._waiting.copy())
+            self._report_threshold(ticket, percent, standing)
+        if self._waiters and any(self._can_reject_waiters(standing) for standing in settled.statuses):
+            self._reject_unaffordable(self._waiters.copy())
 
-    def _is_tight(self, standing: Standing) -> bool:
+    def _can_reject_waiters(self, standing: BudgetStatus) -> bool:
         return (
-            standing.action is not Action.ALERT and standing.limit - standing.spent < self._largest[standing.key.unit]
+            standing.action is not Action.ALERT
+            and standing.limit - standing.spent < self._largest_estimates[standing.key.unit]
         )
 
-    def _turn_away(self, waiting: Mapping[Ticket, Refusal]) -> None:
+    def _reject_unaffordable(self, waiting: Mapping[Ticket, RejectionCheck]) -> None:
         """Turn those away that no longer can be let in."""
         hopeless = []
         for ticket, refusal in waiting.items():
@@ -214,9 +217,9 @@ class Budgets:
                 ticket.denial = denial
                 hopeless.append(ticket)
         if hopeless:
-            self.engine.evict(hopeless)
+            self.engine.reject_waiting(hopeless)
 
-    def _reached(self, ticket: Ticket, percent: int, standing: Standing) -> None:
+    def _report_threshold(self, ticket: Ticket, percent: int, standing: BudgetStatus) -> None:
         unit = standing.key.unit
         _logger.warning(
             "the budget of %s %s has reached %d %%: %s of %s are spent",
@@ -226,4 +229,4 @@ class Budgets:
             unit.tell(unit.amount(standing.spent)),
             unit.tell(unit.amount(standing.limit)),
         )
-        self.note(lambda at: BudgetReached(at, ticket, percent, standing))
+        self.emit_budget_event(lambda at: BudgetReached(at, ticket, percent, standing))

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import tzinfo
 from typing import Protocol
 
-from loco_otel._budgets.account import Decision, Settled
-from loco_otel.money import AccountKey, Action, Budget, Charge, Standing, Totals
+from loco_otel._budgets.account import Decision, LedgerUpdate
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals
 
 
 class Ledger(Protocol):
@@ -26,7 +26,9 @@ class Ledger(Protocol):
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
 
-    def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def reserve_estimate(
+        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
+    ) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none.
 
         Args:
@@ -37,31 +39,31 @@ class Ledger(Protocol):
 
         """
 
-    def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Tell what `reserve` would say if nothing else were reserved, and reserve nothing.
 
         A call that is refused here is refused however long it waits within the period.
         """
 
-    def settle(self, hold: str, charge: Charge, now: float) -> Settled:
+    def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation, and spend what the call really took.
 
         A call without a reservation, because it was lost or never made, is charged all the same.
         """
 
-    def give_back(self, hold: str) -> None:
+    def cancel_reservation(self, hold: str) -> None:
         """End a reservation of which nothing was spent; harmless when it has ended."""
 
-    def renew(self, holds: Iterable[str], now: float) -> None:
+    def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Note that these calls still go on, so that their reservations do not expire."""
 
-    def standings(self, now: float) -> tuple[Standing, ...]:
+    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Tell how each account stands; those of named budgets are there before anything is spent."""
 
-    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+    def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Tell what all settled calls took, by fields of `Charge` that are in `ATTRIBUTION`; most USD first."""
 
-    def reset(self, key: AccountKey) -> None:
+    def reset_account(self, key: AccountKey) -> None:
         """Set what an account has spent to nothing; what is reserved stays reserved."""
 
     def close(self) -> None:

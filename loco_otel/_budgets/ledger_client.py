@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from loco_otel._budgets.account import Decision, Settled
+from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger import Ledger
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
@@ -20,13 +20,13 @@ from loco_otel.money import Action, Charge
 
 _logger = logging.getLogger("loco_otel")
 
-_RENEWALS = 3
+_RENEWALS_PER_LEASE = 3
 """So many times in a lease it is renewed: one that fails leaves time for another."""
-_TRY_AGAIN = 1.0
+_RETRY_SECONDS = 1.0
 """Seconds until what could not be written is tried again."""
 
 
-class Books:
+class LedgerClient:
     """A ledger, the calls under way that hold something of it, and what could not be written to it yet.
 
     For all threads.
@@ -38,118 +38,120 @@ class Books:
 
     """
 
-    def __init__(self, ledger: Ledger, wall: Callable[[], float], settled: Callable[[Ticket, Settled], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, wall: Callable[[], float], settled: Callable[[Ticket, LedgerUpdate], None]
+    ) -> None:
         self.ledger = ledger
-        self._now = wall
-        self._settled = settled
-        self._under_way: dict[str, Ticket] = {}
-        self._later: deque[tuple[Ticket, Charge | None]] = deque()
+        self._wall_clock = wall
+        self._on_settled = settled
+        self._in_flight: dict[str, Ticket] = {}
+        self._deferred: deque[tuple[Ticket, Charge | None]] = deque()
         """What is to be spent, or with None given back, once the ledger can be used and no finaliser runs."""
-        self._failing = False
-        self._renewed = False
+        self._is_failing = False
+        self._has_renewed = False
         self._timer = Timer(monotonic)
 
-    def watch(self) -> None:
+    def start_maintenance(self) -> None:
         """Look after reservations and what is late from now on."""
-        self._timer.start(self.tidy)
+        self._timer.start_watching(self.run_maintenance)
 
-    def reserve(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
+    def reserve_estimate(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
         """Reserve a call's estimate, if all its budgets have room.
 
         Raises:
             LedgerError: the ledger can't be used now.
 
         """
-        if self._later:
-            self.catch_up()
+        if self._deferred:
+            self.write_deferred()
         hold = ticket.id
-        decision = self.ledger.reserve(hold, charge, self._now(), passing)
+        decision = self.ledger.reserve_estimate(hold, charge, self._wall_clock(), passing)
         if decision.admitted:
-            self._under_way[hold] = ticket
+            self._in_flight[hold] = ticket
         return decision
 
-    def settle(self, ticket: Ticket, charge: Charge) -> Settled:
+    def settle_reservation(self, ticket: Ticket, charge: Charge) -> LedgerUpdate:
         """Spend what a call took; later, where the ledger can't be used now."""
-        if self._later:
-            self.catch_up()
-        self._under_way.pop(ticket.id, None)
-        settled = self._settle(ticket, charge)
+        if self._deferred:
+            self.write_deferred()
+        self._in_flight.pop(ticket.id, None)
+        settled = self._try_settle(ticket, charge)
         if settled is None:
-            self._later.append((ticket, charge))
-            return Settled()
+            self._deferred.append((ticket, charge))
+            return LedgerUpdate()
         return settled
 
-    def give_back(self, ticket: Ticket) -> None:
+    def cancel_reservation(self, ticket: Ticket) -> None:
         """End the reservation of a call that took nothing."""
-        if self._under_way.pop(ticket.id, None) is not None and not self._give_back(ticket):
-            self._later.append((ticket, None))
+        if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket):
+            self._deferred.append((ticket, None))
 
-    def settle_later(self, ticket: Ticket, charge: Charge | None) -> None:
+    def defer_settlement(self, ticket: Ticket, charge: Charge | None) -> None:
         """End a reservation, and spend what the call took. For finalisers: takes no lock, tells nobody."""
-        if self._under_way.pop(ticket.id, None) is not None or charge is not None:
-            self._later.append((ticket, charge))
-            self._timer.poke()
+        if self._in_flight.pop(ticket.id, None) is not None or charge is not None:
+            self._deferred.append((ticket, charge))
+            self._timer.wake_timer()
 
-    def catch_up(self) -> None:
+    def write_deferred(self) -> None:
         """Write what could not be written before, as far as that works now."""
-        for _ in range(len(self._later)):
+        for _ in range(len(self._deferred)):
             try:
-                ticket, charge = self._later.popleft()
+                ticket, charge = self._deferred.popleft()
             except IndexError:  # another thread has taken the last
                 return
-            done = self._give_back(ticket) if charge is None else self._settle(ticket, charge) is not None
+            done = self._try_cancel(ticket) if charge is None else self._try_settle(ticket, charge) is not None
             if not done:
-                self._later.append((ticket, charge))
+                self._deferred.append((ticket, charge))
                 return
 
-    def tidy(self) -> float:
+    def run_maintenance(self) -> float:
         """Catch up, and keep the reservations of calls under way; the timer does.
 
         Returns:
             When to call again, by the monotonic clock.
 
         """
-        self.catch_up()
+        self.write_deferred()
         # A call whose slot was taken back for want of a sign of life goes on too, and will be charged: each ends its
         # own reservation, at the latest where it is dropped.
-        under_way = self._under_way.copy()
-        if under_way or not self._renewed:  # once in any case: it clears away what programs before have left
+        under_way = self._in_flight.copy()
+        if under_way or not self._has_renewed:  # once in any case: it clears away what programs before have left
             try:
-                self.ledger.renew(under_way, self._now())
-                self._renewed = True
+                self.ledger.renew_reservations(under_way, self._wall_clock())
+                self._has_renewed = True
             except LedgerError:
-                self._fail()
-        return monotonic() + min(_TRY_AGAIN if self._later else inf, self.ledger.lease / _RENEWALS)
+                self._log_failure()
+        return monotonic() + min(_RETRY_SECONDS if self._deferred else inf, self.ledger.lease / _RENEWALS_PER_LEASE)
 
     def after_fork(self) -> None:
         """Go on in the child, whose parent's calls are not its own."""
-        self._under_way = {}
-        self._later.clear()
+        self._in_flight = {}
+        self._deferred.clear()
         self.ledger.after_fork()
         self._timer = Timer(monotonic)
 
-    def _settle(self, ticket: Ticket, charge: Charge) -> Settled | None:
+    def _try_settle(self, ticket: Ticket, charge: Charge) -> LedgerUpdate | None:
         try:
-            settled = self.ledger.settle(ticket.id, charge, self._now())
+            settled = self.ledger.settle_reservation(ticket.id, charge, self._wall_clock())
         except LedgerError:
-            self._fail()
+            self._log_failure()
             return None
-        self._failing = False
-        self._settled(ticket, settled)
+        self._is_failing = False
+        self._on_settled(ticket, settled)
         return settled
 
-    def _give_back(self, ticket: Ticket) -> bool:
+    def _try_cancel(self, ticket: Ticket) -> bool:
         try:
-            self.ledger.give_back(ticket.id)
+            self.ledger.cancel_reservation(ticket.id)
         except LedgerError:
-            self._fail()
+            self._log_failure()
             return False
         return True
 
-    def _fail(self) -> None:
+    def _log_failure(self) -> None:
         """Say, once until it works again, that the ledger can't be used."""
-        if not self._failing:
-            self._failing = True
+        if not self._is_failing:
+            self._is_failing = True
             _logger.error("what calls take is kept in memory until the ledger can be used again", exc_info=True)  # noqa: LOG014 - called in handlers
 
 

@@ -21,13 +21,13 @@ from loco_otel.events import Usage
 
 _logger = logging.getLogger("loco_otel")
 
-_SNAPSHOT = "genai_prices.data_snapshot"
+_SNAPSHOT_MODULE = "genai_prices.data_snapshot"
 _PICO_PER_MICRO = 1_000_000
-_FRESH = 60
+_RATES_CACHE_SECONDS = 60
 """Seconds for which what is known of a model is kept: some prices change with the time of day."""
-_MOST_MODELS = 1000
+_MAX_MODELS = 1000
 
-_PROVIDERS = {
+_PROVIDER_IDS = {
     "azure.ai.openai": "azure",
     "azure.ai.inference": "azure",
     "aws.bedrock": "aws",
@@ -39,24 +39,24 @@ _PROVIDERS = {
 }
 """Names of `gen_ai.provider.name` that `genai-prices` spells otherwise."""
 
-_Steps: TypeAlias = tuple[tuple[int, int], ...]
+_PriceSteps: TypeAlias = tuple[tuple[int, int], ...]
 """Pico-USD per token by the size of the prompt: (from more than so many input tokens, the price of every token)."""
 
 
-class _Rates(NamedTuple):
-    input: _Steps
-    output: _Steps
-    cache_read: _Steps
-    cache_write: _Steps
-    reasoning: _Steps
+class _TokenRates(NamedTuple):
+    input: _PriceSteps
+    output: _PriceSteps
+    cache_read: _PriceSteps
+    cache_write: _PriceSteps
+    reasoning: _PriceSteps
     request: int
     """Pico-USD for each request."""
-    flat: bool = False
+    is_flat: bool = False
     """Whether the size of the prompt changes nothing."""
 
-    def told(self) -> "_Rates":
-        """Return the same, with `flat` set."""
-        return self._replace(flat=all(len(steps) == 1 for steps in self[:5]))
+    def with_flat_flag(self) -> "_TokenRates":
+        """Return the same, with `is_flat` set."""
+        return self._replace(is_flat=all(len(steps) == 1 for steps in self[:5]))
 
 
 class Prices:
@@ -69,10 +69,10 @@ class Prices:
     """
 
     def __init__(self, own: Mapping[str, Price] | None = None) -> None:
-        self._own = {name: _rates_of(price) for name, price in (own or {}).items()}
-        self._warned: set[tuple[str | None, str | None]] = set()
+        self._configured_rates = {name: _make_rates(price) for name, price in (own or {}).items()}
+        self._warned_models: set[tuple[str | None, str | None]] = set()
 
-    def cost(
+    def compute_cost(
         self,
         provider: str | None,
         models: Sequence[str | None],
@@ -80,7 +80,7 @@ class Prices:
         *,
         host: str | None = None,
         service_tier: str | None = None,
-        quietly: bool = False,
+        in_finalizer: bool = False,
     ) -> int | None:
         """Return what a call costs in micro-USD, rounded up; None where the model's price is not known: said once.
 
@@ -91,18 +91,18 @@ class Prices:
             usage: its tokens; those of a cache are among the input, those of reasoning among the output.
             host: where it was sent, which tells a provider that speaks another's protocol.
             service_tier: `batch`, `flex`, `priority`, where the answer says so.
-            quietly: say nothing and load nothing, as a finaliser must not.
+            in_finalizer: log nothing and load nothing.
 
         """
-        if quietly and _SNAPSHOT not in sys.modules:
+        if in_finalizer and _SNAPSHOT_MODULE not in sys.modules:
             return None
         named = [model for model in models if model is not None]
-        rates = self._own_rates(named) or _published_rates(provider, named, host, service_tier)
+        rates = self._find_configured_rates(named) or _find_published_rates(provider, named, host, service_tier)
         if rates is not None:
-            return _cost(rates, usage)
+            return _price_usage(rates, usage)
         model = named[-1] if named else None
-        if not quietly and (provider, model) not in self._warned and len(self._warned) < _MOST_MODELS:
-            self._warned.add((provider, model))
+        if not in_finalizer and (provider, model) not in self._warned_models and len(self._warned_models) < _MAX_MODELS:
+            self._warned_models.add((provider, model))
             _logger.warning(
                 "the price of %s %s is not known: its calls count in weight, until [prices] of the settings has one",
                 provider,
@@ -110,13 +110,13 @@ class Prices:
             )
         return None
 
-    def load(self) -> None:
+    def load_snapshot(self) -> None:
         """Load what is published now, rather than when the first call is priced: it takes a third of a second."""
-        import_module(_SNAPSHOT)
+        import_module(_SNAPSHOT_MODULE)
 
-    def _own_rates(self, models: Sequence[str]) -> _Rates | None:
+    def _find_configured_rates(self, models: Sequence[str]) -> _TokenRates | None:
         # All names before anything published: a deployment answers under the name of the model behind it.
-        own = self._own
+        own = self._configured_rates
         if own:
             for model in models:
                 name = model if model in own else next((glob for glob in own if fnmatchcase(model, glob)), None)
@@ -125,30 +125,30 @@ class Prices:
         return None
 
 
-def _published_rates(
+def _find_published_rates(
     provider: str | None, models: Sequence[str], host: str | None, service_tier: str | None
-) -> _Rates | None:
-    minute = int(time.time()) // _FRESH
+) -> _TokenRates | None:
+    minute = int(time.time()) // _RATES_CACHE_SECONDS
     for model in models:
-        rates = _published(provider, model, host, service_tier, minute)
+        rates = _load_published_rates(provider, model, host, service_tier, minute)
         if rates is not None:
             return rates
     return None
 
 
-@lru_cache(maxsize=_MOST_MODELS)
-def _published(
+@lru_cache(maxsize=_MAX_MODELS)
+def _load_published_rates(
     provider: str | None, model: str, host: str | None, service_tier: str | None, minute: int
-) -> _Rates | None:
-    found = _find(provider, model, host)
+) -> _TokenRates | None:
+    found = _find_model_info(provider, model, host)
     if found is None:
         return None
     context = None
     if service_tier is not None:
         context = {"processing": "batch"} if service_tier == "batch" else {"service_tier": service_tier}
-    price = found.get_prices(datetime.fromtimestamp(minute * _FRESH, UTC), context)
+    price = found.get_prices(datetime.fromtimestamp(minute * _RATES_CACHE_SECONDS, UTC), context)
     per_token = {
-        name: _steps(getattr(price, f"{name}_mtok", None))
+        name: _convert_to_steps(getattr(price, f"{name}_mtok", None))
         for name in ("input", "output", "cache_read", "cache_write", "output_reasoning")
     }
     entry, answer = per_token["input"], per_token["output"]
@@ -157,25 +157,25 @@ def _published(
     entry = entry or ((0, 0),)
     answer = answer or ((0, 0),)
     per_thousand = getattr(price, "requests_kcount", None)
-    return _Rates(
+    return _TokenRates(
         input=entry,
         output=answer,
         cache_read=per_token["cache_read"] or entry,
         cache_write=per_token["cache_write"] or entry,
         reasoning=per_token["output_reasoning"] or answer,
         request=0 if per_thousand is None else round(per_thousand * 10**9),
-    ).told()
+    ).with_flat_flag()
 
 
-def _find(provider: str | None, model: str, host: str | None) -> Any:
+def _find_model_info(provider: str | None, model: str, host: str | None) -> Any:
     """Return what is published of a model: by where the call went, else by whom it says it is for, else by its name."""
     # Imported at the first price, unless it was before.
-    get_snapshot = import_module(_SNAPSHOT).get_snapshot
+    get_snapshot = import_module(_SNAPSHOT_MODULE).get_snapshot
     ways: list[tuple[str | None, str | None]] = []
     if host:
         ways.append((None, f"https://{host}/"))
     if provider:
-        ways.append((_PROVIDERS.get(provider, provider), None))
+        ways.append((_PROVIDER_IDS.get(provider, provider), None))
     ways.append((None, None))
     snapshot = get_snapshot()
     for provider_id, url in ways:
@@ -186,52 +186,52 @@ def _find(provider: str | None, model: str, host: str | None) -> Any:
     return None
 
 
-def _steps(price: Any) -> _Steps | None:
+def _convert_to_steps(price: Any) -> _PriceSteps | None:
     """Return a price in USD per million tokens, plain or in tiers, as pico-USD per token."""
     if price is None:
         return None
     tiers = getattr(price, "tiers", None)
     if tiers is None:
-        return ((0, _pico(price)),)
-    return ((0, _pico(price.base)), *((tier.start, _pico(tier.price)) for tier in tiers))
+        return ((0, _convert_to_pico(price)),)
+    return ((0, _convert_to_pico(price.base)), *((tier.start, _convert_to_pico(tier.price)) for tier in tiers))
 
 
-def _pico(usd_per_million: Decimal) -> int:
+def _convert_to_pico(usd_per_million: Decimal) -> int:
     # 1 USD per million tokens is 10^-6 USD, a million pico-USD, for each.
     return round(usd_per_million * _PICO_PER_MICRO)
 
 
-def _rates_of(price: Price) -> _Rates:
-    entry, answer = ((0, _pico(price.input)),), ((0, _pico(price.output)),)
-    return _Rates(
+def _make_rates(price: Price) -> _TokenRates:
+    entry, answer = ((0, _convert_to_pico(price.input)),), ((0, _convert_to_pico(price.output)),)
+    return _TokenRates(
         input=entry,
         output=answer,
-        cache_read=entry if price.cache_read is None else ((0, _pico(price.cache_read)),),
-        cache_write=entry if price.cache_write is None else ((0, _pico(price.cache_write)),),
+        cache_read=entry if price.cache_read is None else ((0, _convert_to_pico(price.cache_read)),),
+        cache_write=entry if price.cache_write is None else ((0, _convert_to_pico(price.cache_write)),),
         reasoning=answer,
         request=0,
-    ).told()
+    ).with_flat_flag()
 
 
-def _cost(rates: _Rates, usage: Usage) -> int:
+def _price_usage(rates: _TokenRates, usage: Usage) -> int:
     read = usage.cache_read_tokens or 0
     written = usage.cache_write_tokens or 0
     thought = min(usage.reasoning_tokens or 0, usage.output_tokens)
     prompt = usage.input_tokens
     price, answer = rates.input[0][1], rates.output[0][1]
-    if not rates.flat:
-        price, answer = _at(rates.input, prompt), _at(rates.output, prompt)
+    if not rates.is_flat:
+        price, answer = _find_step_price(rates.input, prompt), _find_step_price(rates.output, prompt)
     pico = max(0, prompt - read - written) * price + (usage.output_tokens - thought) * answer + rates.request
     if read:
-        pico += read * _at(rates.cache_read, prompt)
+        pico += read * _find_step_price(rates.cache_read, prompt)
     if written:
-        pico += written * _at(rates.cache_write, prompt)
+        pico += written * _find_step_price(rates.cache_write, prompt)
     if thought:
-        pico += thought * _at(rates.reasoning, prompt)
+        pico += thought * _find_step_price(rates.reasoning, prompt)
     return -(-pico // _PICO_PER_MICRO)
 
 
-def _at(steps: _Steps, prompt: int) -> int:
+def _find_step_price(steps: _PriceSteps, prompt: int) -> int:
     """Return the price of a token: a prompt beyond a tier's start pays the tier's price for all its tokens."""
     price = steps[0][1]
     for start, step in steps[1:]:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias
 
 from loco_otel._budgets.account import Decision
-from loco_otel._budgets.controller import Budgets
+from loco_otel._budgets.controller import BudgetController
 from loco_otel._core.ticket import Ticket
 from loco_otel.errors import BudgetExceededError, LedgerError
 from loco_otel.events import BudgetExceeded, Usage
-from loco_otel.money import Action, Charge, Standing, Unit
+from loco_otel.money import Action, BudgetStatus, Charge, Unit
 
 _logger = logging.getLogger("loco_otel")
 
-_ALERT = (Action.ALERT,)
-_AT_THE_END = (Action.ALERT, Action.DOWNGRADE)
+_ALERT_ONLY = (Action.ALERT,)
+_LAST_RESORT_ACTIONS = (Action.ALERT, Action.DOWNGRADE)
 
 
 class Estimate(NamedTuple):
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     """Milli-weights."""
 
 
-class Subject(NamedTuple):
+class ChargeContext(NamedTuple):
     """What is bought, of whom and for whom."""
 
     caller: tuple[str, str | None, str | None, str | None, str | None]
@@ -36,13 +36,13 @@ class Subject(NamedTuple):
     model: str | None
     estimate: Callable[[str | None], Estimate]
     """By the model that it is sent with."""
-    may_send: Callable[[str], bool]
+    can_use_model: Callable[[str], bool]
     """Whether another model is to be had at the same place, under the same resources."""
     service_tier: str | None = None
     """What is asked for, where that makes it dearer."""
 
 
-class Bill(NamedTuple):
+class ActualCost(NamedTuple):
     """What a call took."""
 
     usage: Usage
@@ -53,7 +53,7 @@ class Bill(NamedTuple):
     service_tier: str | None
 
 
-class Paid(NamedTuple):
+class Settlement(NamedTuple):
     """What was paid for a call."""
 
     usd: int | None
@@ -64,41 +64,41 @@ class Paid(NamedTuple):
     """What a budget without room for it did."""
 
 
-class _Choice(NamedTuple):
+class _ModelChoice(NamedTuple):
     model: str | None
     charge: Charge
-    over: tuple[Standing, ...]
+    exceeded: tuple[BudgetStatus, ...]
     """The budgets without room for the model that was asked for."""
     action: Action | None
     """What was done for their sake."""
 
 
-_Ask: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
+_BudgetCheck: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
 
 
-class Purchase:
+class Reservation:
     """Pays for one call: asked before it is sent, and told what it took, once."""
 
-    __slots__ = ("_budgets", "_charge", "_open", "_process", "_reserved", "_subject", "action", "model")
+    __slots__ = ("_budgets", "_charge", "_context", "_is_open", "_is_reserved", "_pid", "action", "model")
 
-    def __init__(self, budgets: Budgets, subject: Subject) -> None:
+    def __init__(self, budgets: BudgetController, subject: ChargeContext) -> None:
         self._budgets = budgets
-        self._subject = subject
+        self._context = subject
         self._charge: Charge | None = None
-        self._open = True
-        self._process = os.getpid()
-        self._reserved = False
+        self._is_open = True
+        self._pid = os.getpid()
+        self._is_reserved = False
         self.model = subject.model
         """What it is sent with."""
         self.action: Action | None = None
         """What its budgets did with it."""
 
-    def wait(self, ticket: Ticket) -> None:
+    def begin_wait(self, ticket: Ticket) -> None:
         """Note that it waits for its slot, and turn it away if that is in vain."""
-        charge = self._charge = self._estimated(self.model)
-        self._budgets.wait(ticket, charge, self._refusal)
+        charge = self._charge = self._make_estimated_charge(self.model)
+        self._budgets.track_waiter(ticket, charge, self._find_rejection)
 
-    def admit(self, ticket: Ticket) -> bool:
+    def admit_call(self, ticket: Ticket) -> bool:
         """Reserve what it is estimated to take; the engine asks once there is a slot.
 
         Raises:
@@ -106,78 +106,82 @@ class Purchase:
             LedgerError: nobody can tell, and calls are not let through unseen.
 
         """
-        if self._reserved:
+        if self._is_reserved:
             return True  # the wait after a retry's pause
         try:
-            choice = self._choose(lambda charge, passing: self._budgets.books.reserve(ticket, charge, passing))
+            choice = self._choose_model(
+                lambda charge, passing: self._budgets.ledger_client.reserve_estimate(ticket, charge, passing)
+            )
         except BudgetExceededError as error:
-            self._tell_refusal(ticket, error)
+            self._emit_rejection(ticket, error)
             raise
         except LedgerError as error:
-            if self._budgets.closed:
-                error.agent = self._subject.caller[0]
+            if self._budgets.is_fail_closed:
+                error.agent = self._context.caller[0]
                 raise
             _logger.warning("a call is let in without a look at its budget, as ledger_on_error is open: %s", error)
             return True
-        self._reserved = True
+        self._is_reserved = True
         self._charge, self.model, self.action = choice.charge, choice.model, choice.action
         action = choice.action
         if action is not None:
-            self._budgets.note(lambda at: BudgetExceeded(at, ticket, action, choice.over, choice.model))
+            self._budgets.emit_budget_event(
+                lambda at: BudgetExceeded(at, ticket, action, choice.exceeded, choice.model)
+            )
         return True
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it is still to be paid, or given back: by the process that made the call, not by a fork of it."""
-        return self._open and self._process == os.getpid()
+        return self._is_open and self._pid == os.getpid()
 
-    def settle(self, ticket: Ticket, bill: Bill) -> Paid:
+    def settle_cost(self, ticket: Ticket, bill: ActualCost) -> Settlement:
         """Spend what it took."""
-        self._open = False
-        charge = self._charged(bill)
-        standings = self._budgets.settle(ticket, charge)
+        self._is_open = False
+        charge = self._make_actual_charge(bill)
+        standings = self._budgets.settle_charge(ticket, charge)
         left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
-        return Paid(charge.usd, min(left, default=None), self.action)
+        return Settlement(charge.usd, min(left, default=None), self.action)
 
-    def give_back(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Note that it took nothing."""
-        if self.open:
-            self._open = False
-            self._budgets.books.give_back(ticket)
+        if self.is_open:
+            self._is_open = False
+            self._budgets.ledger_client.cancel_reservation(ticket)
 
-    def drop(self, ticket: Ticket, bill: Bill | None) -> Paid:
+    def settle_in_finalizer(self, ticket: Ticket, bill: ActualCost | None) -> Settlement:
         """Do as `settle`, or as `give_back` without a bill, a little later.
 
         For finalisers: takes no lock, logs and loads nothing.
         """
-        charge = None if bill is None else self._charged(bill, quietly=True)
-        if self.open:
-            self._open = False
-            self._budgets.books.settle_later(ticket, charge)
-        return Paid(None if charge is None else charge.usd, None, self.action)
+        charge = None if bill is None else self._make_actual_charge(bill, in_finalizer=True)
+        if self.is_open:
+            self._is_open = False
+            self._budgets.ledger_client.defer_settlement(ticket, charge)
+        return Settlement(None if charge is None else charge.usd, None, self.action)
 
-    def _charged(self, bill: Bill, *, quietly: bool = False) -> Charge:
-        subject = self._subject
-        usd = self._budgets.prices.cost(
+    def _make_actual_charge(self, bill: ActualCost, *, in_finalizer: bool = False) -> Charge:
+        subject = self._context
+        usd = self._budgets.prices.compute_cost(
             subject.provider,
             (bill.model, self.model),
             bill.usage,
             host=subject.host,
             service_tier=bill.service_tier,
-            quietly=quietly,
+            in_finalizer=in_finalizer,
         )
-        return self._made(self.model or bill.model, usd, bill.weight, bill.usage)
+        return self._build_charge(self.model or bill.model, usd, bill.weight, bill.usage)
 
-    def _estimated(self, model: str | None) -> Charge:
-        subject = self._subject
+    def _make_estimated_charge(self, model: str | None) -> Charge:
+        subject = self._context
         usage, weight = subject.estimate(model)
-        usd = self._budgets.prices.cost(
+        usd = self._budgets.prices.compute_cost(
             subject.provider, (model,), usage, host=subject.host, service_tier=subject.service_tier
         )
-        return self._made(model, usd, weight, usage)
+        return self._build_charge(model, usd, weight, usage)
 
-    def _made(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
-        agent, tenant, team, workflow, session = self._subject.caller
+    def _build_charge(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
+        agent, tenant, team, workflow, session = self._context.caller
         return Charge(
             agent,
             tenant,
@@ -185,7 +189,7 @@ class Purchase:
             model,
             usd,
             weight,
-            self._subject.provider,
+            self._context.provider,
             workflow,
             session,
             usage.input_tokens,
@@ -193,18 +197,18 @@ class Purchase:
             usage.estimated,
         )
 
-    def _refusal(self, ticket: Ticket) -> Exception | None:
+    def _find_rejection(self, ticket: Ticket) -> Exception | None:
         """Tell why it will not be let in within the period; None while it may, or while nobody knows."""
         try:
-            self._choose(self._budgets.judge)
+            self._choose_model(self._budgets.check_estimate)
         except BudgetExceededError as error:
-            self._tell_refusal(ticket, error)
+            self._emit_rejection(ticket, error)
             return error
         except LedgerError:
             return None  # who is asked once there is a slot decides
         return None
 
-    def _choose(self, ask: _Ask) -> _Choice:
+    def _choose_model(self, ask: _BudgetCheck) -> _ModelChoice:
         """Find the first model of the ladder that all budgets have room for.
 
         Raises:
@@ -212,24 +216,24 @@ class Purchase:
             LedgerError: the ledger can't be used now.
 
         """
-        subject = self._subject
-        charge = self._charge or self._estimated(subject.model)
-        decision = ask(charge, _ALERT)
+        subject = self._context
+        charge = self._charge or self._make_estimated_charge(subject.model)
+        decision = ask(charge, _ALERT_ONLY)
         if decision.admitted:
-            return _Choice(subject.model, charge, decision.over, Action.ALERT if decision.over else None)
-        first, first_charge = decision.over, charge
+            return _ModelChoice(subject.model, charge, decision.exceeded, Action.ALERT if decision.exceeded else None)
+        first, first_charge = decision.exceeded, charge
         model = subject.model
         if all(standing.action is not Action.REJECT for standing in first):
-            for cheaper in filter(subject.may_send, self._budgets.ladder(subject.model)):
-                model, charge = cheaper, self._estimated(cheaper)
-                if ask(charge, _ALERT).admitted:
-                    return _Choice(model, charge, first, Action.DOWNGRADE)
-            if self._budgets.ends_in_alert and ask(charge, _AT_THE_END).admitted:
-                return _Choice(model, charge, first, Action.ALERT)
+            for cheaper in filter(subject.can_use_model, self._budgets.find_cheaper_models(subject.model)):
+                model, charge = cheaper, self._make_estimated_charge(cheaper)
+                if ask(charge, _ALERT_ONLY).admitted:
+                    return _ModelChoice(model, charge, first, Action.DOWNGRADE)
+            if self._budgets.is_alert_last and ask(charge, _LAST_RESORT_ACTIONS).admitted:
+                return _ModelChoice(model, charge, first, Action.ALERT)
         refusing = next(standing for standing in first if standing.action is not Action.ALERT)
         raise BudgetExceededError.of(refusing, subject.caller[0], first_charge.amount(refusing.key.unit))
 
-    def _tell_refusal(self, ticket: Ticket, error: BudgetExceededError) -> None:
+    def _emit_rejection(self, ticket: Ticket, error: BudgetExceededError) -> None:
         standing = error.standing
         if standing is not None:
-            self._budgets.note(lambda at: BudgetExceeded(at, ticket, Action.REJECT, (standing,), None))
+            self._budgets.emit_budget_event(lambda at: BudgetExceeded(at, ticket, Action.REJECT, (standing,), None))

@@ -5,14 +5,14 @@ from fnmatch import fnmatchcase
 
 from loco_otel.money import AccountKey, Budget, Charge, Scope
 
-_MOST_CALLERS = 10_000
+_MAX_CALLERS = 10_000
 
 
 class Rules:
     """All budgets. Of two for the same account the last one counts; a default covers those that no other one names."""
 
     def __init__(self, budgets: Iterable[Budget] = ()) -> None:
-        self.named: dict[AccountKey, Budget] = {}
+        self.named_budgets: dict[AccountKey, Budget] = {}
         self._defaults: list[Budget] = []
         for budget in budgets:
             if budget.key is None:
@@ -20,31 +20,31 @@ class Rules:
                 self._defaults = [other for other in self._defaults if (other.scope, other.unit, other.period) != same]
                 self._defaults.append(budget)
             else:
-                self.named[AccountKey(budget.scope, budget.key, budget.unit, budget.period)] = budget
-        self._names = {(key.scope, key.key) for key in self.named}
-        self._keys: dict[tuple[str, str | None, str | None, str | None], tuple[AccountKey, ...]] = {}
+                self.named_budgets[AccountKey(budget.scope, budget.key, budget.unit, budget.period)] = budget
+        self._names = {(key.scope, key.key) for key in self.named_budgets}
+        self._keys_by_caller: dict[tuple[str, str | None, str | None, str | None], tuple[AccountKey, ...]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.named or self._defaults)
+        return bool(self.named_budgets or self._defaults)
 
-    def keys(self, charge: Charge) -> tuple[AccountKey, ...]:
+    def find_account_keys(self, charge: Charge) -> tuple[AccountKey, ...]:
         """Return the accounts that a call is charged to."""
         if not self:
             return ()
         who = charge[:4]
-        keys = self._keys.get(who)
+        keys = self._keys_by_caller.get(who)
         if keys is None:
-            if len(self._keys) >= _MOST_CALLERS:
-                self._keys = {}
-            keys = self._keys[who] = (
-                *self._named_keys(charge),
-                *self._default_keys(charge),
+            if len(self._keys_by_caller) >= _MAX_CALLERS:
+                self._keys_by_caller = {}
+            keys = self._keys_by_caller[who] = (
+                *self._match_named(charge),
+                *self._match_defaults(charge),
             )
         return keys
 
-    def budget(self, key: AccountKey) -> Budget | None:
+    def find_budget(self, key: AccountKey) -> Budget | None:
         """Return the rule for an account; None where there is none (any more)."""
-        named = self.named.get(key)
+        named = self.named_budgets.get(key)
         if named is not None or self._is_named(key.scope, key.key):
             return named
         for default in self._defaults:
@@ -52,19 +52,19 @@ class Rules:
                 return default
         return None
 
-    def _named_keys(self, charge: Charge) -> Iterable[AccountKey]:
-        return (key for key in self.named if _fits(key.key, key.scope, charge.key(key.scope)))
+    def _match_named(self, charge: Charge) -> Iterable[AccountKey]:
+        return (key for key in self.named_budgets if _is_name_matching(key.key, key.scope, charge.key(key.scope)))
 
-    def _default_keys(self, charge: Charge) -> Iterable[AccountKey]:
+    def _match_defaults(self, charge: Charge) -> Iterable[AccountKey]:
         for default in self._defaults:
             who = charge.key(default.scope)
             if who is not None and not self._is_named(default.scope, who):
                 yield AccountKey(default.scope, who, default.unit, default.period)
 
     def _is_named(self, scope: Scope, who: str) -> bool:
-        return any(_fits(name, scope, who) for of, name in self._names if of is scope)
+        return any(_is_name_matching(name, scope, who) for of, name in self._names if of is scope)
 
 
-def _fits(name: str, scope: Scope, who: str | None) -> bool:
+def _is_name_matching(name: str, scope: Scope, who: str | None) -> bool:
     """Tell whether a name is meant by that of a budget, which may be a glob over models."""
     return who == name or (scope is Scope.MODEL and who is not None and fnmatchcase(who, name))

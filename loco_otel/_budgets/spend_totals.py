@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from loco_otel.money import ATTRIBUTION, Charge, Totals
 
-_MOST_KEYS = 10_000
+_MAX_KEYS = 10_000
 _OTHER = "other"
 
 _Key = tuple[str | None, ...]
 """The values of `ATTRIBUTION`."""
 
 
-class Tally:
+class SpendTotals:
     """Sums per caller, workflow, session and model.
 
     At most ten thousand are told apart. Beyond them sessions become `other`, and beyond as many again all but provider
@@ -21,12 +21,12 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[_Key, list[int]] = {}
 
-    def add(self, charge: Charge) -> None:
+    def add_charge(self, charge: Charge) -> None:
         """Count one call."""
         key: _Key = (
             charge.agent, charge.tenant, charge.team, charge.workflow, charge.session, charge.provider, charge.model,
         )  # fmt: skip
-        sums = self._sums.get(key) or self._new(key)
+        sums = self._sums.get(key) or self._create_sums(key)
         sums[0] += 1
         if charge.usd is None:
             sums[3] += 1
@@ -37,21 +37,21 @@ class Tally:
         sums[5] += charge.input_tokens
         sums[6] += charge.output_tokens
 
-    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+    def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Add up by these of `ATTRIBUTION`; most USD first."""
-        return added_up(((key, sums) for key, sums in self._sums.items()), by)
+        return aggregate_rows(((key, sums) for key, sums in self._sums.items()), by)
 
-    def _new(self, key: _Key) -> list[int]:
+    def _create_sums(self, key: _Key) -> list[int]:
         known = len(self._sums)
-        if known >= _MOST_KEYS:
+        if known >= _MAX_KEYS:
             agent, tenant, team, workflow, _, provider, model = key
-            if known >= 2 * _MOST_KEYS:
+            if known >= 2 * _MAX_KEYS:
                 agent = tenant = team = workflow = _OTHER
             key = agent, tenant, team, workflow, _OTHER, provider, model
         return self._sums.setdefault(key, [0] * 7)
 
 
-def added_up(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:
+def aggregate_rows(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:
     """Return totals of rows, each with the values of `ATTRIBUTION` and its sums, by some of those.
 
     Raises:

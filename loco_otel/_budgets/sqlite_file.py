@@ -10,8 +10,8 @@ from pathlib import Path
 
 from loco_otel.errors import LedgerError
 
-_APPLICATION = 0x10C0
-_VERSION = 1
+_APPLICATION_ID = 0x10C0
+_SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE account (
     scope TEXT, key TEXT, unit TEXT, period TEXT, budget INTEGER NOT NULL, action TEXT NOT NULL,
@@ -33,7 +33,7 @@ CREATE INDEX spend_key ON spend (day, agent, tenant, team, workflow, session, pr
 """
 
 _files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()
-_forsaken: list[sqlite3.Connection] = []
+_inherited_connections: list[sqlite3.Connection] = []
 """Connections of a parent, in its forked child. SQLite forbids to use them there, and to close them too."""
 
 
@@ -52,32 +52,32 @@ class SqliteFile:
 
     def __init__(self, path: Path, patience: float, *, read_only: bool = False) -> None:
         self._path = path
-        self._patience = patience
+        self._lock_timeout = patience
         self._read_only = read_only
         self._lock = threading.Lock()
-        self._database: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         if path.is_dir():
             raise LedgerError(f"the ledger {path} can't be used: it is a folder")
-        with self.reading() if read_only else self.writing():
+        with self.begin_read() if read_only else self.begin_write():
             pass
         _files.add(self)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def begin_write(self) -> Iterator[sqlite3.Connection]:
         """Run a body in a transaction that has the file's write lock from the start."""
-        with self._transaction("BEGIN IMMEDIATE") as database:
+        with self._run_transaction("BEGIN IMMEDIATE") as database:
             yield database
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def begin_read(self) -> Iterator[sqlite3.Connection]:
         """Run a body in a transaction that sees the file as it stands at one moment."""
-        with self._transaction("BEGIN") as database:
+        with self._run_transaction("BEGIN") as database:
             yield database
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
         with self._lock:
-            self._drop()
+            self._close_connection()
 
     def before_fork(self) -> bool:
         """Have no connection and no transaction while the process forks; return whether that could be had.
@@ -86,9 +86,9 @@ class SqliteFile:
         itself for the owner of its parent's locks, and its connections write to what the parent deletes.
         """
         # For longer than any transaction waits; what forks from within one's own is not waited for at all.
-        if not self._lock.acquire(timeout=2 * self._patience + 1):
+        if not self._lock.acquire(timeout=2 * self._lock_timeout + 1):
             return False
-        self._drop()
+        self._close_connection()
         return True
 
     def after_fork_in_parent(self) -> None:
@@ -98,12 +98,12 @@ class SqliteFile:
     def after_fork_in_child(self) -> None:
         """Go on in the child, whatever became of `before_fork`."""
         self._lock = threading.Lock()
-        if self._database is not None:
-            _forsaken.append(self._database)
-            self._database = None
+        if self._connection is not None:
+            _inherited_connections.append(self._connection)
+            self._connection = None
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _run_transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         """Run a body in a transaction of its own; whatever breaks it off undoes it.
 
         Raises:
@@ -112,7 +112,7 @@ class SqliteFile:
         """
         with self._lock:
             try:
-                database = self._database or self._open()
+                database = self._connection or self._open_connection()
                 database.execute(begin)
                 try:
                     yield database
@@ -123,20 +123,20 @@ class SqliteFile:
                     raise
             except (sqlite3.Error, OSError) as error:
                 # A connection that failed once is not trusted again: the file may have been replaced.
-                self._drop()
+                self._close_connection()
                 raise LedgerError(f"the ledger {self._path} can't be used: {error}") from error
             finally:
                 if self._read_only:
-                    self._drop()  # it was opened for the file as nobody wrote to it, if so: see `_open`
+                    self._close_connection()  # it was opened for the file as nobody wrote to it, if so: see `_open`
 
-    def _open(self) -> sqlite3.Connection:
+    def _open_connection(self) -> sqlite3.Connection:
         place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
         if self._read_only and not self._path.with_name(f"{self._path.name}-wal").exists():
             # Nobody has it open. Else SQLite would make files beside it that belong to whoever looks, and that whoever
             # writes might not be able to write to.
             place += "&immutable=1"
         database = sqlite3.connect(
-            place, timeout=self._patience, isolation_level=None, check_same_thread=False, uri=True
+            place, timeout=self._lock_timeout, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
             if not self._read_only:
@@ -145,52 +145,52 @@ class SqliteFile:
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.execute("BEGIN IMMEDIATE")
             # At each opening: the file may have been taken away meanwhile.
-            self._prepare(database)
+            self._ensure_schema(database)
             if not self._read_only:
                 database.execute("COMMIT")
         except BaseException:
             database.close()
             raise
-        self._database = database
+        self._connection = database
         return database
 
-    def _drop(self) -> None:
-        database, self._database = self._database, None
+    def _close_connection(self) -> None:
+        database, self._connection = self._connection, None
         if database is not None:
             with suppress(sqlite3.Error):
                 database.close()
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
+    def _ensure_schema(self, database: sqlite3.Connection) -> None:
         (application,) = database.execute("PRAGMA application_id").fetchone()
         (version,) = database.execute("PRAGMA user_version").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables and not application and not self._read_only:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
-            database.execute(f"PRAGMA application_id = {_APPLICATION}")
-            database.execute(f"PRAGMA user_version = {_VERSION}")
-        elif application != _APPLICATION:
+            database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        elif application != _APPLICATION_ID:
             raise LedgerError(f"{self._path} is a SQLite file of another program, not a ledger of loco-otel")
-        elif version != _VERSION:
+        elif version != _SCHEMA_VERSION:
             raise LedgerError(
-                f"the ledger {self._path} is of version {version}; this loco-otel reads version {_VERSION}"
+                f"the ledger {self._path} is of version {version}; this loco-otel reads version {_SCHEMA_VERSION}"
             )
 
 
-_held: list[SqliteFile] = []
+_files_locked_for_fork: list[SqliteFile] = []
 
 
 def _before_fork() -> None:
-    _held.extend(file for file in tuple(_files) if file.before_fork())
+    _files_locked_for_fork.extend(file for file in tuple(_files) if file.before_fork())
 
 
 def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().after_fork_in_parent()
+    while _files_locked_for_fork:
+        _files_locked_for_fork.pop().after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
-    _held.clear()
+    _files_locked_for_fork.clear()
     for file in tuple(_files):
         file.after_fork_in_child()
 

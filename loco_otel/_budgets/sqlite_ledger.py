@@ -12,27 +12,27 @@ from datetime import UTC, datetime, tzinfo
 from itertools import chain
 from pathlib import Path
 
-from loco_otel._budgets.account import ADMITTED, Account, Decision, Settled, decide
+from loco_otel._budgets.account import ADMITTED, Account, Decision, LedgerUpdate, decide_admission
 from loco_otel._budgets.rules import Rules
-from loco_otel._budgets.spend_totals import added_up
+from loco_otel._budgets.spend_totals import aggregate_rows
 from loco_otel._budgets.sqlite_file import SqliteFile
 from loco_otel.money import (
     ATTRIBUTION,
     AccountKey,
     Action,
     Budget,
+    BudgetStatus,
     Charge,
     Period,
     Scope,
-    Standing,
     Totals,
     Unit,
     ends,
 )
 
-_SUMS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens", "output_tokens")
-_THIS = "scope = ? AND key = ? AND unit = ? AND period = ?"
-_REMEMBERED = 86_400
+_SUM_COLUMNS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens", "output_tokens")
+_ACCOUNT_FILTER = "scope = ? AND key = ? AND unit = ? AND period = ?"
+_SETTLED_ID_SECONDS = 86_400
 """Seconds for which the id of what was settled is kept."""
 
 
@@ -59,35 +59,37 @@ class SqliteLedger:
         zone: tzinfo = UTC,
         *,
         lease: float = 900.0,
-        patience: float = 1.0,
+        lock_timeout: float = 1.0,
     ) -> None:
         self.lease = lease
-        self._file = SqliteFile(path, patience)
+        self._file = SqliteFile(path, lock_timeout)
         self.set_budgets(budgets, zone)
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Go on under other rules; the accounts keep what they have spent and reserved."""
         rules = Rules(budgets)
-        with self._file.writing() as database:
+        with self._file.begin_write() as database:
             database.executemany(
                 "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
                 " SET budget = excluded.budget, action = excluded.action,"
                 " told = min(told, spent * 100 / excluded.budget)",
-                [(*key, budget.limit, budget.action) for key, budget in rules.named.items()],
+                [(*key, budget.limit, budget.action) for key, budget in rules.named_budgets.items()],
             )
         self._rules, self._zone = rules, zone
 
-    def reserve(self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def reserve_estimate(
+        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
+    ) -> Decision:
         """Reserve a call's estimate from all its budgets, or from none."""
         rules = self._rules  # once: others may be stated meanwhile
-        keys = rules.keys(charge)
+        keys = rules.find_account_keys(charge)
         if not keys:
             return ADMITTED
-        with self._file.writing() as database:
+        with self._file.begin_write() as database:
             if database.execute("SELECT 1 FROM hold WHERE id = ?", (hold,)).fetchone() is not None:
                 return ADMITTED
-            accounts = self._accounts(database, rules, keys, now)
-            decision = decide(accounts, charge, passing)
+            accounts = self._load_accounts(database, rules, keys, now)
+            decision = decide_admission(accounts, charge, passing)
             if decision.admitted:
                 # For those who look at the file: what a default says of somebody is nowhere else.
                 database.executemany(
@@ -103,73 +105,75 @@ class SqliteLedger:
                 )
         return decision
 
-    def judge(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
         """Tell what `reserve` would say if nothing else were reserved, and reserve nothing."""
         rules = self._rules
-        keys = rules.keys(charge)
+        keys = rules.find_account_keys(charge)
         if not keys:
             return ADMITTED
-        with self._file.reading() as database:
-            return decide(self._accounts(database, rules, keys, now), charge, passing, beside=False)
+        with self._file.begin_read() as database:
+            return decide_admission(
+                self._load_accounts(database, rules, keys, now), charge, passing, include_reserved=False
+            )
 
-    def settle(self, hold: str, charge: Charge, now: float) -> Settled:
+    def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation, and spend what the call really took."""
         rules = self._rules
-        with self._file.writing() as database:
+        with self._file.begin_write() as database:
             if database.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (hold, now)).rowcount == 0:
-                return Settled()
+                return LedgerUpdate()
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
-            _count(database, charge, now)
-            accounts = self._accounts(database, rules, rules.keys(charge), now)
-            reached = [account.spend(charge, now) for account in accounts]
+            _add_to_spend(database, charge, now)
+            accounts = self._load_accounts(database, rules, rules.find_account_keys(charge), now)
+            reached = [account.spend_charge(charge, now) for account in accounts]
             database.executemany(
                 "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (*it.key, it.budget.limit, it.budget.action, it.spent, it.told, it.resets_at, it.since)
+                    (*it.key, it.budget.limit, it.budget.action, it.spent, it.last_threshold, it.resets_at, it.since)
                     for it in accounts
                 ],
             )
-        return Settled(
-            tuple([account.standing() for account in accounts]),
+        return LedgerUpdate(
+            tuple([account.make_status() for account in accounts]),
             tuple(chain.from_iterable(reached)),
         )
 
-    def give_back(self, hold: str) -> None:
+    def cancel_reservation(self, hold: str) -> None:
         """End a reservation of which nothing was spent; harmless when it has ended."""
-        with self._file.writing() as database:
+        with self._file.begin_write() as database:
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
 
-    def renew(self, holds: Iterable[str], now: float) -> None:
+    def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Note that these calls still go on, so that their reservations do not expire."""
-        with self._file.writing() as database:
+        with self._file.begin_write() as database:
             database.executemany(
                 "UPDATE hold SET expires_at = ? WHERE id = ?", [(now + self.lease, hold) for hold in holds]
             )
             database.execute("DELETE FROM hold WHERE expires_at <= ?", (now,))
-            database.execute("DELETE FROM settled WHERE at <= ?", (now - _REMEMBERED,))
+            database.execute("DELETE FROM settled WHERE at <= ?", (now - _SETTLED_ID_SECONDS,))
 
-    def standings(self, now: float) -> tuple[Standing, ...]:
+    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Tell how each account stands; those of named budgets are there before anything is spent."""
         rules = self._rules
-        with self._file.reading() as database:
-            found = _keys(database)
-            keys = [key for key in dict.fromkeys([*rules.named, *found]) if rules.budget(key) is not None]
-            return tuple([account.standing() for account in self._accounts(database, rules, keys, now)])
+        with self._file.begin_read() as database:
+            found = _load_account_keys(database)
+            keys = [key for key in dict.fromkeys([*rules.named_budgets, *found]) if rules.find_budget(key) is not None]
+            return tuple([account.make_status() for account in self._load_accounts(database, rules, keys, now)])
 
-    def totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
+    def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Tell what all settled calls took.
 
         Raises:
             ValueError: `by` has a field that is none to tell them by.
 
         """
-        with self._file.reading() as database:
-            return _totals(database, by, None)
+        with self._file.begin_read() as database:
+            return _load_totals(database, by, None)
 
-    def reset(self, key: AccountKey) -> None:
+    def reset_account(self, key: AccountKey) -> None:
         """Set what an account has spent to nothing; what is reserved stays reserved."""
-        with self._file.writing() as database:
-            database.execute(f"UPDATE account SET spent = 0, told = 0, since = NULL WHERE {_THIS}", key)  # noqa: S608
+        with self._file.begin_write() as database:
+            database.execute(f"UPDATE account SET spent = 0, told = 0, since = NULL WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
 
     def close(self) -> None:
         """Close the file."""
@@ -178,12 +182,12 @@ class SqliteLedger:
     def after_fork(self) -> None:
         """Do nothing: the file sees to itself, and reservations go by the names of calls."""
 
-    def _accounts(
+    def _load_accounts(
         self, database: sqlite3.Connection, rules: Rules, keys: Iterable[AccountKey], now: float
     ) -> list[Account]:
         """Return the accounts of keys that the rules cover."""
-        covered = [(key, rules.budget(key)) for key in keys]
-        return [_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None]
+        covered = [(key, rules.find_budget(key)) for key in keys]
+        return [_load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None]
 
 
 class LedgerView:
@@ -202,9 +206,9 @@ class LedgerView:
         self._file = SqliteFile(path, 1.0, read_only=True)
         self._zone = zone
 
-    def standings(self, now: float) -> tuple[Standing, ...]:
+    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Tell how each account stands, by the limits that programs last stated."""
-        with self._file.reading() as database:
+        with self._file.begin_read() as database:
             stated = {
                 AccountKey(Scope(scope), key, Unit(unit), Period(period)): (limit, Action(action))
                 for scope, key, unit, period, limit, action in database.execute(
@@ -213,61 +217,63 @@ class LedgerView:
             }
             return tuple(
                 [
-                    _account(database, key, Budget(*key[:2], limit, *key[2:], action), now, self._zone).standing()
+                    _load_account(
+                        database, key, Budget(*key[:2], limit, *key[2:], action), now, self._zone
+                    ).make_status()
                     for key, (limit, action) in stated.items()
                 ]
             )
 
-    def totals(self, by: Sequence[str], since: datetime | None = None) -> tuple[Totals, ...]:
+    def compute_totals(self, by: Sequence[str], since: datetime | None = None) -> tuple[Totals, ...]:
         """Tell what all settled calls took, from a day on (of UTC).
 
         Raises:
             ValueError: `by` has a field that is none to tell them by.
 
         """
-        with self._file.reading() as database:
-            return _totals(database, by, None if since is None else since.date().isoformat())
+        with self._file.begin_read() as database:
+            return _load_totals(database, by, None if since is None else since.date().isoformat())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _keys(database: sqlite3.Connection) -> list[AccountKey]:
+def _load_account_keys(database: sqlite3.Connection) -> list[AccountKey]:
     rows = database.execute(
         "SELECT scope, key, unit, period FROM account UNION SELECT scope, key, unit, period FROM hold"
     )
     return [AccountKey(Scope(scope), key, Unit(unit), Period(period)) for scope, key, unit, period in rows]
 
 
-def _account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:
+def _load_account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:
     account = Account(key, budget, ends(key.period, now, zone))
-    row = database.execute(f"SELECT spent, told, resets_at, since, budget FROM account WHERE {_THIS}", key)  # noqa: S608
+    row = database.execute(f"SELECT spent, told, resets_at, since, budget FROM account WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
     spent, told, resets_at, since, limit = row.fetchone() or (0, 0, None, None, None)
     if since is not None:
-        account.spent, account.told, account.resets_at, account.since = spent, told, resets_at, since
+        account.spent, account.last_threshold, account.resets_at, account.since = spent, told, resets_at, since
         if limit != budget.limit:
-            account.use(budget)
-        account.roll(now, zone)
-    total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_THIS} AND expires_at > ?", (*key, now))  # noqa: S608
+            account.apply_budget(budget)
+        account.roll_period(now, zone)
+    total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_ACCOUNT_FILTER} AND expires_at > ?", (*key, now))  # noqa: S608
     account.reserved = total.fetchone()[0] or 0
     return account
 
 
-def _totals(database: sqlite3.Connection, by: Sequence[str], since: str | None) -> tuple[Totals, ...]:
-    columns = ", ".join((*ATTRIBUTION, *_SUMS))
+def _load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | None) -> tuple[Totals, ...]:
+    columns = ", ".join((*ATTRIBUTION, *_SUM_COLUMNS))
     rows = database.execute(f"SELECT {columns} FROM spend WHERE day >= ?", (since or "",)).fetchall()  # noqa: S608
     width = len(ATTRIBUTION)
-    return added_up(((row[:width], row[width:]) for row in rows), by)
+    return aggregate_rows(((row[:width], row[width:]) for row in rows), by)
 
 
-def _count(database: sqlite3.Connection, charge: Charge, now: float) -> None:
+def _add_to_spend(database: sqlite3.Connection, charge: Charge, now: float) -> None:
     """Add a call to what its caller spent that day."""
     day = datetime.fromtimestamp(now, UTC).date().isoformat()
     key = [day, *(getattr(charge, name) for name in ATTRIBUTION)]
     unpriced = charge.usd is None
     sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
     where = " AND ".join(f"{name} IS ?" for name in ("day", *ATTRIBUTION))
-    added = ", ".join(f"{name} = {name} + ?" for name in _SUMS)
+    added = ", ".join(f"{name} = {name} + ?" for name in _SUM_COLUMNS)
     if database.execute(f"UPDATE spend SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
         database.execute(f"INSERT INTO spend VALUES ({', '.join('?' * (len(key) + len(sums)))})", (*key, *sums))  # noqa: S608

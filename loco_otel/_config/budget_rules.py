@@ -6,19 +6,21 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from loco_otel._config.validators import MOST, lower, no_truth_value
+from loco_otel._config.validators import MAX_NUMBER, convert_to_lower, reject_bool
 from loco_otel.events import MILLI
 from loco_otel.money import MICRO, THRESHOLDS, Action, Budget, Period, Scope, Unit
 
-DEFAULT = "default"
+DEFAULT_KEY = "default"
 """In a line of budgets: each agent that it does not name."""
-EVERYTHING = "*"
+ALL_KEY = "*"
 """In a line of budgets: all together."""
-_GLOB = frozenset("*?[")
+_GLOB_CHARACTERS = frozenset("*?[")
 
-_Cost = Annotated[Decimal, BeforeValidator(no_truth_value), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+_Cost = Annotated[Decimal, BeforeValidator(reject_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 # A millionth is the least that is counted of a dollar, and a thousandth of a weight: a limit below would be 0.
-_Limit = Annotated[Decimal, BeforeValidator(no_truth_value), Field(ge=Decimal("0.001"), le=MOST, allow_inf_nan=False)]
+_Limit = Annotated[
+    Decimal, BeforeValidator(reject_bool), Field(ge=Decimal("0.001"), le=MAX_NUMBER, allow_inf_nan=False)
+]
 _Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
 
 
@@ -39,19 +41,19 @@ class BudgetRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: _Limit = Field(description=f"a number from 0.001 to {MOST}")
-    scope: Annotated[Scope, BeforeValidator(lower)] = Field(
+    limit: _Limit = Field(description=f"a number from 0.001 to {MAX_NUMBER}")
+    scope: Annotated[Scope, BeforeValidator(convert_to_lower)] = Field(
         default=Scope.AGENT, description=f"one of {', '.join(Scope)}"
     )
     """Whose spending it bounds."""
     key: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="a name")
     """Whose; without it each of the scope that no other budget names."""
-    unit: Annotated[Unit, BeforeValidator(lower)] = Field(default=Unit.USD, description="usd or weight")
-    period: Annotated[Period, BeforeValidator(lower)] | None = Field(
+    unit: Annotated[Unit, BeforeValidator(convert_to_lower)] = Field(default=Unit.USD, description="usd or weight")
+    period: Annotated[Period, BeforeValidator(convert_to_lower)] | None = Field(
         default=None, description=f"one of {', '.join(Period)}"
     )
     """None is `budget_period`."""
-    on_exceeded: Annotated[Action, BeforeValidator(lower)] | None = Field(
+    on_exceeded: Annotated[Action, BeforeValidator(convert_to_lower)] | None = Field(
         default=None, description=f"one of {', '.join(Action)}"
     )
     """None is `budget_on_exceeded`."""
@@ -60,18 +62,18 @@ class BudgetRule(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _all_have_one_name(self) -> Self:
-        if self.scope is Scope.ALL and self.key not in (None, EVERYTHING):
+    def _reject_key_of_all(self) -> Self:
+        if self.scope is Scope.ALL and self.key not in (None, ALL_KEY):
             raise ValueError("a budget of all has no key")
         return self
 
     @model_validator(mode="after")
-    def _means_somebody(self) -> Self:
+    def _reject_unmatchable_key(self) -> Self:
         if self.key is not None and self.scope is not Scope.ALL:
-            _check_key(self.scope, self.key)
+            _validate_key(self.scope, self.key)
         return self
 
-    def budget(self, period: Period, action: Action) -> Budget:
+    def make_budget(self, period: Period, action: Action) -> Budget:
         """Return it as the ledger knows it.
 
         Args:
@@ -79,7 +81,7 @@ class BudgetRule(BaseModel):
             action: where it says none.
 
         """
-        key = EVERYTHING if self.scope is Scope.ALL else self.key
+        key = ALL_KEY if self.scope is Scope.ALL else self.key
         amount = round(self.limit * (MICRO if self.unit is Unit.USD else MILLI))
         return Budget(
             self.scope,
@@ -92,12 +94,12 @@ class BudgetRule(BaseModel):
         )
 
     def __str__(self) -> str:
-        who = EVERYTHING if self.scope is Scope.ALL else self.key or DEFAULT
+        who = ALL_KEY if self.scope is Scope.ALL else self.key or DEFAULT_KEY
         name = who if self.scope in {Scope.AGENT, Scope.ALL} else f"{self.scope} {who}"
         return f"{name}={self.limit}" + ("" if self.unit is Unit.USD else " weight")
 
 
-def read_line(value: object) -> object:
+def parse_budget_line(value: object) -> object:
     """Return `analyst=5.00,default=2.00,*=20.00` as rules: USD for that agent, each other agent, and all together.
 
     Raises:
@@ -106,7 +108,7 @@ def read_line(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    if lower(value) == "none":
+    if convert_to_lower(value) == "none":
         return ()
     rules: list[Mapping[str, object]] = []
     for part in filter(None, (part.strip() for part in value.split(","))):
@@ -118,28 +120,28 @@ def read_line(value: object) -> object:
             limit = Decimal(amount.strip())
         except InvalidOperation:
             raise ValueError(f"{amount!r} is no amount") from None
-        if name == EVERYTHING:
+        if name == ALL_KEY:
             rules.append({"scope": Scope.ALL, "limit": limit})
-        elif name == DEFAULT:
+        elif name == DEFAULT_KEY:
             rules.append({"limit": limit})
         else:
-            _check_key(Scope.AGENT, name)
+            _validate_key(Scope.AGENT, name)
             rules.append({"key": name, "limit": limit})
     if not rules:
         raise ValueError("it names nobody; none is for no budgets")
     return rules
 
 
-def _check_key(scope: Scope, key: str) -> None:
+def _validate_key(scope: Scope, key: str) -> None:
     """Refuse a key that would never match."""
-    if scope is not Scope.MODEL and not _GLOB.isdisjoint(key):
-        hint = '; scope = "all" is for all together' if key == EVERYTHING else ""
+    if scope is not Scope.MODEL and not _GLOB_CHARACTERS.isdisjoint(key):
+        hint = '; scope = "all" is for all together' if key == ALL_KEY else ""
         raise ValueError(f"{key!r}: only the key of a model may be a glob{hint}")
-    if key == DEFAULT:
+    if key == DEFAULT_KEY:
         raise ValueError("a budget for each that no other one names has no key")
 
 
-def named_twice(rules: tuple[BudgetRule, ...], period: Period) -> str | None:
+def find_duplicate_name(rules: tuple[BudgetRule, ...], period: Period) -> str | None:
     """Return whom two of the rules are for, in the same unit and period; `period` is that of a rule that says none."""
     seen = set()
     for rule in rules:

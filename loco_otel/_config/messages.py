@@ -12,10 +12,10 @@ from loco_otel._config.budget_rules import BudgetRule, Price
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.validators import TOO_LARGE
 
-_LONGEST_SHOWN = 80
+_MAX_VALUE_LENGTH = 80
 
 
-class Given(NamedTuple):
+class RawSetting(NamedTuple):
     """A value as somebody wrote it, and where."""
 
     value: object
@@ -25,22 +25,22 @@ class Given(NamedTuple):
     """What follows the value in a message where the key alone does not tell the place."""
 
     def __str__(self) -> str:
-        return f"{self.key}={shown(self.value)}{self.place}"
+        return f"{self.key}={format_value(self.value)}{self.place}"
 
-    def item(self, key: object) -> Self:
+    def get_item(self, key: object) -> Self:
         """One entry of a table."""
         value = self.value.get(key) if isinstance(self.value, Mapping) else self.value
-        return self._replace(key=f"{self.key}.{shown(key)}", value=value)
+        return self._replace(key=f"{self.key}.{format_value(key)}", value=value)
 
 
-def not_a_setting(name: str, spelt: Mapping[str, str], place: str = "") -> str:
+def describe_unknown_setting(name: str, spelt: Mapping[str, str], place: str = "") -> str:
     """Say that a name is unknown, and which of those that are known was probably meant."""
     close = difflib.get_close_matches(name.lower().removeprefix("loco_"), spelt, n=1)
     meant = f"; did you mean {spelt[close[0]]}?" if close else ""
-    return f"{shown(name)}{place} is not a setting of loco-otel{meant}"
+    return f"{format_value(name)}{place} is not a setting of loco-otel{meant}"
 
 
-TABLES = {
+TABLE_ENTRIES = {
     "weights": "a number above 0",
     "shares": "a number from 0.001 to 1000",
     "tenant_shares": "a number from 0.001 to 1000",
@@ -48,41 +48,43 @@ TABLES = {
     "downgrade": "a list of models, the next cheaper one first, without the model itself",
 }
 """Settings that are tables of names, and what an entry may be."""
-NUMBERS = ("weights", "shares", "tenant_shares")
-_RULES: Mapping[str, tuple[type[BaseModel], str]] = {
+NUMBER_TABLES = ("weights", "shares", "tenant_shares")
+_RULE_TYPES: Mapping[str, tuple[type[BaseModel], str]] = {
     "resources": (ResourceRule, "a table with a name"),
     "budgets": (BudgetRule, "a table with a limit"),
 }
 """Settings that are lists of tables, and what each must be at least."""
 
 
-def faults_of(error: ValidationError, given: Mapping[str, Given], fields: Mapping[str, FieldInfo]) -> Iterable[str]:
+def describe_errors(
+    error: ValidationError, given: Mapping[str, RawSetting], fields: Mapping[str, FieldInfo]
+) -> Iterable[str]:
     """Say what is wrong, in the words in which it was written, and what is allowed."""
     for detail in error.errors(include_url=False):
         key, *rest = detail["loc"]
         name = str(key)
         written = given[name]
         allowed = str(fields[name].description)
-        if name in TABLES and rest:
-            written, allowed = written.item(rest[0]), TABLES[name]
-            if name in NUMBERS and isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
+        if name in TABLE_ENTRIES and rest:
+            written, allowed = written.get_item(rest[0]), TABLE_ENTRIES[name]
+            if name in NUMBER_TABLES and isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
-        elif name in _RULES:
-            written, allowed = _of_rule(name, written, rest, detail, allowed)
+        elif name in _RULE_TYPES:
+            written, allowed = _locate_rule_error(name, written, rest, detail, allowed)
         if detail["type"] == TOO_LARGE:
             allowed = detail["msg"]
         yield f"{written}: must be {allowed}"
 
 
-def _of_rule(
-    name: str, written: Given, rest: Sequence[int | str], detail: ErrorDetails, allowed: str
-) -> tuple[Given, str]:
+def _locate_rule_error(
+    name: str, written: RawSetting, rest: Sequence[int | str], detail: ErrorDetails, allowed: str
+) -> tuple[RawSetting, str]:
     """Say which of the tables, by its number, and which key of it is wrong."""
     said = detail["msg"].removeprefix("Value error, ")
     if not rest:
         return written, f"{allowed} ({said})" if detail["type"] == "value_error" else allowed
     number, *keys = rest
-    rule, least = _RULES[name]
+    rule, least = _RULE_TYPES[name]
     value = written.value
     if isinstance(value, str):  # one line of them all
         return written, allowed
@@ -93,36 +95,36 @@ def _of_rule(
     if not keys:
         return written, f"{least} ({said})" if detail["type"] == "value_error" else least
     field = rule.model_fields.get(str(keys[0]))
-    return written.item(keys[0]), str(field.description) if field else f"one of {', '.join(rule.model_fields)}"
+    return written.get_item(keys[0]), str(field.description) if field else f"one of {', '.join(rule.model_fields)}"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a value as the user would write it, in one short line."""
-    text = str(value).lower() if value is None or isinstance(value, bool) else one_line(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    text = str(value).lower() if value is None or isinstance(value, bool) else format_single_line(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
 
-def one_line(value: object) -> str:
+def format_single_line(value: object) -> str:
     """Return a value without line breaks."""
     return value if isinstance(value, str) and value.isprintable() else repr(value)
 
 
-def displayed(key: str, value: object) -> str:
+def format_setting(key: str, value: object) -> str:
     """Return a setting's value for display, as it would be written."""
     if key == "capacity" and value is None:
         return "auto"
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, Mapping):
-        value = [_entry(name, it) for name, it in value.items()]
+        value = [_format_entry(name, it) for name, it in value.items()]
     if isinstance(value, tuple):
         value = [rule.name if isinstance(rule, ResourceRule) else str(rule) for rule in value]
     if isinstance(value, list | frozenset):
         return ", ".join(value if isinstance(value, list) else sorted(value)) or "none"
-    return shown(value)
+    return format_value(value)
 
 
-def _entry(name: str, value: Price | float | tuple[str, ...]) -> str:
+def _format_entry(name: str, value: Price | float | tuple[str, ...]) -> str:
     if isinstance(value, Price):
         return name
     return f"{name}={value:.10g}" if isinstance(value, float) else " > ".join((name, *value))

@@ -7,21 +7,21 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from loco_otel._config.validators import MOST, no_truth_value, word_for_none
+from loco_otel._config.validators import MAX_NUMBER, accept_none_word, reject_bool
 from loco_otel.events import DEFAULT_RESOURCE
 
-_MOST_REMEMBERED = 1000
+_MAX_CACHED_ROUTES = 1000
 
 
-def _not_the_default(name: str) -> str:
+def _reject_default_name(name: str) -> str:
     if name == DEFAULT_RESOURCE:
         raise ValueError("the default resource has the settings of its own")
     return name
 
 
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\s+,]+$")]
-_Some = Annotated[int, BeforeValidator(no_truth_value), Field(ge=1, le=MOST)]
-_Rate = Annotated[float, BeforeValidator(no_truth_value), Field(gt=0, le=1e12, allow_inf_nan=False)]
+_ResourceName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\s+,]+$")]
+_PositiveInteger = Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=MAX_NUMBER)]
+_RatePerMinute = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
 class ResourceRule(BaseModel):
@@ -29,23 +29,23 @@ class ResourceRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[_Name, AfterValidator(_not_the_default)] = Field(
+    name: Annotated[_ResourceName, AfterValidator(_reject_default_name)] = Field(
         description=f"a name without spaces, commas and +, other than {DEFAULT_RESOURCE}"
     )
-    capacity: Annotated[_Some | None, word_for_none("auto")] = Field(
+    capacity: Annotated[_PositiveInteger | None, accept_none_word("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
     """Slots; None, written `auto`, is found out from the provider's refusals."""
-    capacity_max: _Some | None = Field(default=None, description="a whole number of at least 1")
+    capacity_max: _PositiveInteger | None = Field(default=None, description="a whole number of at least 1")
     """What `auto` never exceeds."""
-    requests_per_minute: _Rate | None = Field(default=None, description="a number above 0")
-    tokens_per_minute: _Rate | None = Field(default=None, description="a number above 0")
+    requests_per_minute: _RatePerMinute | None = Field(default=None, description="a number above 0")
+    tokens_per_minute: _RatePerMinute | None = Field(default=None, description="a number above 0")
     provider: str | None = Field(default=None, description="a provider's name or glob")
     """Of the calls that need it; as `gen_ai.provider.name` has it."""
     model: str | None = Field(default=None, description="a model's name or glob")
     host: str | None = Field(default=None, description="a host's name or glob")
 
-    def matches(self, provider: str | None, model: str | None, host: str | None) -> bool:
+    def is_needed_by(self, provider: str | None, model: str | None, host: str | None) -> bool:
         """Tell whether a call needs it. A resource without a rule is needed only by whoever asks for it by name."""
         told = ((self.provider, provider), (self.model, model), (self.host, host))
         rules = [(glob, value) for glob, value in told if glob is not None]
@@ -62,26 +62,26 @@ class Router:
 
     """
 
-    def __init__(self, rules: Iterable[ResourceRule], *, fixed: bool) -> None:
+    def __init__(self, rules: Iterable[ResourceRule], *, has_fixed_capacity: bool) -> None:
         self._rules = tuple(rules)
-        self._fixed = fixed
-        self.resources = lru_cache(_MOST_REMEMBERED)(self._resources)
+        self._has_fixed_capacity = has_fixed_capacity
+        self.route_call = lru_cache(_MAX_CACHED_ROUTES)(self._find_resources)
         """Return the names of the resources that a call needs, by its provider, model, host and unusual port."""
 
-    def _resources(
+    def _find_resources(
         self, provider: str | None, model: str | None, host: str | None, port: int | None = None
     ) -> tuple[str, ...]:
-        names = {rule.name for rule in self._rules if rule.matches(provider, model, host)}
+        names = {rule.name for rule in self._rules if rule.is_needed_by(provider, model, host)}
         if names:
             return tuple(sorted(names))
-        if self._fixed or provider is None:
+        if self._has_fixed_capacity or provider is None:
             return (DEFAULT_RESOURCE,)
         if not host:
             return (provider,)
         return (f"{provider}/{host}" if port is None else f"{provider}/{host}:{port}",)
 
 
-def by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
+def index_by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
     """Return rules under their names.
 
     Raises:

@@ -25,10 +25,17 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from loco_otel._config.budget_rules import BudgetRule, Price, named_twice, read_line
-from loco_otel._config.messages import TABLES, Given, displayed, faults_of, not_a_setting, one_line
-from loco_otel._config.resource_rules import ResourceRule, by_name
-from loco_otel._config.validators import lower, no_truth_value, not_too_large, word_for_none
+from loco_otel._config.budget_rules import BudgetRule, Price, find_duplicate_name, parse_budget_line
+from loco_otel._config.messages import (
+    TABLE_ENTRIES,
+    RawSetting,
+    describe_errors,
+    describe_unknown_setting,
+    format_setting,
+    format_single_line,
+)
+from loco_otel._config.resource_rules import ResourceRule, index_by_name
+from loco_otel._config.validators import accept_none_word, convert_to_lower, reject_bool, reject_too_large
 from loco_otel.errors import ConfigurationError
 from loco_otel.money import Action, Budget, Period
 
@@ -36,7 +43,7 @@ OPTIMIZE_FOR_ALPHA: Mapping[str, float] = {"latency": 0.0, "balanced": 0.25, "th
 """The alpha behind each word of `LOCO_OPTIMIZE_FOR`."""
 
 
-class Row(NamedTuple):
+class SettingRow(NamedTuple):
     """One setting, for display."""
 
     key: str
@@ -44,12 +51,12 @@ class Row(NamedTuple):
     origin: str
 
 
-def _named_apart(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
-    by_name(rules)
+def _reject_duplicate_names(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
+    index_by_name(rules)
     return rules
 
 
-def _zone(name: str) -> str:
+def _validate_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ValueError, OSError, KeyError):  # no name, a directory, not known
@@ -57,14 +64,14 @@ def _zone(name: str) -> str:
     return name
 
 
-def _one_or_more(value: object) -> object:
+def _wrap_single_value(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-_Goal = Literal["latency", "balanced", "throughput"]
-_Whole = Annotated[int, BeforeValidator(no_truth_value), AfterValidator(not_too_large)]
-_Number = Annotated[float, BeforeValidator(no_truth_value), Field(allow_inf_nan=False), AfterValidator(not_too_large)]
-_Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(not_too_large)]
+_OptimizationGoal = Literal["latency", "balanced", "throughput"]
+_Integer = Annotated[int, BeforeValidator(reject_bool), AfterValidator(reject_too_large)]
+_Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=False), AfterValidator(reject_too_large)]
+_Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 
@@ -76,28 +83,28 @@ class Settings(BaseSettings):
 
     enabled: bool = Field(default=True, description="true or false")
     """Off: patch nothing."""
-    capacity: Annotated[Annotated[_Whole, Field(ge=1)] | None, word_for_none("auto")] = Field(
+    capacity: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
     """Slots of the default resource; None, written `auto`: each provider's host has a limit of its own, which is found
     out from its refusals."""
-    capacity_max: Annotated[Annotated[_Whole, Field(ge=1)] | None, word_for_none("none")] = Field(
+    capacity_max: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a whole number of at least 1"
     )
     """What such a limit never exceeds."""
-    requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, word_for_none("none")] = Field(
+    requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
     """How many requests may begin in a minute: of the default resource, or at each provider's host."""
-    tokens_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, word_for_none("none")] = Field(
+    tokens_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
     """How many tokens they may take, by estimate, corrected once they have ended."""
-    policy: Annotated[Literal["load", "fair", "fifo"], BeforeValidator(lower)] = Field(
+    policy: Annotated[Literal["load", "fair", "fifo"], BeforeValidator(convert_to_lower)] = Field(
         default="load", description="load, fair or fifo"
     )
     """Who of those that wait goes next."""
-    optimize_for: Annotated[_Goal | None, BeforeValidator(lower)] = Field(
+    optimize_for: Annotated[_OptimizationGoal | None, BeforeValidator(convert_to_lower)] = Field(
         default="balanced", description="latency, balanced or throughput"
     )
     """A word for alpha; None where alpha was set itself."""
@@ -107,13 +114,13 @@ class Settings(BaseSettings):
     """Share of the queue's weight in the load score; the rest is its age's. Above a half, agents starve."""
     auto_tune: bool = Field(default=False, description="true or false")
     """Let alpha follow what is seen of the queues; where it begins is what was set."""
-    max_wait_ticks: Annotated[_Whole, Field(ge=0)] = Field(
+    max_wait_ticks: Annotated[_Integer, Field(ge=0)] = Field(
         default=1000, description="a whole number of at least 0 (0 is off)"
     )
     """Ticks after which the oldest waiter goes first under every policy; 0 is never."""
-    max_waiters: Annotated[_Whole, Field(ge=1)] = Field(default=1000, description="a whole number of at least 1")
+    max_waiters: Annotated[_Integer, Field(ge=1)] = Field(default=1000, description="a whole number of at least 1")
     """Requests that may wait at once; one more is refused."""
-    acquire_timeout: Annotated[Annotated[_Number, Field(ge=0)] | None, word_for_none("none")] = Field(
+    acquire_timeout: Annotated[Annotated[_Number, Field(ge=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number of seconds of at least 0"
     )
     """Seconds that a request may wait."""
@@ -125,57 +132,57 @@ class Settings(BaseSettings):
         default=None, description="a name"
     )
     """Who calls when nothing else says."""
-    log: Annotated[Literal["json", "pretty"], BeforeValidator(lower)] = Field(
+    log: Annotated[Literal["json", "pretty"], BeforeValidator(convert_to_lower)] = Field(
         default="json", description="json or pretty"
     )
     """How the event log of the seed's API is written; `pretty` also turns it on."""
-    metric_values: Annotated[_Whole, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
+    metric_values: Annotated[_Integer, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
     """Most values of one metric attribute; those beyond fold into `other`."""
     weights: Mapping[str, _Weight] = Field(
         default={}, description="a table of model names or globs, each with a number above 0"
     )
     """Weight of a call by model name or glob, instead of the estimate."""
     prices: Mapping[str, Price] = Field(
-        default={}, description=f"a table of model names or globs, each {TABLES['prices']}"
+        default={}, description=f"a table of model names or globs, each {TABLE_ENTRIES['prices']}"
     )
     """Price of a model by name or glob, instead of the published one."""
-    budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(read_line)] = Field(
+    budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(
         default=(),
         description="names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, "
         "each with a limit; amounts from 0.001 to 1000000000",
     )
     """What may be spent: of the names `default` is each agent that has none of its own, `*` all together."""
-    budget_period: Annotated[Period, BeforeValidator(lower)] = Field(
+    budget_period: Annotated[Period, BeforeValidator(convert_to_lower)] = Field(
         default=Period.TOTAL, description=f"one of {', '.join(Period)}"
     )
     """After how long budgets begin anew that do not say so themselves."""
-    budget_on_exceeded: Annotated[Action, BeforeValidator(lower)] = Field(
+    budget_on_exceeded: Annotated[Action, BeforeValidator(convert_to_lower)] = Field(
         default=Action.REJECT, description=f"one of {', '.join(Action)}"
     )
     """What happens to a call beyond a budget that does not say so itself."""
-    budget_zone: Annotated[str, AfterValidator(_zone)] = Field(
+    budget_zone: Annotated[str, AfterValidator(_validate_zone)] = Field(
         default="UTC", description="a time zone such as Europe/Berlin"
     )
     """At whose midnight days and months end."""
-    downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]] = Field(
-        default={}, description=f"a table of models, each with {TABLES['downgrade']}"
+    downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_wrap_single_value)]] = Field(
+        default={}, description=f"a table of models, each with {TABLE_ENTRIES['downgrade']}"
     )
     """By model: those that a call may be sent with instead, the next cheaper one first."""
-    downgrade_ends: Annotated[Literal["reject", "alert"], BeforeValidator(lower)] = Field(
+    downgrade_ends: Annotated[Literal["reject", "alert"], BeforeValidator(convert_to_lower)] = Field(
         default="reject", description="reject or alert"
     )
     """What happens where there is no room for the cheapest of them either."""
     ledger: Annotated[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, word_for_none("none")
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, accept_none_word("none")
     ] = Field(default=None, description="none or the path of a file")
     """Where what is spent is kept, for a restart and for other processes; None is in memory."""
-    ledger_on_error: Annotated[Literal["closed", "open"], BeforeValidator(lower)] = Field(
+    ledger_on_error: Annotated[Literal["closed", "open"], BeforeValidator(convert_to_lower)] = Field(
         default="closed", description="closed or open"
     )
     """What happens to calls that have budgets while that file can't be used: refused, or let through."""
     count_spend: bool = Field(default=False, description="true or false")
     """Count for `spend()` from the start, also where nothing else needs to know what calls take."""
-    resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_named_apart)] = Field(
+    resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_reject_duplicate_names)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )
     """Resources beside the default one, and which calls need them."""
@@ -205,12 +212,12 @@ class Settings(BaseSettings):
 
         """
         environ = os.environ if environ is None else environ
-        given = _from_environment(environ)
-        in_file, faults = _from_file(environ.get(_CONFIG, "").strip())
+        given = _read_environment(environ)
+        in_file, faults = _read_file(environ.get(_CONFIG_VARIABLE, "").strip())
         if given.keys() & _ALPHA_KEYS:
             in_file = {key: value for key, value in in_file.items() if key not in _ALPHA_KEYS}
-        settings = cls._validated({**in_file, **given}, faults)
-        settings._unknown = tuple(_unknown_names(environ))
+        settings = cls._build_validated({**in_file, **given}, faults)
+        settings._unknown = tuple(_describe_unknown_names(environ))
         return settings
 
     def changed(self, **overrides: object) -> Self:
@@ -220,18 +227,18 @@ class Settings(BaseSettings):
             ConfigurationError: a value or a key can't be used; the message names all faults.
 
         """
-        faults = [not_a_setting(key, _OURS) for key in overrides if key not in _OURS]
+        faults = [describe_unknown_setting(key, _OWN_KEYS) for key in overrides if key not in _OWN_KEYS]
         new = {
-            key: Given(value, key, "configure()")
+            key: RawSetting(value, key, "configure()")
             for key, value in overrides.items()
-            if key in _OURS and not (value is None and key in _ALPHA_KEYS)
+            if key in _OWN_KEYS and not (value is None and key in _ALPHA_KEYS)
         }
         kept = {
-            key: Given(getattr(self, key), key, origin)
+            key: RawSetting(getattr(self, key), key, origin)
             for key, origin in self._origins.items()
             if not (key in _ALPHA_KEYS and new.keys() & _ALPHA_KEYS)
         }
-        settings = self._validated({**kept, **new}, faults)
+        settings = self._build_validated({**kept, **new}, faults)
         settings._unknown = self._unknown
         return settings
 
@@ -241,14 +248,14 @@ class Settings(BaseSettings):
             key = "optimize_for"
         return self._origins.get(key, "default")
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[SettingRow, ...]:
         """Return all settings, for display."""
-        return tuple(Row(key, displayed(key, getattr(self, key)), self.origin(key)) for key in _KEYS)
+        return tuple(SettingRow(key, format_setting(key, getattr(self, key)), self.origin(key)) for key in _KEYS)
 
     @property
     def limits(self) -> tuple[Budget, ...]:
         """The budgets as the ledger knows them."""
-        return tuple(rule.budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets)
+        return tuple(rule.make_budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -256,7 +263,7 @@ class Settings(BaseSettings):
         return self._unknown
 
     @classmethod
-    def _validated(cls, given: Mapping[str, Given], faults: Iterable[str]) -> Self:
+    def _build_validated(cls, given: Mapping[str, RawSetting], faults: Iterable[str]) -> Self:
         """Make settings of what was given.
 
         Raises:
@@ -270,27 +277,30 @@ class Settings(BaseSettings):
         try:
             settings = cls.model_validate({key: value.value for key, value in given.items()})
         except ValidationError as error:
-            faults += faults_of(error, given, cls.model_fields)
+            faults += describe_errors(error, given, cls.model_fields)
         else:
-            faults += settings._at_odds(given)
+            faults += settings._find_conflicts(given)
         if faults:
             raise ConfigurationError("; ".join(dict.fromkeys(faults)))
         settings._origins = {key: value.origin for key, value in given.items()}
         return settings
 
-    def _at_odds(self, given: Mapping[str, Given]) -> Iterable[str]:
+    def _find_conflicts(self, given: Mapping[str, RawSetting]) -> Iterable[str]:
         """Say which values do not go together."""
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:
             rule_says_so = any(rule.on_exceeded is Action.DOWNGRADE for rule in self.budgets)
             written = given["budgets" if rule_says_so else "budget_on_exceeded"]
-            yield f"{written}: downgrade needs a table of cheaper models, [downgrade] in the file that {_CONFIG} names"
-        twice = named_twice(self.budgets, self.budget_period)
+            yield (
+                f"{written}: downgrade needs a table of cheaper models, [downgrade] in the file that {_CONFIG_VARIABLE}"
+                " names"
+            )
+        twice = find_duplicate_name(self.budgets, self.budget_period)
         if twice is not None:
             yield f"{given['budgets']}: must have one budget for each name, unit and period (two are named {twice})"
         for model, ladder in self.downgrade.items():
             if model in ladder or len(set(ladder)) < len(ladder):
-                yield f"{given['downgrade'].item(model)}: must be {TABLES['downgrade']}, each once"
+                yield f"{given['downgrade'].get_item(model)}: must be {TABLE_ENTRIES['downgrade']}, each once"
 
     @model_validator(mode="before")
     @classmethod
@@ -315,43 +325,43 @@ class Settings(BaseSettings):
 
 _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
-_OURS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
+_OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
 """The settings of loco-otel itself, as the file and `changed` spell them."""
-_ONLY_IN_FILE = (*TABLES, "resources")
-_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OURS if key not in _ONLY_IN_FILE}
+_FILE_ONLY_KEYS = (*TABLE_ENTRIES, "resources")
+_ENVIRONMENT_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OWN_KEYS if key not in _FILE_ONLY_KEYS}
 """Those that the environment may set, as it spells them."""
-_CONFIG = "LOCO_CONFIG"
+_CONFIG_VARIABLE = "LOCO_CONFIG"
 
 
-def pretty_log_is_wanted(environ: Mapping[str, str] | None = None) -> bool:
+def is_pretty_log_enabled(environ: Mapping[str, str] | None = None) -> bool:
     """Tell whether the environment asks for the pretty event log: known on import, before settings are needed."""
     environ = os.environ if environ is None else environ
-    return environ.get(_VARIABLES["log"], "").strip().lower() == "pretty"
+    return environ.get(_ENVIRONMENT_VARIABLES["log"], "").strip().lower() == "pretty"
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
     given = {}
-    for key, name in _VARIABLES.items():
+    for key, name in _ENVIRONMENT_VARIABLES.items():
         if value := environ.get(name, "").strip():
-            given[key] = Given(value, name, name)
+            given[key] = RawSetting(value, name, name)
     if value := environ.get("OTEL_SERVICE_NAME", "").strip():
-        given["service_name"] = Given(value, "OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME")
-    elif value := _service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
-        given["service_name"] = Given(value, "service.name", "OTEL_RESOURCE_ATTRIBUTES")
+        given["service_name"] = RawSetting(value, "OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME")
+    elif value := _parse_service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+        given["service_name"] = RawSetting(value, "service.name", "OTEL_RESOURCE_ATTRIBUTES")
     name = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
     if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
-        given["disabled_instrumentations"] = Given(names, name, name)
+        given["disabled_instrumentations"] = RawSetting(names, name, name)
     return given
 
 
-def _service_name(resource_attributes: str) -> str:
+def _parse_service_name(resource_attributes: str) -> str:
     """Return `service.name` of `key=value,...` with percent-encoded values; the last one counts."""
     pairs = (item.partition("=") for item in resource_attributes.split(","))
     names = [unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name"]
     return names[-1].strip() if names else ""
 
 
-def _from_file(path: str) -> tuple[dict[str, Given], list[str]]:
+def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:
     """Return what the file says and what is wrong with it."""
     if not path:
         return {}, []
@@ -360,18 +370,18 @@ def _from_file(path: str) -> tuple[dict[str, Given], list[str]]:
             table = tomllib.load(file)
     except (OSError, RuntimeError, ValueError) as error:  # no such file; no home, too deep; no TOML, no UTF-8
         reason = getattr(error, "strerror", None) or error
-        return {}, [f"{_CONFIG}={one_line(path)}: must name a readable TOML file ({reason})"]
-    place = f" in {one_line(path)}"
-    faults = [not_a_setting(key, _OURS, place) for key in table if key not in _OURS]
-    given = {key: Given(value, key, f"file {path}", place) for key, value in table.items() if key in _OURS}
+        return {}, [f"{_CONFIG_VARIABLE}={format_single_line(path)}: must name a readable TOML file ({reason})"]
+    place = f" in {format_single_line(path)}"
+    faults = [describe_unknown_setting(key, _OWN_KEYS, place) for key in table if key not in _OWN_KEYS]
+    given = {key: RawSetting(value, key, f"file {path}", place) for key, value in table.items() if key in _OWN_KEYS}
     return given, faults
 
 
-def _unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
-    spelt = {**_VARIABLES, "config": _CONFIG}
+def _describe_unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
+    spelt = {**_ENVIRONMENT_VARIABLES, "config": _CONFIG_VARIABLE}
     for name in sorted(name for name, value in environ.items() if name.startswith("LOCO_") and value.strip()):
         key = name.removeprefix("LOCO_").lower()
-        if key in _ONLY_IN_FILE:
-            yield f"{name} is not read: {key} stand in the file that {_CONFIG} names"
+        if key in _FILE_ONLY_KEYS:
+            yield f"{name} is not read: {key} stand in the file that {_CONFIG_VARIABLE} names"
         elif name not in spelt.values():
-            yield not_a_setting(name, spelt)
+            yield describe_unknown_setting(name, spelt)

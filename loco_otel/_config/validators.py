@@ -5,12 +5,12 @@ from pydantic_core import PydanticCustomError
 
 TOO_LARGE = "too_large"
 """The type of the error whose message says what is allowed by itself."""
-MOST = 1_000_000_000
+MAX_NUMBER = 1_000_000_000
 """Of anything: no lock waits much longer than so many seconds, and the milli-weights of a thousand waiters of such a
 weight still add up exactly as a double."""
 
 
-def no_truth_value(value: object) -> object:
+def reject_bool(value: object) -> object:
     """Keep `true` from being taken for 1.
 
     Raises:
@@ -22,23 +22,23 @@ def no_truth_value(value: object) -> object:
     return value
 
 
-def not_too_large(value: float) -> float:
+def reject_too_large(value: float) -> float:
     """Return a number that is not absurd.
 
     Raises:
         PydanticCustomError: it is.
 
     """
-    if value > MOST:
-        raise PydanticCustomError(TOO_LARGE, "at most {most}", {"most": MOST})
+    if value > MAX_NUMBER:
+        raise PydanticCustomError(TOO_LARGE, "at most {most}", {"most": MAX_NUMBER})
     return value
 
 
-def lower(value: object) -> object:
+def convert_to_lower(value: object) -> object:
     """Return a word in small letters."""
     return value.lower() if isinstance(value, str) else value
 
 
-def word_for_none(word: str) -> BeforeValidator:
+def accept_none_word(word: str) -> BeforeValidator:
     """Return what takes a word, in any letters, for None."""
-    return BeforeValidator(lambda value: None if lower(value) == word else value)
+    return BeforeValidator(lambda value: None if convert_to_lower(value) == word else value)

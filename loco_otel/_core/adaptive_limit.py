@@ -18,9 +18,9 @@ It grows only while it is what holds calls back: successes while slots are free 
 
 from math import inf
 
-_MOST_PATIENCE = 128
+_MAX_SUCCESSES_BETWEEN_PROBES = 128
 """Successes between two tries: a refusal for each hundred calls or so, however constant the provider's limit is."""
-_PAUSES = 20
+_PROBE_DELAY_FACTOR = 20
 """Time between two tries, in pauses that the last one cost: else a provider that asks for long ones stands idle."""
 
 
@@ -32,26 +32,35 @@ class AdaptiveLimit:
 
     """
 
-    __slots__ = ("_credit", "_cut_at", "_patience", "_refused", "_trying", "_until", "ceiling", "limit")
+    __slots__ = (
+        "_decreased_at",
+        "_is_probing",
+        "_probe_not_before",
+        "_refused_level",
+        "_successes",
+        "_successes_required",
+        "ceiling",
+        "limit",
+    )
 
     def __init__(self, ceiling: float = inf) -> None:
         self.ceiling = ceiling
         self.limit = ceiling
         """Slots; inf while nothing is known."""
-        self._refused = inf
+        self._refused_level = inf
         """The level at which the provider last said no."""
-        self._cut_at = -inf
-        self._credit = 0
+        self._decreased_at = -inf
+        self._successes = 0
         """Successes at this level."""
-        self._patience = 0
-        self._until = -inf
+        self._successes_required = 0
+        self._probe_not_before = -inf
         """No try before."""
-        self._trying = False
+        self._is_probing = False
 
     @property
     def is_learnt(self) -> bool:
         """Whether the provider has ever said no."""
-        return self._cut_at > -inf
+        return self._decreased_at > -inf
 
     def set_ceiling(self, ceiling: float) -> None:
         """Change what it never exceeds."""
@@ -60,7 +69,7 @@ class AdaptiveLimit:
         self.ceiling = ceiling
         self.limit = min(self.limit, ceiling)
 
-    def push_back(self, in_flight: int, granted_at: float, now: float, pause: float = 0.0) -> bool:
+    def record_refusal(self, in_flight: int, granted_at: float, now: float, pause: float = 0.0) -> bool:
         """Note a refusal; return True when it lowers the limit.
 
         Args:
@@ -70,20 +79,22 @@ class AdaptiveLimit:
             pause: seconds for which the provider wants to be left alone.
 
         """
-        if granted_at < self._cut_at:
+        if granted_at < self._decreased_at:
             return False
         level = int(min(self.limit, max(1, in_flight)))
-        wrong = self._trying or level >= self._refused
-        self._patience = min(_MOST_PATIENCE, 2 * max(self._patience, level)) if wrong else level
-        self._until = now + _PAUSES * pause if wrong else now
-        self._refused = level
+        wrong = self._is_probing or level >= self._refused_level
+        self._successes_required = (
+            min(_MAX_SUCCESSES_BETWEEN_PROBES, 2 * max(self._successes_required, level)) if wrong else level
+        )
+        self._probe_not_before = now + _PROBE_DELAY_FACTOR * pause if wrong else now
+        self._refused_level = level
         self.limit = max(1, level // 2)
-        self._cut_at = now
-        self._credit = 0
-        self._trying = False
+        self._decreased_at = now
+        self._successes = 0
+        self._is_probing = False
         return True
 
-    def succeed(self, in_flight: int, now: float) -> bool:
+    def record_success(self, in_flight: int, now: float) -> bool:
         """Note a success; return True when it raises the limit.
 
         Args:
@@ -94,21 +105,21 @@ class AdaptiveLimit:
         limit = self.limit
         if in_flight < limit or limit >= self.ceiling:
             return False
-        self._credit += 1
-        if limit < self._refused - 1:
-            return self._raise()
-        if self._trying or self._refused == inf:
-            if self._credit < limit:
+        self._successes += 1
+        if limit < self._refused_level - 1:
+            return self._increase_limit()
+        if self._is_probing or self._refused_level == inf:
+            if self._successes < limit:
                 return False
             # It has borne more than was refused once.
-            self._refused, self._patience, self._trying = inf, 0, False
-            return self._raise()
-        if self._credit < max(self._patience, limit) or now < self._until:
+            self._refused_level, self._successes_required, self._is_probing = inf, 0, False
+            return self._increase_limit()
+        if self._successes < max(self._successes_required, limit) or now < self._probe_not_before:
             return False
-        self._trying = True
-        return self._raise()
+        self._is_probing = True
+        return self._increase_limit()
 
-    def _raise(self) -> bool:
+    def _increase_limit(self) -> bool:
         self.limit = min(self.ceiling, self.limit + 1)
-        self._credit = 0
+        self._successes = 0
         return True

@@ -15,15 +15,15 @@ from collections import deque
 from collections.abc import Sequence
 from math import sqrt
 
-_GROWTH = 1.2
-_MOST = 0.45
-_SAFE = 0.9
-_AGENTS_A_RELEASE = 16
+_GROWTH_THRESHOLD = 1.2
+_MAX_ALPHA = 0.45
+_STARVATION_MARGIN = 0.9
+_AGENTS_PER_RELEASE = 16
 """So many agents are looked at for each release, on average, so that a look never costs more than the releases."""
-_REMEMBERED = 1000
+_MAX_ADJUSTMENTS = 1000
 
 
-class AdaptiveAlpha:
+class AlphaTuner:
     """See the module.
 
     Args:
@@ -51,19 +51,19 @@ class AdaptiveAlpha:
         self._low = low
         self._high = high
         self._spread = spread
-        self._looks: deque[tuple[int, int, int]] = deque(maxlen=window)
+        self._observations: deque[tuple[int, int, int]] = deque(maxlen=window)
         self._next_tick = 0
-        self.adjustments: deque[tuple[int, float, str]] = deque(maxlen=_REMEMBERED)
+        self.adjustments: deque[tuple[int, float, str]] = deque(maxlen=_MAX_ADJUSTMENTS)
         """Tick, alpha and reason of the last changes."""
 
-    def due(self, tick: int, agents: int) -> bool:
+    def is_due(self, tick: int, agents: int) -> bool:
         """Tell whether to look at so many agents now."""
         if tick < self._next_tick:
             return False
-        self._next_tick = tick + 1 + agents // _AGENTS_A_RELEASE
+        self._next_tick = tick + 1 + agents // _AGENTS_PER_RELEASE
         return True
 
-    def look(self, tick: int, ages: Sequence[int], weight: int, count: int) -> float:
+    def update_alpha(self, tick: int, ages: Sequence[int], weight: int, count: int) -> float:
         """Return alpha after a look at the queues.
 
         Args:
@@ -73,13 +73,16 @@ class AdaptiveAlpha:
             count: how many pieces or requests that is.
 
         """
-        self._looks.append((tick, weight, count))
+        self._observations.append((tick, weight, count))
         alpha, reason = self.alpha, ""
-        if _variation(ages) > self._spread:
+        if _compute_variation(ages) > self._spread:
             alpha, reason = alpha - self._step, "ages differ"
-        elif len(self._looks) == self._looks.maxlen and weight > _GROWTH * self._looks[0][1] > 0:
+        elif (
+            len(self._observations) == self._observations.maxlen
+            and weight > _GROWTH_THRESHOLD * self._observations[0][1] > 0
+        ):
             alpha, reason = alpha + self._step, "queues grow"
-        most = min(self._high, _MOST, _SAFE / (1 + self._arrivals()))
+        most = min(self._high, _MAX_ALPHA, _STARVATION_MARGIN / (1 + self._estimate_arrivals()))
         if alpha > most:
             alpha, reason = most, "starvation bound"
         alpha = max(self._low, alpha)
@@ -88,13 +91,13 @@ class AdaptiveAlpha:
             self.adjustments.append((tick, alpha, reason))
         return alpha
 
-    def _arrivals(self) -> float:
+    def _estimate_arrivals(self) -> float:
         """Return arrivals per release over the looks that are remembered."""
-        (since, _, before), (now, _, count) = self._looks[0], self._looks[-1]
+        (since, _, before), (now, _, count) = self._observations[0], self._observations[-1]
         return max(0.0, 1.0 + (count - before) / (now - since)) if now > since else 1.0
 
 
-def _variation(ages: Sequence[int]) -> float:
+def _compute_variation(ages: Sequence[int]) -> float:
     total = sum(ages)
     if not total:
         return 0.0

@@ -54,46 +54,46 @@ class Backlog:
     def __len__(self) -> int:
         return self.count
 
-    def add(self, work: Work) -> None:
+    def add_work(self, work: Work) -> None:
         """Count a new piece."""
-        work.entry = self._by_age.push(work.birth, item=work)
+        work.entry = self._by_age.push_entry(work.birth, item=work)
         self.count += 1
         self.weight += work.milli
 
-    def drop(self, work: Work) -> None:
+    def remove_work(self, work: Work) -> None:
         """Count it no more; harmless when it was not counted."""
         entry, work.entry = work.entry, None
         if entry is not None:
-            self._by_age.strike(entry)
+            self._by_age.remove_entry(entry)
             self.count -= 1
             self.weight -= work.milli
 
-    def reweigh(self, work: Work, before: int) -> None:
+    def update_weight(self, work: Work, before: int) -> None:
         """Note that the weight of a piece was another."""
         if work.entry is not None:
             self.weight += work.milli - before
 
-    def reorder(self) -> None:
+    def mark_stale(self) -> None:
         """Note that ages have changed; they are looked at when it matters."""
         self._stale = True
 
-    def oldest(self) -> Work | None:
+    def find_oldest_work(self) -> Work | None:
         """Return the oldest piece; of equally old ones that which comes first among the pieces."""
         if self._stale:
-            self.rebuild()
-        first = self._by_age.first()
+            self.rebuild_index()
+        first = self._by_age.peek_entry()
         if first is None:
             return None
         work: Work = first[-1]
         return work
 
-    def bind(self, ticket: "Ticket") -> None:
+    def bind_oldest_work(self, ticket: "Ticket") -> None:
         """Let a ticket take the oldest piece, if there is one."""
         if not self.count:
             return
         if self._stale:
-            self.rebuild()
-        first = self._by_age.pop()
+            self.rebuild_index()
+        first = self._by_age.pop_entry()
         if first is not None:
             work: Work = first[-1]
             work.holder = ticket
@@ -102,14 +102,14 @@ class Backlog:
             self.count -= 1
             self.weight -= work.milli
 
-    def give_back(self, ticket: "Ticket") -> None:
+    def return_work(self, ticket: "Ticket") -> None:
         """Put the piece of a ticket back that has not begun with it."""
         work, ticket.work = ticket.work, None
         if work is not None and work.holder is ticket:
             work.holder = None
-            self.add(work)
+            self.add_work(work)
 
-    def rebuild(self) -> None:
+    def rebuild_index(self) -> None:
         """Derive everything from the pieces: after another order of them, or an operation that was broken off."""
         self._by_age = LazyHeap()
         self._stale = False
@@ -117,9 +117,9 @@ class Backlog:
         for work in self._pieces:
             work.entry = None
             holder = work.holder
-            if holder is not None and holder.backlog is not None and holder.state.unheld:
+            if holder is not None and holder.backlog is not None and holder.state.is_unheld:
                 work.holder = holder = None
             if holder is None:
-                self.add(work)
-            elif holder.state.holds:
+                self.add_work(work)
+            elif holder.state.is_holding:
                 holder.work = work

@@ -4,24 +4,24 @@ from itertools import islice
 from math import inf
 
 from loco_otel._core.policies.base import key_of
-from loco_otel._core.queue_set import Line
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Granted, GrantReason, Waiting
 
-_HOLDERS_TOLD = 16
+_MAX_HOLDERS = 16
 
 
-def waiting(line: Line, ticket: Ticket, now: float) -> Waiting:
+def build_waiting(line: QueueSet, ticket: Ticket, now: float) -> Waiting:
     """Say how things stand as a wait begins."""
     queue = line.queues[key_of(ticket.request)]
     holders = dict.fromkeys(lease for pool in line.pools for lease in pool.leases.values())
-    told = tuple(islice(holders, _HOLDERS_TOLD))
+    told = tuple(islice(holders, _MAX_HOLDERS))
     most = min(pool.capacity for pool in line.pools)
     capacity = None if most == inf else int(most)
     return Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told)
 
 
-def grant(line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
+def build_granted(line: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
     """Say why a ticket may go, and why now; before it leaves its line."""
     key = key_of(ticket.request)
     queue = line.queues.get(key)
@@ -32,10 +32,10 @@ def grant(line: Line, ticket: Ticket, reason: GrantReason, now: float) -> Grante
         reason=reason,
         waited=now - ticket.waiting_since,
         waited_ticks=line.tick - ticket.waiting_tick,
-        score=line.policy.score(key, line.tick) if compared else 0.0,
+        score=line.policy.compute_score(key, line.tick) if compared else 0.0,
         alpha=line.policy.alpha,
-        queue_weight=queue.weight if queue is not None else ticket.demand(),
-        queue_age=line.tick - (ticket.born() if queue is None else queue.birth()),
+        queue_weight=queue.weight if queue is not None else ticket.compute_demand(),
+        queue_age=line.tick - (ticket.find_oldest_birth() if queue is None else queue.find_birth_tick()),
         tick=line.tick,
         policy=line.policy.name,
         repeated=ticket.repeated,

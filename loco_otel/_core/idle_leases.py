@@ -12,32 +12,32 @@ idle, so only one is let in at a time.
 from collections.abc import Callable
 from operator import itemgetter
 
-from loco_otel._core.queue_set import Line
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
 
-def borrower(
+def next_borrower(
     resources: Resources, is_blocked: Callable[[Ticket], bool], now: float
 ) -> tuple[Ticket, dict[str, Ticket]] | None:
     """Return the waiter that may share now, and the holders that lend; None where nothing lies idle or nobody waits."""
     idle = {pool.name for pool in resources.pools.values() if pool.leases and _is_idle(pool, is_blocked, now)}
     if not idle:
         return None
-    turns: list[tuple[bool, float, int, Line, Ticket, list[Pool]]] = []
-    for line in resources.lines.values():
+    turns: list[tuple[bool, float, int, QueueSet, Ticket, list[SlotPool]]] = []
+    for line in resources.queue_sets.values():
         full = [pool for pool in line.pools if not pool.has_room(line)]
         if line.waiting and full and all(pool.name in idle for pool in full):
-            ticket, guarded = line.next()
+            ticket, guarded = line.select_next()
             turns.append((not guarded, ticket.waiting_since, ticket.seq, line, ticket, full))
     for *_, line, ticket, full in sorted(turns, key=itemgetter(0, 1, 2)):
-        if resources.is_time(line, ticket, now):
-            return ticket, {pool.name: _host(pool) for pool in full if pool.leases}
+        if resources.is_ready(line, ticket, now):
+            return ticket, {pool.name: _find_lender(pool) for pool in full if pool.leases}
     return None
 
 
-def _is_idle(pool: Pool, is_blocked: Callable[[Ticket], bool], now: float) -> bool:
+def _is_idle(pool: SlotPool, is_blocked: Callable[[Ticket], bool], now: float) -> bool:
     some = False
     for lease in pool.leases.values():
         if lease.touched_at + lease.idle_after <= now:
@@ -47,7 +47,7 @@ def _is_idle(pool: Pool, is_blocked: Callable[[Ticket], bool], now: float) -> bo
     return some
 
 
-def _host(pool: Pool) -> Ticket:
+def _find_lender(pool: SlotPool) -> Ticket:
     lease = next(iter(pool.leases.values()))
     # A sharer's own host is the one that owns the slot.
-    return lease.hosts.get(pool.name, lease)
+    return lease.lenders.get(pool.name, lease)

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from loco_otel._core.alpha_tuner import AdaptiveAlpha
+from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.lazy_heap import LazyHeap
-from loco_otel._core.policies.base import Key, Policy, Standing, key_of
+from loco_otel._core.policies.base import Candidate, Key, Policy, key_of
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
 
 if TYPE_CHECKING:
-    from loco_otel._core.slot_pool import Pool
+    from loco_otel._core.slot_pool import SlotPool
 
 _NO_SHARES: Mapping[str, int] = {}
 
@@ -19,75 +19,75 @@ _NO_SHARES: Mapping[str, int] = {}
 class AgentQueue:
     """One agent's queued tickets, oldest first; `waiting` of them have a waiter. Its backlog counts as its own."""
 
-    __slots__ = ("_asked", "_backlog", "_own", "_unasked", "key", "waiting")
+    __slots__ = ("_backlog", "_own_weight", "_queued_heap", "_waiting_heap", "key", "waiting")
 
     def __init__(self, key: Key, backlog: Backlog | None = None) -> None:
         self.key = key
         self.waiting = 0
-        self._own = 0
+        self._own_weight = 0
         self._backlog = backlog
-        self._asked = LazyHeap()
-        self._unasked = LazyHeap()
+        self._waiting_heap = LazyHeap()
+        self._queued_heap = LazyHeap()
 
     def __len__(self) -> int:
-        return len(self._asked) + len(self._unasked)
+        return len(self._waiting_heap) + len(self._queued_heap)
 
     @property
     def weight(self) -> int:
         """Qi in milli-weights."""
-        return self._own if self._backlog is None else self._own + self._backlog.weight
+        return self._own_weight if self._backlog is None else self._own_weight + self._backlog.weight
 
-    def count(self) -> int:
+    def count_queued(self) -> int:
         """Count what is queued: those who wait only to take from the backlog are what is in it."""
-        own = len(self._asked) + len(self._unasked)
+        own = len(self._waiting_heap) + len(self._queued_heap)
         return own if self._backlog is None else max(own, len(self._backlog))
 
-    def put(self, ticket: Ticket) -> None:
+    def add_ticket(self, ticket: Ticket) -> None:
         """Add a ticket that is QUEUED or WAITING."""
-        heap = self._unasked
+        heap = self._queued_heap
         if ticket.state is State.WAITING:
-            heap = self._asked
+            heap = self._waiting_heap
             self.waiting += 1
-        ticket.queue_entry = heap.push(ticket.birth, ticket.seq, item=ticket)
-        self._own += ticket.request.weight
+        ticket.queue_entry = heap.push_entry(ticket.birth, ticket.seq, item=ticket)
+        self._own_weight += ticket.request.weight
 
-    def take(self, ticket: Ticket, *, waited: bool) -> None:
+    def remove_ticket(self, ticket: Ticket, *, waited: bool) -> None:
         """Remove a ticket, which was put as one that waits or as one that does not."""
         entry, ticket.queue_entry = ticket.queue_entry, None
         assert entry is not None  # noqa: S101 - invariant: it is in this queue
         if waited:
-            self._asked.strike(entry)
+            self._waiting_heap.remove_entry(entry)
             self.waiting -= 1
         else:
-            self._unasked.strike(entry)
-        self._own -= ticket.request.weight
+            self._queued_heap.remove_entry(entry)
+        self._own_weight -= ticket.request.weight
 
     def set_backlog(self, backlog: Backlog | None) -> None:
         """Count what is queued apart."""
         self._backlog = backlog
 
-    def head(self) -> Ticket | None:
+    def find_head(self) -> Ticket | None:
         """Return the oldest ticket that has a waiter."""
-        first = self._asked.first()
+        first = self._waiting_heap.peek_entry()
         if first is None:
             return None
         ticket: Ticket = first[-1]
         return ticket
 
-    def birth(self) -> int:
+    def find_birth_tick(self) -> int:
         """Return the tick at which its oldest ticket was born, waited for or not; it is not empty.
 
         Those who wait only to take from the backlog are as old as what is in it.
         """
-        work = None if self._backlog is None else self._backlog.oldest()
-        if work is not None and not self._own:
+        work = None if self._backlog is None else self._backlog.find_oldest_work()
+        if work is not None and not self._own_weight:
             return work.birth
-        firsts = (self._asked.first(), self._unasked.first())
+        firsts = (self._waiting_heap.peek_entry(), self._queued_heap.peek_entry())
         born = min(int(first[0]) for first in firsts if first is not None)
         return born if work is None else min(born, work.birth)
 
 
-class Line:
+class QueueSet:
     """All who ask for one resource, or for the same set of them: their logical clock, and who of them goes next.
 
     A tick is one release of the resource, or of any of the set. With `max_wait_ticks` = N > 0 the oldest waiter goes
@@ -103,24 +103,35 @@ class Line:
     """
 
     __slots__ = (
-        "_by_age", "_make_policy", "_tenant_shares", "_tenants", "backlogs", "max_wait_ticks", "only", "policy",
-        "pools", "queues", "tick", "tuner", "waiting",
+        "_by_age",
+        "_has_tenants",
+        "_make_policy",
+        "_tenant_shares",
+        "backlogs",
+        "max_wait_ticks",
+        "policy",
+        "pools",
+        "queues",
+        "single_pool",
+        "tick",
+        "tuner",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
         self,
         policy: Callable[[], Policy],
         max_wait_ticks: int,
-        pools: "tuple[Pool, ...]" = (),
+        pools: "tuple[SlotPool, ...]" = (),
         *,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
     ) -> None:
         self.pools = pools
-        self.only = pools[0] if len(pools) == 1 else None
+        self.single_pool = pools[0] if len(pools) == 1 else None
         """The one pool, where it is one."""
         self._make_policy = policy
         self._tenant_shares = tenant_shares
-        self._tenants = False
+        self._has_tenants = False
         self.policy = policy()
         self.max_wait_ticks = max_wait_ticks
         self.tick = 0
@@ -128,52 +139,52 @@ class Line:
         self.queues: dict[Key, AgentQueue] = {}
         self.backlogs: dict[str, Backlog] = {}
         """Of the agents that have one; they name no tenant."""
-        self.tuner: AdaptiveAlpha | None = None
+        self.tuner: AlphaTuner | None = None
         """Finds alpha by itself."""
         self._by_age = LazyHeap()
 
-    def put(self, ticket: Ticket) -> AgentQueue:
+    def add_ticket(self, ticket: Ticket) -> AgentQueue:
         """Add a ticket that is QUEUED or WAITING."""
         key = key_of(ticket.request)
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = AgentQueue(key, self.backlogs.get(key) if isinstance(key, str) else None)
-        queue.put(ticket)
+        queue.add_ticket(ticket)
         if ticket.state is State.WAITING:
             self.waiting += 1
-            ticket.age_entry = self._by_age.push(ticket.birth, ticket.seq, item=ticket)
-        if ticket.request.tenant and not self._tenants:
-            self._follow(TenantPolicy(self._make_policy, self._tenant_shares))
-            self._tenants = True
+            ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
+        if ticket.request.tenant and not self._has_tenants:
+            self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
+            self._has_tenants = True
         else:
-            self._compete(queue)
+            self._update_policy(queue)
         return queue
 
-    def take(self, ticket: Ticket) -> None:
+    def remove_ticket(self, ticket: Ticket) -> None:
         """Remove a ticket; an agent with none left is forgotten."""
         queue = self.queues[key_of(ticket.request)]
         age_entry, ticket.age_entry = ticket.age_entry, None
-        queue.take(ticket, waited=age_entry is not None)
+        queue.remove_ticket(ticket, waited=age_entry is not None)
         if age_entry is not None:
             self.waiting -= 1
-            self._by_age.strike(age_entry)
+            self._by_age.remove_entry(age_entry)
         if not queue:
             del self.queues[queue.key]
-        self._compete(queue)
+        self._update_policy(queue)
 
-    def next(self) -> tuple[Ticket, bool]:
+    def select_next(self) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard chose it; someone waits."""
         if self.max_wait_ticks:
-            oldest = self.oldest()
+            oldest = self.find_oldest_waiter()
             if oldest is not None and self.tick - oldest.birth >= self.max_wait_ticks:
                 return oldest, True
-        ticket = self.queues[self.policy.pick(self.tick)].head()
+        ticket = self.queues[self.policy.pick_next(self.tick)].find_head()
         assert ticket is not None  # noqa: S101 - invariant: only agents with a waiter compete
         return ticket, False
 
-    def oldest(self) -> Ticket | None:
+    def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters."""
-        first = self._by_age.first()
+        first = self._by_age.peek_entry()
         if first is None:
             return None
         ticket: Ticket = first[-1]
@@ -188,58 +199,60 @@ class Line:
         queue = self.queues.get(agent)
         if queue is not None:
             queue.set_backlog(backlog)
-            self._compete(queue)
+            self._update_policy(queue)
 
-    def refresh(self, agent: str) -> None:
+    def refresh_agent(self, agent: str) -> None:
         """Note that an agent's backlog has changed."""
         queue = self.queues.get(agent)
         if queue is not None:
-            self._compete(queue)
+            self._update_policy(queue)
 
-    def tune(self, tuner: AdaptiveAlpha) -> None:
+    def tune_alpha(self, tuner: AlphaTuner) -> None:
         """Let a rule look at the queues, and go on with the alpha that it finds."""
         backlogs = [backlog for agent, backlog in self.backlogs.items() if agent not in self.queues]
-        births = [queue.birth() for queue in self.queues.values()]
-        births += [work.birth for backlog in backlogs if (work := backlog.oldest()) is not None]
+        births = [queue.find_birth_tick() for queue in self.queues.values()]
+        births += [work.birth for backlog in backlogs if (work := backlog.find_oldest_work()) is not None]
         weight = sum(queue.weight for queue in self.queues.values()) + sum(backlog.weight for backlog in backlogs)
-        count = sum(queue.count() for queue in self.queues.values()) + sum(len(backlog) for backlog in backlogs)
-        self.policy.alpha = tuner.look(self.tick, [self.tick - birth for birth in births], weight, count)
+        count = sum(queue.count_queued() for queue in self.queues.values()) + sum(len(backlog) for backlog in backlogs)
+        self.policy.alpha = tuner.update_alpha(self.tick, [self.tick - birth for birth in births], weight, count)
 
-    def use(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
+    def replace_policy(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
         """Go on under another policy; nobody has been served yet under that."""
         self._make_policy = policy
         self._tenant_shares = tenant_shares
-        self._follow(TenantPolicy(policy, tenant_shares) if self._tenants else policy())
+        self._switch_policy(TenantPolicy(policy, tenant_shares) if self._has_tenants else policy())
 
-    def charge(self, ticket: Ticket) -> None:
+    def charge_ticket(self, ticket: Ticket) -> None:
         """Count a grant as service: once for each call, whatever its pauses."""
         if ticket.charged_by is not self.policy:
             ticket.charged_by = self.policy
-            self.policy.granted(key_of(ticket.request), ticket.bound_request().weight)
+            self.policy.charge_grant(key_of(ticket.request), ticket.resolve_request().weight)
 
-    def settle(self, ticket: Ticket) -> None:
+    def settle_charge(self, ticket: Ticket) -> None:
         """Correct the account of a charged ticket, which ends."""
         policy, ticket.charged_by = ticket.charged_by, None
         if policy is self.policy:
-            policy.settled(key_of(ticket.request), ticket.correction)
+            policy.adjust_charge(key_of(ticket.request), ticket.correction)
 
-    def clear(self) -> None:
+    def clear_queues(self) -> None:
         """Empty all queues, keeping the clock; the tickets are untouched."""
-        self.policy.clear()
+        self.policy.clear_candidates()
         self.queues = {}
         self.waiting = 0
         self._by_age = LazyHeap()
         for backlog in self.backlogs.values():
-            backlog.rebuild()
+            backlog.rebuild_index()
 
-    def _follow(self, policy: Policy) -> None:
+    def _switch_policy(self, policy: Policy) -> None:
         self.policy = policy
         for queue in self.queues.values():
-            self._compete(queue)
+            self._update_policy(queue)
 
-    def _compete(self, queue: AgentQueue) -> None:
-        head = queue.head()
+    def _update_policy(self, queue: AgentQueue) -> None:
+        head = queue.find_head()
         if head is None:
-            self.policy.drop(queue.key)
+            self.policy.remove_candidate(queue.key)
         else:
-            self.policy.put(queue.key, Standing(queue.weight, queue.birth(), (head.birth, head.seq)))
+            self.policy.update_candidate(
+                queue.key, Candidate(queue.weight, queue.find_birth_tick(), (head.birth, head.seq))
+            )

@@ -5,51 +5,51 @@ from math import inf
 
 from loco_otel._core.fairness import jains_index
 from loco_otel._core.policies.base import Key, agent_of, key_of, tenant_of
-from loco_otel._core.slot_pool import Pool
-from loco_otel.events import AgentStanding, ResourceStanding
+from loco_otel._core.slot_pool import SlotPool
+from loco_otel.events import AgentSnapshot, ResourceSnapshot
 
 
-def standing(pool: Pool, now: float) -> ResourceStanding:
+def build_resource_snapshot(pool: SlotPool, now: float) -> ResourceSnapshot:
     """Tell how a resource stands.
 
     Who asks for other resources too counts at each of them. Ticks and alpha are those of the line that asks for this
     one alone; an agent's score is the best that it has in any line.
     """
-    own = next((line for line in pool.lines if line.only is pool), pool.lines[0])
-    return ResourceStanding(
+    own = next((line for line in pool.queue_sets if line.single_pool is pool), pool.queue_sets[0])
+    return ResourceSnapshot(
         resource=pool.name,
         policy=own.policy.name,
         capacity=None if pool.capacity == inf else int(pool.capacity),
         active=len(pool.leases),
-        waiting=sum(line.waiting for line in pool.lines),
+        waiting=sum(line.waiting for line in pool.queue_sets),
         tick=own.tick,
         alpha=own.policy.alpha,
-        fairness=_fairness(pool),
-        agents=tuple(_agents(pool, now)),
+        fairness=_compute_fairness(pool),
+        agents=tuple(_build_agent_snapshots(pool, now)),
     )
 
 
-def _agents(pool: Pool, now: float) -> Iterator[AgentStanding]:
+def _build_agent_snapshots(pool: SlotPool, now: float) -> Iterator[AgentSnapshot]:
     active: dict[Key, int] = {}
     for ticket in pool.leases.values():
         key = key_of(ticket.request)
         active[key] = active.get(key, 0) + 1
-    queued = {key for line in pool.lines for key in line.queues}
-    queued |= {agent for line in pool.lines for agent, backlog in line.backlogs.items() if backlog}
+    queued = {key for line in pool.queue_sets for key in line.queues}
+    queued |= {agent for line in pool.queue_sets for agent, backlog in line.backlogs.items() if backlog}
     for key in sorted(active.keys() | queued, key=lambda key: (tenant_of(key), agent_of(key))):
-        queues = [(line, line.queues[key]) for line in pool.lines if key in line.queues]
-        ages = [line.tick - queue.birth() for line, queue in queues]
+        queues = [(line, line.queues[key]) for line in pool.queue_sets if key in line.queues]
+        ages = [line.tick - queue.find_birth_tick() for line, queue in queues]
         weight = sum(queue.weight for _, queue in queues)
-        for line in pool.lines:
+        for line in pool.queue_sets:
             backlog = line.backlogs.get(agent_of(key))
-            work = None if backlog is None or key in line.queues or tenant_of(key) else backlog.oldest()
+            work = None if backlog is None or key in line.queues or tenant_of(key) else backlog.find_oldest_work()
             if backlog is not None and work is not None:
                 # Queued, and nobody waits for it yet.
                 ages.append(line.tick - work.birth)
                 weight += backlog.weight
-        waits = [now - head.waiting_since for _, queue in queues if (head := queue.head()) is not None]
-        scores = [line.policy.score(key, line.tick) for line, queue in queues if queue.waiting]
-        yield AgentStanding(
+        waits = [now - head.waiting_since for _, queue in queues if (head := queue.find_head()) is not None]
+        scores = [line.policy.compute_score(key, line.tick) for line, queue in queues if queue.waiting]
+        yield AgentSnapshot(
             agent=agent_of(key),
             waiting=sum(queue.waiting for _, queue in queues),
             active=active.get(key, 0),
@@ -61,10 +61,10 @@ def _agents(pool: Pool, now: float) -> Iterator[AgentStanding]:
         )
 
 
-def _fairness(pool: Pool) -> float:
-    waiting = (queue.key for line in pool.lines for queue in line.queues.values() if queue.waiting)
+def _compute_fairness(pool: SlotPool) -> float:
+    waiting = (queue.key for line in pool.queue_sets for queue in line.queues.values() if queue.waiting)
     served: dict[Key, int] = dict.fromkeys(waiting, 0)
-    for request in pool.served:
+    for request in pool.recently_served:
         key = key_of(request)
         served[key] = served.get(key, 0) + request.weight
     return jains_index(served.values())

@@ -8,12 +8,12 @@ whom.
 from operator import attrgetter
 from typing import NamedTuple
 
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 
-PATIENCE = 60.0
+STALL_AFTER = 60.0
 """Seconds without a grant, a chunk or a release after which a resource stands still."""
 
-_MOST = 5
+_MAX_NAMED_HOLDERS = 5
 """Holders that are named."""
 
 
@@ -46,25 +46,27 @@ class Stall(NamedTuple):
         return said
 
 
-def stall(pool: Pool, now: float) -> Stall | None:
+def detect_stall(pool: SlotPool, now: float) -> Stall | None:
     """Return what is to be told of a resource now; None where it moves, nobody waits, or this has been told."""
-    oldest = [first for line in pool.lines if (first := line.oldest()) is not None]
+    oldest = [first for line in pool.queue_sets if (first := line.find_oldest_waiter()) is not None]
     if not oldest:
         return None
     first = min(oldest, key=attrgetter("waiting_since"))
     moved = max((lease.touched_at for lease in pool.leases.values()), default=0.0)
     since = max(moved, first.waiting_since)
-    standstill = moved, sum(line.tick for line in pool.lines)
-    if now - since < PATIENCE or pool.stalled == standstill:
+    standstill = moved, sum(line.tick for line in pool.queue_sets)
+    if now - since < STALL_AFTER or pool.reported_stall == standstill:
         return None
-    pool.stalled = standstill
+    pool.reported_stall = standstill
     return Stall(
         pool.name,
         now - since,
-        sum(line.waiting for line in pool.lines),
+        sum(line.waiting for line in pool.queue_sets),
         first.request.agent,
         now - first.waiting_since,
-        tuple([(lease.request.agent, now - lease.granted_at) for lease in list(pool.leases.values())[:_MOST]]),
+        tuple(
+            [(lease.request.agent, now - lease.granted_at) for lease in list(pool.leases.values())[:_MAX_NAMED_HOLDERS]]
+        ),
         len(pool.leases),
         max(0.0, pool.paused_until - now),
     )

@@ -5,14 +5,14 @@ from math import inf
 from types import MappingProxyType
 
 from loco_otel._core import event_builders
-from loco_otel._core.alpha_tuner import AdaptiveAlpha
-from loco_otel._core.deadlock import Entanglement
-from loco_otel._core.idle_leases import borrower
+from loco_otel._core.alpha_tuner import AlphaTuner
+from loco_otel._core.deadlock import DeadlockDetector
+from loco_otel._core.idle_leases import next_borrower
 from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.policies.base import Policy
-from loco_otel._core.queue_set import Line
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Capacity, Resources
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Event, GrantReason, Outcome, Rejected, Released
 
@@ -31,9 +31,9 @@ class Steps:
         max_wait_ticks: int = 1000,
         max_waiters: int = 1000,
         max_hold: float = inf,
-        unknown: Callable[[str], Pool] | None = None,
+        make_unknown_pool: Callable[[str], SlotPool] | None = None,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
-        tuner: Callable[[], AdaptiveAlpha | None] = lambda: None,
+        tuner: Callable[[], AlphaTuner | None] = lambda: None,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -48,15 +48,15 @@ class Steps:
         self.leases_due = inf
         """Never later than the first moment at which a lease can expire."""
         self.resources = Resources(
-            capacities, policy, max_wait_ticks, unknown, tenant_shares=tenant_shares, tuner=tuner
+            capacities, policy, max_wait_ticks, make_unknown_pool, tenant_shares=tenant_shares, tuner=tuner
         )
-        self._entanglement = Entanglement()
+        self._deadlock_detector = DeadlockDetector()
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """Count those that wait."""
-        return self.resources.waiting()
+        return self.resources.count_waiting()
 
-    def recover(self, now: float) -> None:
+    def rebuild_state(self, now: float) -> None:
         """Derive everything from the tickets' states, after an operation that was broken off.
 
         All decided tickets are woken again, for the wake of some may be lost; so may the events of that operation.
@@ -64,122 +64,124 @@ class Steps:
         self.events = []
         self._deadlines = LazyHeap()
         self.leases_due = -inf  # whatever it was may be lost: look at once
-        self._entanglement = Entanglement()
-        self.resources.clear()
+        self._deadlock_detector = DeadlockDetector()
+        self.resources.clear_state()
         self.has_learnt = any(pool.has_learnt for pool in self.resources.pools.values())
         for seq, ticket in list(self._tickets.items()):
             ticket.charged_by = None
-            if ticket.state.ended or ticket.state is State.NEW:
+            if ticket.state.is_ended or ticket.state is State.NEW:
                 del self._tickets[seq]
             else:
-                self._restore(self._line(ticket), ticket)
+                self._restore_ticket(self._find_queue_set(ticket), ticket)
             if ticket.wake is not None and ticket.state is not State.WAITING:
                 self.decided.append(ticket)
-        self._fill_all(now)
+        self._grant_all_waiting(now)
 
-    def _restore(self, line: Line, ticket: Ticket) -> None:
-        if ticket.state.holds:
-            ticket.request = ticket.bound_request()
-            ticket.hosts = {name: host for name, host in ticket.hosts.items() if host.state.holds}
+    def _restore_ticket(self, line: QueueSet, ticket: Ticket) -> None:
+        if ticket.state.is_holding:
+            ticket.request = ticket.resolve_request()
+            ticket.lenders = {name: host for name, host in ticket.lenders.items() if host.state.is_holding}
             for pool in line.pools:
-                pool.hold(ticket)
-        elif ticket.state.queued:
+                pool.add_lease(ticket)
+        elif ticket.state.is_queued:
             ticket.age_entry = None
-            ticket.hosts = _NONE
+            ticket.lenders = _NONE
             if ticket.backlog is not None:
                 ticket.work = None
-            self._stand(line, ticket)
+            self._enqueue_ticket(line, ticket)
 
-    def reset(self) -> None:
+    def end_all_tickets(self) -> None:
         """Forget all tickets, ending each; capacities, policy and clock stay. For the child of a fork."""
         for ticket in list(self._tickets.values()):
             ticket.state = State.RELEASED
         self._tickets = {}
-        self.recover(0.0)
+        self.rebuild_state(0.0)
 
-    def _line(self, ticket: Ticket) -> Line:
-        return self.resources.line(ticket.request.resources)
+    def _find_queue_set(self, ticket: Ticket) -> QueueSet:
+        return self.resources.get_queue_set(ticket.request.resources)
 
-    def _begin_wait(self, line: Line, ticket: Ticket, now: float) -> None:
-        ticket.hosts = _NONE
+    def _grant_or_enqueue(self, line: QueueSet, ticket: Ticket, now: float) -> None:
+        ticket.lenders = _NONE
         ticket.waiting_since = now
         ticket.waiting_tick = line.tick
         timeout = ticket.request.timeout
         if self.closed:
-            self._reject(line, ticket, Outcome.SHUTDOWN, now)
-        elif self.resources.has_room(line, ticket, now):
-            self._grant(line, ticket, GrantReason.FREE, now)
+            self._mark_rejected(line, ticket, Outcome.SHUTDOWN, now)
+        elif self.resources.can_grant_now(line, ticket, now):
+            self._grant_ticket(line, ticket, GrantReason.FREE, now)
         elif timeout is not None and timeout <= 0:
-            self._reject(line, ticket, Outcome.TIMEOUT, now)
-        elif not ticket.repeated and self.waiting() >= self.max_waiters:
-            self._reject(line, ticket, Outcome.BACKPRESSURE, now)
+            self._mark_rejected(line, ticket, Outcome.TIMEOUT, now)
+        elif not ticket.repeated and self.count_waiting() >= self.max_waiters:
+            self._mark_rejected(line, ticket, Outcome.BACKPRESSURE, now)
         else:
             ticket.deadline = None if timeout is None else now + timeout
             ticket.state = State.WAITING
-            self._stand(line, ticket)
+            self._enqueue_ticket(line, ticket)
             if self.observed:
-                self.events.append(event_builders.waiting(line, ticket, now))
-            if any(pool.gated for pool in line.pools):
-                self._fill(line.pools, now)
+                self.events.append(event_builders.build_waiting(line, ticket, now))
+            if any(pool.is_gated for pool in line.pools):
+                self._grant_waiting(line.pools, now)
 
-    def _stand(self, line: Line, ticket: Ticket) -> None:
-        line.put(ticket)
+    def _enqueue_ticket(self, line: QueueSet, ticket: Ticket) -> None:
+        line.add_ticket(ticket)
         if ticket.state is State.WAITING:
-            self._entanglement.add(ticket)
+            self._deadlock_detector.add_waiter(ticket)
             if ticket.deadline is not None:
-                ticket.deadline_entry = self._deadlines.push(ticket.deadline, item=ticket)
+                ticket.deadline_entry = self._deadlines.push_entry(ticket.deadline, item=ticket)
 
-    def _leave(self, line: Line, ticket: Ticket) -> None:
-        line.take(ticket)
-        self._entanglement.drop(ticket)
-        if line.only is None:
-            self.resources.leave(line)
+    def _dequeue_ticket(self, line: QueueSet, ticket: Ticket) -> None:
+        line.remove_ticket(ticket)
+        self._deadlock_detector.remove_waiter(ticket)
+        if line.single_pool is None:
+            self.resources.unreserve_slots(line)
         entry, ticket.deadline_entry = ticket.deadline_entry, None
         if entry is not None:
-            self._deadlines.strike(entry)
+            self._deadlines.remove_entry(entry)
 
-    def _turn_away(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
-        line = self._line(ticket)
-        self._leave(line, ticket)
-        self._reject(line, ticket, outcome, now)
-        self._fill(line.pools, now)
+    def _reject_queued(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        line = self._find_queue_set(ticket)
+        self._dequeue_ticket(line, ticket)
+        self._mark_rejected(line, ticket, outcome, now)
+        self._grant_waiting(line.pools, now)
 
-    def _fill(self, pools: tuple[Pool, ...], now: float) -> None:
-        while (turn := self.resources.next(pools, now)) is not None:
+    def _grant_waiting(self, pools: tuple[SlotPool, ...], now: float) -> None:
+        while (turn := self.resources.select_next_grant(pools, now)) is not None:
             ticket, guarded = turn
-            self._grant(self._line(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
-        self._share(now)
+            self._grant_ticket(
+                self._find_queue_set(ticket), ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now
+            )
+        self._resolve_deadlocks(now)
 
-    def _fill_all(self, now: float) -> None:
+    def _grant_all_waiting(self, now: float) -> None:
         for pool in self.resources.pools.values():
-            self._fill((pool,), now)
+            self._grant_waiting((pool,), now)
 
-    def _share(self, now: float) -> None:
-        while self._entanglement and (pair := self._entanglement.sharer(self.resources)) is not None:
+    def _resolve_deadlocks(self, now: float) -> None:
+        while self._deadlock_detector and (pair := self._deadlock_detector.find_sharer(self.resources)) is not None:
             ticket, hosts = pair
-            line = self._line(ticket)
-            if not self.resources.is_time(line, ticket, now):
+            line = self._find_queue_set(ticket)
+            if not self.resources.is_ready(line, ticket, now):
                 break
-            ticket.hosts = hosts
-            self._grant(line, ticket, GrantReason.REENTRANT, now)
+            ticket.lenders = hosts
+            self._grant_ticket(line, ticket, GrantReason.REENTRANT, now)
 
-    def _lend(self, now: float) -> None:
-        while (pair := borrower(self.resources, self._entanglement.is_blocked, now)) is not None:
+    def _lend_idle_slots(self, now: float) -> None:
+        while (pair := next_borrower(self.resources, self._deadlock_detector.is_blocked, now)) is not None:
             ticket, hosts = pair
-            ticket.hosts = hosts
-            self._grant(self._line(ticket), ticket, GrantReason.REENTRANT, now)
+            ticket.lenders = hosts
+            self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.REENTRANT, now)
 
-    def _grant(self, line: Line, ticket: Ticket, reason: GrantReason, now: float) -> None:
+    def _grant_ticket(self, line: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is State.WAITING
         if self.observed or ticket.explain:
-            ticket.grant = event_builders.grant(line, ticket, reason, now)
+            ticket.grant = event_builders.build_granted(line, ticket, reason, now)
         if ticket.backlog is not None:
-            ticket.backlog.bind(ticket)
-        if line.policy.metered:
-            line.charge(ticket)
+            ticket.backlog.bind_oldest_work(ticket)
+        if line.policy.is_metered:
+            line.charge_ticket(ticket)
         if waited:
-            self._leave(line, ticket)
-        request = ticket.bound_request()
+            self._dequeue_ticket(line, ticket)
+        request = ticket.resolve_request()
         # A plain slot costs nothing, so nobody has to be asked.
         admission = request.admission and (ticket.backlog is None or ticket.work is not None)
         ticket.reason = reason
@@ -188,9 +190,9 @@ class Steps:
         ticket.state = State.ADMITTING if admission else State.GRANTED
         ticket.request = request
         for pool in line.pools:
-            pool.hold(ticket)
-            if pool.gated:
-                pool.spend(1, ticket.request.tokens, now)
+            pool.add_lease(ticket)
+            if pool.is_gated:
+                pool.take_rate_tokens(1, ticket.request.tokens, now)
         if self.leases_due == inf:
             self.leases_due = now + self.max_hold
         if waited:
@@ -199,44 +201,44 @@ class Steps:
             self.events.append(ticket.grant)
             ticket.grant = ticket.grant if ticket.explain else None
 
-    def _release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
-        line = self._line(ticket)
-        held = ticket.state.holds
+    def _end_ticket(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
+        line = self._find_queue_set(ticket)
+        held = ticket.state.is_holding
         ticket.state = State.RELEASED
-        ticket.places = ()  # a claim among them refers back to the ticket
+        ticket.scopes = ()  # a claim among them refers back to the ticket
         del self._tickets[ticket.seq]
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         for pool in line.pools:
-            pool.served.append(ticket.request)
+            pool.recently_served.append(ticket.request)
         if ticket.charged_by is not None:
-            line.settle(ticket)
+            line.settle_charge(ticket)
         if held:
-            self._give_back(line, ticket, now)
+            self._free_slots(line, ticket, now)
 
-    def _took_nothing(self, ticket: Ticket, now: float) -> None:
+    def _refund_tokens(self, ticket: Ticket, now: float) -> None:
         """Give the tokens back that were taken for a request of which nothing came."""
-        if ticket.state is State.GRANTED and not ticket.settled:
-            for pool in self._line(ticket).pools:
-                pool.spend(0, -ticket.request.tokens, now)
+        if ticket.state is State.GRANTED and not ticket.spending_recorded:
+            for pool in self._find_queue_set(ticket).pools:
+                pool.take_rate_tokens(0, -ticket.request.tokens, now)
 
-    def _give_back(self, line: Line, ticket: Ticket, now: float) -> None:
-        freed = [pool for pool in line.pools if pool.free(ticket)]
-        self.resources.tick(freed)
-        self._fill(line.pools, now)
+    def _free_slots(self, line: QueueSet, ticket: Ticket, now: float) -> None:
+        freed = [pool for pool in line.pools if pool.remove_lease(ticket)]
+        self.resources.advance_ticks(freed)
+        self._grant_waiting(line.pools, now)
 
-    def _reject(self, line: Line, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _mark_rejected(self, line: QueueSet, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
         asked = ticket.state is not State.QUEUED
         ticket.outcome = outcome
         ticket.state = State.REJECTED
-        ticket.places = ()
+        ticket.scopes = ()
         if waited:
             # Before it is forgotten: `recover` must know whom to wake.
             self.decided.append(ticket)
         del self._tickets[ticket.seq]
         if ticket.charged_by is not None:
-            line.settle(ticket)
+            line.settle_charge(ticket)
         if self.observed:
             # Nobody waited yet for one that was queued only.
             ticks = line.tick - ticket.waiting_tick if asked else 0

@@ -33,10 +33,10 @@ class State(Enum):
 
     def __init__(self, _: int) -> None:
         # Plain attributes: a property would cost a call on the hot path.
-        self.queued = self._name_ in {"QUEUED", "WAITING"}
-        self.holds = self._name_ in {"ADMITTING", "GRANTED"}
-        self.ended = self._name_ in {"RELEASED", "REJECTED"}
-        self.unheld = self._name_ in {"NEW", "QUEUED", "WAITING"}
+        self.is_queued = self._name_ in {"QUEUED", "WAITING"}
+        self.is_holding = self._name_ in {"ADMITTING", "GRANTED"}
+        self.is_ended = self._name_ in {"RELEASED", "REJECTED"}
+        self.is_unheld = self._name_ in {"NEW", "QUEUED", "WAITING"}
 
 
 _sequence = count(1)
@@ -56,15 +56,15 @@ class Ticket:
     """Why its budget refuses it, where that is known."""
     wake: Callable[[], None] | None = None
     """Called, any number of times, once the ticket no longer waits. A hint: the state is the truth."""
-    places: tuple[Hashable, ...] = ()
+    scopes: tuple[Hashable, ...] = ()
     """Where its lease lives: a thread, the contexts that inherited it. Set by the shell, changed by `move`."""
-    blocks: tuple[Hashable, ...] = ()
+    blocked_scopes: tuple[Hashable, ...] = ()
     """While somebody is parked on it, no lease that lists one of these among its places can end; see `park`."""
-    hosts: "Mapping[str, Ticket]" = MappingProxyType({})
+    lenders: "Mapping[str, Ticket]" = MappingProxyType({})
     """The holders whose slots it shares, by resource. Never changed in place."""
     grant: Granted | None = None
     """What will be told once it is admitted."""
-    inside = False
+    is_nested = False
     """Runs under a slot of the program's own: in no queue, and holds nothing."""
     explain = False
     """Describe its grant in `grant` even where nobody listens, for whoever made it."""
@@ -81,7 +81,7 @@ class Ticket:
     """Milli-weights that it took beyond its request's, as far as is known."""
     repeated = False
     """True from the first pause on."""
-    settled = False
+    spending_recorded = False
     """Whether it is known what it took."""
     waiting_since = 0.0
     waiting_tick = 0
@@ -106,16 +106,16 @@ class Ticket:
         self.state = State.NEW
 
     @property
-    def host(self) -> "Ticket | None":
+    def lender(self) -> "Ticket | None":
         """A holder whose slot it shares; None where all its slots are its own."""
-        return next(iter(self.hosts.values()), None)
+        return next(iter(self.lenders.values()), None)
 
     @property
     def id(self) -> str:
         """Unique among all processes that share an engine."""
         return f"{self.owner}-{self.seq}"
 
-    def bound_request(self) -> Request:
+    def resolve_request(self) -> Request:
         """Return what it asks for with the work that it took from its backlog."""
         request, work = self.request, self.work
         if self.backlog is None or work is None:
@@ -124,13 +124,13 @@ class Ticket:
             return work.request
         return work.request._replace(context=request.context, timeout=request.timeout)
 
-    def demand(self) -> int:
+    def compute_demand(self) -> int:
         """Return what its agent has queued, in milli-weights, where nothing but this ticket and its backlog is."""
         return self.request.weight + (0 if self.backlog is None else self.backlog.weight)
 
-    def born(self) -> int:
+    def find_oldest_birth(self) -> int:
         """Return the tick at which the oldest of that was born."""
-        work = None if self.backlog is None else self.backlog.oldest()
+        work = None if self.backlog is None else self.backlog.find_oldest_work()
         return self.birth if work is None else work.birth
 
     def __repr__(self) -> str:

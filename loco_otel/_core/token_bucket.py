@@ -8,7 +8,7 @@ needs more than a whole bucket may go when the bucket is full.
 _MINUTE = 60.0
 
 
-def enough_in(needed: float, left: float, size: float | None, full_in: float) -> float:
+def compute_refill_delay(needed: float, left: float, size: float | None, full_in: float) -> float:
     """Return in how many seconds a provider's own bucket will hold what is needed, by what it tells of it.
 
     Args:
@@ -25,7 +25,7 @@ def enough_in(needed: float, left: float, size: float | None, full_in: float) ->
     return full_in * min(1.0, (needed - left) / (size - left))
 
 
-class Rate:
+class TokenBucket:
     """A token bucket. `now` is the scheduler's clock, in seconds.
 
     Args:
@@ -33,22 +33,22 @@ class Rate:
 
     """
 
-    __slots__ = ("_filled_at", "per_minute")
+    __slots__ = ("_level_and_time", "per_minute")
 
     def __init__(self, per_minute: float) -> None:
         self.per_minute = per_minute
-        self._filled_at = per_minute, 0.0
+        self._level_and_time = per_minute, 0.0
         """What there was, and when. One value, so that nobody sees the one without the other."""
 
-    def opens_at(self, amount: float, now: float) -> float:
+    def compute_available_at(self, amount: float, now: float) -> float:
         """Return when there is as much as is needed; `now` or before when there is."""
-        missing = min(amount, self.per_minute) - self._filled(now)
+        missing = min(amount, self.per_minute) - self._compute_level(now)
         return now if missing <= 0 else now + missing * _MINUTE / self.per_minute
 
-    def take(self, amount: float, now: float) -> None:
+    def take_tokens(self, amount: float, now: float) -> None:
         """Take what a request needs; a negative amount gives back."""
-        self._filled_at = min(self.per_minute, self._filled(now) - amount), now
+        self._level_and_time = min(self.per_minute, self._compute_level(now) - amount), now
 
-    def _filled(self, now: float) -> float:
-        level, at = self._filled_at
+    def _compute_level(self, now: float) -> float:
+        level, at = self._level_and_time
         return min(self.per_minute, level + max(0.0, now - at) * self.per_minute / _MINUTE)

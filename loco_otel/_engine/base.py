@@ -34,26 +34,26 @@ class Admission(Protocol):
         """
 
 
-class Desk(Protocol):
+class SlotSource(Protocol):
     """Where one call asks for its slot, and gives it back."""
 
     @property
     def observed(self) -> bool:
         """Whether somebody listens: then facts for telemetry are worth making."""
 
-    def ticket(self, request: Request) -> Ticket:
+    def create_ticket(self, request: Request) -> Ticket:
         """Make a ticket, not submitted yet."""
 
     def submit(self, ticket: Ticket) -> None:
         """Ask for what the ticket's request says."""
 
-    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
+    def park_ticket(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
         """Call `wake`, at least once, when the ticket no longer waits; at once if it does not.
 
         Until then the caller stands still, and so does every lease that has one of `blocks` among its places.
         """
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit_ticket(self, ticket: Ticket) -> None:
         """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
@@ -62,19 +62,19 @@ class Desk(Protocol):
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a ticket wherever it is, and note what was spent though nothing came of it."""
 
-    def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
+    def abandon_ticket(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped. For finalisers: takes no lock, wakes nobody, logs nothing."""
 
-    def touch(self, ticket: Ticket) -> None:
+    def touch_lease(self, ticket: Ticket) -> None:
         """Note a sign of life of a lease."""
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Return the time by the scheduler's clock, in seconds."""
 
-    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
         """Note that a lease lives elsewhere now."""
 
-    def throttle(
+    def record_throttling(
         self,
         ticket: Ticket,
         status: int | None,
@@ -85,44 +85,44 @@ class Desk(Protocol):
         """Note that the provider pushed back."""
 
 
-class Engine(Desk, Protocol):
+class Engine(SlotSource, Protocol):
     """Hosts the scheduler."""
 
-    def deny(self, ticket: Ticket) -> None:
+    def reject(self, ticket: Ticket) -> None:
         """Turn a new ticket away that its budget has no room for."""
 
-    def evict(self, tickets: Iterable[Ticket]) -> int:
+    def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
         """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
 
-    def suspend(self, ticket: Ticket) -> None:
+    def suspend_ticket(self, ticket: Ticket) -> None:
         """Give the slot back for the length of a retry's pause."""
 
-    def resume(self, ticket: Ticket) -> None:
+    def resume_ticket(self, ticket: Ticket) -> None:
         """Ask for the slot again."""
 
-    def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+    def record_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
         """Note what the provider says is left."""
 
-    def bypass(self, reason: BypassReason) -> None:
+    def record_bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""
 
-    def tell(self, make: Callable[[float], Event]) -> None:
+    def emit(self, make: Callable[[float], Event]) -> None:
         """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
 
-    def listen(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Tell a listener every event from now on."""
 
-    def tell_together(self, events: int) -> None:
+    def set_batch_size(self, events: int) -> None:
         """Tell listeners many events at a time, where none is kept for long."""
 
     def flush(self) -> None:
         """Tell listeners all that has happened."""
 
-    def snapshot(self) -> Snapshot:
+    def take_snapshot(self) -> Snapshot:
         """Tell how everything stands."""
 
-    def dump(self, most: int) -> tuple[ResourceDump, ...]:
+    def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Tell how everything stands, request by request: so many of each resource."""
 
-    def shutdown(self) -> None:
+    def close(self) -> None:
         """Turn away all who wait and all who come."""

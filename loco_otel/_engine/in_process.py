@@ -39,7 +39,7 @@ _HEARTBEAT = 1.0
 """Seconds between two looks of the timer while someone waits or is to be woken or told: the most that a lost wake can
 cost, and the longest that an event is kept."""
 
-_REENTERED = "a finaliser asked the scheduler in the midst of an operation"
+_REENTRANT_ERROR = "a finaliser asked the scheduler in the midst of an operation"
 
 _Result = TypeVar("_Result")
 
@@ -77,15 +77,15 @@ class InProcessEngine:
         self._outbox = Outbox()
         self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
         self._timer = Timer(clock) if timer else None
-        self._begin()
+        self._reset_lock()
         _engines.add(self)
 
-    def _begin(self) -> None:
+    def _reset_lock(self) -> None:
         # Never taken twice: it is one that can tell whether this thread has it.
         self._lock: Any = threading.RLock()
         self._owner = uuid.uuid4().hex[:12]
         self._busy = False
-        self._due = inf
+        self._timer_due = inf
 
     # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
 
@@ -94,7 +94,7 @@ class InProcessEngine:
         """What the ids of this process's tickets begin with."""
         return self._owner
 
-    def ticket(self, request: Request) -> Ticket:
+    def create_ticket(self, request: Request) -> Ticket:
         """Make a ticket, not submitted yet."""
         return Ticket(request, self._owner)
 
@@ -106,58 +106,58 @@ class InProcessEngine:
 
         """
         if self._lock._is_owned():
-            raise RuntimeError(_REENTERED)
+            raise RuntimeError(_REENTRANT_ERROR)
         core = self._core
         now = self._clock()
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(now)
+                self._recover(now)
             self._busy = True
-            quiet = core.submit_quietly(ticket, now)
+            quiet = core.try_submit_fast(ticket, now)
             if not quiet:
                 core.submit(ticket, now)
-                self._post()
-            if core.leases_due < self._due or (not quiet and self._is_to_plan(now)):
-                self._plan(now)
+                self._collect()
+            if core.leases_due < self._timer_due or (not quiet and self._is_timer_late(now)):
+                self._arm_timer(now)
             self._busy = False
         if not quiet or self._outbox.decided:
-            self._outbox.deliver()
+            self._outbox.deliver_due()
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a lease, and note what the call took; harmless when it has ended already."""
         if self._lock._is_owned():
-            self.abandon(ticket, spending)
+            self.abandon_ticket(ticket, spending)
             return
         core = self._core
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(self._clock())
+                self._recover(self._clock())
             self._busy = True
-            quiet = core.release_quietly(ticket)
+            quiet = core.try_release_fast(ticket)
             if not quiet:
                 now = self._clock()
                 if spending is not None:
-                    core.settle(ticket, spending, now)
+                    core.record_spending(ticket, spending, now)
                 core.release(ticket, now)
-                self._post()
-                if self._is_to_plan(now):
-                    self._plan(now)
+                self._collect()
+                if self._is_timer_late(now):
+                    self._arm_timer(now)
             self._busy = False
         if not quiet or self._outbox.decided:
-            self._outbox.deliver()
+            self._outbox.deliver_due()
 
-    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
+    def park_ticket(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
         """Call `wake`, at least once, when the ticket no longer waits; at once if it does not."""
 
         def operation(core: Scheduler, now: float) -> bool:
             ticket.wake = wake
-            core.park(ticket, blocks, now)
+            core.park_ticket(ticket, blocks, now)
             return ticket.state is State.WAITING
 
-        if not self._do(operation):
+        if not self._locked(operation):
             wake()
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit_ticket(self, ticket: Ticket) -> None:
         """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
 
         Raises:
@@ -170,76 +170,76 @@ class InProcessEngine:
         try:
             admitted = admission is None or admission(ticket)
         except AcquireRejectedError:
-            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+            self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
             raise
         if admitted:
-            self._let_in(ticket)
+            self._complete_admission(ticket)
         else:
-            self._do(lambda core, now: core.refuse(ticket, Outcome.BUDGET, now))
+            self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
 
-    def _let_in(self, ticket: Ticket) -> None:
+    def _complete_admission(self, ticket: Ticket) -> None:
         now = self._clock()
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(now)
+                self._recover(now)
             self._busy = True
-            self._core.admit(ticket, now)
-            self._post()
+            self._core.admit_ticket(ticket, now)
+            self._collect()
             self._busy = False
-        self._outbox.deliver()
+        self._outbox.deliver_due()
 
-    def deny(self, ticket: Ticket) -> None:
+    def reject(self, ticket: Ticket) -> None:
         """Turn a new ticket away that its budget has no room for."""
 
         def operation(core: Scheduler, now: float) -> None:
             core.submit(ticket, now, wait=False)
-            core.evict((ticket,), Outcome.BUDGET, now)
+            core.reject_waiting((ticket,), Outcome.BUDGET, now)
 
-        self._do(operation)
+        self._locked(operation)
 
-    def evict(self, tickets: Iterable[Ticket]) -> int:
+    def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
         """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
-        return self._do(lambda core, now: core.evict(tickets, Outcome.BUDGET, now))
+        return self._locked(lambda core, now: core.reject_waiting(tickets, Outcome.BUDGET, now))
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """End a ticket wherever it is, and note what was spent though nothing came of it."""
         if self._lock._is_owned():
-            self.abandon(ticket, spending)
+            self.abandon_ticket(ticket, spending)
             return
-        self._do(lambda core, now: _cancel(core, ticket, spending, now))
+        self._locked(lambda core, now: _cancel_ticket(core, ticket, spending, now))
 
-    def abandon(self, ticket: Ticket, spending: Spending | None = None) -> None:
+    def abandon_ticket(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Settle and cancel a ticket that was dropped.
 
         Finalisers run anywhere, in the midst of an operation too: this appends and pokes, both reentrant.
         """
         self._abandoned.append((ticket, spending))
         if self._timer is not None:
-            self._timer.poke()
+            self._timer.wake_timer()
 
-    def suspend(self, ticket: Ticket) -> None:
+    def suspend_ticket(self, ticket: Ticket) -> None:
         """Give the slot back for the length of a retry's pause."""
-        self._do(lambda core, now: core.suspend(ticket, now))
+        self._locked(lambda core, now: core.suspend_ticket(ticket, now))
 
-    def resume(self, ticket: Ticket) -> None:
+    def resume_ticket(self, ticket: Ticket) -> None:
         """Ask for the slot again."""
-        self._do(lambda core, now: core.resume(ticket, now))
+        self._locked(lambda core, now: core.resume_ticket(ticket, now))
 
-    def touch(self, ticket: Ticket) -> None:
+    def touch_lease(self, ticket: Ticket) -> None:
         """Note a sign of life of a lease. One store, so it needs no lock."""
         ticket.touched_at = self._clock()
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Return the time by the scheduler's clock, in seconds."""
         return self._clock()
 
-    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
         """Note that a lease lives elsewhere now."""
-        self._do(lambda core, now: core.move(ticket, places, now))
+        self._locked(lambda core, now: core.set_scopes(ticket, places, now))
 
     # -- what only listeners care about --------------------------------------------------------------------------
 
-    def throttle(
+    def record_throttling(
         self,
         ticket: Ticket,
         status: int | None,
@@ -248,51 +248,53 @@ class InProcessEngine:
         limits: RateLimits | None,
     ) -> None:
         """Note that the provider pushed back."""
-        self._do(lambda core, now: core.throttle(Throttled(now, ticket, status, kind, retry_after, limits)))
+        self._locked(
+            lambda core, now: core.record_throttling(Throttled(now, ticket, status, kind, retry_after, limits))
+        )
 
-    def note_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+    def record_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
         """Note what the provider says is left."""
-        self._do(lambda core, now: core.note_limits(ticket, limits, now))
+        self._locked(lambda core, now: core.record_rate_limits(ticket, limits, now))
 
-    def bypass(self, reason: BypassReason) -> None:
+    def record_bypass(self, reason: BypassReason) -> None:
         """Note that a call went out unscheduled."""
-        self.tell(lambda now: Bypassed(now, reason))
+        self.emit(lambda now: Bypassed(now, reason))
 
-    def tell(self, make: Callable[[float], Event]) -> None:
+    def emit(self, make: Callable[[float], Event]) -> None:
         """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
         if self.observed:
-            self._do(lambda core, now: core.events.append(make(now)))
+            self._locked(lambda core, now: core.events.append(make(now)))
 
-    def listen(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Tell a listener every event from now on."""
         with self._lock:
             self._outbox.listeners.append(listener)
             self.observed = self._core.observed = True
 
-    def tell_together(self, events: int) -> None:
+    def set_batch_size(self, events: int) -> None:
         """Tell listeners so many events at a time, or what there is a heartbeat later, or at a flush."""
         if self._timer is not None:  # else nobody would see to the last
-            self._outbox.together = events
+            self._outbox.batch_size = events
 
     def flush(self) -> None:
         """Tell listeners all that has happened."""
         self._outbox.flush()
 
-    def snapshot(self) -> Snapshot:
+    def take_snapshot(self) -> Snapshot:
         """Tell how everything stands."""
-        return self._do(lambda core, now: core.snapshot(now))
+        return self._locked(lambda core, now: core.take_snapshot(now))
 
-    def dump(self, most: int) -> tuple[ResourceDump, ...]:
+    def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Tell how everything stands, request by request: so many of each resource."""
-        return self._do(lambda core, now: core.dump(most, now))
+        return self._locked(lambda core, now: core.take_dump(most, now))
 
     # -- limits, time, the end -----------------------------------------------------------------------------------
 
-    def configure(self, change: Callable[[Scheduler, float], _Result]) -> _Result:
+    def update_core(self, change: Callable[[Scheduler, float], _Result]) -> _Result:
         """Change limits or policy, and return what that returns; whoever may go now is granted at once."""
-        return self._do(change)
+        return self._locked(change)
 
-    def edit(self, change: Callable[..., _Result], *args: object) -> _Result:
+    def update_loads(self, change: Callable[..., _Result], *args: object) -> _Result:
         """Change what the core derives loads from, as one operation that grants nobody. Cheaper than `configure`.
 
         Raises:
@@ -300,105 +302,105 @@ class InProcessEngine:
 
         """
         if self._lock._is_owned():
-            raise RuntimeError(_REENTERED)
+            raise RuntimeError(_REENTRANT_ERROR)
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(self._clock())
+                self._recover(self._clock())
             self._busy = True
             result = change(*args)
             self._busy = False
         if self._outbox:
-            self._outbox.deliver()
+            self._outbox.deliver_due()
         return result
 
-    def shutdown(self) -> None:
+    def close(self) -> None:
         """Turn away all who wait and all who come; holders may finish."""
-        self._do(lambda core, now: core.shutdown(now))
+        self._locked(lambda core, now: core.close(now))
 
-    def advance(self) -> float:
+    def run_due_actions(self) -> float:
         """Do what the time demands, and return when to call again; the timer does."""
-        stalls = self._do(self._advance)
-        self._outbox.tell()
+        stalls = self._locked(self._run_core_actions)
+        self._outbox.deliver_events()
         for stall in stalls:
             _logger.warning("%s", stall)
-        return self._due
+        return self._timer_due
 
-    def _advance(self, core: Scheduler, now: float) -> list[Stall]:
-        core.advance(now)
-        self._due = self._next_due(now)
-        return core.stalls(now)
+    def _run_core_actions(self, core: Scheduler, now: float) -> list[Stall]:
+        core.run_due_actions(now)
+        self._timer_due = self._compute_next_due(now)
+        return core.detect_stalls(now)
 
-    def _do(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
+    def _locked(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
         now = self._clock()
         if self._lock._is_owned():
-            raise RuntimeError(_REENTERED)
+            raise RuntimeError(_REENTRANT_ERROR)
         with self._lock:
             if self._busy or self._abandoned:
-                self._tidy(now)
+                self._recover(now)
             self._busy = True
             result = operation(self._core, now)
-            self._post()
-            self._plan(now)
+            self._collect()
+            self._arm_timer(now)
             self._busy = False
-        self._outbox.deliver()
+        self._outbox.deliver_due()
         return result
 
-    def _tidy(self, now: float) -> None:
+    def _recover(self, now: float) -> None:
         """Recover from an operation that was broken off, and cancel what was dropped."""
         core = self._core
         if self._busy:
-            core.recover(now)
+            core.rebuild_state(now)
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
-            _cancel(core, ticket, spending, now)
+            _cancel_ticket(core, ticket, spending, now)
             self._abandoned.popleft()
-        self._post()
+        self._collect()
 
-    def _post(self) -> None:
+    def _collect(self) -> None:
         core = self._core
         if core.events or core.decided:
-            self._outbox.put(core.decided, core.events)
+            self._outbox.add_batch(core.decided, core.events)
             core.decided = []
             core.events = []
 
-    def _is_to_plan(self, now: float) -> bool:
+    def _is_timer_late(self, now: float) -> bool:
         """Tell whether the timer may have to look earlier than it will; under load it does so at each heartbeat."""
-        return self._due > now + _HEARTBEAT or self._core.next_wakeup() < self._due
+        return self._timer_due > now + _HEARTBEAT or self._core.compute_next_wakeup() < self._timer_due
 
-    def _plan(self, now: float) -> None:
-        due = self._next_due(now)
-        if due < self._due:
-            self._due = due
+    def _arm_timer(self, now: float) -> None:
+        due = self._compute_next_due(now)
+        if due < self._timer_due:
+            self._timer_due = due
             if self._timer is not None:
-                self._timer.start(self.advance)
+                self._timer.start_watching(self.run_due_actions)
 
-    def _next_due(self, now: float) -> float:
-        due = self._core.next_wakeup()
-        return min(due, now + _HEARTBEAT) if self._outbox or self._core.waiting() else due
+    def _compute_next_due(self, now: float) -> float:
+        due = self._core.compute_next_wakeup()
+        return min(due, now + _HEARTBEAT) if self._outbox or self._core.count_waiting() else due
 
-    def _after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Start afresh in the child: its parent's leases and waiters are not its own."""
-        self._begin()
-        self._outbox = self._outbox.after_fork()
+        self._reset_lock()
+        self._outbox = self._outbox.create_child_outbox()
         self._abandoned.clear()
         if self._timer is not None:
             self._timer = Timer(self._clock)
-        self._core.reset()
+        self._core.end_all_tickets()
 
 
-def _cancel(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
-    if ticket.inside:
-        core.end_inside(ticket, spending, now)
+def _cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    if ticket.is_nested:
+        core.end_nested(ticket, spending, now)
         return
     if spending is not None:
-        core.settle(ticket, spending, now)
+        core.record_spending(ticket, spending, now)
     core.cancel(ticket, now)
 
 
 def _after_fork_in_child() -> None:
     for engine in tuple(_engines):
-        engine._after_fork()
+        engine._reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -11,7 +11,7 @@ from loco_otel.errors import AcquireRejectedError
 from loco_otel.events import RateLimits, Request, ThrottleKind
 
 
-class Inside:
+class NestedEngine:
     """Stands in for a program's engine.
 
     Args:
@@ -21,29 +21,29 @@ class Inside:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.now = engine.now
+        self.read_clock = engine.read_clock
         self.cancel = engine.cancel
         self.release = engine.cancel
-        self.abandon = engine.abandon
+        self.abandon_ticket = engine.abandon_ticket
 
     @property
     def observed(self) -> bool:
         """Whether somebody listens."""
         return self._engine.observed
 
-    def ticket(self, request: Request) -> Ticket:
+    def create_ticket(self, request: Request) -> Ticket:
         """Make a ticket."""
-        ticket = self._engine.ticket(request)
-        ticket.inside = True
+        ticket = self._engine.create_ticket(request)
+        ticket.is_nested = True
         return ticket
 
     def submit(self, ticket: Ticket) -> None:
         """Let it go at once, if whoever keeps its budgets does."""
-        ticket.granted_at = ticket.touched_at = ticket.waiting_since = self.now()
+        ticket.granted_at = ticket.touched_at = ticket.waiting_since = self.read_clock()
         ticket.state = State.ADMITTING
-        self.admit(ticket)
+        self.admit_ticket(ticket)
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit_ticket(self, ticket: Ticket) -> None:
         """Ask whoever keeps its budgets.
 
         Raises:
@@ -55,22 +55,22 @@ class Inside:
                 ticket.admission(ticket)
         except AcquireRejectedError:
             ticket.state = State.NEW
-            self._engine.deny(ticket)
+            self._engine.reject(ticket)
             raise
         ticket.state = State.GRANTED
 
-    def park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:  # noqa: ARG002 - the protocol's
+    def park_ticket(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:  # noqa: ARG002 - the protocol's
         """Wake at once: none of them waits."""
         wake()
 
-    def touch(self, ticket: Ticket) -> None:
+    def touch_lease(self, ticket: Ticket) -> None:
         """Note a sign of life, by which chunks are timed."""
-        ticket.touched_at = self.now()
+        ticket.touched_at = self.read_clock()
 
-    def move(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
+    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
         """Note nothing: it holds nothing."""
 
-    def throttle(
+    def record_throttling(
         self,
         ticket: Ticket,
         status: int | None,

@@ -12,9 +12,9 @@ from loco_otel.events import Event, Listener
 
 _logger = logging.getLogger("loco_otel")
 
-_MOST_EVENTS = 10_000
+_MAX_EVENTS = 10_000
 
-_PATIENCE, _LOOK_AGAIN = 1.0, 0.001
+_FLUSH_TIMEOUT, _POLL_INTERVAL = 1.0, 0.001
 """Seconds for which, and after which, one looks whether another thread has told what was kept."""
 
 _Item = TypeVar("_Item")
@@ -34,61 +34,65 @@ class Outbox:
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
         """Those still to be woken."""
-        self.together = 1
+        self.batch_size = 1
         """How many events are kept until listeners are told of them."""
-        self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
-        self._waking = threading.Lock()
-        self._telling = threading.Lock()
-        self._teller: int | None = None
+        self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
+        self._wake_lock = threading.Lock()
+        self._delivery_lock = threading.Lock()
+        self._delivering_thread: int | None = None
         """The thread that is telling."""
         self._overflowed = False
 
     def __bool__(self) -> bool:
         return bool(self.decided or self._events)
 
-    def put(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
+    def add_batch(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
         """Add what an operation did. Under the engine's lock."""
         self.decided.extend(decided)
         self._events.extend(events)
 
-    def deliver(self) -> None:
+    def deliver_due(self) -> None:
         """Wake and tell all that is due. Outside the engine's lock."""
         # `with` takes and gives back a lock in one bytecode each, so no KeyboardInterrupt leaves it taken.
-        while self.decided and not self._waking.locked():
-            with self._waking:
-                _empty(self.decided, _wake)
-        if len(self._events) == _MOST_EVENTS and not self._overflowed:
+        while self.decided and not self._wake_lock.locked():
+            with self._wake_lock:
+                _drain_queue(self.decided, _wake_ticket)
+        if len(self._events) == _MAX_EVENTS and not self._overflowed:
             self._overflowed = True
-            _logger.warning("listeners are %d events behind: telemetry is incomplete", _MOST_EVENTS)
-        if len(self._events) >= self.together:
-            self.tell()
+            _logger.warning("listeners are %d events behind: telemetry is incomplete", _MAX_EVENTS)
+        if len(self._events) >= self.batch_size:
+            self.deliver_events()
 
-    def tell(self) -> None:
+    def deliver_events(self) -> None:
         """Tell all that is kept."""
-        while self._events and not self._telling.locked():
-            with self._telling:
-                self._teller = threading.get_ident()
-                _empty(self._events, self._tell)
-                self._teller = None
+        while self._events and not self._delivery_lock.locked():
+            with self._delivery_lock:
+                self._delivering_thread = threading.get_ident()
+                _drain_queue(self._events, self._call_listeners)
+                self._delivering_thread = None
 
     def flush(self) -> None:
         """Do as `tell`, and wait, though not for ever, where another thread is just telling."""
-        self.tell()
-        give_up = time.monotonic() + _PATIENCE
+        self.deliver_events()
+        give_up = time.monotonic() + _FLUSH_TIMEOUT
         # Whoever tells goes on until all is told that was kept by now. It may be this very thread: what a listener
         # calls may flush.
-        while self._telling.locked() and self._teller != threading.get_ident() and time.monotonic() < give_up:
-            time.sleep(_LOOK_AGAIN)
-        self.tell()
+        while (
+            self._delivery_lock.locked()
+            and self._delivering_thread != threading.get_ident()
+            and time.monotonic() < give_up
+        ):
+            time.sleep(_POLL_INTERVAL)
+        self.deliver_events()
 
-    def after_fork(self) -> "Outbox":
+    def create_child_outbox(self) -> "Outbox":
         """Return the child's: the same listeners, and nothing of what the parent has to deliver."""
         fresh = Outbox()
         fresh.listeners = self.listeners
-        fresh.together = self.together
+        fresh.batch_size = self.batch_size
         return fresh
 
-    def _tell(self, event: Event) -> None:
+    def _call_listeners(self, event: Event) -> None:
         for listener in tuple(self.listeners):
             try:
                 listener(event)
@@ -97,7 +101,7 @@ class Outbox:
                 self.listeners.remove(listener)
 
 
-def _wake(ticket: Ticket) -> None:
+def _wake_ticket(ticket: Ticket) -> None:
     if ticket.wake is not None:
         try:
             ticket.wake()
@@ -105,7 +109,7 @@ def _wake(ticket: Ticket) -> None:
             _logger.exception("waking %r failed", ticket)
 
 
-def _empty(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
+def _drain_queue(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
     while items:
         item = items[0]
         deliver(item)

@@ -24,26 +24,26 @@ class Timer:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._pokes: SimpleQueue[None] = SimpleQueue()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._action: weakref.WeakMethod[Callable[[], float]] | None = None
 
-    def start(self, action: Callable[[], float]) -> None:
+    def start_watching(self, action: Callable[[], float]) -> None:
         """Begin to watch for an action, a bound method whose object this does not keep alive; poke where begun."""
         if self._action is not None:
-            self.poke()
+            self.wake_timer()
             return
-        self._action = weakref.WeakMethod(action, lambda _: self.poke())
+        self._action = weakref.WeakMethod(action, lambda _: self.wake_timer())
         try:
-            start_new_thread(self._watch, (self._action,))
+            start_new_thread(self._run_actions, (self._action,))
         except RuntimeError:
             # The interpreter is shutting down; what waits is woken by the engine's shutdown.
             _logger.debug("no thread for the timer", exc_info=True)
 
-    def poke(self) -> None:
+    def wake_timer(self) -> None:
         """Look again now. Reentrant (`SimpleQueue.put` is), so that finalisers may."""
-        self._pokes.put(None)
+        self._wakeups.put(None)
 
-    def _watch(self, action: weakref.WeakMethod[Callable[[], float]]) -> None:
+    def _run_actions(self, action: weakref.WeakMethod[Callable[[], float]]) -> None:
         while (call := action()) is not None:
             try:
                 due = call()
@@ -52,6 +52,6 @@ class Timer:
                 due = self._clock() + 1.0
             del call
             try:
-                self._pokes.get(timeout=None if due == inf else max(0.0, due - self._clock()))
+                self._wakeups.get(timeout=None if due == inf else max(0.0, due - self._clock()))
             except Empty:
                 continue

@@ -14,16 +14,16 @@ class Dump:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, fit for JSON; weights in units."""
-        return {"resources": [_resource(dump) for dump in self.resources]}
+        return {"resources": [_convert_resource(dump) for dump in self.resources]}
 
     def __str__(self) -> str:
         # Here, so that programs which never look do not wait for the library that draws tables.
-        from loco_otel._introspection.tables import text  # noqa: PLC0415
+        from loco_otel._introspection.tables import format_dump  # noqa: PLC0415
 
-        return text(self.resources)
+        return format_dump(self.resources)
 
 
-def _resource(dump: ResourceDump) -> dict[str, Any]:
+def _convert_resource(dump: ResourceDump) -> dict[str, Any]:
     standing = dump.standing._asdict()
     standing["agents"] = [
         {**agent._asdict(), "queue_weight": agent.queue_weight / MILLI} for agent in dump.standing.agents

@@ -9,27 +9,27 @@ from typing import IO, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from loco_otel.events import MILLI, ResourceDump, TicketStanding
+from loco_otel.events import MILLI, ResourceDump, TicketSnapshot
 
-_WIDE = 200
-_AGENT = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L")
-_REQUEST = ("request", "agent", "state", "model", "weight", "for", "ticks", "note")
+_PLAIN_WIDTH = 200
+_AGENT_COLUMNS = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L")
+_REQUEST_COLUMNS = ("request", "agent", "state", "model", "weight", "for", "ticks", "note")
 
 
-def console(file: IO[str] | None = None) -> Console:
+def make_console(file: IO[str] | None = None) -> Console:
     """Return where tables are printed: as wide as they need, unless a person looks at a terminal.
 
     Names are the program's, and of whoever calls it: nothing in them is taken for markup.
     """
     looked_at = file is None and (sys.stdout.isatty() or "COLUMNS" in os.environ)
-    return Console(file=file, width=None if looked_at else _WIDE, markup=False, emoji=False, highlight=False)
+    return Console(file=file, width=None if looked_at else _PLAIN_WIDTH, markup=False, emoji=False, highlight=False)
 
 
-def table(names: Iterable[str], figures: Collection[str]) -> Table:
+def make_table(names: Iterable[str], numeric_columns: Collection[str]) -> Table:
     """Return an empty table with columns of these names, some of them of figures. Nothing in them is cut off."""
     made = Table(box=None, pad_edge=False, header_style="dim")
     for name in names:
-        made.add_column(name, justify="right" if name in figures else "left", overflow="fold")
+        made.add_column(name, justify="right" if name in numeric_columns else "left", overflow="fold")
     return made
 
 
@@ -66,21 +66,21 @@ class ResourceRows(NamedTuple):
     agents: tuple[AgentRow, ...]
 
 
-def text(resources: Sequence[ResourceDump]) -> str:
+def format_dump(resources: Sequence[ResourceDump]) -> str:
     """Return a dump to be read by people."""
     written = io.StringIO()
-    out = console(written)
+    out = make_console(written)
     for dump in resources:
-        show([_rows(dump)], out)
+        print_resources([_build_rows(dump)], out)
         if dump.tickets:
-            out.print(_tickets(dump.tickets))
+            out.print(_build_ticket_table(dump.tickets))
         if dump.left_out:
             out.print(f"and {dump.left_out} more")
         out.print()
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).rstrip("\n")
 
 
-def show(resources: Iterable[ResourceRows], out: Console) -> None:
+def print_resources(resources: Iterable[ResourceRows], out: Console) -> None:
     """Print a table of agents for each resource."""
     for number, it in enumerate(resources):
         if number:
@@ -94,7 +94,7 @@ def show(resources: Iterable[ResourceRows], out: Console) -> None:
         )
         if not it.agents:
             continue
-        agents = table(_AGENT, figures={*_AGENT} - {"agent"})
+        agents = make_table(_AGENT_COLUMNS, numeric_columns={*_AGENT_COLUMNS} - {"agent"})
         for row in sorted(it.agents, key=lambda row: (row.rank is None, row.rank or 0, row.agent)):
             agents.add_row(
                 "-" if row.rank is None else str(row.rank),
@@ -109,7 +109,7 @@ def show(resources: Iterable[ResourceRows], out: Console) -> None:
         out.print(agents)
 
 
-def _rows(dump: ResourceDump) -> ResourceRows:
+def _build_rows(dump: ResourceDump) -> ResourceRows:
     it = dump.standing
     agents = tuple(
         AgentRow(
@@ -127,8 +127,8 @@ def _rows(dump: ResourceDump) -> ResourceRows:
     return ResourceRows(it.resource, it.policy, it.capacity, it.active, it.waiting, it.tick, it.alpha, agents)
 
 
-def _tickets(tickets: Iterable[TicketStanding]) -> Table:
-    requests = table(_REQUEST, figures={"weight", "for", "ticks"})
+def _build_ticket_table(tickets: Iterable[TicketSnapshot]) -> Table:
+    requests = make_table(_REQUEST_COLUMNS, numeric_columns={"weight", "for", "ticks"})
     for it in tickets:
         notes = [f"asks for {'+'.join(it.resources)}"] if len(it.resources) > 1 else []
         notes += [f"times out in {it.time_left:.1f} s"] if it.time_left is not None else []

@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from loco_otel._telemetry.current_context import get_current
 
 AGENT_NAME = "gen_ai.agent.name"
-UNKNOWN = "unknown"
+UNKNOWN_AGENT = "unknown"
 
 
 class Identity(NamedTuple):
@@ -29,11 +29,11 @@ class Identity(NamedTuple):
     session: str | None = None
 
 
-_IN_BAGGAGE = tuple([f"loco.{name}" for name in Identity._fields[1:]])
-_LONGEST = 200
+_BAGGAGE_KEYS = tuple([f"loco.{name}" for name in Identity._fields[1:]])
+_MAX_NAME_LENGTH = 200
 """Characters of a name from baggage, which may come with a request from anywhere."""
 
-explicit: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
+explicit_identities: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
 """The `as_agent` bodies that the code here runs in, and who calls there; the innermost last."""
 
 readers: list[Callable[[], str | None]] = []
@@ -70,32 +70,32 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
         workflow: str | None = None,
         session: str | None = None,
     ) -> None:
-        self._identity = Identity(checked_name(agent), tenant, team, workflow, session)
+        self._identity = Identity(validate_agent_name(agent), tenant, team, workflow, session)
         for name, value in zip(Identity._fields[1:], self._identity[1:], strict=True):
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a name or None, not {value!r}")
 
     def __enter__(self) -> Self:
-        said = explicit.get()
+        said = explicit_identities.get()
         identity = self._identity
         if said:
             around = said[-1][1]
-            identity = Identity(identity.agent, *map(_or, identity[1:], around[1:]))
-        explicit.set((*said, (self, identity)))
+            identity = Identity(identity.agent, *map(_first_non_none, identity[1:], around[1:]))
+        explicit_identities.set((*said, (self, identity)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace_: TracebackType | None
     ) -> None:
-        said = explicit.get()
+        said = explicit_identities.get()
         for index in reversed(range(len(said))):
             if said[index][0] is self:
-                explicit.set((*said[:index], *said[index + 1 :]))
+                explicit_identities.set((*said[:index], *said[index + 1 :]))
                 return
         # It is not said here: a generator is closed in another context, perhaps by the garbage collector.
 
 
-def checked_name(agent: str) -> str:
+def validate_agent_name(agent: str) -> str:
     """Return an agent's name.
 
     Raises:
@@ -107,19 +107,22 @@ def checked_name(agent: str) -> str:
     return agent
 
 
-def who(default: str) -> Identity:
+def resolve_identity(default: str) -> Identity:
     """Tell who is calling; `default` where nothing says so."""
-    said = explicit.get()
+    said = explicit_identities.get()
     context = get_current()
-    identity = said[-1][1] if said else Identity(_agent(context, default))
+    identity = said[-1][1] if said else Identity(_resolve_agent(context, default))
     if context:
         carried = baggage.get_all(context)
         if carried:
-            return Identity(identity.agent, *map(_or, identity[1:], map(_from_baggage, map(carried.get, _IN_BAGGAGE))))
+            return Identity(
+                identity.agent,
+                *map(_first_non_none, identity[1:], map(_read_baggage_value, map(carried.get, _BAGGAGE_KEYS))),
+            )
     return identity
 
 
-def _agent(context: Context, default: str) -> str:
+def _resolve_agent(context: Context, default: str) -> str:
     for read in readers:
         agent = read()
         if agent:
@@ -133,9 +136,9 @@ def _agent(context: Context, default: str) -> str:
     return default
 
 
-def _or(said: str | None, otherwise: str | None) -> str | None:
+def _first_non_none(said: str | None, otherwise: str | None) -> str | None:
     return otherwise if said is None else said
 
 
-def _from_baggage(value: object) -> str | None:
-    return str(value)[:_LONGEST] or None if value is not None else None
+def _read_baggage_value(value: object) -> str | None:
+    return str(value)[:_MAX_NAME_LENGTH] or None if value is not None else None

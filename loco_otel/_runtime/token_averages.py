@@ -16,14 +16,14 @@ from typing import NamedTuple, TypeAlias
 from loco_otel.events import Usage
 
 _SHARE = 1 / 8
-_MOST_PAIRS = 1000
-_MOST_TOKENS = 100_000_000
+_MAX_PAIRS = 1000
+_MAX_TOKENS = 100_000_000
 """Of one call; a figure beyond is a fault of whoever counted, and so is an input of none."""
 
 _Pair: TypeAlias = tuple[str, str | None]
 
 
-class Expected(NamedTuple):
+class PredictedUsage(NamedTuple):
     """What a call will probably take."""
 
     input_tokens: int
@@ -32,7 +32,7 @@ class Expected(NamedTuple):
     """False where no call of this agent with this model has told its tokens yet: the output is unknown, not none."""
 
 
-class _Means(NamedTuple):
+class _TokenMeans(NamedTuple):
     """Of one agent with one model."""
 
     calls: int
@@ -55,31 +55,31 @@ class TokenAverages:
 
     __slots__ = ("_half", "_halves")
 
-    def __init__(self, most_pairs: int = _MOST_PAIRS) -> None:
+    def __init__(self, most_pairs: int = _MAX_PAIRS) -> None:
         self._half = max(1, most_pairs // 2)
-        self._halves: tuple[dict[_Pair, _Means], dict[_Pair, _Means]] = ({}, {})
+        self._halves: tuple[dict[_Pair, _TokenMeans], dict[_Pair, _TokenMeans]] = ({}, {})
 
-    def expected(self, agent: str, model: str | None, prompt_tokens: int) -> Expected:
+    def predict_usage(self, agent: str, model: str | None, prompt_tokens: int) -> PredictedUsage:
         """Return what a call will take whose prompt is estimated at so many tokens."""
-        means = self._of((agent, model))
+        means = self._find_means((agent, model))
         if means is None:
-            return Expected(prompt_tokens, 0, learnt=False)
+            return PredictedUsage(prompt_tokens, 0, learnt=False)
         read = max(1, prompt_tokens) * (means.read / means.estimated)
-        return Expected(round(min(read, _MOST_TOKENS)), round(means.written), learnt=True)
+        return PredictedUsage(round(min(read, _MAX_TOKENS)), round(means.written), learnt=True)
 
-    def learn(self, agent: str, model: str | None, prompt_tokens: int, usage: Usage) -> bool:
+    def record_usage(self, agent: str, model: str | None, prompt_tokens: int, usage: Usage) -> bool:
         """Take note of what a call took; False where its figures are estimates, or can't be true."""
         read, written, estimated = usage[:3]
         if estimated or not (_is_count(read) and _is_count(written) and read):
             return False
         pair = (agent, model)
-        before = self._of(pair)
+        before = self._find_means(pair)
         if before is None:
-            means = _Means(1, max(1, prompt_tokens), read, written)
+            means = _TokenMeans(1, max(1, prompt_tokens), read, written)
         else:
             calls = before.calls + 1
             share = max(_SHARE, 1 / calls)
-            means = _Means(
+            means = _TokenMeans(
                 calls,
                 before.estimated + share * (max(1, prompt_tokens) - before.estimated),
                 before.read + share * (read - before.read),
@@ -91,11 +91,11 @@ class TokenAverages:
             self._halves = ({}, young)
         return True
 
-    def _of(self, pair: _Pair) -> _Means | None:
+    def _find_means(self, pair: _Pair) -> _TokenMeans | None:
         young, old = self._halves
         return young.get(pair) or old.get(pair)
 
 
 def _is_count(tokens: object) -> bool:
     """Tell a number of tokens from what a server may say instead."""
-    return type(tokens) is int and 0 <= tokens <= _MOST_TOKENS
+    return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS

@@ -72,7 +72,7 @@ OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
 REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
-TYPE_OF_TOKENS = "gen_ai.token.type"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
 RESEND_COUNT = "http.request.resend_count"
@@ -93,7 +93,7 @@ OTHER = "other"
 """On metrics, in place of all values beyond the limit."""
 
 
-class Attribute(NamedTuple):
+class AttributeDefinition(NamedTuple):
     """One key and what it may hold."""
 
     key: str
@@ -102,7 +102,7 @@ class Attribute(NamedTuple):
     meaning: str
     values: tuple[str, ...] = ()
     """All values that it can have; empty where that is open."""
-    folded: bool = False
+    is_limited: bool = False
     """On metrics, values beyond the limit become `other`."""
 
     @property
@@ -114,75 +114,79 @@ class Attribute(NamedTuple):
 ATTRIBUTES = {
     row.key: row
     for row in (
-        Attribute(AGENT, "string", "The agent that asks, as the scheduler knows it.", folded=True),
-        Attribute(RESOURCE, "string", "What is asked for; a set's names are joined by `+`.", folded=True),
-        Attribute(TENANT, "string", "On whose behalf the agent works.", folded=True),
-        Attribute(OUTCOME, "string", "How the wait ended.", tuple(Outcome)),
-        Attribute(POLICY, "string", "The policy that chose: `load`, `fair`, `fifo` or one of the program's."),
-        Attribute(TASK_WEIGHT, "double", "Weight of the request."),
-        Attribute(TASK_TYPE, "string", "Kind of task, where the program says."),
-        Attribute(WAIT_DURATION, "double", "Seconds from submit to grant or rejection."),
-        Attribute(WAIT_TICKS, "int", "Ticks (releases) that passed meanwhile."),
-        Attribute(QUEUE_WEIGHT, "double", "Weight that the agent has queued, this request included (Qi)."),
-        Attribute(QUEUE_POSITION, "int", "Place in the agent's own queue; 1 is next."),
-        Attribute(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
-        Attribute(CAPACITY, "int", "Slots of the resource."),
-        Attribute(WAITING, "int", "Requests that wait for the resource, this one included."),
-        Attribute(
+        AttributeDefinition(AGENT, "string", "The agent that asks, as the scheduler knows it.", is_limited=True),
+        AttributeDefinition(RESOURCE, "string", "What is asked for; a set's names are joined by `+`.", is_limited=True),
+        AttributeDefinition(TENANT, "string", "On whose behalf the agent works.", is_limited=True),
+        AttributeDefinition(OUTCOME, "string", "How the wait ended.", tuple(Outcome)),
+        AttributeDefinition(POLICY, "string", "The policy that chose: `load`, `fair`, `fifo` or one of the program's."),
+        AttributeDefinition(TASK_WEIGHT, "double", "Weight of the request."),
+        AttributeDefinition(TASK_TYPE, "string", "Kind of task, where the program says."),
+        AttributeDefinition(WAIT_DURATION, "double", "Seconds from submit to grant or rejection."),
+        AttributeDefinition(WAIT_TICKS, "int", "Ticks (releases) that passed meanwhile."),
+        AttributeDefinition(QUEUE_WEIGHT, "double", "Weight that the agent has queued, this request included (Qi)."),
+        AttributeDefinition(QUEUE_POSITION, "int", "Place in the agent's own queue; 1 is next."),
+        AttributeDefinition(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
+        AttributeDefinition(CAPACITY, "int", "Slots of the resource."),
+        AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
+        AttributeDefinition(
             SCORE, "double", "The score that won (L; under `fair` weights behind V); 0 where nothing was compared."
         ),
-        Attribute(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
-        Attribute(TICK, "int", "The resource's tick."),
-        Attribute(GRANT_REASON, "string", "Why this request, and why now.", tuple(GrantReason)),
-        Attribute(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
-        Attribute(THROTTLE_KIND, "string", "What the provider's refusal means.", tuple(ThrottleKind)),
-        Attribute(RETRY_AFTER, "double", "Seconds after which the provider asks to be tried again."),
-        Attribute(SPENT_WEIGHT, "double", "Weight that the call took: by its real tokens where they are known."),
-        Attribute(SPENT_USD, "double", "What the call cost, in USD; not where the model's price is unknown."),
-        Attribute(SPENT_INPUT, "int", "Tokens sent."),
-        Attribute(SPENT_OUTPUT, "int", "Tokens received."),
-        Attribute(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),
-        Attribute(BUDGET_SCOPE, "string", "Whose spending the budget bounds.", tuple(Scope)),
-        Attribute(BUDGET_KEY, "string", "The agent, tenant, team or model; `*` for all together.", folded=True),
-        Attribute(BUDGET_PERIOD, "string", "After how long the budget begins anew.", tuple(Period)),
-        Attribute(BUDGET_UNIT, "string", "What the budget counts.", tuple(Unit)),
-        Attribute(BUDGET_ACTION, "string", "What a budget without room did.", tuple(Action)),
-        Attribute(BUDGET_LIMIT, "double", "What the budget may spend in its period, in its unit."),
-        Attribute(BUDGET_SPENT, "double", "What it has spent."),
-        Attribute(BUDGET_RESERVED, "double", "What its calls under way are estimated to take."),
-        Attribute(BUDGET_REMAINING, "double", "What the tightest of the call's budgets in USD has left."),
-        Attribute(BUDGET_THRESHOLD, "int", "Percent of the limit."),
-        Attribute(BUDGET_MODEL, "string", "The cheaper model that it is sent with."),
-        Attribute(SDK_NAME, "string", "The SDK whose calls are scheduled."),
-        Attribute(SDK_VERSION, "string", "Its version."),
-        Attribute(AGENT_NAME, "string", "The agent, under its GenAI name."),
-        Attribute(PROVIDER, "string", "Provider of the model.", folded=True),
-        Attribute(MODEL, "string", "Model, as asked for.", folded=True),
-        Attribute(OPERATION, "string", "What is asked of the model.", OPERATIONS),
-        Attribute(STREAM, "boolean", "True where the answer is streamed."),
-        Attribute(MAX_TOKENS, "int", "Most tokens that may be generated."),
-        Attribute(TEMPERATURE, "double", "As asked for."),
-        Attribute(TOP_P, "double", "As asked for."),
-        Attribute(TOP_K, "int", "As asked for."),
-        Attribute(FREQUENCY_PENALTY, "double", "As asked for."),
-        Attribute(PRESENCE_PENALTY, "double", "As asked for."),
-        Attribute(SEED, "int", "As asked for."),
-        Attribute(CHOICE_COUNT, "int", "How many answers were asked for, where it is not one."),
-        Attribute(RESPONSE_ID, "string", "The provider's name for its answer."),
-        Attribute(RESPONSE_MODEL, "string", "Model, as answered.", folded=True),
-        Attribute(FINISH_REASONS, "string[]", "Why the model stopped, one for each choice."),
-        Attribute(TIME_TO_FIRST_CHUNK, "double", "Seconds from the request to the first chunk of a stream."),
-        Attribute(INPUT_TOKENS, "int", "Tokens sent, as the provider counts them, cached ones included."),
-        Attribute(OUTPUT_TOKENS, "int", "Tokens generated, as the provider counts them."),
-        Attribute(CACHE_READ_TOKENS, "int", "Tokens sent that the provider had in its cache."),
-        Attribute(CACHE_WRITE_TOKENS, "int", "Tokens sent that it put there."),
-        Attribute(REASONING_TOKENS, "int", "Tokens generated for reasoning."),
-        Attribute(TYPE_OF_TOKENS, "string", "Which way the tokens went.", (INPUT, OUTPUT)),
-        Attribute(ERROR_TYPE, "string", "What went wrong.", folded=True),
-        Attribute(STATUS_CODE, "int", "HTTP status of the provider's answer."),
-        Attribute(RESEND_COUNT, "int", "How many times the SDK sent the request again."),
-        Attribute(SERVER_ADDRESS, "string", "Host that was called.", folded=True),
-        Attribute(SERVER_PORT, "int", "Its port."),
+        AttributeDefinition(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
+        AttributeDefinition(TICK, "int", "The resource's tick."),
+        AttributeDefinition(GRANT_REASON, "string", "Why this request, and why now.", tuple(GrantReason)),
+        AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
+        AttributeDefinition(THROTTLE_KIND, "string", "What the provider's refusal means.", tuple(ThrottleKind)),
+        AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider asks to be tried again."),
+        AttributeDefinition(
+            SPENT_WEIGHT, "double", "Weight that the call took: by its real tokens where they are known."
+        ),
+        AttributeDefinition(SPENT_USD, "double", "What the call cost, in USD; not where the model's price is unknown."),
+        AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),
+        AttributeDefinition(SPENT_OUTPUT, "int", "Tokens received."),
+        AttributeDefinition(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),
+        AttributeDefinition(BUDGET_SCOPE, "string", "Whose spending the budget bounds.", tuple(Scope)),
+        AttributeDefinition(
+            BUDGET_KEY, "string", "The agent, tenant, team or model; `*` for all together.", is_limited=True
+        ),
+        AttributeDefinition(BUDGET_PERIOD, "string", "After how long the budget begins anew.", tuple(Period)),
+        AttributeDefinition(BUDGET_UNIT, "string", "What the budget counts.", tuple(Unit)),
+        AttributeDefinition(BUDGET_ACTION, "string", "What a budget without room did.", tuple(Action)),
+        AttributeDefinition(BUDGET_LIMIT, "double", "What the budget may spend in its period, in its unit."),
+        AttributeDefinition(BUDGET_SPENT, "double", "What it has spent."),
+        AttributeDefinition(BUDGET_RESERVED, "double", "What its calls under way are estimated to take."),
+        AttributeDefinition(BUDGET_REMAINING, "double", "What the tightest of the call's budgets in USD has left."),
+        AttributeDefinition(BUDGET_THRESHOLD, "int", "Percent of the limit."),
+        AttributeDefinition(BUDGET_MODEL, "string", "The cheaper model that it is sent with."),
+        AttributeDefinition(SDK_NAME, "string", "The SDK whose calls are scheduled."),
+        AttributeDefinition(SDK_VERSION, "string", "Its version."),
+        AttributeDefinition(AGENT_NAME, "string", "The agent, under its GenAI name."),
+        AttributeDefinition(PROVIDER, "string", "Provider of the model.", is_limited=True),
+        AttributeDefinition(MODEL, "string", "Model, as asked for.", is_limited=True),
+        AttributeDefinition(OPERATION, "string", "What is asked of the model.", OPERATIONS),
+        AttributeDefinition(STREAM, "boolean", "True where the answer is streamed."),
+        AttributeDefinition(MAX_TOKENS, "int", "Most tokens that may be generated."),
+        AttributeDefinition(TEMPERATURE, "double", "As asked for."),
+        AttributeDefinition(TOP_P, "double", "As asked for."),
+        AttributeDefinition(TOP_K, "int", "As asked for."),
+        AttributeDefinition(FREQUENCY_PENALTY, "double", "As asked for."),
+        AttributeDefinition(PRESENCE_PENALTY, "double", "As asked for."),
+        AttributeDefinition(SEED, "int", "As asked for."),
+        AttributeDefinition(CHOICE_COUNT, "int", "How many answers were asked for, where it is not one."),
+        AttributeDefinition(RESPONSE_ID, "string", "The provider's name for its answer."),
+        AttributeDefinition(RESPONSE_MODEL, "string", "Model, as answered.", is_limited=True),
+        AttributeDefinition(FINISH_REASONS, "string[]", "Why the model stopped, one for each choice."),
+        AttributeDefinition(TIME_TO_FIRST_CHUNK, "double", "Seconds from the request to the first chunk of a stream."),
+        AttributeDefinition(INPUT_TOKENS, "int", "Tokens sent, as the provider counts them, cached ones included."),
+        AttributeDefinition(OUTPUT_TOKENS, "int", "Tokens generated, as the provider counts them."),
+        AttributeDefinition(CACHE_READ_TOKENS, "int", "Tokens sent that the provider had in its cache."),
+        AttributeDefinition(CACHE_WRITE_TOKENS, "int", "Tokens sent that it put there."),
+        AttributeDefinition(REASONING_TOKENS, "int", "Tokens generated for reasoning."),
+        AttributeDefinition(TOKEN_TYPE, "string", "Which way the tokens went.", (INPUT, OUTPUT)),
+        AttributeDefinition(ERROR_TYPE, "string", "What went wrong.", is_limited=True),
+        AttributeDefinition(STATUS_CODE, "int", "HTTP status of the provider's answer."),
+        AttributeDefinition(RESEND_COUNT, "int", "How many times the SDK sent the request again."),
+        AttributeDefinition(SERVER_ADDRESS, "string", "Host that was called.", is_limited=True),
+        AttributeDefinition(SERVER_PORT, "int", "Its port."),
     )
 }
 """Each attribute under its key."""

@@ -18,7 +18,7 @@ _flushers: WeakKeyDictionary[TracerProvider, list[Callable[[], object]]] = WeakK
 """By provider: who is to flush before it does."""
 
 
-def exports_in_batches(provider: TracerProvider) -> bool:
+def is_batch_exporting(provider: TracerProvider) -> bool:
     """Tell whether nobody sees a span before it is exported with others.
 
     The SDK lets nobody ask, and we do not import it: so by the names of the classes of its processors.
@@ -28,24 +28,24 @@ def exports_in_batches(provider: TracerProvider) -> bool:
     return _BATCH in names and _SIMPLE not in names
 
 
-def before_flush(provider: TracerProvider, flush: Callable[[], object]) -> None:
+def register_flush(provider: TracerProvider, flush: Callable[[], object]) -> None:
     """Have a provider call `flush` before it flushes or shuts down."""
     flushers = _flushers.get(provider)
     if flushers is None:
         flushers = _flushers[provider] = []
         for name in ("force_flush", "shutdown"):
-            setattr(provider, name, _after(flushers, getattr(provider, name)))
+            setattr(provider, name, _flush_before(flushers, getattr(provider, name)))
     flushers.append(flush)
 
 
-def leave(provider: TracerProvider, flush: Callable[[], object]) -> None:
+def unregister_flush(provider: TracerProvider, flush: Callable[[], object]) -> None:
     """Have it call that no more."""
     flushers = _flushers.get(provider, [])
     if flush in flushers:
         flushers.remove(flush)
 
 
-def _after(flushers: list[Callable[[], object]], method: Callable[..., Any]) -> Callable[..., Any]:
+def _flush_before(flushers: list[Callable[[], object]], method: Callable[..., Any]) -> Callable[..., Any]:
     def flushing(*args: Any, **kwargs: Any) -> Any:
         for flush in tuple(flushers):
             flush()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from loco_otel._telemetry import attributes as key
 
 
-class Kind(StrEnum):
+class InstrumentKind(StrEnum):
     """The kinds of instrument in use."""
 
     COUNTER = "counter"
@@ -22,11 +22,11 @@ class Kind(StrEnum):
 _PROMETHEUS_UNITS = {"s": "_seconds", "USD": "_USD"}
 
 
-class Metric(NamedTuple):
+class MetricDefinition(NamedTuple):
     """One metric."""
 
     name: str
-    kind: Kind
+    kind: InstrumentKind
     unit: str
     """In UCUM: `s`, or an annotation such as `{request}`."""
     description: str
@@ -40,11 +40,11 @@ class Metric(NamedTuple):
     @property
     def prometheus_name(self) -> str:
         """The name that the Prometheus exporter and OTLP make of it; a histogram's without `_bucket` etc."""
-        total = "_total" if self.kind in {Kind.COUNTER, Kind.OBSERVABLE_COUNTER} else ""
+        total = "_total" if self.kind in {InstrumentKind.COUNTER, InstrumentKind.OBSERVABLE_COUNTER} else ""
         return self.name.replace(".", "_") + _PROMETHEUS_UNITS.get(self.unit, "") + total
 
 
-class SpanEvent(NamedTuple):
+class SpanEventDefinition(NamedTuple):
     """One event on a span."""
 
     name: str
@@ -54,7 +54,7 @@ class SpanEvent(NamedTuple):
     """Keys that are left out where there is nothing to say."""
 
 
-class Span(NamedTuple):
+class SpanDefinition(NamedTuple):
     """One span."""
 
     name: str
@@ -63,7 +63,7 @@ class Span(NamedTuple):
     description: str
     attributes: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    events: tuple[SpanEvent, ...] = ()
+    events: tuple[SpanEventDefinition, ...] = ()
 
 
 # From a free slot's microseconds to the ten minutes after which nobody still waits for an answer.
@@ -78,148 +78,154 @@ _WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0
 _GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _GEN_AI_TOKENS = tuple(4.0**power for power in range(14))
 
-_INFERENCE = (key.OPERATION, key.PROVIDER, key.MODEL)
-_INFERENCE_MAYBE = (key.RESPONSE_MODEL, key.SERVER_ADDRESS, key.SERVER_PORT)
+_INFERENCE_ATTRIBUTES = (key.OPERATION, key.PROVIDER, key.MODEL)
+_INFERENCE_OPTIONAL = (key.RESPONSE_MODEL, key.SERVER_ADDRESS, key.SERVER_PORT)
 
 # fmt: off
-REQUESTS = Metric(
-    "loco.acquire.requests", Kind.COUNTER, "{request}", "Requests for a slot that were decided.",
+REQUESTS = MetricDefinition(
+    "loco.acquire.requests", InstrumentKind.COUNTER, "{request}", "Requests for a slot that were decided.",
     (key.AGENT, key.RESOURCE, key.OUTCOME),
 )
-GRANTS = Metric(
-    "loco.grants", Kind.COUNTER, "{grant}", "Slots given, those after a retry's pause included.",
+GRANTS = MetricDefinition(
+    "loco.grants", InstrumentKind.COUNTER, "{grant}", "Slots given, those after a retry's pause included.",
     (key.RESOURCE, key.GRANT_REASON),
 )
-WAIT_DURATION = Metric(
-    "loco.wait.duration", Kind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
+WAIT_DURATION = MetricDefinition(
+    "loco.wait.duration", InstrumentKind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
     (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
 )
-WAIT_TICKS = Metric(
-    "loco.wait.ticks", Kind.HISTOGRAM, "{tick}", "Releases that passed from submit to grant.",
+WAIT_TICKS = MetricDefinition(
+    "loco.wait.ticks", InstrumentKind.HISTOGRAM, "{tick}", "Releases that passed from submit to grant.",
     (key.AGENT, key.RESOURCE), _WAIT_TICKS,
 )
-HOLD_DURATION = Metric(
-    "loco.hold.duration", Kind.HISTOGRAM, "s",
+HOLD_DURATION = MetricDefinition(
+    "loco.hold.duration", InstrumentKind.HISTOGRAM, "s",
     "Time that a slot was held, from grant to the end of the answer or a retry's pause.",
     (key.AGENT, key.RESOURCE), _HOLD_SECONDS,
 )
-REQUESTS_WAITING = Metric(
-    "loco.requests.waiting", Kind.OBSERVABLE_GAUGE, "{request}", "Requests that wait.",
+REQUESTS_WAITING = MetricDefinition(
+    "loco.requests.waiting", InstrumentKind.OBSERVABLE_GAUGE, "{request}", "Requests that wait.",
     (key.AGENT, key.RESOURCE),
 )
-REQUESTS_ACTIVE = Metric(
-    "loco.requests.active", Kind.OBSERVABLE_GAUGE, "{request}", "Requests that hold a slot.",
+REQUESTS_ACTIVE = MetricDefinition(
+    "loco.requests.active", InstrumentKind.OBSERVABLE_GAUGE, "{request}", "Requests that hold a slot.",
     (key.AGENT, key.RESOURCE),
 )
-QUEUE_WEIGHT = Metric(
-    "loco.queue.weight", Kind.OBSERVABLE_GAUGE, "{weight}", "Weight that an agent has queued (Qi).",
+QUEUE_WEIGHT = MetricDefinition(
+    "loco.queue.weight", InstrumentKind.OBSERVABLE_GAUGE, "{weight}", "Weight that an agent has queued (Qi).",
     (key.AGENT, key.RESOURCE),
 )
-QUEUE_AGE = Metric(
-    "loco.queue.age", Kind.OBSERVABLE_GAUGE, "{tick}", "Age of an agent's oldest request in releases (Di).",
+QUEUE_AGE = MetricDefinition(
+    "loco.queue.age", InstrumentKind.OBSERVABLE_GAUGE, "{tick}", "Age of an agent's oldest request in releases (Di).",
     (key.AGENT, key.RESOURCE),
 )
-QUEUE_WAIT = Metric(
-    "loco.queue.wait", Kind.OBSERVABLE_GAUGE, "s",
+QUEUE_WAIT = MetricDefinition(
+    "loco.queue.wait", InstrumentKind.OBSERVABLE_GAUGE, "s",
     "How long an agent's oldest request has waited; grows even while nothing is released.",
     (key.AGENT, key.RESOURCE),
 )
-LEASES_EXPIRED = Metric(
-    "loco.leases.expired", Kind.COUNTER, "{lease}", "Slots taken back after too long without a sign of life.",
+LEASES_EXPIRED = MetricDefinition(
+    "loco.leases.expired", InstrumentKind.COUNTER, "{lease}", "Slots taken back after too long without a sign of life.",
     (key.RESOURCE,),
 )
-BYPASSED = Metric(
-    "loco.bypassed", Kind.COUNTER, "{request}", "Calls that went out unscheduled.", (key.BYPASS_REASON,)
+BYPASSED = MetricDefinition(
+    "loco.bypassed", InstrumentKind.COUNTER, "{request}", "Calls that went out unscheduled.", (key.BYPASS_REASON,)
 )
-SCORE = Metric(
-    "loco.load.score", Kind.OBSERVABLE_GAUGE, "{score}",
+SCORE = MetricDefinition(
+    "loco.load.score", InstrumentKind.OBSERVABLE_GAUGE, "{score}",
     "Score of an agent that competes for a slot (L); the highest is next.",
     (key.AGENT, key.RESOURCE),
 )
-CAPACITY = Metric(
-    "loco.resource.capacity", Kind.OBSERVABLE_GAUGE, "{request}",
+CAPACITY = MetricDefinition(
+    "loco.resource.capacity", InstrumentKind.OBSERVABLE_GAUGE, "{request}",
     "Slots of a resource; no point while it is unlimited.",
     (key.RESOURCE,),
 )
-ALPHA = Metric(
-    "loco.scheduler.alpha", Kind.OBSERVABLE_GAUGE, "{alpha}",
+ALPHA = MetricDefinition(
+    "loco.scheduler.alpha", InstrumentKind.OBSERVABLE_GAUGE, "{alpha}",
     "Share of the queue's weight in the score, against its age.",
     (key.RESOURCE,),
 )
-TICKS = Metric("loco.scheduler.ticks", Kind.OBSERVABLE_COUNTER, "{tick}", "Releases.", (key.RESOURCE,))
-FAIRNESS = Metric(
-    "loco.fairness.index", Kind.OBSERVABLE_GAUGE, "{index}",
+TICKS = MetricDefinition(
+    "loco.scheduler.ticks", InstrumentKind.OBSERVABLE_COUNTER, "{tick}", "Releases.", (key.RESOURCE,),
+)
+FAIRNESS = MetricDefinition(
+    "loco.fairness.index", InstrumentKind.OBSERVABLE_GAUGE, "{index}",
     "Jain's index of the weight served lately, from 1/agents to 1; starved agents count.",
     (key.RESOURCE,),
 )
-THROTTLES = Metric(
-    "loco.throttles", Kind.COUNTER, "{throttle}",
+THROTTLES = MetricDefinition(
+    "loco.throttles", InstrumentKind.COUNTER, "{throttle}",
     "Refusals by a provider; `error.type` is the status, `timeout` where no answer came in time, or `spend_limit` for "
     "an exhausted account.",
     (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE),
 )
-TOKENS = Metric(
-    "loco.tokens", Kind.COUNTER, "{token}",
+TOKENS = MetricDefinition(
+    "loco.tokens", InstrumentKind.COUNTER, "{token}",
     "Tokens of settled calls, estimated where the provider did not count them.",
-    (key.AGENT, key.PROVIDER, key.MODEL, key.TYPE_OF_TOKENS),
+    (key.AGENT, key.PROVIDER, key.MODEL, key.TOKEN_TYPE),
 )
-SPENT_WEIGHT = Metric(
-    "loco.spend.weight", Kind.COUNTER, "{weight}", "Weight of settled calls.",
+SPENT_WEIGHT = MetricDefinition(
+    "loco.spend.weight", InstrumentKind.COUNTER, "{weight}", "Weight of settled calls.",
     (key.AGENT, key.PROVIDER, key.MODEL),
 )
-SPENT = Metric(
-    "loco.spend", Kind.COUNTER, "USD", "Money that settled calls cost, by published prices or those of the settings.",
+SPENT = MetricDefinition(
+    "loco.spend", InstrumentKind.COUNTER, "USD",
+    "Money that settled calls cost, by published prices or those of the settings.",
     (key.AGENT, key.TENANT, key.PROVIDER, key.MODEL),
 )
-UNPRICED = Metric(
-    "loco.spend.unpriced", Kind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
+UNPRICED = MetricDefinition(
+    "loco.spend.unpriced", InstrumentKind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
     (key.PROVIDER, key.MODEL),
 )
-BUDGET_LIMIT = Metric(
-    "loco.budget.limit", Kind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
+BUDGET_LIMIT = MetricDefinition(
+    "loco.budget.limit", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_SPENT = Metric(
-    "loco.budget.spent", Kind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
+BUDGET_SPENT = MetricDefinition(
+    "loco.budget.spent", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_RESERVED = Metric(
-    "loco.budget.reserved", Kind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
+BUDGET_RESERVED = MetricDefinition(
+    "loco.budget.reserved", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_WEIGHT_LIMIT = Metric(
-    "loco.budget.weight.limit", Kind.OBSERVABLE_GAUGE, "{weight}", "What a budget in weight may spend in its period.",
+BUDGET_WEIGHT_LIMIT = MetricDefinition(
+    "loco.budget.weight.limit", InstrumentKind.OBSERVABLE_GAUGE, "{weight}",
+    "What a budget in weight may spend in its period.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_WEIGHT_SPENT = Metric(
-    "loco.budget.weight.spent", Kind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
+BUDGET_WEIGHT_SPENT = MetricDefinition(
+    "loco.budget.weight.spent", InstrumentKind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_WEIGHT_RESERVED = Metric(
-    "loco.budget.weight.reserved", Kind.OBSERVABLE_GAUGE, "{weight}", "What its calls under way are estimated to take.",
+BUDGET_WEIGHT_RESERVED = MetricDefinition(
+    "loco.budget.weight.reserved", InstrumentKind.OBSERVABLE_GAUGE, "{weight}",
+    "What its calls under way are estimated to take.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
 )
-BUDGET_DECISIONS = Metric(
-    "loco.budget.decisions", Kind.COUNTER, "{decision}", "Calls that a budget had no room for, and what it did.",
+BUDGET_DECISIONS = MetricDefinition(
+    "loco.budget.decisions", InstrumentKind.COUNTER, "{decision}",
+    "Calls that a budget had no room for, and what it did.",
     (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_ACTION),
 )
-DURATION = Metric(
-    "gen_ai.client.operation.duration", Kind.HISTOGRAM, "s",
+DURATION = MetricDefinition(
+    "gen_ai.client.operation.duration", InstrumentKind.HISTOGRAM, "s",
     "Duration of calls whose inference span is ours, from the grant to the end of the answer.",
-    _INFERENCE, _GEN_AI_SECONDS, (*_INFERENCE_MAYBE, key.ERROR_TYPE),
+    _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, (*_INFERENCE_OPTIONAL, key.ERROR_TYPE),
 )
-TIME_TO_FIRST_CHUNK = Metric(
-    "gen_ai.client.operation.time_to_first_chunk", Kind.HISTOGRAM, "s",
+TIME_TO_FIRST_CHUNK = MetricDefinition(
+    "gen_ai.client.operation.time_to_first_chunk", InstrumentKind.HISTOGRAM, "s",
     "Time from the grant to the first chunk of streams whose inference span is ours.",
-    _INFERENCE, _GEN_AI_SECONDS, _INFERENCE_MAYBE,
+    _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, _INFERENCE_OPTIONAL,
 )
-TOKEN_USAGE = Metric(
-    "gen_ai.client.token.usage", Kind.HISTOGRAM, "{token}",
+TOKEN_USAGE = MetricDefinition(
+    "gen_ai.client.token.usage", InstrumentKind.HISTOGRAM, "{token}",
     "Tokens of calls whose inference span is ours, where the provider counted them.",
-    (*_INFERENCE, key.TYPE_OF_TOKENS), _GEN_AI_TOKENS, _INFERENCE_MAYBE,
+    (*_INFERENCE_ATTRIBUTES, key.TOKEN_TYPE), _GEN_AI_TOKENS, _INFERENCE_OPTIONAL,
 )
-ACTIVE = Metric(
-    "loco.active", Kind.OBSERVABLE_GAUGE, "{instrumentor}", "1 for each SDK whose calls are scheduled.",
+ACTIVE = MetricDefinition(
+    "loco.active", InstrumentKind.OBSERVABLE_GAUGE, "{instrumentor}", "1 for each SDK whose calls are scheduled.",
     (key.SDK_NAME, key.SDK_VERSION),
 )
 # fmt: on
@@ -232,25 +238,25 @@ METRICS = (
 )  # fmt: skip
 """Every metric."""
 
-EVENT_WAIT = SpanEvent(
+EVENT_WAIT = SpanEventDefinition(
     "loco.wait",
     "It had to wait; at the moment when it began to.",
     (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING),
     optional=(key.CAPACITY,),
 )
-EVENT_GRANT = SpanEvent(
+EVENT_GRANT = SpanEventDefinition(
     "loco.grant",
     "It was given a slot.",
     (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON),
 )
-EVENT_THROTTLE = SpanEvent(
+EVENT_THROTTLE = SpanEventDefinition(
     "loco.throttle",
     "The provider pushed back. On the inference span; where that is somebody else's, on the acquire span, "
     "after whose end it happens.",
     (key.THROTTLE_KIND,),
     optional=(key.STATUS_CODE, key.RETRY_AFTER),
 )
-EVENT_SPEND = SpanEvent(
+EVENT_SPEND = SpanEventDefinition(
     "loco.spend",
     "The call was settled. On the inference span; where that is somebody else's, on the acquire span, "
     "after whose end it happens.",
@@ -259,24 +265,24 @@ EVENT_SPEND = SpanEvent(
         key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
     ),
 )  # fmt: skip
-_BUDGET = (
+_BUDGET_ATTRIBUTES = (
     key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD, key.BUDGET_UNIT, key.BUDGET_LIMIT, key.BUDGET_SPENT,
     key.BUDGET_RESERVED,
 )  # fmt: skip
-EVENT_BUDGET = SpanEvent(
+EVENT_BUDGET = SpanEventDefinition(
     "loco.budget",
     "A budget had no room for it, and this is what was done; one for each such budget.",
-    (*_BUDGET, key.BUDGET_ACTION),
+    (*_BUDGET_ATTRIBUTES, key.BUDGET_ACTION),
     optional=(key.BUDGET_MODEL,),
 )
-EVENT_THRESHOLD = SpanEvent(
+EVENT_THRESHOLD = SpanEventDefinition(
     "loco.budget.threshold",
     "With this call a budget has reached a threshold, for the first time in its period. On the span that has "
     "`loco.spend`.",
-    (*_BUDGET, key.BUDGET_THRESHOLD),
+    (*_BUDGET_ATTRIBUTES, key.BUDGET_THRESHOLD),
 )
 
-SPAN_ACQUIRE = Span(
+SPAN_ACQUIRE = SpanDefinition(
     "acquire {resource}",
     "INTERNAL",
     "From submit to grant or rejection, one per wait: a retry's second wait has its own. "
@@ -289,7 +295,7 @@ SPAN_ACQUIRE = Span(
     optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
     events=(EVENT_WAIT, EVENT_GRANT, EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
 )  # fmt: skip
-SPAN_CALL = Span(
+SPAN_CALL = SpanDefinition(
     "call {agent}",
     "INTERNAL",
     "Around the wait and the call, only where the program has no span of its own, "
@@ -299,7 +305,7 @@ SPAN_CALL = Span(
     optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
 )
 
-SPAN_INFERENCE = Span(
+SPAN_INFERENCE = SpanDefinition(
     "{operation} {model}",
     "CLIENT",
     "From the grant to the end of the answer, retries and their pauses included. Not where another instrumentor or the "

@@ -10,21 +10,21 @@ from contextvars import ContextVar, Token
 from opentelemetry import context
 from opentelemetry.context import _RUNTIME_CONTEXT, Context
 
-_current: object = getattr(_RUNTIME_CONTEXT, "_current_context", None)
+_context_variable: object = getattr(_RUNTIME_CONTEXT, "_current_context", None)
 
 
-def _detach(token: Token[Context]) -> None:
+def _detach_if_attached(token: Token[Context]) -> None:
     try:  # noqa: SIM105 - `suppress` is an object and two calls more, for each chunk
         _reset(token)
     except ValueError:
         pass  # read on in another context, where this one was never attached: there is nothing to take off
 
 
-if isinstance(_current, ContextVar):
-    get_current: Callable[[], Context] = _current.get
-    attach = _current.set
-    _reset = _current.reset
-    detach = _detach
+if isinstance(_context_variable, ContextVar):
+    get_current: Callable[[], Context] = _context_variable.get
+    attach = _context_variable.set
+    _reset = _context_variable.reset
+    detach = _detach_if_attached
 else:  # another implementation, named by OTEL_PYTHON_CONTEXT
     get_current = context.get_current
     attach = context.attach

@@ -12,15 +12,15 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.call_trace import ROOT
-from loco_otel._telemetry.catalogue import Kind, Metric
-from loco_otel._telemetry.instruments import Fold, Recorder, Tally, observe
-from loco_otel.events import MILLI, AgentStanding, ResourceStanding, Snapshot
-from loco_otel.money import Action, Standing, Unit
+from loco_otel._telemetry.call_trace import ROOT_CONTEXT
+from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer, create_observable
+from loco_otel.events import MILLI, AgentSnapshot, ResourceSnapshot, Snapshot
+from loco_otel.money import Action, BudgetStatus, Unit
 
 _logger = logging.getLogger("loco_otel")
 
-_FRESH = 0.1
+_SNAPSHOT_SECONDS = 0.1
 """Seconds for which a snapshot is good: longer than a collection takes, shorter than the time between two."""
 
 _Combine = Callable[[float, float], float]
@@ -28,14 +28,14 @@ _Combine = Callable[[float, float], float]
 
 
 class _AgentGauge(NamedTuple):
-    metric: Metric
-    read: Callable[[AgentStanding], float | None]
+    metric: MetricDefinition
+    read: Callable[[AgentSnapshot], float | None]
     combine: _Combine = operator.add
 
 
 class _ResourceGauge(NamedTuple):
-    metric: Metric
-    read: Callable[[ResourceStanding], float | None]
+    metric: MetricDefinition
+    read: Callable[[ResourceSnapshot], float | None]
     combine: _Combine = operator.add
 
 
@@ -56,9 +56,9 @@ _RESOURCE_GAUGES = (
 
 
 class _BudgetGauge(NamedTuple):
-    metric: Metric
+    metric: MetricDefinition
     unit: Unit
-    read: Callable[[Standing], int]
+    read: Callable[[BudgetStatus], int]
 
 
 _BUDGET_GAUGES = (
@@ -71,7 +71,7 @@ _BUDGET_GAUGES = (
 )
 
 
-class Source:
+class MetricsSource:
     """Where the figures come from: one snapshot for all the callbacks of a collection.
 
     OpenTelemetry does not say when a collection begins, so a snapshot is kept for a tenth of a second. Two
@@ -94,60 +94,60 @@ class Source:
         snapshot: Callable[[], Snapshot],
         active: Callable[[], Iterable[tuple[str, str]]],
         clock: Callable[[], float],
-        fold: Fold,
+        fold: CardinalityLimit,
         *,
-        budgets: Callable[[], Sequence[Standing]],
-        tallies: Iterable[Tally],
-        recorder: Recorder,
-        tell: Callable[[], object],
+        budgets: Callable[[], Sequence[BudgetStatus]],
+        counters: Iterable[CounterSums],
+        histogram_buffer: HistogramBuffer,
+        flush_events: Callable[[], object],
     ) -> None:
-        self._recorder = recorder
-        self._tell = tell
-        self.active = active
-        self.fold = fold
-        self.tallies = {tally.row: tally for tally in tallies}
-        self.failed = False
+        self._histogram_buffer = histogram_buffer
+        self._flush_events = flush_events
+        self.active_sdks = active
+        self.cardinality_limit = fold
+        self.counters = {tally.row: tally for tally in counters}
+        self.has_failed = False
         self._snapshot = snapshot
         self._budgets = budgets
         self._clock = clock
         self._latest: tuple[float, Snapshot] | None = None
-        self._latest_budgets: tuple[float, Sequence[Standing]] | None = None
+        self._latest_budgets: tuple[float, Sequence[BudgetStatus]] | None = None
 
     def flush(self) -> None:
         """Bring counters and histograms up to date. SDKs ask all callbacks before they read any histogram."""
-        self._tell()
-        self._recorder.flush()
+        self._flush_events()
+        self._histogram_buffer.flush()
 
-    def read(self) -> Snapshot:
+    def read_snapshot(self) -> Snapshot:
         """Return how everything stands, or stood a moment ago."""
         now = self._clock()
         latest = self._latest
-        if latest is None or now - latest[0] >= _FRESH:
+        if latest is None or now - latest[0] >= _SNAPSHOT_SECONDS:
             latest = self._latest = now, self._snapshot()
         return latest[1]
 
-    def budgets(self) -> Sequence[Standing]:
+    def read_budgets(self) -> Sequence[BudgetStatus]:
         """Return how the budgets stand, or stood a moment ago."""
         kept = self._latest_budgets
-        if kept is None or self._clock() - kept[0] >= _FRESH:
-            latest: Sequence[Standing] = ()
+        if kept is None or self._clock() - kept[0] >= _SNAPSHOT_SECONDS:
+            latest: Sequence[BudgetStatus] = ()
             try:
                 latest = self._budgets()
-                self._start_decisions(latest)
+                self._start_decision_counters(latest)
             finally:
                 # Where the ledger can't be used nobody waits for it again in this collection.
                 self._latest_budgets = self._clock(), latest
             return latest
         return kept[1]
 
-    def _start_decisions(self, standings: Iterable[Standing]) -> None:
+    def _start_decision_counters(self, standings: Iterable[BudgetStatus]) -> None:
         """Begin with 0 what an alert watches: what budgets do with calls that they have no room for."""
-        decisions = self.tallies[catalogue.BUDGET_DECISIONS]
+        decisions = self.counters[catalogue.BUDGET_DECISIONS]
         for standing in standings:
-            who = standing.key.scope.value, self.fold(key.BUDGET_KEY, standing.key.key)
-            decisions.start(*who, standing.action.value)
+            who = standing.key.scope.value, self.cardinality_limit(key.BUDGET_KEY, standing.key.key)
+            decisions.start_at_zero(*who, standing.action.value)
             if standing.action is Action.DOWNGRADE:  # where the ladder ends
-                decisions.start(*who, Action.REJECT.value)
+                decisions.start_at_zero(*who, Action.REJECT.value)
 
 
 class Gauges:
@@ -159,28 +159,30 @@ class Gauges:
     """
 
     def __init__(self, meter: Meter) -> None:
-        self._source: Source | None = None
+        self._source: MetricsSource | None = None
         for agent_gauge in _AGENT_GAUGES:
-            self._observe(meter, agent_gauge.metric, partial(_by_agent, agent_gauge))
+            self._create_instrument(meter, agent_gauge.metric, partial(_observe_agents, agent_gauge))
         for resource_gauge in _RESOURCE_GAUGES:
-            self._observe(meter, resource_gauge.metric, partial(_by_resource, resource_gauge))
+            self._create_instrument(meter, resource_gauge.metric, partial(_observe_resources, resource_gauge))
         for budget_gauge in _BUDGET_GAUGES:
-            self._observe(meter, budget_gauge.metric, partial(_by_budget, budget_gauge))
+            self._create_instrument(meter, budget_gauge.metric, partial(_observe_budgets, budget_gauge))
         for row in catalogue.METRICS:
-            if row.kind is Kind.COUNTER:
-                self._observe(meter, row, partial(_sums, row))
-        self._observe(meter, catalogue.ACTIVE, _by_sdk)
+            if row.kind is InstrumentKind.COUNTER:
+                self._create_instrument(meter, row, partial(_observe_counter, row))
+        self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
 
-    def show(self, source: Source) -> None:
+    def set_source(self, source: MetricsSource) -> None:
         """Read from this source from now on."""
         self._source = source
 
-    def hide(self, source: Source) -> None:
+    def clear_source(self, source: MetricsSource) -> None:
         """Read from this source no more."""
         if self._source is source:
             self._source = None
 
-    def _observe(self, meter: Meter, row: Metric, read: Callable[[Source], list[Observation]]) -> None:
+    def _create_instrument(
+        self, meter: Meter, row: MetricDefinition, read: Callable[[MetricsSource], list[Observation]]
+    ) -> None:
         def callback(_: CallbackOptions) -> Iterable[Observation]:
             source = self._source
             if source is None:
@@ -190,72 +192,72 @@ class Gauges:
                 return read(source)
             except Exception:
                 # Once, not for every instrument at every collection; the next may go well.
-                if not source.failed:
-                    source.failed = True
+                if not source.has_failed:
+                    source.has_failed = True
                     _logger.exception("reading %s failed; logged once", row.name)
                 return ()
 
-        observe(meter, row, callback)
+        create_observable(meter, row, callback)
 
 
-_gauges: WeakKeyDictionary[Meter, Gauges] = WeakKeyDictionary()
-_making = ForkSafeLock()
+_gauges_by_meter: WeakKeyDictionary[Meter, Gauges] = WeakKeyDictionary()
+_gauges_lock = ForkSafeLock()
 
 
-def of(meter: Meter) -> Gauges:
+def get_gauges(meter: Meter) -> Gauges:
     """Return the gauges of a meter, the same each time."""
-    with _making:
-        gauges = _gauges.get(meter)
+    with _gauges_lock:
+        gauges = _gauges_by_meter.get(meter)
         if gauges is None:
-            gauges = _gauges[meter] = Gauges(meter)
+            gauges = _gauges_by_meter[meter] = Gauges(meter)
         return gauges
 
 
-def _by_agent(gauge: _AgentGauge, source: Source) -> list[Observation]:
+def _observe_agents(gauge: _AgentGauge, source: MetricsSource) -> list[Observation]:
     values: dict[tuple[str, str], float] = {}
-    for standing in source.read().resources:
-        resource = source.fold(key.RESOURCE, standing.resource)
+    for standing in source.read_snapshot().resources:
+        resource = source.cardinality_limit(key.RESOURCE, standing.resource)
         for agent in standing.agents:
             value = gauge.read(agent)
             if value is not None:
-                point = source.fold(key.AGENT, agent.agent), resource
+                point = source.cardinality_limit(key.AGENT, agent.agent), resource
                 values[point] = gauge.combine(values[point], value) if point in values else value
     return [
-        Observation(value, {key.AGENT: agent, key.RESOURCE: resource}, ROOT)
+        Observation(value, {key.AGENT: agent, key.RESOURCE: resource}, ROOT_CONTEXT)
         for (agent, resource), value in values.items()
     ]
 
 
-def _by_resource(gauge: _ResourceGauge, source: Source) -> list[Observation]:
+def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> list[Observation]:
     values: dict[str, float] = {}
-    for standing in source.read().resources:
+    for standing in source.read_snapshot().resources:
         value = gauge.read(standing)
         if value is not None:
-            point = source.fold(key.RESOURCE, standing.resource)
+            point = source.cardinality_limit(key.RESOURCE, standing.resource)
             values[point] = gauge.combine(values[point], value) if point in values else value
-    return [Observation(value, {key.RESOURCE: resource}, ROOT) for resource, value in values.items()]
+    return [Observation(value, {key.RESOURCE: resource}, ROOT_CONTEXT) for resource, value in values.items()]
 
 
-def _by_budget(gauge: _BudgetGauge, source: Source) -> list[Observation]:
+def _observe_budgets(gauge: _BudgetGauge, source: MetricsSource) -> list[Observation]:
     values: dict[tuple[str, str, str], float] = {}
-    for standing in source.budgets():
+    for standing in source.read_budgets():
         scope, name, unit, period = standing.key
         if unit is gauge.unit:
             # Where many are folded into one, they are told together.
-            point = scope.value, source.fold(key.BUDGET_KEY, name), period.value
+            point = scope.value, source.cardinality_limit(key.BUDGET_KEY, name), period.value
             values[point] = values.get(point, 0) + unit.amount(gauge.read(standing))
     return [
-        Observation(value, dict(zip(gauge.metric.attributes, point, strict=True)), ROOT)
+        Observation(value, dict(zip(gauge.metric.attributes, point, strict=True)), ROOT_CONTEXT)
         for point, value in values.items()
     ]
 
 
-def _sums(row: Metric, source: Source) -> list[Observation]:
-    return source.tallies[row].observations(ROOT)
+def _observe_counter(row: MetricDefinition, source: MetricsSource) -> list[Observation]:
+    return source.counters[row].list_observations(ROOT_CONTEXT)
 
 
-def _by_sdk(source: Source) -> list[Observation]:
+def _observe_sdks(source: MetricsSource) -> list[Observation]:
     return [
-        Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT)
-        for name, version in dict.fromkeys(source.active())
+        Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT_CONTEXT)
+        for name, version in dict.fromkeys(source.active_sdks())
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def run(command: str, render: Callable[[], str], arguments: Sequence[str] | None = None) -> int:
+def run_generator(command: str, render: Callable[[], str], arguments: Sequence[str] | None = None) -> int:
     """Write the file that `command PATH [--check]` names, or check that it is up to date.
 
     Returns:

@@ -15,10 +15,10 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel.events import Spending
 
-MOST_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+MAX_OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Where a request's body says how many tokens may be generated; the first that is there counts."""
-_NUMBERS = (
-    (key.MAX_TOKENS, MOST_OUTPUT, int),
+_NUMBER_FIELDS = (
+    (key.MAX_TOKENS, MAX_OUTPUT_FIELDS, int),
     (key.TEMPERATURE, ("temperature",), float),
     (key.TOP_P, ("top_p",), float),
     (key.TOP_K, ("top_k",), int),
@@ -30,10 +30,10 @@ _NUMBERS = (
 sequences and the user's name are the program's text."""
 
 
-_PORTS = {"http": 80, "https": 443}
+_SCHEME_PORTS = {"http": 80, "https": 443}
 
 
-class Subject(NamedTuple):
+class InferenceRequest(NamedTuple):
     """What a call asks, and of whom."""
 
     operation: str
@@ -48,34 +48,38 @@ class Subject(NamedTuple):
     def server(self) -> tuple[str, int | None] | None:
         """Host and port of it."""
         url = self.url
-        return (url.host, url.port or _PORTS.get(url.scheme)) if url is not None and url.host else None
+        return (url.host, url.port or _SCHEME_PORTS.get(url.scheme)) if url is not None and url.host else None
 
 
-class Inference:
+class InferenceSpan:
     """One call's inference span, and what its metrics need.
 
     Without a tracer there is no span, and only the times are kept.
     """
 
-    __slots__ = ("_open", "context", "first_chunk_at", "labels", "span", "started_at")
+    __slots__ = ("_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
 
-    def __init__(self, tracer: Tracer | None, subject: Subject, agent: str, parent: Context, now: float) -> None:
+    def __init__(
+        self, tracer: Tracer | None, subject: InferenceRequest, agent: str, parent: Context, now: float
+    ) -> None:
         self.started_at = now
         """By the scheduler's clock, in seconds."""
         self.first_chunk_at: float | None = None
-        self.labels: dict[str, str | int] | None = None
+        self.metric_labels: dict[str, str | int] | None = None
         """What its metrics have in common, once it is answered."""
         self.span: Span | None = None
         self.context = parent
         """To be attached while the SDK works; nothing is attached here."""
-        self._open: list[Span] = []
+        self._open_spans: list[Span] = []
         if tracer is not None:
             name = subject.operation if subject.model is None else f"{subject.operation} {subject.model}"
-            self.span = span = tracer.start_span(name, parent, SpanKind.CLIENT, _asked(subject, agent))
+            self.span = span = tracer.start_span(
+                name, parent, SpanKind.CLIENT, _build_request_attributes(subject, agent)
+            )
             self.context = trace.set_span_in_context(span, parent)
-            self._open.append(span)
+            self._open_spans.append(span)
 
-    def answered(self, spending: Spending) -> None:
+    def record_response(self, spending: Spending) -> None:
         """Note what the provider said."""
         span = self.span
         if span is None or not span.is_recording():
@@ -102,7 +106,7 @@ class Inference:
             attributes[key.TIME_TO_FIRST_CHUNK] = self.first_chunk_at - self.started_at
         span.set_attributes(attributes)
 
-    def end(self, error_type: str | None, resends: int, ended_at: int) -> None:
+    def end_span(self, error_type: str | None, resends: int, ended_at: int) -> None:
         """End the span, once: later calls do nothing.
 
         Args:
@@ -113,7 +117,7 @@ class Inference:
         """
         try:
             # One step, even when a finaliser ends what another thread is ending.
-            span = self._open.pop()
+            span = self._open_spans.pop()
         except IndexError:
             return
         if resends:
@@ -124,7 +128,7 @@ class Inference:
         span.end(ended_at)
 
 
-def _asked(subject: Subject, agent: str) -> dict[str, AttributeValue]:
+def _build_request_attributes(subject: InferenceRequest, agent: str) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         key.OPERATION: subject.operation,
         key.PROVIDER: subject.provider,
@@ -142,7 +146,7 @@ def _asked(subject: Subject, agent: str) -> dict[str, AttributeValue]:
     body = subject.body
     if body.get("stream") is True:
         attributes[key.STREAM] = True
-    for name, fields, kind in _NUMBERS:
+    for name, fields, kind in _NUMBER_FIELDS:
         for field in fields:
             value = body.get(field)
             if isinstance(value, int | float) and not isinstance(value, bool):

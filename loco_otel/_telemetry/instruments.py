@@ -10,26 +10,26 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
 from loco_otel._telemetry.attributes import OTHER
-from loco_otel._telemetry.catalogue import Kind, Metric
+from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
 VALUE_LIMIT = 200
 """Values of any one attribute key before the rest become `other`."""
 
 
-def histogram(meter: Meter, row: Metric) -> Histogram:
+def create_histogram(meter: Meter, row: MetricDefinition) -> Histogram:
     """Create the histogram of a row, with the row's buckets; a view of the program's overrides them."""
     return meter.create_histogram(row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=row.buckets)
 
 
-def observe(meter: Meter, row: Metric, callback: CallbackT) -> None:
+def create_observable(meter: Meter, row: MetricDefinition, callback: CallbackT) -> None:
     """Create an instrument that is read: `callback` is asked at each collection."""
-    if row.kind in {Kind.COUNTER, Kind.OBSERVABLE_COUNTER}:
+    if row.kind in {InstrumentKind.COUNTER, InstrumentKind.OBSERVABLE_COUNTER}:
         meter.create_observable_counter(row.name, [callback], row.unit, row.description)
     else:
         meter.create_observable_gauge(row.name, [callback], row.unit, row.description)
 
 
-class Tally:
+class CounterSums:
     """The sums of a counter, by the values of its attributes.
 
     One thread at a time adds; any may read.
@@ -40,21 +40,21 @@ class Tally:
 
     """
 
-    def __init__(self, row: Metric, parts: int = 1) -> None:
+    def __init__(self, row: MetricDefinition, parts: int = 1) -> None:
         self.row = row
         self._parts = parts
         self._sums: dict[tuple[str, ...], float] = {}
 
-    def add(self, amount: float, *values: str) -> None:
+    def add_amount(self, amount: float, *values: str) -> None:
         """Add to the point with these values, in the order of the row's keys."""
         sums = self._sums
         sums[values] = sums.get(values, 0) + amount
 
-    def start(self, *values: str) -> None:
+    def start_at_zero(self, *values: str) -> None:
         """Let a point begin with 0, so that its first value is seen to be an increase. Any thread may."""
         self._sums.setdefault(values, 0)
 
-    def observations(self, context: Context) -> list[Observation]:
+    def list_observations(self, context: Context) -> list[Observation]:
         """Return all points."""
         keys, parts = self.row.attributes, self._parts
         # Copied in one step: somebody may add meanwhile.
@@ -64,7 +64,7 @@ class Tally:
         ]
 
 
-class Recorder:
+class HistogramBuffer:
     """Keeps measurements of histograms back, and records them many at a time.
 
     In the midst of a call the SDK's code is cold, and takes twice as long as in a row. Whoever collects flushes first,
@@ -72,19 +72,21 @@ class Recorder:
     """
 
     def __init__(self, most: int = 128) -> None:
-        self._most = most
-        self._kept: deque[tuple[Histogram, float, Mapping[str, str | int], Context]] = deque()
-        _recorders.add(self)
+        self._max_values = most
+        self._values: deque[tuple[Histogram, float, Mapping[str, str | int], Context]] = deque()
+        _buffers.add(self)
 
-    def record(self, histogram: Histogram, value: float, attributes: Mapping[str, str | int], context: Context) -> None:
+    def record_value(
+        self, histogram: Histogram, value: float, attributes: Mapping[str, str | int], context: Context
+    ) -> None:
         """Keep one measurement, and record all when there are many."""
-        self._kept.append((histogram, value, attributes, context))
-        if len(self._kept) >= self._most:
+        self._values.append((histogram, value, attributes, context))
+        if len(self._values) >= self._max_values:
             self.flush()
 
     def flush(self) -> None:
         """Record what is kept. Any threads may do so at once."""
-        kept = self._kept
+        kept = self._values
         while kept:
             try:
                 histogram, value, attributes, context = kept.popleft()
@@ -92,24 +94,24 @@ class Recorder:
                 return
             histogram.record(value, attributes, context)
 
-    def forget(self) -> None:
+    def discard_values(self) -> None:
         """Drop what is kept: in a forked child it is the parent's to record."""
-        self._kept.clear()
+        self._values.clear()
 
 
-_recorders: WeakSet[Recorder] = WeakSet()
+_buffers: WeakSet[HistogramBuffer] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for recorder in tuple(_recorders):
-        recorder.forget()
+    for recorder in tuple(_buffers):
+        recorder.discard_values()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class Fold:
+class CardinalityLimit:
     """Bounds what a key can hold: the first `limit` values pass, all others become `other`.
 
     Listener and collecting threads share one. There is no lock, which a fork could leave held: a value
@@ -118,19 +120,19 @@ class Fold:
 
     def __init__(self, limit: int = VALUE_LIMIT) -> None:
         self._limit = limit
-        self._known: dict[str, dict[str, int]] = {}
-        self._numbers: dict[str, count[int]] = {}
+        self._numbers_by_value: dict[str, dict[str, int]] = {}
+        self._next_numbers: dict[str, count[int]] = {}
 
     def __call__(self, key: str, value: str) -> str:
         """Return `value`, or `other`."""
-        known = self._known.get(key)
+        known = self._numbers_by_value.get(key)
         if known is None:
             # The numbers first: whoever finds the values finds them too.
-            self._numbers.setdefault(key, count())
-            known = self._known.setdefault(key, {})
+            self._next_numbers.setdefault(key, count())
+            known = self._numbers_by_value.setdefault(key, {})
         number = known.get(value)
         if number is None:
             if len(known) >= self._limit:
                 return OTHER
-            number = known.setdefault(value, next(self._numbers[key]))
+            number = known.setdefault(value, next(self._next_numbers[key]))
         return value if number < self._limit else OTHER

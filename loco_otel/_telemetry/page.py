@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loco_otel._telemetry import generated
 from loco_otel._telemetry.attributes import ATTRIBUTES
-from loco_otel._telemetry.catalogue import METRICS, SPANS, Kind, Metric, Span, SpanEvent
+from loco_otel._telemetry.catalogue import (
+    METRICS,
+    SPANS,
+    InstrumentKind,
+    MetricDefinition,
+    SpanDefinition,
+    SpanEventDefinition,
+)
 from loco_otel._telemetry.instruments import VALUE_LIMIT
 
 _COMMAND = "python -m loco_otel._telemetry.page"
@@ -41,7 +48,7 @@ sum by (gen_ai_provider_name, error_type) (increase(loco_throttles_total[1h]))
 ```
 """
 
-_SPANS = """\
+_SPANS_INTRODUCTION = """\
 ## Spans
 
 Waiting for a slot is a span of its own, made when the wait is over, so queue time is never taken for the
@@ -50,7 +57,7 @@ where there is nothing to say. Where your spans are exported in batches ours are
 late and with their true times; `force_flush` and `shutdown` of your provider have all that ended before.
 """
 
-_METRICS = f"""\
+_METRICS_INTRODUCTION = f"""\
 ## Metrics
 
 Gauges are read when metrics are collected, all from the same moment. `loco.grants`, `loco.leases.expired` and
@@ -59,38 +66,38 @@ but those marked *: where a request does not say, the value is `unknown`. Of any
 values are told apart, unless set otherwise; the rest become `other`.
 """
 
-_LABELS = """\
+_LABELS_INTRODUCTION = """\
 ## Labels
 
 The attributes of metrics, and the labels that Prometheus makes of them. They are called the same on spans.
 """
 
 
-def render() -> str:
+def render_page() -> str:
     """Return the page, in Markdown."""
-    return "\n".join([_INTRODUCTION, *_spans(), *_metrics(), *_labels()])
+    return "\n".join([_INTRODUCTION, *_render_spans(), *_render_metrics(), *_render_labels()])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or check that it is up to date; return the exit status."""
-    return generated.run(_COMMAND, render, arguments)
+    return generated.run_generator(_COMMAND, render_page, arguments)
 
 
-def _spans() -> Iterator[str]:
-    yield _SPANS
+def _render_spans() -> Iterator[str]:
+    yield _SPANS_INTRODUCTION
     for span in SPANS:
         yield f"### `{span.name}`\n"
         yield f"Kind {span.kind}. {span.description}\n"
-        yield _table(("attribute", "type", "meaning"), _facts(span))
+        yield _format_table(("attribute", "type", "meaning"), _build_attribute_rows(span))
         for event in span.events:
             yield f"#### Event `{event.name}`\n"
             yield f"{event.description}\n"
-            yield _table(("attribute", "type", "meaning"), _facts(event))
+            yield _format_table(("attribute", "type", "meaning"), _build_attribute_rows(event))
 
 
-def _metrics() -> Iterator[str]:
-    yield _METRICS
-    yield _table(
+def _render_metrics() -> Iterator[str]:
+    yield _METRICS_INTRODUCTION
+    yield _format_table(
         ("Prometheus", "OpenTelemetry", "kind", "unit", "labels", "meaning"),
         (
             (
@@ -98,34 +105,34 @@ def _metrics() -> Iterator[str]:
                 f"`{row.name}`",
                 row.kind,
                 f"`{row.unit}`",
-                _labels_of(row),
+                _format_labels(row),
                 row.description,
             )
             for row in METRICS
         ),
     )
     yield "Histograms have the series `_bucket`, `_sum` and `_count`, and these upper bounds:\n"
-    yield _table(
+    yield _format_table(
         ("histogram", "bounds"),
-        ((f"`{row.name}`", _bounds(row)) for row in METRICS if row.kind is Kind.HISTOGRAM),
+        ((f"`{row.name}`", _format_bounds(row)) for row in METRICS if row.kind is InstrumentKind.HISTOGRAM),
     )
 
 
-def _labels_of(row: Metric) -> str:
+def _format_labels(row: MetricDefinition) -> str:
     labels = [f"`{ATTRIBUTES[key].prometheus_label}`" for key in row.attributes]
     return ", ".join([*labels, *(f"`{ATTRIBUTES[key].prometheus_label}` *" for key in row.optional)])
 
 
-def _labels() -> Iterator[str]:
-    yield _LABELS
+def _render_labels() -> Iterator[str]:
+    yield _LABELS_INTRODUCTION
     used = dict.fromkeys(key for row in METRICS for key in (*row.attributes, *row.optional))
-    yield _table(
+    yield _format_table(
         ("label", "attribute", "values", "meaning"),
         (
             (
-                f"`{row.prometheus_label}`" + (" †" if row.folded else ""),
+                f"`{row.prometheus_label}`" + (" †" if row.is_limited else ""),
                 f"`{row.key}`",
-                _listed(row.values) or "open",
+                _join_code(row.values) or "open",
                 row.meaning,
             )
             for row in (ATTRIBUTES[key] for key in used)
@@ -133,25 +140,25 @@ def _labels() -> Iterator[str]:
     )
 
 
-def _facts(row: Span | SpanEvent) -> Iterator[tuple[str, str, str]]:
+def _build_attribute_rows(row: SpanDefinition | SpanEventDefinition) -> Iterator[tuple[str, str, str]]:
     for key in (*row.attributes, *row.optional):
         attribute = ATTRIBUTES[key]
         mark = " *" if key in row.optional else ""
         meaning = attribute.meaning
         if attribute.values:
-            meaning += f" One of {_listed(attribute.values)}."
+            meaning += f" One of {_join_code(attribute.values)}."
         yield f"`{key}`{mark}", attribute.type, meaning
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _bounds(row: Metric) -> str:
+def _format_bounds(row: MetricDefinition) -> str:
     return " ".join(f"{bound:g}" for bound in row.buckets)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

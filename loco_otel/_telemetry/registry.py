@@ -11,56 +11,63 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from loco_otel._telemetry import generated
-from loco_otel._telemetry.attributes import ATTRIBUTES, ERROR_TYPE, Attribute
-from loco_otel._telemetry.catalogue import METRICS, SPANS, Kind, Metric, Span, SpanEvent
+from loco_otel._telemetry.attributes import ATTRIBUTES, ERROR_TYPE, AttributeDefinition
+from loco_otel._telemetry.catalogue import (
+    METRICS,
+    SPANS,
+    InstrumentKind,
+    MetricDefinition,
+    SpanDefinition,
+    SpanEventDefinition,
+)
 
 _COMMAND = "python -m loco_otel._telemetry.registry"
 _HEADER = f"# Made from the catalogue by `{_COMMAND}`. Edit that, not this.\n"
 _STABILITY = "development"
 _INSTRUMENTS = {
-    Kind.COUNTER: "counter",
-    Kind.HISTOGRAM: "histogram",
-    Kind.OBSERVABLE_GAUGE: "gauge",
-    Kind.OBSERVABLE_COUNTER: "counter",
+    InstrumentKind.COUNTER: "counter",
+    InstrumentKind.HISTOGRAM: "histogram",
+    InstrumentKind.OBSERVABLE_GAUGE: "gauge",
+    InstrumentKind.OBSERVABLE_COUNTER: "counter",
 }
 """A registry does not tell observable instruments from others."""
 
 _WORD = re.compile(r"[a-z][a-z0-9._/]*(\[\])?")
-_NOT_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+_RESERVED_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 _Node: TypeAlias = "Mapping[str, _Node] | Sequence[_Node] | str | float"
 
 
-def render() -> str:
+def render_registry() -> str:
     """Return the registry, in YAML."""
-    return _HEADER + "".join(f"{line}\n" for line in _lines(document()))
+    return _HEADER + "".join(f"{line}\n" for line in _format_lines(build_registry()))
 
 
-def document() -> Mapping[str, _Node]:
+def build_registry() -> Mapping[str, _Node]:
     """Return the registry as mappings and lists."""
     events = {event.name: event for span in SPANS for event in span.events}
-    metrics: list[_Node] = [_metric(row) for row in METRICS if _ours(row.name)]
-    imported = [row.name for row in METRICS if not _ours(row.name)]
+    metrics: list[_Node] = [_convert_metric(row) for row in METRICS if _is_own_name(row.name)]
+    imported = [row.name for row in METRICS if not _is_own_name(row.name)]
     return {
         "file_format": "definition/2",
         **({"imports": {"metrics": imported}} if imported else {}),
-        "attributes": [_attribute(row) for row in ATTRIBUTES.values() if _ours(row.key)],
-        "spans": [_span(row) for row in SPANS],
-        "events": [_event(row) for row in events.values()],
+        "attributes": [_convert_attribute(row) for row in ATTRIBUTES.values() if _is_own_name(row.key)],
+        "spans": [_convert_span(row) for row in SPANS],
+        "events": [_convert_event(row) for row in events.values()],
         "metrics": metrics,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the registry, or check that it is up to date; return the exit status."""
-    return generated.run(_COMMAND, render, arguments)
+    return generated.run_generator(_COMMAND, render_registry, arguments)
 
 
-def _ours(name: str) -> bool:
+def _is_own_name(name: str) -> bool:
     return name.startswith("loco.")
 
 
-def _attribute(row: Attribute) -> _Node:
+def _convert_attribute(row: AttributeDefinition) -> _Node:
     members = [{"id": value, "value": value, "stability": _STABILITY} for value in row.values]
     return {
         "key": row.key,
@@ -70,20 +77,20 @@ def _attribute(row: Attribute) -> _Node:
     }
 
 
-def _span(row: Span) -> _Node:
+def _convert_span(row: SpanDefinition) -> _Node:
     return {
         "type": "loco." + row.name.split()[0].strip("{}"),
         "kind": row.kind.lower(),
-        "name": {"note": f"`{_name(row)}`"},
+        "name": {"note": f"`{_format_span_name(row)}`"},
         "brief": row.description,
         "stability": _STABILITY,
-        "attributes": _references(row),
+        "attributes": _list_references(row),
         # A registry has no word for events of spans.
         **({"annotations": {"span_events": [event.name for event in row.events]}} if row.events else {}),
     }
 
 
-def _name(row: Span) -> str:
+def _format_span_name(row: SpanDefinition) -> str:
     """Return the span's name with the keys of its attributes in the braces."""
 
     def key(match: re.Match[str]) -> str:
@@ -92,67 +99,67 @@ def _name(row: Span) -> str:
     return re.sub(r"\{(\w+)\}", key, row.name)
 
 
-def _event(row: SpanEvent) -> _Node:
+def _convert_event(row: SpanEventDefinition) -> _Node:
     return {
         "name": row.name,
         "brief": row.description,
         "note": "An event of a span.",
         "stability": _STABILITY,
-        "attributes": _references(row),
+        "attributes": _list_references(row),
     }
 
 
-def _metric(row: Metric) -> _Node:
+def _convert_metric(row: MetricDefinition) -> _Node:
     return {
         "name": row.name,
         "instrument": _INSTRUMENTS[row.kind],
         "unit": row.unit,
         "brief": row.description,
         "stability": _STABILITY,
-        "attributes": _references(row),
+        "attributes": _list_references(row),
         **({"annotations": {"explicit_bucket_boundaries": row.buckets}} if row.buckets else {}),
     }
 
 
-def _references(row: Span | SpanEvent | Metric) -> list[_Node]:
-    required = [_reference(key, "required") for key in row.attributes]
-    return required + [_reference(key, _optional(key)) for key in row.optional]
+def _list_references(row: SpanDefinition | SpanEventDefinition | MetricDefinition) -> list[_Node]:
+    required = [_make_reference(key, "required") for key in row.attributes]
+    return required + [_make_reference(key, _get_requirement_level(key)) for key in row.optional]
 
 
-def _reference(key: str, level: _Node) -> _Node:
+def _make_reference(key: str, level: _Node) -> _Node:
     return {"ref": key, "requirement_level": level}
 
 
-def _optional(key: str) -> _Node:
+def _get_requirement_level(key: str) -> _Node:
     return {"conditionally_required": "Where it ended in an error."} if key == ERROR_TYPE else "recommended"
 
 
-def _lines(node: _Node, indent: str = "") -> Iterator[str]:
+def _format_lines(node: _Node, indent: str = "") -> Iterator[str]:
     """Write YAML in blocks. Short of a library: this is all of YAML that a registry needs."""
     if isinstance(node, Mapping):
         for name, value in node.items():
-            if _nested(value):
+            if _is_nested(value):
                 yield f"{indent}{name}:"
-                yield from _lines(value, indent + "  ")
+                yield from _format_lines(value, indent + "  ")
             else:
-                yield f"{indent}{name}: {_scalar(value)}"
+                yield f"{indent}{name}: {_format_scalar(value)}"
     elif isinstance(node, Sequence):
         for value in node:
             if isinstance(value, Mapping):
-                first, *rest = _lines(value, indent + "  ")
+                first, *rest = _format_lines(value, indent + "  ")
                 yield f"{indent}- {first.lstrip()}"
                 yield from rest
             else:
-                yield f"{indent}- {_scalar(value)}"
+                yield f"{indent}- {_format_scalar(value)}"
 
 
-def _nested(node: _Node) -> bool:
+def _is_nested(node: _Node) -> bool:
     return isinstance(node, Mapping | list | tuple)
 
 
-def _scalar(node: _Node) -> str:
+def _format_scalar(node: _Node) -> str:
     # JSON is YAML. Words are left bare, as people write them; YAML takes some for booleans.
-    bare = isinstance(node, str) and _WORD.fullmatch(node) and node not in _NOT_WORDS
+    bare = isinstance(node, str) and _WORD.fullmatch(node) and node not in _RESERVED_WORDS
     return str(node) if bare else json.dumps(node, ensure_ascii=False)
 
 

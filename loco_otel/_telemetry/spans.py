@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.call_trace import ROOT, CallTrace, resource_of, trace_of
+from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
 from loco_otel._telemetry.catalogue import (
     EVENT_BUDGET,
     EVENT_GRANT,
@@ -38,11 +38,11 @@ from loco_otel.events import (
     Throttled,
     Waiting,
 )
-from loco_otel.money import MICRO, Action, Standing
+from loco_otel.money import MICRO, Action, BudgetStatus
 
 MAX_LINKS = 16
 
-_NANOSECONDS = 1_000_000_000
+_NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 class SpanListener:
@@ -68,30 +68,30 @@ class SpanListener:
         self._tracer = tracer
         self._clock = clock
         self._wall = wall
-        self._told_by: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
-            Waiting: _begin_wait,
-            Granted: self._granted,
-            Rejected: self._rejected,
-            Throttled: self._throttled,
-            Spent: self._spent,
-            BudgetExceeded: _exceeded,
-            BudgetReached: self._reached,
-            Suspended: _suspended,
-            Released: self._released,
+        self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
+            Waiting: _handle_waiting,
+            Granted: self._handle_granted,
+            Rejected: self._handle_rejected,
+            Throttled: self._handle_throttled,
+            Spent: self._handle_spent,
+            BudgetExceeded: _handle_exceeded,
+            BudgetReached: self._handle_threshold,
+            Suspended: _handle_suspended,
+            Released: self._handle_released,
         }
 
     def __call__(self, event: Event, /) -> None:
         """Take note of one event."""
-        tell = self._told_by.get(type(event))
+        tell = self._handlers.get(type(event))
         if tell is not None and not isinstance(event, Bypassed):
-            trace = trace_of(event.ticket.request)
-            if trace is None or not trace.silent:
+            trace = get_call_trace(event.ticket.request)
+            if trace is None or not trace.is_suppressed:
                 tell(event, trace)
 
-    def _granted(self, event: Granted, trace: CallTrace | None) -> None:
-        offset = self._offset()
-        span = self._acquired(event, Outcome.GRANTED, trace, offset)
-        ends_at = offset + _nanoseconds(event.at)
+    def _handle_granted(self, event: Granted, trace: CallTrace | None) -> None:
+        offset = self._compute_clock_offset()
+        span = self._start_acquire_span(event, Outcome.GRANTED, trace, offset)
+        ends_at = offset + _convert_to_nanoseconds(event.at)
         recording = span.is_recording()
         if recording:
             span.add_event(
@@ -107,56 +107,60 @@ class SpanListener:
                 ends_at,
             )
         if trace is not None:
-            trace.resends += event.repeated
-            if recording and event.ticket.request.settles and not trace.ours:
-                trace.span, trace.ends_at = span, ends_at
+            trace.resend_count += event.repeated
+            if recording and event.ticket.request.settles and not trace.owns_inference_span:
+                trace.acquire_span, trace.acquire_span_end = span, ends_at
                 return
         span.end(ends_at)
 
-    def _rejected(self, event: Rejected, trace: CallTrace | None) -> None:
-        offset = self._offset()
-        span = self._acquired(event, event.outcome, trace, offset)
+    def _handle_rejected(self, event: Rejected, trace: CallTrace | None) -> None:
+        offset = self._compute_clock_offset()
+        span = self._start_acquire_span(event, event.outcome, trace, offset)
         if span.is_recording():
             # A wait that the caller gave up got no slot either: ERROR too, told apart by its outcome.
             span.set_attribute(key.ERROR_TYPE, event.outcome.value)
             span.set_status(Status(StatusCode.ERROR))
-        span.end(offset + _nanoseconds(event.at))
+        span.end(offset + _convert_to_nanoseconds(event.at))
         if trace is not None:
             trace.error_type = trace.error_type or event.outcome.value
-            self._end(trace, event.at)
+            self._end_spans(trace, event.at)
 
-    def _acquired(self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int) -> Span:
+    def _start_acquire_span(
+        self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
+    ) -> Span:
         """Start the span of a wait that is over, with all that does not depend on how it ended."""
         request = event.ticket.request
-        _close(trace)
-        waiting, links = _end_wait(trace)
-        resource = resource_of(request)
+        _end_acquire_span(trace)
+        waiting, links = _take_wait(trace)
+        resource = format_resource_name(request)
         span = self._tracer.start_span(
             f"acquire {resource}",
-            _parent(trace, repeated=event.repeated),
+            _find_parent(trace, repeated=event.repeated),
             SpanKind.INTERNAL,
             None,  # attributes, which are made for a sampled span only
             links,
-            offset + _nanoseconds(event.at - event.waited),
+            offset + _convert_to_nanoseconds(event.at - event.waited),
         )
         if trace is not None:
-            trace.acquire = span.get_span_context()
+            trace.acquire_span_context = span.get_span_context()
         if not span.is_recording():
             return span
-        span.set_attributes(_attributes(event, request, resource, outcome))
+        span.set_attributes(_build_acquire_attributes(event, request, resource, outcome))
         if waiting is not None:
-            span.add_event(EVENT_WAIT.name, _wait_attributes(waiting), offset + _nanoseconds(waiting.at))
-        if trace is not None and trace.exceeded is not None:
-            exceeded, trace.exceeded = trace.exceeded, None
+            span.add_event(
+                EVENT_WAIT.name, _build_wait_attributes(waiting), offset + _convert_to_nanoseconds(waiting.at)
+            )
+        if trace is not None and trace.exceeded_event is not None:
+            exceeded, trace.exceeded_event = trace.exceeded_event, None
             for standing in exceeded.standings:
-                attributes = {**_of_budget(standing), key.BUDGET_ACTION: exceeded.action.value}
+                attributes = {**_build_budget_attributes(standing), key.BUDGET_ACTION: exceeded.action.value}
                 if exceeded.action is Action.DOWNGRADE and exceeded.model is not None:
                     attributes[key.BUDGET_MODEL] = exceeded.model
-                span.add_event(EVENT_BUDGET.name, attributes, offset + _nanoseconds(exceeded.at))
+                span.add_event(EVENT_BUDGET.name, attributes, offset + _convert_to_nanoseconds(exceeded.at))
         return span
 
-    def _throttled(self, event: Throttled, trace: CallTrace | None) -> None:
-        span = _open_span(trace)
+    def _handle_throttled(self, event: Throttled, trace: CallTrace | None) -> None:
+        span = _find_open_span(trace)
         if span is None:
             return
         attributes: dict[str, AttributeValue] = {key.THROTTLE_KIND: event.kind.value}
@@ -164,10 +168,12 @@ class SpanListener:
             attributes[key.STATUS_CODE] = event.status
         if event.retry_after is not None:
             attributes[key.RETRY_AFTER] = event.retry_after
-        span.add_event(EVENT_THROTTLE.name, attributes, self._offset() + _nanoseconds(event.at))
+        span.add_event(
+            EVENT_THROTTLE.name, attributes, self._compute_clock_offset() + _convert_to_nanoseconds(event.at)
+        )
 
-    def _spent(self, event: Spent, trace: CallTrace | None) -> None:
-        span = _open_span(trace)
+    def _handle_spent(self, event: Spent, trace: CallTrace | None) -> None:
+        span = _find_open_span(trace)
         if span is None:
             return
         spending = event.spending
@@ -187,54 +193,58 @@ class SpanListener:
             attributes[key.BUDGET_ACTION] = spending.action.value
         if spending.sent_model is not None:
             attributes[key.BUDGET_MODEL] = spending.sent_model
-        span.add_event(EVENT_SPEND.name, attributes, self._offset() + _nanoseconds(event.at))
-        if trace is not None and trace.inference is not None:
-            trace.inference.answered(spending)
-        _close(trace)
+        span.add_event(EVENT_SPEND.name, attributes, self._compute_clock_offset() + _convert_to_nanoseconds(event.at))
+        if trace is not None and trace.inference_span is not None:
+            trace.inference_span.record_response(spending)
+        _end_acquire_span(trace)
 
-    def _reached(self, event: BudgetReached, trace: CallTrace | None) -> None:
-        span = _open_span(trace)
+    def _handle_threshold(self, event: BudgetReached, trace: CallTrace | None) -> None:
+        span = _find_open_span(trace)
         if span is not None:
-            attributes = {**_of_budget(event.standing), key.BUDGET_THRESHOLD: event.percent}
-            span.add_event(EVENT_THRESHOLD.name, attributes, self._offset() + _nanoseconds(event.at))
+            attributes = {**_build_budget_attributes(event.standing), key.BUDGET_THRESHOLD: event.percent}
+            span.add_event(
+                EVENT_THRESHOLD.name, attributes, self._compute_clock_offset() + _convert_to_nanoseconds(event.at)
+            )
 
-    def _released(self, event: Released, trace: CallTrace | None) -> None:
+    def _handle_released(self, event: Released, trace: CallTrace | None) -> None:
         if trace is not None:
-            self._end(trace, event.at)
+            self._end_spans(trace, event.at)
 
-    def _end(self, trace: CallTrace, at: float) -> None:
+    def _end_spans(self, trace: CallTrace, at: float) -> None:
         """End all that is still open of a request that has ended, or was refused."""
-        _close(trace)
-        ended_at = self._offset() + _nanoseconds(at)
-        if trace.inference is not None:
-            trace.inference.end(trace.error_type, trace.resends, ended_at)
-        if trace.call is not None:
-            trace.call.end(trace.error_type, ended_at)
+        _end_acquire_span(trace)
+        ended_at = self._compute_clock_offset() + _convert_to_nanoseconds(at)
+        if trace.inference_span is not None:
+            trace.inference_span.end_span(trace.error_type, trace.resend_count, ended_at)
+        if trace.call_span is not None:
+            trace.call_span.end_span(trace.error_type, ended_at)
 
-    def _offset(self) -> int:
+    def _compute_clock_offset(self) -> int:
         """Nanoseconds from the scheduler's clock to the wall clock; taken anew, as the latter is adjusted."""
-        return self._wall() - _nanoseconds(self._clock())
+        return self._wall() - _convert_to_nanoseconds(self._clock())
 
 
-def _begin_wait(event: Waiting, trace: CallTrace | None) -> None:
+def _handle_waiting(event: Waiting, trace: CallTrace | None) -> None:
     if trace is None:
         return
-    trace.waiting = event
+    trace.waiting_event = event
     # Now, because a holder that pauses and returns has another acquire span by then.
-    holders = (trace_of(holder.request) for holder in event.holders[:MAX_LINKS])
+    holders = (get_call_trace(holder.request) for holder in event.holders[:MAX_LINKS])
     trace.links = tuple(
-        Link(holder.acquire)
+        Link(holder.acquire_span_context)
         for holder in holders
-        if holder is not None and holder.acquire is not None and holder.acquire.trace_flags.sampled
+        if holder is not None
+        and holder.acquire_span_context is not None
+        and holder.acquire_span_context.trace_flags.sampled
     )
 
 
-def _exceeded(event: BudgetExceeded, trace: CallTrace | None) -> None:
+def _handle_exceeded(event: BudgetExceeded, trace: CallTrace | None) -> None:
     if trace is not None:
-        trace.exceeded = event
+        trace.exceeded_event = event
 
 
-def _of_budget(standing: Standing) -> dict[str, AttributeValue]:
+def _build_budget_attributes(standing: BudgetStatus) -> dict[str, AttributeValue]:
     scope, name, unit, period = standing.key
     return {
         key.BUDGET_SCOPE: scope.value,
@@ -247,44 +257,44 @@ def _of_budget(standing: Standing) -> dict[str, AttributeValue]:
     }
 
 
-def _suspended(_: Suspended, trace: CallTrace | None) -> None:
-    _close(trace)
+def _handle_suspended(_: Suspended, trace: CallTrace | None) -> None:
+    _end_acquire_span(trace)
 
 
-def _end_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...]]:
+def _take_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...]]:
     """Take what was kept of the wait; a pause may be followed by another wait."""
     if trace is None:
         return None, ()
-    waiting, links = trace.waiting, trace.links
+    waiting, links = trace.waiting_event, trace.links
     if waiting is not None:
-        trace.waiting, trace.links = None, ()
+        trace.waiting_event, trace.links = None, ()
     return waiting, links
 
 
-def _parent(trace: CallTrace | None, *, repeated: bool) -> Context:
+def _find_parent(trace: CallTrace | None, *, repeated: bool) -> Context:
     """Return where an acquire span belongs: the caller's, but after a pause the inference span's, which goes on."""
     if trace is None:
-        return ROOT
+        return ROOT_CONTEXT
     # The inference span may have begun before this is told, so its being there says nothing.
-    return trace.inference.context if repeated and trace.inference is not None else trace.otel_context
+    return trace.inference_span.context if repeated and trace.inference_span is not None else trace.otel_context
 
 
-def _open_span(trace: CallTrace | None) -> Span | None:
+def _find_open_span(trace: CallTrace | None) -> Span | None:
     """Return the span that tells how the call goes on: the inference span, or the acquire span if that is not ours."""
     if trace is None:
         return None
-    span = trace.span if trace.inference is None else trace.inference.span
+    span = trace.acquire_span if trace.inference_span is None else trace.inference_span.span
     return span if span is not None and span.is_recording() else None
 
 
-def _close(trace: CallTrace | None) -> None:
+def _end_acquire_span(trace: CallTrace | None) -> None:
     """End the span that was kept open, if any, at the time of its grant."""
-    if trace is not None and trace.span is not None:
-        span, trace.span = trace.span, None
-        span.end(trace.ends_at)
+    if trace is not None and trace.acquire_span is not None:
+        span, trace.acquire_span = trace.acquire_span, None
+        span.end(trace.acquire_span_end)
 
 
-def _attributes(
+def _build_acquire_attributes(
     event: Granted | Rejected, request: Request, resource: str, outcome: Outcome
 ) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
@@ -305,7 +315,7 @@ def _attributes(
     return attributes
 
 
-def _wait_attributes(waiting: Waiting) -> dict[str, AttributeValue]:
+def _build_wait_attributes(waiting: Waiting) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
         key.QUEUE_POSITION: waiting.position,
@@ -316,5 +326,5 @@ def _wait_attributes(waiting: Waiting) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * _NANOSECONDS)
+def _convert_to_nanoseconds(seconds: float) -> int:
+    return round(seconds * _NANOSECONDS_PER_SECOND)

@@ -5,28 +5,30 @@ from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.base import Desk
+from loco_otel._engine.base import SlotSource
 from loco_otel._waiting import ownership
-from loco_otel._waiting.rejection import check
+from loco_otel._waiting.rejection import raise_if_rejected
 
-Blocked: TypeAlias = Callable[[], tuple[Hashable, ...]]
+BlockedScopesFinder: TypeAlias = Callable[[], tuple[Hashable, ...]]
 
-ELSEWHERE = "an event loop that is not asyncio's (trio)"
+UNSUPPORTED_LOOP = "an event loop that is not asyncio's (trio)"
 """What to say where `supported` says no."""
 
 
-def supported() -> bool:
+def is_supported() -> bool:
     """Tell whether the code here runs under asyncio (uvloop included), and not under trio."""
     return asyncio._get_running_loop() is not None
 
 
-async def decided(engine: Desk, ticket: Ticket, *, blocked: Blocked = ownership.blocked_by_task) -> None:
+async def wait_until_decided(
+    engine: SlotSource, ticket: Ticket, *, find_blocked: BlockedScopesFinder = ownership.list_scopes_blocked_by_task
+) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Args:
         engine: where it was submitted.
         ticket: what is waited for.
-        blocked: names what cannot end while this task waits.
+        find_blocked: names what cannot end while this task waits.
 
     Raises:
         AcquireRejectedError: it was turned away; the subclass says why.
@@ -34,46 +36,46 @@ async def decided(engine: Desk, ticket: Ticket, *, blocked: Blocked = ownership.
     """
     try:
         while ticket.state is State.WAITING:
-            await _park(engine, ticket, blocked)
-        engine.admit(ticket)
+            await _park_task(engine, ticket, find_blocked)
+        engine.admit_ticket(ticket)
     except GeneratorExit:
         # The task was dropped: this may be the garbage collector, in the midst of anything.
-        engine.abandon(ticket)
+        engine.abandon_ticket(ticket)
         raise
     except BaseException:
         engine.cancel(ticket)
         raise
     finally:
         ticket.wake = None
-    check(ticket)
+    raise_if_rejected(ticket)
 
 
-async def _park(engine: Desk, ticket: Ticket, blocked: Blocked) -> None:
+async def _park_task(engine: SlotSource, ticket: Ticket, blocked: BlockedScopesFinder) -> None:
     loop = asyncio.get_running_loop()
     gate = loop.create_future()
 
     def wake() -> None:
         if asyncio._get_running_loop() is loop:
-            _open(gate)
+            _open_gate(gate)
             return
         try:
-            loop.call_soon_threadsafe(_open, gate)
+            loop.call_soon_threadsafe(_open_gate, gate)
         except RuntimeError:
             # The loop is closed, so nobody is there to take the slot.
-            engine.abandon(ticket)
+            engine.abandon_ticket(ticket)
 
     blocks = blocked()
-    engine.park(ticket, wake, blocks)
+    engine.park_ticket(ticket, wake, blocks)
     if not blocks:
         await gate
         return
-    again = loop.call_later(ownership.LOOK_AGAIN, _open, gate)
+    again = loop.call_later(ownership.RECHECK_INTERVAL, _open_gate, gate)
     try:
         await gate
     finally:
         again.cancel()
 
 
-def _open(gate: asyncio.Future[None]) -> None:
+def _open_gate(gate: asyncio.Future[None]) -> None:
     if not gate.done():
         gate.set_result(None)

@@ -26,14 +26,14 @@ class Claim:
     that reads each chunk in a child task (`wait_for` makes one on 3.11), or in `asyncio.to_thread`.
     """
 
-    __slots__ = ("__weakref__", "place", "ticket")
+    __slots__ = ("__weakref__", "scope", "ticket")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
-        self.place = Place(self)
+        self.scope = ClaimScope(self)
 
 
-class Place:
+class ClaimScope:
     """A claim as the core knows it."""
 
     __slots__ = ("_claim", "_task")
@@ -43,7 +43,7 @@ class Place:
         task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         self._task = None if task is None else weakref.ref(task)
 
-    def is_left(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Tell whether the task that made the claim, or every context that held it, is gone."""
         if self._claim() is None:
             return True
@@ -53,100 +53,102 @@ class Place:
         return task is None or task.done()
 
 
-LOOK_AGAIN = 1.0
+RECHECK_INTERVAL = 1.0
 """Seconds after which a waiter that holds claims says anew what it blocks: a reader may be gone by then."""
 
-Hold: TypeAlias = Ticket | Claim
+Claimant: TypeAlias = Ticket | Claim
 """The claim of the context that acquired a lease is the ticket itself."""
 
-Scope: TypeAlias = tuple[tuple[Ticket | Claim | None, ...], tuple[Ticket | Claim | None, ...]]
+ContextToken: TypeAlias = tuple[tuple[Ticket | Claim | None, ...], tuple[Ticket | Claim | None, ...]]
 """What a context held before and after."""
 
-NOTHING: tuple[Ticket | Claim | None, ...] = (None,)
+EMPTY_CONTEXT: tuple[Ticket | Claim | None, ...] = (None,)
 """What a context holds that has never held anything."""
 
-current: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=NOTHING)
+claims_var: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=EMPTY_CONTEXT)
 """First the ticket under which the code here runs, or None; then the claims of this context."""
 
 
-def live_here(ticket: Ticket) -> None:
+def bind_here(ticket: Ticket) -> None:
     """Let a ticket's lease live in this thread, under the ticket's own claim."""
-    ticket.places = (threading.get_ident(), ticket)
+    ticket.scopes = (threading.get_ident(), ticket)
 
 
-def enter(ticket: Ticket) -> Scope:
+def enter_slot(ticket: Ticket) -> ContextToken:
     """Run what follows in this context under a ticket, and hold its claim; return what to give to `leave`."""
-    before = current.get()
-    here = (ticket, ticket) if len(before) == 1 else (ticket, *_good(before), ticket)
-    current.set(here)
+    before = claims_var.get()
+    here = (ticket, ticket) if len(before) == 1 else (ticket, *_iter_live_claims(before), ticket)
+    claims_var.set(here)
     return before, here
 
 
-def leave(scope: Scope) -> bool:
+def exit_context(scope: ContextToken) -> bool:
     """Take off again what `enter` or `cover` put on; claims that came since stay.
 
     Return False, and do nothing, where something else is on: this is another context, in which the garbage collector
     closes a coroutine or a generator, or a body that was entered later is still open.
     """
     before, here = scope
-    now = current.get()
+    now = claims_var.get()
     if now is here:
-        current.set(before)
+        claims_var.set(before)
     elif now[0] is here[0]:
-        current.set((before[0], *_good(now)))
+        claims_var.set((before[0], *_iter_live_claims(now)))
     else:
         return False
     return True
 
 
-def cover(ticket: Ticket) -> Scope:
+def enter_call(ticket: Ticket) -> ContextToken:
     """Run what follows in this context under a ticket, without a claim; return what to give to `leave`."""
-    before = current.get()
+    before = claims_var.get()
     here = (ticket, *before[1:])
-    current.set(here)
+    claims_var.set(here)
     return before, here
 
 
-def covering() -> Ticket | None:
+def current_ticket() -> Ticket | None:
     """Return the live ticket under which the code here runs: a call within it is not scheduled again."""
-    ticket = current.get()[0]
-    return ticket if isinstance(ticket, Ticket) and not ticket.state.ended else None
+    ticket = claims_var.get()[0]
+    return ticket if isinstance(ticket, Ticket) and not ticket.state.is_ended else None
 
 
-def claim(hold: Hold) -> None:
+def add_claim(hold: Claimant) -> None:
     """Let this context, and those that inherit it from now on, hold a claim."""
-    scope = current.get()
-    ticket = _ticket(hold)
-    current.set((scope[0], *[other for other in _good(scope) if _ticket(other) is not ticket], hold))
+    scope = claims_var.get()
+    ticket = _get_ticket(hold)
+    claims_var.set((scope[0], *[other for other in _iter_live_claims(scope) if _get_ticket(other) is not ticket], hold))
 
 
-def blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
+def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
     """Name what cannot end while this task waits; with `counts`, of those tickets alone for which it is true."""
-    scope = current.get()
-    return tuple(_blocked(scope, counts)) if len(scope) > 1 else ()
+    scope = claims_var.get()
+    return tuple(_iter_blocked_scopes(scope, counts)) if len(scope) > 1 else ()
 
 
-def blocked_by_thread() -> tuple[Hashable, ...]:
+def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:
     """Name what cannot end while this thread waits."""
-    return (threading.get_ident(), *blocked_by_task())
+    return (threading.get_ident(), *list_scopes_blocked_by_task())
 
 
-def _good(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Hold]:
+def _iter_live_claims(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Claimant]:
     for hold in scope[1:]:
-        if hold is not None and not _ticket(hold).state.ended:
+        if hold is not None and not _get_ticket(hold).state.is_ended:
             yield hold
 
 
-def _blocked(scope: tuple[Ticket | Claim | None, ...], counts: Callable[[Ticket], bool] | None) -> Iterator[Hashable]:
-    for hold in _good(scope):
-        if counts is not None and not counts(_ticket(hold)):
+def _iter_blocked_scopes(
+    scope: tuple[Ticket | Claim | None, ...], counts: Callable[[Ticket], bool] | None
+) -> Iterator[Hashable]:
+    for hold in _iter_live_claims(scope):
+        if counts is not None and not counts(_get_ticket(hold)):
             continue
-        own = hold.place if isinstance(hold, Claim) else hold
+        own = hold.scope if isinstance(hold, Claim) else hold
         yield own
-        for place in _ticket(hold).places:
-            if place is not own and isinstance(place, Place) and place.is_left():
+        for place in _get_ticket(hold).scopes:
+            if place is not own and isinstance(place, ClaimScope) and place.is_abandoned():
                 yield place
 
 
-def _ticket(hold: Hold) -> Ticket:
+def _get_ticket(hold: Claimant) -> Ticket:
     return hold.ticket if isinstance(hold, Claim) else hold

@@ -17,7 +17,7 @@ _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
 }
 
 
-def check(ticket: Ticket) -> None:
+def raise_if_rejected(ticket: Ticket) -> None:
     """Raise the rejection of a ticket that was not granted.
 
     Raises:

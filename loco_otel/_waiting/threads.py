@@ -3,12 +3,12 @@
 import threading
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.base import Desk
+from loco_otel._engine.base import SlotSource
 from loco_otel._waiting import ownership
-from loco_otel._waiting.rejection import check
+from loco_otel._waiting.rejection import raise_if_rejected
 
 
-def decided(engine: Desk, ticket: Ticket) -> None:
+def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
     """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
 
     Raises:
@@ -17,17 +17,17 @@ def decided(engine: Desk, ticket: Ticket) -> None:
     """
     try:
         while ticket.state is State.WAITING:
-            _park(engine, ticket)
-        engine.admit(ticket)
+            _park_thread(engine, ticket)
+        engine.admit_ticket(ticket)
     except BaseException:
         engine.cancel(ticket)
         raise
     finally:
         ticket.wake = None
-    check(ticket)
+    raise_if_rejected(ticket)
 
 
-def _park(engine: Desk, ticket: Ticket) -> None:
+def _park_thread(engine: SlotSource, ticket: Ticket) -> None:
     # Looked up now: in a program that gevent patched this is a lock that lets other greenlets run.
     gate = threading.Lock()
     gate.acquire()
@@ -38,6 +38,6 @@ def _park(engine: Desk, ticket: Ticket) -> None:
         except RuntimeError:
             return  # open already: a wake is a hint and may come twice
 
-    blocks = ownership.blocked_by_thread()
-    engine.park(ticket, wake, blocks)
-    gate.acquire(timeout=ownership.LOOK_AGAIN if len(blocks) > 1 else -1)
+    blocks = ownership.list_scopes_blocked_by_thread()
+    engine.park_ticket(ticket, wake, blocks)
+    gate.acquire(timeout=ownership.RECHECK_INTERVAL if len(blocks) > 1 else -1)

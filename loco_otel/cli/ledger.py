@@ -7,18 +7,18 @@ from typing import Any
 
 from rich.console import Console
 
-from loco_otel._budgets.forecast import runs_out_at
+from loco_otel._budgets.forecast import predict_exhaustion
 from loco_otel._budgets.sqlite_ledger import LedgerView
-from loco_otel._introspection.tables import table
-from loco_otel.money import Standing, Totals, Unit
+from loco_otel._introspection.tables import make_table
+from loco_otel.money import BudgetStatus, Totals, Unit
 
 _DASH = "-"
-_AMOUNTS = ("limit", "spent", "reserved", "used", "left")
-_BUDGET = ("scope", "key", "period", *_AMOUNTS, "begins anew", "runs out")
-_TAKEN = ("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated")
+_AMOUNT_COLUMNS = ("limit", "spent", "reserved", "used", "left")
+_BUDGET_COLUMNS = ("scope", "key", "period", *_AMOUNT_COLUMNS, "begins anew", "runs out")
+_TOTALS_COLUMNS = ("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated")
 
 
-def budgets_of(path: Path, zone: tzinfo, now: float) -> tuple[Standing, ...]:
+def load_budgets(path: Path, zone: tzinfo, now: float) -> tuple[BudgetStatus, ...]:
     """Return how the budgets of a ledger stand, by the limits that programs last stated.
 
     Raises:
@@ -27,12 +27,12 @@ def budgets_of(path: Path, zone: tzinfo, now: float) -> tuple[Standing, ...]:
     """
     view = LedgerView(path, zone)
     try:
-        return view.standings(now)
+        return view.read_statuses(now)
     finally:
         view.close()
 
 
-def spending_of(path: Path, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
+def load_spending(path: Path, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
     """Return what calls took by the ledger, from a day on.
 
     Raises:
@@ -42,12 +42,12 @@ def spending_of(path: Path, by: Sequence[str], since: datetime | None) -> tuple[
     """
     view = LedgerView(path)
     try:
-        return view.totals(by, since)
+        return view.compute_totals(by, since)
     finally:
         view.close()
 
 
-def budget_as_json(it: Standing, now: float) -> dict[str, Any]:
+def budget_as_json(it: BudgetStatus, now: float) -> dict[str, Any]:
     """Return a budget for programs: amounts in USD or weights, times in seconds since the epoch."""
     scope, key, unit, period = it.key
     return {
@@ -60,9 +60,9 @@ def budget_as_json(it: Standing, now: float) -> dict[str, Any]:
         "spent": unit.amount(it.spent),
         "reserved": unit.amount(it.reserved),
         "left": unit.amount(it.limit - it.spent - it.reserved),
-        "used": _used(it),
+        "used": _compute_used_share(it),
         "resets_at": it.resets_at,
-        "runs_out_at": runs_out_at(it, now),
+        "runs_out_at": predict_exhaustion(it, now),
     }
 
 
@@ -72,17 +72,17 @@ def totals_as_json(it: Totals, by: Sequence[str]) -> dict[str, Any]:
     return {**dict(zip(by, it.by, strict=True)), **it._asdict(), **amounts, "by": list(by)}
 
 
-def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, out: Console) -> None:
+def print_budgets(standings: Sequence[BudgetStatus], zone: tzinfo, now: float, out: Console) -> None:
     """Print a table of budgets."""
     if not standings:
         out.print("no budgets: no program that uses this ledger has stated any")
         return
-    budgets = table(_BUDGET, figures=_AMOUNTS)
+    budgets = make_table(_BUDGET_COLUMNS, numeric_columns=_AMOUNT_COLUMNS)
     for it in standings:
         scope, key, unit, period = it.key
         limit, spent, reserved = (unit.tell(unit.amount(amount)) for amount in (it.limit, it.spent, it.reserved))
         left = unit.tell(unit.amount(it.limit - it.spent - it.reserved))
-        ends = runs_out_at(it, now)
+        ends = predict_exhaustion(it, now)
         budgets.add_row(
             scope,
             key,
@@ -90,27 +90,27 @@ def show_budgets(standings: Sequence[Standing], zone: tzinfo, now: float, out: C
             limit,
             spent,
             reserved,
-            f"{_used(it):.0%}",
+            f"{_compute_used_share(it):.0%}",
             left,
-            _DASH if it.resets_at is None else _moment(it.resets_at, zone),
-            _DASH if ends is None else "now" if ends <= now else f"in {_span(ends - now)}",
+            _DASH if it.resets_at is None else _format_time(it.resets_at, zone),
+            _DASH if ends is None else "now" if ends <= now else f"in {_format_duration(ends - now)}",
         )
     out.print(budgets)
 
 
-def show_spending(totals: Sequence[Totals], by: Sequence[str], out: Console) -> None:
+def print_spending(totals: Sequence[Totals], by: Sequence[str], out: Console) -> None:
     """Print a table of what calls took, and their sum."""
-    spending = table((*by, *_TAKEN), figures=_TAKEN)
+    spending = make_table((*by, *_TOTALS_COLUMNS), numeric_columns=_TOTALS_COLUMNS)
     for it in totals:
-        spending.add_row(*(value or _DASH for value in it.by), *_cells(it))
+        spending.add_row(*(value or _DASH for value in it.by), *_format_totals(it))
     if len(totals) > 1 and by:
         everything = Totals(tuple("" for _ in by), *map(sum, zip(*(it[1:] for it in totals), strict=True)))
         spending.add_section()
-        spending.add_row("all", *everything.by[1:], *_cells(everything), style="bold")
+        spending.add_row("all", *everything.by[1:], *_format_totals(everything), style="bold")
     out.print(spending)
 
 
-def _cells(it: Totals) -> tuple[str, ...]:
+def _format_totals(it: Totals) -> tuple[str, ...]:
     return (
         str(it.calls),
         Unit.USD.tell(Unit.USD.amount(it.usd)),
@@ -122,15 +122,15 @@ def _cells(it: Totals) -> tuple[str, ...]:
     )
 
 
-def _used(it: Standing) -> float:
+def _compute_used_share(it: BudgetStatus) -> float:
     return (it.spent + it.reserved) / it.limit if it.limit else 1.0
 
 
-def _moment(at: float, zone: tzinfo) -> str:
+def _format_time(at: float, zone: tzinfo) -> str:
     return datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M %Z")
 
 
-def _span(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     whole = timedelta(seconds=round(seconds))
     if whole.days:
         return f"{whole.days} d {whole.seconds // 3600} h"

@@ -17,11 +17,11 @@ from loco_otel._core.policies.registry import POLICIES
 from loco_otel._introspection import tables
 from loco_otel.cli import ledger as ledger_output
 from loco_otel.cli import ps as ps_output
-from loco_otel.cli.doctor import examine, show, versions
+from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
 from loco_otel.errors import ConfigurationError, LedgerError
 from loco_otel.money import ATTRIBUTION
 
-_BETWEEN_LOOKS = 1.0
+_WATCH_INTERVAL = 1.0
 """Seconds."""
 
 
@@ -34,9 +34,9 @@ def main() -> None:
 
 
 @main.command("version")
-def show_version() -> None:
+def print_version() -> None:
     """Print the versions of loco-otel, Python and OpenTelemetry."""
-    for name, number in versions().items():
+    for name, number in collect_versions().items():
         click.echo(f"{name} {number or 'not installed'}")
 
 
@@ -50,12 +50,12 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
     what came of it. Tries the exporters too. Exits with 1 when calls would go unscheduled.
     """
     with redirect_stdout(sys.stderr):  # what others print on being loaded
-        report = examine(os.environ)
+        report = examine_environment(os.environ)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
-        show(report)
-    if not report.well:
+        print_report(report)
+    if not report.has_no_errors:
         context.exit(1)
 
 
@@ -70,34 +70,34 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
 
     Reads the page that OpenTelemetry's Prometheus exporter serves there. Exits with 1 when there is none.
     """
-    address = url or ps_output.default_url(os.environ)
-    console = tables.console()
+    address = url or ps_output.get_default_url(os.environ)
+    console = tables.make_console()
     try:
         if as_json:
-            rows = ps_output.read(address)
+            rows = ps_output.fetch_resources(address)
             told = [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]
             click.echo(json.dumps({"resources": told}, indent=2))
             return
         while True:
-            rows = ps_output.read(address)
+            rows = ps_output.fetch_resources(address)
             if watch:
                 console.clear()
-            tables.show(rows, console)
+            tables.print_resources(rows, console)
             if not watch:
                 return
-            time.sleep(_BETWEEN_LOOKS)
+            time.sleep(_WATCH_INTERVAL)
     except ps_output.PsError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
 
 
-_LEDGER = click.option(
+_LEDGER_OPTION = click.option(
     "--ledger", type=click.Path(path_type=Path), help="The ledger's file.  [default: that of LOCO_LEDGER]"
 )
 
 
-def _ledger(given: Path | None) -> tuple[Path, Settings]:
+def _resolve_ledger(given: Path | None) -> tuple[Path, Settings]:
     """Return the ledger's file, and the settings of this environment.
 
     Raises:
@@ -117,39 +117,39 @@ def _ledger(given: Path | None) -> tuple[Path, Settings]:
 
 
 @main.command()
-@_LEDGER
+@_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def budgets(*, ledger: Path | None, as_json: bool) -> None:
     """Show how the budgets of a ledger stand, and when they run out if spending goes on as it does.
 
     Limits are those that programs with this ledger last stated. Exits with 1 when the file can't be read.
     """
-    path, settings = _ledger(ledger)
+    path, settings = _resolve_ledger(ledger)
     zone, now = ZoneInfo(settings.budget_zone), time.time()
     try:
-        standings = ledger_output.budgets_of(path, zone, now)
+        standings = ledger_output.load_budgets(path, zone, now)
     except LedgerError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps({"budgets": [ledger_output.budget_as_json(it, now) for it in standings]}, indent=2))
     else:
-        ledger_output.show_budgets(standings, zone, now, tables.console())
+        ledger_output.print_budgets(standings, zone, now, tables.make_console())
 
 
 @main.command()
 @click.option("--by", default="agent,model", show_default=True, help=f"Of {', '.join(ATTRIBUTION)}.")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day of UTC on.  [default: all]")
-@_LEDGER
+@_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool) -> None:
     """Show what calls took, by whom they are charged to; the most expensive first.
 
     Exits with 1 when the ledger's file can't be read.
     """
-    path, _ = _ledger(ledger)
+    path, _ = _resolve_ledger(ledger)
     fields = [name.strip() for name in by.split(",") if name.strip()]
     try:
-        totals = ledger_output.spending_of(path, fields, since)
+        totals = ledger_output.load_spending(path, fields, since)
     except LedgerError as error:
         raise click.ClickException(str(error)) from error
     except ValueError as error:
@@ -157,28 +157,28 @@ def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool
     if as_json:
         click.echo(json.dumps({"spend": [ledger_output.totals_as_json(it, fields) for it in totals]}, indent=2))
     else:
-        ledger_output.show_spending(totals, fields, tables.console())
+        ledger_output.print_spending(totals, fields, tables.make_console())
 
 
-_COMPARED = (*POLICIES, *simulation.BASELINES)
+_POLICY_CHOICES = (*POLICIES, *simulation.BASELINES)
 
 
-def _policies(_: click.Context, parameter: click.Parameter, names: str) -> list[str]:
+def _parse_policies(_: click.Context, parameter: click.Parameter, names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
-        if name not in _COMPARED:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(_COMPARED)}", param=parameter)
+        if name not in _POLICY_CHOICES:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(_POLICY_CHOICES)}", param=parameter)
     return chosen
 
 
 @main.command()
 @click.argument("scenario", metavar="SCENARIO")
-@click.option("--policy", default="load", show_default=True, callback=_policies, help="Under which to run it.")
+@click.option("--policy", default="load", show_default=True, callback=_parse_policies, help="Under which to run it.")
 @click.option(
     "--against",
     default="fifo,round-robin,semaphore",
     show_default=True,
-    callback=_policies,
+    callback=_parse_policies,
     help="And under which else.",
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Of `load`.  [default: the scenario's]")
@@ -211,12 +211,12 @@ def simulate(
         if capacity is not None:
             played = played.model_copy(update={"capacity": capacity})
         names = dict.fromkeys([*policy, *against])
-        outcomes = simulation.compare(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
+        outcomes = simulation.compare_policies(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
         if as_json:
-            click.echo(json.dumps(simulation.as_json(played, outcomes), indent=2))
+            click.echo(json.dumps(simulation.results_as_json(played, outcomes), indent=2))
         else:
-            simulation.show(played, outcomes, tables.console())
+            simulation.print_results(played, outcomes, tables.make_console())
         if plot is not None:
-            simulation.plot(played, outcomes, plot)
+            simulation.plot_results(played, outcomes, plot)
     except simulation.ScenarioError as error:
         raise click.ClickException(str(error)) from error

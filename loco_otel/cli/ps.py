@@ -12,22 +12,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from loco_otel._introspection.tables import AgentRow, ResourceRows
 from loco_otel.errors import LocoError
 
-_PATIENCE = 5.0
-_MOST_BYTES = 50_000_000
+_TIMEOUT = 5.0
+_MAX_PAGE_BYTES = 50_000_000
 
 
 class PsError(LocoError):
     """A process can't be asked; the message says why."""
 
 
-def default_url(environ: Mapping[str, str]) -> str:
+def get_default_url(environ: Mapping[str, str]) -> str:
     """Return where OpenTelemetry's Prometheus exporter serves, by its own variables."""
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
     port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
-def read(url: str) -> list[ResourceRows]:
+def fetch_resources(url: str) -> list[ResourceRows]:
     """Ask a process how its scheduler stands.
 
     Raises:
@@ -38,17 +38,17 @@ def read(url: str) -> list[ResourceRows]:
         raise PsError(f"{url} is no address: it begins with http:// or https://")
     try:
         # A proxy knows nothing of this machine's own addresses, though `http_proxy` says nothing of that.
-        handlers = [urllib.request.ProxyHandler({})] if _is_local(urlsplit(url).hostname) else []
-        with urllib.request.build_opener(*handlers).open(url, timeout=_PATIENCE) as answer:
-            page = answer.read(_MOST_BYTES).decode()
+        handlers = [urllib.request.ProxyHandler({})] if _is_local_host(urlsplit(url).hostname) else []
+        with urllib.request.build_opener(*handlers).open(url, timeout=_TIMEOUT) as answer:
+            page = answer.read(_MAX_PAGE_BYTES).decode()
     except (OSError, ValueError, HTTPException) as error:
         raise PsError(
             f"{url} does not answer: {' '.join(str(getattr(error, 'reason', None) or error).split())}"
         ) from error
-    return parse(page, url)
+    return parse_page(page, url)
 
 
-def _is_local(host: str | None) -> bool:
+def _is_local_host(host: str | None) -> bool:
     try:
         address = ip_address(host or "")
     except ValueError:
@@ -56,7 +56,7 @@ def _is_local(host: str | None) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def parse(page: str, url: str) -> list[ResourceRows]:
+def parse_page(page: str, url: str) -> list[ResourceRows]:
     """Make the tables from a page.
 
     Raises:
@@ -79,10 +79,10 @@ def parse(page: str, url: str) -> list[ResourceRows]:
         raise PsError(f"{url} is no page of Prometheus: {error}") from error
     if not resources:
         raise PsError(f"{url} tells nothing of loco-otel: is it installed there, and are metrics on?")
-    return [_resource(name, values, agents) for name, values in sorted(resources.items())]
+    return [_build_resource_rows(name, values, agents) for name, values in sorted(resources.items())]
 
 
-def _resource(
+def _build_resource_rows(
     name: str, values: Mapping[str, float], agents: Mapping[tuple[str, str], Mapping[str, float]]
 ) -> ResourceRows:
     mine = {agent: own for (resource, agent), own in agents.items() if resource == name}

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from loco_otel._core.alpha_tuner import AdaptiveAlpha
+from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AdaptiveAlphaTuner:
         queue_growth_window: int = 10,
     ) -> None:
         self._scheduler = scheduler
-        self.rule = AdaptiveAlpha(
+        self.rule = AlphaTuner(
             scheduler.alpha,
             step=step_size,
             low=min_alpha,
@@ -61,7 +61,7 @@ class AdaptiveAlphaTuner:
         resource = self._scheduler.resource
 
         def look(core: Scheduler, _: float) -> None:
-            core.line(resource.key).tune(self.rule)
+            core.get_queue_set(resource.key).tune_alpha(self.rule)
 
-        resource.engine.configure(look)
+        resource.engine.update_core(look)
         return self.rule.alpha

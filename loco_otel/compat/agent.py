@@ -8,7 +8,7 @@ from loco_otel._core.backlog import Backlog
 from loco_otel._core.ticket import Ticket
 from loco_otel._fork import ForkSafeLock
 from loco_otel._waiting import ownership
-from loco_otel.compat.queue_binding import Station
+from loco_otel.compat.queue_binding import QueueBinding
 from loco_otel.compat.task import Task
 
 _Result = TypeVar("_Result")
@@ -47,10 +47,10 @@ class CompletedTasks(list[Task]):
         if len(self) > COMPLETED:
             del self[0]
             if len(self._ages) > COMPLETED:
-                self._add_up()
+                self._sum_ages()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _completed_again, (list(self), self.total, self.waited, self.failed)
+        return _restore_completed, (list(self), self.total, self.waited, self.failed)
 
     def fail(self) -> None:
         """Note that the work at one of them failed."""
@@ -60,13 +60,13 @@ class CompletedTasks(list[Task]):
     @property
     def total(self) -> int:
         """How many there ever were."""
-        self._add_up()
+        self._sum_ages()
         return self._total
 
     @property
     def waited(self) -> int:
         """The sum of their ages."""
-        self._add_up()
+        self._sum_ages()
         return self._waited
 
     @property
@@ -74,14 +74,14 @@ class CompletedTasks(list[Task]):
         """How many of them failed."""
         return self._failed
 
-    def _add_up(self) -> None:
+    def _sum_ages(self) -> None:
         with self._lock:
             while self._ages:
                 self._waited += self._ages.popleft()
                 self._total += 1
 
 
-def _completed_again(tasks: list[Task], total: int, waited: int, failed: int) -> CompletedTasks:
+def _restore_completed(tasks: list[Task], total: int, waited: int, failed: int) -> CompletedTasks:
     completed = CompletedTasks()
     list.extend(completed, tasks)
     completed._total, completed._waited, completed._failed = total, waited, failed
@@ -97,7 +97,7 @@ class TaskList(list[Task]):
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         super().__init__()
         self.backlog = Backlog(self)
-        self.station: Station | None = None
+        self.station: QueueBinding | None = None
         self.clock: Any = Clock()
         self._dropped: deque[Task] = deque()
         for task in tasks:
@@ -115,49 +115,49 @@ class TaskList(list[Task]):
 
     # -- what schedulers do ---------------------------------------------------------------------------------------
 
-    def join(self, station: Station) -> None:
+    def join(self, station: QueueBinding) -> None:
         """Queue at a station from now on, with the ages that the tasks have."""
         self.leave()
 
         def move() -> None:
-            self._rebase(station.line)
+            self._replace_clock(station.queue_set)
             self.station = station
             for task in self:
-                task.request = station.request(task)
-            self.backlog.rebuild()
+                task.request = station.get_request(task)
+            self.backlog.rebuild_index()
 
-        station.attach(self.backlog, move)
+        station.attach_backlog(self.backlog, move)
 
     def leave(self) -> None:
         """Queue nowhere any more; the tasks keep their ages."""
         station, self.station = self.station, None
         if station is not None:
-            station.detach(self.backlog, lambda: self._rebase(Clock()))
-            self.backlog.rebuild()
+            station.detach_backlog(self.backlog, lambda: self._replace_clock(Clock()))
+            self.backlog.rebuild_index()
 
     def ask_for_admission(self, admission: bool) -> None:  # noqa: FBT001 - the one thing it says
         """Say whether somebody keeps a budget from now on."""
         station = self.station
         if station is not None:
-            station.ask_for_admission(admission)
+            station.set_admission(admission)
             for task in self:
-                task.request = station.request(task)
+                task.request = station.get_request(task)
 
     def follow(self, clock: Clock) -> None:
         """Age by a clock of somebody's own."""
         self.leave()
-        self._rebase(clock)
-        self.backlog.rebuild()
+        self._replace_clock(clock)
+        self.backlog.rebuild_index()
 
     def serve(self, completed: CompletedTasks) -> Task | None:
         """Complete the task whose holder runs here, or one that is held, or else the oldest."""
         if len(self) > self.backlog.count:
-            ticket = ownership.covering()
+            ticket = ownership.current_ticket()
             task: Any = None if ticket is None else ticket.work
             if task is not None and self.complete(task, completed):
                 own: Task = task
                 return own
-        return self._edit(self._serve, completed)
+        return self._run_edit(self._serve_task, completed)
 
     def complete(self, task: Task, completed: CompletedTasks) -> bool:
         """Complete a task that somebody works at; False when it has gone from here meanwhile.
@@ -176,7 +176,7 @@ class TaskList(list[Task]):
 
     def withdraw(self, task: Task) -> None:
         """Take a task out that nobody will work at; harmless when it has gone."""
-        self._edit(lambda: self._take(task) if task.queue is self else None)
+        self._run_edit(lambda: self._remove_task(task) if task.queue is self else None)
 
     def withdraw_later(self, task: Task) -> None:
         """Take a task out, soon. For finalisers: takes no lock."""
@@ -198,22 +198,22 @@ class TaskList(list[Task]):
         def change() -> None:
             before = task.milli
             task.put(weight, milli)
-            self.backlog.reweigh(task, before)
+            self.backlog.update_weight(task, before)
             if self.station is not None:
-                task.request = self.station.request(task)
-            self._tell()
+                task.request = self.station.get_request(task)
+            self._refresh_queue()
 
-        self._edit(change)
+        self._run_edit(change)
 
     def set_age(self, task: Task, age: int) -> None:
         """Change the age of a task in this list."""
 
         def change() -> None:
             task.birth += task.age - age
-            self.backlog.reorder()
-            self._tell()
+            self.backlog.mark_stale()
+            self._refresh_queue()
 
-        self._edit(change)
+        self._run_edit(change)
 
     # -- what a list can do ---------------------------------------------------------------------------------------
 
@@ -221,9 +221,9 @@ class TaskList(list[Task]):
         """Queue a task."""
         station = self.station
         if station is None:
-            self._append(task)
+            self._append_task(task)
         else:
-            station.edit(self._append, task)
+            station.edit(self._append_task, task)
 
     def extend(self, tasks: Iterable[Task]) -> None:
         """Queue tasks."""
@@ -232,33 +232,33 @@ class TaskList(list[Task]):
 
     def insert(self, index: SupportsIndex, task: Task) -> None:
         """Queue a task at a place of the list; its turn depends on its age."""
-        self._change(lambda: super(TaskList, self).insert(index, task))
+        self._apply_change(lambda: super(TaskList, self).insert(index, task))
 
     def remove(self, task: Task) -> None:
         """Take a task out."""
-        self._change(lambda: super(TaskList, self).remove(task))
+        self._apply_change(lambda: super(TaskList, self).remove(task))
 
     def pop(self, index: SupportsIndex = -1) -> Task:
         """Take out and return the task at a place of the list."""
-        return self._change(lambda: super(TaskList, self).pop(index))
+        return self._apply_change(lambda: super(TaskList, self).pop(index))
 
     def clear(self) -> None:
         """Take all tasks out."""
-        self._change(super().clear)
+        self._apply_change(super().clear)
 
     def reverse(self) -> None:
         """Reverse the list: of equally old tasks the one that stands first goes first."""
-        self._change(super().reverse)
+        self._apply_change(super().reverse)
 
     def sort(self, *, key: Any = None, reverse: bool = False) -> None:
         """Sort the list: of equally old tasks the one that stands first goes first."""
-        self._change(lambda: super(TaskList, self).sort(key=key, reverse=reverse))
+        self._apply_change(lambda: super(TaskList, self).sort(key=key, reverse=reverse))
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._change(lambda: super(TaskList, self).__setitem__(index, value))
+        self._apply_change(lambda: super(TaskList, self).__setitem__(index, value))
 
     def __delitem__(self, index: Any) -> None:
-        self._change(lambda: super(TaskList, self).__delitem__(index))
+        self._apply_change(lambda: super(TaskList, self).__delitem__(index))
 
     def __iadd__(self, tasks: Iterable[Task]) -> "TaskList":  # type: ignore[override,misc]  # as a list's
         self.extend(tasks)
@@ -269,29 +269,29 @@ class TaskList(list[Task]):
 
     # -- steps, each within an operation of the engine ------------------------------------------------------------
 
-    def _edit(self, change: Callable[..., _Result], *args: object) -> _Result:
+    def _run_edit(self, change: Callable[..., _Result], *args: object) -> _Result:
         station = self.station
         return change(*args) if station is None else station.edit(change, *args)
 
-    def _tell(self) -> None:
+    def _refresh_queue(self) -> None:
         station = self.station
         if station is not None:
-            station.line.refresh(station.agent_id)
+            station.queue_set.refresh_agent(station.agent_id)
 
-    def _append(self, task: Task) -> None:
-        self._prepare(task)
+    def _append_task(self, task: Task) -> None:
+        self._prepare_task(task)
         list.append(self, task)
         task.queue = self
-        self.backlog.add(task)
+        self.backlog.add_work(task)
         station = self.station
-        if station is not None and station.line.waiting:
-            station.line.refresh(station.agent_id)
+        if station is not None and station.queue_set.waiting:
+            station.queue_set.refresh_agent(station.agent_id)
 
-    def _prepare(self, task: Task) -> None:
+    def _prepare_task(self, task: Task) -> None:
         while self._dropped:
             dropped = self._dropped.popleft()
             if dropped.queue is self:
-                self._take(dropped)
+                self._remove_task(dropped)
         if not isinstance(task, Task):
             raise TypeError(f"a queue holds tasks, not {task!r}")
         if task.queue is not None:
@@ -299,29 +299,29 @@ class TaskList(list[Task]):
         task.birth = self.clock.tick - task._age
         station = self.station
         if station is not None:
-            task.request = station.request(task)
+            task.request = station.get_request(task)
 
-    def _serve(self, completed: CompletedTasks) -> Task | None:
+    def _serve_task(self, completed: CompletedTasks) -> Task | None:
         task: Any = None
         if len(self) > self.backlog.count:
             task = next((task for task in self if task.holder is not None), None)
-        task = task or self.backlog.oldest()
+        task = task or self.backlog.find_oldest_work()
         if task is not None:
-            self._take(task)
+            self._remove_task(task)
             completed.append(task)
         served: Task | None = task
         return served
 
-    def _take(self, task: Task) -> None:
+    def _remove_task(self, task: Task) -> None:
         super().__delitem__(0 if self[0] is task else self.index(task))
         if task.entry is None:
             task.part()
         else:
-            self.backlog.drop(task)
+            self.backlog.remove_work(task)
             task.part()
-            self._tell()
+            self._refresh_queue()
 
-    def _change(self, change: Callable[[], _Result]) -> _Result:
+    def _apply_change(self, change: Callable[[], _Result]) -> _Result:
         """Make any change, and derive everything anew."""
 
         def edit() -> _Result:
@@ -329,23 +329,23 @@ class TaskList(list[Task]):
             try:
                 return change()
             finally:
-                self._resolve(before)
+                self._reconcile_tasks(before)
 
-        return self._edit(edit)
+        return self._run_edit(edit)
 
-    def _resolve(self, before: list[Task]) -> None:
+    def _reconcile_tasks(self, before: list[Task]) -> None:
         kept = {id(task) for task in self}
         for task in before:
             if id(task) not in kept:
                 task.part()
         for task in self:
             if task.queue is not self:
-                self._prepare(task)
+                self._prepare_task(task)
                 task.queue = self
-        self.backlog.rebuild()
-        self._tell()
+        self.backlog.rebuild_index()
+        self._refresh_queue()
 
-    def _rebase(self, clock: Any) -> None:
+    def _replace_clock(self, clock: Any) -> None:
         """Go over to another clock: each task keeps its age."""
         ages = [task.age for task in self]
         self.clock = clock

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.registry import POLICIES
-from loco_otel._core.policies.registry import policy as rule
-from loco_otel._core.queue_set import Line
+from loco_otel._core.policies.registry import make_policy_factory as rule
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.scheduler import Scheduler
 from loco_otel.compat import logging as event_log
 from loco_otel.compat.adaptive import AdaptiveAlphaTuner
@@ -18,7 +18,7 @@ from loco_otel.compat.agent import Agent
 from loco_otel.compat.budget import BudgetManager
 from loco_otel.compat.lease import Lease, LeaseTicket
 from loco_otel.compat.metrics import SchedulerMetrics
-from loco_otel.compat.queue_binding import Station
+from loco_otel.compat.queue_binding import QueueBinding
 from loco_otel.compat.resource import SharedResource
 from loco_otel.compat.scheduler import chosen_alpha
 from loco_otel.compat.task import Task
@@ -36,7 +36,7 @@ MAX_WAIT_TICKS = 1000
 """The guard, where nobody says otherwise."""
 
 _SAFE_ALPHA = 0.5
-_LOOK_AGAIN = 0.1
+_HOLDER_CHECK_INTERVAL = 0.1
 """Seconds between two looks for leases that ended by themselves, while a shutdown waits for the last."""
 
 
@@ -120,15 +120,15 @@ class AsyncLOCOScheduler:
     ) -> None:
         share = chosen_alpha(alpha, optimize_for)
         if share > _SAFE_ALPHA and max_wait_ticks and policy == "load":
-            _warn_of(share, max_wait_ticks)
+            _warn_about_alpha(share, max_wait_ticks)
         draw = random.Random(seed).random  # noqa: S311 - breaks ties, keeps no secret
-        self._policy = _rule(policy, share, draw)
+        self._policy = _make_policy_factory(policy, share, draw)
         self._max_wait_ticks = max_wait_ticks
-        self._most_waiters = max_waiters
+        self._max_waiters = max_waiters
         self.tuner: AdaptiveAlphaTuner | None = None
         """Finds alpha, looking at each release for which somebody waits."""
-        self._begin(resource, budget)
-        self._take_over()
+        self._init_state(resource, budget)
+        self._apply_to_core()
         resource.schedulers.add(self)
         self.on_task_started: Started | None = on_task_started
         self.on_task_completed: Completed | None = on_task_completed
@@ -136,43 +136,45 @@ class AsyncLOCOScheduler:
             self.register_agent(agent)
         if auto_tune and policy == "load":
             self.tuner = AdaptiveAlphaTuner(self)
-            self._line.tuner = self.tuner.rule
+            self._queue_set.tuner = self.tuner.rule
 
     def follow(self) -> None:
         """Go where the resource is now."""
-        self._find_line()
-        self._take_over()
+        self._find_queue_set()
+        self._apply_to_core()
         for agent in self._agents.values():
-            agent.tasks.join(self._station(agent.agent_id))
+            agent.tasks.join(self._bind_queue(agent.agent_id))
 
-    def _find_line(self) -> None:
-        self._core: Scheduler = self.resource.engine.configure(lambda core, _: core)
-        self._line: Line = self._core.line(self.resource.key)
+    def _find_queue_set(self) -> None:
+        self._core: Scheduler = self.resource.engine.update_core(lambda core, _: core)
+        self._queue_set: QueueSet = self._core.get_queue_set(self.resource.key)
 
-    def _take_over(self) -> None:
+    def _apply_to_core(self) -> None:
         def change(core: Scheduler, _: float) -> None:
-            core.max_waiters = self._most_waiters
-            line = self._line
+            core.max_waiters = self._max_waiters
+            line = self._queue_set
             line.max_wait_ticks = self._max_wait_ticks
             line.tuner = None if self.tuner is None else self.tuner.rule
-            line.use(self._policy)
+            line.replace_policy(self._policy)
 
-        self.resource.engine.configure(change)
+        self.resource.engine.update_core(change)
 
-    def _station(self, agent_id: str) -> Station:
+    def _bind_queue(self, agent_id: str) -> QueueBinding:
         resource = self.resource
-        return Station(resource.engine, self._line, resource.key, agent_id, admission=self._budget is not None)
+        return QueueBinding(
+            resource.engine, self._queue_set, resource.key, agent_id, admission=self._budget is not None
+        )
 
-    def _begin(self, resource: SharedResource, budget: BudgetManager | None) -> None:
+    def _init_state(self, resource: SharedResource, budget: BudgetManager | None) -> None:
         self.resource = resource
         self._budget = budget
         self.metrics = SchedulerMetrics(self)
         self.closed = False
-        self._find_line()
+        self._find_queue_set()
         self._agents: dict[str, Agent] = {}
-        self._ended: Callable[[], None] | None = None
+        self._on_lease_end: Callable[[], None] | None = None
 
-    _hurries = False
+    _has_default_timeout = False
     """Whether there may be a limit to a wait of which nobody says how long it may be."""
 
     # -- agents -----------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ class AsyncLOCOScheduler:
         agent_id = agent.agent_id
         if agent_id in self._agents or self._agents.setdefault(agent_id, agent) is not agent:
             raise ValueError(f"Agent already registered: {agent.agent_id}")
-        agent.tasks.join(self._station(agent_id))
+        agent.tasks.join(self._bind_queue(agent_id))
 
     def unregister_agent(self, agent_id: str) -> Agent:
         """Take an agent out, and return it with what it has queued.
@@ -215,8 +217,8 @@ class AsyncLOCOScheduler:
 
         """
         agent = self.get_agent(agent_id)
-        own = [ticket for ticket in self._tickets() if ticket.request.agent == agent_id]
-        if any(ticket.state.holds for ticket in own):
+        own = [ticket for ticket in self._list_tickets() if ticket.request.agent == agent_id]
+        if any(ticket.state.is_holding for ticket in own):
             raise RuntimeError(f"Agent {agent_id} is currently holding a slot of {self.resource.name}")
         if own:
             raise RuntimeError(f"Agent {agent_id} is waiting for a slot of {self.resource.name}")
@@ -235,7 +237,7 @@ class AsyncLOCOScheduler:
         """
         if self.closed:
             raise ShutdownError("The scheduler is shutting down", agent=agent_id, resource=self.resource.name)
-        agent = self._agents.get(agent_id) or self._new_agent(agent_id)
+        agent = self._agents.get(agent_id) or self._create_agent(agent_id)
         if task.learns:
             self.learn(task)
         agent.tasks.append(task)
@@ -260,8 +262,8 @@ class AsyncLOCOScheduler:
 
         """
         agent = self._agents.get(agent_id) or self.get_agent(agent_id)
-        if timeout is not None or self._hurries:
-            timeout = self._patience(timeout)
+        if timeout is not None or self._has_default_timeout:
+            timeout = self._resolve_timeout(timeout)
         return Lease(self, agent, timeout, None)
 
     def hold(self, agent_id: str, task: Task, *, timeout: float | None = None) -> Lease:
@@ -269,10 +271,10 @@ class AsyncLOCOScheduler:
 
         For `wrap` and for adapters. An agent that is not known is registered.
         """
-        agent = self._agents.get(agent_id) or self._new_agent(agent_id)
+        agent = self._agents.get(agent_id) or self._create_agent(agent_id)
         if task.learns:
             self.learn(task)
-        return Lease(self, agent, self._patience(timeout), task)
+        return Lease(self, agent, self._resolve_timeout(timeout), task)
 
     async def acquire_start(self, agent_id: str, *, timeout: float | None = None) -> AcquireHandle:  # noqa: ASYNC109 - the seed's
         """Take a slot where begin and end are in different callbacks; see `acquire`."""
@@ -284,8 +286,8 @@ class AsyncLOCOScheduler:
 
     async def release_handle(self, handle: AcquireHandle) -> None:
         """Give back the slot of a handle; harmless when repeated."""
-        if handle.lease is not None and handle.lease.end():
-            await handle.lease.call_completed(None)
+        if handle.lease is not None and handle.lease.end_lease():
+            await handle.lease.call_completed_hook(None)
 
     def learn(self, task: Task) -> None:
         """Give a task whose weight nobody stated the weight that such tasks have had."""
@@ -293,7 +295,7 @@ class AsyncLOCOScheduler:
         if learnt is not None:
             task.weight = learnt
 
-    def _patience(self, timeout: float | None) -> float | None:
+    def _resolve_timeout(self, timeout: float | None) -> float | None:
         """Return how many seconds somebody may wait.
 
         Raises:
@@ -304,7 +306,7 @@ class AsyncLOCOScheduler:
             raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
         return timeout
 
-    def _new_agent(self, agent_id: str) -> Agent:
+    def _create_agent(self, agent_id: str) -> Agent:
         try:
             self.register_agent(Agent(agent_id))
         except ValueError:  # another thread was first
@@ -316,12 +318,12 @@ class AsyncLOCOScheduler:
     @property
     def alpha(self) -> float:
         """Share of Q in the load, as it is now."""
-        return self._line.policy.alpha
+        return self._queue_set.policy.alpha
 
     @property
     def logical_tick(self) -> int:
         """How many slots were given back."""
-        return self._line.tick
+        return self._queue_set.tick
 
     @property
     def max_waiters(self) -> int:
@@ -356,45 +358,45 @@ class AsyncLOCOScheduler:
 
         """
         self.closed = True
-        turned_away = self.resource.engine.configure(
-            lambda core, now: core.evict(self._tickets(), Outcome.SHUTDOWN, now)
+        turned_away = self.resource.engine.update_core(
+            lambda core, now: core.reject_waiting(self._list_tickets(), Outcome.SHUTDOWN, now)
         )
         loop = asyncio.get_running_loop()
         due = loop.time() + timeout
-        while (left := due - loop.time()) > 0 and self._holders():
-            await self._next_end(min(left, _LOOK_AGAIN))
-        return {"cancelled_waiters": turned_away, "active_holders": self._holders()}
+        while (left := due - loop.time()) > 0 and self._count_holders():
+            await self._wait_for_end(min(left, _HOLDER_CHECK_INTERVAL))
+        return {"cancelled_waiters": turned_away, "active_holders": self._count_holders()}
 
     def note_end(self) -> None:
         """Note that a lease has ended, while a shutdown may wait for it."""
-        ended = self._ended
+        ended = self._on_lease_end
         if ended is not None:
             ended()
 
-    async def _next_end(self, seconds: float) -> None:
+    async def _wait_for_end(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        self._ended = lambda: _poke(loop, ended)
-        if self._holders():
+        self._on_lease_end = lambda: _set_event_threadsafe(loop, ended)
+        if self._count_holders():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), seconds)
 
-    def _holders(self) -> int:
-        return sum(ticket.state.holds for ticket in self._tickets())
+    def _count_holders(self) -> int:
+        return sum(ticket.state.is_holding for ticket in self._list_tickets())
 
-    def _tickets(self) -> list[LeaseTicket]:
-        tickets = self._core.tickets()
+    def _list_tickets(self) -> list[LeaseTicket]:
+        tickets = self._core.list_tickets()
         return [ticket for ticket in tickets if isinstance(ticket, LeaseTicket) and ticket.scheduler is self]
 
 
-def _poke(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+def _set_event_threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     try:
         loop.call_soon_threadsafe(event.set)
     except RuntimeError:
         return  # the loop is closed, so nobody waits there
 
 
-def _rule(name: str, alpha: float, draw: Callable[[], float]) -> Callable[[], Policy]:
+def _make_policy_factory(name: str, alpha: float, draw: Callable[[], float]) -> Callable[[], Policy]:
     """Return what makes a policy.
 
     Raises:
@@ -406,13 +408,13 @@ def _rule(name: str, alpha: float, draw: Callable[[], float]) -> Callable[[], Po
     return rule(name, alpha=alpha, shares={}, draw=draw)
 
 
-_warned = False
+_has_warned = False
 
 
-def _warn_of(alpha: float, max_wait_ticks: int) -> None:
-    global _warned  # noqa: PLW0603 - said once in a process
-    if not _warned:
-        _warned = True
+def _warn_about_alpha(alpha: float, max_wait_ticks: int) -> None:
+    global _has_warned  # noqa: PLW0603 - said once in a process
+    if not _has_warned:
+        _has_warned = True
         _logger.warning(
             "alpha %s is above 0.5, where the load rule starves agents: whoever has waited %d ticks goes first; "
             "max_wait_ticks=0 turns that off",

@@ -16,7 +16,7 @@ from loco_otel._budgets.account import Decision
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._fork import ForkSafeLock
 from loco_otel.errors import BudgetExceededError
-from loco_otel.money import AccountKey, Action, Budget, Charge, Period, Scope, Standing, Unit
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Period, Scope, Unit
 
 __all__ = ["BudgetExceededError", "BudgetManager"]
 
@@ -47,23 +47,23 @@ class BudgetManager:
     def __init__(self, default_limit: float | None = None, on_exceeded: str = "reject") -> None:
         if on_exceeded not in get_args(Mode):
             raise ValueError(f"on_exceeded must be one of {list(get_args(Mode))}, not {on_exceeded!r}")
-        self._default_limit = None if default_limit is None else _amount("default_limit", default_limit)
+        self._default_limit = None if default_limit is None else _validate_amount("default_limit", default_limit)
         self.on_exceeded = on_exceeded
         self._limits: dict[str, float] = {}
         self._ledger = MemoryLedger(lease=math.inf)
-        self._names = count()
-        self._under_way: dict[tuple[str, int], list[str]] = {}
+        self._reservation_ids = count()
+        self._open_reservations: dict[tuple[str, int], list[str]] = {}
         """Reservations by agent and units: those that are alike are one as good as the other."""
-        self._naming = ForkSafeLock()
+        self._reservation_lock = ForkSafeLock()
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
-        self._state_limits()
+        self._publish_limits()
         _managers.add(self)
 
     def after_fork(self) -> None:
         """Go on in the child of a fork: work under way is its parent's."""
         self._ledger.after_fork()
-        self._under_way = {}
+        self._open_reservations = {}
 
     # -- limits ---------------------------------------------------------------------------------------------------
 
@@ -74,24 +74,24 @@ class BudgetManager:
 
     @default_limit.setter
     def default_limit(self, limit: float | None) -> None:
-        self._default_limit = None if limit is None else _amount("default_limit", limit)
-        self._state_limits()
+        self._default_limit = None if limit is None else _validate_amount("default_limit", limit)
+        self._publish_limits()
 
     def set_limit(self, agent_id: str, max_cost: float) -> None:
         """Set an agent's limit."""
-        self._limits[agent_id] = _amount("max_cost", max_cost)
-        self._state_limits()
+        self._limits[agent_id] = _validate_amount("max_cost", max_cost)
+        self._publish_limits()
 
     def remove_limit(self, agent_id: str) -> None:
         """Leave an agent with the default limit."""
         self._limits.pop(agent_id, None)
-        self._state_limits()
+        self._publish_limits()
 
     def get_limit(self, agent_id: str) -> float | None:
         """Return an agent's limit; None for none."""
         return self._limits.get(agent_id, self._default_limit)
 
-    def _state_limits(self) -> None:
+    def _publish_limits(self) -> None:
         default = _UNLIMITED if self._default_limit is None else round(self._default_limit * _UNITS)
         limits = [(None, default), *((agent, round(limit * _UNITS)) for agent, limit in self._limits.items())]
         self._ledger.set_budgets(
@@ -102,11 +102,11 @@ class BudgetManager:
 
     def spent(self, agent_id: str) -> float:
         """Return what an agent has spent, without what is under way."""
-        return self._standing(agent_id).spent / _UNITS
+        return self._read_status(agent_id).spent / _UNITS
 
     def reserved(self, agent_id: str) -> float:
         """Return what an agent's work under way will cost."""
-        return self._standing(agent_id).reserved / _UNITS
+        return self._read_status(agent_id).reserved / _UNITS
 
     def remaining(self, agent_id: str) -> float | None:
         """Return what an agent has left, without regard to what is under way; None for no limit."""
@@ -120,13 +120,13 @@ class BudgetManager:
             BudgetExceededError: it is not, and the mode is `reject`.
 
         """
-        charge = _charge(agent_id, _units("task_cost", task_cost))
-        self._catch_up()
-        return self._decided(charge, self._ledger.judge(charge, 0.0, (), beside=True))
+        charge = _make_charge(agent_id, _convert_to_units("task_cost", task_cost))
+        self._cancel_dropped()
+        return self._apply_decision(charge, self._ledger.check_estimate(charge, 0.0, (), include_reserved=True))
 
     def record_spend(self, agent_id: str, cost: float) -> None:
         """Note that an agent has spent something."""
-        self._ledger.settle("", _charge(agent_id, _units("cost", cost)), 0.0)
+        self._ledger.settle_reservation("", _make_charge(agent_id, _convert_to_units("cost", cost)), 0.0)
 
     def is_downgraded(self, agent_id: str) -> bool:
         """Tell whether an agent has used up its budget and should take a cheaper model."""
@@ -140,7 +140,7 @@ class BudgetManager:
 
     def summary(self) -> dict[str, dict[str, float | None]]:
         """Return limit, spent and remaining of each agent that has a limit of its own or has spent something."""
-        spenders = [standing.key.key for standing in self._ledger.standings(0.0) if standing.since is not None]
+        spenders = [standing.key.key for standing in self._ledger.read_statuses(0.0) if standing.since is not None]
         return {
             agent_id: {
                 "limit": self.get_limit(agent_id),
@@ -152,12 +152,12 @@ class BudgetManager:
 
     def reset(self, agent_id: str) -> None:
         """Set what an agent has spent to 0; what is under way stays reserved."""
-        self._ledger.reset(_key(agent_id))
+        self._ledger.reset_account(_make_account_key(agent_id))
 
     def reset_all(self) -> None:
         """Set what all have spent to 0."""
-        for standing in self._ledger.standings(0.0):
-            self._ledger.reset(standing.key)
+        for standing in self._ledger.read_statuses(0.0):
+            self._ledger.reset_account(standing.key)
 
     # -- what schedulers do ---------------------------------------------------------------------------------------
 
@@ -168,52 +168,52 @@ class BudgetManager:
             BudgetExceededError: it is exceeded, and the mode is `reject`: nothing is reserved.
 
         """
-        units = _units("task_cost", task_cost)
-        charge = _charge(agent_id, units)
-        self._catch_up()
-        name = str(next(self._names))
+        units = _convert_to_units("task_cost", task_cost)
+        charge = _make_charge(agent_id, units)
+        self._cancel_dropped()
+        name = str(next(self._reservation_ids))
         passing = () if self.on_exceeded == "reject" else (Action.REJECT,)
-        within = self._decided(charge, self._ledger.reserve(name, charge, 0.0, passing))
-        with self._naming:
-            self._under_way.setdefault((agent_id, units), []).append(name)
+        within = self._apply_decision(charge, self._ledger.reserve_estimate(name, charge, 0.0, passing))
+        with self._reservation_lock:
+            self._open_reservations.setdefault((agent_id, units), []).append(name)
         return within
 
     def settle(self, agent_id: str, task_cost: float, *, spent: bool) -> None:
         """End a reservation: of work that is done, or of work that failed and costs nothing."""
-        units = _units("task_cost", task_cost)
-        name = self._take(agent_id, units)
+        units = _convert_to_units("task_cost", task_cost)
+        name = self._pop_reservation(agent_id, units)
         if spent:
-            self._ledger.settle(name, _charge(agent_id, units), 0.0)
+            self._ledger.settle_reservation(name, _make_charge(agent_id, units), 0.0)
         else:
-            self._ledger.give_back(name)
+            self._ledger.cancel_reservation(name)
 
     def give_back_later(self, agent_id: str, task_cost: float) -> None:
         """End the reservation of work that was dropped. For finalisers: takes no lock."""
         self._dropped.append((agent_id, task_cost))
 
-    def _take(self, agent_id: str, units: int) -> str:
+    def _pop_reservation(self, agent_id: str, units: int) -> str:
         """Return the name of one of an agent's reservations of so much; "" where there is none."""
-        with self._naming:
-            alike = self._under_way.get((agent_id, units))
+        with self._reservation_lock:
+            alike = self._open_reservations.get((agent_id, units))
             if alike is None:
                 return ""
             name = alike.pop()
             if not alike:
-                del self._under_way[agent_id, units]
+                del self._open_reservations[agent_id, units]
             return name
 
-    def _catch_up(self) -> None:
+    def _cancel_dropped(self) -> None:
         while self._dropped:
             agent_id, cost = self._dropped.popleft()
             self.settle(agent_id, cost, spent=False)
 
-    def _standing(self, agent_id: str) -> Standing:
-        return self._ledger.standing(_key(agent_id), 0.0)
+    def _read_status(self, agent_id: str) -> BudgetStatus:
+        return self._ledger.read_status(_make_account_key(agent_id), 0.0)
 
-    def _decided(self, charge: Charge, decision: Decision) -> bool:
-        if not decision.over:
+    def _apply_decision(self, charge: Charge, decision: Decision) -> bool:
+        if not decision.exceeded:
             return True
-        agent_id, standing = charge.agent, decision.over[0]
+        agent_id, standing = charge.agent, decision.exceeded[0]
         limit = self.get_limit(agent_id)
         current, task_cost = (standing.spent + standing.reserved) / _UNITS, charge.weight / _UNITS
         if self.on_exceeded == "reject":
@@ -229,15 +229,15 @@ class BudgetManager:
         return False
 
 
-def _key(agent_id: str) -> AccountKey:
+def _make_account_key(agent_id: str) -> AccountKey:
     return AccountKey(Scope.AGENT, agent_id, Unit.WEIGHT, Period.TOTAL)
 
 
-def _charge(agent_id: str, units: int) -> Charge:
+def _make_charge(agent_id: str, units: int) -> Charge:
     return Charge(agent_id, None, None, None, None, units)
 
 
-def _amount(name: str, value: float) -> float:
+def _validate_amount(name: str, value: float) -> float:
     """Return an amount.
 
     Raises:
@@ -249,8 +249,8 @@ def _amount(name: str, value: float) -> float:
     return value
 
 
-def _units(name: str, value: float) -> int:
-    return round(_amount(name, value) * _UNITS)
+def _convert_to_units(name: str, value: float) -> int:
+    return round(_validate_amount(name, value) * _UNITS)
 
 
 def _after_fork_in_child() -> None:

@@ -13,13 +13,13 @@ from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
 from loco_otel.compat.budget import BudgetManager
-from loco_otel.compat.functions import Stream, is_stream, run
+from loco_otel.compat.functions import LeasedGenerator, is_async_generator, run_under_lease
 from loco_otel.compat.lease import Lease
 from loco_otel.compat.resource import SharedResource
 from loco_otel.compat.task import Task
 from loco_otel.events import DEFAULT_RESOURCE
 
-_CAPACITY = 3
+_DEFAULT_CAPACITY = 3
 """Slots of a program that configures without saying how many, where nobody else has said so either."""
 
 
@@ -28,7 +28,7 @@ class ProcessScheduler(AsyncLOCOScheduler):
 
     def __init__(self, runtime: process.Runtime, resource_name: str) -> None:
         self._runtime = runtime
-        self._begin(SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name), None)
+        self._init_state(SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name), None)
         self.on_task_started = None
         self.on_task_completed = None
 
@@ -39,13 +39,13 @@ class ProcessScheduler(AsyncLOCOScheduler):
 
     def trace(self) -> object:
         """Capture the caller's context, for listeners."""
-        return self._runtime.trace()
+        return self._runtime.capture_trace()
 
-    _hurries = True
+    _has_default_timeout = True
 
-    def _patience(self, timeout: float | None) -> float | None:
-        self._runtime.look_for_sdk()
-        return super()._patience(self.settings.acquire_timeout if timeout is None else timeout)
+    def _resolve_timeout(self, timeout: float | None) -> float | None:
+        self._runtime.detect_otel_sdk()
+        return super()._resolve_timeout(self.settings.acquire_timeout if timeout is None else timeout)
 
 
 _current: ProcessScheduler | None = None
@@ -82,16 +82,16 @@ def configure(
 
     """
     budget = None if budget_mode is None else BudgetManager(on_exceeded=budget_mode)
-    runtime = process.current()
+    runtime = process.get_runtime()
     changes: dict[str, object] = dict(settings)
     if capacity is not ...:
         changes["capacity"] = capacity
     elif not settings and runtime.settings.origin("capacity") == "default":
-        changes["capacity"] = _CAPACITY
+        changes["capacity"] = _DEFAULT_CAPACITY
     named = {"optimize_for": optimize_for, "auto_tune": auto_tune, "max_waiters": max_waiters}
     changes |= {key: value for key, value in named.items() if value is not None}
-    process.configure(**changes)
-    scheduler = _found() or _make(runtime)
+    process.change_settings(**changes)
+    scheduler = _find_scheduler() or _create_scheduler(runtime)
     if resource_name is not None:
         scheduler.resource.name = resource_name
     if budget is not None:
@@ -106,7 +106,7 @@ def get_scheduler() -> ProcessScheduler:
         RuntimeError: `configure` was not called.
 
     """
-    scheduler = _found()
+    scheduler = _find_scheduler()
     if scheduler is None:
         raise RuntimeError("Call loco_otel.configure() before wrap(), scheduled() or get_scheduler()")
     return scheduler
@@ -119,7 +119,7 @@ def set_budget(agent_id: str, max_cost: float) -> None:
         RuntimeError: `configure` was not called with a budget mode.
 
     """
-    scheduler = _found()
+    scheduler = _find_scheduler()
     if scheduler is None or scheduler.budget is None:
         raise RuntimeError("No budgets are kept. Call loco_otel.configure(budget_mode='reject') first")
     scheduler.budget.set_limit(agent_id, max_cost)
@@ -154,10 +154,10 @@ async def wrap(
         AcquireRejectedError: there was no slot for it, and `fn` was not called.
 
     """
-    streams = is_stream(fn)
+    streams = is_async_generator(fn)
     lease = get_scheduler().hold(agent_id, Task(weight=weight, labels=labels), timeout=timeout)
     function = partial(fn, **kwargs)
-    return Stream(lease, function) if streams else await run(lease, function)
+    return LeasedGenerator(lease, function) if streams else await run_under_lease(lease, function)
 
 
 def scheduled(
@@ -180,17 +180,17 @@ def scheduled(
         return get_scheduler().hold(agent_id, Task(weight=weight, labels=labels), timeout=timeout)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        if is_stream(function):
+        if is_async_generator(function):
 
             @wraps(function)
-            def stream(*args: Any, **kwargs: Any) -> Stream:
-                return Stream(lease(), partial(function, *args, **kwargs))
+            def stream(*args: Any, **kwargs: Any) -> LeasedGenerator:
+                return LeasedGenerator(lease(), partial(function, *args, **kwargs))
 
             return stream
 
         @wraps(function)
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await run(lease(), partial(function, *args, **kwargs))
+            return await run_under_lease(lease(), partial(function, *args, **kwargs))
 
         return call
 
@@ -206,15 +206,15 @@ def reset() -> None:
             agent.tasks.leave()
 
 
-def _found() -> ProcessScheduler | None:
-    runtime = process.peek()
+def _find_scheduler() -> ProcessScheduler | None:
+    runtime = process.get_existing_runtime()
     # Another runtime (a test's) has nothing of this one's.
     if _current is None or runtime is None or _current.resource.engine is not runtime.engine:
         return None
     return _current
 
 
-def _make(runtime: process.Runtime) -> ProcessScheduler:
+def _create_scheduler(runtime: process.Runtime) -> ProcessScheduler:
     global _current  # noqa: PLW0603 - the process's
     _current = ProcessScheduler(runtime, DEFAULT_RESOURCE)
     return _current

@@ -12,21 +12,21 @@ from typing import Any, Self
 from loco_otel._waiting import ownership
 from loco_otel.compat.lease import Lease
 
-_threads = ThreadPoolExecutor(1000, "loco_otel-call")
+_executor = ThreadPoolExecutor(1000, "loco_otel-call")
 """Where sync functions run: as many threads as are needed, each kept for the next. The slots are the limit."""
 
 
 def _after_fork_in_child() -> None:
     # The parent's threads are not here, though its executor thinks that they stand ready.
-    global _threads  # noqa: PLW0603 - one for all, as the event loop's own
-    _threads = ThreadPoolExecutor(1000, "loco_otel-call")
+    global _executor  # noqa: PLW0603 - one for all, as the event loop's own
+    _executor = ThreadPoolExecutor(1000, "loco_otel-call")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def is_stream(function: Callable[..., Any]) -> bool:
+def is_async_generator(function: Callable[..., Any]) -> bool:
     """Tell whether a function is an async generator's.
 
     Raises:
@@ -34,12 +34,12 @@ def is_stream(function: Callable[..., Any]) -> bool:
 
     """
     if _has_flag(function, inspect.CO_GENERATOR):
-        name = getattr(_inner(function), "__qualname__", function)
+        name = getattr(_unwrap_partial(function), "__qualname__", function)
         raise TypeError(f"{name} is a sync generator, which would run without its slot: make it an async generator")
     return _has_flag(function, inspect.CO_ASYNC_GENERATOR)
 
 
-async def run(lease: Lease, function: Callable[[], Any]) -> Any:
+async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
     """Call a function under a lease, and return its result.
 
     A sync function runs in a thread. Nobody can stop that, so where its caller is cancelled it keeps the slot until it
@@ -51,23 +51,23 @@ async def run(lease: Lease, function: Callable[[], Any]) -> Any:
         if _is_coroutine_function(function):
             result = await function()
         else:
-            running = asyncio.get_running_loop().run_in_executor(_threads, copy_context().run, function)
+            running = asyncio.get_running_loop().run_in_executor(_executor, copy_context().run, function)
             result = await asyncio.shield(running)
             if inspect.isawaitable(result):
                 result = await result
     except BaseException as error:
-        lease.leave()
+        lease.leave_scope()
         if running is None or running.done():
-            lease.end(error)
+            lease.end_lease(error)
         else:
-            running.add_done_callback(partial(_end, lease, error))
+            running.add_done_callback(partial(_end_lease, lease, error))
         raise
-    if lease.end():
-        await lease.call_completed(result)
+    if lease.end_lease():
+        await lease.call_completed_hook(result)
     return result
 
 
-class Stream(AsyncIterator[Any]):
+class LeasedGenerator(AsyncIterator[Any]):
     """An async generator that begins under a lease, and keeps it until it has ended or is closed.
 
     Args:
@@ -98,17 +98,17 @@ class Stream(AsyncIterator[Any]):
             await self._lease.__aenter__()
             self._generator = generator
             # What the reader does between two steps is its own, but it must not wait for ever for this slot.
-            self._lease.leave()
+            self._lease.leave_scope()
             if self._lease.ticket is not None:
-                ownership.claim(self._lease.ticket)
-        return await self._step(self._generator.asend(value))
+                ownership.add_claim(self._lease.ticket)
+        return await self._advance_generator(self._generator.asend(value))
 
     async def athrow(self, error: BaseException) -> Any:
         """Raise an error in the generator, and return what it yields next."""
         if self._generator is None:
             self._closed = True
             raise error
-        return await self._step(self._generator.athrow(error))
+        return await self._advance_generator(self._generator.athrow(error))
 
     async def aclose(self) -> None:
         """End the generator, and give the slot back."""
@@ -118,46 +118,46 @@ class Stream(AsyncIterator[Any]):
             try:
                 await self._generator.aclose()
             finally:
-                await self._end(None)
+                await self._end_lease(None)
 
-    async def _step(self, step: Awaitable[Any]) -> Any:
+    async def _advance_generator(self, step: Awaitable[Any]) -> Any:
         ticket = self._lease.ticket
-        scope = None if ticket is None else ownership.cover(ticket)
+        scope = None if ticket is None else ownership.enter_call(ticket)
         try:
             return await step
         except StopAsyncIteration:
-            await self._end(None)
+            await self._end_lease(None)
             raise
         except BaseException as error:
-            await self._end(error)
+            await self._end_lease(error)
             raise
         finally:
             if scope is not None:
-                ownership.leave(scope)
+                ownership.exit_context(scope)
 
-    async def _end(self, error: BaseException | None) -> None:
-        if self._lease.end(error):
-            await self._lease.call_completed(None)
+    async def _end_lease(self, error: BaseException | None) -> None:
+        if self._lease.end_lease(error):
+            await self._lease.call_completed_hook(None)
 
 
 def _is_coroutine_function(function: Callable[..., Any]) -> bool:
-    return _has_flag(function, inspect.CO_COROUTINE) or inspect.iscoroutinefunction(_inner(function))
+    return _has_flag(function, inspect.CO_COROUTINE) or inspect.iscoroutinefunction(_unwrap_partial(function))
 
 
 def _has_flag(function: Callable[..., Any], flag: int) -> bool:
     # What `inspect` looks at in the end, after much that most functions do not need.
-    function = _inner(function)
+    function = _unwrap_partial(function)
     code = getattr(function, "__code__", None)
     if code is None:  # an object that can be called
         code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004 - its code is asked for
     return code is not None and bool(code.co_flags & flag)
 
 
-def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unwrap_partial(function: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(function, partial):
         function = function.func
     return function
 
 
-def _end(lease: Lease, error: BaseException, _: object) -> None:
-    lease.end(error)
+def _end_lease(lease: Lease, error: BaseException, _: object) -> None:
+    lease.end_lease(error)

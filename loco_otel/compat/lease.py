@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from loco_otel._core.policies.load import load
+from loco_otel._core.policies.load import compute_load
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._waiting import aio, ownership
 from loco_otel.compat import logging as event_log
@@ -29,7 +29,7 @@ class LeaseTicket(Ticket):
 
     scheduler: object = None
     """Who made it."""
-    runs_in: object = None
+    asyncio_task: object = None
     """The asyncio task that asked, by a weak reference: its result may be what holds the ticket."""
 
 
@@ -49,7 +49,7 @@ class Lease:
     task: Any = None
     """What it was granted for: a `Task`, or None for a plain slot."""
     _held = False
-    _scope: ownership.Scope | None = None
+    _scope: ownership.ContextToken | None = None
     _cost = 0.0
     _reserved: BudgetManager | None = None
     """Who keeps a reservation of the cost."""
@@ -61,23 +61,23 @@ class Lease:
         self.agent = agent
 
     async def __aenter__(self) -> Task | None:
-        ticket = self._begin()
+        ticket = self._create_ticket()
         engine = self._scheduler.resource.engine
         try:
             if self._own is not None:
                 self.agent.tasks.claim(self._own, ticket)
             engine.submit(ticket)
             if ticket.state is not _GRANTED:
-                ticket.admission = self._admission
+                ticket.admission = self._admit_ticket
                 try:
-                    await aio.decided(engine, ticket, blocked=self._blocked)
+                    await aio.wait_until_decided(engine, ticket, find_blocked=self._find_blocked_scopes)
                 finally:
                     ticket.admission = None  # it refers back to the ticket
         except BaseException as error:
-            self._turned_away(error)
+            self._handle_rejection(error)
             raise
         self._held = True
-        self._scope = ownership.enter(ticket)
+        self._scope = ownership.enter_slot(ticket)
         task: Any
         task = self.task = ticket.work
         if task is not None and self._reserved is None:
@@ -85,23 +85,23 @@ class Lease:
         if ticket.explain:
             self._log_grant()
         if task is not None and self._scheduler.on_task_started is not None:
-            await self._call_started(task)
+            await self._call_started_hook(task)
         granted: Task | None = task
         return granted
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.end(error) and self._scheduler.on_task_completed is not None:
-            await self.call_completed(None)
+        if self.end_lease(error) and self._scheduler.on_task_completed is not None:
+            await self.call_completed_hook(None)
 
     def __del__(self) -> None:
         # Dropped without an end: an AcquireHandle that nobody released, a task that was collected.
         ticket = self.ticket
-        if ticket is not None and ticket.state is not State.NEW and not ticket.state.ended:
-            self._drop(ticket)
+        if ticket is not None and ticket.state is not State.NEW and not ticket.state.is_ended:
+            self._abandon_lease(ticket)
 
-    def end(self, error: BaseException | None = None) -> bool:
+    def end_lease(self, error: BaseException | None = None) -> bool:
         """Charge or not, complete the task and give the slot back; return True if a task was completed.
 
         Harmless when repeated.
@@ -111,12 +111,12 @@ class Lease:
             return False
         self._held = False
         if self._scope is not None:
-            ownership.leave(self._scope)
+            ownership.exit_context(self._scope)
             self._scope = None
-        ticket.runs_in = None
+        ticket.asyncio_task = None
         scheduler, task = self._scheduler, self.task
         if isinstance(error, GeneratorExit):
-            self._drop(ticket)
+            self._abandon_lease(ticket)
             return False
         logged = ticket.explain
         tick = scheduler.logical_tick if logged else 0
@@ -131,7 +131,7 @@ class Lease:
                 else:
                     agent.completed_tasks.fail()
                 if self._reserved is not None:
-                    self._settle(spent=error is None)
+                    self._settle_budget(spent=error is None)
         finally:
             engine.release(ticket)
             if scheduler.closed:
@@ -140,13 +140,13 @@ class Lease:
             self._log_end(tick, error)
         return task is not None and error is None
 
-    def leave(self) -> None:
+    def leave_scope(self) -> None:
         """Run what follows in this context outside of it; it is held on."""
         if self._scope is not None:
-            ownership.leave(self._scope)
+            ownership.exit_context(self._scope)
             self._scope = None
 
-    async def call_completed(self, result: object) -> None:
+    async def call_completed_hook(self, result: object) -> None:
         """Tell the program's hook, after the slot is free."""
         hook = self._scheduler.on_task_completed
         if hook is not None and self.task is not None:
@@ -154,7 +154,7 @@ class Lease:
             if inspect.isawaitable(outcome):
                 await outcome
 
-    def _begin(self) -> LeaseTicket:
+    def _create_ticket(self) -> LeaseTicket:
         scheduler, agent, own = self._scheduler, self.agent, self._own
         station = agent.tasks.station
         if station is None:
@@ -163,7 +163,7 @@ class Lease:
             raise ShutdownError(
                 "The scheduler is shutting down", agent=agent.agent_id, resource=scheduler.resource.name
             )
-        request = station.plain if own is None else station.request(own)
+        request = station.plain_request if own is None else station.get_request(own)
         if self._timeout is not None:
             request = request._replace(timeout=self._timeout)
         engine = station.engine
@@ -171,8 +171,8 @@ class Lease:
             request = request._replace(context=scheduler.trace())
         ticket = self.ticket = LeaseTicket(request, engine.owner)
         ticket.scheduler = scheduler
-        ticket.runs_in = ref(asyncio.current_task())
-        ownership.live_here(ticket)
+        ticket.asyncio_task = ref(asyncio.current_task())
+        ownership.bind_here(ticket)
         if own is None:
             ticket.backlog = agent.tasks.backlog
         else:
@@ -183,27 +183,27 @@ class Lease:
                 self._log_enqueue(own)
         return ticket
 
-    async def _call_started(self, task: Task) -> None:
+    async def _call_started_hook(self, task: Task) -> None:
         hook = self._scheduler.on_task_started
         try:
             outcome = hook(self.agent.agent_id, task) if hook is not None else None
             if inspect.isawaitable(outcome):
                 await outcome
         except BaseException as error:
-            self.end(error)
+            self.end_lease(error)
             raise
 
-    def _turned_away(self, error: BaseException) -> None:
+    def _handle_rejection(self, error: BaseException) -> None:
         ticket, agent = self.ticket, self.agent
         assert ticket is not None  # noqa: S101 - invariant: it was made
-        ticket.runs_in = None
+        ticket.asyncio_task = None
         engine = self._scheduler.resource.engine
         if isinstance(error, GeneratorExit):
-            self._drop(ticket)
+            self._abandon_lease(ticket)
             return
-        if not ticket.state.ended:
+        if not ticket.state.is_ended:
             engine.cancel(ticket)
-        self._settle(spent=False)
+        self._settle_budget(spent=False)
         refused: Any = self._own or (ticket.work if isinstance(error, BudgetExceededError) else None)
         if refused is not None:
             # A task that came with its caller goes with it; one that its budget refuses will never fit.
@@ -213,10 +213,10 @@ class Lease:
 
     # -- what is asked while it waits -----------------------------------------------------------------------------
 
-    def _blocked(self) -> tuple[Hashable, ...]:
-        return ownership.blocked_by_task(self._nests)
+    def _find_blocked_scopes(self) -> tuple[Hashable, ...]:
+        return ownership.list_scopes_blocked_by_task(self._is_nested)
 
-    def _nests(self, held: Ticket) -> bool:
+    def _is_nested(self, held: Ticket) -> bool:
         """Tell whether a lease that this task holds must be able to go on while this one waits.
 
         Of the seed's own only one of the same agent in the same task: a program that takes slots for two agents in one
@@ -228,11 +228,11 @@ class Lease:
         return (
             ticket is not None
             and held.scheduler is ticket.scheduler
-            and held.runs_in is ticket.runs_in
+            and held.asyncio_task is ticket.asyncio_task
             and held.request.agent == ticket.request.agent
         )
 
-    def _admission(self, ticket: Ticket) -> bool:
+    def _admit_ticket(self, ticket: Ticket) -> bool:
         budget = self._scheduler.budget
         if budget is None:
             return True
@@ -253,14 +253,14 @@ class Lease:
             self._log_budget(task, before, limit, budget.on_exceeded)
         return True
 
-    def _settle(self, *, spent: bool) -> None:
+    def _settle_budget(self, *, spent: bool) -> None:
         budget, self._reserved = self._reserved, None
         if budget is not None:
             budget.settle(self.agent.agent_id, self._cost, spent=spent)
 
-    def _drop(self, ticket: Ticket) -> None:
+    def _abandon_lease(self, ticket: Ticket) -> None:
         """End it where the garbage collector may be the caller, in the midst of anything."""
-        self._scheduler.resource.engine.abandon(ticket)
+        self._scheduler.resource.engine.abandon_ticket(ticket)
         if self._reserved is not None:
             self._reserved.give_back_later(self.agent.agent_id, self._cost)
             self._reserved = None
@@ -283,7 +283,7 @@ class Lease:
             tick, alpha = scheduler.logical_tick, scheduler.alpha
             depth = self._cost + self.agent.tasks.backlog.weight / MILLI
             age = 0 if task is None else task.age
-            score = load(alpha, depth, depth, age, age)
+            score = compute_load(alpha, depth, depth, age, age)
         else:
             score, depth, age, tick = grant.score, grant.queue_weight / MILLI, grant.queue_age, grant.tick
         budget = scheduler.budget

@@ -12,10 +12,10 @@ from loco_otel.compat.task import Task
 
 logger = logging.getLogger("loco_otel.scheduler")
 
-_seed = logging.getLogger("loco.scheduler")
+_loco_agent_logger = logging.getLogger("loco.scheduler")
 # Both made now: the logging module sets a logger's parent when it makes the logger or one above it.
 logging.getLogger("loco").parent = logging.getLogger("loco_otel")
-logger.parent = _seed
+logger.parent = _loco_agent_logger
 
 INFO = logging.INFO
 WARNING = logging.WARNING
@@ -23,8 +23,8 @@ WARNING = logging.WARNING
 
 def emit_enqueue(tick: int, agent_id: str, task: Task, queue_depth: float, resource_name: str) -> dict[str, Any]:
     """Tell that a task was queued."""
-    data = {**_about(tick, "enqueue", agent_id, task), "queue_depth": queue_depth, "resource": resource_name}
-    return _emit(INFO, data)
+    data = {**_build_event(tick, "enqueue", agent_id, task), "queue_depth": queue_depth, "resource": resource_name}
+    return _emit_event(INFO, data)
 
 
 def emit_grant(
@@ -41,7 +41,7 @@ def emit_grant(
 ) -> dict[str, Any]:
     """Tell that an agent got a slot; Q, D and L are those that the decision was made by."""
     data = {
-        **_about(tick, "grant", agent_id, task),
+        **_build_event(tick, "grant", agent_id, task),
         "score": score,
         "queue_depth": queue_depth,
         "dmax": dmax,
@@ -51,18 +51,18 @@ def emit_grant(
     }
     if budget_remaining is not None:
         data["budget_remaining"] = budget_remaining
-    return _emit(INFO, data)
+    return _emit_event(INFO, data)
 
 
 def emit_release(tick: int, agent_id: str, task: Task | None, resource_name: str, utilization: float) -> dict[str, Any]:
     """Tell that an agent gave its slot back."""
-    data = {**_about(tick, "release", agent_id, task), "resource": resource_name, "utilization": utilization}
-    return _emit(INFO, data)
+    data = {**_build_event(tick, "release", agent_id, task), "resource": resource_name, "utilization": utilization}
+    return _emit_event(INFO, data)
 
 
 def emit_timeout(tick: int, agent_id: str, resource_name: str) -> dict[str, Any]:
     """Tell that an agent got no slot within the time allowed."""
-    return _emit(INFO, {"tick": tick, "event": "timeout", "agent": agent_id, "resource": resource_name})
+    return _emit_event(INFO, {"tick": tick, "event": "timeout", "agent": agent_id, "resource": resource_name})
 
 
 def emit_budget_exceeded(
@@ -76,21 +76,23 @@ def emit_budget_exceeded(
 ) -> dict[str, Any]:
     """Tell that a task does not fit into its agent's budget."""
     data = {
-        **_about(tick, "budget_exceeded", agent_id, task),
+        **_build_event(tick, "budget_exceeded", agent_id, task),
         "current_spend": current,
         "budget_limit": limit,
         "action": action,
         "resource": resource_name,
     }
-    return _emit(WARNING, data)
+    return _emit_event(WARNING, data)
 
 
 def emit_error(tick: int, agent_id: str, error: str, resource_name: str) -> dict[str, Any]:
     """Tell that an agent's work failed."""
-    return _emit(INFO, {"tick": tick, "event": "error", "agent": agent_id, "error": error, "resource": resource_name})
+    return _emit_event(
+        INFO, {"tick": tick, "event": "error", "agent": agent_id, "error": error, "resource": resource_name}
+    )
 
 
-def _about(tick: int, event: str, agent_id: str, task: Task | None) -> dict[str, Any]:
+def _build_event(tick: int, event: str, agent_id: str, task: Task | None) -> dict[str, Any]:
     data: dict[str, Any] = {"tick": tick, "event": event, "agent": agent_id, "task_id": None, "task_cost": 0}
     if task is not None:
         data["task_id"] = task.task_id
@@ -100,7 +102,7 @@ def _about(tick: int, event: str, agent_id: str, task: Task | None) -> dict[str,
     return data
 
 
-def _emit(level: int, data: dict[str, Any]) -> dict[str, Any]:
+def _emit_event(level: int, data: dict[str, Any]) -> dict[str, Any]:
     if logger.isEnabledFor(level):
         logger.log(level, "%s", json.dumps(data))
     return data

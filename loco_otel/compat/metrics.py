@@ -11,7 +11,7 @@ from loco_otel.compat.task import Task
 if TYPE_CHECKING:
     from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
 
-_REMEMBERED = 1000
+_HISTORY_LIMIT = 1000
 """Token counts kept of each agent, and kinds of task of which weights are learnt."""
 
 TOKENS = 1000
@@ -43,7 +43,7 @@ class SchedulerMetrics:
         self._ema_alpha = ema_alpha
         self._lock = ForkSafeLock()
         self._costs: dict[str, float] = {}
-        self._costed: deque[tuple[str, float]] = deque()
+        self._pending_costs: deque[tuple[str, float]] = deque()
         """What is still to be added to those."""
         self._averages: dict[str, float] = {}
         self._tokens: dict[str, deque[int]] = {}
@@ -51,7 +51,7 @@ class SchedulerMetrics:
 
     def cost_by_agent(self) -> dict[str, float]:
         """Return the weights that each agent's completed tasks had together."""
-        return dict(self._add_up())
+        return dict(self._sum_costs())
 
     def total_cost(self) -> float:
         """Return what all agents have cost."""
@@ -59,19 +59,19 @@ class SchedulerMetrics:
 
     def agent_cost(self, agent_id: str) -> float:
         """Return what one agent has cost."""
-        return self._add_up().get(agent_id, 0.0)
+        return self._sum_costs().get(agent_id, 0.0)
 
     def record_task_cost(self, agent_id: str, cost: float) -> None:
         """Add to what an agent has cost; the scheduler does, at the release of each task that did not fail."""
         # Appending is atomic, so this needs no lock: it is on the hot path.
-        self._costed.append((agent_id, cost))
-        if len(self._costed) > _REMEMBERED:
-            self._add_up()
+        self._pending_costs.append((agent_id, cost))
+        if len(self._pending_costs) > _HISTORY_LIMIT:
+            self._sum_costs()
 
-    def _add_up(self) -> dict[str, float]:
+    def _sum_costs(self) -> dict[str, float]:
         with self._lock:
-            while self._costed:
-                agent_id, cost = self._costed.popleft()
+            while self._pending_costs:
+                agent_id, cost = self._pending_costs.popleft()
                 self._costs[agent_id] = self._costs.get(agent_id, 0.0) + cost
             return self._costs
 
@@ -98,12 +98,12 @@ class SchedulerMetrics:
         """Note how many tokens a task really took."""
         with self._lock:
             self._total_tokens += actual_tokens
-            self._tokens.setdefault(agent_id, deque(maxlen=_REMEMBERED)).append(actual_tokens)
+            self._tokens.setdefault(agent_id, deque(maxlen=_HISTORY_LIMIT)).append(actual_tokens)
             kind, share = task.task_type, self._ema_alpha
             before = self._averages.pop(kind, None)
             average = float(actual_tokens) if before is None else share * actual_tokens + (1 - share) * before
             self._averages[kind] = average
-            if len(self._averages) > _REMEMBERED:
+            if len(self._averages) > _HISTORY_LIMIT:
                 del self._averages[next(iter(self._averages))]
 
     def empirical_weight(self, task_type: str) -> float | None:

@@ -95,17 +95,17 @@ class ResourcePool:
             yield
             return
         engine = self._engine
-        ticket = engine.ticket(Request(agent_id, MILLI, names, timeout))
-        ownership.live_here(ticket)
+        ticket = engine.create_ticket(Request(agent_id, MILLI, names, timeout))
+        ownership.bind_here(ticket)
         try:
             engine.submit(ticket)
             if ticket.state is not State.GRANTED:
-                await aio.decided(engine, ticket)
-            scope = ownership.enter(ticket)
+                await aio.wait_until_decided(engine, ticket)
+            scope = ownership.enter_slot(ticket)
             try:
                 yield
             finally:
-                ownership.leave(scope)
+                ownership.exit_context(scope)
         finally:
             if ticket.state is State.GRANTED:
                 engine.release(ticket)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loco_otel._config.settings import pretty_log_is_wanted
+from loco_otel._config.settings import is_pretty_log_enabled
 from loco_otel.compat.logging import logger
 
 _COLOURS = {
@@ -18,40 +18,40 @@ _COLOURS = {
 }
 
 
-def _enqueue(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_enqueue(data: Mapping[str, Any]) -> tuple[str, str]:
     return "ENQUEUE", f"weight={data.get('task_cost')} queue={data.get('queue_depth')} (tick {data.get('tick')})"
 
 
-def _grant(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_grant(data: Mapping[str, Any]) -> tuple[str, str]:
     score, waited = data.get("score", 0), data.get("dmax", 0)
     return "GRANT", f"score={score:.2f} waited={waited:.0f} (tick {data.get('tick')})"
 
 
-def _release(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_release(data: Mapping[str, Any]) -> tuple[str, str]:
     return "RELEASE", f"cost={data.get('task_cost', 0)} util={data.get('utilization', 0):.0%} (tick {data.get('tick')})"
 
 
-def _budget(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_budget(data: Mapping[str, Any]) -> tuple[str, str]:
     limit = data.get("budget_limit")
     spend = f"spend={data.get('current_spend')} + task={data.get('task_cost')}"
     return "BUDGET", f"{spend} > limit={'none' if limit is None else limit} [{data.get('action')}]"
 
 
-def _timeout(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_timeout(data: Mapping[str, Any]) -> tuple[str, str]:
     return "TIMEOUT", f"no slot of {data.get('resource')} (tick {data.get('tick')})"
 
 
-def _error(data: Mapping[str, Any]) -> tuple[str, str]:
+def _format_error(data: Mapping[str, Any]) -> tuple[str, str]:
     return "ERROR", f"{data.get('error')} (tick {data.get('tick')})"
 
 
-_LINES: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
-    "enqueue": _enqueue,
-    "grant": _grant,
-    "release": _release,
-    "budget_exceeded": _budget,
-    "timeout": _timeout,
-    "error": _error,
+_FORMATTERS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
+    "enqueue": _format_enqueue,
+    "grant": _format_grant,
+    "release": _format_release,
+    "budget_exceeded": _format_budget,
+    "timeout": _format_timeout,
+    "error": _format_error,
 }
 
 
@@ -72,7 +72,7 @@ class PrettyFormatter(logging.Formatter):
         message = record.getMessage()
         try:
             data = json.loads(message)
-            line = _LINES[data["event"]]
+            line = _FORMATTERS[data["event"]]
         except (ValueError, TypeError, KeyError):
             return message
         kind, text = line(data)
@@ -92,5 +92,5 @@ def install() -> None:
 
 def auto_install() -> None:
     """Do so if `LOCO_LOG` says `pretty`."""
-    if pretty_log_is_wanted():
+    if is_pretty_log_enabled():
         install()

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._waiting import aio, ownership
@@ -38,19 +38,19 @@ class SharedResource:
     """
 
     def __init__(self, name: str, capacity: int = 1) -> None:
-        _check(capacity)
+        _validate_capacity(capacity)
         core = Scheduler({name: capacity}, FifoPolicy, max_waiters=10**9)
-        self._host(name, name, core, InProcessEngine(core))
+        self._init_state(name, name, core, InProcessEngine(core))
 
     @classmethod
     def over(cls, engine: InProcessEngine, key: str, name: str) -> Self:
         """Return a view of a resource that an engine has under some key."""
         self = cls.__new__(cls)
-        core = engine.configure(lambda core, _: core)
-        self._host(name, key, core, engine)
+        core = engine.update_core(lambda core, _: core)
+        self._init_state(name, key, core, engine)
         return self
 
-    def _host(self, name: str, key: str, core: Scheduler, engine: InProcessEngine) -> None:
+    def _init_state(self, name: str, key: str, core: Scheduler, engine: InProcessEngine) -> None:
         self.name = name
         self.key = key
         """Its name in the core."""
@@ -68,18 +68,18 @@ class SharedResource:
             RuntimeError: somebody holds it or waits for it.
 
         """
-        if self._core.tickets():
+        if self._core.list_tickets():
             raise RuntimeError(f"{self.name!r} is in use: add it to its pool before that")
         capacity = self.capacity
-        engine.configure(lambda core, _: core.resources.add(self.key, capacity))
-        self.engine, self._core = engine, engine.configure(lambda core, _: core)
+        engine.update_core(lambda core, _: core.resources.add_resource(self.key, capacity))
+        self.engine, self._core = engine, engine.update_core(lambda core, _: core)
         for scheduler in tuple(self.schedulers):
             scheduler.follow()
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> SlotPool:
         """Its slots; to be read only."""
-        return self._core.pool(self.key)
+        return self._core.get_pool(self.key)
 
     @property
     def capacity(self) -> int:
@@ -89,8 +89,8 @@ class SharedResource:
 
     @capacity.setter
     def capacity(self, capacity: int) -> None:
-        _check(capacity)
-        self.engine.configure(lambda core, now: core.set_capacity(self.key, capacity, now))
+        _validate_capacity(capacity)
+        self.engine.update_core(lambda core, now: core.set_capacity(self.key, capacity, now))
 
     @property
     def holder_count(self) -> int:
@@ -100,7 +100,7 @@ class SharedResource:
     @property
     def waiter_count(self) -> int:
         """How many wait."""
-        return sum(line.waiting for line in self.pool.lines)
+        return sum(line.waiting for line in self.pool.queue_sets)
 
     @property
     def available_slots(self) -> int:
@@ -119,11 +119,11 @@ class SharedResource:
 
     async def try_acquire(self, agent_id: str) -> bool:
         """Take a slot if one is free."""
-        ticket = self._ticket(agent_id, 0)
+        ticket = self._make_ticket(agent_id, 0)
         self.engine.submit(ticket)
         if ticket.state is not State.GRANTED:
             return False
-        self._keep(ticket)
+        self._store_ticket(ticket)
         return True
 
     async def wait_for_slot(self, agent_id: str) -> None:
@@ -133,18 +133,18 @@ class SharedResource:
             AcquireRejectedError: `cancel_waiter` was called.
 
         """
-        ticket = self._ticket(agent_id, None)
+        ticket = self._make_ticket(agent_id, None)
         waiting = self._waiting.setdefault(agent_id, [])
         waiting.append(ticket)
         try:
             self.engine.submit(ticket)
             if ticket.state is not State.GRANTED:
-                await aio.decided(self.engine, ticket)
+                await aio.wait_until_decided(self.engine, ticket)
         finally:
             waiting.remove(ticket)
             if not waiting:
                 self._waiting.pop(agent_id, None)
-        self._keep(ticket)
+        self._store_ticket(ticket)
 
     async def grant(self, agent_id: str) -> None:
         """Give a free slot to an agent. Those who wait need no such call.
@@ -179,18 +179,18 @@ class SharedResource:
         finally:
             await self.release(agent_id)
 
-    def _ticket(self, agent_id: str, timeout: float | None) -> Ticket:
-        ticket = self.engine.ticket(Request(agent_id, MILLI, (self.key,), timeout))
-        ownership.live_here(ticket)
+    def _make_ticket(self, agent_id: str, timeout: float | None) -> Ticket:
+        ticket = self.engine.create_ticket(Request(agent_id, MILLI, (self.key,), timeout))
+        ownership.bind_here(ticket)
         return ticket
 
-    def _keep(self, ticket: Ticket) -> None:
+    def _store_ticket(self, ticket: Ticket) -> None:
         self._held.setdefault(ticket.request.agent, deque()).append(ticket)
 
     def __repr__(self) -> str:
         return f"SharedResource(name={self.name!r}, capacity={self.capacity})"
 
 
-def _check(capacity: int) -> None:
+def _validate_capacity(capacity: int) -> None:
     if not (isinstance(capacity, int) and capacity >= 1):
         raise ValueError(f"Capacity must be >= 1, not {capacity!r}")

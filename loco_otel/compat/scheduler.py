@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from loco_otel._config.settings import OPTIMIZE_FOR_ALPHA
-from loco_otel._core.policies.load import load
+from loco_otel._core.policies.load import compute_load
 from loco_otel.compat.agent import Agent, Clock
 from loco_otel.compat.task import Task
 
@@ -86,11 +86,11 @@ class LOCOScheduler:
         queues = {
             agent.agent_id: (agent.tasks.backlog.weight, tick - work.birth)
             for agent in self.agents.values()
-            if (work := agent.tasks.backlog.oldest()) is not None
+            if (work := agent.tasks.backlog.find_oldest_work()) is not None
         }
         weight = max((weight for weight, _ in queues.values()), default=0)
         age = max((age for _, age in queues.values()), default=0)
-        return {agent_id: load(self.alpha, own[0], weight, own[1], age) for agent_id, own in queues.items()}
+        return {agent_id: compute_load(self.alpha, own[0], weight, own[1], age) for agent_id, own in queues.items()}
 
     def select_agent(self, scores: Mapping[str, float]) -> Agent | None:
         """Return the agent with the greatest score, one of them by lot where there are several."""

@@ -11,7 +11,7 @@ from loco_otel.events import MILLI, Request
 if TYPE_CHECKING:
     from loco_otel.compat.agent import TaskList
 
-_HEAVIEST = 1e9
+_MAX_WEIGHT = 1e9
 """So that sums of milli-weights are exact."""
 
 
@@ -61,7 +61,7 @@ class Task:
         self.learns = weight is None
         """Whether nobody said what it weighs."""
         if weight is not None:
-            self.milli = _milli(weight)
+            self.milli = _convert_to_milli(weight)
             self._weight = weight
         self.arrival_tick = arrival_tick
         self._age = age
@@ -87,7 +87,7 @@ class Task:
 
     @weight.setter
     def weight(self, weight: float) -> None:
-        milli = _milli(weight)
+        milli = _convert_to_milli(weight)
         queue = self.queue
         self.learns = False
         if queue is None:
@@ -102,7 +102,7 @@ class Task:
         if queue is None:
             return self._age
         holder = self.holder
-        if holder is None or holder.state.unheld:
+        if holder is None or holder.state.is_unheld:
             return queue.tick - self.birth
         # It stopped ageing when its holder was granted.
         return holder.birth + holder.waited_ticks - self.birth
@@ -129,8 +129,8 @@ class Task:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle it as one that is in no queue, with the age that it has."""
         said = self.task_id, self._weight, self.learns, self.arrival_tick, self.age, self.task_type, self.labels
-        more = {name: value for name, value in vars(self).items() if name not in _OWN}
-        return _again, (type(self), *said), more
+        more = {name: value for name, value in vars(self).items() if name not in _OWN_ATTRIBUTES}
+        return _restore_task, (type(self), *said), more
 
     def __repr__(self) -> str:
         return (
@@ -139,11 +139,11 @@ class Task:
         )
 
 
-_OWN = {"_age", "_id", "_weight", *Task.__annotations__, *vars(Task()), "birth", "milli"}
+_OWN_ATTRIBUTES = {"_age", "_id", "_weight", *Task.__annotations__, *vars(Task()), "birth", "milli"}
 """Attributes that are a task's, not a subclass's."""
 
 
-def _again(kind: type[Task], task_id: str, weight: float, learns: bool, *said: Any) -> Task:  # noqa: FBT001 - for pickle
+def _restore_task(kind: type[Task], task_id: str, weight: float, learns: bool, *said: Any) -> Task:  # noqa: FBT001 - for pickle
     arrival_tick, age, task_type, labels = said
     task = kind.__new__(kind)
     Task.__init__(task, task_id, weight, arrival_tick, age, task_type, labels=labels)
@@ -151,13 +151,13 @@ def _again(kind: type[Task], task_id: str, weight: float, learns: bool, *said: A
     return task
 
 
-def _milli(weight: float) -> int:
+def _convert_to_milli(weight: float) -> int:
     """Return a weight in thousandths.
 
     Raises:
         ValueError: it cannot be used.
 
     """
-    if not 1.0 <= weight <= _HEAVIEST:
-        raise ValueError(f"Task weight must be >= 1.0 and at most {_HEAVIEST:.0f}, not {weight!r}")
+    if not 1.0 <= weight <= _MAX_WEIGHT:
+        raise ValueError(f"Task weight must be >= 1.0 and at most {_MAX_WEIGHT:.0f}, not {weight!r}")
     return round(weight * MILLI)

@@ -4,10 +4,20 @@ Adding an SDK is one folder: an adapter that translates, a table of targets, and
 sync and the async wrapper are written here, once.
 """
 
-from loco_otel._telemetry.foreign_instrumentors import is_live
+from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
 from loco_otel.patching import stainless
-from loco_otel.patching.adapter import Adapter, Asked, Description, Meter, fields
+from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.target import Target
 
-__all__ = ["Adapter", "Asked", "Description", "LocoInstrumentor", "Meter", "Target", "fields", "is_live", "stainless"]
+__all__ = [
+    "Adapter",
+    "CallDescription",
+    "ExtendedRequest",
+    "LocoInstrumentor",
+    "Target",
+    "UsageMeter",
+    "as_mapping",
+    "is_live_tracer",
+    "stainless",
+]

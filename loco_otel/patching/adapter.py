@@ -12,7 +12,7 @@ _BYTES_PER_STREAMED_TOKEN = 200
 """Of a raw event stream: a token's event with its JSON envelope."""
 
 
-class Description(NamedTuple):
+class CallDescription(NamedTuple):
     """What a call is about to do."""
 
     provider: str
@@ -24,20 +24,20 @@ class Description(NamedTuple):
     """The JSON that will be sent."""
     url: Any = None
     """Where it will be sent, with `host`, `port` and `scheme`; None where that is not known."""
-    told_below: bool = False
+    has_sdk_span: bool = False
     """Whether the SDK makes the inference span of this call by itself."""
 
 
-class Asked(NamedTuple):
+class ExtendedRequest(NamedTuple):
     """A request that asks for more than the program does."""
 
     options: Any
     """To send instead of the program's own, which are left as they are."""
-    conceal: Callable[[Any], bool]
+    strip_chunk: Callable[[Any], bool]
     """Takes out of a chunk what is there only because of that; True where this is the whole chunk."""
 
 
-class Meter:
+class UsageMeter:
     """Collects what one answer says of itself and of its tokens, or what lets them be estimated."""
 
     model: str | None = None
@@ -56,18 +56,18 @@ class Meter:
     """Of a body that nobody parsed."""
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the provider gave its figures."""
         return self.input_tokens is not None and self.output_tokens is not None
 
     @property
-    def has_seen_anything(self) -> bool:
+    def has_started(self) -> bool:
         """Whether the answer has begun."""
         return bool(
             self.characters or self.raw_bytes or self.input_tokens is not None or self.output_tokens is not None
         )
 
-    def usage(self, prompt_tokens: int) -> Usage:
+    def compute_usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
         if self.input_tokens is not None and self.output_tokens is not None:
             return Usage(
@@ -99,31 +99,31 @@ class Adapter(Protocol):
     sdk: str
     """The SDK's import name."""
 
-    def describe(self, client: Any, options: Any) -> Description | None:
+    def describe_call(self, client: Any, options: Any) -> CallDescription | None:
         """Tell what a request is about to do; None when it is no call of a model."""
 
-    def ask_usage(self, options: Any) -> Asked | None:
+    def request_usage(self, options: Any) -> ExtendedRequest | None:
         """Ask a stream for its usage; None for a request that tells it anyway, or that must be left alone."""
 
     def with_model(self, options: Any, model: str | None) -> Any:
         """Return a request that is sent with another model; the program's own options are left as they are."""
 
-    def read_answer(self, answer: Any, meter: Meter) -> None:
+    def read_answer(self, answer: Any, meter: UsageMeter) -> None:
         """Note the usage in a whole answer."""
 
-    def read_chunk(self, chunk: Any, meter: Meter) -> None:
+    def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what one event of a stream says. On the hot path: once per chunk."""
 
-    def read_usage(self, chunk: Any, meter: Meter) -> None:
+    def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures: all that is read where nobody listens."""
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether money has run out, rather than room."""
 
-    def status_within(self, error: Mapping[str, object]) -> int | None:
+    def read_error_status(self, error: Mapping[str, object]) -> int | None:
         """Return the HTTP status of an error whose JSON came within a stream; None where it is not about load."""
 
 
-def fields(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
     """Return a parsed object's fields without asking for one that it may lack, which is slow on pydantic models."""
     return value if isinstance(value, dict) else getattr(value, "__dict__", {})

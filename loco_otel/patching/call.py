@@ -8,14 +8,14 @@ from typing import Any
 from opentelemetry.context import Context
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.base import Desk
+from loco_otel._engine.base import SlotSource
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
 from loco_otel._waiting import ownership
 from loco_otel.events import MILLI, Request
-from loco_otel.patching.adapter import Adapter, Asked, Description, Meter
-from loco_otel.patching.throttling import read_pushback
+from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter
+from loco_otel.patching.throttling import read_throttle_signal
 
 
 class Call:
@@ -24,11 +24,11 @@ class Call:
     This is all that a call needs whose spending matters to nobody; what else there is, `WeighedCall` adds.
     """
 
-    __slots__ = ("_runtime", "_scope", "adapter", "asked", "engine", "sent", "ticket")
+    __slots__ = ("_runtime", "_scope", "adapter", "engine", "extended_request", "sent", "ticket")
 
-    reader: Callable[[Any, Meter], None] | None = None
+    chunk_reader: Callable[[Any, UsageMeter], None] | None = None
     """What is to read each chunk of its stream; None where nobody wants to know what it took."""
-    meter = Meter()
+    meter = UsageMeter()
     """Nobody's: without a reader nothing is noted in it."""
     inference_context: Context | None = None
     """The context to be current while a chunk is read, where the inference span is ours."""
@@ -37,11 +37,11 @@ class Call:
         self,
         runtime: Runtime,
         adapter: Adapter,
-        description: Description,
+        description: CallDescription,
         caller: Identity,
         *,
         resources: tuple[str, ...],
-        engine: Desk,
+        engine: SlotSource,
         weight: int = MILLI,
         tokens: int = 0,
         admission: bool = False,
@@ -52,7 +52,7 @@ class Call:
         self.engine = engine
         """The engine that its ticket belongs to."""
         self.adapter = adapter
-        self.asked: Asked | None = None
+        self.extended_request: ExtendedRequest | None = None
         """What is asked of the provider beyond what the program does."""
         self.sent = False
         """Whether the SDK was let go: from then on it may cost something."""
@@ -71,105 +71,105 @@ class Call:
             context,
             tokens,
         )
-        self.ticket: Ticket = engine.ticket(request)
-        ownership.live_here(self.ticket)
+        self.ticket: Ticket = engine.create_ticket(request)
+        ownership.bind_here(self.ticket)
 
     def submit(self) -> None:
         """Ask for the slot."""
         self.engine.submit(self.ticket)
 
-    def wait_no_more(self) -> None:
+    def end_wait(self) -> None:
         """Note that it was let in or turned away."""
 
-    def options(self, options: Any) -> Any:
+    def prepare_options(self, options: Any) -> Any:
         """Return what is to be sent: with what we ask for beyond the program."""
-        return options if self.asked is None else self.asked.options
+        return options if self.extended_request is None else self.extended_request.options
 
-    def enter(self) -> None:
+    def enter_sdk_call(self) -> None:
         """Run what follows under this call's slot: the SDK's own request."""
-        self._scope = ownership.cover(self.ticket)
+        self._scope = ownership.enter_call(self.ticket)
         self.sent = True
 
-    def leave(self) -> None:
+    def exit_sdk_call(self) -> None:
         """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
-        ownership.leave(self._scope)
+        ownership.exit_context(self._scope)
 
-    def stay(self) -> None:
+    def claim_slot(self) -> None:
         """Let this context hold the slot while the body is open."""
-        ownership.claim(self.ticket)
+        ownership.add_claim(self.ticket)
 
-    def move_here(self) -> None:
+    def transfer_claim(self) -> None:
         """Note that somebody else reads the body now."""
         claim = ownership.Claim(self.ticket)
-        self.engine.move(self.ticket, (threading.get_ident(), claim.place))
-        ownership.claim(claim)
+        self.engine.set_scopes(self.ticket, (threading.get_ident(), claim.scope))
+        ownership.add_claim(claim)
 
-    def note_first_chunk(self, at: float) -> None:
+    def record_first_chunk(self, at: float) -> None:
         """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
 
-    def finish(self, error: BaseException | None = None) -> None:
+    def finish_call(self, error: BaseException | None = None) -> None:
         """Settle with what is known, and give the slot back. Harmless when repeated."""
-        if self.ticket.state.ended:
+        if self.ticket.state.is_ended:
             return
         if error is None:
             self.engine.release(self.ticket)
         else:
-            self.fail(error)
+            self.fail_call(error)
 
-    def abandon(self) -> None:
+    def abandon_call(self) -> None:
         """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
-        if not self.ticket.state.ended:
-            self.engine.abandon(self.ticket)
+        if not self.ticket.state.is_ended:
+            self.engine.abandon_ticket(self.ticket)
 
-    def fail(self, error: BaseException) -> None:
+    def fail_call(self, error: BaseException) -> None:
         """Give the slot back after a call that brought no body."""
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
-            self.abandon()
+            self.abandon_call()
             return
         try:
-            self.push_back(error)
+            self.report_throttle(error)
         finally:
             self.engine.cancel(self.ticket)
 
-    def push_back(self, error: BaseException) -> None:
+    def report_throttle(self, error: BaseException) -> None:
         """Tell the scheduler where an error means that the provider has too much to do."""
-        pushback = read_pushback(
+        pushback = read_throttle_signal(
             self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
         )
         if pushback is not None:
-            self.engine.throttle(self.ticket, *pushback)
+            self.engine.record_throttling(self.ticket, *pushback)
 
-    def read_answer(self, answer: Any) -> None:
+    def record_answer(self, answer: Any) -> None:
         """Note what a whole answer says."""
 
-    def read_raw(self, response: Any) -> None:
+    def record_raw_body(self, response: Any) -> None:
         """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
 
-    def fault(self, what: str) -> None:
+    def bypass_after_fault(self, what: str) -> None:
         """Log a fault of ours, and let the user's call go on without a slot."""
-        self._runtime.fault(what)
-        self.give_up()
+        self._runtime.record_fault(what)
+        self.cancel_after_fault()
 
-    def give_up(self) -> None:
+    def cancel_after_fault(self) -> None:
         """Give the slot back after a fault of ours, of which this must not make another."""
         try:
             self.engine.cancel(self.ticket)
         except Exception:
             process.log_fault("giving a slot back")
 
-    def pass_by(self, what: str) -> None:
+    def bypass_unsupported(self, what: str) -> None:
         """Count that the call goes on without a slot, because of where it runs."""
-        self._runtime.unsupported(what)
+        self._runtime.record_unsupported(what)
 
     @property
-    def is_to_be_ended(self) -> bool:
+    def is_unfinished(self) -> bool:
         """Whether something is still held or unpaid, where it is dropped."""
-        return not self.ticket.state.ended
+        return not self.ticket.state.is_ended
 
     def __del__(self) -> None:
         # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
         ticket: Ticket | None = getattr(self, "ticket", None)
-        if ticket is not None and ticket.state is not State.NEW and self.is_to_be_ended:
+        if ticket is not None and ticket.state is not State.NEW and self.is_unfinished:
             with suppress(Exception):
-                self.abandon()
+                self.abandon_call()

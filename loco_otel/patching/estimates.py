@@ -9,52 +9,52 @@ See `docs/budgets.md` for what is promised on these grounds.
 from functools import partial
 from typing import Any
 
-from loco_otel._budgets.reservation import Estimate, Purchase, Subject
+from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
 from loco_otel.events import Usage
-from loco_otel.patching.adapter import Description
-from loco_otel.patching.request_size import estimate_weight, most_output
+from loco_otel.patching.adapter import CallDescription
+from loco_otel.patching.request_size import estimate_weight, find_max_output_tokens
 
-_DEARER = "priority"
+_PRIORITY_TIER = "priority"
 """The service tier that costs more than what is published for a model; that a cheaper one is granted is not certain."""
-_UNKNOWN_OUTPUT = 256
+_DEFAULT_OUTPUT_TOKENS = 256
 """Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
 
 
-def purchase(
-    runtime: Runtime, caller: Identity, description: Description, resources: tuple[str, ...], prompt_tokens: int
-) -> Purchase:
+def create_reservation(
+    runtime: Runtime, caller: Identity, description: CallDescription, resources: tuple[str, ...], prompt_tokens: int
+) -> Reservation:
     """Return what pays for a call that needs these resources."""
     provider, operation, model, body, url, _ = description
     bound = None
-    if runtime.budgets.limited:
-        bound = 0 if operation == "embeddings" else most_output(body)
-    subject = Subject(
+    if runtime.budgets.has_budgets:
+        bound = 0 if operation == "embeddings" else find_max_output_tokens(body)
+    subject = ChargeContext(
         caller,
         provider,
         None if url is None else url.host,
         model,
-        partial(_estimate, runtime, caller.agent, prompt_tokens, bound),
-        partial(_is_same_place, runtime, provider, url, resources),
-        _DEARER if body.get("service_tier") == _DEARER else None,
+        partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
+        partial(_has_same_route, runtime, provider, url, resources),
+        _PRIORITY_TIER if body.get("service_tier") == _PRIORITY_TIER else None,
     )
-    return Purchase(runtime.budgets, subject)
+    return Reservation(runtime.budgets, subject)
 
 
-def _estimate(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
+def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
     """Return what a call will probably take with a model, as its budgets reserve it."""
-    expected = runtime.averages.expected(agent, model, prompt_tokens)
+    expected = runtime.averages.predict_usage(agent, model, prompt_tokens)
     output = bound
     if output is None:
-        output = expected.output_tokens if expected.learnt else _UNKNOWN_OUTPUT
+        output = expected.output_tokens if expected.learnt else _DEFAULT_OUTPUT_TOKENS
     usage = Usage(expected.input_tokens, output, estimated=True)
     return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
 
 
-def _is_same_place(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
+def _has_same_route(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
     """Tell whether another model is to be had where this one is, under the same resources."""
     host, port = (None, None) if url is None else (url.host, url.port)
     if "/deployments/" in str(getattr(url, "path", "")):
         return False  # Azure's clients for one deployment: whatever model is named, that one answers
-    return runtime.router.resources(provider, model, host, port) == resources
+    return runtime.router.route_call(provider, model, host, port) == resources

@@ -14,9 +14,9 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from loco_otel._runtime import process
 from loco_otel.errors import ConfigurationError
 from loco_otel.patching import repatching, thread_context
-from loco_otel.patching.patch_set import Placement
+from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
-from loco_otel.patching.versions import UNKNOWN, installed_version, takes
+from loco_otel.patching.versions import UNKNOWN_VERSION, accepts_version, find_installed_version
 
 _logger = logging.getLogger("loco_otel")
 
@@ -32,12 +32,12 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     requires: str
     """The versions that can be patched, as a requirement."""
 
-    _active = False
-    _hooked = False
-    _placement: Placement
+    _is_active = False
+    _has_import_hook = False
+    _patch_set: PatchSet
 
     @abstractmethod
-    def targets(self) -> tuple[Target, ...]:
+    def list_targets(self) -> tuple[Target, ...]:
         """Return what to wrap, all in one module."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -45,23 +45,23 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return (self.requires,)
 
     @classmethod
-    def patched(cls) -> tuple[str, ...]:
+    def list_patched(cls) -> tuple[str, ...]:
         """Name the methods that are wrapped now: none before the SDK is imported, nor those that somebody put back."""
-        return cls._placement.methods
+        return cls._patch_set.patched_methods
 
     @classmethod
-    def supports(cls, version: str) -> bool:
+    def supports_version(cls, version: str) -> bool:
         """Tell whether this version of the SDK can be patched."""
-        return takes(cls.requires, version)
+        return accepts_version(cls.requires, version)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._placement = Placement()
+        cls._patch_set = PatchSet()
 
     def instrument(self, **kwargs: Any) -> None:
         """Begin to schedule. What stands in the way is logged, and a later `instrument` tries again."""
         super().instrument(**kwargs)
-        self._is_instrumented_by_opentelemetry = type(self)._active
+        self._is_instrumented_by_opentelemetry = type(self)._is_active
 
     def instrument_early(self) -> None:
         """Begin to schedule before others come, so that they wrap what is ours; `instrument` then has little to do."""
@@ -70,7 +70,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         cls = type(self)
         try:
-            runtime = process.current()
+            runtime = process.get_runtime()
         except ConfigurationError as error:
             # Other instrumentors load after this one: they must not pay for our settings.
             _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
@@ -78,24 +78,24 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             return
-        runtime.observe(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
-        if cls._active or not self._can_be_patched():
+        runtime.start_telemetry(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
+        if cls._is_active or not self._can_patch():
             return
-        cls._active = True
-        module = self.targets()[0].module
-        if not cls._hooked:
-            cls._hooked = True
-            wrapt.register_post_import_hook(lambda _: self._wrap(), module)
+        cls._is_active = True
+        module = self.list_targets()[0].module
+        if not cls._has_import_hook:
+            cls._has_import_hook = True
+            wrapt.register_post_import_hook(lambda _: self._wrap_targets(), module)
         elif module in sys.modules:
-            self._wrap()
+            self._wrap_targets()
 
-    def _can_be_patched(self) -> bool:
+    def _can_patch(self) -> bool:
         """Look at the SDK's version: under the launcher OpenTelemetry looks only at that of our own distribution."""
-        version = installed_version(self.sdk)
+        version = find_installed_version(self.sdk)
         if version is None:
             _logger.debug("%s is not installed", self.sdk)
             return False
-        if not self.supports(version):
+        if not self.supports_version(version):
             _logger.warning(
                 "loco-otel leaves %s %s alone, its calls go unscheduled: it takes %s", self.sdk, version, self.requires
             )
@@ -103,30 +103,30 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return True
 
     def _uninstrument(self, **_: Any) -> None:
-        self._unwrap()
-        runtime = process.peek()
+        self._unwrap_targets()
+        runtime = process.get_existing_runtime()
         if runtime is not None:
             runtime.sdks.pop(self.sdk, None)
 
-    def _unwrap(self) -> None:
+    def _unwrap_targets(self) -> None:
         cls = type(self)
-        cls._active = False
-        repatching.leave_alone(cls._placement.heal)
-        thread_context.leave(cls)
-        cls._placement.remove()
+        cls._is_active = False
+        repatching.unregister_reapply(cls._patch_set.reapply_patches)
+        thread_context.disable_propagation(cls)
+        cls._patch_set.remove_patches()
 
-    def _wrap(self) -> None:
+    def _wrap_targets(self) -> None:
         """Wrap all targets, once the SDK is there: all of them or none."""
         cls = type(self)
-        if not cls._active:
+        if not cls._is_active:
             return
         try:
-            cls._placement.put(self.targets())
+            cls._patch_set.apply_patches(self.list_targets())
         except Exception:
-            self._unwrap()
+            self._unwrap_targets()
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             return
-        repatching.look_after(cls._placement.heal)
-        thread_context.follow(cls)
-        process.current().announce(self.sdk, installed_version(self.sdk) or UNKNOWN)
+        repatching.register_reapply(cls._patch_set.reapply_patches)
+        thread_context.enable_propagation(cls)
+        process.get_runtime().register_sdk(self.sdk, find_installed_version(self.sdk) or UNKNOWN_VERSION)

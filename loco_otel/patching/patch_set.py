@@ -18,47 +18,49 @@ from loco_otel.patching.wrappers import Wrapper
 _logger = logging.getLogger("loco_otel")
 
 
-class _Gate:
+class _SwitchableWrapper:
     """Lets a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
 
-    __slots__ = ("is_open", "wrapper")
+    __slots__ = ("is_enabled", "wrapper")
 
     def __init__(self, wrapper: Wrapper) -> None:
         self.wrapper = wrapper
-        self.is_open = True
+        self.is_enabled = True
 
     def __call__(self, wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.is_open:
+        if not self.is_enabled:
             return wrapped(*args, **kwargs)
         return self.wrapper(wrapped, instance, args, kwargs)
 
 
-class _Place(NamedTuple):
+class _AppliedPatch(NamedTuple):
     owner: type
     method: str
     proxy: Any
     """What wrapt has put there, by which it is taken off again."""
 
     @property
-    def is_good(self) -> bool:
-        return any(layer is self.proxy for layer in _layers(vars(self.owner).get(self.method)))
+    def is_applied(self) -> bool:
+        return any(layer is self.proxy for layer in _iterate_layers(vars(self.owner).get(self.method)))
 
 
-class Placement:
+class PatchSet:
     """The wrappers around one SDK's methods."""
 
     def __init__(self) -> None:
-        self._gates: dict[Target, _Gate] = {}
-        self._places: list[_Place] = []
+        self._wrappers: dict[Target, _SwitchableWrapper] = {}
+        self._patches: list[_AppliedPatch] = []
 
     @property
-    def methods(self) -> tuple[str, ...]:
+    def patched_methods(self) -> tuple[str, ...]:
         """Name the methods that are wrapped now, without those that somebody put back."""
         return tuple(
-            f"{place.owner.__module__}.{place.owner.__name__}.{place.method}" for place in self._places if place.is_good
+            f"{place.owner.__module__}.{place.owner.__name__}.{place.method}"
+            for place in self._patches
+            if place.is_applied
         )
 
-    def put(self, targets: Iterable[Target]) -> None:
+    def apply_patches(self, targets: Iterable[Target]) -> None:
         """Wrap all targets, all or none; what is in place stays as it is.
 
         Raises:
@@ -66,28 +68,28 @@ class Placement:
 
         """
         for target in targets:
-            self._gates.setdefault(target, _Gate(target.wrapper))
+            self._wrappers.setdefault(target, _SwitchableWrapper(target.wrapper))
         try:
-            self.heal()
+            self.reapply_patches()
         except BaseException:
             # Calls whose pauses are not seen would keep their slots through them.
-            self.remove()
+            self.remove_patches()
             raise
 
-    def heal(self) -> None:
+    def reapply_patches(self) -> None:
         """Put back what somebody has taken off or gone around."""
-        for target, gate in self._gates.items():
-            for owner in _owners(target):
-                if not any(_is_gate(layer, gate) for layer in _layers(vars(owner).get(target.method))):
+        for target, gate in self._wrappers.items():
+            for owner in _find_owners(target):
+                if not any(_is_our_layer(layer, gate) for layer in _iterate_layers(vars(owner).get(target.method))):
                     proxy = wrapt.wrap_function_wrapper(owner, target.method, gate)
-                    self._places = [place for place in self._places if place.is_good]
-                    self._places.append(_Place(owner, target.method, proxy))
+                    self._patches = [place for place in self._patches if place.is_applied]
+                    self._patches.append(_AppliedPatch(owner, target.method, proxy))
 
-    def remove(self) -> None:
+    def remove_patches(self) -> None:
         """Take all wrappers off, and let those that stay step aside."""
-        for gate in self._gates.values():
-            gate.is_open = False
-        places, self._places, self._gates = self._places, [], {}
+        for gate in self._wrappers.values():
+            gate.is_enabled = False
+        places, self._patches, self._wrappers = self._patches, [], {}
         for owner, method, proxy in places:
             try:
                 wrapt.unwrap_object(owner, method, proxy, missing_ok=True)
@@ -95,9 +97,9 @@ class Placement:
                 _logger.debug("%s.%s keeps a wrapper that now does nothing", owner, method)
 
 
-def _owners(target: Target) -> Iterator[type]:
+def _find_owners(target: Target) -> Iterator[type]:
     """Name the class that defines a method, and those below it that were given it anew."""
-    first = target.resolve()
+    first = target.resolve_owner()
     original = inspect.unwrap(getattr(first, target.method))
     yield first
     below = first.__subclasses__()
@@ -110,13 +112,13 @@ def _owners(target: Target) -> Iterator[type]:
             yield owner
 
 
-def _layers(function: Any) -> Iterator[Any]:
+def _iterate_layers(function: Any) -> Iterator[Any]:
     """Go through the wrappers around a function, from the outermost."""
     while function is not None:
         yield function
         function = getattr(function, "__wrapped__", None)
 
 
-def _is_gate(layer: Any, gate: _Gate) -> bool:
+def _is_our_layer(layer: Any, gate: _SwitchableWrapper) -> bool:
     # What OpenInference puts back is bound to nothing, but it is ours still.
     return getattr(layer, "_self_wrapper", None) is gate

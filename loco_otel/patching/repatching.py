@@ -11,26 +11,26 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 _logger = logging.getLogger("loco_otel")
 
-_METHODS = ("instrument", "uninstrument")
+_INSTRUMENTOR_METHODS = ("instrument", "uninstrument")
 
-_heals: list[Callable[[], None]] = []
+_callbacks: list[Callable[[], None]] = []
 _proxies: list[tuple[str, Any]] = []
 
 
-def look_after(heal: Callable[[], None]) -> None:
+def register_reapply(heal: Callable[[], None]) -> None:
     """Call `heal` after each instrumentor's `instrument` and `uninstrument`."""
-    if heal not in _heals:
-        _heals.append(heal)
+    if heal not in _callbacks:
+        _callbacks.append(heal)
     if not _proxies:
-        for method in _METHODS:
-            _proxies.append((method, wrapt.wrap_function_wrapper(BaseInstrumentor, method, _and_heal)))  # noqa: PERF401 - each as soon as it is there
+        for method in _INSTRUMENTOR_METHODS:
+            _proxies.append((method, wrapt.wrap_function_wrapper(BaseInstrumentor, method, _reapply_after)))  # noqa: PERF401 - each as soon as it is there
 
 
-def leave_alone(heal: Callable[[], None]) -> None:
+def unregister_reapply(heal: Callable[[], None]) -> None:
     """Do so no more."""
-    if heal in _heals:
-        _heals.remove(heal)
-    if not _heals:
+    if heal in _callbacks:
+        _callbacks.remove(heal)
+    if not _callbacks:
         while _proxies:
             method, proxy = _proxies.pop()
             try:
@@ -39,17 +39,17 @@ def leave_alone(heal: Callable[[], None]) -> None:
                 _logger.debug("BaseInstrumentor.%s keeps a wrapper that now does nothing", method)
 
 
-def look() -> None:
+def reapply_all() -> None:
     """Heal now."""
-    for heal in tuple(_heals):
+    for heal in tuple(_callbacks):
         try:
             heal()
         except Exception:
             _logger.exception("putting wrappers back failed")
 
 
-def _and_heal(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _reapply_after(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     try:
         return wrapped(*args, **kwargs)
     finally:
-        look()
+        reapply_all()

@@ -18,28 +18,28 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
 
-from loco_otel._telemetry.inference import MOST_OUTPUT
+from loco_otel._telemetry.inference import MAX_OUTPUT_FIELDS
 from loco_otel.events import MILLI
 
-_NUMBERS = (int, float)
-_LISTS = (list, tuple)
+_NUMBER_TYPES = (int, float)
+_LIST_TYPES = (list, tuple)
 
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 4
-_MOST_VALUES = 100_000
+_MAX_VALUES = 100_000
 """Looked at in one body, so that one which contains itself is measured in bounded time too."""
 
-_MESSAGES = frozenset({"messages", "input"})
-_PARTS = {
-    **dict.fromkeys(("prompt", "system", "instructions", "suffix", "prediction", *_MESSAGES), False),
+_MESSAGE_FIELDS = frozenset({"messages", "input"})
+_PROMPT_FIELDS = {
+    **dict.fromkeys(("prompt", "system", "instructions", "suffix", "prediction", *_MESSAGE_FIELDS), False),
     **dict.fromkeys(("tools", "functions", "response_format", "text"), True),
     **dict.fromkeys(("output_format", "output_config"), True),
 }
 """Parts of a body that reach the model; True where they do so as JSON, so that their keys are text too."""
-_ARGUMENTS = frozenset({"input", "arguments", "variables"})
+_JSON_FIELDS = frozenset({"input", "arguments", "variables"})
 """Parts of a message that do so as JSON."""
 
-_NO_TEXT = frozenset(
+_NON_TEXT_FIELDS = frozenset(
     {
         *("type", "role", "status", "media_type", "detail", "cache_control", "annotations", "logprobs"),
         *("id", "call_id", "file_id", "item_id", "tool_call_id", "tool_use_id"),
@@ -48,26 +48,26 @@ _NO_TEXT = frozenset(
 )
 """Fields of a message that are no text to the model."""
 
-_IMAGE, _AUDIO, _DOCUMENT, _VIDEO, _SEALED = 1000, 1000, 3000, 3000, 1000
-_MEDIA = {
-    **dict.fromkeys(("image", "image_url", "image_file", "input_image"), _IMAGE),
-    **dict.fromkeys(("image_generation_call", "computer_screenshot"), _IMAGE),
-    **dict.fromkeys(("audio", "audio_url", "input_audio", "output_audio"), _AUDIO),
-    **dict.fromkeys(("file", "input_file", "document", "container_upload"), _DOCUMENT),
-    **dict.fromkeys(("video", "video_url", "input_video"), _VIDEO),
-    "redacted_thinking": _SEALED,
+_IMAGE_TOKENS, _AUDIO_TOKENS, _DOCUMENT_TOKENS, _VIDEO_TOKENS, _REDACTED_TOKENS = 1000, 1000, 3000, 3000, 1000
+_TOKENS_BY_MEDIA = {
+    **dict.fromkeys(("image", "image_url", "image_file", "input_image"), _IMAGE_TOKENS),
+    **dict.fromkeys(("image_generation_call", "computer_screenshot"), _IMAGE_TOKENS),
+    **dict.fromkeys(("audio", "audio_url", "input_audio", "output_audio"), _AUDIO_TOKENS),
+    **dict.fromkeys(("file", "input_file", "document", "container_upload"), _DOCUMENT_TOKENS),
+    **dict.fromkeys(("video", "video_url", "input_video"), _VIDEO_TOKENS),
+    "redacted_thinking": _REDACTED_TOKENS,
 }
 """Tokens of a part that is no text, by its type. A flat amount: its bytes say little about its tokens."""
-_PLAIN = ("text", "content")
+_TEXT_SOURCES = ("text", "content")
 """Types of the source of a document that is text after all."""
-_MEDIA_TYPE = frozenset({"media_type", "mime_type", "mimeType", "format"})
+_MEDIA_TYPE_FIELDS = frozenset({"media_type", "mime_type", "mimeType", "format"})
 """Fields that stand beside base64 in `data`."""
-_BASE64 = frozenset({"file_data", "image_data", "b64_json"})
-_DATA = ("data:", "DATA:")
+_BASE64_FIELDS = frozenset({"file_data", "image_data", "b64_json"})
+_DATA_URL_PREFIXES = ("data:", "DATA:")
 _DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
 
-_UNKNOWN_TIER = 2
-_TIERS = tuple(
+_DEFAULT_TIER = 2
+_TIER_PATTERNS = tuple(
     (re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z])"), tier)
     # The figures are those of the adapters of loco-agent 0.2.2, its 1.5 rounded up; a model that came later
     # has the tier of the one whose place it took. The first match counts.
@@ -97,27 +97,29 @@ def estimate_tokens(body: Mapping[str, object]) -> int:
     messages. An image, a recording or a document counts a flat amount, however large. What can be read only
     once, such as a generator, counts nothing. Never raises.
     """
-    prompt = _Prompt()
+    prompt = _PromptCounter()
     with suppress(Exception):  # an odd object in the body: what was counted until then has to do
-        prompt.read(body)
-    return prompt.tokens - (-prompt.text // _BYTES_PER_TOKEN)
+        prompt.count_body(body)
+    return prompt.tokens - (-prompt.text_bytes // _BYTES_PER_TOKEN)
 
 
-def most_output(body: Mapping[str, object]) -> int | None:
+def find_max_output_tokens(body: Mapping[str, object]) -> int | None:
     """Return how many tokens the answers to a request can have together; None where it does not say."""
-    for field in MOST_OUTPUT:
+    for field in MAX_OUTPUT_FIELDS:
         most = body.get(field)
         if type(most) is int and most >= 0:
-            return most * _answers(body)
+            return most * _count_answers(body)
     return None
 
 
-def _answers(body: Mapping[str, object]) -> int:
+def _count_answers(body: Mapping[str, object]) -> int:
     """Return how many answers are generated, those included of which only the best are sent."""
     each = max([count for count in (body.get("n"), body.get("best_of")) if type(count) is int], default=1)
     prompt = body.get("prompt")
-    several = isinstance(prompt, _LISTS) and prompt and type(prompt[0]) is not int  # else one, that is tokens already
-    return max(1, each) * (len(prompt) if several and isinstance(prompt, _LISTS) else 1)
+    several = (
+        isinstance(prompt, _LIST_TYPES) and prompt and type(prompt[0]) is not int
+    )  # else one, that is tokens already
+    return max(1, each) * (len(prompt) if several and isinstance(prompt, _LIST_TYPES) else 1)
 
 
 def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] = MappingProxyType({})) -> int:
@@ -135,17 +137,17 @@ def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] =
         key = name if name in fixed else next((glob for glob in fixed if fnmatchcase(name, glob)), None)
         if key is not None:
             return max(1, round(fixed[key] * MILLI))
-    return (_tier(name) * max(1000, tokens) + 500) // 1000 * MILLI
+    return (_find_tier(name) * max(1000, tokens) + 500) // 1000 * MILLI
 
 
 @lru_cache(maxsize=1024)
-def _tier(model: str) -> int:
+def _find_tier(model: str) -> int:
     base = model.split(":")[1] if model.startswith("ft:") else model  # ft:gpt-4o-mini-2024-07-18:who:what:id
     name = re.sub(r"[^a-z0-9.]+", "-", base.lower())
-    return next((tier for pattern, tier in _TIERS if pattern.search(name)), _UNKNOWN_TIER)
+    return next((tier for pattern, tier in _TIER_PATTERNS if pattern.search(name)), _DEFAULT_TIER)
 
 
-class _Prompt:
+class _PromptCounter:
     """What was counted so far, and what is still to be looked at.
 
     Attributes:
@@ -154,30 +156,30 @@ class _Prompt:
 
     """
 
-    __slots__ = ("_todo", "text", "tokens")
+    __slots__ = ("_pending", "text_bytes", "tokens")
 
     def __init__(self) -> None:
-        self.text = 0
+        self.text_bytes = 0
         self.tokens = 0
-        self._todo: list[tuple[object, bool]] = []  # a value, and whether its keys are text too
+        self._pending: list[tuple[object, bool]] = []  # a value, and whether its keys are text too
 
-    def read(self, body: Mapping[str, object]) -> None:
+    def count_body(self, body: Mapping[str, object]) -> None:
         """Count a whole body."""
-        todo = self._todo
+        todo = self._pending
         for key, value in body.items():
-            if key in _PARTS and not (key in _MESSAGES and self._add_messages(value)):
-                todo.append((value, _PARTS[key]))
-        for _ in range(_MOST_VALUES):
+            if key in _PROMPT_FIELDS and not (key in _MESSAGE_FIELDS and self._add_messages(value)):
+                todo.append((value, _PROMPT_FIELDS[key]))
+        for _ in range(_MAX_VALUES):
             if not todo:
                 return
             value, is_json = todo.pop()
             if isinstance(value, str):
                 self._add_string(value)
-            elif isinstance(value, _NUMBERS):
+            elif isinstance(value, _NUMBER_TYPES):
                 self.tokens += 1
-            elif isinstance(value, _LISTS):
+            elif isinstance(value, _LIST_TYPES):
                 self._add_items(value, is_json=is_json)
-            elif (fields := _fields_of(value)) is not None:
+            elif (fields := _get_fields(value)) is not None:
                 self._add_fields(fields, is_json=is_json)
 
     def _add_messages(self, messages: object) -> bool:
@@ -190,53 +192,53 @@ class _Prompt:
             if type(message) is not dict or len(message) != 2 or "role" not in message:  # noqa: PLR2004 - these two
                 return False
             content = message.get("content")
-            if type(content) is not str or content[:5] in _DATA:
+            if type(content) is not str or content[:5] in _DATA_URL_PREFIXES:
                 return False
-            text += len(content) if content.isascii() else _utf8_length(content)
-        self.text += text
+            text += len(content) if content.isascii() else _count_utf8_bytes(content)
+        self.text_bytes += text
         return True
 
     def _add_string(self, value: str) -> None:
-        if value.startswith(_DATA) and (url := _DATA_URL.match(value)):
-            self.tokens += _MEDIA.get(url[1].lower(), _DOCUMENT)
+        if value.startswith(_DATA_URL_PREFIXES) and (url := _DATA_URL.match(value)):
+            self.tokens += _TOKENS_BY_MEDIA.get(url[1].lower(), _DOCUMENT_TOKENS)
         else:
-            self.text += _utf8_length(value)
+            self.text_bytes += _count_utf8_bytes(value)
 
     def _add_items(self, items: Sequence[object], *, is_json: bool) -> None:
         if items and type(items[0]) is int:  # a prompt that is tokens already
             self.tokens += len(items)
         else:
-            self._todo += [(item, is_json) for item in items[:_MOST_VALUES]]
+            self._pending += [(item, is_json) for item in items[:_MAX_VALUES]]
 
     def _add_fields(self, fields: Mapping[str, object], *, is_json: bool) -> None:
-        if (media := _media_tokens(fields, is_json=is_json)) is not None:
+        if (media := _count_media_tokens(fields, is_json=is_json)) is not None:
             self.tokens += media
             return
         for key, value in list(fields.items()):
             if is_json:
                 self._add_string(str(key))
-            elif key in _NO_TEXT:
+            elif key in _NON_TEXT_FIELDS:
                 continue
-            if key in _BASE64 and isinstance(value, str):
-                self.tokens += _DOCUMENT
+            if key in _BASE64_FIELDS and isinstance(value, str):
+                self.tokens += _DOCUMENT_TOKENS
             else:
-                self._todo.append((value, is_json or key in _ARGUMENTS))
+                self._pending.append((value, is_json or key in _JSON_FIELDS))
 
 
-def _media_tokens(fields: Mapping[str, object], *, is_json: bool) -> int | None:
+def _count_media_tokens(fields: Mapping[str, object], *, is_json: bool) -> int | None:
     """Return what a part counts that is no text; None for others."""
     kind = fields.get("type")
     if not isinstance(kind, str):
         kind = ""
-    if not is_json and kind in _MEDIA:
+    if not is_json and kind in _TOKENS_BY_MEDIA:
         source = fields.get("source")
-        is_text = isinstance(source, Mapping) and source.get("type") in _PLAIN
-        return None if is_text else _MEDIA[kind]
-    is_base64 = isinstance(fields.get("data"), str) and not _MEDIA_TYPE.isdisjoint(fields)
-    return _MEDIA.get(kind, _IMAGE) if is_base64 and kind != "text" else None
+        is_text = isinstance(source, Mapping) and source.get("type") in _TEXT_SOURCES
+        return None if is_text else _TOKENS_BY_MEDIA[kind]
+    is_base64 = isinstance(fields.get("data"), str) and not _MEDIA_TYPE_FIELDS.isdisjoint(fields)
+    return _TOKENS_BY_MEDIA.get(kind, _IMAGE_TOKENS) if is_base64 and kind != "text" else None
 
 
-def _fields_of(value: object) -> Mapping[str, object] | None:
+def _get_fields(value: object) -> Mapping[str, object] | None:
     """Return the fields of a mapping or of a pydantic model, such as an SDK's own answer; None for others."""
     if isinstance(value, (dict, Mapping)):  # dict is the quicker question
         return value
@@ -244,10 +246,10 @@ def _fields_of(value: object) -> Mapping[str, object] | None:
 
 
 def _count_messages(value: object) -> int:
-    if isinstance(value, _LISTS) and value and _fields_of(value[0]) is not None:
+    if isinstance(value, _LIST_TYPES) and value and _get_fields(value[0]) is not None:
         return len(value)
     return 0
 
 
-def _utf8_length(text: str) -> int:
+def _count_utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -18,44 +18,44 @@ from typing import Any
 
 from loco_otel._runtime import process
 from loco_otel._telemetry.current_context import attach, detach
-from loco_otel.patching.adapter import fields
+from loco_otel.patching.adapter import as_mapping
 from loco_otel.patching.call import Call
 
-_READING = "reading a chunk"
+_READING_CHUNK = "reading a chunk"
 
-_UNREAD, _PAUSED = 1.0, 10.0
+_UNREAD_IDLE_SECONDS, _PAUSED_IDLE_SECONDS = 1.0, 10.0
 """Seconds after which a slot lies idle whose stream nobody has begun to read, or whose reader does something else."""
-_UNSEEN = 1e9
+_UNOBSERVED_IDLE_SECONDS = 1e9
 """In place of those where reading is not seen."""
-_READ = inf
+_READING_IDLE_SECONDS = inf
 
 
-def hand_over(call: Call, answer: Any) -> None:
+def follow_answer(call: Call, answer: Any) -> None:
     """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
     # Of pydantic, as all parsed answers are: these have read their body, and are slow to say what they lack.
-    response = None if "__pydantic_validator__" in type(answer).__dict__ else _response_of(answer)
+    response = None if "__pydantic_validator__" in type(answer).__dict__ else _find_response(answer)
     if response is None:
-        call.read_answer(answer)
-        call.finish()
+        call.record_answer(answer)
+        call.finish_call()
         return
     is_stream = hasattr(answer, "_iterator")
-    if response.is_closed and not (is_stream or call.asked):
-        call.read_raw(response)
-        call.finish()
+    if response.is_closed and not (is_stream or call.extended_request):
+        call.record_raw_body(response)
+        call.finish_call()
     else:
         # A stream may be closed too: where its bytes came from a cache or a mock, and are in memory.
-        body = Body(call)
-        body.watch(response)
+        body = ResponseBody(call)
+        body.install_close_hooks(response)
         if is_stream:
-            body.read_along(answer)
+            body.wrap_stream(answer)
         elif hasattr(answer, "parse"):
-            body.read_along_when_parsed(answer)
-        call.stay()
+            body.wrap_parse(answer)
+        call.claim_slot()
 
 
-def _response_of(answer: Any) -> Any:
+def _find_response(answer: Any) -> Any:
     """Return the HTTP response that an SDK's answer reads from, or is; None for an answer that is parsed."""
-    known = fields(answer)
+    known = as_mapping(answer)
     for response in (known.get("http_response"), known.get("response"), answer):
         # Asked of the class: pydantic models, which answers are, take long to say that they lack something.
         if hasattr(type(response), "num_bytes_downloaded") and hasattr(response, "is_closed"):
@@ -63,36 +63,36 @@ def _response_of(answer: Any) -> Any:
     return None
 
 
-class Body:
+class ResponseBody:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
     __slots__ = (
-        *("_call", "_closed", "_conceal", "_task"),
-        *("context", "meter", "plain", "read", "thread", "ticket", "touch"),
+        *("_call", "_is_closed", "_strip_chunk", "_reader_task"),
+        *("inference_context", "meter", "is_fast_path", "chunk_reader", "reader_thread", "ticket", "touch"),
     )
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._conceal = None if call.asked is None else call.asked.conceal
-        self._closed = False
-        self._task = _task()
+        self._strip_chunk = None if call.extended_request is None else call.extended_request.strip_chunk
+        self._is_closed = False
+        self._reader_task = _get_task_id()
         # Bound once, as all this is asked for at each chunk.
         self.ticket = call.ticket
         self.meter = call.meter
-        self.touch = call.engine.touch
-        self.read = call.reader
-        self.context = call.inference_context
+        self.touch = call.engine.touch_lease
+        self.chunk_reader = call.chunk_reader
+        self.inference_context = call.inference_context
         """To be current while a chunk is read."""
-        self.plain = False
+        self.is_fast_path = False
         """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
-        self.ticket.idle_after = _UNSEEN
-        self.thread = threading.get_ident()
+        self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
+        self.reader_thread = threading.get_ident()
         """Where chunks are read, in the task `_task`, if any."""
 
-    def watch(self, response: Any) -> None:
+    def install_close_hooks(self, response: Any) -> None:
         """End with the response."""
         weak = weakref.ref(response)
-        close, aclose = _bound(response, "close"), _bound(response, "aclose")
+        close, aclose = _bind_weakly(response, "close"), _bind_weakly(response, "aclose")
 
         known = vars(response)
         before = {name: known.get(name) for name in ("close", "aclose")}
@@ -101,22 +101,22 @@ class Body:
             try:
                 close()
             finally:
-                self.close(weak())
-                self._give_back(weak(), before)
+                self.handle_close(weak())
+                self._remove_close_hooks(weak(), before)
 
         async def aclosing() -> None:
             try:
                 await aclose()
             finally:
-                self.close(weak())
-                self._give_back(weak(), before)
+                self.handle_close(weak())
+                self._remove_close_hooks(weak(), before)
 
         known |= {"close": closing, "aclose": aclosing}
-        _untie_from_stream(response)
+        _break_response_cycle(response)
 
-    def _give_back(self, response: Any, before: Mapping[str, Any]) -> None:
+    def _remove_close_hooks(self, response: Any, before: Mapping[str, Any]) -> None:
         """Leave nothing of ours on a response that has ended: a program may keep it, and pickle it."""
-        if response is None or not self.ticket.state.ended:
+        if response is None or not self.ticket.state.is_ended:
             return
         known = vars(response)
         for name, found in before.items():
@@ -126,18 +126,20 @@ class Body:
                 else:
                     known[name] = found
 
-    def read_along(self, stream: Any) -> None:
+    def wrap_stream(self, stream: Any) -> None:
         """See each chunk that the stream yields."""
         iterator = stream._iterator
-        if isinstance(iterator, _Along | _AsyncAlong):
+        if isinstance(iterator, _FollowedStream | _AsyncFollowedStream):
             return
         self.touch(self.ticket)
-        self.ticket.idle_after = _UNREAD
+        self.ticket.idle_after = _UNREAD_IDLE_SECONDS
         if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
-            iterator = _untied(stream, iterator)
-        stream._iterator = _AsyncAlong(iterator, self) if hasattr(iterator, "__anext__") else _Along(iterator, self)
+            iterator = _break_iterator_cycle(stream, iterator)
+        stream._iterator = (
+            _AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)
+        )
 
-    def read_along_when_parsed(self, answer: Any) -> None:
+    def wrap_parse(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""
         # The copy's: one that holds the answer would make a cycle of it, and one that does not would lose it in
         # `client.with_raw_response.create(...).parse()`. What was parsed before is remembered by both.
@@ -146,169 +148,169 @@ class Body:
         if inspect.iscoroutinefunction(answer.parse):
 
             async def aparsing(*args: Any, **kwargs: Any) -> Any:
-                self.ticket.idle_after = _READ
+                self.ticket.idle_after = _READING_IDLE_SECONDS
                 try:
                     parsed = await parse(*args, **kwargs)
                 except BaseException as error:
-                    self._parsed(None, error)
+                    self._handle_parsed(None, error)
                     raise
-                self._parsed(parsed, None)
+                self._handle_parsed(parsed, None)
                 return parsed
 
             answer.parse = aparsing
         else:
 
             def parsing(*args: Any, **kwargs: Any) -> Any:
-                self.ticket.idle_after = _READ
+                self.ticket.idle_after = _READING_IDLE_SECONDS
                 try:
                     parsed = parse(*args, **kwargs)
                 except BaseException as error:
-                    self._parsed(None, error)
+                    self._handle_parsed(None, error)
                     raise
-                self._parsed(parsed, None)
+                self._handle_parsed(parsed, None)
                 return parsed
 
             answer.parse = parsing
 
-    def _parsed(self, parsed: Any, error: BaseException | None) -> None:
-        self.ticket.idle_after = _UNSEEN
+    def _handle_parsed(self, parsed: Any, error: BaseException | None) -> None:
+        self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
         if hasattr(parsed, "_iterator"):
-            self.read_along(parsed)
-        elif self._closed:
+            self.wrap_stream(parsed)
+        elif self._is_closed:
             # Reading the whole has closed it, and only now is it known what it said.
-            self._call.read_answer(parsed)
-            self.end(error)
+            self._call.record_answer(parsed)
+            self.end_body(error)
 
-    def begin(self) -> None:
+    def begin_chunk(self) -> None:
         """Note that a chunk is being read, and by whom."""
-        self.ticket.idle_after = _READ
+        self.ticket.idle_after = _READING_IDLE_SECONDS
         # Readers are told apart by thread, and by task where there is one.
         task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
-        if task != self._task or threading.get_ident() != self.thread:
-            self._task, self.thread = task, threading.get_ident()
+        if task != self._reader_task or threading.get_ident() != self.reader_thread:
+            self._reader_task, self.reader_thread = task, threading.get_ident()
             try:
-                self._call.move_here()
+                self._call.transfer_claim()
             except Exception:
                 process.log_fault("noting who reads a body")
 
-    def chunk(self, chunk: Any) -> bool:
+    def record_chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
         ticket = self.ticket
-        ticket.idle_after = _PAUSED
+        ticket.idle_after = _PAUSED_IDLE_SECONDS
         concealed = False
         try:
             self.touch(ticket)
-            if not self.plain:
-                self._call.note_first_chunk(ticket.touched_at)
-                self.plain = self._conceal is None and not self._closed
-            if self.read is not None:
-                self.read(chunk, self.meter)
+            if not self.is_fast_path:
+                self._call.record_first_chunk(ticket.touched_at)
+                self.is_fast_path = self._strip_chunk is None and not self._is_closed
+            if self.chunk_reader is not None:
+                self.chunk_reader(chunk, self.meter)
         except Exception:
-            process.log_fault(_READING)
+            process.log_fault(_READING_CHUNK)
         try:
-            if self._conceal is not None:
-                concealed = self._conceal(chunk)
-            if self._closed:
-                self._call.finish()
+            if self._strip_chunk is not None:
+                concealed = self._strip_chunk(chunk)
+            if self._is_closed:
+                self._call.finish_call()
         except Exception:
             process.log_fault("noting a chunk")
         return concealed
 
-    def end(self, error: BaseException | None) -> None:
+    def end_body(self, error: BaseException | None) -> None:
         """Note that there are no more chunks, for want of any or for an error."""
-        self.ticket.idle_after = _UNSEEN
+        self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
         try:
-            self._end(error)
+            self._finish_or_abandon(error)
         except Exception:
             process.log_fault("noting the end of a body")
 
-    def _end(self, error: BaseException | None) -> None:
+    def _finish_or_abandon(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
-            self._call.abandon()
+            self._call.abandon_call()
         else:
-            self._call.finish(error)
+            self._call.finish_call(error)
 
     @property
-    def reading(self) -> bool:
+    def is_reading(self) -> bool:
         """Whether a chunk is being read just now."""
-        return self.ticket.idle_after == _READ
+        return self.ticket.idle_after == _READING_IDLE_SECONDS
 
-    def close(self, response: Any) -> None:
+    def handle_close(self, response: Any) -> None:
         """Note that the response is closed."""
-        if self.reading:
+        if self.is_reading:
             # The stream closes it on its way out; only when it is out is it known whether with an error.
-            self._closed = True
-            self.plain = False
+            self._is_closed = True
+            self.is_fast_path = False
             return
         error = sys.exception()
         try:
             if response is not None:
-                self._call.read_raw(response)
+                self._call.record_raw_body(response)
             # Unless it was dropped, what goes wrong in the program's own loop is no error of the call.
-            self._end(error if isinstance(error, GeneratorExit) else None)
+            self._finish_or_abandon(error if isinstance(error, GeneratorExit) else None)
         except Exception:
             process.log_fault("noting the end of a body")
 
 
-class _Along:
+class _FollowedStream:
     """The iterator of a sync stream, and a look at what it yields."""
 
-    def __init__(self, inner: Iterator[Any], body: Body) -> None:
+    def __init__(self, inner: Iterator[Any], body: ResponseBody) -> None:
         self._inner = inner
-        self._seen = _see(inner, body)
+        self._chunks = _iterate_chunks(inner, body)
 
     def __iter__(self) -> Iterator[Any]:
         # The SDK's own loop over a generator is quicker than over an object.
-        return self._seen
+        return self._chunks
 
     def __next__(self) -> Any:
-        return next(self._seen)
+        return next(self._chunks)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-def _see(inner: Iterator[Any], body: Body) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
+def _iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
     """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
-    body.begin()
-    context, touch, read, ticket, meter = body.context, body.touch, body.read, body.ticket, body.meter
+    body.begin_chunk()
+    context, touch, read, ticket, meter = body.inference_context, body.touch, body.chunk_reader, body.ticket, body.meter
     token = None if context is None else attach(context)
     try:
         for chunk in inner:
             if token is not None:
                 detach(token)
                 token = None  # it keeps alive the context in which the chunk was read, and the claim in that
-            if body.plain:
-                ticket.idle_after = _PAUSED
+            if body.is_fast_path:
+                ticket.idle_after = _PAUSED_IDLE_SECONDS
                 try:
                     touch(ticket)
                     if read is not None:
                         read(chunk, meter)
                 except Exception:
-                    process.log_fault(_READING)
+                    process.log_fault(_READING_CHUNK)
                 yield chunk
-            elif not body.chunk(chunk):
+            elif not body.record_chunk(chunk):
                 yield chunk
-            ticket.idle_after = _READ
-            if threading.get_ident() != body.thread or asyncio._get_running_loop() is not None:
-                body.begin()
+            ticket.idle_after = _READING_IDLE_SECONDS
+            if threading.get_ident() != body.reader_thread or asyncio._get_running_loop() is not None:
+                body.begin_chunk()
             token = None if context is None else attach(context)
     except BaseException as error:
-        if body.reading:  # else it is dropped or closed, between two chunks
+        if body.is_reading:  # else it is dropped or closed, between two chunks
             if token is not None:
                 detach(token)
-            body.end(error)
+            body.end_body(error)
         raise
     if token is not None:
         detach(token)
-    body.end(None)
+    body.end_body(None)
 
 
-class _AsyncAlong:
+class _AsyncFollowedStream:
     """The iterator of an async stream, and a look at what it yields."""
 
-    def __init__(self, inner: AsyncIterator[Any], body: Body) -> None:
+    def __init__(self, inner: AsyncIterator[Any], body: ResponseBody) -> None:
         self._inner = inner
         self._body = body
 
@@ -318,39 +320,39 @@ class _AsyncAlong:
     async def __anext__(self) -> Any:
         body = self._body
         while True:
-            body.begin()
-            context = body.context
+            body.begin_chunk()
+            context = body.inference_context
             token = None if context is None else attach(context)
             try:
                 chunk = await self._inner.__anext__()
             except StopAsyncIteration:
                 if token is not None:
                     detach(token)
-                body.end(None)
+                body.end_body(None)
                 raise
             except BaseException as error:
                 if token is not None and not isinstance(error, GeneratorExit):
                     # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
                     detach(token)
-                body.end(error)
+                body.end_body(error)
                 raise
             if token is not None:
                 detach(token)
-            if not body.chunk(chunk):
+            if not body.record_chunk(chunk):
                 return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-def _untied(stream: Any, iterator: Any) -> Any:
+def _break_iterator_cycle(stream: Any, iterator: Any) -> Any:
     """Return a stream's iterator, made anew where it refers back to the stream.
 
     OpenAI's streams hold a generator that holds the stream. Dropped half read, both would stay until the garbage
     collector comes by, and so would the slot. A generator that has not begun can as well run on a copy of the stream,
     as those of Anthropic's SDK do. What looks in any way unfamiliar is left as it is.
     """
-    frame = _frame(iterator)
+    frame = _get_frame(iterator)
     # Before a generator begins, its only local variable is its argument.
     if frame is None or list(dict(frame.f_locals).items()) != [("self", stream)]:
         return iterator
@@ -360,11 +362,11 @@ def _untied(stream: Any, iterator: Any) -> Any:
         again = twin.__stream__()
     except Exception:
         return iterator
-    other = _frame(again)
+    other = _get_frame(again)
     return iterator if other is None or other.f_code is not frame.f_code else again
 
 
-class _Elapsed:
+class _ElapsedSetter:
     """Takes the time that a response took, for as long as there is the response."""
 
     __slots__ = ("_response",)
@@ -372,36 +374,36 @@ class _Elapsed:
     def __init__(self, response: Any) -> None:
         self._response = weakref.ref(response)
 
-    def _set(self, elapsed: Any) -> None:
+    def _set_elapsed(self, elapsed: Any) -> None:
         response = self._response()
         if response is not None:
             response.elapsed = elapsed
 
-    elapsed = property(None, _set)
+    elapsed = property(None, _set_elapsed)
 
 
-def _untie_from_stream(response: Any) -> None:
+def _break_response_cycle(response: Any) -> None:
     """Let a response that is dropped be free at once.
 
     Under httpx, not httpx2, its byte stream refers back to it, only to set `elapsed` when it is closed.
     """
     stream: Any = getattr(response, "stream", None)
     if getattr(stream, "_response", None) is response:
-        stream._response = _Elapsed(response)
+        stream._response = _ElapsedSetter(response)
 
 
-def _frame(iterator: Any) -> FrameType | None:
+def _get_frame(iterator: Any) -> FrameType | None:
     """Return the frame of a generator of either colour, None for anything else."""
     frame = getattr(iterator, "gi_frame", None) or getattr(iterator, "ag_frame", None)
     return frame if isinstance(frame, FrameType) else None
 
 
-def _task() -> int | None:
+def _get_task_id() -> int | None:
     """Name the task that runs here, if any."""
     return None if asyncio._get_running_loop() is None else id(asyncio.current_task())
 
 
-def _bound(response: Any, name: str) -> Callable[[], Any]:
+def _bind_weakly(response: Any, name: str) -> Callable[[], Any]:
     """Return a method to call through, without keeping its response alive; or what somebody put in its place."""
     replaced = vars(response).get(name)
     if replaced is not None:

@@ -12,24 +12,24 @@ from functools import lru_cache
 from typing import Any
 
 from loco_otel.patching import wrappers
-from loco_otel.patching.adapter import Adapter, Description
+from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.target import Target
 
-_MOST_PATHS = 64
+_MAX_PATHS = 64
 """Whose operation is remembered; there are more only where ids are in them."""
 
 
-def targets(adapter: Adapter) -> tuple[Target, ...]:
+def build_targets(adapter: Adapter) -> tuple[Target, ...]:
     """Return what to wrap of the adapter's SDK."""
     module = f"{adapter.sdk}._base_client"
     return (
-        Target(module, "SyncAPIClient", "request", wrappers.request(adapter)),
-        Target(module, "AsyncAPIClient", "request", wrappers.async_request(adapter)),
-        Target(module, "SyncAPIClient", "_sleep_for_retry", wrappers.pause(adapter)),
-        Target(module, "AsyncAPIClient", "_sleep_for_retry", wrappers.async_pause(adapter)),
-        Target(module, "BaseClient", "_build_request", wrappers.sending(adapter)),
-        Target(module, "SyncAPIClient", "_process_response", wrappers.answered(adapter)),
-        Target(module, "AsyncAPIClient", "_process_response", wrappers.answered(adapter)),
+        Target(module, "SyncAPIClient", "request", wrappers.wrap_call(adapter)),
+        Target(module, "AsyncAPIClient", "request", wrappers.wrap_async_call(adapter)),
+        Target(module, "SyncAPIClient", "_sleep_for_retry", wrappers.wrap_pause(adapter)),
+        Target(module, "AsyncAPIClient", "_sleep_for_retry", wrappers.wrap_async_pause(adapter)),
+        Target(module, "BaseClient", "_build_request", wrappers.observe_attempt(adapter)),
+        Target(module, "SyncAPIClient", "_process_response", wrappers.observe_response(adapter)),
+        Target(module, "AsyncAPIClient", "_process_response", wrappers.observe_response(adapter)),
     )
 
 
@@ -46,24 +46,24 @@ class Endpoints:
     def __init__(self, operations: Mapping[str, str], providers: Mapping[str, str], default: str) -> None:
         self._operations = operations
         self._providers = providers
-        self._default = default
-        self._known: dict[type, str] = {}
+        self._default_provider = default
+        self._provider_by_class: dict[type, str] = {}
         """Providers by class: the program has few."""
-        self._operation_at = lru_cache(_MOST_PATHS)(self._find_operation)
+        self._cached_operation = lru_cache(_MAX_PATHS)(self._find_operation)
 
-    def describe(self, client: Any, options: Any) -> Description | None:
+    def describe_request(self, client: Any, options: Any) -> CallDescription | None:
         """Describe a request; None for a path that is none of ours."""
         if options is None or options.method.lower() != "post":
             return None
-        operation = self._operation_at(options.url)
+        operation = self._cached_operation(options.url)
         if operation is None:
             return None
         body = options.json_data
         if not isinstance(body, (dict, Mapping)):  # dict is the quicker question
             body = {}
         model = body.get("model")
-        return Description(
-            self._provider_of(type(client)),
+        return CallDescription(
+            self._find_provider(type(client)),
             operation,
             model if isinstance(model, str) else None,
             body,
@@ -71,28 +71,28 @@ class Endpoints:
         )
 
     def _find_operation(self, url: str) -> str | None:
-        path = _path(url)
+        path = _strip_query(url)
         return next((operation for ending, operation in self._operations.items() if path.endswith(ending)), None)
 
-    def _provider_of(self, kind: type) -> str:
-        known = self._known.get(kind)
+    def _find_provider(self, kind: type) -> str:
+        known = self._provider_by_class.get(kind)
         if known is None:
             names = [base.__name__ for base in kind.__mro__]
             matches = (provider for name in names for part, provider in self._providers.items() if part in name)
-            known = self._known[kind] = next(matches, self._default)
+            known = self._provider_by_class[kind] = next(matches, self._default_provider)
         return known
 
 
-def path_of(options: Any) -> str:
+def get_path(options: Any) -> str:
     """Return the path of a request, as the API names it."""
-    return _path(options.url)
+    return _strip_query(options.url)
 
 
-def _path(url: str) -> str:
+def _strip_query(url: str) -> str:
     return url.partition("?")[0].rstrip("/")
 
 
-def with_model(options: Any, model: str | None) -> Any:
+def replace_model(options: Any, model: str | None) -> Any:
     """Return a request's options with another model; those given are left as they are."""
     place = "extra_json" if "model" in (getattr(options, "extra_json", None) or {}) else "json_data"
     return options.model_copy(update={place: {**getattr(options, place), "model": model}})

@@ -15,7 +15,7 @@ class Target(NamedTuple):
     method: str
     wrapper: Wrapper
 
-    def resolve(self) -> Any:
+    def resolve_owner(self) -> Any:
         """Return the class; its module is imported already.
 
         Raises:

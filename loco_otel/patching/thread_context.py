@@ -12,40 +12,42 @@ from typing import Any
 from loco_otel._runtime import identity
 from loco_otel._waiting import ownership
 from loco_otel.patching import repatching
-from loco_otel.patching.patch_set import Placement
+from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
 
-_placement = Placement()
+_patch_set = PatchSet()
 _users: set[object] = set()
 
 
-def follow(user: object) -> None:
+def enable_propagation(user: object) -> None:
     """Carry what is ours into threads until all who asked for it have said `leave`."""
     _users.add(user)
-    _placement.put((Target("concurrent.futures.thread", "ThreadPoolExecutor", "submit", _submit),))
-    repatching.look_after(_placement.heal)
+    _patch_set.apply_patches(
+        (Target("concurrent.futures.thread", "ThreadPoolExecutor", "submit", _submit_with_context),)
+    )
+    repatching.register_reapply(_patch_set.reapply_patches)
 
 
-def leave(user: object) -> None:
+def disable_propagation(user: object) -> None:
     """Take back a `follow`; harmless without one."""
     _users.discard(user)
     if not _users:
-        repatching.leave_alone(_placement.heal)
-        _placement.remove()
+        repatching.unregister_reapply(_patch_set.reapply_patches)
+        _patch_set.remove_patches()
 
 
-def _submit(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    said, held = identity.explicit.get(), ownership.current.get()
-    if not args or not (said or held != ownership.NOTHING):
+def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    said, held = identity.explicit_identities.get(), ownership.claims_var.get()
+    if not args or not (said or held != ownership.EMPTY_CONTEXT):
         return wrapped(*args, **kwargs)
     function, *rest = args
-    return wrapped(partial(_run, said, held, function), *rest, **kwargs)
+    return wrapped(partial(_run_with_context, said, held, function), *rest, **kwargs)
 
 
-def _run(said: Any, held: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    saying, holding = identity.explicit.set(said), ownership.current.set(held)
+def _run_with_context(said: Any, held: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    saying, holding = identity.explicit_identities.set(said), ownership.claims_var.set(held)
     try:
         return function(*args, **kwargs)
     finally:
-        ownership.current.reset(holding)
-        identity.explicit.reset(saying)
+        ownership.claims_var.reset(holding)
+        identity.explicit_identities.reset(saying)

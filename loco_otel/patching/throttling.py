@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
 
-THROTTLES = frozenset({429, 503, 529})
+THROTTLE_STATUSES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
-_TIMEOUTS = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
+_TIMEOUT_CLASSES = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
 """Classes of httpx and httpx2 that mean that a provider did not answer in time. `PoolTimeout` is the program's own."""
-_UNANSWERED = frozenset({"ReadTimeout"})
+_READ_TIMEOUT_CLASSES = frozenset({"ReadTimeout"})
 """Those of a request that was sent."""
-_PARTS_OF_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Pushback(NamedTuple):
+class ThrottleSignal(NamedTuple):
     """One refusal."""
 
     status: int | None
@@ -32,9 +32,9 @@ class Pushback(NamedTuple):
     limits: RateLimits | None
 
 
-def read_pushback(
+def read_throttle_signal(
     adapter: Adapter, response: Any, body: object = None, *, error: BaseException | None = None
-) -> Pushback | None:
+) -> ThrottleSignal | None:
     """Read an HTTP response; None when it is no refusal.
 
     Args:
@@ -47,33 +47,33 @@ def read_pushback(
     """
     if isinstance(body, Mapping) and (response is None or response.is_success):
         # Begun well, and broken off; what the headers said was before.
-        status = adapter.status_within(body)
-        return Pushback(status, ThrottleKind.LOAD, None, None) if status in THROTTLES else None
+        status = adapter.read_error_status(body)
+        return ThrottleSignal(status, ThrottleKind.LOAD, None, None) if status in THROTTLE_STATUSES else None
     if response is None:
-        return Pushback(None, ThrottleKind.TIMEOUT, None, None) if _is_timeout(error) else None
+        return ThrottleSignal(None, ThrottleKind.TIMEOUT, None, None) if _is_timeout(error) else None
     status = getattr(response, "status_code", None)
-    if status not in THROTTLES:
+    if status not in THROTTLE_STATUSES:
         return None
     headers: Mapping[str, str] = response.headers
     if body is None:
-        body = _json(response)
+        body = _parse_json(response)
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
-    return Pushback(status, kind, _retry_after(headers), read_limits(headers))
+    return ThrottleSignal(status, kind, _read_retry_after(headers), read_rate_limits(headers))
 
 
-def is_deserted(error: BaseException) -> bool:
+def is_caller_gone(error: BaseException) -> bool:
     """Tell whether a call ended with this because nobody would wait for its answer any longer."""
     # Cancellation and interrupts of all kinds are no `Exception`.
-    return not isinstance(error, Exception) or _is_timeout(error, _UNANSWERED)
+    return not isinstance(error, Exception) or _is_timeout(error, _READ_TIMEOUT_CLASSES)
 
 
-def _is_timeout(error: BaseException | None, kinds: Collection[str] = _TIMEOUTS) -> bool:
+def _is_timeout(error: BaseException | None, kinds: Collection[str] = _TIMEOUT_CLASSES) -> bool:
     # The SDKs' own error for it has the cause.
     return any(type(each).__name__ in kinds for each in (error, getattr(error, "__cause__", None)))
 
 
-def _json(response: Any) -> object:
+def _parse_json(response: Any) -> object:
     # Only what is in memory already: the body of a streamed request's refusal is never read by the SDK.
     content = getattr(response, "_content", None)
     try:
@@ -82,7 +82,7 @@ def _json(response: Any) -> object:
         return None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return seconds; `retry-after` may also be a date."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -90,28 +90,28 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except (KeyError, ValueError):
             continue
     try:
-        return _until(parsedate_to_datetime(headers["retry-after"]))
+        return _seconds_until(parsedate_to_datetime(headers["retry-after"]))
     except (KeyError, ValueError, TypeError):  # none; no date; one without a time zone
         return None
 
 
-def read_limits(headers: Mapping[str, str]) -> RateLimits | None:
+def read_rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
     """Read what is left of requests and tokens, and when there is more; None where the provider does not say."""
-    requests = _first_int(headers, "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
-    tokens = _first_int(headers, "x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining")
+    requests = _read_first_int(headers, "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
+    tokens = _read_first_int(headers, "x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining")
     if requests is None and tokens is None:
         return None
     return RateLimits(
         requests,
         tokens,
-        _reset(headers, "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset"),
-        _reset(headers, "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
-        _first_int(headers, "x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
-        _first_int(headers, "x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
+        _read_reset(headers, "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset"),
+        _read_reset(headers, "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
+        _read_first_int(headers, "x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+        _read_first_int(headers, "x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
     )
 
 
-def _first_int(headers: Mapping[str, str], *names: str) -> int | None:
+def _read_first_int(headers: Mapping[str, str], *names: str) -> int | None:
     for name in names:
         try:
             return int(headers[name])
@@ -120,16 +120,16 @@ def _first_int(headers: Mapping[str, str], *names: str) -> int | None:
     return None
 
 
-def _reset(headers: Mapping[str, str], span: str, moment: str) -> float | None:
+def _read_reset(headers: Mapping[str, str], span: str, moment: str) -> float | None:
     """Return in how many seconds: OpenAI writes a span of time, `6m0s`, Anthropic a moment."""
     if written := headers.get(span):
-        parts = _PARTS_OF_TIME.findall(written)
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None
+        parts = _DURATION_PARTS.findall(written)
+        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts) if parts else None
     try:
-        return _until(datetime.fromisoformat(headers[moment]))
+        return _seconds_until(datetime.fromisoformat(headers[moment]))
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def _until(moment: datetime) -> float:
+def _seconds_until(moment: datetime) -> float:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

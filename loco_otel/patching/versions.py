@@ -6,27 +6,27 @@ from importlib.util import find_spec
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 
-UNKNOWN = "unknown"
+UNKNOWN_VERSION = "unknown"
 """The version of an SDK that came without metadata, as in a frozen program."""
 
 
-def installed_version(sdk: str) -> str | None:
+def find_installed_version(sdk: str) -> str | None:
     """Return an SDK's version without importing it; None where it is not installed."""
     try:
         return version(sdk)
     except PackageNotFoundError:
-        return UNKNOWN if _is_there(sdk) else None
+        return UNKNOWN_VERSION if _is_importable(sdk) else None
 
 
-def takes(requires: str, number: str) -> bool:
+def accepts_version(requires: str, number: str) -> bool:
     """Tell whether a requirement takes a version, pre-releases included; an unknown one has to be tried out."""
     try:
-        return number == UNKNOWN or Requirement(requires).specifier.contains(number, prereleases=True)
+        return number == UNKNOWN_VERSION or Requirement(requires).specifier.contains(number, prereleases=True)
     except InvalidVersion:
         return False
 
 
-def _is_there(package: str) -> bool:
+def _is_importable(package: str) -> bool:
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):

@@ -1,24 +1,24 @@
 """Scenarios of agents that want the same slots, run on the real core in simulated time: see docs/simulator.md."""
 
 from loco_otel.simulation.baselines import BASELINES
-from loco_otel.simulation.compare import Outcome, as_json, compare, served_by
-from loco_otel.simulation.plot import plot
-from loco_otel.simulation.run import Served
-from loco_otel.simulation.scenario import Group, Scenario, ScenarioError, built_in, load_scenario
-from loco_otel.simulation.text import show
+from loco_otel.simulation.compare import PolicyResult, compare_policies, results_as_json, simulate_policy
+from loco_otel.simulation.plot import plot_results
+from loco_otel.simulation.run import ServedTask
+from loco_otel.simulation.scenario import Group, Scenario, ScenarioError, list_built_in, load_scenario
+from loco_otel.simulation.text import print_results
 
 __all__ = [
     "BASELINES",
     "Group",
-    "Outcome",
+    "PolicyResult",
     "Scenario",
     "ScenarioError",
-    "Served",
-    "as_json",
-    "built_in",
-    "compare",
+    "ServedTask",
+    "compare_policies",
+    "list_built_in",
     "load_scenario",
-    "plot",
-    "served_by",
-    "show",
+    "plot_results",
+    "print_results",
+    "results_as_json",
+    "simulate_policy",
 ]

@@ -1,12 +1,12 @@
 """What the policies are compared with, beside `fifo`: round robin over agents, and a plain semaphore."""
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policies.base import Key, Standing, Unmetered
+from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
 
 BASELINES = ("round-robin", "semaphore")
 
 
-class RoundRobinPolicy(Unmetered):
+class RoundRobinPolicy(UnmeteredPolicy):
     """Whoever was granted longest ago goes next; those who never were go first, in the order of their coming."""
 
     name = "round-robin"
@@ -18,31 +18,31 @@ class RoundRobinPolicy(Unmetered):
         self._heap = LazyHeap()
         self._entries: dict[Key, Entry] = {}
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         """Let an agent compete, or note its new standing."""
         if key not in self._entries:
-            self._entries[key] = self._heap.push(*self._last.get(key, (-1, standing.head[1])), item=key)
+            self._entries[key] = self._heap.push_entry(*self._last.get(key, (-1, standing.head[1])), item=key)
 
-    def drop(self, key: Key) -> None:
+    def remove_candidate(self, key: Key) -> None:
         """Let an agent compete no more."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._heap.strike(entry)
+            self._heap.remove_entry(entry)
 
-    def clear(self) -> None:
+    def clear_candidates(self) -> None:
         """Forget all agents."""
         self._heap, self._entries, self._last = LazyHeap(), {}, {}
 
-    def pick(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
+    def pick_next(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
         """Name the agent to be granted next."""
-        first = self._heap.first()
+        first = self._heap.peek_entry()
         assert first is not None  # noqa: S101 - invariant: asked only while someone waits
         key: Key = first[-1]
         self._turn += 1
         self._last[key] = (self._turn, 0)
-        self.drop(key)  # it is put again, at the end, if it still has a waiter
+        self.remove_candidate(key)  # it is put again, at the end, if it still has a waiter
         return key
 
-    def score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
+    def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
         """There is no score: 0."""
         return 0.0

@@ -7,15 +7,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from loco_otel._core.fairness import jains_index
-from loco_otel._core.policies.registry import policy
+from loco_otel._core.policies.registry import make_policy_factory
 from loco_otel.simulation.baselines import RoundRobinPolicy
-from loco_otel.simulation.run import Served, arrivals, run, semaphore
+from loco_otel.simulation.run import ServedTask, generate_arrivals, simulate_core, simulate_semaphore
 from loco_otel.simulation.scenario import Scenario
 
 SEMAPHORE = "semaphore"
 
 
-class Waits(NamedTuple):
+class GroupWaits(NamedTuple):
     """Of one group's tasks that were served, in ticks, over all seeds."""
 
     group: str
@@ -28,7 +28,7 @@ class Waits(NamedTuple):
     longest: float
 
 
-class Outcome(NamedTuple):
+class PolicyResult(NamedTuple):
     """One policy's; means over all seeds."""
 
     policy: str
@@ -43,12 +43,12 @@ class Outcome(NamedTuple):
     """Jain's index over the mean waits of the agents, those without a wait left out: as loco-agent has it."""
     starved: float
     """Agents that asked and got nothing."""
-    groups: tuple[Waits, ...]
+    groups: tuple[GroupWaits, ...]
 
 
-def compare(
+def compare_policies(
     scenario: Scenario, policies: Iterable[str], seeds: Sequence[int], *, alpha: float | None = None, guard: int = 0
-) -> list[Outcome]:
+) -> list[PolicyResult]:
     """Run a scenario under each policy: those of loco-otel, `round-robin` over agents, and a plain `semaphore`.
 
     Args:
@@ -60,37 +60,41 @@ def compare(
 
     """
     return [
-        _outcome(scenario, name, [(seed, served_by(scenario, name, seed, alpha=alpha, guard=guard)) for seed in seeds])
+        _summarize_runs(
+            scenario, name, [(seed, simulate_policy(scenario, name, seed, alpha=alpha, guard=guard)) for seed in seeds]
+        )
         for name in policies
     ]
 
 
-def served_by(scenario: Scenario, name: str, seed: int, *, alpha: float | None = None, guard: int = 0) -> list[Served]:
+def simulate_policy(
+    scenario: Scenario, name: str, seed: int, *, alpha: float | None = None, guard: int = 0
+) -> list[ServedTask]:
     """Return the tasks that one policy served, in the order of their grants; for the rest see `compare`."""
     if alpha is None:
         alpha = scenario.alpha
     if name == SEMAPHORE:
-        return semaphore(scenario, seed)
+        return simulate_semaphore(scenario, seed)
     if name == RoundRobinPolicy.name:
-        return run(scenario, RoundRobinPolicy, seed, guard=guard)
+        return simulate_core(scenario, RoundRobinPolicy, seed, guard=guard)
     draw = random.Random(seed).random  # noqa: S311 - breaks ties
-    return run(scenario, policy(name, alpha=alpha, shares={}, draw=draw), seed, guard=guard)
+    return simulate_core(scenario, make_policy_factory(name, alpha=alpha, shares={}, draw=draw), seed, guard=guard)
 
 
-def as_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def results_as_json(scenario: Scenario, outcomes: Sequence[PolicyResult]) -> dict[str, Any]:
     """Return all of it as plain values."""
     told = [{**it._asdict(), "groups": [group._asdict() for group in it.groups]} for it in outcomes]
     return {"scenario": scenario.model_dump(exclude={"groups"}), "outcomes": told}
 
 
-def _outcome(scenario: Scenario, name: str, runs: list[tuple[int, list[Served]]]) -> Outcome:
+def _summarize_runs(scenario: Scenario, name: str, runs: list[tuple[int, list[ServedTask]]]) -> PolicyResult:
     asked: dict[str, int] = {}
     waits: dict[str, list[float]] = {group.name: [] for group in scenario.groups}
     fair, equal, starved, busy = [], [], [], []
     for seed, served in runs:
-        counts = {task.agent: 0 for task in arrivals(scenario, seed)}
+        counts = {task.agent: 0 for task in generate_arrivals(scenario, seed)}
         own: dict[str, list[float]] = {}
-        for task in arrivals(scenario, seed):
+        for task in generate_arrivals(scenario, seed):
             asked[task.group.name] = asked.get(task.group.name, 0) + 1
         for done in served:
             counts[done.agent] += 1
@@ -100,7 +104,7 @@ def _outcome(scenario: Scenario, name: str, runs: list[tuple[int, list[Served]]]
         equal.append(jains_index(mean for mean in map(fmean, own.values()) if mean > 0))
         starved.append(sum(not count for count in counts.values()))
         busy.append(min(1.0, len(served) * scenario.service / (scenario.ticks * scenario.capacity)))
-    return Outcome(
+    return PolicyResult(
         policy=name,
         seeds=len(runs),
         served=fmean(len(served) for _, served in runs),
@@ -108,13 +112,15 @@ def _outcome(scenario: Scenario, name: str, runs: list[tuple[int, list[Served]]]
         jain_served=fmean(fair),
         jain_waits=fmean(equal),
         starved=fmean(starved),
-        groups=tuple(_waits(group.name, asked.get(group.name, 0), waits[group.name]) for group in scenario.groups),
+        groups=tuple(
+            _summarize_waits(group.name, asked.get(group.name, 0), waits[group.name]) for group in scenario.groups
+        ),
     )
 
 
-def _waits(group: str, asked: int, waits: list[float]) -> Waits:
+def _summarize_waits(group: str, asked: int, waits: list[float]) -> GroupWaits:
     if not waits:
-        return Waits(group, asked, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return GroupWaits(group, asked, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
     waits.sort()
     p50, p95, p99 = (waits[max(0, ceil(share * len(waits)) - 1)] for share in (0.5, 0.95, 0.99))  # the nearest rank
-    return Waits(group, asked, len(waits), fmean(waits), p50, p95, p99, waits[-1])
+    return GroupWaits(group, asked, len(waits), fmean(waits), p50, p95, p99, waits[-1])

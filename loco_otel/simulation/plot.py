@@ -5,15 +5,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from loco_otel.simulation.compare import Outcome
+from loco_otel.simulation.compare import PolicyResult
 from loco_otel.simulation.scenario import Scenario, ScenarioError
 
-_MOST_GROUPS = 12
+_MAX_GROUPS = 12
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Told apart by colour-blind people too (P. Tol's bright scheme)."""
 
 
-def plot(scenario: Scenario, outcomes: Sequence[Outcome], path: Path) -> None:
+def plot_results(scenario: Scenario, outcomes: Sequence[PolicyResult], path: Path) -> None:
     """Write a picture, of the kind that the name's ending says: the waits of each group, and how fair they were.
 
     Raises:
@@ -26,13 +26,13 @@ def plot(scenario: Scenario, outcomes: Sequence[Outcome], path: Path) -> None:
         raise ScenarioError("a picture needs matplotlib: pip install 'loco-otel[plot]'") from error
     figure = figure_of(figsize=(10, 4.2), layout="constrained")
     waits, fairness = figure.subplots(1, 2, width_ratios=(3, 1.4))
-    groups = [group.name for group in scenario.groups][:_MOST_GROUPS]
+    groups = [group.name for group in scenario.groups][:_MAX_GROUPS]
     width = 0.8 / len(outcomes)
     for number, outcome in enumerate(outcomes):
         colour = _COLOURS[number % len(_COLOURS)]
         shift = (number - (len(outcomes) - 1) / 2) * width
         places = [place + shift for place in range(len(groups))]
-        own = outcome.groups[:_MOST_GROUPS]
+        own = outcome.groups[:_MAX_GROUPS]
         waits.bar(places, [group.mean for group in own], width, color=colour, label=outcome.policy)
         waits.plot(places, [group.p95 for group in own], "_", color="black", markersize=9)
         fairness.bar(

@@ -28,7 +28,7 @@ class Arrival(NamedTuple):
     service: float
 
 
-class Served(NamedTuple):
+class ServedTask(NamedTuple):
     """A task that got its slot."""
 
     agent: str
@@ -39,7 +39,7 @@ class Served(NamedTuple):
     """Whether it was chosen among those that waited."""
 
 
-def arrivals(scenario: Scenario, seed: int) -> list[Arrival]:
+def generate_arrivals(scenario: Scenario, seed: int) -> list[Arrival]:
     """Return all tasks of a scenario: the same for each policy."""
     rng = random.Random(seed)  # noqa: S311 - a simulation
     number = count()
@@ -53,22 +53,22 @@ def arrivals(scenario: Scenario, seed: int) -> list[Arrival]:
 
     found = []
     for group in scenario.groups:
-        for agent in group.agents():
+        for agent in group.list_agents():
             found += [task(group.at, agent, group) for _ in range(group.tasks)]
     for tick in range(scenario.ticks):
         for group in scenario.groups:
             if group.rate and tick >= group.at:
-                for agent in group.agents():
-                    found += [task(tick, agent, group) for _ in range(_how_many(rng, group.rate))]
+                for agent in group.list_agents():
+                    found += [task(tick, agent, group) for _ in range(_draw_count(rng, group.rate))]
     return sorted(found, key=lambda arrival: (arrival.at, arrival.number))
 
 
-def _how_many(rng: random.Random, rate: float) -> int:
+def _draw_count(rng: random.Random, rate: float) -> int:
     """Draw how many arrive in a tick: the whole part of the rate, and one more with the chance that is left."""
     return int(rate) + (rng.random() < rate % 1)
 
 
-def run(scenario: Scenario, policy: Callable[[], Policy], seed: int, *, guard: int = 0) -> list[Served]:
+def simulate_core(scenario: Scenario, policy: Callable[[], Policy], seed: int, *, guard: int = 0) -> list[ServedTask]:
     """Return the tasks that the core served, in the order of their grants.
 
     Args:
@@ -81,12 +81,12 @@ def run(scenario: Scenario, policy: Callable[[], Policy], seed: int, *, guard: i
     core = Scheduler({DEFAULT_RESOURCE: scenario.capacity}, policy, max_wait_ticks=guard, max_waiters=10**9)
     ends: list[tuple[float, int, Ticket]] = []
     tasks: dict[Ticket, Arrival] = {}
-    served: list[Served] = []
+    served: list[ServedTask] = []
 
     def granted(ticket: Ticket, now: float) -> None:
         task = tasks[ticket]
         scored = ticket.reason is not GrantReason.FREE
-        served.append(Served(task.agent, task.group.name, now, now - task.at, scored))
+        served.append(ServedTask(task.agent, task.group.name, now, now - task.at, scored))
         heapq.heappush(ends, (now + task.service, task.number, ticket))
 
     def release_until(time: float) -> None:
@@ -97,7 +97,7 @@ def run(scenario: Scenario, policy: Callable[[], Policy], seed: int, *, guard: i
             for following in decided:
                 granted(following, now)
 
-    for task in arrivals(scenario, seed):
+    for task in generate_arrivals(scenario, seed):
         release_until(task.at)
         weight = max(1, round(task.group.weight * MILLI))
         ticket = Ticket(Request(task.agent, weight, tenant=task.group.tenant))
@@ -109,17 +109,17 @@ def run(scenario: Scenario, policy: Callable[[], Policy], seed: int, *, guard: i
     return served
 
 
-def semaphore(scenario: Scenario, seed: int) -> list[Served]:
+def simulate_semaphore(scenario: Scenario, seed: int) -> list[ServedTask]:
     """Return what a plain semaphore, which knows no agents, would have served: first come, first served."""
-    waiting = iter(arrivals(scenario, seed))
+    waiting = iter(generate_arrivals(scenario, seed))
     free = [0.0] * scenario.capacity
-    return list(_in_order(waiting, free, scenario.ticks - 1))
+    return list(_serve_in_order(waiting, free, scenario.ticks - 1))
 
 
-def _in_order(waiting: Iterator[Arrival], free: list[float], last: float) -> Iterator[Served]:
+def _serve_in_order(waiting: Iterator[Arrival], free: list[float], last: float) -> Iterator[ServedTask]:
     for task in waiting:
         at = max(task.at, heapq.heappop(free))
         if at > last:
             return
         heapq.heappush(free, at + task.service)
-        yield Served(task.agent, task.group.name, at, at - task.at, at > task.at)
+        yield ServedTask(task.agent, task.group.name, at, at - task.at, at > task.at)

@@ -34,7 +34,7 @@ class Group(BaseModel):
     service: Annotated[float, Field(gt=0)] | None = Field(default=None, description="a number of ticks above 0")
     """How long a task holds its slot; the scenario's where it is not said."""
 
-    def agents(self) -> list[str]:
+    def list_agents(self) -> list[str]:
         """Return the names of its agents."""
         return [self.name] if self.count == 1 else [f"{self.name}-{number}" for number in range(self.count)]
 
@@ -56,7 +56,7 @@ class Scenario(BaseModel):
     groups: Annotated[tuple[Group, ...], Field(min_length=1)] = Field(description="tables, each with a name")
 
 
-def built_in() -> list[str]:
+def list_built_in() -> list[str]:
     """Name the scenarios that come along."""
     return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
 
@@ -71,17 +71,17 @@ def load_scenario(name: str) -> Scenario:
     try:
         if name.endswith(".toml"):
             text = Path(name).expanduser().read_text(encoding="utf-8")
-        elif name in built_in():
+        elif name in list_built_in():
             text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
         else:
-            known = ", ".join(built_in())
+            known = ", ".join(list_built_in())
             raise ScenarioError(f"{name!r} is no scenario: there are {known}, and files whose names end in .toml")
         return Scenario.model_validate(tomllib.loads(text))
     except (OSError, ValueError) as error:
-        raise ScenarioError(f"{name}: {_fault(error)}") from error
+        raise ScenarioError(f"{name}: {_describe_error(error)}") from error
 
 
-def _fault(error: OSError | ValueError) -> str:
+def _describe_error(error: OSError | ValueError) -> str:
     if not isinstance(error, ValidationError):
         return getattr(error, "strerror", None) or str(error)
     told = []

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from loco_otel.simulation.compare import Outcome
+from loco_otel.simulation.compare import PolicyResult
 from loco_otel.simulation.scenario import Scenario
 
 
-def show(scenario: Scenario, outcomes: Sequence[Outcome], console: Console) -> None:
+def print_results(scenario: Scenario, outcomes: Sequence[PolicyResult], console: Console) -> None:
     """Print two tables: of each policy, and of the waits under it."""
     seeds = outcomes[0].seeds
     console.print(f"{scenario.name}: {scenario.description}", style="bold", markup=False)

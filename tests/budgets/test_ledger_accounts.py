@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from loco_otel._budgets import accounts as module
-from loco_otel._budgets.accounts import Ledger
+from loco_otel._budgets.accounts import LedgerState
 from loco_otel.money import Budget, Charge, Period, Scope
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
@@ -19,29 +19,29 @@ def charge(agent: str) -> Charge:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_ACCOUNTS", 4)
+    monkeypatch.setattr(module, "_MAX_ACCOUNTS", 4)
 
 
 def test_accounts_of_a_period_that_is_over_are_forgotten() -> None:
-    ledger = Ledger([EACH], UTC, 100.0)
+    ledger = LedgerState([EACH], UTC, 100.0)
     for number in range(4):
-        ledger.settle(str(number), charge(f"agent {number}"), NOON)
-    ledger.settle("new", charge("new"), NOON + DAY)
-    assert [standing.key.key for standing in ledger.standings(NOON + DAY)] == ["new"]
+        ledger.settle_reservation(str(number), charge(f"agent {number}"), NOON)
+    ledger.settle_reservation("new", charge("new"), NOON + DAY)
+    assert [standing.key.key for standing in ledger.read_statuses(NOON + DAY)] == ["new"]
 
 
 def test_where_nothing_can_be_forgotten_looks_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
-    forget = Ledger._forget
+    forget = LedgerState._prune_accounts
 
-    def look(ledger: Ledger, now: float) -> None:
+    def look(ledger: LedgerState, now: float) -> None:
         nonlocal looks
         looks += 1
         forget(ledger, now)
 
-    monkeypatch.setattr(Ledger, "_forget", look)
-    ledger = Ledger([EACH], UTC, 100.0)
+    monkeypatch.setattr(LedgerState, "_prune_accounts", look)
+    ledger = LedgerState([EACH], UTC, 100.0)
     for number in range(1000):
-        ledger.settle(str(number), charge(f"agent {number}"), NOON)
-    assert len(ledger.standings(NOON)) == 1000, "what is spent is not forgotten"
+        ledger.settle_reservation(str(number), charge(f"agent {number}"), NOON)
+    assert len(ledger.read_statuses(NOON)) == 1000, "what is spent is not forgotten"
     assert 0 < looks < 10

@@ -58,81 +58,81 @@ def budget(limit: int = 100, scope: Scope = Scope.ALL, key: str | None = "*", **
 
 def stands(ledger: Ledger, now: float = NOON) -> dict[str, tuple[int, int]]:
     """Return what is spent and reserved, by the keys of the accounts."""
-    return {it.key.key: (it.spent, it.reserved) for it in ledger.standings(now)}
+    return {it.key.key: (it.spent, it.reserved) for it in ledger.read_statuses(now)}
 
 
 def test_an_estimate_is_reserved_and_what_it_took_is_spent(make: Make) -> None:
     ledger = make(budget())
-    assert ledger.reserve("1", charge(60), NOON).admitted
+    assert ledger.reserve_estimate("1", charge(60), NOON).admitted
     assert stands(ledger) == {"*": (0, 60)}
-    settled = ledger.settle("1", charge(45), NOON + 1)
+    settled = ledger.settle_reservation("1", charge(45), NOON + 1)
     assert stands(ledger) == {"*": (45, 0)}
-    (standing,) = settled.standings
+    (standing,) = settled.statuses
     assert (standing.spent, standing.reserved, standing.limit, standing.since) == (45, 0, 100, NOON + 1)
 
 
 def test_what_has_no_room_reserves_nothing_and_says_how_it_stands(make: Make) -> None:
     ledger = make(budget(), budget(1000, Scope.AGENT, "a"))
-    ledger.reserve("1", charge(60), NOON)
-    decision = ledger.reserve("2", charge(41), NOON)
+    ledger.reserve_estimate("1", charge(60), NOON)
+    decision = ledger.reserve_estimate("2", charge(41), NOON)
     assert not decision.admitted
-    (over,) = decision.over
+    (over,) = decision.exceeded
     assert (over.key.scope, over.spent, over.reserved) == (Scope.ALL, 0, 60)
     assert stands(ledger) == {"*": (0, 60), "a": (0, 60)}, "all or none"
-    assert ledger.reserve("3", charge(40), NOON).admitted, "the limit itself may be spent"
+    assert ledger.reserve_estimate("3", charge(40), NOON).admitted, "the limit itself may be spent"
 
 
 def test_a_judgement_looks_at_what_is_spent_alone_and_reserves_nothing(make: Make) -> None:
     ledger = make(budget())
-    ledger.reserve("1", charge(90), NOON)
-    assert ledger.judge(charge(100), NOON).admitted
-    assert not ledger.judge(charge(101), NOON).admitted
-    ledger.settle("1", charge(90), NOON)
-    assert not ledger.judge(charge(11), NOON).admitted
+    ledger.reserve_estimate("1", charge(90), NOON)
+    assert ledger.check_estimate(charge(100), NOON).admitted
+    assert not ledger.check_estimate(charge(101), NOON).admitted
+    ledger.settle_reservation("1", charge(90), NOON)
+    assert not ledger.check_estimate(charge(11), NOON).admitted
     assert stands(ledger) == {"*": (90, 0)}
 
 
 def test_reserving_again_changes_nothing(make: Make) -> None:
     ledger = make(budget())
-    ledger.reserve("1", charge(60), NOON)
-    assert ledger.reserve("1", charge(60), NOON) == ADMITTED
+    ledger.reserve_estimate("1", charge(60), NOON)
+    assert ledger.reserve_estimate("1", charge(60), NOON) == ADMITTED
     assert stands(ledger) == {"*": (0, 60)}
 
 
 def test_giving_back_ends_a_reservation_once(make: Make) -> None:
     ledger = make(budget())
-    ledger.reserve("1", charge(60), NOON)
-    ledger.give_back("1")
-    ledger.give_back("1")
-    ledger.give_back("nobody's")
+    ledger.reserve_estimate("1", charge(60), NOON)
+    ledger.cancel_reservation("1")
+    ledger.cancel_reservation("1")
+    ledger.cancel_reservation("nobody's")
     assert stands(ledger) == {"*": (0, 0)}
 
 
 def test_what_has_no_reservation_is_charged_all_the_same(make: Make) -> None:
     ledger = make(budget())
-    ledger.settle("lost", charge(30), NOON)
+    ledger.settle_reservation("lost", charge(30), NOON)
     assert stands(ledger) == {"*": (30, 0)}
 
 
 def test_a_reservation_that_nobody_renews_expires(make: Make) -> None:
     ledger = make(budget())
-    ledger.reserve("dead", charge(60), NOON)
-    ledger.reserve("alive", charge(40), NOON)
-    ledger.renew(["alive"], NOON + LEASE / 2)
-    assert not ledger.reserve("next", charge(60), NOON + LEASE - 1).admitted
-    assert ledger.reserve("next", charge(60), NOON + LEASE).admitted
+    ledger.reserve_estimate("dead", charge(60), NOON)
+    ledger.reserve_estimate("alive", charge(40), NOON)
+    ledger.renew_reservations(["alive"], NOON + LEASE / 2)
+    assert not ledger.reserve_estimate("next", charge(60), NOON + LEASE - 1).admitted
+    assert ledger.reserve_estimate("next", charge(60), NOON + LEASE).admitted
     assert stands(ledger, NOON + LEASE) == {"*": (0, 100)}
-    ledger.settle("dead", charge(5), NOON + LEASE)
+    ledger.settle_reservation("dead", charge(5), NOON + LEASE)
     assert stands(ledger, NOON + LEASE) == {"*": (5, 100)}, "it is charged when it ends after all"
 
 
 @pytest.mark.parametrize("action", list(Action))
 def test_a_budget_lets_pass_by_its_action(action: Action, make: Make) -> None:
     ledger = make(budget(10, action=action))
-    decision = ledger.reserve("1", charge(60), NOON)
+    decision = ledger.reserve_estimate("1", charge(60), NOON)
     assert decision.admitted is (action is Action.ALERT)
-    assert [it.action for it in decision.over] == [action]
-    assert ledger.reserve("2", charge(60), NOON, (Action.ALERT, Action.DOWNGRADE)).admitted is (
+    assert [it.action for it in decision.exceeded] == [action]
+    assert ledger.reserve_estimate("2", charge(60), NOON, (Action.ALERT, Action.DOWNGRADE)).admitted is (
         action is not Action.REJECT
     )
     expected = {Action.REJECT: 0, Action.DOWNGRADE: 60, Action.ALERT: 120}[action]
@@ -141,20 +141,20 @@ def test_a_budget_lets_pass_by_its_action(action: Action, make: Make) -> None:
 
 def test_units_are_counted_apart(make: Make) -> None:
     ledger = make(budget(100), budget(1500, unit=Unit.WEIGHT))
-    assert ledger.reserve("1", charge(10), NOON).admitted
-    refused = ledger.reserve("2", charge(10), NOON)
-    assert [it.key.unit for it in refused.over] == [Unit.WEIGHT]
-    assert ledger.settle("1", charge(None, weight=700), NOON).standings
-    spent = {it.key.unit: it.spent for it in ledger.standings(NOON)}
+    assert ledger.reserve_estimate("1", charge(10), NOON).admitted
+    refused = ledger.reserve_estimate("2", charge(10), NOON)
+    assert [it.key.unit for it in refused.exceeded] == [Unit.WEIGHT]
+    assert ledger.settle_reservation("1", charge(None, weight=700), NOON).statuses
+    spent = {it.key.unit: it.spent for it in ledger.read_statuses(NOON)}
     assert spent == {Unit.USD: 0, Unit.WEIGHT: 700}, "an unknown price takes weight alone"
 
 
 def test_the_default_is_for_each_that_is_not_named(make: Make) -> None:
     ledger = make(budget(5, Scope.AGENT, None), budget(50, Scope.AGENT, "rich"))
-    assert not ledger.reserve("1", charge(10, "poor"), NOON).admitted
-    assert ledger.reserve("2", charge(10, "rich"), NOON).admitted
+    assert not ledger.reserve_estimate("1", charge(10, "poor"), NOON).admitted
+    assert ledger.reserve_estimate("2", charge(10, "rich"), NOON).admitted
     for agent in ("x", "y"):
-        assert ledger.reserve(agent, charge(5, agent), NOON).admitted
+        assert ledger.reserve_estimate(agent, charge(5, agent), NOON).admitted
     assert stands(ledger).items() >= {"rich": (0, 10), "x": (0, 5), "y": (0, 5)}.items()
 
 
@@ -165,10 +165,10 @@ def test_budgets_of_each_scope_are_found(make: Make) -> None:
         budget(1, Scope.MODEL, "gpt-4o*"),
         budget(1, Scope.MODEL, None),
     )
-    over = ledger.reserve("1", charge(2, tenant="acme", team="red", model="gpt-4o-mini"), NOON).over
+    over = ledger.reserve_estimate("1", charge(2, tenant="acme", team="red", model="gpt-4o-mini"), NOON).exceeded
     assert {it.key.key for it in over} == {"acme", "red", "gpt-4o*"}
-    assert {it.key.key for it in ledger.reserve("2", charge(2, model="o3"), NOON).over} == {"o3"}
-    assert ledger.reserve("3", charge(2, model=None), NOON).admitted
+    assert {it.key.key for it in ledger.reserve_estimate("2", charge(2, model="o3"), NOON).exceeded} == {"o3"}
+    assert ledger.reserve_estimate("3", charge(2, model=None), NOON).admitted
 
 
 @pytest.mark.parametrize(
@@ -176,117 +176,119 @@ def test_budgets_of_each_scope_are_found(make: Make) -> None:
 )
 def test_a_new_period_begins_with_nothing_spent(period: Period, length: float, make: Make) -> None:
     ledger = make(budget(100, period=period))
-    ledger.settle("1", charge(100), NOON)
-    (standing,) = ledger.standings(NOON)
+    ledger.settle_reservation("1", charge(100), NOON)
+    (standing,) = ledger.read_statuses(NOON)
     assert standing.resets_at is not None
     assert NOON < standing.resets_at <= NOON + length
-    assert not ledger.judge(charge(1), standing.resets_at - 1).admitted
-    ledger.reserve("under way", charge(0), NOON)
-    assert ledger.judge(charge(100), standing.resets_at).admitted
-    (after,) = ledger.standings(standing.resets_at)
+    assert not ledger.check_estimate(charge(1), standing.resets_at - 1).admitted
+    ledger.reserve_estimate("under way", charge(0), NOON)
+    assert ledger.check_estimate(charge(100), standing.resets_at).admitted
+    (after,) = ledger.read_statuses(standing.resets_at)
     assert (after.spent, after.since) == (0, None)
 
 
 def test_what_is_reserved_stays_so_into_the_next_period(make: Make) -> None:
     ledger = make(budget(100, period=Period.MINUTE))
-    ledger.reserve("1", charge(80), NOON + 59)
-    assert not ledger.reserve("2", charge(80), NOON + 61).admitted
-    ledger.settle("1", charge(80), NOON + 62)
+    ledger.reserve_estimate("1", charge(80), NOON + 59)
+    assert not ledger.reserve_estimate("2", charge(80), NOON + 61).admitted
+    ledger.settle_reservation("1", charge(80), NOON + 62)
     assert stands(ledger, NOON + 62) == {"*": (80, 0)}
 
 
 def test_a_total_never_begins_anew(make: Make) -> None:
     ledger = make(budget())
-    ledger.settle("1", charge(100), NOON)
-    assert [it.resets_at for it in ledger.standings(NOON)] == [None]
+    ledger.settle_reservation("1", charge(100), NOON)
+    assert [it.resets_at for it in ledger.read_statuses(NOON)] == [None]
     assert stands(ledger, NOON + 1000 * DAY) == {"*": (100, 0)}
 
 
 def test_thresholds_are_told_once_each(make: Make) -> None:
     ledger = make(budget(100, period=Period.DAY, thresholds=(50, 80, 95)))
     told = [
-        [threshold.percent for threshold in ledger.settle(str(turn), charge(amount), NOON).reached]
+        [threshold.percent for threshold in ledger.settle_reservation(str(turn), charge(amount), NOON).reached]
         for turn, amount in enumerate([49, 1, 10, 35, 5, 100])
     ]
     assert told == [[], [50], [], [80, 95], [], []]
-    reached = ledger.settle("tomorrow", charge(80), NOON + DAY).reached
-    assert [(it.percent, it.standing.spent) for it in reached] == [(50, 80), (80, 80)]
+    reached = ledger.settle_reservation("tomorrow", charge(80), NOON + DAY).reached
+    assert [(it.percent, it.status.spent) for it in reached] == [(50, 80), (80, 80)]
 
 
 @pytest.mark.parametrize("key", ["a", None])
 def test_a_threshold_is_told_again_once_a_raised_limit_is_reached_again(key: str | None, make: Make) -> None:
     ledger = make(budget(1000, Scope.AGENT, key))
-    assert [step for step, _ in ledger.settle("1", charge(960), NOON).reached] == [50, 80, 95]
+    assert [step for step, _ in ledger.settle_reservation("1", charge(960), NOON).reached] == [50, 80, 95]
     ledger.set_budgets([budget(10_000, Scope.AGENT, key)], UTC)
-    assert [step for step, _ in ledger.settle("2", charge(8600), NOON).reached] == [50, 80, 95]
+    assert [step for step, _ in ledger.settle_reservation("2", charge(8600), NOON).reached] == [50, 80, 95]
 
 
 def test_a_limit_can_change(make: Make) -> None:
     ledger = make(budget(100))
-    ledger.settle("1", charge(80), NOON)
-    ledger.reserve("2", charge(20), NOON)
+    ledger.settle_reservation("1", charge(80), NOON)
+    ledger.reserve_estimate("2", charge(20), NOON)
     ledger.set_budgets([budget(300)], UTC)
     assert stands(ledger) == {"*": (80, 20)}
-    assert ledger.reserve("3", charge(200), NOON).admitted
-    assert [it.percent for it in ledger.settle("3", charge(70), NOON).reached] == [50], "it is below half again"
+    assert ledger.reserve_estimate("3", charge(200), NOON).admitted
+    assert [it.percent for it in ledger.settle_reservation("3", charge(70), NOON).reached] == [50], (
+        "it is below half again"
+    )
     ledger.set_budgets([budget(10)], UTC)
-    assert not ledger.judge(charge(1), NOON).admitted
+    assert not ledger.check_estimate(charge(1), NOON).admitted
     ledger.set_budgets([], UTC)
-    assert ledger.standings(NOON) == ()
-    assert ledger.reserve("4", charge(10**9), NOON).admitted
+    assert ledger.read_statuses(NOON) == ()
+    assert ledger.reserve_estimate("4", charge(10**9), NOON).admitted
 
 
 def test_a_budget_that_is_taken_out_and_put_back_has_forgotten_nothing(make: Make) -> None:
     ledger = make(budget())
-    ledger.settle("1", charge(50), NOON)
-    ledger.reserve("2", charge(30), NOON)
+    ledger.settle_reservation("1", charge(50), NOON)
+    ledger.reserve_estimate("2", charge(30), NOON)
     ledger.set_budgets([], UTC)
     assert stands(ledger) == {}
-    ledger.settle("3", charge(5), NOON)
+    ledger.settle_reservation("3", charge(5), NOON)
     ledger.set_budgets([budget()], UTC)
     assert stands(ledger) == {"*": (50, 30)}
-    ledger.settle("2", charge(20), NOON)
+    ledger.settle_reservation("2", charge(20), NOON)
     assert stands(ledger) == {"*": (70, 0)}
 
 
 def test_a_hold_may_end_while_its_budget_is_taken_out(make: Make) -> None:
     ledger = make(budget())
-    ledger.reserve("1", charge(30), NOON)
+    ledger.reserve_estimate("1", charge(30), NOON)
     ledger.set_budgets([], UTC)
-    ledger.give_back("1")
+    ledger.cancel_reservation("1")
     ledger.set_budgets([budget()], UTC)
     assert stands(ledger) == {"*": (0, 0)}
 
 
 def test_a_budget_can_be_reset(make: Make) -> None:
     ledger = make(budget())
-    ledger.settle("1", charge(100), NOON)
-    ledger.reserve("2", charge(0), NOON)
-    ledger.reset(AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL))
+    ledger.settle_reservation("1", charge(100), NOON)
+    ledger.reserve_estimate("2", charge(0), NOON)
+    ledger.reset_account(AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL))
     assert stands(ledger) == {"*": (0, 0)}
-    assert [it.since for it in ledger.standings(NOON)] == [None]
+    assert [it.since for it in ledger.read_statuses(NOON)] == [None]
 
 
 def test_totals_are_told_by_what_is_asked_for(make: Make) -> None:
     ledger = make()
-    ledger.settle("1", charge(10, "a", team="red", input_tokens=5, output_tokens=2), NOON)
-    ledger.settle("2", charge(30, "a", team="blue", model="o3", estimated=True), NOON + DAY)
-    ledger.settle("3", charge(None, "b"), NOON)
-    by_agent = ledger.totals(["agent"])
+    ledger.settle_reservation("1", charge(10, "a", team="red", input_tokens=5, output_tokens=2), NOON)
+    ledger.settle_reservation("2", charge(30, "a", team="blue", model="o3", estimated=True), NOON + DAY)
+    ledger.settle_reservation("3", charge(None, "b"), NOON)
+    by_agent = ledger.compute_totals(["agent"])
     assert [(it.by, it.calls, it.usd, it.weight, it.unpriced, it.estimated) for it in by_agent] == [
         (("a",), 2, 40, 2000, 0, 1),
         (("b",), 1, 0, 1000, 1, 0),
     ]
-    assert [(it.by, it.usd) for it in ledger.totals(["team", "model"])] == [
+    assert [(it.by, it.usd) for it in ledger.compute_totals(["team", "model"])] == [
         (("blue", "o3"), 30),
         (("red", "gpt-4o"), 10),
         ((None, "gpt-4o"), 0),
     ]
-    (everything,) = ledger.totals([])
+    (everything,) = ledger.compute_totals([])
     assert (everything.calls, everything.input_tokens, everything.output_tokens) == (3, 5, 2)
     with pytest.raises(ValueError, match="'colour'"):
-        ledger.totals(["colour"])
-    assert ledger.totals(["agent"]), "the question did no harm"
+        ledger.compute_totals(["colour"])
+    assert ledger.compute_totals(["agent"]), "the question did no harm"
 
 
 @pytest.mark.parametrize("threads", [64])
@@ -297,9 +299,9 @@ def test_callers_at_a_barrier_get_what_there_is(threads: int, make: Make) -> Non
 
     def call(name: str) -> None:
         barrier.wait()
-        if ledger.reserve(name, charge(10), NOON).admitted:
+        if ledger.reserve_estimate(name, charge(10), NOON).admitted:
             admitted.append(name)
-            ledger.settle(name, charge(10), NOON)
+            ledger.settle_reservation(name, charge(10), NOON)
 
     workers = [threading.Thread(target=call, args=(str(name),)) for name in range(threads)]
     for worker in workers:
@@ -357,7 +359,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, agent: str, amount: int) -> None:
         name = str(next(self.names))
         fits = self.fits(agent, amount)
-        assert self.ledger.reserve(name, charge(amount, agent), self.now).admitted is fits
+        assert self.ledger.reserve_estimate(name, charge(amount, agent), self.now).admitted is fits
         if fits:
             self.holds[name] = (agent, amount, self.now + LEASE)
 
@@ -366,7 +368,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, actual: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.holds)))
         agent, estimate, expires = self.holds.pop(name)
-        self.ledger.settle(name, charge(actual, agent), self.now)
+        self.ledger.settle_reservation(name, charge(actual, agent), self.now)
         # A reservation that has expired, or was made before the last minute, bounds nothing any more.
         self.beyond += actual if expires <= self.now else max(0, actual - estimate)
         for key in (agent, "*"):
@@ -377,14 +379,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.holds)))
         del self.holds[name]
-        self.ledger.give_back(name)
+        self.ledger.cancel_reservation(name)
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
         living = sorted(name for name, hold in self.holds.items() if hold[2] > self.now)
         names = data.draw(st.lists(st.sampled_from(living), unique=True)) if living else []
-        self.ledger.renew(names, self.now)
+        self.ledger.renew_reservations(names, self.now)
         for name in names:
             agent, amount, _ = self.holds[name]
             self.holds[name] = (agent, amount, self.now + LEASE)
@@ -401,19 +403,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def reset(self) -> None:
-        self.ledger.reset(AccountKey(Scope.ALL, "*", Unit.USD, Period.MINUTE))
+        self.ledger.reset_account(AccountKey(Scope.ALL, "*", Unit.USD, Period.MINUTE))
         self.spent["*"] = []
 
     @invariant()
     def it_stands_as_in_the_model(self) -> None:
         if self.limits:
-            for standing in self.ledger.standings(self.now):
+            for standing in self.ledger.read_statuses(self.now):
                 assert (standing.spent, standing.reserved) == self.model(standing.key.key), standing
 
     @invariant()
     def nothing_is_overspent(self) -> None:
         if self.limits and not self.lowered:
-            for standing in self.ledger.standings(self.now):
+            for standing in self.ledger.read_statuses(self.now):
                 assert standing.spent + standing.reserved <= standing.limit + self.beyond
 
     def teardown(self) -> None:

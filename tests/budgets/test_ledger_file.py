@@ -15,7 +15,7 @@ import pytest
 from ledger_process import LEASE, LIMIT, NOW, charge
 
 from loco_otel._budgets import account
-from loco_otel._budgets.ledger_client import Books
+from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.sqlite_file import SqliteFile
 from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
@@ -41,7 +41,7 @@ def process(path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def spent(path: Path) -> int:
     view = LedgerView(path)
-    (standing,) = view.standings(NOW)
+    (standing,) = view.read_statuses(NOW)
     view.close()
     return standing.spent
 
@@ -55,12 +55,12 @@ def test_processes_at_full_speed_never_overspend(path: Path) -> None:
 
 def test_what_was_spent_survives_a_restart(path: Path) -> None:
     first = ledger_process.ledger(path)
-    first.settle("1", charge(400), NOW)
+    first.settle_reservation("1", charge(400), NOW)
     first.close()
     second = ledger_process.ledger(path)
-    assert not second.judge(charge(601), NOW).admitted
-    assert second.judge(charge(600), NOW).admitted
-    assert [it.usd for it in second.totals(["agent"])] == [400]
+    assert not second.check_estimate(charge(601), NOW).admitted
+    assert second.check_estimate(charge(600), NOW).admitted
+    assert [it.usd for it in second.compute_totals(["agent"])] == [400]
     second.close()
 
 
@@ -69,40 +69,40 @@ def test_a_killed_process_leaves_no_reservation_beyond_its_lease(path: Path) -> 
     assert victim.stdout is not None
     assert victim.stdout.readline() == "holding\n"
     books = ledger_process.ledger(path)
-    assert not books.reserve("next", charge(200), NOW).admitted
+    assert not books.reserve_estimate("next", charge(200), NOW).admitted
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=PATIENCE)
-    assert not books.reserve("next", charge(200), NOW + LEASE - 1).admitted, "nobody knows yet"
-    assert books.reserve("next", charge(700), NOW + LEASE).admitted
-    assert [(it.spent, it.reserved) for it in books.standings(NOW + LEASE)] == [(300, 700)]
+    assert not books.reserve_estimate("next", charge(200), NOW + LEASE - 1).admitted, "nobody knows yet"
+    assert books.reserve_estimate("next", charge(700), NOW + LEASE).admitted
+    assert [(it.spent, it.reserved) for it in books.read_statuses(NOW + LEASE)] == [(300, 700)]
     books.close()
 
 
 def test_settling_again_charges_once(path: Path) -> None:
     books = ledger_process.ledger(path)
-    books.settle("1", charge(100), NOW)
-    again = books.settle("1", charge(100), NOW)
-    assert again.standings == ()
+    books.settle_reservation("1", charge(100), NOW)
+    again = books.settle_reservation("1", charge(100), NOW)
+    assert again.statuses == ()
     assert spent(path) == 100
-    books.renew([], NOW + 2 * 86_400)
-    books.settle("1", charge(100), NOW + 2 * 86_400)
+    books.renew_reservations([], NOW + 2 * 86_400)
+    books.settle_reservation("1", charge(100), NOW + 2 * 86_400)
     assert spent(path) == 200, "ids are not kept for ever"
     books.close()
 
 
 def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
     books = ledger_process.ledger(path)
-    books.reserve("parent's", charge(100), NOW)
+    books.reserve_estimate("parent's", charge(100), NOW)
     child = os.fork()
     if not child:
         try:
             books.after_fork()
-            books.settle("child's", charge(50), NOW)
+            books.settle_reservation("child's", charge(50), NOW)
         except BaseException:
             os._exit(1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    books.settle("parent's", charge(100), NOW)
+    books.settle_reservation("parent's", charge(100), NOW)
     assert spent(path) == 150
     books.close()
 
@@ -125,16 +125,16 @@ def went_well(child: int) -> bool:
 
 def test_what_a_forked_child_spends_is_kept_when_its_parent_closes_the_file(path: Path) -> None:
     books = ledger_process.ledger(path)
-    books.settle("parent's", charge(1), NOW)
+    books.settle_reservation("parent's", charge(1), NOW)
     reading, writing = os.pipe()
     told, telling = os.pipe()
 
     def spend_before_and_after() -> None:
         books.after_fork()
-        books.settle("child's first", charge(10), NOW)
+        books.settle_reservation("child's first", charge(10), NOW)
         os.write(telling, b"x")
         os.read(reading, 1)
-        books.settle("child's second", charge(100), NOW)
+        books.settle_reservation("child's second", charge(100), NOW)
 
     child = in_child(spend_before_and_after)
     os.read(told, 1)
@@ -151,7 +151,7 @@ def test_a_fork_waits_for_other_threads_transactions(path: Path) -> None:
     began, forking = threading.Event(), threading.Event()
 
     def in_a_transaction() -> None:
-        with books._file.writing():
+        with books._file.begin_write():
             began.set()
             forking.wait(PATIENCE)
 
@@ -160,10 +160,10 @@ def test_a_fork_waits_for_other_threads_transactions(path: Path) -> None:
     began.wait(PATIENCE)
     # What is registered last runs first: the fork has begun when the transaction ends.
     os.register_at_fork(before=forking.set)
-    child = in_child(lambda: (books.after_fork(), books.settle("child's", charge(50), NOW))[0])
+    child = in_child(lambda: (books.after_fork(), books.settle_reservation("child's", charge(50), NOW))[0])
     assert went_well(child)
     thread.join()
-    books.settle("parent's", charge(100), NOW)
+    books.settle_reservation("parent's", charge(100), NOW)
     assert spent(path) == 150
     books.close()
 
@@ -183,36 +183,36 @@ def test_budgets_may_change_while_calls_reserve_and_settle(path: Path) -> None:
     changing.start()
     try:
         for number in range(200):
-            books.reserve(str(number), charge(10), NOW)
-            books.settle(str(number), charge(10), NOW)
+            books.reserve_estimate(str(number), charge(10), NOW)
+            books.settle_reservation(str(number), charge(10), NOW)
     finally:
         stop.set()
         changing.join()
     books.set_budgets([named], UTC)
-    (standing,) = books.standings(NOW)
+    (standing,) = books.read_statuses(NOW)
     assert (standing.spent, standing.reserved) == (2000, 0)
     books.close()
 
 
 def test_a_file_that_was_taken_away_is_made_anew(path: Path) -> None:
     books = ledger_process.ledger(path)
-    books.settle("1", charge(10), NOW)
+    books.settle_reservation("1", charge(10), NOW)
     books.close()
     path.unlink()
-    books.settle("2", charge(20), NOW)
+    books.settle_reservation("2", charge(20), NOW)
     assert spent(path) == 20
     books.close()
 
 
 def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
     books = ledger_process.ledger(path)
-    books.settle("1", charge(10), NOW)
+    books.settle_reservation("1", charge(10), NOW)
     books.close()
     view = LedgerView(path)
-    assert [standing.spent for standing in view.standings(NOW)] == [10]
+    assert [standing.spent for standing in view.read_statuses(NOW)] == [10]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    books.settle("2", charge(5), NOW)
-    assert [standing.spent for standing in view.standings(NOW)] == [15], "somebody writes again"
+    books.settle_reservation("2", charge(5), NOW)
+    assert [standing.spent for standing in view.read_statuses(NOW)] == [15], "somebody writes again"
     books.close()
     view.close()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -221,22 +221,22 @@ def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
 def test_who_looks_sees_what_defaults_say_from_the_first_reservation_on(path: Path) -> None:
     default = Budget(Scope.AGENT, None, 1000)
     books = SqliteLedger(path, [default])
-    books.reserve("1", charge(10), NOW)
+    books.reserve_estimate("1", charge(10), NOW)
     view = LedgerView(path)
-    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 1000, 10)]
+    assert [(it.key.key, it.limit, it.reserved) for it in view.read_statuses(NOW)] == [("agent", 1000, 10)]
     books.set_budgets([default._replace(limit=5000)], UTC)
-    books.reserve("2", charge(5), NOW)
-    assert [(it.key.key, it.limit, it.reserved) for it in view.standings(NOW)] == [("agent", 5000, 15)]
+    books.reserve_estimate("2", charge(5), NOW)
+    assert [(it.key.key, it.limit, it.reserved) for it in view.read_statuses(NOW)] == [("agent", 5000, 15)]
     view.close()
     books.close()
 
 
 def test_what_programs_before_have_left_is_cleared_away(path: Path) -> None:
     ledger = ledger_process.ledger(path)
-    ledger.reserve("of a killed one", charge(10), NOW)
-    ledger.settle("of another", charge(10), NOW)
-    books = Books(ledger, lambda: NOW + 2 * 86_400, lambda *_: None)
-    books.tidy()
+    ledger.reserve_estimate("of a killed one", charge(10), NOW)
+    ledger.settle_reservation("of another", charge(10), NOW)
+    books = LedgerClient(ledger, lambda: NOW + 2 * 86_400, lambda *_: None)
+    books.run_maintenance()
     books.ledger.close()
     database = sqlite3.connect(path)
     assert [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("hold", "settled")] == [(0,)] * 2
@@ -254,15 +254,15 @@ def test_settling_takes_no_longer_for_the_sessions_of_a_day(path: Path) -> None:
             nonlocal steps
             steps += 1
 
-        assert books._file._database is not None
-        books._file._database.set_progress_handler(count, 100)
-        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
-        books._file._database.set_progress_handler(None, 100)
+        assert books._file._connection is not None
+        books._file._connection.set_progress_handler(count, 100)
+        books.settle_reservation(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+        books._file._connection.set_progress_handler(None, 100)
         return steps
 
     first = steps_of(0)
     for number in range(1, 2000):
-        books.settle(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+        books.settle_reservation(str(number), charge(10)._replace(session=f"session {number}"), NOW)
     assert steps_of(2000) <= 2 * first + 2
     books.close()
 
@@ -318,31 +318,31 @@ def test_who_only_looks_makes_no_file(path: Path) -> None:
 
 
 def test_a_file_that_is_locked_is_refused_at_start_and_later(path: Path) -> None:
-    books = SqliteLedger(path, [Budget(Scope.ALL, "*", LIMIT)], patience=0.01)
-    books.reserve("1", charge(100), NOW)
+    books = SqliteLedger(path, [Budget(Scope.ALL, "*", LIMIT)], lock_timeout=0.01)
+    books.reserve_estimate("1", charge(100), NOW)
     thief = sqlite3.connect(path, isolation_level=None)
     thief.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError, match="database is locked"):
-        SqliteLedger(path, patience=0.01)
+        SqliteLedger(path, lock_timeout=0.01)
     for operation in (
-        lambda: books.reserve("2", charge(1), NOW),
-        lambda: books.settle("1", charge(70), NOW),
-        lambda: books.give_back("1"),
-        lambda: books.renew(["1"], NOW),
+        lambda: books.reserve_estimate("2", charge(1), NOW),
+        lambda: books.settle_reservation("1", charge(70), NOW),
+        lambda: books.cancel_reservation("1"),
+        lambda: books.renew_reservations(["1"], NOW),
     ):
         with pytest.raises(LedgerError, match="database is locked"):
             operation()
     thief.execute("ROLLBACK")
     thief.close()
-    assert [(it.spent, it.reserved) for it in books.standings(NOW)] == [(0, 100)], "nothing is half done"
-    books.settle("1", charge(70), NOW)
-    assert [(it.spent, it.reserved) for it in books.standings(NOW)] == [(70, 0)]
+    assert [(it.spent, it.reserved) for it in books.read_statuses(NOW)] == [(0, 100)], "nothing is half done"
+    books.settle_reservation("1", charge(70), NOW)
+    assert [(it.spent, it.reserved) for it in books.read_statuses(NOW)] == [(70, 0)]
     books.close()
 
 
 def test_a_transaction_that_is_broken_off_is_undone(path: Path) -> None:
     books = ledger_process.ledger(path)
-    with pytest.raises(KeyboardInterrupt), books._file.writing() as database:
+    with pytest.raises(KeyboardInterrupt), books._file.begin_write() as database:
         database.execute("UPDATE account SET spent = 999")
         raise KeyboardInterrupt
     assert spent(path) == 0
@@ -356,10 +356,10 @@ def test_the_file_tells_the_limits_that_were_last_stated(path: Path) -> None:
     books = SqliteLedger(path, [Budget(Scope.AGENT, "a", 500, period=Period.DAY), Budget(Scope.AGENT, None, 70)])
     view = LedgerView(path)
     key = AccountKey(Scope.AGENT, "a", Unit.USD, Period.DAY)
-    assert [(it.key, it.limit, it.spent, it.action) for it in view.standings(NOW)] == [(key, 500, 0, Action.REJECT)]
-    books.settle("1", charge(30), NOW)
+    assert [(it.key, it.limit, it.spent, it.action) for it in view.read_statuses(NOW)] == [(key, 500, 0, Action.REJECT)]
+    books.settle_reservation("1", charge(30), NOW)
     books.set_budgets([Budget(Scope.AGENT, "a", 900, period=Period.DAY, action=Action.ALERT)], UTC)
-    assert [(it.key.key, it.limit, it.spent, it.action, it.since) for it in view.standings(NOW)] == [
+    assert [(it.key.key, it.limit, it.spent, it.action, it.since) for it in view.read_statuses(NOW)] == [
         ("a", 900, 0, Action.ALERT, None),
         ("agent", 70, 30, Action.REJECT, NOW),
     ]
@@ -370,9 +370,11 @@ def test_the_file_tells_the_limits_that_were_last_stated(path: Path) -> None:
 def test_totals_can_begin_with_a_day(path: Path) -> None:
     books = ledger_process.ledger(path)
     for day in range(3):
-        books.settle(str(day), charge(10**day), NOW + 86_400 * day)
+        books.settle_reservation(str(day), charge(10**day), NOW + 86_400 * day)
     view = LedgerView(path)
-    totals = [view.totals(["agent"], datetime.fromtimestamp(NOW + 86_400 * day, UTC))[0].usd for day in range(3)]
+    totals = [
+        view.compute_totals(["agent"], datetime.fromtimestamp(NOW + 86_400 * day, UTC))[0].usd for day in range(3)
+    ]
     assert totals == [111, 110, 100]
     view.close()
     books.close()
@@ -391,7 +393,7 @@ def test_opening_a_file_that_is_refused_leaves_nothing_open(path: Path) -> None:
 @pytest.mark.parametrize("step", range(4))
 def test_what_is_reserved_is_right_again_after_an_interruption(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     books = MemoryLedger([Budget(Scope.ALL, "*", LIMIT), Budget(Scope.AGENT, None, LIMIT)], lease=LEASE)
-    books.reserve("1", charge(100), NOW)
+    books.reserve_estimate("1", charge(100), NOW)
     calls = 0
     amount = type(charge(1)).amount
 
@@ -404,8 +406,8 @@ def test_what_is_reserved_is_right_again_after_an_interruption(step: int, monkey
 
     monkeypatch.setattr(account.Charge, "amount", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        books.reserve("2", charge(100), NOW)
+        books.reserve_estimate("2", charge(100), NOW)
     monkeypatch.undo()
-    books._core._accounts[AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL)].reserved += 55  # as if amid a sum
-    books.give_back("1")
-    assert {(it.spent, it.reserved) for it in books.standings(NOW)} == {(0, 0)}
+    books._state._accounts[AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL)].reserved += 55  # as if amid a sum
+    books.cancel_reservation("1")
+    assert {(it.spent, it.reserved) for it in books.read_statuses(NOW)} == {(0, 0)}

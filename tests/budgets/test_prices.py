@@ -49,7 +49,7 @@ def test_it_is_what_the_published_prices_say(
         cache_write_tokens=written,
     )
     exact = calc_price(theirs, name, provider_id=provider, price_context=context).total_price * 1_000_000
-    ours = Prices().cost(
+    ours = Prices().compute_cost(
         provider, [name], Usage(fresh + read + written, output, False, read, written), service_tier=tier
     )
     assert ours is not None
@@ -67,14 +67,14 @@ def test_it_is_what_the_published_prices_say(
     ],
 )
 def test_models_are_found_under_the_names_of_each_cloud(provider: str, model: str, host: str | None) -> None:
-    assert (Prices().cost(provider, [model], Usage(1000, 1000), host=host) or 0) > 100
+    assert (Prices().compute_cost(provider, [model], Usage(1000, 1000), host=host) or 0) > 100
 
 
 def test_the_model_that_answered_counts_and_else_the_one_that_was_asked_for() -> None:
-    mini, full = (Prices().cost("openai", [name], Usage(1000, 0)) for name in ("gpt-4o-mini", "gpt-4o"))
-    assert Prices().cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)) == mini
-    assert Prices().cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)) == full
-    assert Prices().cost("openai", [None, "gpt-4o"], Usage(1000, 0)) == full
+    mini, full = (Prices().compute_cost("openai", [name], Usage(1000, 0)) for name in ("gpt-4o-mini", "gpt-4o"))
+    assert Prices().compute_cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)) == mini
+    assert Prices().compute_cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)) == full
+    assert Prices().compute_cost("openai", [None, "gpt-4o"], Usage(1000, 0)) == full
 
 
 def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
@@ -84,23 +84,23 @@ def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
         "gpt-4o": Price(input=Decimal(0), output=Decimal(0)),
     }
     prices = Prices(own)
-    assert prices.cost("openai", ["our-small"], Usage(1000, 500)) == 2000
-    assert prices.cost("openai", ["our-big"], Usage(1000, 500, False, 400)) == 6000 + 200 + 10_000
-    assert prices.cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
+    assert prices.compute_cost("openai", ["our-small"], Usage(1000, 500)) == 2000
+    assert prices.compute_cost("openai", ["our-big"], Usage(1000, 500, False, 400)) == 6000 + 200 + 10_000
+    assert prices.compute_cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
 
 
 def test_a_deployments_own_price_goes_before_that_of_the_model_which_answers() -> None:
     prices = Prices({"harbour-chat": Price(input=Decimal(1), output=Decimal(1))})
     azure = {"provider": "azure.ai.openai", "usage": Usage(1000, 1000), "host": "x.openai.azure.com"}
-    assert prices.cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
-    assert prices.cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
+    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
+    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
 
 
 def test_what_has_no_price_is_none_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     prices = Prices()
     with caplog.at_level(logging.WARNING, "loco_otel"):
-        assert [prices.cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3
-        assert prices.cost("openai", [None], Usage(1, 1)) is None
+        assert [prices.compute_cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3
+        assert prices.compute_cost("openai", [None], Usage(1, 1)) is None
     assert [record.getMessage() for record in caplog.records] == [
         "the price of openai harbour-1 is not known: its calls count in weight, until [prices] of the settings has one",
         "the price of openai None is not known: its calls count in weight, until [prices] of the settings has one",

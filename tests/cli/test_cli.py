@@ -187,12 +187,12 @@ from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from openai import _base_client as base
 plain = base.SyncAPIClient.request
 OpenAIInstrumentor().instrument()
-print(len(OpenAIInstrumentor.patched()))
+print(len(OpenAIInstrumentor.list_patched()))
 import wrapt
 wrapt.wrap_function_wrapper(base.AsyncAPIClient, "request", lambda call, _, args, kwargs: call(*args, **kwargs))
-print(len(OpenAIInstrumentor.patched()))
+print(len(OpenAIInstrumentor.list_patched()))
 base.SyncAPIClient.request = plain
-print(*OpenAIInstrumentor.patched())
+print(*OpenAIInstrumentor.list_patched())
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

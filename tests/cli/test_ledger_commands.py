@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loco_otel._budgets.forecast import runs_out_at
+from loco_otel._budgets.forecast import predict_exhaustion
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel.cli.main import main
-from loco_otel.money import AccountKey, Action, Budget, Charge, Period, Scope, Standing, Unit
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Period, Scope, Unit
 
 NOW = 1_800_000_000.0
 KEY = AccountKey(Scope.ALL, "*", Unit.USD, Period.DAY)
@@ -32,10 +32,10 @@ def path(tmp_path: Path) -> Iterator[Path]:
             Budget(Scope.TEAM, "red", 100_000, Unit.WEIGHT),
         ],
     )
-    ledger.settle("1", charge("analyst", "gpt-4o", 1_250_001), NOW - 3600)
-    ledger.settle("2", charge("writer", "gpt-4o-mini", 2_000, team="red"), NOW - 60)
-    ledger.settle("3", charge("writer", "our-own", None, team="red"), NOW - 60)
-    ledger.reserve("4", charge("analyst", "gpt-4o", 250_000), NOW)
+    ledger.settle_reservation("1", charge("analyst", "gpt-4o", 1_250_001), NOW - 3600)
+    ledger.settle_reservation("2", charge("writer", "gpt-4o-mini", 2_000, team="red"), NOW - 60)
+    ledger.settle_reservation("3", charge("writer", "our-own", None, team="red"), NOW - 60)
+    ledger.reserve_estimate("4", charge("analyst", "gpt-4o", 250_000), NOW)
     yield path
     ledger.close()
 
@@ -145,8 +145,8 @@ def test_the_installed_command_reads_the_ledger_while_it_is_in_use(path: Path) -
 # The forecast.
 
 
-def standing(spent: int, since: float | None, *, limit: int = 100, resets_at: float | None = None) -> Standing:
-    return Standing(KEY, limit, spent, 0, resets_at, Action.REJECT, since)
+def standing(spent: int, since: float | None, *, limit: int = 100, resets_at: float | None = None) -> BudgetStatus:
+    return BudgetStatus(KEY, limit, spent, 0, resets_at, Action.REJECT, since)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,13 @@ def standing(spent: int, since: float | None, *, limit: int = 100, resets_at: fl
         (standing(0, None, limit=0), NOW),
     ],
 )
-def test_a_budget_runs_out_if_it_goes_on_like_that(it: Standing, out: float | None) -> None:
-    assert runs_out_at(it, NOW) == out
+def test_a_budget_runs_out_if_it_goes_on_like_that(it: BudgetStatus, out: float | None) -> None:
+    assert predict_exhaustion(it, NOW) == out
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**12), st.floats(0, 10**6))
 def test_the_more_is_spent_the_sooner_it_runs_out(spent: int, limit: int, ago: float) -> None:
-    less, more = (runs_out_at(standing(amount, NOW - ago, limit=limit), NOW) for amount in (spent, spent + 1))
+    less, more = (predict_exhaustion(standing(amount, NOW - ago, limit=limit), NOW) for amount in (spent, spent + 1))
     assert less is None or (more is not None and NOW <= more <= less)
 
 
@@ -177,7 +177,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     agent, session = "x[/y][bold]planner[/bold]", ":tada:"
     ledger = SqliteLedger(path, [Budget(Scope.AGENT, agent, 5_000_000)])
-    ledger.settle("1", charge(agent, "gpt-4o[1m]", 10)._replace(session=session), NOW)
+    ledger.settle_reservation("1", charge(agent, "gpt-4o[1m]", 10)._replace(session=session), NOW)
     ledger.close()
     for command in (("budgets",), ("spend", "--by", "agent,session,model")):
         shown = run(*command, ledger=path)
@@ -191,7 +191,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_no_amount_is_cut_off(columns: str | None, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = SqliteLedger(path, [Budget(Scope.AGENT, "an agent of a rather long name", 1_234_567_890_123)])
-    ledger.settle("1", charge("an agent of a rather long name", "gpt-4o", 123_456_789), NOW)
+    ledger.settle_reservation("1", charge("an agent of a rather long name", "gpt-4o", 123_456_789), NOW)
     ledger.close()
     environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     if columns is not None:

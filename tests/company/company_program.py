@@ -43,7 +43,7 @@ def begin() -> None:
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    process.current().engine.listen(events.append)
+    process.get_runtime().engine.add_listener(events.append)
 
 
 def vendor(name: str, sdk: str) -> Any:
@@ -165,7 +165,7 @@ def seen(call: Callable[[], object]) -> dict[str, object]:
     call()
     gc.collect()
     if any(isinstance(event, Granted) for event in events):
-        process.current().engine.advance()  # what was dropped is given back by the next operation
+        process.get_runtime().engine.run_due_actions()  # what was dropped is given back by the next operation
     spans = exporter.get_finished_spans()
     inference = [span for span in spans if is_inference(span)]
     return {

@@ -88,10 +88,10 @@ class Lists(RuleBasedStateMachine):
         self.scheduler = AsyncLOCOScheduler([self.agent], SharedResource("r"))
         self.engine = self.scheduler.resource.engine
         self.model: list[tuple[Task, float]] = []
-        holder = self.engine.ticket(Request("holder", 1000, ("r",)))
+        holder = self.engine.create_ticket(Request("holder", 1000, ("r",)))
         self.engine.submit(holder)
         self.holder = holder
-        waiter = Ticket(self.agent.tasks.station.plain)  # type: ignore[union-attr]
+        waiter = Ticket(self.agent.tasks.station.plain_request)  # type: ignore[union-attr]
         waiter.backlog = self.agent.tasks.backlog
         self.engine.submit(waiter)
         assert waiter.state is State.WAITING
@@ -179,19 +179,19 @@ class Lists(RuleBasedStateMachine):
     @rule()
     def be_interrupted(self) -> None:
         self.engine._busy = True
-        self.engine.advance()
+        self.engine.run_due_actions()
 
     @rule()
     def leave_and_come_back(self) -> None:
         ages = [task.age for task in self.agent.tasks]
         self.agent.tasks.leave()
-        self.agent.tasks.join(self.scheduler._station("a"))
+        self.agent.tasks.join(self.scheduler._bind_queue("a"))
         assert [task.age for task in self.agent.tasks] == ages
 
     @rule()
     def tick(self) -> None:
         ages = [task.age for task in self.agent.tasks]
-        self.scheduler._line.tick += 1
+        self.scheduler._queue_set.tick += 1
         assert [task.age for task in self.agent.tasks] == [age + 1 for age in ages]
 
     @invariant()
@@ -202,7 +202,7 @@ class Lists(RuleBasedStateMachine):
 
     @invariant()
     def the_core_sees_the_same(self) -> None:
-        (standing,) = [one for one in self.engine.snapshot().resources[0].agents if one.agent == "a"]
+        (standing,) = [one for one in self.engine.take_snapshot().resources[0].agents if one.agent == "a"]
         assert standing.waiting == 1
         assert standing.queue_weight == sum(1000 * weight for _, weight in self.model)
         if self.model:

@@ -103,7 +103,7 @@ def test_reset_gives_the_scheduler_up_and_another_runtime_has_none(run: Run) -> 
     fresh = loco_otel.configure()
     assert fresh is not made
     assert (fresh.agents, fresh.resource.capacity) == ({}, 2)
-    process.replace(Settings())
+    process.replace_runtime(Settings())
     with pytest.raises(RuntimeError):
         loco_otel.get_scheduler()
 
@@ -114,7 +114,7 @@ def test_reset_gives_the_scheduler_up_and_another_runtime_has_none(run: Run) -> 
 def test_a_call_passes_the_scheduler_and_is_charged(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
     listener = RecordingListener()
-    process.current().engine.listen(listener)
+    process.get_runtime().engine.add_listener(listener)
     told: list[object] = []
     made.on_task_completed = lambda agent, task, result: told.append((agent, task.weight, result))
 
@@ -166,13 +166,13 @@ def test_what_runs_in_a_wrapped_call_is_covered(run: Run) -> None:
 
     async def program() -> None:
         async def coroutine() -> bool:
-            return ownership.covering() is not None and await asyncio.to_thread(
-                lambda: ownership.covering() is not None
+            return ownership.current_ticket() is not None and await asyncio.to_thread(
+                lambda: ownership.current_ticket() is not None
             )
 
         assert await loco_otel.wrap(coroutine, agent_id="a")
-        assert await loco_otel.wrap(lambda: ownership.covering() is not None, agent_id="a")
-        assert ownership.covering() is None
+        assert await loco_otel.wrap(lambda: ownership.current_ticket() is not None, agent_id="a")
+        assert ownership.current_ticket() is None
 
     run(program())
 
@@ -287,7 +287,7 @@ def test_a_stream_holds_its_slot_until_it_has_ended(run: Run) -> None:
         seen = []
         async for number in stream:
             seen.append((number, made.resource.holder_count))
-            assert ownership.covering() is None  # what the reader does is its own
+            assert ownership.current_ticket() is None  # what the reader does is its own
             with pytest.raises(AcquireTimeoutError):
                 await loco_otel.wrap(print, agent_id="b", timeout=0)
         assert seen == [(0, 1), (1, 1), (2, 1)]
@@ -366,7 +366,7 @@ def test_a_stream_that_is_broken_off_gives_its_slot_back(run: Run, settle: Until
         else:
             del reader
             gc.collect()
-        await settle(lambda: bool(closed) and made.resource.engine.snapshot().resources[0].active == 0)
+        await settle(lambda: bool(closed) and made.resource.engine.take_snapshot().resources[0].active == 0)
         assert made.get_agent("a").completed_tasks.total - made.get_agent("a").completed_tasks.failed == (
             1 if end == "close" else 0
         )

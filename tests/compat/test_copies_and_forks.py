@@ -69,11 +69,11 @@ def test_wrapped_sync_functions_run_in_a_forked_child() -> None:
 def test_a_forked_child_has_a_budget_manager_that_answers() -> None:
     budget = BudgetManager(default_limit=10)
     budget.record_spend("a", 2)
-    with budget._ledger._lock, budget._naming:  # as another thread of the parent may
+    with budget._ledger._lock, budget._reservation_lock:  # as another thread of the parent may
         assert forked(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
 
 
 def test_a_forked_child_finds_no_lock_held() -> None:
     agent = Agent("a")
-    with agent.completed_tasks._lock, process._making:  # as other threads of the parent may
-        assert forked(lambda: (agent.completed_tasks.fail(), process.replace(None), loco_otel.snapshot()))
+    with agent.completed_tasks._lock, process._creation_lock:  # as other threads of the parent may
+        assert forked(lambda: (agent.completed_tasks.fail(), process.replace_runtime(None), loco_otel.snapshot()))

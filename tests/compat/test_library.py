@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from loco_otel.adapters.vanilla import VanillaAdapter
 
 import loco_otel
 from loco_otel import (
@@ -27,7 +26,8 @@ from loco_otel import (
     Task,
     jains_fairness,
 )
-from loco_otel._core.alpha_tuner import AdaptiveAlpha
+from loco_otel._core.alpha_tuner import AlphaTuner
+from loco_otel.adapters.vanilla import VanillaAdapter
 from loco_otel.testing import RunResult, SyncTestScheduler, mock_agent, mock_resource
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -94,7 +94,7 @@ def test_any_other_alpha_is_refused(make: Any, options: dict[str, Any], message:
 def test_an_alpha_that_starves_is_guarded_and_told_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loco_otel.async_scheduler._warned", False)
+    monkeypatch.setattr("loco_otel.async_scheduler._has_warned", False)
     scheduler("a", alpha=0.9, max_wait_ticks=0)
     LOCOScheduler([], alpha=0.9)
     assert caplog.messages == []
@@ -102,7 +102,7 @@ def test_an_alpha_that_starves_is_guarded_and_told_once(
     scheduler("a", alpha=0.9)
     (message,) = caplog.messages
     assert "alpha 0.9 is above 0.5" in message
-    assert made._line.max_wait_ticks == 1000
+    assert made._queue_set.max_wait_ticks == 1000
 
 
 def test_agents_come_and_go(run: Run, settle: Until) -> None:
@@ -197,7 +197,7 @@ def test_what_was_served_is_what_was_granted(run: Run) -> None:
                 pass
 
     run(program())
-    served = [(request.agent, request.weight, request.task_type) for request in made.resource.pool.served]
+    served = [(request.agent, request.weight, request.task_type) for request in made.resource.pool.recently_served]
     assert served == [("a", 2000, "chat"), ("b", 3000, "chat")]
 
 
@@ -206,7 +206,7 @@ def test_what_is_queued_shows_before_anybody_waits(run: Run) -> None:
 
     async def program() -> None:
         await made.submit_task("a", Task(weight=2.0, age=4))
-        (standing,) = made.resource.engine.snapshot().resources[0].agents
+        (standing,) = made.resource.engine.take_snapshot().resources[0].agents
         assert (standing.agent, standing.queue_weight, standing.queue_age) == ("a", 2000, 4)
         assert (standing.waiting, standing.active, standing.score) == (0, 0, None)
 
@@ -420,36 +420,36 @@ def test_a_pool_of_resources(run: Run) -> None:
 
 
 def test_alpha_falls_where_some_wait_far_longer() -> None:
-    rule = AdaptiveAlpha(0.25)
-    assert rule.look(1, [1, 1, 1], 3, 3) == 0.25
-    assert rule.look(2, [0, 0, 30], 3, 3) == pytest.approx(0.24)
+    rule = AlphaTuner(0.25)
+    assert rule.update_alpha(1, [1, 1, 1], 3, 3) == 0.25
+    assert rule.update_alpha(2, [0, 0, 30], 3, 3) == pytest.approx(0.24)
     for tick in range(3, 50):
-        rule.look(tick, [0, 0, 30], 3, 3)
+        rule.update_alpha(tick, [0, 0, 30], 3, 3)
     assert rule.alpha == 0.0
     assert rule.adjustments[0] == (2, pytest.approx(0.24), "ages differ")
 
 
 def test_alpha_rises_where_queues_grow_and_never_to_where_agents_starve() -> None:
-    rule = AdaptiveAlpha(0.25, high=0.5)
+    rule = AlphaTuner(0.25, high=0.5)
     for tick in range(1, 100):
-        rule.look(tick, [5, 5], 100 * 2 ** (tick // 3), 10 + tick)  # two arrivals a release
+        rule.update_alpha(tick, [5, 5], 100 * 2 ** (tick // 3), 10 + tick)  # two arrivals a release
     assert rule.alpha == pytest.approx(0.9 / 3)
-    steady = AdaptiveAlpha(0.44)
+    steady = AlphaTuner(0.44)
     for tick in range(1, 20):
-        steady.look(tick, [5, 5], 100 * 2**tick, 10)
+        steady.update_alpha(tick, [5, 5], 100 * 2**tick, 10)
     assert steady.alpha == 0.45
-    flooded = AdaptiveAlpha(0.25)
+    flooded = AlphaTuner(0.25)
     for tick in range(1, 20):
-        flooded.look(tick, [5, 5], 10, 9 * tick)
+        flooded.update_alpha(tick, [5, 5], 10, 9 * tick)
     assert flooded.alpha == pytest.approx(0.9 / 11)  # ten arrivals a release
     assert {reason for _, _, reason in flooded.adjustments} == {"starvation bound"}
 
 
 def test_a_look_at_many_agents_is_taken_seldom() -> None:
-    rule = AdaptiveAlpha(0.25)
-    assert [tick for tick in range(1, 10) if rule.due(tick, 3)] == list(range(1, 10))
-    rule = AdaptiveAlpha(0.25)
-    assert [tick for tick in range(1, 400) if rule.due(tick, 1600)] == [1, 102, 203, 304]
+    rule = AlphaTuner(0.25)
+    assert [tick for tick in range(1, 10) if rule.is_due(tick, 3)] == list(range(1, 10))
+    rule = AlphaTuner(0.25)
+    assert [tick for tick in range(1, 400) if rule.is_due(tick, 1600)] == [1, 102, 203, 304]
 
 
 def test_a_scheduler_tunes_itself_at_each_release(run: Run) -> None:
@@ -489,11 +489,11 @@ def test_a_tuner_looks_when_told_to(run: Run) -> None:
 def test_the_process_tunes_itself_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_AUTO_TUNE", "true")
     made = loco_otel.configure(capacity=1)
-    assert made._line.tuner is not None
+    assert made._queue_set.tuner is not None
     loco_otel.configure(auto_tune=False)
-    assert made._line.tuner is None
+    assert made._queue_set.tuner is None
     loco_otel.configure(auto_tune=True, policy="fifo")
-    assert made._line.tuner is None
+    assert made._queue_set.tuner is None
 
 
 # -- step by step ------------------------------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_
             return alike
 
     other = threading.Thread(target=budget.settle, args=("a", 1.0), kwargs={"spent": False})
-    budget._under_way = Interrupted(budget._under_way)
+    budget._open_reservations = Interrupted(budget._open_reservations)
     budget.reserve("a", 1.0)
     other.join()
     budget.settle("a", 1.0, spent=False)

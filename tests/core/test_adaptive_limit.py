@@ -22,52 +22,52 @@ HOST = "openai/api.openai.com"
 
 def test_without_a_refusal_there_is_no_limit() -> None:
     limit = AdaptiveLimit()
-    assert not any(limit.succeed(10_000, 0.0) for _ in range(1000))
+    assert not any(limit.record_success(10_000, 0.0) for _ in range(1000))
     assert (limit.limit, limit.is_learnt) == (inf, False)
 
 
 @pytest.mark.parametrize(("in_flight", "half"), [(1, 1), (2, 1), (9, 4), (100, 50)])
 def test_the_first_refusal_sets_it_to_half_of_what_is_in_flight(in_flight: int, half: int) -> None:
     limit = AdaptiveLimit()
-    assert limit.push_back(in_flight, 0.0, 1.0)
+    assert limit.record_refusal(in_flight, 0.0, 1.0)
     assert (limit.limit, limit.is_learnt) == (half, True)
 
 
 def test_those_that_were_in_flight_together_halve_it_once() -> None:
     limit = AdaptiveLimit()
-    assert limit.push_back(40, 0.0, 1.0)
-    assert not any(limit.push_back(40 - left, 0.5, 1.0 + left / 100) for left in range(1, 20))
+    assert limit.record_refusal(40, 0.0, 1.0)
+    assert not any(limit.record_refusal(40 - left, 0.5, 1.0 + left / 100) for left in range(1, 20))
     assert limit.limit == 20
-    assert limit.push_back(20, 1.5, 2.0)
+    assert limit.record_refusal(20, 1.5, 2.0)
     assert limit.limit == 10
 
 
 def test_it_comes_back_to_one_below_what_was_refused_and_then_is_patient() -> None:
     limit = AdaptiveLimit()
-    limit.push_back(16, 0.0, 1.0)
-    climb = [limit.succeed(int(limit.limit), 9.0) for _ in range(7)]
+    limit.record_refusal(16, 0.0, 1.0)
+    climb = [limit.record_success(int(limit.limit), 9.0) for _ in range(7)]
     assert (climb, limit.limit) == ([True] * 7, 15)
-    held = next(tries for tries in count(1) if limit.succeed(15, 9.0))
+    held = next(tries for tries in count(1) if limit.record_success(15, 9.0))
     assert (held, limit.limit) == (16, 16), "a limit's worth of successes"
-    limit.push_back(16, 2.0, 3.0)
+    limit.record_refusal(16, 2.0, 3.0)
     while limit.limit < 15:
-        limit.succeed(int(limit.limit), 9.0)
-    assert next(tries for tries in count(1) if limit.succeed(15, 9.0)) == 32, "twice as many"
+        limit.record_success(int(limit.limit), 9.0)
+    assert next(tries for tries in count(1) if limit.record_success(15, 9.0)) == 32, "twice as many"
 
 
 def test_a_refused_try_that_cost_a_pause_is_not_repeated_soon() -> None:
     limit = AdaptiveLimit()
-    limit.push_back(2, 0.0, 1.0)
-    assert [limit.succeed(1, 1.0), limit.succeed(1, 1.0), limit.limit] == [False, True, 2]
-    limit.push_back(2, 1.5, 2.0, pause=5.0)
-    assert not any(limit.succeed(1, now) for now in range(7, 102))
-    assert limit.succeed(1, 102.0)
+    limit.record_refusal(2, 0.0, 1.0)
+    assert [limit.record_success(1, 1.0), limit.record_success(1, 1.0), limit.limit] == [False, True, 2]
+    limit.record_refusal(2, 1.5, 2.0, pause=5.0)
+    assert not any(limit.record_success(1, now) for now in range(7, 102))
+    assert limit.record_success(1, 102.0)
 
 
 def test_a_try_that_goes_well_is_followed_by_more() -> None:
     limit = AdaptiveLimit()
-    limit.push_back(4, 0.0, 1.0)
-    levels = [limit.limit for _ in range(200) if limit.succeed(int(limit.limit), 9.0)]
+    limit.record_refusal(4, 0.0, 1.0)
+    levels = [limit.limit for _ in range(200) if limit.record_success(int(limit.limit), 9.0)]
     assert levels[-1] >= 18, "one more for each limit's worth of successes"
     assert levels == sorted(levels)
 
@@ -80,10 +80,10 @@ def test_it_stays_between_one_and_its_ceiling_and_grows_only_where_it_holds_back
     for now, (refused, in_flight) in enumerate(told):
         before = limit.limit
         if refused:
-            assert limit.push_back(in_flight, now, now)
+            assert limit.record_refusal(in_flight, now, now)
             assert limit.limit <= max(1, min(before, in_flight) / 2)
         else:
-            grew = limit.succeed(in_flight, now)
+            grew = limit.record_success(in_flight, now)
             assert limit.limit == before + grew
             assert not grew or in_flight >= before
         assert 1 <= limit.limit <= ceiling
@@ -140,20 +140,20 @@ def play(steps: list[tuple[float, int]], seed: int, *, clients: int = 64, retry_
         arrive(0.0, send)
     now = 0.0
     while now < ends:
-        if events and events[0][0] <= core.next_wakeup():
+        if events and events[0][0] <= core.compute_next_wakeup():
             now, _, ticket, accepted = heapq.heappop(events)
             busy -= accepted
             if accepted:
                 core.release(ticket, now)
             else:
-                core.throttle(Throttled(now, ticket, 429, ThrottleKind.LOAD, retry_after, None))
+                core.record_throttling(Throttled(now, ticket, 429, ThrottleKind.LOAD, retry_after, None))
                 core.cancel(ticket, now)
             if now >= began + 60:
                 served, refused = served + accepted, refused + (not accepted)
             arrive(now, send)
         else:
-            now = core.next_wakeup()
-            core.advance(now)
+            now = core.compute_next_wakeup()
+            core.run_due_actions(now)
         decided, core.decided = core.decided, []
         for ticket in decided:
             if ticket.state is State.GRANTED:
@@ -184,14 +184,14 @@ def test_a_refusal_to_many_at_once_is_no_storm() -> None:
         core.submit(ticket, 0.0)
     assert all(ticket.state is State.GRANTED for ticket in first)
     for ticket in first[4:]:
-        core.throttle(Throttled(0.1, ticket, 429, ThrottleKind.LOAD, 2.0, None))
-        core.suspend(ticket, 0.1)
+        core.record_throttling(Throttled(0.1, ticket, 429, ThrottleKind.LOAD, 2.0, None))
+        core.suspend_ticket(ticket, 0.1)
     assert core.resources.pools[HOST].capacity == 32
     for ticket in first[4:]:
-        core.resume(ticket, 0.2)
+        core.resume_ticket(ticket, 0.2)
     assert core.resources.pools[HOST].used == 4, "nobody goes before the time that the provider named"
-    assert core.next_wakeup() == pytest.approx(2.1)
-    core.advance(2.1)
+    assert core.compute_next_wakeup() == pytest.approx(2.1)
+    core.run_due_actions(2.1)
     assert core.resources.pools[HOST].used == 32
 
 
@@ -199,7 +199,7 @@ def test_a_push_back_for_money_lowers_nothing() -> None:
     core = Scheduler({HOST: AdaptiveLimit()}, FifoPolicy)
     ticket = Ticket(Request("a", resources=(HOST,)))
     core.submit(ticket, 0.0)
-    core.throttle(Throttled(0.1, ticket, 429, ThrottleKind.SPEND, 60.0, None))
+    core.record_throttling(Throttled(0.1, ticket, 429, ThrottleKind.SPEND, 60.0, None))
     assert core.resources.pools[HOST].capacity == inf
     following = Ticket(Request("a", resources=(HOST,)))
     core.submit(following, 0.2)

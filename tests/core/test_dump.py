@@ -13,7 +13,7 @@ NAMES = st.sampled_from("abcd")
 
 
 def dumped(core: Scheduler, most: int = 100, now: float = 0.0) -> ResourceDump:
-    (only,) = core.dump(most, now)
+    (only,) = core.take_dump(most, now)
     return only
 
 
@@ -28,16 +28,16 @@ def test_first_among_those_that_wait_is_whose_turn_it_is(
     draws = iter(range(10**6))
     make = FifoPolicy if policy == "fifo" else lambda: LoadPolicy(0.25, lambda: next(draws) / 10**6)
     core = Scheduler({"llm": 1}, make, max_wait_ticks=guard)
-    line = core.resources.line(("llm",))
+    line = core.resources.get_queue_set(("llm",))
     for agent, weight, ends in asked:
         core.submit(Ticket(Request(agent, weight * 1000, ("llm",))), 0.0)
         if ends:
             core.release(next(iter(core.resources.pools["llm"].leases.values())), 0.0)
-        if not core.waiting():
+        if not core.count_waiting():
             continue
         shown = dumped(core)
         first = next(ticket for ticket in shown.tickets if ticket.state == "waiting")
-        turn, guarded = line.next()
+        turn, guarded = line.select_next()
         agents = {agent.agent: agent for agent in shown.standing.agents}
         if guarded:
             assert first.id == turn.id
@@ -57,7 +57,7 @@ def test_it_tells_every_state_and_what_a_ticket_shares() -> None:
         return ticket
 
     paused = ask("sleeper", 0.0)
-    core.suspend(paused, 1.0)
+    core.suspend_ticket(paused, 1.0)
     asking = ask("asker", 1.0, admission=True)
     waiting = ask("waiter", 2.0, timeout=5.0, model="gpt-4o", provider="openai", tenant="acme")
     queued = ask("submitter", 2.0, wait=False)
@@ -74,9 +74,9 @@ def test_it_tells_every_state_and_what_a_ticket_shares() -> None:
     assert (it.seconds, it.time_left, it.ticks) == (1.0, 4.0, 0)
     assert told[asking.id].seconds == 2.0
 
-    core.admit(asking, 3.0)
-    asking.places = ("reader",)
-    core.park(waiting, ("reader",), 3.0)
+    core.admit_ticket(asking, 3.0)
+    asking.scopes = ("reader",)
+    core.park_ticket(waiting, ("reader",), 3.0)
     assert waiting.state is State.GRANTED
     assert {ticket.id: ticket.shares_with for ticket in dumped(core).tickets}[waiting.id] == asking.id
 
@@ -93,4 +93,6 @@ def test_it_is_bounded_and_says_so() -> None:
 def test_one_that_asks_for_several_is_told_at_each() -> None:
     core = Scheduler({"gpu": 1, "llm": 1}, FifoPolicy)
     core.submit(Ticket(Request("a", resources=("gpu", "llm"))), 0.0)
-    assert [[ticket.resources for ticket in shown.tickets] for shown in core.dump(9, 0.0)] == [[("gpu", "llm")]] * 2
+    assert [[ticket.resources for ticket in shown.tickets] for shown in core.take_dump(9, 0.0)] == [
+        [("gpu", "llm")]
+    ] * 2

@@ -31,8 +31,8 @@ class House:
         for ticket in tickets:
             self.core.release(ticket, 0.0)
         pools = self.core.resources.pools.values()
-        assert all((pool.used, pool.sharers, pool.leases) == (0, 0, {}) for pool in pools)
-        assert self.core.waiting() == 0
+        assert all((pool.used, pool.sharer_count, pool.leases) == (0, 0, {}) for pool in pools)
+        assert self.core.count_waiting() == 0
 
 
 def test_who_waits_for_an_idle_slot_shares_it_once_it_has_lain_idle_for_long() -> None:
@@ -40,12 +40,12 @@ def test_who_waits_for_an_idle_slot_shares_it_once_it_has_lain_idle_for_long() -
     idle = house.ask()
     house.leave(idle)
     waiter = house.ask()
-    house.core.advance(PATIENCE - 0.1)
+    house.core.run_due_actions(PATIENCE - 0.1)
     assert waiter.state is WAITING
-    house.core.advance(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
 
-    assert (waiter.state, waiter.reason, waiter.host) == (GRANTED, GrantReason.REENTRANT, idle)
-    assert house.core.pool("a").used == 1
+    assert (waiter.state, waiter.reason, waiter.lender) == (GRANTED, GrantReason.REENTRANT, idle)
+    assert house.core.get_pool("a").used == 1
     house.end(idle, waiter)
 
 
@@ -54,13 +54,13 @@ def test_one_is_let_in_at_a_time_in_their_turn() -> None:
     idle = house.ask()
     house.leave(idle)
     first, second = house.ask(), house.ask()
-    house.core.advance(PATIENCE)
-    house.core.advance(100 * PATIENCE)
+    house.core.run_due_actions(PATIENCE)
+    house.core.run_due_actions(100 * PATIENCE)
     assert (first.state, second.state) == (GRANTED, WAITING)
     house.leave(first)
-    house.core.advance(200 * PATIENCE)
+    house.core.run_due_actions(200 * PATIENCE)
 
-    assert (second.state, second.host) == (GRANTED, idle)
+    assert (second.state, second.lender) == (GRANTED, idle)
     house.end(second, idle, first)
 
 
@@ -74,7 +74,7 @@ def test_nobody_shares_where_one_holder_works(sign: str) -> None:
         holders[1].touched_at = 1.0
     elif sign == "read again":
         holders[1].idle_after = float("inf")
-    house.core.advance(PATIENCE + 0.5)
+    house.core.run_due_actions(PATIENCE + 0.5)
 
     assert waiter.state is WAITING
     house.core.release(holders[1], 0.0)
@@ -85,17 +85,17 @@ def test_nobody_shares_where_one_holder_works(sign: str) -> None:
 def test_a_slot_lies_idle_too_where_the_other_holder_waits_for_one() -> None:
     house = House(a=2)
     idle, reader = house.ask(), house.ask()
-    reader.places = ("here",)
+    reader.scopes = ("here",)
     house.leave(idle)
     other = house.ask()
     inner = house.ask()
-    house.core.park(inner, ("here",), 0.0)
+    house.core.park_ticket(inner, ("here",), 0.0)
     assert (other.state, inner.state) == (WAITING, WAITING), "the idle one may still end"
-    house.core.advance(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
 
     assert (other.state, inner.state) == (GRANTED, WAITING)
     house.core.release(other, PATIENCE)
-    house.core.advance(2 * PATIENCE)
+    house.core.run_due_actions(2 * PATIENCE)
     assert inner.state is GRANTED
     house.end(inner, reader, idle)
 
@@ -105,10 +105,10 @@ def test_who_needs_several_resources_shares_where_one_lies_idle_and_takes_its_ow
     idle = house.ask("a")
     house.leave(idle)
     wide = house.ask("a", "c")
-    house.core.advance(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
 
-    assert (wide.state, dict(wide.hosts)) == (GRANTED, {"a": idle})
-    assert (house.core.pool("a").used, house.core.pool("c").used) == (1, 1)
+    assert (wide.state, dict(wide.lenders)) == (GRANTED, {"a": idle})
+    assert (house.core.get_pool("a").used, house.core.get_pool("c").used) == (1, 1)
     house.end(wide, idle)
 
 
@@ -117,12 +117,12 @@ def test_who_needs_several_resources_waits_where_one_of_them_is_worked_in() -> N
     idle, working = house.ask("a"), house.ask("b")
     house.leave(idle)
     wide = house.ask("a", "b")
-    house.core.advance(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
     assert wide.state is WAITING
     house.core.release(working, PATIENCE)
-    house.core.advance(2 * PATIENCE)
+    house.core.run_due_actions(2 * PATIENCE)
 
-    assert (wide.state, dict(wide.hosts)) == (GRANTED, {"a": idle})
+    assert (wide.state, dict(wide.lenders)) == (GRANTED, {"a": idle})
     house.end(wide, idle)
 
 
@@ -132,9 +132,9 @@ def test_nobody_goes_before_the_time_that_a_provider_has_named() -> None:
     idle = house.ask()
     house.leave(idle)
     waiter = house.ask()
-    house.core.advance(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
     assert waiter.state is WAITING
-    house.core.advance(60.0)
+    house.core.run_due_actions(60.0)
 
     assert waiter.state is GRANTED
     house.end(waiter, idle)
@@ -145,9 +145,9 @@ def test_the_shared_slot_survives_a_recovery() -> None:
     idle = house.ask()
     house.leave(idle)
     waiter = house.ask()
-    house.core.advance(PATIENCE)
-    house.core.recover(PATIENCE)
+    house.core.run_due_actions(PATIENCE)
+    house.core.rebuild_state(PATIENCE)
 
-    assert (waiter.state, waiter.host, house.core.pool("a").used) == (GRANTED, idle, 1)
+    assert (waiter.state, waiter.lender, house.core.get_pool("a").used) == (GRANTED, idle, 1)
     house.end(idle, waiter)
     assert idle.state is ENDED

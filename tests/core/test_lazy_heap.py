@@ -29,7 +29,7 @@ class HeapMachine(RuleBasedStateMachine):
     @rule(key=st.tuples(st.integers(0, 3), st.integers(0, 1)))
     def push(self, key: tuple[int, int]) -> None:
         item = Item()
-        entry = self.heap.push(*key, item=item)
+        entry = self.heap.push_entry(*key, item=item)
         assert entry[:2] == [*key]
         self.pushed += 1
         self.live.append((key, self.pushed, entry, item))
@@ -39,20 +39,20 @@ class HeapMachine(RuleBasedStateMachine):
     def strike_any(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.live) - 1))
         *_, entry, _ = self.live.pop(index)
-        self.heap.strike(entry)
+        self.heap.remove_entry(entry)
 
     @precondition(lambda self: self.live)
     @rule(times=st.integers(1, 5))
     def strike_the_first(self, times: int) -> None:
         for _ in range(min(times, len(self.live))):
-            first = self.heap.first()
+            first = self.heap.peek_entry()
             assert first is not None
-            self.heap.strike(first)
+            self.heap.remove_entry(first)
             self.live.remove(min(self.live))
 
     @invariant()
     def the_first_is_the_smallest_live_one_and_of_equals_the_one_that_came_first(self) -> None:
-        first = self.heap.first()
+        first = self.heap.peek_entry()
         if not self.live:
             assert first is None
             return
@@ -76,24 +76,24 @@ TestHeap.settings = settings(max_examples=60, stateful_step_count=60, deadline=N
 
 def test_the_memory_does_not_grow_with_what_came_and_went_behind_the_first() -> None:
     heap = LazyHeap()
-    heap.push(0, item="first")
+    heap.push_entry(0, item="first")
     chance = random.Random(1)
     live: list[Entry] = []
     for key in range(1, 20_000):
-        live.append(heap.push(key, item="other"))
+        live.append(heap.push_entry(key, item="other"))
         while len(live) > 50:
-            heap.strike(live.pop(chance.randrange(len(live))))
+            heap.remove_entry(live.pop(chance.randrange(len(live))))
         assert len(heap._heap) <= 2 * len(heap) + SLACK
     assert len(heap) == 51
-    first = heap.first()
+    first = heap.peek_entry()
     assert first is not None
     assert first[-1] == "first"
 
 
 def test_nothing_that_was_struck_is_kept_alive() -> None:
     heap = LazyHeap()
-    entry = heap.push(1, item=Item())
-    heap.push(0, item="first")
-    heap.strike(entry)
+    entry = heap.push_entry(1, item=Item())
+    heap.push_entry(0, item="first")
+    heap.remove_entry(entry)
 
     assert not any(isinstance(kept[-1], Item) for kept in heap._heap)

@@ -9,7 +9,7 @@ import pytest
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
-from loco_otel._core.queue_set import Line
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import DEFAULT_RESOURCE, Granted, GrantReason, Request
@@ -31,99 +31,105 @@ def queued(agent: str, birth: int = 0, weight: int = 1000) -> Ticket:
 
 
 def test_queued_counts_for_the_load_but_does_not_compete() -> None:
-    line = Line(FifoPolicy, 0)
+    line = QueueSet(FifoPolicy, 0)
     asked = waiter("agent", birth=5, weight=300)
-    line.put(queued("agent", birth=2, weight=700))
-    line.put(queued("idle", birth=0))
-    line.put(asked)
+    line.add_ticket(queued("agent", birth=2, weight=700))
+    line.add_ticket(queued("idle", birth=0))
+    line.add_ticket(asked)
 
     agent = line.queues["agent"]
-    assert (len(agent), agent.waiting, agent.weight, agent.birth(), agent.head()) == (2, 1, 1000, 2, asked)
-    assert line.queues["idle"].head() is None
+    assert (len(agent), agent.waiting, agent.weight, agent.find_birth_tick(), agent.find_head()) == (
+        2,
+        1,
+        1000,
+        2,
+        asked,
+    )
+    assert line.queues["idle"].find_head() is None
     assert line.waiting == 1
-    assert line.next() == (asked, False)
+    assert line.select_next() == (asked, False)
 
 
 def test_an_agent_with_nothing_left_is_forgotten() -> None:
-    line = Line(by_load(0.5), 10)
+    line = QueueSet(by_load(0.5), 10)
     tickets = [waiter("agent"), queued("agent"), waiter("other")]
     for ticket in tickets:
-        line.put(ticket)
+        line.add_ticket(ticket)
     for ticket in tickets:
-        line.take(ticket)
+        line.remove_ticket(ticket)
 
     assert line.queues == {}
-    assert (line.waiting, line.oldest()) == (0, None)
+    assert (line.waiting, line.find_oldest_waiter()) == (0, None)
     assert all((ticket.queue_entry, ticket.age_entry) == (None, None) for ticket in tickets)
 
 
 def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() -> None:
-    line = Line(by_load(1.0), 0)
+    line = QueueSet(by_load(1.0), 0)
     young, first, second, resumed = waiter("agent", 7), waiter("agent", 3), waiter("agent", 3), waiter("agent", -2)
     for ticket in (second, young, first, resumed):
-        line.put(ticket)
+        line.add_ticket(ticket)
 
     order = []
     while line.waiting:
-        ticket, _ = line.next()
-        line.take(ticket)
+        ticket, _ = line.select_next()
+        line.remove_ticket(ticket)
         order.append(ticket)
     assert order == [resumed, first, second, young]
 
 
 @pytest.mark.parametrize("guard", [1, 3])
 def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_sooner(guard: int) -> None:
-    line = Line(by_load(1.0), guard)
-    line.put(waiter("heavy", birth=1, weight=9000))
+    line = QueueSet(by_load(1.0), guard)
+    line.add_ticket(waiter("heavy", birth=1, weight=9000))
     oldest = waiter("light", birth=0)
-    line.put(oldest)
+    line.add_ticket(oldest)
 
     for line.tick in range(guard):
-        ticket, guarded = line.next()
+        ticket, guarded = line.select_next()
         assert (ticket.request.agent, guarded) == ("heavy", False)
     line.tick = guard
-    assert line.next() == (oldest, True)
+    assert line.select_next() == (oldest, True)
 
 
 def test_without_a_guard_the_policy_decides_for_ever() -> None:
-    line = Line(by_load(1.0), 0)
-    line.put(waiter("light"))
-    line.put(waiter("heavy", weight=9000))
+    line = QueueSet(by_load(1.0), 0)
+    line.add_ticket(waiter("light"))
+    line.add_ticket(waiter("heavy", weight=9000))
     line.tick = 10**9
 
-    assert line.next()[0].request.agent == "heavy"
+    assert line.select_next()[0].request.agent == "heavy"
 
 
 def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
-    line = Line(by_load(0.0), 5)
-    line.put(queued("idle", birth=0))
+    line = QueueSet(by_load(0.0), 5)
+    line.add_ticket(queued("idle", birth=0))
     asked = waiter("agent", birth=90)
-    line.put(asked)
+    line.add_ticket(asked)
     line.tick = 94
 
-    assert line.next() == (asked, False)
+    assert line.select_next() == (asked, False)
 
 
 def test_another_policy_goes_on_with_those_who_wait() -> None:
-    line = Line(FifoPolicy, 0)
-    line.put(waiter("light", birth=0))
-    line.put(waiter("heavy", birth=1, weight=9000))
-    line.put(queued("idle", weight=99_000))
-    assert line.next()[0].request.agent == "light"
+    line = QueueSet(FifoPolicy, 0)
+    line.add_ticket(waiter("light", birth=0))
+    line.add_ticket(waiter("heavy", birth=1, weight=9000))
+    line.add_ticket(queued("idle", weight=99_000))
+    assert line.select_next()[0].request.agent == "light"
 
-    line.use(by_load(1.0))
-    assert line.next()[0].request.agent == "heavy"
+    line.replace_policy(by_load(1.0))
+    assert line.select_next()[0].request.agent == "heavy"
 
 
 def test_clear_empties_the_line_and_keeps_its_clock() -> None:
-    line = Line(by_load(0.5), 0)
-    line.put(waiter("agent"))
+    line = QueueSet(by_load(0.5), 0)
+    line.add_ticket(waiter("agent"))
     line.tick = 4
-    line.clear()
+    line.clear_queues()
 
-    assert (line.queues, line.waiting, line.oldest(), line.tick) == ({}, 0, None, 4)
-    line.put(again := waiter("agent", birth=4))
-    assert line.next() == (again, False)
+    assert (line.queues, line.waiting, line.find_oldest_waiter(), line.tick) == ({}, 0, None, 4)
+    line.add_ticket(again := waiter("agent", birth=4))
+    assert line.select_next() == (again, False)
 
 
 @dataclass
@@ -141,7 +147,7 @@ class Town:
         chance = random.Random(self.seed)
         core = Scheduler({DEFAULT_RESOURCE: self.capacity}, by_load(self.alpha), max_wait_ticks=self.guard)
         core.observed = True
-        line = core.resources.line((DEFAULT_RESOURCE,))
+        line = core.resources.get_queue_set((DEFAULT_RESOURCE,))
         tickets: list[Ticket] = []
 
         def arrive(agent: str, weight: int) -> None:
@@ -160,7 +166,7 @@ class Town:
                     arrive(f"light-{chance.randrange(12)}", 1000)
             self.most_waiting = max(self.most_waiting, line.waiting)
             core.release(chance.choice([ticket for ticket in tickets if ticket.state is State.GRANTED]), 0.0)
-            tickets = [ticket for ticket in tickets if not ticket.state.ended]
+            tickets = [ticket for ticket in tickets if not ticket.state.is_ended]
         for event in core.events:
             self.listener(event)
 
@@ -221,9 +227,9 @@ def test_a_wait_after_a_pause_is_bounded_by_what_is_left_of_the_guard() -> None:
     retried = submit("retried", 1000)
     tickets = [retried, *(submit("greedy") for _ in range(3))]
     assert serve(retried) == 10
-    core.suspend(retried, 0.0)
+    core.suspend_ticket(retried, 0.0)
     holder = next(each for each in tickets if each.state is State.GRANTED)
-    core.resume(retried, 0.0)
+    core.resume_ticket(retried, 0.0)
     assert serve(retried) == 1
     assert retried.reason is GrantReason.GUARD
     waits = [event.waited_ticks for event in core.events if isinstance(event, Granted) and event.ticket is retried]

@@ -21,12 +21,12 @@ class House:
     def ask(self, *resources: str, agent: str = "a", places: tuple[str, ...] = ()) -> Ticket:
         self.now += 1
         ticket = Ticket(Request(agent, resources=resources))
-        ticket.places = places
+        ticket.scopes = places
         self.core.submit(ticket, self.now)
         return ticket
 
     def block(self, ticket: Ticket, *places: str) -> None:
-        self.core.park(ticket, places, self.now)
+        self.core.park_ticket(ticket, places, self.now)
 
     def end(self, ticket: Ticket) -> None:
         self.now += 1
@@ -138,7 +138,7 @@ def test_the_order_of_names_does_not_matter() -> None:
     house = House()
     holder = house.ask("llm")
     first, second = house.ask("llm", "gpu"), house.ask("gpu", "llm")
-    assert house.core.waiting() == 2
+    assert house.core.count_waiting() == 2
     house.end(holder)
     assert (first.state, second.state) == (GRANTED, WAITING)
     house.end(first)

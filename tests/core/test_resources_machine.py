@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
-from loco_otel._core.policies.registry import POLICIES, policy
+from loco_otel._core.policies.registry import POLICIES, make_policy_factory
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome, RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
 
@@ -47,10 +47,10 @@ class Resources(RuleBasedStateMachine):
         self.used = dict.fromkeys("abc", 0)
 
     def policy(self, name: str) -> Any:
-        return policy(name, alpha=0.3, shares={"x": 2000}, draw=lambda: next(self.draws) / 10**9)
+        return make_policy_factory(name, alpha=0.3, shares={"x": 2000}, draw=lambda: next(self.draws) / 10**9)
 
     @property
-    def pools(self) -> dict[str, Pool]:
+    def pools(self) -> dict[str, SlotPool]:
         return self.core.resources.pools
 
     def some(self, data: st.DataObject, *states: State) -> Ticket | None:
@@ -82,24 +82,24 @@ class Resources(RuleBasedStateMachine):
             tokens=drawn["tokens"],
         )
         ticket = Ticket(request)
-        ticket.places = drawn["places"]
+        ticket.scopes = drawn["places"]
         self.tickets.append(ticket)
         self.core.submit(ticket, self.now, wait=drawn["wait"])
         if ticket.state is State.WAITING:
-            self.core.park(ticket, drawn["blocks"], self.now)
+            self.core.park_ticket(ticket, drawn["blocks"], self.now)
 
     @rule(data=st.data())
     def wait_for_queued(self, data: st.DataObject) -> None:
         if ticket := self.some(data, State.QUEUED):
-            self.core.wait(ticket, self.now)
+            self.core.start_waiting(ticket, self.now)
 
-    @rule(data=st.data(), how=st.sampled_from(["release", "cancel", "settle", "suspend"]))
+    @rule(data=st.data(), how=st.sampled_from(["release", "cancel", "settle", "suspend_ticket"]))
     def end(self, data: st.DataObject, how: str) -> None:
         ticket = self.some(data, State.GRANTED, State.ADMITTING)
         if ticket is None:
             return
         if how == "settle":
-            self.core.settle(ticket, Spending(Usage(7, 7), ticket.request.weight + 1000, None), self.now)
+            self.core.record_spending(ticket, Spending(Usage(7, 7), ticket.request.weight + 1000, None), self.now)
             self.core.release(ticket, self.now)
         else:
             getattr(self.core, how)(ticket, self.now)
@@ -108,14 +108,14 @@ class Resources(RuleBasedStateMachine):
     def decide(self, data: st.DataObject, yes: bool) -> None:
         if ticket := self.some(data, State.ADMITTING):
             if yes:
-                self.core.admit(ticket, self.now)
+                self.core.admit_ticket(ticket, self.now)
             else:
-                self.core.refuse(ticket, Outcome.BUDGET, self.now)
+                self.core.refuse_admission(ticket, Outcome.BUDGET, self.now)
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
         if ticket := self.some(data, State.SUSPENDED):
-            self.core.resume(ticket, self.now)
+            self.core.resume_ticket(ticket, self.now)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -126,8 +126,8 @@ class Resources(RuleBasedStateMachine):
     def push_back(self, data: st.DataObject, retry_after: float | None, left: int | None) -> None:
         if ticket := self.some(data, State.GRANTED):
             limits = None if left is None else RateLimits(remaining_requests=left, requests_reset=2.0)
-            self.core.throttle(Throttled(self.now, ticket, 429, ThrottleKind.LOAD, retry_after, limits))
-            self.core.suspend(ticket, self.now)
+            self.core.record_throttling(Throttled(self.now, ticket, 429, ThrottleKind.LOAD, retry_after, limits))
+            self.core.suspend_ticket(ticket, self.now)
 
     @rule(resource=st.sampled_from("abc"), drawn=CAPACITIES, rate=st.sampled_from([None, None, 30.0]))
     def set_resource(self, resource: str, drawn: Any, rate: float | None) -> None:
@@ -142,12 +142,12 @@ class Resources(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 3.0]))
     def go_on(self, seconds: float) -> None:
         self.now += seconds
-        self.core.advance(self.now)
+        self.core.run_due_actions(self.now)
 
     @rule()
     def recover(self) -> None:
         before = [ticket.state for ticket in self.tickets]
-        self.core.recover(self.now)
+        self.core.rebuild_state(self.now)
         assert [ticket.state for ticket in self.tickets] == before, "nothing was broken off, so nothing was lost"
 
     # -- what always holds --------------------------------------------------------------------------------------
@@ -156,12 +156,14 @@ class Resources(RuleBasedStateMachine):
     @invariant()
     def each_holds_all_that_it_asked_for_or_nothing(self) -> None:
         for name, pool in self.pools.items():
-            holders = {ticket for ticket in self.tickets if ticket.state.holds and name in ticket.request.resources}
+            holders = {
+                ticket for ticket in self.tickets if ticket.state.is_holding and name in ticket.request.resources
+            }
             assert set(pool.leases.values()) == holders
-            owners = [ticket for ticket in holders if name not in ticket.hosts]
+            owners = [ticket for ticket in holders if name not in ticket.lenders]
             assert pool.used == len(owners)
-            assert pool.sharers == len(holders) - len(owners)
-            assert all(ticket.hosts[name] in owners for ticket in holders if name in ticket.hosts)
+            assert pool.sharer_count == len(holders) - len(owners)
+            assert all(ticket.lenders[name] in owners for ticket in holders if name in ticket.lenders)
 
     @precondition(lambda self: hasattr(self, "core"))
     @invariant()
@@ -174,26 +176,26 @@ class Resources(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_who_could_go(self) -> None:
         # What waits for the time has its wake planned; an operation may come before that.
-        if self.core.next_wakeup() > self.now:
-            assert self.core.resources.next(tuple(self.pools.values()), self.now) is None
+        if self.core.compute_next_wakeup() > self.now:
+            assert self.core.resources.select_next_grant(tuple(self.pools.values()), self.now) is None
         for pool in self.pools.values():
-            if pool.reserved is not None:
-                assert pool.reserved.waiting
-                assert len(pool.reserved.pools) > 1
+            if pool.reserved_for is not None:
+                assert pool.reserved_for.waiting
+                assert len(pool.reserved_for.pools) > 1
 
     @precondition(lambda self: hasattr(self, "core"))
     @invariant()
     def all_who_wait_are_in_line(self) -> None:
         waiting = [ticket for ticket in self.tickets if ticket.state is State.WAITING]
-        assert self.core.waiting() == len(waiting)
-        for line in {id(line): line for line in self.core.resources.lines.values()}.values():
+        assert self.core.count_waiting() == len(waiting)
+        for line in {id(line): line for line in self.core.resources.queue_sets.values()}.values():
             for queue in line.queues.values():
-                head = queue.head()
+                head = queue.find_head()
                 mine = [ticket for ticket in waiting if ticket.queue_entry is not None and head is not None]
                 same = [
                     ticket
                     for ticket in mine
-                    if self.core.resources.line(ticket.request.resources) is line
+                    if self.core.resources.get_queue_set(ticket.request.resources) is line
                     and (ticket.request.tenant, ticket.request.agent) == (head.request.tenant, head.request.agent)  # type: ignore[union-attr]
                 ]
                 if same:
@@ -204,25 +206,25 @@ class Resources(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         for _ in range(20 * len(self.tickets) + 20):
-            live = [ticket for ticket in self.tickets if not ticket.state.ended]
+            live = [ticket for ticket in self.tickets if not ticket.state.is_ended]
             if not live:
                 break
             for ticket in live:
                 if ticket.state is State.ADMITTING:
-                    self.core.admit(ticket, self.now)
+                    self.core.admit_ticket(ticket, self.now)
                 if ticket.state is State.SUSPENDED:
-                    self.core.resume(ticket, self.now)
+                    self.core.resume_ticket(ticket, self.now)
                 elif ticket.state is State.QUEUED:
-                    self.core.wait(ticket, self.now)
-                elif ticket.state.holds:
+                    self.core.start_waiting(ticket, self.now)
+                elif ticket.state.is_holding:
                     self.core.release(ticket, self.now)
-            if (wakeup := self.core.next_wakeup()) < inf:
+            if (wakeup := self.core.compute_next_wakeup()) < inf:
                 self.now = max(self.now, wakeup)
-                self.core.advance(self.now)
-        assert [ticket for ticket in self.tickets if not ticket.state.ended] == []
+                self.core.run_due_actions(self.now)
+        assert [ticket for ticket in self.tickets if not ticket.state.is_ended] == []
         for pool in self.pools.values():
-            assert (pool.used, pool.sharers, pool.leases, pool.reserved) == (0, 0, {}, None)
-        assert not self.core._entanglement
+            assert (pool.used, pool.sharer_count, pool.leases, pool.reserved_for) == (0, 0, {}, None)
+        assert not self.core._deadlock_detector
 
 
 TestResources = Resources.TestCase

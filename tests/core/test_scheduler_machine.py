@@ -146,28 +146,28 @@ class SchedulerMachine(RuleBasedStateMachine):
     def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...] | None) -> None:
         ticket = Ticket(request if self.tenants else request._replace(tenant=None))
         # A lease's own claim is one of its places too, so that tickets tell each other apart.
-        ticket.places = (*where, ticket)
+        ticket.scopes = (*where, ticket)
         self.tickets.append(ticket)
 
         def submit(core: Scheduler, now: float) -> None:
-            quiet = wait and core.submit_quietly(ticket, now)
+            quiet = wait and core.try_submit_fast(ticket, now)
             if not quiet:
                 core.submit(ticket, now, wait=wait)
             assert not (quiet and core.observed)
 
-        self.step(submit, lambda model, now: model.submit(ticket, ticket.places or where, now, wait=wait))
+        self.step(submit, lambda model, now: model.submit(ticket, ticket.scopes or where, now, wait=wait))
         if ticket.state is State.WAITING and blocks is not None:
             self.let_park(ticket, blocks)
 
     @precondition(has(State.QUEUED))
     @rule(data=st.data())
     def wait(self, data: st.DataObject) -> None:
-        self.on_ticket(Scheduler.wait, SchedulerModel.wait, data, State.QUEUED)
+        self.on_ticket(Scheduler.start_waiting, SchedulerModel.start_waiting, data, State.QUEUED)
 
     @precondition(has(State.WAITING))
     @rule(data=st.data(), blocks=places, claims=st.booleans())
     def park(self, data: st.DataObject, blocks: tuple[str, ...], claims: bool) -> None:
-        leases = [other for other in self.tickets if other.state.holds]
+        leases = [other for other in self.tickets if other.state.is_holding]
         mine: tuple[Hashable, ...] = (data.draw(st.sampled_from(leases)),) if claims and leases else ()
         self.let_park(self.pick(data, State.WAITING), (*blocks, *mine))
 
@@ -175,11 +175,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), yes=st.booleans())
     def admit(self, data: st.DataObject, yes: bool) -> None:
         if yes:
-            self.on_ticket(Scheduler.admit, SchedulerModel.admit, data, State.ADMITTING)
+            self.on_ticket(Scheduler.admit_ticket, SchedulerModel.admit_ticket, data, State.ADMITTING)
         else:
             self.on_ticket(
-                lambda core, ticket, now: core.refuse(ticket, Outcome.BUDGET, now),
-                lambda model, ticket, now: model.refuse(ticket, Outcome.BUDGET, now),
+                lambda core, ticket, now: core.refuse_admission(ticket, Outcome.BUDGET, now),
+                lambda model, ticket, now: model.refuse_admission(ticket, Outcome.BUDGET, now),
                 data,
                 State.ADMITTING,
             )
@@ -194,13 +194,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_as_the_engine_does(self, data: st.DataObject, spending: Spending | None) -> None:
         def release(core: Scheduler, ticket: Ticket, now: float) -> None:
             if spending and ticket.state is State.GRANTED:
-                core.settle(ticket, spending, now)
-            if not core.release_quietly(ticket):
+                core.record_spending(ticket, spending, now)
+            if not core.try_release_fast(ticket):
                 core.release(ticket, now)
 
         def released(model: SchedulerModel, ticket: Ticket, now: float) -> None:
             if spending and model.records[ticket].state is State.GRANTED:
-                model.settle(ticket, spending, now)
+                model.record_spending(ticket, spending, now)
             model.release(ticket, now)
 
         self.on_ticket(release, released, data, State.GRANTED)
@@ -213,27 +213,30 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.on_ticket(Scheduler.cancel, SchedulerModel.cancel, data, *states)
 
     @precondition(lambda self: self.tickets)
-    @rule(data=st.data(), what=st.sampled_from(["wait", "admit", "release", "cancel", "suspend", "resume"]))
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["start_waiting", "admit_ticket", "release", "cancel", "suspend_ticket", "resume_ticket"]),
+    )
     def come_too_late_or_too_early(self, data: st.DataObject, what: str) -> None:
         self.on_ticket(getattr(Scheduler, what), getattr(SchedulerModel, what), data, *State)
 
     @precondition(has(State.GRANTED))
     @rule(data=st.data())
     def suspend(self, data: st.DataObject) -> None:
-        self.on_ticket(Scheduler.suspend, SchedulerModel.suspend, data, State.GRANTED)
+        self.on_ticket(Scheduler.suspend_ticket, SchedulerModel.suspend_ticket, data, State.GRANTED)
 
     @precondition(has(State.SUSPENDED))
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        self.on_ticket(Scheduler.resume, SchedulerModel.resume, data, State.SUSPENDED)
+        self.on_ticket(Scheduler.resume_ticket, SchedulerModel.resume_ticket, data, State.SUSPENDED)
 
     @precondition(has(*HOLDS))
     @rule(data=st.data(), where=places)
     def move(self, data: st.DataObject, where: tuple[str, ...]) -> None:
         ticket = self.pick(data, *HOLDS)
         self.step(
-            lambda core, now: core.move(ticket, (*where, ticket), now),
-            lambda model, now: model.move(ticket, (*where, ticket), now),
+            lambda core, now: core.set_scopes(ticket, (*where, ticket), now),
+            lambda model, now: model.set_scopes(ticket, (*where, ticket), now),
         )
 
     @precondition(has(*HOLDS))
@@ -248,8 +251,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def go_on(self, seconds: float, look: bool) -> None:
         self.now += seconds
         if look:
-            self.step(Scheduler.advance, SchedulerModel.advance)
-            assert self.core.next_wakeup() > self.now
+            self.step(Scheduler.run_due_actions, SchedulerModel.run_due_actions)
+            assert self.core.compute_next_wakeup() > self.now
 
     @precondition(seldom)
     @rule(capacity=capacities)
@@ -289,20 +292,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         self.changes += 1
-        self.core.recover(self.now)
+        self.core.rebuild_state(self.now)
         live = [record.ticket for record in self.model.live()]
         assert set(self.core.decided) == {
             ticket for ticket in live if ticket.wake is not None and ticket.state is not State.WAITING
         }
         assert self.core.events == []
         self.core.decided = []
-        self.model.recover()
+        self.model.rebuild_state()
 
     @precondition(lambda self: len(self.tickets) > 40 and seldom(self))
     @rule()
     def shutdown(self) -> None:
         self.changes += 1
-        self.step(Scheduler.shutdown, SchedulerModel.shutdown)
+        self.step(Scheduler.close, SchedulerModel.close)
 
     def teardown(self) -> None:
         if not hasattr(self, "core"):
@@ -311,8 +314,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.step(partial(_cancel, ticket), partial(_cancel, ticket))
         self.nothing_is_kept_of_what_ended()
         for pool in self.pools.values():
-            assert (pool.used, pool.sharers, pool.leases) == (0, 0, {})
-            assert pool.lines[0].queues == {}
+            assert (pool.used, pool.sharer_count, pool.leases) == (0, 0, {})
+            assert pool.queue_sets[0].queues == {}
         assert self.core._tickets == {}
 
     # -- what always holds --------------------------------------------------------------------------------------
@@ -323,25 +326,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert (ticket.state, ticket.outcome, ticket.reason) == (record.state, record.outcome, record.reason)
             assert ticket.waited_ticks == record.waited_ticks
         standings = tuple(self.model.standing(each, self.now) for each in self.model.resources.values())
-        assert self.core.snapshot(self.now).resources == standings
-        assert self.core.waiting() == sum(each.waiting for each in standings)
+        assert self.core.take_snapshot(self.now).resources == standings
+        assert self.core.count_waiting() == sum(each.waiting for each in standings)
 
     @invariant()
     def each_lease_is_on_the_slot_that_the_model_says(self) -> None:
         for name, pool in self.pools.items():
             slots: dict[Ticket, set[Ticket]] = {}
             for lease in pool.leases.values():
-                slots.setdefault(lease.host or lease, set()).add(lease)
+                slots.setdefault(lease.lender or lease, set()).add(lease)
             told = {frozenset(each.ticket for each in slot) for slot in self.model.resources[name].slots}
             assert {frozenset(slot) for slot in slots.values()} == told
             assert pool.used == len(slots)
-            assert pool.sharers == len(pool.leases) - len(slots)
+            assert pool.sharer_count == len(pool.leases) - len(slots)
 
     @invariant()
     def no_slot_is_held_beyond_the_capacity_or_idle_while_somebody_waits(self) -> None:
         for name, pool in self.pools.items():
             assert pool.used <= max(pool.capacity, self.most[name])
-            assert pool.used >= pool.capacity or not pool.lines[0].waiting
+            assert pool.used >= pool.capacity or not pool.queue_sets[0].waiting
             self.most[name] = max(pool.capacity, min(self.most[name], pool.used))
 
     @invariant()
@@ -353,13 +356,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_wait_is_longer_than_the_guard_allows(self) -> None:
         for name, pool in self.pools.items():
-            if pool.lines[0].max_wait_ticks:
+            if pool.queue_sets[0].max_wait_ticks:
                 for record in self.model.resources[name].waiters:
-                    assert pool.lines[0].tick - record.since_tick <= record.allowance
+                    assert pool.queue_sets[0].tick - record.since_tick <= record.allowance
 
     @invariant()
     def a_wake_is_planned_for_all_that_runs_out(self) -> None:
-        assert self.core.next_wakeup() <= self.model.next_wakeup()
+        assert self.core.compute_next_wakeup() <= self.model.compute_next_wakeup()
 
     @invariant()
     def nothing_is_kept_of_what_ended(self) -> None:
@@ -368,27 +371,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         timed = [each for each in live if each.state is State.WAITING and each.deadline is not None]
         assert len(self.core._deadlines) == len(timed)
         for name, pool in self.pools.items():
-            line = pool.lines[0]
+            line = pool.queue_sets[0]
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
             assert set(line.queues) == {record.key for record in mine if record.state in QUEUED}
             self.a_policy_knows_those_who_wait(name, {record.key for record in waiters})
             assert len(line._by_age) == len(waiters)
         waiters = [record for record in live if record.state is State.WAITING]
-        assert set(self.core._entanglement._waiters.values()) == {each.ticket for each in waiters if each.blocks}
-        assert set(self.core._entanglement._stuck) == {place for each in waiters for place in each.blocks}
+        assert set(self.core._deadlock_detector._waiters.values()) == {each.ticket for each in waiters if each.blocks}
+        assert set(self.core._deadlock_detector._blocked_counts) == {place for each in waiters for place in each.blocks}
         for record in self.model.records.values():
-            if record.state.ended:
+            if record.state.is_ended:
                 ticket = record.ticket
-                assert (ticket.places, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
+                assert (ticket.scopes, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
 
     def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
         """And, where it goes by service, those who are served or have a tag beyond V: nobody else."""
-        policy, accounts = self.pools[name].lines[0].policy, self.model.resources[name].accounts
+        policy, accounts = self.pools[name].queue_sets[0].policy, self.model.resources[name].accounts
         if isinstance(policy, TenantPolicy):
             assert isinstance(accounts, TwoLayers)
             known = {tenant for tenant in accounts.tags if not accounts.is_forgotten(tenant)}
-            assert set(policy._tenants) == set(policy._outer._accounts) == known
+            assert set(policy._tenants) == set(policy._tenant_order._accounts) == known
             for tenant, inner in policy._tenants.items():
                 assert set(inner.entries) == {key for key in waiting if tenant_of(key) == tenant}
                 if not isinstance(inner.policy, FairPolicy):
@@ -411,7 +414,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def let_park(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
         ticket.wake = _wake
-        self.step(lambda core, now: core.park(ticket, blocks, now), lambda model, now: model.park(ticket, blocks, now))
+        self.step(
+            lambda core, now: core.park_ticket(ticket, blocks, now),
+            lambda model, now: model.park_ticket(ticket, blocks, now),
+        )
 
     def on_ticket(
         self,

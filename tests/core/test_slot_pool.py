@@ -8,9 +8,9 @@ from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import Pool
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import DEFAULT_RESOURCE, GrantReason, Outcome, Request, ResourceStanding
+from loco_otel.events import DEFAULT_RESOURCE, GrantReason, Outcome, Request, ResourceSnapshot
 
 GRANTED, WAITING = State.GRANTED, State.WAITING
 
@@ -24,7 +24,7 @@ class House:
 
     def ask(self, place: Hashable, *, agent: str = "agent", admission: bool = False, weight: int = 1000) -> Ticket:
         ticket = Ticket(Request(agent, weight, admission=admission))
-        ticket.places = (place,)
+        ticket.scopes = (place,)
         self.core.submit(ticket, 0.0)
         return ticket
 
@@ -32,7 +32,7 @@ class House:
         """Ask from where something is held already; while this waits, nothing in `blocks` can end."""
         ticket = self.ask(place or blocks[0], agent=agent, weight=weight)
         if ticket.state is WAITING:
-            self.core.park(ticket, blocks, 0.0)
+            self.core.park_ticket(ticket, blocks, 0.0)
         return ticket
 
     def end(self, *tickets: Ticket) -> None:
@@ -40,12 +40,12 @@ class House:
             self.core.release(ticket, 0.0)
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> SlotPool:
         return self.core.resources.pools[DEFAULT_RESOURCE]
 
     @property
-    def standing(self) -> ResourceStanding:
-        return self.core.snapshot(0.0).resources[0]
+    def standing(self) -> ResourceSnapshot:
+        return self.core.take_snapshot(0.0).resources[0]
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -53,7 +53,7 @@ class House:
         return self.pool.used, self.standing.active, self.standing.waiting
 
     def is_empty(self) -> bool:
-        return (self.counts, self.pool.sharers, self.pool.leases) == ((0, 0, 0), 0, {})
+        return (self.counts, self.pool.sharer_count, self.pool.leases) == ((0, 0, 0), 0, {})
 
 
 def test_a_second_call_within_the_first_shares_its_slot() -> None:
@@ -61,13 +61,13 @@ def test_a_second_call_within_the_first_shares_its_slot() -> None:
     outer = house.ask("a")
     inner = house.ask_within("a")
 
-    assert (inner.state, inner.reason, inner.host) == (GRANTED, GrantReason.REENTRANT, outer)
+    assert (inner.state, inner.reason, inner.lender) == (GRANTED, GrantReason.REENTRANT, outer)
     assert house.counts == (1, 2, 0)
     house.end(inner)
     assert house.counts == (1, 1, 0)
     house.end(outer)
     assert house.is_empty()
-    assert house.pool.lines[0].tick == 1, "one slot was given back, once"
+    assert house.pool.queue_sets[0].tick == 1, "one slot was given back, once"
 
 
 def test_nobody_shares_while_one_holder_can_end() -> None:
@@ -89,7 +89,7 @@ def test_it_shares_once_the_last_holder_is_blocked_too() -> None:
     assert within_first.state is WAITING
     within_second = house.ask_within("b")
 
-    assert (within_first.state, within_first.host) == (GRANTED, first)
+    assert (within_first.state, within_first.lender) == (GRANTED, first)
     assert within_second.state is WAITING, "one at a time: the first can end now"
     house.end(within_first)
     # Both held slots: what blocks the second only is let in when the first is blocked again, or has ended.
@@ -128,7 +128,7 @@ def test_a_place_that_only_the_waiter_itself_blocks_is_no_hindrance() -> None:
     outer = house.ask("loop")
     inner = house.ask_within("loop", "claim", place="loop")
 
-    assert (inner.state, inner.host) == (GRANTED, outer)
+    assert (inner.state, inner.lender) == (GRANTED, outer)
 
 
 def test_of_several_the_best_placed_shares() -> None:
@@ -140,8 +140,8 @@ def test_of_several_the_best_placed_shares() -> None:
     heavy = house.ask_within("a", place="d", agent="heavy", weight=5000)
     assert (light.state, heavy.state) == (WAITING, WAITING)
 
-    house.core.move(free, ("a",), 0.0)
-    assert (heavy.state, heavy.host) == (GRANTED, host)
+    house.core.set_scopes(free, ("a",), 0.0)
+    assert (heavy.state, heavy.lender) == (GRANTED, host)
     assert light.state is WAITING
 
 
@@ -152,7 +152,7 @@ def test_of_equals_the_older_shares() -> None:
     first = house.ask_within("a", place="c", agent="zoe")
     second = house.ask_within("a", place="d", agent="ada")
 
-    house.core.move(free, ("a",), 0.0)
+    house.core.set_scopes(free, ("a",), 0.0)
     assert (first.state, second.state) == (GRANTED, WAITING)
 
 
@@ -163,9 +163,9 @@ def test_with_the_holder_ended_first_the_sharer_has_the_slot() -> None:
     waiting = house.ask("z")
 
     house.end(outer)
-    assert (inner.host, waiting.state) == (None, WAITING), "the slot passed on, it did not come free"
+    assert (inner.lender, waiting.state) == (None, WAITING), "the slot passed on, it did not come free"
     assert house.counts == (1, 1, 1)
-    assert house.pool.lines[0].tick == 0
+    assert house.pool.queue_sets[0].tick == 0
     house.end(inner)
     assert waiting.state is GRANTED
     house.end(waiting)
@@ -182,20 +182,20 @@ def test_nested_three_deep_the_slot_is_given_back_once_whoever_ends_last(order: 
     waiting = house.ask("z")
 
     assert [lease.state for lease in leases] == [GRANTED] * 3
-    assert (middle.host, inner.host) == (outer, outer), "the host is whoever has the slot"
-    assert (house.counts, house.pool.sharers) == ((1, 3, 1), 2)
+    assert (middle.lender, inner.lender) == (outer, outer), "the host is whoever has the slot"
+    assert (house.counts, house.pool.sharer_count) == ((1, 3, 1), 2)
     for left, index in zip((2, 1, 0), order, strict=True):
         assert waiting.state is WAITING
         house.end(leases[index])
         rest = [lease for lease in leases if lease.state is GRANTED]
-        owners = [lease for lease in rest if lease.host is None]
+        owners = [lease for lease in rest if lease.lender is None]
         assert len(rest) == left
         assert len(owners) == min(left, 1)
-        assert all(lease.host in owners for lease in rest if lease not in owners)
+        assert all(lease.lender in owners for lease in rest if lease not in owners)
     assert waiting.state is GRANTED
     house.end(waiting)
     assert house.is_empty()
-    assert house.pool.lines[0].tick == 2
+    assert house.pool.queue_sets[0].tick == 2
 
 
 def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards() -> None:
@@ -204,10 +204,10 @@ def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards()
     inner = house.ask_within("a")
     waiting = house.ask("z")
 
-    house.core.suspend(inner, 0.0)
+    house.core.suspend_ticket(inner, 0.0)
     assert (house.counts, waiting.state) == ((1, 1, 1), WAITING)
-    house.core.resume(inner, 0.0)
-    assert (inner.state, inner.host) == (WAITING, None)
+    house.core.resume_ticket(inner, 0.0)
+    assert (inner.state, inner.lender) == (WAITING, None)
     house.end(outer)
     assert (inner.state, inner.reason, waiting.state) == (GRANTED, GrantReason.SCORE, WAITING), "it came first"
     house.end(inner)
@@ -220,9 +220,9 @@ def test_a_host_that_pauses_leaves_its_slot_to_the_sharer() -> None:
     outer = house.ask("a")
     inner = house.ask_within("a")
 
-    house.core.suspend(outer, 0.0)
-    assert (inner.host, house.counts) == (None, (1, 1, 0))
-    house.core.resume(outer, 0.0)
+    house.core.suspend_ticket(outer, 0.0)
+    assert (inner.lender, house.counts) == (None, (1, 1, 0))
+    house.core.resume_ticket(outer, 0.0)
     assert outer.state is WAITING
     house.end(inner)
     assert outer.state is GRANTED
@@ -236,8 +236,8 @@ def test_a_host_that_is_taken_back_leaves_its_slot_to_the_sharer() -> None:
     inner = house.ask_within("a")
     inner.touched_at = 50.0
 
-    house.core.advance(100.0)
-    assert (outer.state, inner.state, inner.host) == (State.RELEASED, GRANTED, None)
+    house.core.run_due_actions(100.0)
+    assert (outer.state, inner.state, inner.lender) == (State.RELEASED, GRANTED, None)
     assert house.counts == (1, 1, 0)
 
 
@@ -245,10 +245,10 @@ def test_a_sharer_that_is_refused_leaves_the_slot_to_its_host() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask("a", admission=True)
-    house.core.park(inner, ("a",), 0.0)
+    house.core.park_ticket(inner, ("a",), 0.0)
     assert inner.state is State.ADMITTING
 
-    house.core.refuse(inner, Outcome.BUDGET, 0.0)
+    house.core.refuse_admission(inner, Outcome.BUDGET, 0.0)
     assert (inner.state, house.counts) == (State.REJECTED, (1, 1, 0))
     house.end(outer)
     assert house.is_empty()
@@ -264,7 +264,7 @@ def test_a_slot_that_comes_free_goes_to_the_line_and_is_not_shared() -> None:
     house.end(second)
     assert (waiting.state, inner.state) == (GRANTED, WAITING)
     house.end(waiting)
-    assert (inner.state, inner.host) == (GRANTED, None)
+    assert (inner.state, inner.lender) == (GRANTED, None)
     house.end(first, inner)
     assert house.is_empty()
 
@@ -285,23 +285,23 @@ def test_a_waiter_that_parks_anew_blocks_only_what_it_says_now() -> None:
     house.ask("a")
     house.ask("b")
     moved = house.ask_within("a")
-    house.core.park(moved, ("elsewhere",), 0.0)
+    house.core.park_ticket(moved, ("elsewhere",), 0.0)
     house.ask_within("b")
     assert moved.state is WAITING
 
-    house.core.park(moved, ("a", "b"), 0.0)
+    house.core.park_ticket(moved, ("a", "b"), 0.0)
     assert (moved.state, moved.reason) == (GRANTED, GrantReason.REENTRANT)
 
 
 def test_a_lease_that_moved_is_no_longer_blocked_where_it_was() -> None:
     house = House()
     outer = house.ask("a")
-    house.core.move(outer, ("b",), 0.0)
+    house.core.set_scopes(outer, ("b",), 0.0)
     stays = house.ask_within("a")
     assert stays.state is WAITING
 
     follows = house.ask_within("b")
-    assert (follows.state, follows.host) == (GRANTED, outer)
+    assert (follows.state, follows.lender) == (GRANTED, outer)
 
 
 def test_more_leases_than_a_lowered_capacity_share_too() -> None:
@@ -310,7 +310,7 @@ def test_more_leases_than_a_lowered_capacity_share_too() -> None:
     house.core.set_capacity(DEFAULT_RESOURCE, 1, 0.0)
     inner = house.ask_within("a", "b", "c")
 
-    assert (inner.state, inner.host) == (GRANTED, leases[0])
+    assert (inner.state, inner.lender) == (GRANTED, leases[0])
     assert house.counts == (3, 4, 0)
     house.end(*leases, inner)
     assert house.is_empty()

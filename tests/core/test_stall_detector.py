@@ -3,7 +3,7 @@
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.stall_detector import PATIENCE
+from loco_otel._core.stall_detector import STALL_AFTER
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request, Throttled, ThrottleKind
 
@@ -19,7 +19,7 @@ def ask(scheduler: Scheduler, agent: str, at: float = 0.0) -> Ticket:
 
 
 def told(scheduler: Scheduler, at: float) -> list[str]:
-    return [str(stall) for stall in scheduler.stalls(at)]
+    return [str(stall) for stall in scheduler.detect_stalls(at)]
 
 
 def test_who_waits_and_who_holds_is_told_once() -> None:
@@ -28,31 +28,31 @@ def test_who_waits_and_who_holds_is_told_once() -> None:
     ask(scheduler, "writer", at=10.0)
     ask(scheduler, "editor", at=20.0)
 
-    assert told(scheduler, 9.0 + PATIENCE) == []
-    assert told(scheduler, 10.0 + PATIENCE) == [
+    assert told(scheduler, 9.0 + STALL_AFTER) == []
+    assert told(scheduler, 10.0 + STALL_AFTER) == [
         "nothing has moved at llm for 60 s: 2 wait, the first is writer since 60 s; 1 hold: reader since 70 s"
     ]
-    assert told(scheduler, 10.0 + 5 * PATIENCE) == []
+    assert told(scheduler, 10.0 + 5 * STALL_AFTER) == []
 
 
 def test_it_is_told_again_when_it_has_moved_meanwhile() -> None:
     scheduler = core(1)
     holder = ask(scheduler, "reader")
     ask(scheduler, "writer")
-    assert len(told(scheduler, PATIENCE)) == 1
-    holder.touched_at = PATIENCE + 1.0
-    assert told(scheduler, 2 * PATIENCE) == []
-    assert len(told(scheduler, 2 * PATIENCE + 1.0)) == 1
+    assert len(told(scheduler, STALL_AFTER)) == 1
+    holder.touched_at = STALL_AFTER + 1.0
+    assert told(scheduler, 2 * STALL_AFTER) == []
+    assert len(told(scheduler, 2 * STALL_AFTER + 1.0)) == 1
 
 
 def test_nothing_is_told_where_nobody_waits_or_chunks_come() -> None:
     scheduler = core(2)
     ask(scheduler, "reader")
-    assert told(scheduler, 10 * PATIENCE) == []
+    assert told(scheduler, 10 * STALL_AFTER) == []
     streaming = ask(scheduler, "reader")
     ask(scheduler, "writer")
-    streaming.touched_at = PATIENCE
-    assert told(scheduler, 1.5 * PATIENCE) == []
+    streaming.touched_at = STALL_AFTER
+    assert told(scheduler, 1.5 * STALL_AFTER) == []
 
 
 def test_of_many_holders_some_are_named() -> None:
@@ -60,7 +60,7 @@ def test_of_many_holders_some_are_named() -> None:
     for number in range(7):
         ask(scheduler, f"agent-{number}")
     ask(scheduler, "late")
-    (said,) = told(scheduler, PATIENCE)
+    (said,) = told(scheduler, STALL_AFTER)
     assert said.endswith("agent-4 since 60 s and 2 more")
     assert "; 7 hold: agent-0" in said
 
@@ -69,11 +69,11 @@ def test_each_long_pause_of_the_provider_is_told() -> None:
     scheduler = core(AdaptiveLimit())
     first = ask(scheduler, "reader")
     for at in (0.0, 1000.0):
-        scheduler.advance(at)
+        scheduler.run_due_actions(at)
         assert first.state is State.GRANTED
-        scheduler.throttle(Throttled(at, first, 429, ThrottleKind.LOAD, 300.0, None))
-        scheduler.suspend(first, at)
-        scheduler.resume(first, at)
-        (said,) = told(scheduler, at + PATIENCE)
+        scheduler.record_throttling(Throttled(at, first, 429, ThrottleKind.LOAD, 300.0, None))
+        scheduler.suspend_ticket(first, at)
+        scheduler.resume_ticket(first, at)
+        (said,) = told(scheduler, at + STALL_AFTER)
         assert said.endswith("the first is reader since 60 s; its provider asked for a pause of another 240 s")
-        assert told(scheduler, at + 2 * PATIENCE) == []
+        assert told(scheduler, at + 2 * STALL_AFTER) == []

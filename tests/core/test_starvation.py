@@ -14,7 +14,7 @@ from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
-from loco_otel._core.queue_set import Line
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request
 
@@ -36,7 +36,7 @@ class Town:
 
     """
 
-    def __init__(self, line: Line, chance: random.Random, *, tenants: bool = False) -> None:
+    def __init__(self, line: QueueSet, chance: random.Random, *, tenants: bool = False) -> None:
         self.line = line
         self.chance = chance
         self.tenants = tenants
@@ -50,7 +50,7 @@ class Town:
         ticket = Ticket(Request(agent, self.chance.choice(WEIGHTS), tenant=tenant))
         ticket.state = State.WAITING
         ticket.birth = self.line.tick - age
-        self.line.put(ticket)
+        self.line.add_ticket(ticket)
         self.bounds[ticket] = age + bound()
 
     def some_agent(self) -> str:
@@ -63,14 +63,14 @@ class Town:
         for _ in range(ticks):
             line.tick += 1
             if line.waiting:
-                ticket, _ = line.next()
-                if line.policy.metered:
-                    line.charge(ticket)
-                line.take(ticket)
+                ticket, _ = line.select_next()
+                if line.policy.is_metered:
+                    line.charge_ticket(ticket)
+                line.remove_ticket(ticket)
                 self.check(ticket)
                 del self.bounds[ticket]
                 if self.chance.random() < 0.5:
-                    line.settle(ticket)
+                    line.settle_charge(ticket)
             owing += rate
             while owing >= 1.0:
                 owing -= 1.0
@@ -92,7 +92,7 @@ def test_under_load_a_wait_is_bounded_by_who_waited_at_its_start(batch: int) -> 
         chance = random.Random(f"load {batch} {run}")
         rate = chance.choice((0.5, 0.9, 1.0, 1.0, 1.5))
         alpha = chance.uniform(0.0, 0.97) / (1.0 + rate)
-        town = Town(Line(lambda alpha=alpha, draw=chance.random: LoadPolicy(alpha, draw), 0), chance)  # type: ignore[misc]
+        town = Town(QueueSet(lambda alpha=alpha, draw=chance.random: LoadPolicy(alpha, draw), 0), chance)  # type: ignore[misc]
         closest = max(closest, _live_under_load(town, alpha, rate))
     assert closest > 0.5, "no wait came near its bound, so nothing was tested"
 
@@ -102,7 +102,7 @@ def _live_under_load(town: Town, alpha: float, rate: float) -> float:
     growth = rate * alpha / (1.0 - alpha)
 
     def bound() -> float:
-        oldest = line.oldest()
+        oldest = line.find_oldest_waiter()
         age = 0 if oldest is None else line.tick - oldest.birth
         return (line.waiting + 1 + ceil(rate) + growth * age) / (1.0 - growth)
 
@@ -129,10 +129,10 @@ def test_with_the_guard_no_wait_is_longer_than_that_and_those_who_are_older(batc
         chance = random.Random(f"guard {batch} {run}")
         make = POLICIES[chance.choice([*POLICIES])](chance)
         guard = chance.choice((1, 3, 8))
-        line = Line(make, guard, tenant_shares={"acme": 1_000_000})
+        line = QueueSet(make, guard, tenant_shares={"acme": 1_000_000})
         town = Town(line, chance, tenants=chance.random() < 0.5)
 
-        def bound(line: Line = line, guard: int = guard) -> float:
+        def bound(line: QueueSet = line, guard: int = guard) -> float:
             # All that wait at its birth are older, it itself is counted too.
             return guard + line.waiting - 1
 

@@ -8,7 +8,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._core.token_bucket import Rate, enough_in
+from loco_otel._core.token_bucket import TokenBucket, compute_refill_delay
 from loco_otel.events import Outcome, RateLimits, Request, Spending, Throttled, ThrottleKind, Usage
 
 GRANTED, WAITING = State.GRANTED, State.WAITING
@@ -21,14 +21,14 @@ GRANTED, WAITING = State.GRANTED, State.WAITING
 def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
     per_minute: float, asked: list[tuple[float, float]]
 ) -> None:
-    rate = Rate(per_minute)
+    rate = TokenBucket(per_minute)
     now = 0.0
     taken: list[tuple[float, float]] = []
     for pause, share in asked:
         amount = min(1.0, share) * per_minute
-        now = max(now + pause, rate.opens_at(amount, now + pause))
-        assert rate.opens_at(amount, now) <= now + 1e-6
-        rate.take(amount, now)
+        now = max(now + pause, rate.compute_available_at(amount, now + pause))
+        assert rate.compute_available_at(amount, now) <= now + 1e-6
+        rate.take_tokens(amount, now)
         taken.append((now, amount))
     for first, (begin, _) in enumerate(taken):
         for last, (end, _) in enumerate(taken[first:], first):
@@ -37,21 +37,21 @@ def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
 
 
 def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() -> None:
-    rate = Rate(60)
-    assert rate.opens_at(600, 0.0) == 0.0
-    rate.take(600, 0.0)
-    assert rate.opens_at(1, 0.0) == pytest.approx(541.0)
-    rate.take(-540, 0.0)
-    assert rate.opens_at(1, 0.0) == pytest.approx(1.0), "it needed less, after all"
+    rate = TokenBucket(60)
+    assert rate.compute_available_at(600, 0.0) == 0.0
+    rate.take_tokens(600, 0.0)
+    assert rate.compute_available_at(1, 0.0) == pytest.approx(541.0)
+    rate.take_tokens(-540, 0.0)
+    assert rate.compute_available_at(1, 0.0) == pytest.approx(1.0), "it needed less, after all"
 
 
 @given(st.floats(1, 1e6), st.floats(0, 1), st.floats(0, 1))
 def test_a_providers_bucket_is_taken_to_fill_evenly(size: float, left: float, needed: float) -> None:
     full_in = 60.0 * (1 - left)
-    wait = enough_in(needed * size, left * size, size, full_in)
+    wait = compute_refill_delay(needed * size, left * size, size, full_in)
     assert wait == pytest.approx(max(0.0, 60.0 * (needed - left)), abs=1e-6)
-    assert enough_in(needed * size, left * size, None, full_in) in (0.0, full_in)
-    assert enough_in(2 * size, left * size, size, full_in) <= full_in
+    assert compute_refill_delay(needed * size, left * size, None, full_in) in (0.0, full_in)
+    assert compute_refill_delay(2 * size, left * size, size, full_in) <= full_in
 
 
 def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
@@ -70,10 +70,10 @@ def test_requests_beyond_the_rate_wait_for_the_next_and_keep_their_order() -> No
     scheduler = core(requests=2)
     first = [ask(scheduler, 0.0) for _ in range(4)]
     assert [ticket.state for ticket in first] == [GRANTED, GRANTED, WAITING, WAITING]
-    assert scheduler.next_wakeup() == pytest.approx(30.0)
-    scheduler.advance(29.0)
+    assert scheduler.compute_next_wakeup() == pytest.approx(30.0)
+    scheduler.run_due_actions(29.0)
     assert first[2].state is WAITING
-    scheduler.advance(30.0)
+    scheduler.run_due_actions(30.0)
     assert [ticket.state for ticket in first[2:]] == [GRANTED, WAITING]
     # Its time has come when another arrives, before the timer has looked.
     late = ask(scheduler, 60.0)
@@ -85,7 +85,7 @@ def test_tokens_are_taken_by_estimate_and_corrected() -> None:
     big = ask(scheduler, 0.0, tokens=800)
     following = ask(scheduler, 0.0, tokens=500)
     assert (big.state, following.state) == (GRANTED, WAITING)
-    scheduler.settle(big, Spending(Usage(100, 100), 1000, None), 0.0)
+    scheduler.record_spending(big, Spending(Usage(100, 100), 1000, None), 0.0)
     scheduler.release(big, 0.0)
     assert following.state is GRANTED, "it took 200, so 800 are left"
 
@@ -94,10 +94,10 @@ def test_a_failed_call_and_a_pause_give_their_tokens_back() -> None:
     scheduler = core(tokens=1000)
     failing = ask(scheduler, 0.0, tokens=800)
     following = ask(scheduler, 0.0, tokens=900)
-    scheduler.suspend(failing, 0.0)
+    scheduler.suspend_ticket(failing, 0.0)
     assert following.state is GRANTED
     scheduler.cancel(following, 0.0)
-    scheduler.resume(failing, 0.0)
+    scheduler.resume_ticket(failing, 0.0)
     assert failing.state is GRANTED
     scheduler.cancel(failing, 0.0)
     assert ask(scheduler, 0.0, tokens=1000).state is GRANTED
@@ -107,31 +107,31 @@ def test_a_wait_for_the_time_can_time_out() -> None:
     scheduler = core(requests=1)
     ask(scheduler, 0.0)
     waiting = ask(scheduler, 0.0, timeout=5.0)
-    assert scheduler.next_wakeup() == 5.0
-    scheduler.advance(5.0)
+    assert scheduler.compute_next_wakeup() == 5.0
+    scheduler.run_due_actions(5.0)
     assert waiting.state is State.REJECTED
 
 
 def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0)
-    scheduler.note_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
+    scheduler.record_rate_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
     assert ask(scheduler, 1.0).state is GRANTED
-    scheduler.note_limits(first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
+    scheduler.record_rate_limits(first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
     waiting = ask(scheduler, 1.0)
-    assert (waiting.state, scheduler.next_wakeup()) == (WAITING, 10.0)
-    scheduler.advance(10.0)
+    assert (waiting.state, scheduler.compute_next_wakeup()) == (WAITING, 10.0)
+    scheduler.run_due_actions(10.0)
     assert waiting.state is GRANTED
 
 
 def test_until_another_such_request_fits_nothing_goes() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0, tokens=1000)
-    scheduler.note_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
+    scheduler.record_rate_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
     assert ask(scheduler, 1.0).state is GRANTED, "one fits"
-    scheduler.note_limits(first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
+    scheduler.record_rate_limits(first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
     ask(scheduler, 1.0)
-    assert scheduler.next_wakeup() == pytest.approx(1.0 + 6.0), "600 more, at 100 in a second"
+    assert scheduler.compute_next_wakeup() == pytest.approx(1.0 + 6.0), "600 more, at 100 in a second"
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(2.0, 2.0), (None, 6.0)])
@@ -141,10 +141,10 @@ def test_what_a_provider_asks_for_counts_more_than_what_it_says_is_left(
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
     left = RateLimits(0, None, 60.0, None, 10)
-    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
+    scheduler.record_throttling(Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
     scheduler.cancel(refused, 0.0)
     ask(scheduler, 0.0)
-    assert scheduler.next_wakeup() == pytest.approx(pause)
+    assert scheduler.compute_next_wakeup() == pytest.approx(pause)
 
 
 def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> None:
@@ -154,27 +154,27 @@ def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> N
     assert poor.state is State.ADMITTING
     following = ask(scheduler, 0.0, tokens=900)
     assert following.state is WAITING
-    scheduler.refuse(poor, Outcome.BUDGET, 0.0)
+    scheduler.refuse_admission(poor, Outcome.BUDGET, 0.0)
     assert following.state is GRANTED
 
 
 def test_a_holder_that_waits_for_itself_shares_no_sooner_than_the_provider_allows() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit(ceiling=1)}, FifoPolicy)
     holder = Ticket(Request("a", resources=("llm",)))
-    holder.places = ("thread",)
+    holder.scopes = ("thread",)
     scheduler.submit(holder, 0.0)
-    scheduler.note_limits(holder, RateLimits(0, None, 9.0), 1.0)
+    scheduler.record_rate_limits(holder, RateLimits(0, None, 9.0), 1.0)
     nested = ask(scheduler, 1.0)
-    scheduler.park(nested, ("thread",), 1.0)
-    assert (nested.state, scheduler.next_wakeup()) == (WAITING, 10.0)
-    scheduler.advance(10.0)
-    assert (nested.state, nested.host) == (GRANTED, holder)
+    scheduler.park_ticket(nested, ("thread",), 1.0)
+    assert (nested.state, scheduler.compute_next_wakeup()) == (WAITING, 10.0)
+    scheduler.run_due_actions(10.0)
+    assert (nested.state, nested.lender) == (GRANTED, holder)
 
 
 def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
-    scheduler.throttle(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
+    scheduler.record_throttling(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
     scheduler.cancel(refused, 0.0)
     ask(scheduler, 0.0)
-    assert scheduler.next_wakeup() == 900.0
+    assert scheduler.compute_next_wakeup() == 900.0

@@ -30,7 +30,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._waiting.slot import Slot
-from loco_otel.compat.queue_binding import Station
+from loco_otel.compat.queue_binding import QueueBinding
 from loco_otel.events import DEFAULT_RESOURCE, Request, ThrottleKind
 from loco_otel.testing import ManualClock
 
@@ -54,18 +54,18 @@ class Bench:
         )
         self.engine = InProcessEngine(self.core, clock=self.clock, timer=False, admission=lambda _: True)
         if observed:
-            self.engine.listen(lambda _: None)
+            self.engine.add_listener(lambda _: None)
         self.woken: set[Ticket] = set()
         self.tickets: list[Ticket] = []
         self.spare = self.submit("spare")
         self.worker = Agent("worker", tasks=[Task(weight=2.0, age=1), Task(weight=3.0)])
-        line = self.core.line(DEFAULT_RESOURCE)
-        self.worker.tasks.join(Station(self.engine, line, DEFAULT_RESOURCE, "worker", admission=False))
+        line = self.core.get_queue_set(DEFAULT_RESOURCE)
+        self.worker.tasks.join(QueueBinding(self.engine, line, DEFAULT_RESOURCE, "worker", admission=False))
 
     def ticket(self, agent: str, timeout: float | None = None, *, admission: bool = False) -> Ticket:
         tenant = f"tenant of {agent}" if self.tenanted else None
-        ticket = self.engine.ticket(Request(agent, timeout=timeout, admission=admission, tenant=tenant))
-        ticket.places = (agent,)
+        ticket = self.engine.create_ticket(Request(agent, timeout=timeout, admission=admission, tenant=tenant))
+        ticket.scopes = (agent,)
         self.tickets.append(ticket)
         return ticket
 
@@ -78,8 +78,8 @@ class Bench:
         """Make a ticket that takes the worker's oldest task at its grant."""
         station = self.worker.tasks.station
         assert station is not None
-        ticket = Ticket(station.plain)
-        ticket.places = ("worker",)
+        ticket = Ticket(station.plain_request)
+        ticket.scopes = ("worker",)
         ticket.backlog = self.worker.tasks.backlog
         self.tickets.append(ticket)
         return ticket
@@ -96,17 +96,17 @@ class Bench:
         return ticket
 
     def park(self, ticket: Ticket, *blocks: Hashable) -> None:
-        self.engine.park(ticket, lambda: self.woken.add(ticket), blocks)
+        self.engine.park_ticket(ticket, lambda: self.woken.add(ticket), blocks)
 
     def within_all(self) -> tuple[Hashable, ...]:
         """Name a place of each lease: who blocks them all must share."""
         pool = self.core.resources.pools[DEFAULT_RESOURCE]
-        return tuple(lease.places[0] for lease in pool.leases.values())
+        return tuple(lease.scopes[0] for lease in pool.leases.values())
 
     def go_on(self, afterwards: str) -> None:
         """Do one operation more, and see that it puts right what the last one left undone."""
         if afterwards == "advance":
-            self.engine.advance()
+            self.engine.run_due_actions()
         else:
             self.engine.release(self.spare)
         for ticket in self.tickets:
@@ -129,30 +129,30 @@ class Bench:
 
     def check_that_nobody_owes(self) -> None:
         """See that a policy that goes by service has nobody in its books, since nobody is there."""
-        for line in self.core.resources.lines.values():
+        for line in self.core.resources.queue_sets.values():
             policy = line.policy
             if isinstance(policy, TenantPolicy):
                 assert policy._tenants == {}
-                policy = policy._outer
+                policy = policy._tenant_order
             if isinstance(policy, FairPolicy):
-                assert (policy._accounts, policy._open, len(policy._competing)) == ({}, 0, 0)
+                assert (policy._accounts, policy._open_calls, len(policy._competing)) == ({}, 0, 0)
 
     def check_the_account(self) -> None:
         """See that slots, leases and waiters are those that the tickets' states tell of."""
         pool = self.core.resources.pools[DEFAULT_RESOURCE]
-        leases = {ticket for ticket in self.tickets if ticket.state.holds}
+        leases = {ticket for ticket in self.tickets if ticket.state.is_holding}
         waiters = {ticket for ticket in self.tickets if ticket.state is State.WAITING}
         assert set(pool.leases.values()) >= leases
-        slots = {lease.host or lease for lease in pool.leases.values()}
+        slots = {lease.lender or lease for lease in pool.leases.values()}
         assert slots <= set(pool.leases.values())
-        assert (pool.used, pool.sharers) == (len(slots), len(pool.leases) - len(slots))
+        assert (pool.used, pool.sharer_count) == (len(slots), len(pool.leases) - len(slots))
         assert pool.used >= pool.capacity or not waiters
-        assert pool.adaptive is None or pool.capacity == pool.adaptive.limit
+        assert pool.adaptive_limit is None or pool.capacity == pool.adaptive_limit.limit
         assert self.counts == (len(pool.leases), len(waiters))
         tasks, backlog = self.worker.tasks, self.worker.tasks.backlog
         queued = [task for task in tasks if task.holder is None]
         assert (backlog.count, backlog.weight) == (len(queued), sum(task.milli for task in queued))
-        assert backlog.oldest() is (max(queued, key=lambda task: task.age) if queued else None)
+        assert backlog.find_oldest_work() is (max(queued, key=lambda task: task.age) if queued else None)
         for lease in leases:
             if lease.work is not None:
                 assert lease.work.holder is lease
@@ -161,7 +161,7 @@ class Bench:
     @property
     def counts(self) -> tuple[int, int]:
         """Leases and waiters."""
-        (resource,) = self.engine.snapshot().resources
+        (resource,) = self.engine.take_snapshot().resources
         assert sum(one.active for one in resource.agents) == resource.active
         assert sum(one.waiting for one in resource.agents) == resource.waiting
         return resource.active, resource.waiting
@@ -173,10 +173,10 @@ class Host:
     def __init__(self, engine: InProcessEngine) -> None:
         self.engine = engine
 
-    def trace(self) -> None:
+    def capture_trace(self) -> None:
         return None
 
-    def unsupported(self, what: str) -> None:
+    def record_unsupported(self, what: str) -> None:
         raise AssertionError(what)
 
 
@@ -252,7 +252,7 @@ def move_and_share(bench: Bench) -> Operation:
     holder = bench.hold()
     ticket = bench.submit("within")
     bench.park(ticket, *bench.within_all()[:-1])
-    return lambda: bench.engine.move(holder, ("spare",))
+    return lambda: bench.engine.set_scopes(holder, ("spare",))
 
 
 def admit(bench: Bench) -> Operation:
@@ -262,7 +262,7 @@ def admit(bench: Bench) -> Operation:
     bench.park(ticket)
     bench.engine.release(holder)
     assert ticket.state is State.ADMITTING
-    return lambda: bench.engine.admit(ticket)
+    return lambda: bench.engine.admit_ticket(ticket)
 
 
 def grant_with_work(bench: Bench) -> Operation:
@@ -333,28 +333,28 @@ def cancel_the_waiter(bench: Bench) -> Operation:
 def suspend_with_a_waiter(bench: Bench) -> Operation:
     holder = bench.hold()
     bench.wait()
-    return lambda: bench.engine.suspend(holder)
+    return lambda: bench.engine.suspend_ticket(holder)
 
 
 def suspend_a_sharer(bench: Bench) -> Operation:
     bench.hold()
     within = bench.submit("within")
     bench.park(within, *bench.within_all())
-    assert within.host is not None
-    return lambda: bench.engine.suspend(within)
+    assert within.lender is not None
+    return lambda: bench.engine.suspend_ticket(within)
 
 
 def resume(bench: Bench) -> Operation:
     holder = bench.hold()
-    bench.engine.suspend(holder)
-    return lambda: bench.engine.resume(holder)
+    bench.engine.suspend_ticket(holder)
+    return lambda: bench.engine.resume_ticket(holder)
 
 
 def resume_contended(bench: Bench) -> Operation:
     holder = bench.hold()
     bench.wait()
-    bench.engine.suspend(holder)
-    return lambda: bench.engine.resume(holder)
+    bench.engine.suspend_ticket(holder)
+    return lambda: bench.engine.resume_ticket(holder)
 
 
 def raise_the_capacity(bench: Bench) -> Operation:
@@ -365,30 +365,30 @@ def raise_the_capacity(bench: Bench) -> Operation:
         core.set_capacity(DEFAULT_RESOURCE, 3, now)
         core.set_capacity(DEFAULT_RESOURCE, 2, now)
 
-    return lambda: bench.engine.configure(change)
+    return lambda: bench.engine.update_core(change)
 
 
 def push_back(bench: Bench) -> Operation:
     bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
     holder = bench.hold()
-    return lambda: bench.engine.throttle(holder, 429, ThrottleKind.LOAD, 5.0, None)
+    return lambda: bench.engine.record_throttling(holder, 429, ThrottleKind.LOAD, 5.0, None)
 
 
 def end_of_a_pause(bench: Bench) -> Operation:
     bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
     holders = [bench.hold() for _ in range(3)]
-    bench.engine.throttle(holders[0], 429, ThrottleKind.LOAD, 5.0, None)
+    bench.engine.record_throttling(holders[0], 429, ThrottleKind.LOAD, 5.0, None)
     for holder in holders:
         bench.engine.cancel(holder)
     bench.wait()
     bench.clock.advance(5.0)
-    return bench.engine.advance
+    return bench.engine.run_due_actions
 
 
 def learn_from_a_success(bench: Bench) -> Operation:
     bench.core.set_capacity(DEFAULT_RESOURCE, AdaptiveLimit(), 0.0)
     holder = bench.hold()
-    bench.engine.throttle(holder, 429, ThrottleKind.LOAD, None, None)
+    bench.engine.record_throttling(holder, 429, ThrottleKind.LOAD, None, None)
     bench.wait()
     return lambda: bench.engine.release(bench.spare)
 
@@ -415,7 +415,7 @@ def expire(bench: Bench) -> Operation:
     bench.wait(timeout=5.0)
     bench.wait()
     bench.clock.advance(1000.0)
-    return bench.engine.advance
+    return bench.engine.run_due_actions
 
 
 def shut_down(bench: Bench) -> Operation:
@@ -425,7 +425,7 @@ def shut_down(bench: Bench) -> Operation:
 
     def shut_down_and_open_again() -> None:
         try:
-            bench.engine.shutdown()
+            bench.engine.close()
         finally:
             bench.core.closed = False
 
@@ -443,7 +443,7 @@ def whole_slot(bench: Bench) -> Operation:
 def released_once_parked(bench: Bench) -> None:
     """Let a thread release the holder as soon as somebody has parked."""
     holder = bench.hold()
-    real = bench.engine.park
+    real = bench.engine.park_ticket
 
     def park(ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
         real(ticket, wake, blocks)
@@ -451,7 +451,7 @@ def released_once_parked(bench: Bench) -> None:
         thread.start()
         thread.join()
 
-    bench.engine.park = park  # type: ignore[method-assign]
+    bench.engine.park_ticket = park  # type: ignore[method-assign]
 
 
 def whole_slot_contended(bench: Bench) -> Operation:

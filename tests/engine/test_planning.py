@@ -6,7 +6,7 @@ import pytest
 
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.stall_detector import PATIENCE
+from loco_otel._core.stall_detector import STALL_AFTER
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine import in_process
 from loco_otel._engine.in_process import InProcessEngine
@@ -20,12 +20,12 @@ class Told:
     def __init__(self, _: object) -> None:
         self.times = 0
 
-    def start(self, _: Callable[[], float]) -> None:
+    def start_watching(self, _: Callable[[], float]) -> None:
         self.times += 1
 
 
 def ask(engine: InProcessEngine, resource: str) -> Ticket:
-    ticket = engine.ticket(Request("a", resources=(resource,)))
+    ticket = engine.create_ticket(Request("a", resources=(resource,)))
     engine.submit(ticket)
     return ticket
 
@@ -45,7 +45,7 @@ def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytes
     waiting = ask(engine, "slow")
     assert (waiting.state, timer.times) == (State.WAITING, told + 1), "half a second is less than a heartbeat"
     clock.advance(0.5)
-    engine.advance()
+    engine.run_due_actions()
     assert waiting.state is State.GRANTED
 
 
@@ -55,8 +55,8 @@ def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) 
     holder = ask(engine, "narrow")
     waiter = ask(engine, "narrow")
     for _ in range(3):
-        clock.advance(PATIENCE)
-        engine.advance()
+        clock.advance(STALL_AFTER)
+        engine.run_due_actions()
     (warning,) = caplog.records
     assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
     assert "nothing has moved at narrow" in warning.getMessage()

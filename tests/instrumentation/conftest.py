@@ -26,8 +26,8 @@ def server(llm_server: LlmServer) -> LlmServer:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that a test leaves open lends its slot to nobody, however slow the machine is."""
-    monkeypatch.setattr(response_body, "_UNREAD", 1e6)
-    monkeypatch.setattr(response_body, "_PAUSED", 1e6)
+    monkeypatch.setattr(response_body, "_UNREAD_IDLE_SECONDS", 1e6)
+    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", 1e6)
 
 
 @pytest.fixture

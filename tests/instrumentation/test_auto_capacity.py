@@ -20,10 +20,10 @@ from sdk_scheduling import SOON, Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
-from loco_otel.events import Granted, ResourceStanding, Spent, Submitted, Throttled, ThrottleKind, Waiting
+from loco_otel.events import Granted, ResourceSnapshot, Spent, Submitted, Throttled, ThrottleKind, Waiting
 
 
-def standing(name: str) -> ResourceStanding:
+def standing(name: str) -> ResourceSnapshot:
     return next(resource for resource in loco_otel.snapshot().resources if resource.resource == name)
 
 

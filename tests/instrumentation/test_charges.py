@@ -20,14 +20,14 @@ from sdk_server import LlmServer
 import loco_otel
 from loco_otel import BudgetExceededError
 from loco_otel.events import Granted, Rejected, Spent, Submitted
-from loco_otel.money import Standing, Totals
+from loco_otel.money import BudgetStatus, Totals
 
 PRICES = {"gpt-4o": {"input": 1000, "output": 1000}, "claude-sonnet-5": {"input": 1000, "output": 1000}}
 """In USD per million tokens: a token is a thousand micro-USD."""
 TOKEN = 1000
 
 
-def only() -> Standing:
+def only() -> BudgetStatus:
     (standing,) = loco_otel.budgets()
     return standing
 

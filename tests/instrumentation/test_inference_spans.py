@@ -535,7 +535,7 @@ def reader() -> InMemoryMetricReader:
 
 
 def measured(scheduling: Scheduling, reader: InMemoryMetricReader) -> None:
-    scheduling.runtime.observe(meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+    scheduling.runtime.start_telemetry(meter_provider=MeterProvider([reader], shutdown_on_exit=False))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from sdk_server import LlmServer, free_port
 
 import loco_otel
 from loco_otel.cli.main import main
-from loco_otel.cli.ps import default_url
+from loco_otel.cli.ps import get_default_url
 from loco_otel.events import Waiting
 
 PAGE = (Path(__file__).parents[2] / "docs" / "introspection.md").read_text()
@@ -203,7 +203,7 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
     [("", "http://localhost:9/metrics"), ("::1", "http://[::1]:9/metrics"), ("10.0.0.1", "http://10.0.0.1:9/metrics")],
 )
 def test_the_page_is_looked_for_where_the_exporter_serves_it(host: str, url: str) -> None:
-    assert default_url({"OTEL_EXPORTER_PROMETHEUS_HOST": host, "OTEL_EXPORTER_PROMETHEUS_PORT": "9"}) == url
+    assert get_default_url({"OTEL_EXPORTER_PROMETHEUS_HOST": host, "OTEL_EXPORTER_PROMETHEUS_PORT": "9"}) == url
 
 
 def test_where_nobody_answers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_without_opentelemetrys_sdk_it_schedules_all_the_same(program: Program, 
         question = [{"role": "user", "content": "hi"}]
         with openai.OpenAI() as client, ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda _: client.chat.completions.create(model="gpt-4o", messages=question), range(4)))
-        print(process.current().engine.observed, loco_otel.snapshot().resources[0].tick)
+        print(process.get_runtime().engine.observed, loco_otel.snapshot().resources[0].tick)
     """
     result = program.run(source, launched=False, LOCO_CAPACITY="1")
     assert result.stdout == "False 4\n"

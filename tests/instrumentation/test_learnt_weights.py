@@ -99,8 +99,8 @@ def test_an_agent_whose_answers_are_long_becomes_the_heavier(
 def unobserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
     """Patch the SDKs where nobody listens, and there is a limit."""
     monkeypatch.setenv("LOCO_CAPACITY", "4")
-    runtime = process.current()
-    monkeypatch.setattr(runtime, "look_for_sdk", lambda: None)  # another test may have set up a global one
+    runtime = process.get_runtime()
+    monkeypatch.setattr(runtime, "detect_otel_sdk", lambda: None)  # another test may have set up a global one
     loco_otel.install()
     assert not runtime.engine.observed
     yield runtime
@@ -108,7 +108,7 @@ def unobserved(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
 
 
 def learnt_of(runtime: Runtime, agent: str, model: str) -> int:
-    expected = runtime.averages.expected(agent, model, 10)
+    expected = runtime.averages.predict_usage(agent, model, 10)
     assert expected.learnt
     return expected.output_tokens
 
@@ -139,7 +139,7 @@ def test_the_responses_api_is_learnt_of_without_an_opentelemetry_sdk(
 def test_nothing_is_learnt_where_nobody_waits_and_nobody_listens(server: LlmServer, unobserved: Runtime) -> None:
     loco_otel.configure(capacity=None)
     make_calls(ask, Sdk("openai", is_async=False), server)
-    assert not unobserved.averages.expected("verbose", "gpt-4o", 10).learnt
+    assert not unobserved.averages.predict_usage("verbose", "gpt-4o", 10).learnt
 
     loco_otel.configure(capacity=4)
     make_calls(ask, Sdk("openai", is_async=False), server)
@@ -176,7 +176,7 @@ def test_what_was_broken_off_teaches_nothing_and_keeps_the_weight_of_its_grant(
     assert spent.spending.usage is not None
     assert spent.spending.usage.estimated
     assert spent.spending.weight == spent.ticket.request.weight
-    assert not scheduling.runtime.averages.expected("verbose", "claude-sonnet-5", 10).learnt
+    assert not scheduling.runtime.averages.predict_usage("verbose", "claude-sonnet-5", 10).learnt
 
 
 def test_a_new_runtime_knows_nothing_and_other_settings_forget_nothing(server: LlmServer, scheduled: Scheduled) -> None:
@@ -184,8 +184,8 @@ def test_a_new_runtime_knows_nothing_and_other_settings_forget_nothing(server: L
     make_calls(ask, Sdk("openai", is_async=False), server)
 
     loco_otel.configure(capacity=3)
-    assert process.current().averages.expected("terse", "gpt-4o", 10).learnt
+    assert process.get_runtime().averages.predict_usage("terse", "gpt-4o", 10).learnt
     scheduling.settled(2 * CALLS)
-    fresh = process.replace(Settings.load({}))
+    fresh = process.replace_runtime(Settings.load({}))
     assert fresh is not None
-    assert not fresh.averages.expected("terse", "gpt-4o", 10).learnt
+    assert not fresh.averages.predict_usage("terse", "gpt-4o", 10).learnt

@@ -28,7 +28,7 @@ from loco_otel._budgets.sqlite_ledger import LedgerView
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 from loco_otel.events import BudgetExceeded, BudgetReached, Outcome, Rejected, Spent
-from loco_otel.money import MICRO, Action, Standing
+from loco_otel.money import MICRO, Action, BudgetStatus
 
 PRICES = {
     "gpt-4o": {"input": 0, "output": 1000},
@@ -64,7 +64,7 @@ def ask(sdk: Sdk, client: Any, bound: int) -> Any:
     return client.messages.create(**{**MESSAGE, "max_tokens": bound})
 
 
-def only() -> Standing:
+def only() -> BudgetStatus:
     (standing,) = loco_otel.budgets()
     return standing
 
@@ -485,7 +485,7 @@ def test_an_unknown_model_takes_nothing_in_usd_but_weight(server: LlmServer, pri
 
 
 def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: LlmServer) -> None:
-    process.replace(Settings.load({}))
+    process.replace_runtime(Settings.load({}))
     loco_otel.install()
     try:
         with server.openai() as client:
@@ -498,7 +498,7 @@ def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: 
             loco_otel.spend("colour")
     finally:
         loco_otel.uninstall()
-        process.replace(None)
+        process.replace_runtime(None)
 
 
 def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, priced: Any) -> None:
@@ -516,12 +516,12 @@ def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, price
 @pytest.fixture
 def alone(server: LlmServer) -> Iterator[LlmServer]:
     """The SDKs patched, and nobody listens: no OpenTelemetry SDK."""
-    process.replace(Settings.load({}))
+    process.replace_runtime(Settings.load({}))
     loco_otel.install()
     loco_otel.configure(prices=PRICES, budgets="*=1")
     yield server
     loco_otel.uninstall()
-    process.replace(None)
+    process.replace_runtime(None)
 
 
 @each_sdk
@@ -674,10 +674,10 @@ def test_killed_in_mid_stream_it_leaves_what_was_spent_and_no_reservation(server
     assert victim.stdout.readline() == "reading\n"
     now = time.time()
     view = LedgerView(ledger)
-    (before,) = view.standings(now)
+    (before,) = view.read_statuses(now)
     victim.kill()
     victim.communicate(timeout=SOON)
-    (after,) = view.standings(now + 61)
+    (after,) = view.read_statuses(now + 61)
     view.close()
     assert before.reserved == BOUND * TOKEN
     assert (after.reserved, after.spent) == (0, before.spent)

@@ -369,7 +369,7 @@ def test_threads_are_left_alone_once_nothing_is_patched(scheduled: Scheduled) ->
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots lie idle as soon as a stream is there."""
-    monkeypatch.setattr(response_body, "_UNREAD", 0.0)
+    monkeypatch.setattr(response_body, "_UNREAD_IDLE_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -387,7 +387,7 @@ def test_streams_opened_together_and_read_afterwards(
             opening = asyncio.gather(*[sdk.stream(client) for _ in range(4)])
             while not opening.done():
                 # What the timer does each second.
-                scheduling.runtime.engine.advance()
+                scheduling.runtime.engine.run_due_actions()
                 await asyncio.sleep(0)
             for stream in await opening:
                 async for _ in stream:
@@ -405,7 +405,7 @@ def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServe
         with ThreadPoolExecutor(4) as pool:
             opening = [pool.submit(sdk.stream, client) for _ in range(4)]
             while not all(each.done() for each in opening):
-                scheduling.runtime.engine.advance()
+                scheduling.runtime.engine.run_due_actions()
         for each in opening:
             list(each.result(SOON))
     scheduling.settled(4)
@@ -416,16 +416,16 @@ def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServe
 def test_a_stream_lends_its_slot_once_its_reader_does_something_else(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_body, "_PAUSED", -SOON)
+    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", -SOON)
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         with sdk.stream(client) as stream:
             other = Context().run(pool.submit, sdk.ask, client)
             scheduling.seen.wait_for(Waiting)
-            scheduling.runtime.engine.advance()
+            scheduling.runtime.engine.run_due_actions()
             assert reasons(scheduling) == [FREE], "not read yet, and not for long"
             next(stream)
-            scheduling.runtime.engine.advance()
+            scheduling.runtime.engine.run_due_actions()
             other.result(SOON)
     scheduling.settled(2)
     assert reasons(scheduling) == [FREE, REENTRANT]

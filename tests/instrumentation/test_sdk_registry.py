@@ -15,7 +15,7 @@ def test_calls_emit_what_the_registry_says(sdk: Sdk, server: LlmServer, schedule
     scheduling = scheduled(capacity=1)
     reader = InMemoryMetricReader()
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)
-    scheduling.runtime.observe(meter_provider=meter_provider)
+    scheduling.runtime.start_telemetry(meter_provider=meter_provider)
 
     async def main() -> None:
         async with opened(sdk.client(server)) as client:

@@ -316,7 +316,7 @@ def test_d13_a_hammer_of_threads_loses_no_slot_and_exceeds_none(scheduled: Sched
 
 
 def nobody_queues(scheduling: Scheduling) -> bool:
-    return not any(resource.agents for resource in scheduling.runtime.engine.snapshot().resources)
+    return not any(resource.agents for resource in scheduling.runtime.engine.take_snapshot().resources)
 
 
 @each_sync_sdk
@@ -369,8 +369,8 @@ def test_d21e_a_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServ
 
 
 def test_d27_nothing_is_kept_of_calls_that_have_ended(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_pool, "_WINDOW", 100)
-    monkeypatch.setattr(spend_totals, "_MOST_KEYS", 20)
+    monkeypatch.setattr(slot_pool, "_FAIRNESS_WINDOW", 100)
+    monkeypatch.setattr(spend_totals, "_MAX_KEYS", 20)
     scheduling = scheduled(capacity=2)
     scheduling.runtime.averages = TokenAverages(20)
     agents = count()

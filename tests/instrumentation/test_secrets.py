@@ -39,7 +39,7 @@ ADAPTERS = {"openai": OpenAIAdapter, "anthropic": AnthropicAdapter}
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: begin anew."""
-    monkeypatch.setattr(process, "_told", set())
+    monkeypatch.setattr(process, "_logged_once", set())
 
 
 def broken(*_: object, **__: object) -> Any:
@@ -82,7 +82,7 @@ def test_no_secret_gets_out(
     caplog.set_level(logging.DEBUG, "loco_otel")
     scheduling = scheduled(capacity=1, acquire_timeout=0.05)
     reader = InMemoryMetricReader()
-    scheduling.runtime.observe(meter_provider=MeterProvider([reader], shutdown_on_exit=False))
+    scheduling.runtime.start_telemetry(meter_provider=MeterProvider([reader], shutdown_on_exit=False))
     said: list[str] = []
     options = {"max_retries": 1, "default_headers": {"x-planted": HEADER}, "default_query": {"planted": QUERY}}
 
@@ -92,7 +92,7 @@ def test_no_secret_gets_out(
             assert ANSWER in (await now(ask(sdk, client))).to_json()
             async with opened(await now(ask(sdk, client, stream=True))) as stream:
                 async for _ in each(stream):
-                    said.append(repr(scheduling.runtime.engine.snapshot()))
+                    said.append(repr(scheduling.runtime.engine.take_snapshot()))
             server.script({"type": "fail", "status": 429, "retry_after": 0.01, "message": f"{QUESTION} {KEY}"})
             await now(ask(sdk, client))
             server.script({"type": "fail", "status": 400, "message": f"{QUESTION} {KEY}"})

@@ -31,7 +31,7 @@ from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: begin anew."""
-    monkeypatch.setattr(process, "_told", set())
+    monkeypatch.setattr(process, "_logged_once", set())
 
 
 class Broken(Exception):
@@ -95,7 +95,7 @@ def test_an_engine_that_takes_no_request(
     scheduling = scheduled(capacity=1)
     reader = InMemoryMetricReader()
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)
-    scheduling.runtime.observe(None, meter_provider)
+    scheduling.runtime.start_telemetry(None, meter_provider)
     monkeypatch.setattr(InProcessEngine, "submit", broken)
     calls_go_on(sdk, server)
     assert [event.reason for event in scheduling.seen.of(Bypassed)] == [BypassReason.INTERNAL_ERROR] * 2
@@ -238,7 +238,7 @@ def test_a_listener_that_raises_is_not_told_again(
         raise Broken
 
     scheduling = scheduled(capacity=1)
-    scheduling.runtime.engine.listen(listener)
+    scheduling.runtime.engine.add_listener(listener)
     calls_go_on(sdk, server)
     scheduling.settled(2)
     assert len(told) == 1
@@ -260,7 +260,7 @@ def test_an_exporter_that_raises(
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(Exporter()))
     scheduling.runtime._tracing = None
-    scheduling.runtime.observe(provider)
+    scheduling.runtime.start_telemetry(provider)
     calls_go_on(sdk, server)
     scheduling.settled(2)
     assert not faults(caplog)
@@ -371,8 +371,8 @@ def test_uninstalled_all_is_as_it_was(scheduled: Scheduled, originals: dict[Meth
     assert all(method.current is not original for method, original in originals.items())
     loco_otel.uninstall()
     assert all(method.current is original for method, original in originals.items())
-    assert OpenAIInstrumentor.patched() == ()
-    assert AnthropicInstrumentor.patched() == ()
+    assert OpenAIInstrumentor.list_patched() == ()
+    assert AnthropicInstrumentor.list_patched() == ()
 
 
 @each_sdk
@@ -476,7 +476,7 @@ def test_a_wrong_setting_is_told_and_patches_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, originals: dict[Method, Any]
 ) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "plenty")
-    process.replace(None)
+    process.replace_runtime(None)
     OpenAIInstrumentor().instrument()
     (line,) = [record for record in caplog.records if record.name == "loco_otel"]
     assert line.levelno == logging.ERROR
@@ -486,10 +486,10 @@ def test_a_wrong_setting_is_told_and_patches_nothing(
 
 
 def test_switched_off_it_patches_nothing(originals: dict[Method, Any]) -> None:
-    process.replace(Settings.load({"LOCO_ENABLED": "false"}))
+    process.replace_runtime(Settings.load({"LOCO_ENABLED": "false"}))
     assert loco_otel.install() == ()
     assert all(method.current is original for method, original in originals.items())
-    process.replace(None)
+    process.replace_runtime(None)
 
 
 @each_async_sdk

@@ -32,7 +32,7 @@ def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoIns
         assert version(sdk) in required(PAIR)[sdk].specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
     assert import_module(f"{sdk}._version").__version__ == version(sdk)
-    assert instrumentor.supports(version(sdk))
+    assert instrumentor.supports_version(version(sdk))
 
 
 @each_instrumentor

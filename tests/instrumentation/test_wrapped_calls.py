@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from loco_otel.adapters.vanilla import VanillaAdapter
 from sdk_calls import Sdk, each_async_sdk, each_sync_sdk
 from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, SharedResource, Task
+from loco_otel.adapters.vanilla import VanillaAdapter
 from loco_otel.events import Granted, Submitted
 
 Within = Callable[[Callable[[], Any]], Any]

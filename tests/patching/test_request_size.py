@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from loco_otel.events import MILLI
-from loco_otel.patching.request_size import estimate_tokens, estimate_weight, most_output
+from loco_otel.patching.request_size import estimate_tokens, estimate_weight, find_max_output_tokens
 
 BLOB = base64.b64encode(bytes(range(256)) * 1200).decode()  # 400 kB of text, an image of 300 kB
 PNG = f"data:image/png;base64,{BLOB}"
@@ -415,4 +415,4 @@ def test_d21f_a_long_system_prompt_and_tools_weigh(body):
     ],
 )
 def test_the_most_output_counts_all_answers_to_all_prompts(body: dict[str, object], most: int | None) -> None:
-    assert most_output(body) == most
+    assert find_max_output_tokens(body) == most

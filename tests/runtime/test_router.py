@@ -10,7 +10,7 @@ OPENAI = ("openai", "gpt-4o", "api.openai.com")
 
 
 def route(*rules: dict[str, object], fixed: bool = False, call: tuple[Any, ...] = OPENAI) -> tuple[str, ...]:
-    return Router([ResourceRule.model_validate(rule) for rule in rules], fixed=fixed).resources(*call)
+    return Router([ResourceRule.model_validate(rule) for rule in rules], has_fixed_capacity=fixed).route_call(*call)
 
 
 def test_without_rules_there_is_one_resource_or_one_for_each_host() -> None:

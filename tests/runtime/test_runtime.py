@@ -25,7 +25,7 @@ from loco_otel.testing import ManualClock, RecordingListener
 
 def started(**settings: object) -> Runtime:
     """Return the process's runtime under these settings."""
-    runtime = process.replace(Settings().changed(**settings))
+    runtime = process.replace_runtime(Settings().changed(**settings))
     assert runtime is not None
     return runtime
 
@@ -55,7 +55,7 @@ def test_threads_that_come_first_together_get_the_same_scheduler() -> None:
 
     def come() -> None:
         together.wait()
-        found.append(process.current())
+        found.append(process.get_runtime())
 
     threads = [threading.Thread(target=come) for _ in range(8)]
     for thread in threads:
@@ -64,41 +64,41 @@ def test_threads_that_come_first_together_get_the_same_scheduler() -> None:
         thread.join()
     assert len(found) == 8
     assert len(set(found)) == 1
-    assert process.peek() is found[0]
+    assert process.get_existing_runtime() is found[0]
 
 
 def test_nothing_is_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert process.peek() is None
+    assert process.get_existing_runtime() is None
     monkeypatch.setenv("LOCO_CAPACITY", "7")
-    assert process.current().settings.capacity == 7
+    assert process.get_runtime().settings.capacity == 7
     monkeypatch.setenv("LOCO_CAPACITY", "8")
-    assert process.current().settings.capacity == 7
+    assert process.get_runtime().settings.capacity == 7
 
 
 def test_replacing_it_by_nothing_reads_the_settings_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "7")
-    first = process.current()
+    first = process.get_runtime()
     monkeypatch.setenv("LOCO_CAPACITY", "8")
-    assert process.replace(None) is None
-    assert process.peek() is None
-    assert process.current() is not first
-    assert process.current().settings.capacity == 8
+    assert process.replace_runtime(None) is None
+    assert process.get_existing_runtime() is None
+    assert process.get_runtime() is not first
+    assert process.get_runtime().settings.capacity == 8
 
 
 def test_replacing_it_turns_away_who_waits_and_who_comes_to_the_old_one() -> None:
     first = started(capacity=1)
     held, late = slot("a"), slot("a")
     held.__enter__()
-    waiting = first.engine.ticket(slot("b")._request)
+    waiting = first.engine.create_ticket(slot("b")._request)
     first.engine.submit(waiting)
     second = started(capacity=1)
-    assert first.engine.snapshot().resources[0].waiting == 0
+    assert first.engine.take_snapshot().resources[0].waiting == 0
     with pytest.raises(ShutdownError):
         late.__enter__()
     with slot("b", timeout=0):
-        assert second.engine.snapshot().resources[0].active == 1
+        assert second.engine.take_snapshot().resources[0].active == 1
     held.__exit__(None, None, None)
-    assert first.engine.snapshot().resources[0].active == 0
+    assert first.engine.take_snapshot().resources[0].active == 0
 
 
 def test_replacing_it_keeps_what_is_known_of_the_sdks() -> None:
@@ -117,7 +117,7 @@ def test_a_setting_that_cannot_be_used_is_named_each_time_until_it_is_right(monk
             ConfigurationError, match=r"^LOCO_CAPACITY=none at all: must be auto or a whole number of at least 1$"
         ):
             slot("a")
-    assert process.peek() is None
+    assert process.get_existing_runtime() is None
     monkeypatch.setenv("LOCO_CAPACITY", "1")
     use()
 
@@ -135,13 +135,13 @@ def test_settings_change_while_the_program_runs() -> None:
     settings = loco_otel.configure(
         capacity=5, policy="fifo", max_wait_ticks=7, max_waiters=9, max_hold=11, acquire_timeout=13, agent_id="b"
     ).settings
-    runtime = process.current()
+    runtime = process.get_runtime()
     assert runtime.settings is settings
     (standing,) = loco_otel.snapshot().resources
     assert (standing.capacity, standing.policy) == (5, "fifo")
     core = runtime.engine._core
     assert (core.max_waiters, core.max_hold) == (9, 11)
-    assert core.resources.line(("llm_api",)).max_wait_ticks == 7
+    assert core.resources.get_queue_set(("llm_api",)).max_wait_ticks == 7
     default = slot()
     assert (default.agent, default._request.timeout) == ("b", 13)
 
@@ -154,7 +154,7 @@ def test_settings_change_while_the_program_runs() -> None:
 
 def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
     runtime = started(capacity=1)
-    line = runtime.engine._core.resources.line(("llm_api",))
+    line = runtime.engine._core.resources.get_queue_set(("llm_api",))
     policy = line.policy
     loco_otel.configure(capacity=2)
     assert line.policy is policy
@@ -167,7 +167,7 @@ def test_fair_takes_over_in_a_running_program_with_its_shares_and_everybody_at_t
     engine = runtime.engine
 
     def ask(agent: str, tenant: str | None = None) -> Ticket:
-        ticket = engine.ticket(Request(agent, tenant=tenant))
+        ticket = engine.create_ticket(Request(agent, tenant=tenant))
         engine.submit(ticket)
         return ticket
 
@@ -201,12 +201,12 @@ def test_fair_takes_over_in_a_running_program_with_its_shares_and_everybody_at_t
 def test_a_wrong_change_changes_nothing(changes: dict[str, object], message: str) -> None:
     runtime = started(capacity=1)
     before = runtime.settings
-    standing = runtime.engine.snapshot().resources
+    standing = runtime.engine.take_snapshot().resources
     with pytest.raises(ConfigurationError) as raised:
         loco_otel.configure(**changes)
     assert str(raised.value) == message
     assert runtime.settings is before
-    assert runtime.engine.snapshot().resources == standing
+    assert runtime.engine.take_snapshot().resources == standing
 
 
 # -- an SDK that is set up before, after or never ---------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_without_an_sdk_nothing_is_made_to_be_told(clock: ManualClock) -> None:
     clock.advance(60)
     use()
     assert not runtime.engine.observed
-    assert runtime.trace() is None
+    assert runtime.capture_trace() is None
 
 
 def test_an_sdk_that_is_there_is_told_from_the_first_call(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
@@ -312,7 +312,7 @@ def test_a_closed_runtime_shows_no_gauges_any_more(monkeypatch: pytest.MonkeyPat
     started(capacity=3)
     use()
     assert capacities() == [3]
-    process.replace(None)
+    process.replace_runtime(None)
     assert capacities() == []
 
 
@@ -328,8 +328,8 @@ def test_a_listener_that_raises_is_told_no_more_and_costs_no_call(caplog: pytest
         raise OSError("disk full")
 
     well = RecordingListener()
-    runtime.engine.listen(broken)
-    runtime.engine.listen(well)
+    runtime.engine.add_listener(broken)
+    runtime.engine.add_listener(well)
     use()
     use()
     assert [type(event) for event in told] == [Submitted]
@@ -344,11 +344,11 @@ def test_a_call_that_goes_out_unscheduled_is_counted_each_time_and_logged_once(
 ) -> None:
     runtime = started(capacity=1)
     listener = RecordingListener()
-    runtime.engine.listen(listener)
+    runtime.engine.add_listener(listener)
     for _ in range(2):
-        in_a_handler(lambda: runtime.fault("describing a call"))
-        in_a_handler(lambda: process.fault("describing a call"))
-        runtime.unsupported("a strange loop")
+        in_a_handler(lambda: runtime.record_fault("describing a call"))
+        in_a_handler(lambda: process.record_fault("describing a call"))
+        runtime.record_unsupported("a strange loop")
     internal, unsupported = BypassReason.INTERNAL_ERROR, BypassReason.UNSUPPORTED_RUNTIME
     assert [event.reason for event in listener.of(Bypassed)] == [internal, internal, unsupported] * 2
     assert errors(caplog) == [
@@ -359,8 +359,8 @@ def test_a_call_that_goes_out_unscheduled_is_counted_each_time_and_logged_once(
 
 
 def test_a_fault_before_there_is_a_scheduler_makes_none(caplog: pytest.LogCaptureFixture) -> None:
-    in_a_handler(lambda: process.fault("describing a call"))
-    assert process.peek() is None
+    in_a_handler(lambda: process.record_fault("describing a call"))
+    assert process.get_existing_runtime() is None
     assert len(errors(caplog)) == 1
 
 
@@ -382,8 +382,8 @@ def test_what_is_scheduled_and_within_which_limits_is_said(
 ) -> None:
     runtime = started(capacity=capacity)
     with caplog.at_level(logging.INFO, "loco_otel"):
-        runtime.announce("openai", "3.1.0")
-        runtime.announce("anthropic", "2.0.0")
+        runtime.register_sdk("openai", "3.1.0")
+        runtime.register_sdk("anthropic", "2.0.0")
     assert [record.getMessage() for record in caplog.records] == [
         limits,
         "loco-otel schedules the calls of openai 3.1.0",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loco_otel._runtime.token_averages import Expected, TokenAverages
+from loco_otel._runtime.token_averages import PredictedUsage, TokenAverages
 from loco_otel.events import Usage
 
 
@@ -34,11 +34,13 @@ def learnt(*calls: Settled, agent: str = "analyst", model: str | None = "gpt-4o"
 
 def learn(averages: TokenAverages, *calls: Settled, agent: str = "analyst", model: str | None = "gpt-4o") -> None:
     for call in calls:
-        assert averages.learn(agent, model, call.estimated, Usage(call.read, call.written))
+        assert averages.record_usage(agent, model, call.estimated, Usage(call.read, call.written))
 
 
-def expected(averages: TokenAverages, prompt: int, agent: str = "analyst", model: str | None = "gpt-4o") -> Expected:
-    return averages.expected(agent, model, prompt)
+def expected(
+    averages: TokenAverages, prompt: int, agent: str = "analyst", model: str | None = "gpt-4o"
+) -> PredictedUsage:
+    return averages.predict_usage(agent, model, prompt)
 
 
 def test_until_anything_is_known_the_estimate_stands_and_the_answer_counts_nothing():
@@ -105,7 +107,7 @@ def test_no_pair_learns_from_another_in_whatever_order_they_come(calls):
     for pair in {(agent, model) for agent, model, _ in calls} | {("nobody", None)}:
         alone = TokenAverages()
         learn(alone, *[call for *its, call in calls if tuple(its) == pair], agent=pair[0], model=pair[1])
-        assert together.expected(*pair, 1234) == alone.expected(*pair, 1234)
+        assert together.predict_usage(*pair, 1234) == alone.predict_usage(*pair, 1234)
 
 
 @given(st.lists(CALLS, max_size=20), st.integers() | st.floats() | st.none() | st.text() | st.booleans())
@@ -114,21 +116,21 @@ def test_figures_that_can_not_be_true_are_not_learnt(calls, odd):
     before = expected(averages, 100)
 
     if type(odd) is not int or not 0 < odd <= 100_000_000:
-        assert not averages.learn("analyst", "gpt-4o", 100, Usage(odd, 5))
+        assert not averages.record_usage("analyst", "gpt-4o", 100, Usage(odd, 5))
     if type(odd) is not int or not 0 <= odd <= 100_000_000:
-        assert not averages.learn("analyst", "gpt-4o", 100, Usage(5, odd))
-    assert not averages.learn("analyst", "gpt-4o", 100, Usage(50, 50, estimated=True))
+        assert not averages.record_usage("analyst", "gpt-4o", 100, Usage(5, odd))
+    assert not averages.record_usage("analyst", "gpt-4o", 100, Usage(50, 50, estimated=True))
     assert expected(averages, 100) == before
 
 
 @pytest.mark.parametrize("tokens", [math.nan, math.inf, -1, 10**400, "7", True, None])
 def test_what_a_server_may_say_instead_of_a_number_is_not_learnt(tokens):
-    assert not TokenAverages().learn("analyst", "gpt-4o", 100, Usage(tokens, 1))
-    assert not TokenAverages().learn("analyst", "gpt-4o", 100, Usage(1, tokens))
+    assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(tokens, 1))
+    assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(1, tokens))
 
 
 def test_an_input_of_nothing_is_no_figure_but_an_output_of_nothing_is():
-    assert not TokenAverages().learn("analyst", "gpt-4o", 100, Usage(0, 7))
+    assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(0, 7))
     assert expected(learnt(Settled(100, 50, 0)), 100) == (50, 0, True)
 
 
@@ -174,7 +176,7 @@ def test_who_goes_on_calling_is_not_forgotten():
 
 def test_threads_learn_at_once_and_nobody_sees_a_half_written_average():
     averages = TokenAverages(20)
-    odd: list[Expected] = []
+    odd: list[PredictedUsage] = []
 
     def work(number: int) -> None:
         mine = Settled(100, 50 * number, 10 * number)

@@ -9,19 +9,19 @@ from statistics import fmean
 
 import pytest
 
-from loco_otel.simulation import Outcome, compare, load_scenario, served_by
+from loco_otel.simulation import PolicyResult, compare_policies, load_scenario, simulate_policy
 
 SEEDS = range(42, 62)
 
 
-def outcome(scenario: str, policy: str, alpha: float | None = None) -> Outcome:
-    (only,) = compare(load_scenario(scenario), [policy], SEEDS, alpha=alpha)
+def outcome(scenario: str, policy: str, alpha: float | None = None) -> PolicyResult:
+    (only,) = compare_policies(load_scenario(scenario), [policy], SEEDS, alpha=alpha)
     return only
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_burst_serves_all_and_the_loaded_first(seed: int) -> None:
-    served = served_by(load_scenario("burst"), "load", seed)
+    served = simulate_policy(load_scenario("burst"), "load", seed)
     counts = {f"agent-{number}": 0 for number in range(8)}
     for task in served:
         counts[task.agent] += 1
@@ -87,7 +87,7 @@ def test_webhooks_do_not_wait_for_it_under_fair() -> None:
 def firsts(policy: str) -> Iterator[float]:
     for seed in SEEDS:
         seen: dict[str, float] = {}
-        for task in served_by(load_scenario("mdash_security"), policy, seed):
+        for task in simulate_policy(load_scenario("mdash_security"), policy, seed):
             if task.group == "prover":
                 seen.setdefault(task.agent, task.wait)
         assert len(seen) == 5

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loco_otel.cli.main import main
-from loco_otel.simulation import ScenarioError, built_in, load_scenario, plot
-from loco_otel.simulation import plot as plot_module
+from loco_otel.simulation import ScenarioError, list_built_in, load_scenario, plot_results
+from loco_otel.simulation import plot_results as plot_module
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "simulator.md").read_text()
@@ -44,7 +44,7 @@ def simulate(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["simulate", *arguments])
 
 
-@pytest.mark.parametrize("scenario", built_in())
+@pytest.mark.parametrize("scenario", list_built_in())
 def test_each_scenario_is_shown_under_each_policy(scenario: str) -> None:
     done = simulate(scenario, "--policy", "load,fair", "--seeds", "2")
     assert done.exit_code == 0, done.output
@@ -126,12 +126,12 @@ def test_the_picture_is_one(tmp_path: Path) -> None:
 
 def test_without_the_library_the_picture_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert plot_module is plot
+    assert plot_module is plot_results
     with pytest.raises(ScenarioError, match=r"pip install 'loco-otel\[plot\]'"):
-        plot(load_scenario("burst"), [], tmp_path / "x.svg")
+        plot_results(load_scenario("burst"), [], tmp_path / "x.svg")
 
 
-@pytest.mark.parametrize("scenario", built_in())
+@pytest.mark.parametrize("scenario", list_built_in())
 def test_the_example_shows_its_scenario(scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{scenario}.py"], capture_output=True, text=True, timeout=90, check=True

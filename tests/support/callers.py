@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._waiting.slot import Slot
-from loco_otel.events import ResourceStanding
+from loco_otel.events import ResourceSnapshot
 from loco_otel.testing import ManualClock, RecordingListener
 
 PATIENCE = 20.0
@@ -261,8 +261,8 @@ class Desk:
         self._parked: set[Ticket] = set()
         self._news = threading.Condition()
         self._stops: deque[Stop] = deque()
-        self._park = engine.park
-        engine.park = self._see_park  # type: ignore[method-assign]
+        self._park = engine.park_ticket
+        engine.park_ticket = self._see_park  # type: ignore[method-assign]
 
     def _see_park(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
         stop = self._stops.popleft() if self._stops else None
@@ -293,18 +293,18 @@ class Desk:
     def advance(self, seconds: float = 0.0) -> None:
         """Move the clock."""
         self._clock.advance(seconds)
-        self.engine.advance()
+        self.engine.run_due_actions()
 
     def record(self) -> RecordingListener:
         """Return a listener that is told everything from now on."""
         listener = RecordingListener()
-        self.engine.listen(listener)
+        self.engine.add_listener(listener)
         return listener
 
     @property
-    def standing(self) -> ResourceStanding:
+    def standing(self) -> ResourceSnapshot:
         """How the one resource stands."""
-        return self.engine.snapshot().resources[0]
+        return self.engine.take_snapshot().resources[0]
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ def charge(usd: int) -> Charge:
 
 
 def ledger(path: Path, limit: int = LIMIT) -> SqliteLedger:
-    return SqliteLedger(path, [Budget(Scope.ALL, "*", limit)], lease=LEASE, patience=30.0)
+    return SqliteLedger(path, [Budget(Scope.ALL, "*", limit)], lease=LEASE, lock_timeout=30.0)
 
 
 def say(line: str) -> None:
@@ -28,8 +28,8 @@ def spend(path: Path, name: str) -> int:
     """Spend until nothing is left; return what was spent."""
     books = ledger(path)
     spent = turn = 0
-    while books.reserve(f"{name}-{turn}", charge(7), NOW).admitted:
-        books.settle(f"{name}-{turn}", charge(5 + turn % 3), NOW)
+    while books.reserve_estimate(f"{name}-{turn}", charge(7), NOW).admitted:
+        books.settle_reservation(f"{name}-{turn}", charge(5 + turn % 3), NOW)
         spent += 5 + turn % 3
         turn += 1
     return spent
@@ -38,8 +38,8 @@ def spend(path: Path, name: str) -> int:
 def hold(path: Path) -> None:
     """Spend something, reserve something, say so, and wait for the end."""
     books = ledger(path)
-    books.settle("done", charge(300), NOW)
-    books.reserve("under way", charge(600), NOW)
+    books.settle_reservation("done", charge(300), NOW)
+    books.reserve_estimate("under way", charge(600), NOW)
     say("holding")
     sys.stdin.read()
 

@@ -11,18 +11,18 @@ from fractions import Fraction
 from itertools import count
 from math import ceil, inf
 
-from loco_otel._core.policies.base import Key, Standing
+from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
-    AgentStanding,
+    AgentSnapshot,
     Event,
     Granted,
     GrantReason,
     Outcome,
     Rejected,
     Released,
-    ResourceStanding,
+    ResourceSnapshot,
     Spending,
     Spent,
     Submitted,
@@ -51,9 +51,9 @@ class Drawn(LoadPolicy):
         super().__init__(alpha, lambda: nonce(self._asking))
         self._asking: Key = ""
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         self._asking = key
-        super().put(key, standing)
+        super().update_candidate(key, standing)
 
 
 def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
@@ -331,19 +331,19 @@ class SchedulerModel:
             record.state = State.QUEUED
             resource.join(record)
 
-    def wait(self, ticket: Ticket, now: float) -> None:
+    def start_waiting(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.QUEUED:
             self.of(record).leave(record)
             self.begin_wait(record, now)
 
-    def park(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
+    def park_ticket(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket]
         if record.state is State.WAITING:
             record.blocks = blocks
             self.share(now)
 
-    def admit(self, ticket: Ticket, now: float) -> None:
+    def admit_ticket(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.ADMITTING:
             record.state = State.GRANTED
@@ -352,7 +352,7 @@ class SchedulerModel:
                 self.tell(record.grant._replace(at=now))
             record.grant = None
 
-    def refuse(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.ADMITTING:
             if not record.repeated:
@@ -360,16 +360,16 @@ class SchedulerModel:
             self.reject(record, outcome, now)
             self.give_back(record, now)
 
-    def settle(self, ticket: Ticket, spending: Spending, now: float) -> None:
+    def record_spending(self, ticket: Ticket, spending: Spending, now: float) -> None:
         record = self.records[ticket]
-        if not record.state.ended:
+        if not record.state.is_ended:
             record.spent = spending.weight
             self.tell(Spent(now, ticket, spending))
 
     def release(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
         record = self.records[ticket]
         if record.state is State.ADMITTING:
-            self.refuse(ticket, Outcome.CANCELLED, now)
+            self.refuse_admission(ticket, Outcome.CANCELLED, now)
         elif record.state in (State.GRANTED, State.SUSPENDED):
             held = record.state is State.GRANTED
             record.state = State.RELEASED
@@ -386,14 +386,14 @@ class SchedulerModel:
         else:
             self.release(ticket, now)
 
-    def suspend(self, ticket: Ticket, now: float) -> None:
+    def suspend_ticket(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.GRANTED:
             record.state = State.SUSPENDED
             self.tell(Suspended(now, ticket, now - record.granted_at))
             self.give_back(record, now)
 
-    def resume(self, ticket: Ticket, now: float) -> None:
+    def resume_ticket(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
         if record.state is State.SUSPENDED:
             record.repeated = True
@@ -401,13 +401,13 @@ class SchedulerModel:
             record.birth = self.of(record).tick - record.waited_ticks
             self.begin_wait(record, now)
 
-    def move(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
+    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket]
         record.places = places
         if record.state in HOLDS:
             self.share(now)
 
-    def advance(self, now: float) -> None:
+    def run_due_actions(self, now: float) -> None:
         # In the order of the deadlines, over all resources: who leaves one may let a holder of another go on.
         while due := [
             each
@@ -421,7 +421,7 @@ class SchedulerModel:
         for resource in self.resources.values():
             for lease in [lease for lease in resource.order if lease.touched_at + self.max_hold <= now]:
                 if lease.state is State.ADMITTING:
-                    self.refuse(lease.ticket, Outcome.TIMEOUT, now)
+                    self.refuse_admission(lease.ticket, Outcome.TIMEOUT, now)
                 else:
                     self.release(lease.ticket, now, expired=True)
 
@@ -444,7 +444,7 @@ class SchedulerModel:
                 waiter.allowance = waited + max(0, guard - age)
             self.fill(resource, now)
 
-    def shutdown(self, now: float) -> None:
+    def close(self, now: float) -> None:
         self.closed = True
         for record in self.records.values():
             if record.state in QUEUED:
@@ -606,9 +606,9 @@ class SchedulerModel:
     # -- how it stands ------------------------------------------------------------------------------------------
 
     def live(self) -> Iterator[Record]:
-        return (record for record in self.records.values() if not record.state.ended)
+        return (record for record in self.records.values() if not record.state.is_ended)
 
-    def recover(self) -> None:
+    def rebuild_state(self) -> None:
         """Do what is not promised not to change: who came first is told by the numbers of the tickets again."""
         for record in sorted(self.live(), key=lambda each: each.ticket.seq):
             record.stood = next(self.order)
@@ -617,13 +617,13 @@ class SchedulerModel:
             resource.line.sort(key=lambda each: each.ticket.seq)
             resource.start_anew()
 
-    def next_wakeup(self) -> float:
+    def compute_next_wakeup(self) -> float:
         """Tell when a wait or a lease runs out next."""
         deadlines = [each.deadline for each in self.live() if each.state is State.WAITING and each.deadline is not None]
         leases = [lease.touched_at + self.max_hold for each in self.resources.values() for lease in each.order]
         return min([*deadlines, *leases], default=inf)
 
-    def standing(self, resource: Resource, now: float) -> ResourceStanding:
+    def standing(self, resource: Resource, now: float) -> ResourceSnapshot:
         waiters, scores = resource.waiters, resource.scores()
         active = [lease.key for lease in resource.order]
         queued = {each.key for each in resource.line}
@@ -631,7 +631,7 @@ class SchedulerModel:
         for key, weight in resource.served:
             served[key] = served.get(key, 0) + weight
         squares = sum(weight**2 for weight in served.values())
-        return ResourceStanding(
+        return ResourceSnapshot(
             resource=resource.name,
             policy=resource.policy,
             capacity=None if resource.capacity == inf else int(resource.capacity),
@@ -641,7 +641,7 @@ class SchedulerModel:
             alpha=resource.alpha,
             fairness=sum(served.values()) ** 2 / (len(served) * squares) if squares else 1.0,
             agents=tuple(
-                AgentStanding(
+                AgentSnapshot(
                     agent=key if isinstance(key, str) else key[1],
                     waiting=sum(each.key == key for each in waiters),
                     active=active.count(key),

@@ -59,14 +59,14 @@ class Scheduling:
 
     def __init__(self, settings: Mapping[str, object]) -> None:
         environ = {f"LOCO_{key.upper()}": str(value) for key, value in settings.items()}
-        runtime = process.replace(Settings.load(environ)) or process.current()
+        runtime = process.replace_runtime(Settings.load(environ)) or process.get_runtime()
         self.runtime: Runtime = runtime
         self.seen = AwaitedListener()
         self._exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        runtime.engine.listen(self.seen)
-        runtime.observe(provider)
+        runtime.engine.add_listener(self.seen)
+        runtime.start_telemetry(provider)
         loco_otel.install()
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
@@ -79,10 +79,10 @@ class Scheduling:
         self._exporter.clear()
 
     def active(self) -> int:
-        return sum(resource.active for resource in self.runtime.engine.snapshot().resources)
+        return sum(resource.active for resource in self.runtime.engine.take_snapshot().resources)
 
     def waiting(self) -> int:
-        return sum(resource.waiting for resource in self.runtime.engine.snapshot().resources)
+        return sum(resource.waiting for resource in self.runtime.engine.take_snapshot().resources)
 
     def settled(self, calls: int) -> None:
         """Check that so many calls were made, that each gave back what it got, and that nothing is left."""
@@ -107,7 +107,7 @@ class Scheduling:
 
     def close(self) -> None:
         loco_otel.uninstall()
-        process.replace(None)
+        process.replace_runtime(None)
 
 
 def _count(seen: AwaitedListener, kind: type[Event]) -> Counter[str]:

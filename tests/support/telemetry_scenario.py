@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import Span
 
 from loco_otel._telemetry import CallTrace, Telemetry
-from loco_otel._telemetry.inference import Subject
+from loco_otel._telemetry.inference import InferenceRequest
 from loco_otel.events import (
-    AgentStanding,
+    AgentSnapshot,
     BudgetExceeded,
     BudgetReached,
     Bypassed,
@@ -30,7 +30,7 @@ from loco_otel.events import (
     Rejected,
     Released,
     Request,
-    ResourceStanding,
+    ResourceSnapshot,
     Snapshot,
     Spending,
     Spent,
@@ -42,7 +42,7 @@ from loco_otel.events import (
     Usage,
     Waiting,
 )
-from loco_otel.money import AccountKey, Action, Period, Scope, Standing, Unit
+from loco_otel.money import AccountKey, Action, BudgetStatus, Period, Scope, Unit
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
@@ -98,7 +98,7 @@ class Rig:
             self.snapshots += 1
             return (snapshot or standing)()
 
-        self.telemetry = Telemetry.start(
+        self.telemetry = Telemetry.from_providers(
             counted,
             lambda: active,
             tracer_provider=self.tracer_provider,
@@ -208,10 +208,10 @@ def spent(who: TicketView, at: float = 999.0, *, usage: Usage | None = USAGE, us
     return Spent(at, who, Spending(usage, weight=1500, model="gpt-4o-2024-08-06", usd=usd))
 
 
-DAILY = Standing(
+DAILY = BudgetStatus(
     AccountKey(Scope.AGENT, "analyst", Unit.USD, Period.DAY), 5_000_000, 4_000_000, 250_000, 90_000.0, Action.DOWNGRADE
 )
-HEAVY = Standing(AccountKey(Scope.ALL, "*", Unit.WEIGHT, Period.TOTAL), 100_000, 7_500, 0, None, Action.REJECT)
+HEAVY = BudgetStatus(AccountKey(Scope.ALL, "*", Unit.WEIGHT, Period.TOTAL), 100_000, 7_500, 0, None, Action.REJECT)
 BUDGETS = (DAILY, HEAVY)
 
 
@@ -220,18 +220,18 @@ def released(who: TicketView, at: float = 999.5, *, expired: bool = False) -> Re
 
 
 def standing() -> Snapshot:
-    analyst = AgentStanding("analyst", 3, 1, 4500, 40, 12.5, 0.75)
-    idle = AgentStanding("idle", 0, 2, 0, 0, 0.0, None)
+    analyst = AgentSnapshot("analyst", 3, 1, 4500, 40, 12.5, 0.75)
+    idle = AgentSnapshot("idle", 0, 2, 0, 0, 0.0, None)
     return Snapshot(
         1000.0,
         (
-            ResourceStanding("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
-            ResourceStanding("search", "load", None, 0, 0, 7, 0.5, 1.0, ()),
+            ResourceSnapshot("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
+            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, ()),
         ),
     )
 
 
-SUBJECT = Subject(
+SUBJECT = InferenceRequest(
     "chat",
     "openai",
     "gpt-4o",
@@ -245,12 +245,12 @@ SUBJECT = Subject(
 
 def everything(rig: Rig) -> None:
     """Make every metric, span and event happen, with every attribute that may be left out."""
-    full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.capture())
+    full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
     call: CallTrace = full.request.context
-    call.concern("analyst", SUBJECT, told_below=False)
-    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.capture())
-    told.request.context.concern("analyst", SUBJECT, told_below=True)
-    refused = ticket(context=rig.telemetry.capture())
+    call.begin_call("analyst", SUBJECT, has_sdk_span=False)
+    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
+    told.request.context.begin_call("analyst", SUBJECT, has_sdk_span=True)
+    refused = ticket(context=rig.telemetry.create_trace())
     usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
     spending = Spending(
         usage,
@@ -265,11 +265,11 @@ def everything(rig: Rig) -> None:
     )
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
-    call.begin("analyst", 995.0)
+    call.begin_inference("analyst", 995.0)
     rig.tell(throttled(full), Suspended(996.5, full, held=1.5), granted(full, 998.0, repeated=True))
-    assert call.inference is not None
-    call.inference.first_chunk_at = 998.5
-    call.fail(ValueError())
+    assert call.inference_span is not None
+    call.inference_span.first_chunk_at = 998.5
+    call.record_error(ValueError())
     rig.tell(
         BudgetReached(999.0, full, 80, DAILY),
         Spent(999.0, full, spending),

@@ -36,9 +36,9 @@ class Rig:
         self.seen = RecordingListener()
 
     def start(self, meter_provider: MeterProvider | None = None) -> Runtime:
-        runtime = process.current()
-        runtime.observe(self.provider, meter_provider)
-        runtime.engine.listen(self.seen)
+        runtime = process.get_runtime()
+        runtime.start_telemetry(self.provider, meter_provider)
+        runtime.engine.add_listener(self.seen)
         return runtime
 
     def spans(self) -> tuple[ReadableSpan, ...]:
@@ -108,7 +108,7 @@ def test_the_last_events_are_told_within_a_heartbeat(rig: Rig) -> None:
         if isinstance(event, Released):
             told.set()
 
-    rig.start().engine.listen(listener)
+    rig.start().engine.add_listener(listener)
     use()
     assert not told.is_set()
     assert told.wait(SOON)
@@ -125,7 +125,7 @@ def test_spans_that_somebody_sees_one_by_one_are_made_at_once(rig: Rig) -> None:
 def test_a_runtime_that_is_closed_tells_the_rest_and_leaves_the_provider(rig: Rig) -> None:
     rig.start()
     use()
-    process.replace(None)
+    process.replace_runtime(None)
     assert len(rig.seen.of(Released)) == 1
     assert batched_delivery._flushers[rig.provider] == []
     rig.provider.force_flush()
@@ -142,7 +142,7 @@ from loco_otel._runtime import process
 
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
-process.current().observe(provider)
+process.get_runtime().observe(provider)
 with loco_otel.slot(agent="analyst"):
     pass
 print("the end")
@@ -166,12 +166,12 @@ def test_a_flush_waits_for_the_thread_that_is_telling() -> None:
         told.append(event)
 
     outbox.listeners.append(slow)
-    outbox.put([], [bypassed()])
-    teller = threading.Thread(target=outbox.deliver)
+    outbox.add_batch([], [bypassed()])
+    teller = threading.Thread(target=outbox.deliver_due)
     teller.start()
     assert going.wait(SOON)
     # Somebody else's events, which the one who is telling takes along.
-    outbox.put([], [bypassed(), bypassed()])
+    outbox.add_batch([], [bypassed(), bypassed()])
     threading.Timer(0.05, go_on.set).start()
     outbox.flush()
     assert len(told) == 3
@@ -187,15 +187,15 @@ def test_a_listener_may_flush() -> None:
         told.append(event)
 
     outbox.listeners.append(flushing)
-    outbox.put([], [bypassed(), bypassed()])
-    outbox.deliver()
+    outbox.add_batch([], [bypassed(), bypassed()])
+    outbox.deliver_due()
     assert len(told) == 2
 
 
 def test_an_engine_without_a_timer_tells_at_once(rig: Rig) -> None:
     core = Scheduler({"llm_api": 1}, FifoPolicy)
     engine = InProcessEngine(core, clock=ManualClock(), timer=False)
-    engine.listen(rig.seen)
-    engine.tell_together(64)
-    engine.submit(engine.ticket(Request("analyst")))
+    engine.add_listener(rig.seen)
+    engine.set_batch_size(64)
+    engine.submit(engine.create_ticket(Request("analyst")))
     assert [type(event) for event in rig.seen.events] == [Submitted, Granted]

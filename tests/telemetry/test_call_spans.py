@@ -14,24 +14,24 @@ from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Outcome
 
 
-def called(rig: Rig, *, told_below: bool = True) -> tuple[FakeTicket, CallTrace]:
+def called(rig: Rig, *, has_sdk_span: bool = True) -> tuple[FakeTicket, CallTrace]:
     """A patched call, whose inference span is by default somebody else's."""
-    call = rig.telemetry.capture()
-    call.concern("analyst", SUBJECT, told_below=told_below)
+    call = rig.telemetry.create_trace()
+    call.begin_call("analyst", SUBJECT, has_sdk_span=has_sdk_span)
     return ticket(context=call, settles=True), call
 
 
 def span_of(rig: Rig) -> CallSpan:
     _, call = called(rig)
-    assert call.call is not None
-    return call.call
+    assert call.call_span is not None
+    return call.call_span
 
 
 def test_it_is_a_root_around_the_call() -> None:
     rig = Rig()
-    who, call = called(rig, told_below=False)
+    who, call = called(rig, has_sdk_span=False)
     rig.tell(granted(who))
-    call.begin("analyst", 995.0)
+    call.begin_inference("analyst", 995.0)
     rig.tell(released(who))
 
     acquire, inference, span = rig.spans()
@@ -56,7 +56,7 @@ def test_there_is_none_where_the_program_has_a_span() -> None:
     rig = Rig()
     with trace.use_span(rig.parent()):
         _, call = called(rig)
-    assert call.call is None
+    assert call.call_span is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_there_is_none_where_the_program_has_a_span() -> None:
 def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
     rig = Rig()
     who, call = called(rig)
-    call.fail(error)
+    call.record_error(error)
     rig.tell(granted(who), released(who))
     span = rig.spans()[-1]
     assert span.name == "call analyst"
@@ -82,12 +82,12 @@ def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
 def test_it_ends_once_whoever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
     call = span_of(rig)
-    threads = [threading.Thread(target=call.end) for _ in range(8)]
+    threads = [threading.Thread(target=call.end_span) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    call.end("ValueError")
+    call.end_span("ValueError")
     assert rig.span().status.status_code is StatusCode.UNSET
     # The SDK says so when a span is ended twice.
     assert caplog.records == []
@@ -120,15 +120,15 @@ def test_not_sampled_it_still_holds_the_trace_together() -> None:
     span = trace.get_current_span(call.context)
     assert span.get_span_context().is_valid
     assert not span.is_recording()
-    call.end("ValueError")
+    call.end_span("ValueError")
     assert rig.spans() == ()
 
 
-@pytest.mark.parametrize("told_below", [False, True])
-def test_what_is_asked_is_forgotten_once_it_is_sent(*, told_below: bool) -> None:
+@pytest.mark.parametrize("has_sdk_span", [False, True])
+def test_what_is_asked_is_forgotten_once_it_is_sent(*, has_sdk_span: bool) -> None:
     # The scheduler remembers a thousand requests, each with its trace: not a thousand prompts.
-    _, call = called(Rig(), told_below=told_below)
-    call.begin("analyst", 995.0)
-    assert call.subject is not None
-    assert call.subject == SUBJECT._replace(body={})
+    _, call = called(Rig(), has_sdk_span=has_sdk_span)
+    call.begin_inference("analyst", 995.0)
+    assert call.inference_request is not None
+    assert call.inference_request == SUBJECT._replace(body={})
     assert SUBJECT.body

@@ -13,7 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from telemetry_scenario import Rig, everything
 
 from loco_otel._telemetry.attributes import ATTRIBUTES, TENANT
-from loco_otel._telemetry.catalogue import METRICS, SPAN_INFERENCE, SPANS, Kind, Metric, Span, SpanEvent
+from loco_otel._telemetry.catalogue import (
+    METRICS,
+    SPAN_INFERENCE,
+    SPANS,
+    InstrumentKind,
+    MetricDefinition,
+    SpanDefinition,
+    SpanEventDefinition,
+)
 from loco_otel._version import __version__
 
 A, R, RESULT = "loco.agent.id", "loco.resource.name", "loco.outcome"
@@ -69,10 +77,10 @@ CONTRACT = {
 }  # fmt: skip
 
 DATA = {
-    Kind.COUNTER: Sum,
-    Kind.OBSERVABLE_COUNTER: Sum,
-    Kind.HISTOGRAM: Histogram,
-    Kind.OBSERVABLE_GAUGE: Gauge,
+    InstrumentKind.COUNTER: Sum,
+    InstrumentKind.OBSERVABLE_COUNTER: Sum,
+    InstrumentKind.HISTOGRAM: Histogram,
+    InstrumentKind.OBSERVABLE_GAUGE: Gauge,
 }
 TYPES = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple}
 
@@ -94,7 +102,7 @@ def test_every_metric_is_emitted_and_no_other(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_metric(rig: Rig, row: Metric) -> None:
+def test_metric(rig: Rig, row: MetricDefinition) -> None:
     metric = rig.metrics()[row.name]
 
     assert metric.unit == row.unit
@@ -127,7 +135,7 @@ def test_every_span_and_event_is_emitted_and_no_other(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("row", SPANS, ids=lambda row: row.name)
-def test_span(rig: Rig, row: Span) -> None:
+def test_span(rig: Rig, row: SpanDefinition) -> None:
     spans = [span for span in rig.spans() if _row_of(span) is row]
     _check(row, [span.attributes for span in spans])
     assert {span.kind for span in spans} == {SpanKind[row.kind]}
@@ -161,7 +169,7 @@ def test_prometheus_names_are_those_of_the_real_exporter() -> None:
     expected: dict[str, set[str]] = {}
     for row in METRICS:
         labels = {ATTRIBUTES[key].prometheus_label for key in (*row.attributes, *row.optional)}
-        if row.kind is Kind.HISTOGRAM:
+        if row.kind is InstrumentKind.HISTOGRAM:
             expected[f"{row.prometheus_name}_bucket"] = labels | {"le"}
             expected[f"{row.prometheus_name}_sum"] = labels
             expected[f"{row.prometheus_name}_count"] = labels
@@ -171,7 +179,7 @@ def test_prometheus_names_are_those_of_the_real_exporter() -> None:
 
 
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_prometheus_names_are_the_same_through_otlp(row: Metric) -> None:
+def test_prometheus_names_are_the_same_through_otlp(row: MetricDefinition) -> None:
     # The two ways differ in units: seconds they both spell out, annotations they both drop, but a gauge with
     # the unit 1 would be a `_ratio` through OTLP alone.
     assert row.unit in {"s", "USD"} or re.fullmatch(r"\{[a-z]+\}", row.unit)
@@ -193,15 +201,15 @@ def test_buckets_are_sorted_floats() -> None:
     for row in METRICS:
         assert list(row.buckets) == sorted(set(row.buckets))
         assert all(isinstance(bound, float) for bound in row.buckets)
-        assert bool(row.buckets) == (row.kind is Kind.HISTOGRAM)
+        assert bool(row.buckets) == (row.kind is InstrumentKind.HISTOGRAM)
 
 
-def _row_of(span: ReadableSpan) -> Span:
+def _row_of(span: ReadableSpan) -> SpanDefinition:
     named = [row for row in SPANS if row.name.split(" ")[0] == span.name.split(" ")[0]]
     return named[0] if named else SPAN_INFERENCE
 
 
-def _check(row: Span | SpanEvent, emitted: list[Attributes]) -> None:
+def _check(row: SpanDefinition | SpanEventDefinition, emitted: list[Attributes]) -> None:
     """Each has the keys that it must have, none that it must not, and between them they have all."""
     assert emitted
     for attributes in emitted:

@@ -23,15 +23,15 @@ from telemetry_scenario import (
 )
 
 from loco_otel._telemetry import CallTrace, Telemetry
-from loco_otel._telemetry.instruments import Fold
+from loco_otel._telemetry.instruments import CardinalityLimit
 from loco_otel.events import (
-    AgentStanding,
+    AgentSnapshot,
     BudgetExceeded,
     Bypassed,
     BypassReason,
     GrantReason,
     Outcome,
-    ResourceStanding,
+    ResourceSnapshot,
     Snapshot,
     Submitted,
     Suspended,
@@ -247,10 +247,10 @@ def test_beyond_the_limit_values_are_other() -> None:
 
 def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
     agents = tuple(
-        AgentStanding("agent", n, n, 1000 * n, n, float(n), n / 10, tenant)
+        AgentSnapshot("agent", n, n, 1000 * n, n, float(n), n / 10, tenant)
         for n, tenant in ((1, None), (3, "acme"), (2, "beta"))
     )
-    resource = ResourceStanding("r", "load", 9, 6, 6, 10, 0.25, 1.0, agents)
+    resource = ResourceSnapshot("r", "load", 9, 6, 6, 10, 0.25, 1.0, agents)
     rig = Rig(snapshot=lambda: Snapshot(0.0, (resource,)))
     assert rig.points("loco.requests.waiting") == rig.points("loco.requests.active") == {("agent", "r"): 6}
     assert rig.points("loco.queue.weight") == {("agent", "r"): 6.0}
@@ -260,8 +260,8 @@ def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
 
 
 def test_gauges_that_are_folded_together_make_one_value() -> None:
-    agents = tuple(AgentStanding(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
-    resources = [ResourceStanding(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]
+    agents = tuple(AgentSnapshot(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
+    resources = [ResourceSnapshot(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]
     rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)), value_limit=1)
     assert rig.points("loco.requests.waiting") == {
         ("agent-1", "r-1"): 1,
@@ -286,13 +286,13 @@ def test_counters_and_gauges_name_the_same_agents() -> None:
 
 
 def test_folding_is_per_key_and_for_good() -> None:
-    fold = Fold(2)
+    fold = CardinalityLimit(2)
     assert [fold("k", value) for value in ("a", "b", "c", "a", "c")] == ["a", "b", "other", "a", "other"]
     assert fold("another", "c") == "c"
 
 
 def test_folding_holds_under_threads_and_remembers_no_more_than_the_limit() -> None:
-    fold = Fold(50)
+    fold = CardinalityLimit(50)
     passed: list[set[str]] = []
 
     def work(offset: int) -> None:
@@ -304,14 +304,14 @@ def test_folding_holds_under_threads_and_remembers_no_more_than_the_limit() -> N
     for thread in threads:
         thread.join()
     assert len(set().union(*passed) - {"other"}) <= 50
-    assert len(fold._known["k"]) <= 50 + len(threads)
+    assert len(fold._numbers_by_value["k"]) <= 50 + len(threads)
 
 
 def test_a_value_that_came_too_late_in_a_race_stays_other() -> None:
-    fold = Fold(2)
+    fold = CardinalityLimit(2)
     fold("k", "a")
     # As if two threads had taken a number each for a value that only one of them could add.
-    next(fold._numbers["k"])
+    next(fold._next_numbers["k"])
     assert [fold("k", value) for value in ("b", "b", "c", "a")] == ["other", "other", "other", "a"]
 
 
@@ -327,7 +327,7 @@ def test_closed_it_is_not_read_any_more_and_what_was_measured_stays() -> None:
 
 
 def again(rig: Rig, snapshot: Callable[[], Snapshot]) -> Telemetry:
-    return Telemetry.start(
+    return Telemetry.from_providers(
         snapshot,
         list,
         tracer_provider=rig.tracer_provider,

@@ -56,12 +56,12 @@ def test_a_stale_registry_is_told_and_written_anew(tmp_path: Path, capsys: pytes
 
 
 def test_yaml_reads_what_was_meant() -> None:
-    assert yaml.safe_load(generator.render()) == json.loads(json.dumps(generator.document()))
+    assert yaml.safe_load(generator.render_registry()) == json.loads(json.dumps(generator.build_registry()))
 
 
 @pytest.mark.parametrize("value", ["true", "no", "null", "a: b", "# c", "{request}", "'", '"', "é", "1.0", ""])
 def test_words_stay_words(value: str) -> None:
-    assert yaml.safe_load(generator._scalar(value)) == value
+    assert yaml.safe_load(generator._format_scalar(value)) == value
 
 
 def test_the_registry_says_all(registry: Registry) -> None:

@@ -37,7 +37,7 @@ def wall(at: float) -> int:
 def acquire_of(who: FakeTicket) -> SpanContext | None:
     call = who.request.context
     assert isinstance(call, CallTrace)
-    return call.acquire
+    return call.acquire_span_context
 
 
 def test_a_grant_makes_the_span_with_all_its_facts() -> None:
@@ -124,7 +124,7 @@ def test_capture_takes_the_current_span() -> None:
     rig = Rig()
     parent = rig.parent()
     with trace.use_span(parent):
-        call = rig.telemetry.capture()
+        call = rig.telemetry.create_trace()
     rig.tell(granted(ticket(context=call)))
     assert rig.span().parent == parent.get_span_context()
 
@@ -284,8 +284,8 @@ def test_suppressed_by_the_program() -> None:
     rig = Rig()
     with suppress_instrumentation():
         call = CallTrace(context.get_current())
-        call.concern("analyst", SUBJECT, told_below=False)
-        assert call.begin("analyst", 995.0) is call.caller
+        call.begin_call("analyst", SUBJECT, has_sdk_span=False)
+        assert call.begin_inference("analyst", 995.0) is call.caller_context
     who = ticket(context=call, settles=True)
     rig.tell(waiting(who), granted(who), spent(who), rejected(who), released(who))
     assert rig.spans() == ()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loco_otel._telemetry.catalogue import METRICS, SPANS
-from loco_otel._telemetry.page import main, render
+from loco_otel._telemetry.page import main, render_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
@@ -16,7 +16,7 @@ def test_the_page_is_not_stale() -> None:
 
 
 def test_the_page_says_all() -> None:
-    page = render()
+    page = render_page()
     for row in METRICS:
         assert f"| `{row.prometheus_name}` | `{row.name}` | {row.kind} | `{row.unit}` |" in page
         assert row.description in page
@@ -27,7 +27,7 @@ def test_the_page_says_all() -> None:
 
 
 def test_tables_are_whole() -> None:
-    lines = render().splitlines()
+    lines = render_page().splitlines()
     for above, line in pairwise(lines):
         if above.startswith("|") and line.startswith("|"):
             assert above.count("|") == line.count("|")

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from telemetry_scenario import SUBJECT, standing
 
-from loco_otel._telemetry import Telemetry, configured
+from loco_otel._telemetry import Telemetry, detect_active_signals
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.spans import SpanListener
 
@@ -19,7 +19,7 @@ def never() -> None:
 
 
 def start(tracer_provider: trace.TracerProvider, meter_provider: metrics.MeterProvider) -> Telemetry:
-    return Telemetry.start(standing, list, tracer_provider=tracer_provider, meter_provider=meter_provider)
+    return Telemetry.from_providers(standing, list, tracer_provider=tracer_provider, meter_provider=meter_provider)
 
 
 def real_tracing() -> TracerProvider:
@@ -33,9 +33,9 @@ def real_metrics() -> MeterProvider:
 def test_without_an_sdk_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", None)
-    assert configured() == (False, False)
+    assert detect_active_signals() == (False, False)
 
-    telemetry = Telemetry.start(never, never, wall=never, clock=never)  # type: ignore[arg-type]
+    telemetry = Telemetry.from_providers(never, never, wall=never, clock=never)  # type: ignore[arg-type]
     assert telemetry.listeners == ()
     telemetry.close()
 
@@ -43,36 +43,36 @@ def test_without_an_sdk_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -
 def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", real_tracing())
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", real_metrics())
-    assert configured() == (True, True)
-    telemetry = Telemetry.start(standing, list)
+    assert detect_active_signals() == (True, True)
+    telemetry = Telemetry.from_providers(standing, list)
     assert [type(listener) for listener in telemetry.listeners] == [SpanListener, MetricListener]
 
 
 @pytest.mark.parametrize("tracing", [NoOpTracerProvider(), ProxyTracerProvider()])
 def test_providers_that_do_nothing_are_not_configured(tracing: trace.TracerProvider) -> None:
-    assert configured(tracing, NoOpMeterProvider()) == (False, False)
+    assert detect_active_signals(tracing, NoOpMeterProvider()) == (False, False)
 
 
 def test_a_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert configured(real_tracing(), real_metrics()) == (False, False)
+    assert detect_active_signals(real_tracing(), real_metrics()) == (False, False)
     assert start(real_tracing(), real_metrics()).listeners == ()
 
 
 def test_tracing_alone() -> None:
-    assert configured(real_tracing(), NoOpMeterProvider()) == (True, False)
+    assert detect_active_signals(real_tracing(), NoOpMeterProvider()) == (True, False)
     telemetry = start(real_tracing(), NoOpMeterProvider())
     assert [type(listener) for listener in telemetry.listeners] == [SpanListener]
-    assert telemetry.capture() is not None
+    assert telemetry.create_trace() is not None
 
 
 def test_metrics_alone() -> None:
-    assert configured(NoOpTracerProvider(), real_metrics()) == (False, True)
+    assert detect_active_signals(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
     assert [type(listener) for listener in telemetry.listeners] == [MetricListener]
-    call = telemetry.capture()
-    call.concern("analyst", SUBJECT, told_below=False)
-    call.begin("analyst", 0.0)
-    assert call.call is None
-    assert call.inference is not None
-    assert call.inference.span is None
+    call = telemetry.create_trace()
+    call.begin_call("analyst", SUBJECT, has_sdk_span=False)
+    call.begin_inference("analyst", 0.0)
+    assert call.call_span is None
+    assert call.inference_span is not None
+    assert call.inference_span.span is None

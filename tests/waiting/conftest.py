@@ -42,6 +42,6 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     clock = ManualClock()
     engine = partial(InProcessEngine, clock=clock, timer=False)
     monkeypatch.setattr(process, "InProcessEngine", engine)
-    runtime = process.replace(Settings().changed(capacity=1))
+    runtime = process.replace_runtime(Settings().changed(capacity=1))
     assert runtime is not None
     return Desk(runtime.engine, clock)

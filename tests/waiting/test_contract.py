@@ -190,7 +190,7 @@ def test_interrupted_when_turned_away_already_a_waiter_ends_with_the_interruptio
 
 @pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
 def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, granted: bool) -> None:
-    holder, ticket = (desk.engine.ticket(Request(agent)) for agent in ("holder", "a"))
+    holder, ticket = (desk.engine.create_ticket(Request(agent)) for agent in ("holder", "a"))
     desk.engine.submit(holder)
     desk.engine.submit(ticket)
     stop = desk.stop_next()
@@ -198,7 +198,7 @@ def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, grante
 
     def wait() -> None:
         with pytest.raises(KeyboardInterrupt):
-            threads.decided(desk.engine, ticket)
+            threads.wait_until_decided(desk.engine, ticket)
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -215,7 +215,7 @@ def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, grante
 
 @pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
 def test_an_async_shell_that_is_cancelled_has_cancelled_the_ticket(desk: Desk, loop: Loop, granted: bool) -> None:
-    holder, ticket = (desk.engine.ticket(Request(agent)) for agent in ("holder", "a"))
+    holder, ticket = (desk.engine.create_ticket(Request(agent)) for agent in ("holder", "a"))
     desk.engine.submit(holder)
     desk.engine.submit(ticket)
     tasks: list[asyncio.Task[None]] = []
@@ -223,7 +223,7 @@ def test_an_async_shell_that_is_cancelled_has_cancelled_the_ticket(desk: Desk, l
 
     async def wait() -> None:
         try:
-            await aio.decided(desk.engine, ticket)
+            await aio.wait_until_decided(desk.engine, ticket)
         finally:
             ended.set()
 
@@ -329,7 +329,7 @@ def test_a_waiter_dropped_by_the_garbage_collector_tells_nobody_there_and_then(d
 
 @pytest.mark.parametrize("where", ["another thread", "the same thread"])
 def test_a_slot_granted_to_a_task_of_a_closed_loop_passes_on(desk: Desk, where: str) -> None:
-    holder = desk.engine.ticket(Request("holder"))
+    holder = desk.engine.create_ticket(Request("holder"))
     desk.engine.submit(holder)
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # it is told of the task that nobody will run
@@ -458,7 +458,7 @@ def test_one_waiter_too_many_is_turned_away(desk: Desk, way: Way) -> None:
 def test_shutdown_wakes_all_waiters_and_runs_none_of_their_bodies(desk: Desk, way: Way) -> None:
     holder = hold(way)
     waiters = queue(desk, way, "a", "a", "b", "c")
-    desk.engine.shutdown()
+    desk.engine.close()
     assert all(isinstance(waiter.end(), ShutdownError) for waiter in waiters)
     assert not any(waiter.is_inside for waiter in waiters)
     assert isinstance(way.call(partial(slot, "late")).end(), ShutdownError)

@@ -32,7 +32,7 @@ from loco_otel._runtime import process
 
 def configured(capacity):
     loco_otel.configure(capacity=capacity)
-    return process.current().engine
+    return process.get_runtime().engine
 
 def counts():
     standing = loco_otel.snapshot().resources[0]
@@ -110,7 +110,7 @@ def runs_well(text: str, **options: object) -> None:
 
 
 def test_uvloop_schedules_like_asyncio() -> None:
-    process.replace(Settings().changed(capacity=3))
+    process.replace_runtime(Settings().changed(capacity=3))
     inside, seen = 0, set()
 
     async def call(number: int) -> None:
@@ -138,10 +138,10 @@ def test_uvloop_schedules_like_asyncio() -> None:
 
 
 def test_trio_passes_through_is_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    runtime = process.replace(Settings().changed(capacity=1))
+    runtime = process.replace_runtime(Settings().changed(capacity=1))
     assert runtime is not None
     listener = RecordingListener()
-    runtime.engine.listen(listener)
+    runtime.engine.add_listener(listener)
     all_inside = trio.Event()
     inside = 0
 
@@ -395,9 +395,9 @@ def test_a_fork_in_the_midst_of_our_own_start_leaves_the_child_no_lock() -> None
                     os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-        with process._making:
+        with process._creation_lock:
             use_in_a_child()
-        with process.current()._attaching:
+        with process.get_runtime()._attach_lock:
             use_in_a_child()
         """,
         warnings=THREADS_AND_FORK,
@@ -562,9 +562,9 @@ def test_a_daemon_thread_that_waits_at_the_end_is_turned_away() -> None:
             # Called after ours, which was registered later: so the thread can tell before it is cut off.
             import atexit
             told = threading.Event()
-            atexit.unregister(process._at_exit)
+            atexit.unregister(process._shut_down_at_exit)
             atexit.register(told.wait, 30)
-            atexit.register(process._at_exit)
+            atexit.register(process._shut_down_at_exit)
             threading.Thread(target=wait, daemon=True).start()
             while counts() != (1, 1):
                 pass

@@ -23,7 +23,7 @@ from loco_otel.testing import ManualClock
 @pytest.fixture
 def live() -> Desk:
     """A scheduler of one slot, as programs have it."""
-    runtime = process.replace(Settings().changed(capacity=1))
+    runtime = process.replace_runtime(Settings().changed(capacity=1))
     assert runtime is not None
     return Desk(runtime.engine, ManualClock())
 
@@ -162,7 +162,7 @@ def test_d4_shutdown_runs_no_body(live: Desk, way: Way) -> None:
     """The seed ran them all: 11 bodies at once at capacity 1, and nobody was told."""
     holder = way.call(partial(slot, "a")).inside()
     waiters = queue(live, way, *["a"] * 10)
-    live.engine.shutdown()
+    live.engine.close()
     assert all(isinstance(waiter.end(), ShutdownError) for waiter in waiters)
     assert not any(waiter.is_inside for waiter in waiters)
     assert holder.leave() is None
@@ -271,7 +271,7 @@ def test_d27_memory_does_not_grow_with_the_calls(desk: Desk) -> None:
         for number in range(calls):
             with slot(f"agent-{number}", timeout=60), pytest.raises(AcquireTimeoutError):
                 slot("refused", timeout=0).__enter__()
-            waiter = desk.engine.ticket(slot("a", timeout=1)._request)
+            waiter = desk.engine.create_ticket(slot("a", timeout=1)._request)
             with slot("a"):
                 desk.engine.submit(waiter)
                 desk.engine.cancel(waiter)

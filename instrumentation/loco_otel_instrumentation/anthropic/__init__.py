@@ -12,6 +12,6 @@ class AnthropicInstrumentor(LocoInstrumentor):
     sdk = "anthropic"
     requires = "anthropic >= 0.50, < 3"
 
-    def targets(self) -> tuple[Target, ...]:
+    def list_targets(self) -> tuple[Target, ...]:
         """Return the two methods that all calls pass, and the two pauses between attempts."""
-        return stainless.targets(AnthropicAdapter())
+        return stainless.build_targets(AnthropicAdapter())

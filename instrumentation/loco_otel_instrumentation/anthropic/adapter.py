@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Asked, Description, Meter, fields, is_live, stainless
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, is_live_tracer, stainless
 
 _ENDPOINTS = stainless.Endpoints(
     {"/messages": "chat", "/complete": "text_completion"},
@@ -11,14 +11,14 @@ _ENDPOINTS = stainless.Endpoints(
     "anthropic",
 )
 
-_SPENT = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})
+_SPEND_LIMIT_CODES = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})
 
-_WITHIN = {"rate_limit_error": 429, "overloaded_error": 529}
+_STREAM_ERROR_STATUSES = {"rate_limit_error": 429, "overloaded_error": 529}
 
-_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 """Anthropic counts the three apart; `gen_ai.usage.input_tokens` means their sum."""
 
-_FINISHED = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_call"}
+_FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_call"}
 """Its words for what the conventions call otherwise."""
 
 
@@ -27,82 +27,82 @@ class AnthropicAdapter:
 
     sdk = "anthropic"
 
-    def describe(self, client: Any, options: Any) -> Description | None:
+    def describe_call(self, client: Any, options: Any) -> CallDescription | None:
         """Tell what a request is about to do; None when it is no call of a model."""
-        description = _ENDPOINTS.describe(client, options)
-        if description is None or not _tells_itself(client, options):
+        description = _ENDPOINTS.describe_request(client, options)
+        if description is None or not _has_sdk_span(client, options):
             return description
-        return description._replace(told_below=True)
+        return description._replace(has_sdk_span=True)
 
-    def ask_usage(self, options: Any) -> Asked | None:  # noqa: ARG002 - the protocol's
+    def request_usage(self, options: Any) -> ExtendedRequest | None:  # noqa: ARG002 - the protocol's
         """Ask for nothing: every stream tells its usage."""
         return None
 
     def with_model(self, options: Any, model: str | None) -> Any:
         """Return a request that is sent with another model."""
-        return stainless.with_model(options, model)
+        return stainless.replace_model(options, model)
 
-    def read_answer(self, answer: Any, meter: Meter) -> None:
+    def read_answer(self, answer: Any, meter: UsageMeter) -> None:
         """Note what a whole answer says."""
-        known = fields(answer)
+        known = as_mapping(answer)
         usage = known.get("usage")
         if usage is not None:
             _read_start(known, meter)
-            _read_end(known, fields(usage), meter)
+            _read_end(known, as_mapping(usage), meter)
 
-    def read_chunk(self, chunk: Any, meter: Meter) -> None:
+    def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what one event of a stream says."""
-        known = fields(chunk)
+        known = as_mapping(chunk)
         if known.get("type") == "content_block_delta":
-            delta = fields(known["delta"])
+            delta = as_mapping(known["delta"])
             text = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
             meter.characters += len(text or "")
         else:
             self.read_usage(chunk, meter)
 
-    def read_usage(self, chunk: Any, meter: Meter) -> None:
+    def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
-        known = fields(chunk)
+        known = as_mapping(chunk)
         kind = known.get("type")
         if kind == "message_start":
-            _read_start(fields(known["message"]), meter)
+            _read_start(as_mapping(known["message"]), meter)
         elif kind == "message_delta":
             # Cumulative, and the last word on it.
-            _read_end(fields(known["delta"]), fields(known["usage"]), meter)
+            _read_end(as_mapping(known["delta"]), as_mapping(known["usage"]), meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether a spending limit is reached."""
         inner = error.get("error", error)
         details = inner.get("details") if isinstance(inner, Mapping) else None
-        return isinstance(details, Mapping) and details.get("error_code") in _SPENT
+        return isinstance(details, Mapping) and details.get("error_code") in _SPEND_LIMIT_CODES
 
-    def status_within(self, error: Mapping[str, object]) -> int | None:
+    def read_error_status(self, error: Mapping[str, object]) -> int | None:
         """Return the HTTP status of an error whose JSON came within a stream."""
         inner = error.get("error")
-        return _WITHIN.get(str(inner.get("type"))) if isinstance(inner, Mapping) else None
+        return _STREAM_ERROR_STATUSES.get(str(inner.get("type"))) if isinstance(inner, Mapping) else None
 
 
-def _tells_itself(client: Any, options: Any) -> bool:
+def _has_sdk_span(client: Any, options: Any) -> bool:
     """Tell whether the SDK, which does so since 2.x unless it is told not to, makes a span of this call."""
-    return bool(getattr(options, "span_name", None)) and is_live(getattr(client, "_tracer", None))
+    return bool(getattr(options, "span_name", None)) and is_live_tracer(getattr(client, "_tracer", None))
 
 
-def _read_start(message: Mapping[str, Any], meter: Meter) -> None:
+def _read_start(message: Mapping[str, Any], meter: UsageMeter) -> None:
     meter.model = message.get("model")
     meter.response_id = message.get("id")
-    known = fields(message.get("usage"))
+    known = as_mapping(message.get("usage"))
     if known.get("input_tokens") is not None:
-        meter.input_tokens = sum([known.get(name) or 0 for name in _INPUT])
+        meter.input_tokens = sum([known.get(name) or 0 for name in _INPUT_TOKEN_FIELDS])
         meter.cache_read_tokens = known.get("cache_read_input_tokens")
         meter.cache_write_tokens = known.get("cache_creation_input_tokens")
     meter.service_tier = known.get("service_tier")
 
 
-def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: Meter) -> None:
+def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: UsageMeter) -> None:
     meter.output_tokens = usage.get("output_tokens")
     reason = message.get("stop_reason")
     if reason:
-        meter.finish_reasons = (_FINISHED.get(reason, reason),)
+        meter.finish_reasons = (_FINISH_REASONS.get(reason, reason),)
     details = usage.get("output_tokens_details")
     if details is not None:
-        meter.reasoning_tokens = fields(details).get("thinking_tokens")
+        meter.reasoning_tokens = as_mapping(details).get("thinking_tokens")

@@ -12,6 +12,6 @@ class OpenAIInstrumentor(LocoInstrumentor):
     sdk = "openai"
     requires = "openai >= 1.76, < 4"
 
-    def targets(self) -> tuple[Target, ...]:
+    def list_targets(self) -> tuple[Target, ...]:
         """Return the two methods that all calls pass, and the two pauses between attempts."""
-        return stainless.targets(OpenAIAdapter())
+        return stainless.build_targets(OpenAIAdapter())

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Asked, Description, Meter, fields, stainless
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
@@ -18,12 +18,12 @@ _ENDPOINTS = stainless.Endpoints(
     "openai",
 )
 
-_SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_SPEND_LIMIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
-_WITHIN = {"rate_limit_exceeded": 429, "server_overloaded": 503, "slow_down": 503}
+_STREAM_ERROR_STATUSES = {"rate_limit_exceeded": 429, "server_overloaded": 503, "slow_down": 503}
 
-_FINISHED = {"completed": "stop", "failed": "error", "cancelled": "error"}
-_INCOMPLETE = {"max_output_tokens": "length"}
+_FINISH_REASONS = {"completed": "stop", "failed": "error", "cancelled": "error"}
+_INCOMPLETE_REASONS = {"max_output_tokens": "length"}
 """Words of the Responses API for what chat completions, and the conventions, call otherwise."""
 
 
@@ -32,21 +32,21 @@ class OpenAIAdapter:
 
     sdk = "openai"
 
-    def describe(self, client: Any, options: Any) -> Description | None:
+    def describe_call(self, client: Any, options: Any) -> CallDescription | None:
         """Tell what a request is about to do; None when it is no call of a model."""
-        return _ENDPOINTS.describe(client, options)
+        return _ENDPOINTS.describe_request(client, options)
 
-    def ask_usage(self, options: Any) -> Asked | None:
+    def request_usage(self, options: Any) -> ExtendedRequest | None:
         """Ask a stream of completions for its usage; the Responses API tells it anyway."""
-        return stream_usage.ask_usage(options)
+        return stream_usage.request_stream_usage(options)
 
     def with_model(self, options: Any, model: str | None) -> Any:
         """Return a request that is sent with another model."""
-        return stainless.with_model(options, model)
+        return stainless.replace_model(options, model)
 
-    def read_answer(self, answer: Any, meter: Meter) -> None:
+    def read_answer(self, answer: Any, meter: UsageMeter) -> None:
         """Note what a whole answer says."""
-        known = fields(answer)
+        known = as_mapping(answer)
         choices = known.get("choices")
         if choices is None:
             _read_response(known, meter)
@@ -54,26 +54,26 @@ class OpenAIAdapter:
         meter.model = known.get("model")
         meter.response_id = known.get("id")
         meter.service_tier = known.get("service_tier")
-        reasons = [fields(choice).get("finish_reason") for choice in choices]
+        reasons = [as_mapping(choice).get("finish_reason") for choice in choices]
         meter.finish_reasons = tuple([reason for reason in reasons if reason])
         _read_usage(known.get("usage"), meter)
 
-    def read_chunk(self, chunk: Any, meter: Meter) -> None:
+    def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what one event of a stream says: a chunk of a completion, or an event of the Responses API."""
         known = getattr(chunk, "__dict__", chunk)
         choices = known.get("choices")
         if choices is None:
-            _read_event(known, meter)
-        elif meter.model is None or not _read_text(known, choices, meter):
-            _read_chunk(known, choices, meter)
+            _read_responses_event(known, meter)
+        elif meter.model is None or not _read_text_chunk(known, choices, meter):
+            _read_completion_chunk(known, choices, meter)
 
-    def read_usage(self, chunk: Any, meter: Meter) -> None:
+    def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
-        known = fields(chunk)
+        known = as_mapping(chunk)
         usage = known.get("usage")
         if usage is None and (response := known.get("response")) is not None:
             # An event of the Responses API, not a chunk of a completion.
-            known = fields(response)
+            known = as_mapping(response)
             usage = known.get("usage")
         if usage is not None:
             meter.service_tier = known.get("service_tier")
@@ -82,14 +82,16 @@ class OpenAIAdapter:
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether the account is empty."""
         inner = error.get("error", error)
-        return isinstance(inner, Mapping) and (inner.get("code") in _SPENT or inner.get("type") in _SPENT)
+        return isinstance(inner, Mapping) and (
+            inner.get("code") in _SPEND_LIMIT_CODES or inner.get("type") in _SPEND_LIMIT_CODES
+        )
 
-    def status_within(self, error: Mapping[str, object]) -> int | None:
+    def read_error_status(self, error: Mapping[str, object]) -> int | None:
         """Return the HTTP status of an error whose JSON came within a stream."""
-        return _WITHIN.get(str(error.get("code"))) or _WITHIN.get(str(error.get("type")))
+        return _STREAM_ERROR_STATUSES.get(str(error.get("code"))) or _STREAM_ERROR_STATUSES.get(str(error.get("type")))
 
 
-def _read_text(known: Mapping[str, Any], choices: Any, meter: Meter) -> bool:
+def _read_text_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> bool:
     """Count the text of a chunk that brings nothing else, as nearly all do. False, and nothing, for any others."""
     try:
         (choice,) = choices
@@ -103,13 +105,13 @@ def _read_text(known: Mapping[str, Any], choices: Any, meter: Meter) -> bool:
     return True
 
 
-def _read_chunk(known: Mapping[str, Any], choices: Any, meter: Meter) -> None:
+def _read_completion_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> None:
     if meter.model is None:
         meter.model = known.get("model")
         meter.response_id = known.get("id")
     for choice in choices:
-        inside = fields(choice)
-        meter.characters += _length(inside)
+        inside = as_mapping(choice)
+        meter.characters += _count_characters(inside)
         reason = inside.get("finish_reason")
         if reason:
             meter.finish_reasons = (*meter.finish_reasons, reason)
@@ -121,47 +123,47 @@ def _read_chunk(known: Mapping[str, Any], choices: Any, meter: Meter) -> None:
         _read_usage(usage, meter)
 
 
-def _length(choice: Mapping[str, Any]) -> int:
+def _count_characters(choice: Mapping[str, Any]) -> int:
     delta = choice.get("delta")
     if delta is None:
         return len(choice.get("text") or "")
-    known = fields(delta)
+    known = as_mapping(delta)
     length = len(known.get("content") or "")
     if known.get("refusal"):
         length += len(known["refusal"])
     for call in known.get("tool_calls") or ():
-        function = fields(fields(call).get("function"))
+        function = as_mapping(as_mapping(call).get("function"))
         length += len(function.get("arguments") or "") + len(function.get("name") or "")
     return length
 
 
-def _read_event(known: Mapping[str, Any], meter: Meter) -> None:
+def _read_responses_event(known: Mapping[str, Any], meter: UsageMeter) -> None:
     delta = known.get("delta")
     if isinstance(delta, str):
         meter.characters += len(delta)
         return
     response = known.get("response")
     if response is not None:
-        _read_response(fields(response), meter)
+        _read_response(as_mapping(response), meter)
 
 
-def _read_response(known: Mapping[str, Any], meter: Meter) -> None:
+def _read_response(known: Mapping[str, Any], meter: UsageMeter) -> None:
     """Note what an answer of the Responses API, or a list of embeddings, says."""
     meter.model = known.get("model") or meter.model
     meter.response_id = known.get("id")
     meter.service_tier = known.get("service_tier")
-    reason = _FINISHED.get(known.get("status") or "")
+    reason = _FINISH_REASONS.get(known.get("status") or "")
     details = known.get("incomplete_details")
     if details is not None:
-        said = fields(details).get("reason") or "incomplete"
-        reason = _INCOMPLETE.get(said, said)
+        said = as_mapping(details).get("reason") or "incomplete"
+        reason = _INCOMPLETE_REASONS.get(said, said)
     if reason:
         meter.finish_reasons = (reason,)
     _read_usage(known.get("usage"), meter)
 
 
-def _read_usage(usage: Any, meter: Meter) -> None:
-    known = fields(usage)
+def _read_usage(usage: Any, meter: UsageMeter) -> None:
+    known = as_mapping(usage)
     read = known.get("prompt_tokens", known.get("input_tokens"))
     if read is None:
         return
@@ -170,9 +172,9 @@ def _read_usage(usage: Any, meter: Meter) -> None:
     meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
     details = known.get("prompt_tokens_details") or known.get("input_tokens_details")
     if details is not None:
-        within = fields(details)
+        within = as_mapping(details)
         meter.cache_read_tokens = within.get("cached_tokens")
         meter.cache_write_tokens = within.get("cache_write_tokens")
     details = known.get("completion_tokens_details") or known.get("output_tokens_details")
     if details is not None:
-        meter.reasoning_tokens = fields(details).get("reasoning_tokens")
+        meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")

@@ -7,32 +7,32 @@ has no choices. A program that did not ask may well take `choices[0]` of every c
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import Asked, fields, stainless
+from loco_otel.patching import ExtendedRequest, as_mapping, stainless
 
-_ENDINGS = ("/chat/completions", "/completions")
-_KEY = "stream_options"
+_COMPLETION_PATHS = ("/chat/completions", "/completions")
+_STREAM_OPTIONS = "stream_options"
 
 
-def ask_usage(options: Any) -> Asked | None:
+def request_stream_usage(options: Any) -> ExtendedRequest | None:
     """Return a stream's options with the wish added; None where the program has said yes or no to it, or can't."""
     body = options.json_data
     if not isinstance(body, Mapping) or body.get("stream") is not True:
         return None
-    if not stainless.path_of(options).endswith(_ENDINGS):
+    if not stainless.get_path(options).endswith(_COMPLETION_PATHS):
         return None
     place = "json_data"
-    if (extra := getattr(options, "extra_json", None)) and _KEY in extra:
+    if (extra := getattr(options, "extra_json", None)) and _STREAM_OPTIONS in extra:
         # What the program gave as `extra_body` replaces the same key of the body.
         place, body = "extra_json", extra
-    wishes = body.get(_KEY) or {}
+    wishes = body.get(_STREAM_OPTIONS) or {}
     if not isinstance(wishes, Mapping) or "include_usage" in wishes:
         return None
-    changed = {**body, _KEY: {**wishes, "include_usage": True}}
-    return Asked(options.model_copy(update={place: changed}), _conceal)
+    changed = {**body, _STREAM_OPTIONS: {**wishes, "include_usage": True}}
+    return ExtendedRequest(options.model_copy(update={place: changed}), _strip_usage)
 
 
-def _conceal(chunk: Any) -> bool:
-    known = fields(chunk)
+def _strip_usage(chunk: Any) -> bool:
+    known = as_mapping(chunk)
     if known.get("usage") is not None:
         # Some servers put it into the chunk that ends the last choice: that one the program must have.
         return not known.get("choices")

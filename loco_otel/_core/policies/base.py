@@ -23,7 +23,7 @@ def agent_of(key: Key) -> str:
     return key if isinstance(key, str) else key[1]
 
 
-class Standing(NamedTuple):
+class Candidate(NamedTuple):
     """What a policy may look at: one agent that has at least one waiter."""
 
     weight: int
@@ -40,38 +40,38 @@ class Policy(Protocol):
     name: str
     alpha: float
     """Share of Q in the score; 0 for a policy that has no score."""
-    metered: bool
+    is_metered: bool
     """Whether it goes by what was served: only then `granted` and `settled` are called."""
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         """Let an agent compete, or note its new standing."""
 
-    def drop(self, key: Key) -> None:
+    def remove_candidate(self, key: Key) -> None:
         """Let an agent compete no more."""
 
-    def clear(self) -> None:
+    def clear_candidates(self) -> None:
         """Forget all agents."""
 
-    def pick(self, tick: int) -> Key:
+    def pick_next(self, tick: int) -> Key:
         """Name the agent to be granted next; at least one competes."""
 
-    def score(self, key: Key, tick: int) -> float:
+    def compute_score(self, key: Key, tick: int) -> float:
         """Tell the score of an agent that competes: the higher, the better placed."""
 
-    def granted(self, key: Key, weight: int) -> None:
+    def charge_grant(self, key: Key, weight: int) -> None:
         """Charge an agent for a call; one that competes is then `put` again or dropped."""
 
-    def settled(self, key: Key, delta: int) -> None:
+    def adjust_charge(self, key: Key, delta: int) -> None:
         """Note that a call that was charged is over, and took so many milli-weights more than that."""
 
 
-class Unmetered:
+class UnmeteredPolicy:
     """What a policy does about service that does not go by it: nothing."""
 
-    metered = False
+    is_metered = False
 
-    def granted(self, key: Key, weight: int) -> None:
+    def charge_grant(self, key: Key, weight: int) -> None:
         """Charge nobody."""
 
-    def settled(self, key: Key, delta: int) -> None:
+    def adjust_charge(self, key: Key, delta: int) -> None:
         """Nobody was charged."""

@@ -36,26 +36,26 @@ tell that agent from a newcomer any more.
 from collections.abc import Callable, Mapping
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policies.base import Key, Standing, agent_of
+from loco_otel._core.policies.base import Candidate, Key, agent_of
 from loco_otel.events import MILLI
 
 TAGS_PER_MILLI = 1000
 """What a tag moves by for a milli-weight, at share 1."""
 
-REMEMBERED = 1000
+MAX_IDLE_AGENTS = 1000
 """Idle agents that may be ahead of the virtual time."""
 
 
-class _Account:
+class _ServiceAccount:
     """One agent's. `open` counts its calls that are charged and not settled."""
 
-    __slots__ = ("competes", "entry", "open", "share", "tag")
+    __slots__ = ("entry", "is_competing", "open_calls", "share", "tag")
 
     def __init__(self, share: int, tag: int) -> None:
         self.share = share
         self.tag = tag
-        self.competes = False
-        self.open = 0
+        self.is_competing = False
+        self.open_calls = 0
         self.entry: Entry | None = None
         """Among those who compete, or among the idle; the served ones who do not wait have none."""
 
@@ -71,129 +71,129 @@ class FairPolicy:
 
     name = "fair"
     alpha = 0.0
-    metered = True
+    is_metered = True
 
     def __init__(self, shares: Mapping[str, int], forgotten: Callable[[Key], object] | None = None) -> None:
         self._shares = shares
-        self._forgotten = forgotten
-        self._begin()
+        self._on_forgotten = forgotten
+        self._reset_accounts()
 
-    def _begin(self) -> None:
-        self._virtual = 0
-        self._open = 0
-        self._accounts: dict[Key, _Account] = {}
+    def _reset_accounts(self) -> None:
+        self._virtual_time = 0
+        self._open_calls = 0
+        self._accounts: dict[Key, _ServiceAccount] = {}
         self._competing = LazyHeap()
         self._idle = LazyHeap()
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         """Let an agent compete, from V on if it did not, or note its new standing."""
-        account = self._account(key)
+        account = self._get_account(key)
         entry = account.entry
-        if account.competes and entry is not None:
+        if account.is_competing and entry is not None:
             granted = entry[0] != account.tag
             if not granted and (entry[2], entry[3]) == standing.head:
                 return
-            self._competing.strike(entry)
+            self._competing.remove_entry(entry)
             owing = granted or entry[1]
         else:
-            owing = account.tag > self._virtual
-            self._rouse(account)
-            account.competes = True
-        account.entry = self._competing.push(account.tag, owing, *standing.head, item=key)
+            owing = account.tag > self._virtual_time
+            self._activate_account(account)
+            account.is_competing = True
+        account.entry = self._competing.push_entry(account.tag, owing, *standing.head, item=key)
 
-    def drop(self, key: Key) -> None:
+    def remove_candidate(self, key: Key) -> None:
         """Let an agent compete no more; its tag stays."""
         account = self._accounts.get(key)
-        if account is None or not account.competes:
+        if account is None or not account.is_competing:
             return
         if account.entry is not None:
-            self._competing.strike(account.entry)
+            self._competing.remove_entry(account.entry)
             account.entry = None
-        account.competes = False
-        self._rest(key, account)
+        account.is_competing = False
+        self._deactivate_account(key, account)
 
-    def clear(self) -> None:
+    def clear_candidates(self) -> None:
         """Forget all agents, and what they were served."""
-        self._begin()
+        self._reset_accounts()
 
-    def pick(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
+    def pick_next(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
         """Name the agent with the smallest tag. At least one competes."""
-        first = self._competing.first()
+        first = self._competing.peek_entry()
         assert first is not None  # noqa: S101 - invariant: asked only while someone waits
         key: Key = first[-1]
         return key
 
-    def score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
+    def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
         """Tell by how many weights, at share 1, an agent is behind the virtual time; negative when ahead."""
-        return (self._virtual - self._accounts[key].tag) / (TAGS_PER_MILLI * MILLI)
+        return (self._virtual_time - self._accounts[key].tag) / (TAGS_PER_MILLI * MILLI)
 
-    def granted(self, key: Key, weight: int) -> None:
+    def charge_grant(self, key: Key, weight: int) -> None:
         """Charge an agent for a call."""
-        account = self._account(key)
-        if not account.competes:
-            self._rouse(account)
-        first = self._competing.first()
+        account = self._get_account(key)
+        if not account.is_competing:
+            self._activate_account(account)
+        first = self._competing.peek_entry()
         start = account.tag if first is None else min(account.tag, int(first[0]))
-        if start > self._virtual:
-            self._advance(start)
-        account.tag += _cost(weight, account.share)
-        account.open += 1
-        self._open += 1
+        if start > self._virtual_time:
+            self._advance_virtual_time(start)
+        account.tag += _compute_tag_increment(weight, account.share)
+        account.open_calls += 1
+        self._open_calls += 1
 
-    def settled(self, key: Key, delta: int) -> None:
+    def adjust_charge(self, key: Key, delta: int) -> None:
         """Correct what a call was charged, now that it is over."""
         account = self._accounts.get(key)
-        if account is None or not account.open:
+        if account is None or not account.open_calls:
             return
-        account.open -= 1
-        self._open -= 1
-        account.tag += _cost(delta, account.share)
-        if not account.competes:
-            self._rest(key, account)
+        account.open_calls -= 1
+        self._open_calls -= 1
+        account.tag += _compute_tag_increment(delta, account.share)
+        if not account.is_competing:
+            self._deactivate_account(key, account)
         elif delta and account.entry is not None:
             _, owing, birth, seq, *_ = account.entry
-            self._competing.strike(account.entry)
-            account.entry = self._competing.push(account.tag, owing, birth, seq, item=key)
+            self._competing.remove_entry(account.entry)
+            account.entry = self._competing.push_entry(account.tag, owing, birth, seq, item=key)
 
-    def _account(self, key: Key) -> _Account:
+    def _get_account(self, key: Key) -> _ServiceAccount:
         account = self._accounts.get(key)
         if account is None:
             share = self._shares.get(agent_of(key), MILLI)
-            account = self._accounts[key] = _Account(share, self._virtual)
+            account = self._accounts[key] = _ServiceAccount(share, self._virtual_time)
         return account
 
-    def _rouse(self, account: _Account) -> None:
+    def _activate_account(self, account: _ServiceAccount) -> None:
         """Let one that did not wait start no sooner than now."""
         if account.entry is not None:
-            self._idle.strike(account.entry)
+            self._idle.remove_entry(account.entry)
             account.entry = None
-        account.tag = max(account.tag, self._virtual)
+        account.tag = max(account.tag, self._virtual_time)
 
-    def _rest(self, key: Key, account: _Account) -> None:
+    def _deactivate_account(self, key: Key, account: _ServiceAccount) -> None:
         """See what is to be kept of one that does not wait."""
-        if account.open:
+        if account.open_calls:
             return
-        account.entry = self._idle.push(account.tag, item=key)
-        if not self._open and not self._competing:
-            self._advance(None)
-            self._virtual = 0
-        elif account.tag <= self._virtual:
-            self._advance(self._virtual)
-        elif len(self._idle) > REMEMBERED and (first := self._idle.first()) is not None:
-            self._advance(int(first[0]))
+        account.entry = self._idle.push_entry(account.tag, item=key)
+        if not self._open_calls and not self._competing:
+            self._advance_virtual_time(None)
+            self._virtual_time = 0
+        elif account.tag <= self._virtual_time:
+            self._advance_virtual_time(self._virtual_time)
+        elif len(self._idle) > MAX_IDLE_AGENTS and (first := self._idle.peek_entry()) is not None:
+            self._advance_virtual_time(int(first[0]))
 
-    def _advance(self, virtual: int | None) -> None:
+    def _advance_virtual_time(self, virtual: int | None) -> None:
         """Go on to a virtual time, to the end of all with None, and forget the idle whose tags have come."""
-        while (first := self._idle.first()) is not None and (virtual is None or first[0] <= virtual):
+        while (first := self._idle.peek_entry()) is not None and (virtual is None or first[0] <= virtual):
             key: Key = first[-1]
-            self._idle.strike(first)
+            self._idle.remove_entry(first)
             del self._accounts[key]
-            if self._forgotten is not None:
-                self._forgotten(key)
+            if self._on_forgotten is not None:
+                self._on_forgotten(key)
         if virtual is not None:
-            self._virtual = virtual
+            self._virtual_time = virtual
 
 
-def _cost(weight: int, share: int) -> int:
+def _compute_tag_increment(weight: int, share: int) -> int:
     """Return what a tag moves by: rounded up, so that nothing is for nothing."""
     return -(-weight * TAGS_PER_MILLI * MILLI // share)

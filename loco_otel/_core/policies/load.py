@@ -18,72 +18,72 @@ ever exceed their rate included, and A the greatest age then; beyond that alpha 
 from collections.abc import Callable
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policies.base import Key, Standing, Unmetered
+from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
 
 
-class LoadPolicy(Unmetered):
+class LoadPolicy(UnmeteredPolicy):
     """See the module. `draw` gives the nonces: numbers in [0, 1), from a seeded generator."""
 
     name = "load"
 
     def __init__(self, alpha: float, draw: Callable[[], float]) -> None:
         self.alpha = alpha
-        self._draw = draw
+        self._draw_nonce = draw
         self._by_weight: dict[int, LazyHeap] = {}
         self._entries: dict[Key, tuple[int, Entry]] = {}
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         """Let an agent compete, or note its new standing."""
         known = self._entries.get(key)
         if known is not None:
             if known[0] == standing.weight and known[1][0] == standing.birth:
                 return
-            self.drop(key)
+            self.remove_candidate(key)
         heap = self._by_weight.get(standing.weight)
         if heap is None:
             heap = self._by_weight[standing.weight] = LazyHeap()
-        entry = heap.push(standing.birth, self._draw(), item=key)
+        entry = heap.push_entry(standing.birth, self._draw_nonce(), item=key)
         self._entries[key] = (standing.weight, entry)
 
-    def drop(self, key: Key) -> None:
+    def remove_candidate(self, key: Key) -> None:
         """Forget an agent."""
         known = self._entries.pop(key, None)
         if known is None:
             return
         heap = self._by_weight[known[0]]
-        heap.strike(known[1])
+        heap.remove_entry(known[1])
         if not heap:
             del self._by_weight[known[0]]
 
-    def clear(self) -> None:
+    def clear_candidates(self) -> None:
         """Forget all agents."""
         self._by_weight = {}
         self._entries = {}
 
-    def pick(self, tick: int) -> Key:
+    def pick_next(self, tick: int) -> Key:
         """Name the agent with the greatest L. At least one competes."""
-        tops = self._tops()
+        tops = self._find_oldest_by_weight()
         max_weight = max(self._by_weight)
         max_age = tick - min([top[0] for top in tops.values()])
         best: tuple[float, int, float] | None = None
         winner: Key = ""
         for weight, (birth, nonce, _, key) in tops.items():
-            rank = (load(self.alpha, weight, max_weight, tick - birth, max_age), -birth, -nonce)
+            rank = (compute_load(self.alpha, weight, max_weight, tick - birth, max_age), -birth, -nonce)
             if best is None or rank > best:
                 best, winner = rank, key
         return winner
 
-    def score(self, key: Key, tick: int) -> float:
+    def compute_score(self, key: Key, tick: int) -> float:
         """Tell L of an agent that competes."""
         weight, entry = self._entries[key]
-        max_age = tick - min([top[0] for top in self._tops().values()])
-        return load(self.alpha, weight, max(self._by_weight), tick - entry[0], max_age)
+        max_age = tick - min([top[0] for top in self._find_oldest_by_weight().values()])
+        return compute_load(self.alpha, weight, max(self._by_weight), tick - entry[0], max_age)
 
-    def _tops(self) -> dict[int, Entry]:
+    def _find_oldest_by_weight(self) -> dict[int, Entry]:
         # A heap without a live entry is dropped with its last agent, so each has a first.
-        return {weight: top for weight, heap in self._by_weight.items() if (top := heap.first()) is not None}
+        return {weight: top for weight, heap in self._by_weight.items() if (top := heap.peek_entry()) is not None}
 
 
-def load(alpha: float, weight: float, max_weight: float, age: int, max_age: int) -> float:
+def compute_load(alpha: float, weight: float, max_weight: float, age: int, max_age: int) -> float:
     """Evaluate L(i) as specified, with 0/0 = 0."""
     return (alpha * weight / max_weight if max_weight else 0.0) + ((1.0 - alpha) * age / max_age if max_age else 0.0)

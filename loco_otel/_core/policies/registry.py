@@ -10,7 +10,9 @@ from loco_otel._core.policies.load import LoadPolicy
 POLICIES = ("load", "fair", "fifo")
 
 
-def policy(name: str, *, alpha: float, shares: Mapping[str, int], draw: Callable[[], float]) -> Callable[[], Policy]:
+def make_policy_factory(
+    name: str, *, alpha: float, shares: Mapping[str, int], draw: Callable[[], float]
+) -> Callable[[], Policy]:
     """Return what makes a policy.
 
     Args:

@@ -9,11 +9,11 @@ first that queues for a tenant; without tenants nobody pays for it.
 from collections.abc import Callable, Mapping
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policies.base import Key, Policy, Standing, tenant_of
+from loco_otel._core.policies.base import Candidate, Key, Policy, tenant_of
 from loco_otel._core.policies.fair import FairPolicy
 
 
-class _Tenant:
+class _TenantState:
     """One tenant's policy, and the oldest waiter of each of its agents."""
 
     __slots__ = ("entries", "heads", "policy")
@@ -23,26 +23,26 @@ class _Tenant:
         self.heads = LazyHeap()
         self.entries: dict[Key, Entry] = {}
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         entry = self.entries.get(key)
         if entry is None or (entry[0], entry[1]) != standing.head:
-            self._strike(key)
-            self.entries[key] = self.heads.push(*standing.head, item=key)
-        self.policy.put(key, standing)
+            self._remove_head(key)
+            self.entries[key] = self.heads.push_entry(*standing.head, item=key)
+        self.policy.update_candidate(key, standing)
 
-    def drop(self, key: Key) -> None:
-        self._strike(key)
-        self.policy.drop(key)
+    def remove_candidate(self, key: Key) -> None:
+        self._remove_head(key)
+        self.policy.remove_candidate(key)
 
-    def standing(self) -> Standing | None:
+    def build_candidate(self) -> Candidate | None:
         """Tell how the tenant stands among tenants: only its oldest waiter counts there."""
-        first = self.heads.first()
-        return None if first is None else Standing(0, 0, (first[0], first[1]))
+        first = self.heads.peek_entry()
+        return None if first is None else Candidate(0, 0, (first[0], first[1]))
 
-    def _strike(self, key: Key) -> None:
+    def _remove_head(self, key: Key) -> None:
         entry = self.entries.pop(key, None)
         if entry is not None:
-            self.heads.strike(entry)
+            self.heads.remove_entry(entry)
 
 
 class TenantPolicy:
@@ -54,16 +54,16 @@ class TenantPolicy:
 
     """
 
-    metered = True
+    is_metered = True
 
     def __init__(self, policy: Callable[[], Policy], shares: Mapping[str, int]) -> None:
         like = policy()
         self.name = like.name
         self._alpha = like.alpha
-        self._policy = policy
-        self._tenants: dict[str, _Tenant] = {}
+        self._make_policy = policy
+        self._tenants: dict[str, _TenantState] = {}
         """As long as the outer layer knows them."""
-        self._outer = FairPolicy(shares, lambda name: self._tenants.pop(str(name)))
+        self._tenant_order = FairPolicy(shares, lambda name: self._tenants.pop(str(name)))
 
     @property
     def alpha(self) -> float:
@@ -76,62 +76,62 @@ class TenantPolicy:
         for tenant in self._tenants.values():
             tenant.policy.alpha = alpha
 
-    def put(self, key: Key, standing: Standing) -> None:
+    def update_candidate(self, key: Key, standing: Candidate) -> None:
         """Let an agent compete within its tenant, and its tenant among tenants."""
         name = tenant_of(key)
-        tenant = self._tenant(name)
-        tenant.put(key, standing)
-        self._compete(name, tenant)
+        tenant = self._get_tenant(name)
+        tenant.update_candidate(key, standing)
+        self._update_tenant(name, tenant)
 
-    def drop(self, key: Key) -> None:
+    def remove_candidate(self, key: Key) -> None:
         """Let an agent compete no more, nor its tenant when nobody else waits for it."""
         name = tenant_of(key)
         tenant = self._tenants.get(name)
         if tenant is not None:
-            tenant.drop(key)
-            self._compete(name, tenant)
+            tenant.remove_candidate(key)
+            self._update_tenant(name, tenant)
 
-    def clear(self) -> None:
+    def clear_candidates(self) -> None:
         """Forget all agents and tenants, and what they were served."""
         self._tenants.clear()
-        self._outer.clear()
+        self._tenant_order.clear_candidates()
 
-    def pick(self, tick: int) -> Key:
+    def pick_next(self, tick: int) -> Key:
         """Name the agent that its tenant would grant next, of the tenant that was served least."""
-        return self._tenants[str(self._outer.pick(tick))].policy.pick(tick)
+        return self._tenants[str(self._tenant_order.pick_next(tick))].policy.pick_next(tick)
 
-    def score(self, key: Key, tick: int) -> float:
+    def compute_score(self, key: Key, tick: int) -> float:
         """Tell the score of an agent within its tenant."""
-        return self._tenants[tenant_of(key)].policy.score(key, tick)
+        return self._tenants[tenant_of(key)].policy.compute_score(key, tick)
 
-    def granted(self, key: Key, weight: int) -> None:
+    def charge_grant(self, key: Key, weight: int) -> None:
         """Charge the tenant of an agent, and the agent where the policy goes by that."""
         name = tenant_of(key)
-        tenant = self._tenant(name)
-        if tenant.policy.metered:
-            tenant.policy.granted(key, weight)
-        self._outer.granted(name, weight)
+        tenant = self._get_tenant(name)
+        if tenant.policy.is_metered:
+            tenant.policy.charge_grant(key, weight)
+        self._tenant_order.charge_grant(name, weight)
 
-    def settled(self, key: Key, delta: int) -> None:
+    def adjust_charge(self, key: Key, delta: int) -> None:
         """Correct what both were charged."""
         name = tenant_of(key)
         tenant = self._tenants.get(name)
         if tenant is not None:
-            if tenant.policy.metered:
-                tenant.policy.settled(key, delta)
-            self._outer.settled(name, delta)
+            if tenant.policy.is_metered:
+                tenant.policy.adjust_charge(key, delta)
+            self._tenant_order.adjust_charge(name, delta)
 
-    def _tenant(self, name: str) -> _Tenant:
+    def _get_tenant(self, name: str) -> _TenantState:
         tenant = self._tenants.get(name)
         if tenant is None:
-            policy = self._policy()
+            policy = self._make_policy()
             policy.alpha = self._alpha
-            tenant = self._tenants[name] = _Tenant(policy)
+            tenant = self._tenants[name] = _TenantState(policy)
         return tenant
 
-    def _compete(self, name: str, tenant: _Tenant) -> None:
-        standing = tenant.standing()
+    def _update_tenant(self, name: str, tenant: _TenantState) -> None:
+        standing = tenant.build_candidate()
         if standing is None:
-            self._outer.drop(name)
+            self._tenant_order.remove_candidate(name)
         else:
-            self._outer.put(name, standing)
+            self._tenant_order.update_candidate(name, standing)

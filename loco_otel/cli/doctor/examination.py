@@ -8,27 +8,27 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from loco_otel._budgets.ledger_client import open_ledger
 from loco_otel._config.settings import Settings
 from loco_otel._version import __version__
-from loco_otel.api import _instrumentors
+from loco_otel.api import _find_instrumentors
 from loco_otel.cli.doctor import others
-from loco_otel.cli.doctor.exporters import PROMETHEUS, exporters
-from loco_otel.cli.doctor.hooks import examined, seen
-from loco_otel.cli.doctor.report import Exporter, Report, Sdk, Workers, names
-from loco_otel.cli.doctor.workers import workers
+from loco_otel.cli.doctor.exporters import PROMETHEUS, probe_exporters
+from loco_otel.cli.doctor.hooks import patch_for_inspection, refresh_hooks
+from loco_otel.cli.doctor.report import Exporter, Report, Sdk, WorkerProcesses, join_names
+from loco_otel.cli.doctor.workers import detect_workers
 from loco_otel.errors import ConfigurationError
 
 _PACKAGES = ("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro")
 
 
-def versions() -> dict[str, str | None]:
+def collect_versions() -> dict[str, str | None]:
     """Return the versions of loco-otel, Python and OpenTelemetry; None where something is not installed."""
     return {
         "loco-otel": __version__,
         "Python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: _find_version(package) for package in _PACKAGES},
     }
 
 
-def examine(environ: Mapping[str, str]) -> Report:
+def examine_environment(environ: Mapping[str, str]) -> Report:
     """Find out how calls would fare in this environment.
 
     Patches the SDKs in this process, and lets others patch them too. Ours is taken back, of theirs traces may stay.
@@ -39,15 +39,19 @@ def examine(environ: Mapping[str, str]) -> Report:
         open_ledger(settings).close()
     except ConfigurationError as error:
         settings, bad_setting = None, str(error)
-    sdks = tuple(_sdk(entry, settings, environ) for entry in _instrumentors())
-    ways_out = tuple(exporters(environ))
-    division = workers(environ, settings.capacity if settings else None)
-    errors = tuple(filter(None, [bad_setting, *_stopped(ways_out), "" if bad_setting else _unscheduled(sdks)]))
+    sdks = tuple(_examine_sdk(entry, settings, environ) for entry in _find_instrumentors())
+    ways_out = tuple(probe_exporters(environ))
+    division = detect_workers(environ, settings.capacity if settings else None)
+    errors = tuple(
+        filter(
+            None, [bad_setting, *_find_launcher_errors(ways_out), "" if bad_setting else _describe_unscheduled(sdks)]
+        )
+    )
     early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
-    warnings = [*_of_settings(settings, environ), *_of_sdks(sdks, early=early)]
-    warnings += [*_of_exporters(ways_out), *_of_workers(division, ways_out, settings)]
+    warnings = [*_check_settings(settings, environ), *_check_sdks(sdks, early=early)]
+    warnings += [*_check_exporters(ways_out), *_check_workers(division, ways_out, settings)]
     return Report(
-        versions(),
+        collect_versions(),
         early,
         sdks,
         ways_out,
@@ -55,25 +59,25 @@ def examine(environ: Mapping[str, str]) -> Report:
         settings.rows() if settings else (),
         errors,
         tuple(warnings),
-        _verdict(errors, sdks, settings),
+        _format_verdict(errors, sdks, settings),
     )
 
 
-def _sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str]) -> Sdk:
+def _examine_sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str]) -> Sdk:
     left_out = settings.disabled_instrumentations if settings else frozenset()
     with ExitStack() as stack:
-        sdk, instrumentor = stack.enter_context(examined(entry, settings))
+        sdk, instrumentor = stack.enter_context(patch_for_inspection(entry, settings))
         if sdk.version is None:
             return sdk
         # Theirs after ours, as the launcher does it.
-        sdk = sdk._replace(instrumentors=stack.enter_context(others.loaded(sdk.sdk, left_out)))
-        sdk = sdk._replace(wrapped=others.wrapped(sdk.sdk))
-        if not sdk.patched:
+        sdk = sdk._replace(instrumentors=stack.enter_context(others.load_instrumentors(sdk.sdk, left_out)))
+        sdk = sdk._replace(wrapped=others.find_wrapped_methods(sdk.sdk))
+        if not sdk.is_patched:
             return sdk
-        return seen(sdk, instrumentor)._replace(inference_span=others.who_tells(sdk, environ))
+        return refresh_hooks(sdk, instrumentor)._replace(inference_span=others.find_span_sources(sdk, environ))
 
 
-def _stopped(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
+def _find_launcher_errors(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
     for way in ways_out:
         if way.stops_launcher:
             which = f"{way.exporter} at {way.address}" if way.address else way.exporter
@@ -83,25 +87,25 @@ def _stopped(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
             )
 
 
-def _unscheduled(sdks: tuple[Sdk, ...]) -> str:
+def _describe_unscheduled(sdks: tuple[Sdk, ...]) -> str:
     """Say which calls would go unscheduled; nothing where all is well."""
     installed = [sdk for sdk in sdks if sdk.version is not None]
     if not installed:
         return "none of the SDKs is installed, so there is nothing to schedule"
-    if not any(sdk.patched for sdk in installed):
+    if not any(sdk.is_patched for sdk in installed):
         return "no call is scheduled"
-    left_out = names(sdk for sdk in installed if sdk.fault and sdk.supported)
+    left_out = join_names(sdk for sdk in installed if sdk.fault and sdk.supported)
     return f"the calls of {left_out} go unscheduled" if left_out else ""
 
 
-def _of_settings(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[str]:
+def _check_settings(settings: Settings | None, environ: Mapping[str, str]) -> Iterator[str]:
     if settings is not None:
         yield from settings.unknown
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield "OTEL_SDK_DISABLED is true: calls are scheduled, and nothing is told of them"
 
 
-def _of_sdks(sdks: tuple[Sdk, ...], *, early: bool) -> Iterator[str]:
+def _check_sdks(sdks: tuple[Sdk, ...], *, early: bool) -> Iterator[str]:
     for sdk in sdks:
         if sdk.version is not None and not sdk.supported:
             yield f"{sdk.sdk} {sdk.version} is left alone, its calls go unscheduled"
@@ -117,14 +121,16 @@ def _of_sdks(sdks: tuple[Sdk, ...], *, early: bool) -> Iterator[str]:
             yield f"others may patch {sdk.sdk} before us: the entry point opentelemetry_pre_instrument is missing"
 
 
-def _of_exporters(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
+def _check_exporters(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
     unheard = [way for way in ways_out if way.works is False and not way.stops_launcher]
     for address in dict.fromkeys(way.address for way in unheard):
         signals = " and ".join(way.signal for way in unheard if way.address == address)
         yield f"{signals} to {address} will be tried again for a while, then lost: nobody answers there; calls go on"
 
 
-def _of_workers(division: Workers, ways_out: tuple[Exporter, ...], settings: Settings | None) -> Iterator[str]:
+def _check_workers(
+    division: WorkerProcesses, ways_out: tuple[Exporter, ...], settings: Settings | None
+) -> Iterator[str]:
     if division.processes is None or division.processes == 1:
         return
     several = f"{division.origin} makes {division.processes} processes"
@@ -139,15 +145,17 @@ def _of_workers(division: Workers, ways_out: tuple[Exporter, ...], settings: Set
         )
 
 
-def _verdict(errors: tuple[str, ...], sdks: tuple[Sdk, ...], settings: Settings | None) -> str:
+def _format_verdict(errors: tuple[str, ...], sdks: tuple[Sdk, ...], settings: Settings | None) -> str:
     if settings is None or errors:
         return f"Not well: {errors[0]}"
     most = "as many" if settings.capacity is None else f"at most {settings.capacity}"
     limit = " as their providers take" if settings.capacity is None else ""
-    return f"Well: the calls of {names(sdk for sdk in sdks if sdk.patched)} are scheduled, {most} at a time{limit}"
+    return (
+        f"Well: the calls of {join_names(sdk for sdk in sdks if sdk.is_patched)} are scheduled, {most} at a time{limit}"
+    )
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -9,41 +9,41 @@ from importlib.metadata import EntryPoint
 from loco_otel._config.settings import Settings
 from loco_otel.cli.doctor.report import Hook, Sdk
 from loco_otel.patching import LocoInstrumentor
-from loco_otel.patching.versions import installed_version
+from loco_otel.patching.versions import find_installed_version
 
 
 @contextmanager
-def examined(entry: EntryPoint, settings: Settings | None) -> Iterator[tuple[Sdk, LocoInstrumentor]]:
+def patch_for_inspection(entry: EntryPoint, settings: Settings | None) -> Iterator[tuple[Sdk, LocoInstrumentor]]:
     """Find out about one SDK, whose patches stay for the length of the body, unless they were there before."""
     instrumentor: LocoInstrumentor = entry.load()()
-    number = installed_version(instrumentor.sdk)
+    number = find_installed_version(instrumentor.sdk)
     sdk = Sdk(instrumentor.sdk, number, instrumentor.requires)
     if number is not None:
-        supported = instrumentor.supports(number)
+        supported = instrumentor.supports_version(number)
         fault = "" if supported else f"version not supported, it takes {instrumentor.requires}"
-        sdk = sdk._replace(supported=supported, fault=_switched_off(entry, settings) or fault)
-    if not sdk.patched:
+        sdk = sdk._replace(supported=supported, fault=_find_disabling_setting(entry, settings) or fault)
+    if not sdk.is_patched:
         yield sdk, instrumentor
         return
     before = instrumentor.is_instrumented_by_opentelemetry
-    fault = _patch(instrumentor)
+    fault = _patch_sdk(instrumentor)
     try:
-        yield seen(sdk._replace(fault=fault), instrumentor), instrumentor
+        yield refresh_hooks(sdk._replace(fault=fault), instrumentor), instrumentor
     finally:
         if not before and instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
 
 
-def seen(sdk: Sdk, instrumentor: LocoInstrumentor) -> Sdk:
+def refresh_hooks(sdk: Sdk, instrumentor: LocoInstrumentor) -> Sdk:
     """Return an SDK with its hooks as they are now."""
-    patched = instrumentor.patched()
-    hooks = tuple(Hook(name, name in patched) for name in map(str, instrumentor.targets()))
+    patched = instrumentor.list_patched()
+    hooks = tuple(Hook(name, name in patched) for name in map(str, instrumentor.list_targets()))
     missing = [hook.method for hook in hooks if not hook.in_place]
     fault = sdk.fault or (f"not patched: {', '.join(missing)}" if missing else "")
     return sdk._replace(hooks=hooks, fault=fault)
 
 
-def _switched_off(entry: EntryPoint, settings: Settings | None) -> str:
+def _find_disabling_setting(entry: EntryPoint, settings: Settings | None) -> str:
     """Say by which setting one SDK is left out; nothing where it is not."""
     if settings is None:
         return "a setting cannot be used, see below"
@@ -54,21 +54,21 @@ def _switched_off(entry: EntryPoint, settings: Settings | None) -> str:
     return ""
 
 
-def _patch(instrumentor: LocoInstrumentor) -> str:
+def _patch_sdk(instrumentor: LocoInstrumentor) -> str:
     """Patch an SDK, and return what went wrong."""
-    with _log() as records:
+    with _collect_log() as records:
         if not instrumentor.is_instrumented_by_opentelemetry:
             # As the launcher does, which looks at our distribution's version only.
             instrumentor.instrument(skip_dep_check=True)
         try:
-            import_module(instrumentor.targets()[0].module)
+            import_module(instrumentor.list_targets()[0].module)
         except Exception as error:
-            return f"it cannot be imported: {told(error)}"
+            return f"it cannot be imported: {format_exception(error)}"
     errors = [record.exc_info[1] for record in records if record.levelno >= logging.ERROR and record.exc_info]
-    return f"patching failed: {told(errors[0])}" if errors and errors[0] is not None else ""
+    return f"patching failed: {format_exception(errors[0])}" if errors and errors[0] is not None else ""
 
 
-class _Collector(logging.Handler):
+class _LogCollector(logging.Handler):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
@@ -80,9 +80,9 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def _log() -> Iterator[list[logging.LogRecord]]:
+def _collect_log() -> Iterator[list[logging.LogRecord]]:
     """Collect what loco-otel logs, instead of logging it."""
-    handler = _Collector()
+    handler = _LogCollector()
     logger = logging.getLogger("loco_otel")
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
@@ -93,6 +93,6 @@ def _log() -> Iterator[list[logging.LogRecord]]:
         logger.propagate = propagate
 
 
-def told(error: BaseException) -> str:
+def format_exception(error: BaseException) -> str:
     """Return an exception in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,49 +12,53 @@ from typing import Any
 import wrapt
 from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
 
-from loco_otel._telemetry.foreign_instrumentors import is_theirs
-from loco_otel.cli.doctor.hooks import told
-from loco_otel.cli.doctor.report import Instrumentor, Sdk, Wrapped
+from loco_otel._telemetry.foreign_instrumentors import is_foreign
+from loco_otel.cli.doctor.hooks import format_exception
+from loco_otel.cli.doctor.report import ForeignInstrumentor, Sdk, WrappedMethod
 
 OURS = "loco_otel"
 
 _DECORATORS = frozenset({"pydantic", "typing_extensions"})
 """Beside the standard library, whose functions wrap an SDK's methods where it defines them."""
 
-_OFFICIAL = "opentelemetry.instrumentation.genai"
+_OFFICIAL_PREFIX = "opentelemetry.instrumentation.genai"
 """They leave a mark in the context, so that the telemetry need not look for their frames."""
 
-_STALE = "opentelemetry-instrumentation-openai-v2"
+_DEPRECATED_DISTRIBUTION = "opentelemetry-instrumentation-openai-v2"
 """Fails with openai 3 for want of a module, which the launcher logs at DEBUG only; opentelemetry-bootstrap proposes it
 all the same."""
 
 
 @contextmanager
-def loaded(sdk: str, left_out: Collection[str]) -> Iterator[tuple[Instrumentor, ...]]:
+def load_instrumentors(sdk: str, left_out: Collection[str]) -> Iterator[tuple[ForeignInstrumentor, ...]]:
     """Load others' instrumentors of an SDK, as `opentelemetry-instrument` does, for the length of the body."""
     found, active = [], []
-    with _silence():
+    with _suppress_logging():
         for entry in entry_points(group="opentelemetry_instrumentor", name=sdk):
-            instance, fault = (None, _left_out(entry, left_out)) if _left_out(entry, left_out) else _load(entry)
+            instance, fault = (
+                (None, _find_exclusion_reason(entry, left_out))
+                if _find_exclusion_reason(entry, left_out)
+                else _activate_instrumentor(entry)
+            )
             if instance is not None:
                 active.append(instance)
-            found.append(_instrumentor(entry, fault))
+            found.append(_describe_instrumentor(entry, fault))
     try:
         yield tuple(found)
     finally:
         for instance in reversed(active):
-            with _silence(), suppress(Exception):  # theirs to get right, and this process ends
+            with _suppress_logging(), suppress(Exception):  # theirs to get right, and this process ends
                 instance.uninstrument()
 
 
-def _left_out(entry: EntryPoint, left_out: Collection[str]) -> str:
+def _find_exclusion_reason(entry: EntryPoint, left_out: Collection[str]) -> str:
     if not {"*", entry.name}.isdisjoint(left_out):
         return "disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
     conflict = entry.dist and get_dist_dependency_conflicts(entry.dist)
     return f"left out: {conflict}" if conflict else ""
 
 
-def _load(entry: EntryPoint) -> tuple[Any, str]:
+def _activate_instrumentor(entry: EntryPoint) -> tuple[Any, str]:
     """Return an instrumentor that was not active before and is now, and why it does not work."""
     try:
         instance = entry.load()()
@@ -62,38 +66,38 @@ def _load(entry: EntryPoint) -> tuple[Any, str]:
             instance.instrument(skip_dep_check=True)
             return instance, ""
     except ImportError as error:
-        return None, f"silently left out: {told(error)}"
+        return None, f"silently left out: {format_exception(error)}"
     except Exception as error:
-        return None, f"fails, and stops the instrumentors after it: {told(error)}"
+        return None, f"fails, and stops the instrumentors after it: {format_exception(error)}"
     return None, ""
 
 
-def _instrumentor(entry: EntryPoint, fault: str) -> Instrumentor:
+def _describe_instrumentor(entry: EntryPoint, fault: str) -> ForeignInstrumentor:
     name, number = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "unknown")
-    if fault and name == _STALE and not fault.startswith("disabled"):
+    if fault and name == _DEPRECATED_DISTRIBUTION and not fault.startswith("disabled"):
         fault += "; it is no longer kept up, opentelemetry-instrumentation-genai-openai takes its place"
-    return Instrumentor(entry.name, entry.module, name, number, fault)
+    return ForeignInstrumentor(entry.name, entry.module, name, number, fault)
 
 
-def wrapped(sdk: str) -> tuple[Wrapped, ...]:
+def find_wrapped_methods(sdk: str) -> tuple[WrappedMethod, ...]:
     """Name the methods of an SDK that others have wrapped, wherever it has been imported."""
     found = {}
-    for kind in _classes(sdk):
+    for kind in _find_sdk_classes(sdk):
         for method, function in list(vars(kind).items()):
-            by = tuple(dict.fromkeys(_layers(function, sdk)))
+            by = tuple(dict.fromkeys(_iterate_wrapper_modules(function, sdk)))
             if any(not _is_ours(layer) for layer in by):
                 name = f"{kind.__module__}.{kind.__qualname__}.{method}"
-                found[name] = Wrapped(name, by)
+                found[name] = WrappedMethod(name, by)
     return tuple(found[name] for name in sorted(found))
 
 
-def _classes(sdk: str) -> set[type]:
+def _find_sdk_classes(sdk: str) -> set[type]:
     modules = [module for name, module in list(sys.modules.items()) if f"{name}.".startswith(f"{sdk}.")]
     kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
     return {kind for kind in kinds if f"{kind.__module__}.".startswith(f"{sdk}.")}
 
 
-def _layers(function: Any, sdk: str) -> Iterator[str]:
+def _iterate_wrapper_modules(function: Any, sdk: str) -> Iterator[str]:
     """Name the modules of the wrappers around a function, the outermost first, without those that were born with it."""
     while function is not None:
         if isinstance(function, wrapt.BaseObjectProxy):  # which says of itself that it is a function too
@@ -116,29 +120,29 @@ def _is_ours(module: str) -> bool:
     return module.partition(".")[0] == OURS
 
 
-def who_tells(sdk: Sdk, environ: Mapping[str, str]) -> tuple[str, ...]:
+def find_span_sources(sdk: Sdk, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Name those who make the inference span of an SDK's calls: others, the SDK itself, and only else us."""
     layers = {module for method in sdk.wrapped for module in method.by}
     working = [other.module for other in sdk.instrumentors if not other.fault]
     modules = [module for module in working if any(f"{layer}.".startswith(f"{module}.") for layer in layers)]
     # Somebody may have been instrumented by hand, before us.
-    strangers = {layer for layer in layers if is_theirs(layer) or layer.startswith(f"{_OFFICIAL}.")}
+    strangers = {layer for layer in layers if is_foreign(layer) or layer.startswith(f"{_OFFICIAL_PREFIX}.")}
     modules += sorted(
         layer for layer in strangers if not any(f"{layer}.".startswith(f"{module}.") for module in modules)
     )
-    if _tells_itself(sdk.sdk, environ):
+    if _has_own_tracing(sdk.sdk, environ):
         modules.append(sdk.sdk)
     return tuple(modules) or (OURS,)
 
 
-def _tells_itself(sdk: str, environ: Mapping[str, str]) -> bool:
+def _has_own_tracing(sdk: str, environ: Mapping[str, str]) -> bool:
     """Tell whether an SDK makes spans of its own, as anthropic does since version 2, unless it is told not to."""
     variable = f"{sdk.upper()}_OPEN_TELEMETRY"
     return environ.get(variable, "").lower() != "false" and find_spec(f"{sdk}._tracing") is not None
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def _suppress_logging() -> Iterator[None]:
     """Keep others' log lines, which say less than what is found, off the terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

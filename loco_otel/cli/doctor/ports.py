@@ -3,20 +3,20 @@
 import errno
 import socket
 
-PATIENCE = 1.0
+CONNECT_TIMEOUT = 1.0
 """Seconds to wait for an answer."""
 
 
-def why_unreachable(host: str, port: int) -> str:
+def find_connect_error(host: str, port: int) -> str:
     """Try to connect; return why it did not succeed, or nothing."""
     try:
-        socket.create_connection((host, port), PATIENCE).close()
+        socket.create_connection((host, port), CONNECT_TIMEOUT).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        return _told(error)
+        return _describe_error(error)
     return ""
 
 
-def why_not_free(host: str, port: int) -> str:
+def find_listen_error(host: str, port: int) -> str:
     """Try to listen, as prometheus_client does; return why it did not succeed, or nothing."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -26,11 +26,11 @@ def why_not_free(host: str, port: int) -> str:
             listener.listen()
     except (OSError, OverflowError, UnicodeError) as error:
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        return "the port is taken" if taken else _told(error)
+        return "the port is taken" if taken else _describe_error(error)
     return ""
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer within {PATIENCE:g} s"
+        return f"no answer within {CONNECT_TIMEOUT:g} s"
     return getattr(error, "strerror", None) or str(error)

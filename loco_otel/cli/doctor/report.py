@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from loco_otel._config.settings import Row
+from loco_otel._config.settings import SettingRow
 
 FORMAT = 1
 """Of the JSON object; a higher number when a key goes or changes its meaning."""
@@ -16,7 +16,7 @@ class Hook(NamedTuple):
     in_place: bool
 
 
-class Instrumentor(NamedTuple):
+class ForeignInstrumentor(NamedTuple):
     """Somebody else's instrumentor of the same SDK."""
 
     name: str
@@ -28,7 +28,7 @@ class Instrumentor(NamedTuple):
     """Why it does nothing here; empty where it works."""
 
 
-class Wrapped(NamedTuple):
+class WrappedMethod(NamedTuple):
     """One method of the SDK that others have wrapped too."""
 
     method: str
@@ -49,13 +49,13 @@ class Sdk(NamedTuple):
     fault: str = ""
     """Why it is not patched; empty where it is."""
     hooks: tuple[Hook, ...] = ()
-    instrumentors: tuple[Instrumentor, ...] = ()
-    wrapped: tuple[Wrapped, ...] = ()
+    instrumentors: tuple[ForeignInstrumentor, ...] = ()
+    wrapped: tuple[WrappedMethod, ...] = ()
     inference_span: tuple[str, ...] = ()
     """Who makes it: `loco_otel`, others' modules, the SDK's own name. Of several, each makes one."""
 
     @property
-    def patched(self) -> bool:
+    def is_patched(self) -> bool:
         """Whether its calls pass the scheduler."""
         return self.version is not None and not self.fault
 
@@ -74,7 +74,7 @@ class Exporter(NamedTuple):
     """Whether `opentelemetry-instrument` fails over it before anything is patched."""
 
 
-class Workers(NamedTuple):
+class WorkerProcesses(NamedTuple):
     """The processes among which a program may be divided."""
 
     servers: tuple[str, ...]
@@ -95,8 +95,8 @@ class Report(NamedTuple):
     """Whether `opentelemetry-instrument` lets us patch before it loads any other instrumentor."""
     sdks: tuple[Sdk, ...]
     exporters: tuple[Exporter, ...]
-    workers: Workers
-    settings: tuple[Row, ...]
+    workers: WorkerProcesses
+    settings: tuple[SettingRow, ...]
     errors: tuple[str, ...]
     """Why calls would go unscheduled."""
     warnings: tuple[str, ...]
@@ -104,23 +104,23 @@ class Report(NamedTuple):
     verdict: str
 
     @property
-    def well(self) -> bool:
+    def has_no_errors(self) -> bool:
         """Whether the calls of the SDKs that can be patched would pass the scheduler."""
         return not self.errors
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as an object for `json.dumps`."""
-        sdks = [{**_plain(sdk), "patched": sdk.patched} for sdk in self.sdks]
-        return {"format": FORMAT, "well": self.well, **_plain(self), "sdks": sdks}
+        sdks = [{**_convert_value(sdk), "patched": sdk.is_patched} for sdk in self.sdks]
+        return {"format": FORMAT, "well": self.has_no_errors, **_convert_value(self), "sdks": sdks}
 
 
-def _plain(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     """Turn tuples with names into mappings, and others into lists."""
     if hasattr(value, "_asdict"):
-        return {key: _plain(item) for key, item in value._asdict().items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return {key: _convert_value(item) for key, item in value._asdict().items()}
+    return [_convert_value(item) for item in value] if isinstance(value, tuple) else value
 
 
-def names(sdks: Iterable[Sdk]) -> str:
+def join_names(sdks: Iterable[Sdk]) -> str:
     """Name SDKs in one line."""
     return ", ".join(sdk.sdk for sdk in sdks)

@@ -7,33 +7,33 @@ from rich.console import Console
 from loco_otel.cli.doctor.report import Report, Sdk
 
 
-def show(report: Report) -> None:
+def print_report(report: Report) -> None:
     """Print a report."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(", ".join(f"{name} {number or '-'}" for name, number in report.versions.items()), style="bold")
 
-    _head(console, "SDKs")
-    rows = [(sdk.sdk, sdk.version or "-", _state(sdk)) for sdk in report.sdks]
-    for sdk, line in zip(report.sdks, _aligned(rows), strict=True):
-        style = "red" if sdk.fault else "green" if sdk.patched else "dim"
+    _print_heading(console, "SDKs")
+    rows = [(sdk.sdk, sdk.version or "-", _format_state(sdk)) for sdk in report.sdks]
+    for sdk, line in zip(report.sdks, _align_columns(rows), strict=True):
+        style = "red" if sdk.fault else "green" if sdk.is_patched else "dim"
         console.print(line, style=style, markup=False)
-        for detail in _details(sdk):
+        for detail in _format_details(sdk):
             console.print(f"    {detail}", markup=False)
 
-    _head(console, "Exporters")
+    _print_heading(console, "Exporters")
     ways = report.exporters
     for way, line in zip(
-        ways, _aligned((way.signal, " ".join(filter(None, way[1:3])), way.finding) for way in ways), strict=True
+        ways, _align_columns((way.signal, " ".join(filter(None, way[1:3])), way.finding) for way in ways), strict=True
     ):
         style = {True: "green", False: "red" if way.stops_launcher else "yellow", None: ""}[way.works]
         console.print(line, style=style, markup=False)
 
     if report.settings:
-        _head(console, "Settings: value, and where it comes from")
-        for line in _aligned(report.settings):
+        _print_heading(console, "Settings: value, and where it comes from")
+        for line in _align_columns(report.settings):
             console.print(line, markup=False)
 
-    _head(console, "Notes")
+    _print_heading(console, "Notes")
     for error in report.errors:
         console.print(f"  error: {error}", style="red", markup=False)
     for warning in report.warnings:
@@ -44,10 +44,10 @@ def show(report: Report) -> None:
     )
 
     console.print()
-    console.print(report.verdict, style="bold green" if report.well else "bold red", markup=False)
+    console.print(report.verdict, style="bold green" if report.has_no_errors else "bold red", markup=False)
 
 
-def _state(sdk: Sdk) -> str:
+def _format_state(sdk: Sdk) -> str:
     if sdk.version is None:
         return "not installed"
     if sdk.fault:
@@ -55,7 +55,7 @@ def _state(sdk: Sdk) -> str:
     return f"patched, {len(sdk.hooks)} methods"
 
 
-def _details(sdk: Sdk) -> Iterator[str]:
+def _format_details(sdk: Sdk) -> Iterator[str]:
     for other in sdk.instrumentors:
         yield f"also here: {other.distribution} {other.version} ({other.fault or 'works'})"
     modules = dict.fromkeys(" > ".join(method.by) for method in sdk.wrapped)
@@ -68,11 +68,11 @@ def _details(sdk: Sdk) -> Iterator[str]:
         yield f"inference span by {' and '.join(makers)}"
 
 
-def _head(console: Console, text: str) -> None:
+def _print_heading(console: Console, text: str) -> None:
     console.print(f"\n{text}", style="bold")
 
 
-def _aligned(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+def _align_columns(rows: Iterable[tuple[str, str, str]]) -> list[str]:
     """Return rows of three as lines with straight columns."""
     rows = list(rows)
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))

@@ -4,19 +4,19 @@ import shlex
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from loco_otel.cli.doctor.report import Workers
+from loco_otel.cli.doctor.report import WorkerProcesses
 
 _SERVERS = ("gunicorn", "uvicorn", "celery", "uwsgi")
-_GUNICORN = "GUNICORN_CMD_ARGS"
-_CONCURRENCY = "WEB_CONCURRENCY"
+_GUNICORN_VARIABLE = "GUNICORN_CMD_ARGS"
+_CONCURRENCY_VARIABLE = "WEB_CONCURRENCY"
 
 
-def workers(environ: Mapping[str, str], capacity: int | None) -> Workers:
+def detect_workers(environ: Mapping[str, str], capacity: int | None) -> WorkerProcesses:
     """Find out among how many processes a program will be divided, and how many calls that makes at once."""
-    processes, origin = _from_gunicorn(environ.get(_GUNICORN, "")), _GUNICORN
+    processes, origin = _parse_gunicorn_arguments(environ.get(_GUNICORN_VARIABLE, "")), _GUNICORN_VARIABLE
     if processes is None:
-        processes, origin = _number(environ.get(_CONCURRENCY, "")), _CONCURRENCY
-    return Workers(
+        processes, origin = _parse_count(environ.get(_CONCURRENCY_VARIABLE, "")), _CONCURRENCY_VARIABLE
+    return WorkerProcesses(
         tuple(name for name in _SERVERS if _is_installed(name)),
         processes,
         "" if processes is None else origin,
@@ -24,7 +24,7 @@ def workers(environ: Mapping[str, str], capacity: int | None) -> Workers:
     )
 
 
-def _from_gunicorn(arguments: str) -> int | None:
+def _parse_gunicorn_arguments(arguments: str) -> int | None:
     """Read `-w 4`, `-w4`, `--workers 4` or `--workers=4`; the last one counts."""
     try:
         words = shlex.split(arguments)
@@ -33,15 +33,15 @@ def _from_gunicorn(arguments: str) -> int | None:
     found = None
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if word in {"-w", "--workers"}:
-            found = _number(following)
+            found = _parse_count(following)
         elif word.startswith("--workers="):
-            found = _number(word.removeprefix("--workers="))
+            found = _parse_count(word.removeprefix("--workers="))
         elif word.startswith("-w"):
-            found = _number(word.removeprefix("-w").removeprefix("="))
+            found = _parse_count(word.removeprefix("-w").removeprefix("="))
     return found
 
 
-def _number(text: str) -> int | None:
+def _parse_count(text: str) -> int | None:
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 

@@ -14,7 +14,7 @@ import pytest
 from doctor_process import Doctor
 from fake_distributions import hide
 
-from loco_otel.cli.doctor.exporters import exporters
+from loco_otel.cli.doctor.exporters import probe_exporters
 from loco_otel.cli.doctor.report import Exporter
 
 QUIET = {"OTEL_METRICS_EXPORTER": "none"}
@@ -43,12 +43,12 @@ def free() -> int:
 
 
 def traces(**environ: str) -> Exporter:
-    (found,) = [way for way in exporters({**QUIET, **environ}) if way.signal == "traces"]
+    (found,) = [way for way in probe_exporters({**QUIET, **environ}) if way.signal == "traces"]
     return found
 
 
 def metrics(**environ: str) -> Exporter:
-    (found,) = [way for way in exporters(environ) if way.signal == "metrics"]
+    (found,) = [way for way in probe_exporters(environ) if way.signal == "metrics"]
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_signals_own_variables_win(listening: int, shut: int) -> None:
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{listening}/v1/metrics",
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
     }
-    assert [(way.signal, way.exporter, way.works) for way in exporters(environ)] == [
+    assert [(way.signal, way.exporter, way.works) for way in probe_exporters(environ)] == [
         ("traces", "otlp_proto_grpc", False),
         ("metrics", "otlp_proto_http", True),
     ]
@@ -109,7 +109,7 @@ def test_choices_that_stop_the_launcher(environ: dict[str, str]) -> None:
 
 def test_several_and_none(listening: int) -> None:
     environ = {"OTEL_TRACES_EXPORTER": "console, otlp", "OTEL_METRICS_EXPORTER": " None ", "OTEL_LOGS_EXPORTER": "nix"}
-    ways = exporters({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listening}"})
+    ways = probe_exporters({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listening}"})
     assert [(way.signal, way.exporter, way.works, way.stops_launcher) for way in ways] == [
         ("traces", "console", None, False),
         ("traces", "otlp_proto_grpc", True, False),
@@ -130,7 +130,7 @@ def test_prometheus(free: int, listening: int) -> None:
 
 
 def test_configuration_file(tmp_path: Path) -> None:
-    (found,) = exporters({"OTEL_CONFIG_FILE": str(tmp_path / "otel.yaml"), "OTEL_METRICS_EXPORTER": "prometheus"})
+    (found,) = probe_exporters({"OTEL_CONFIG_FILE": str(tmp_path / "otel.yaml"), "OTEL_METRICS_EXPORTER": "prometheus"})
     assert (found.signal, found.exporter, found.stops_launcher) == ("all", "file", True)
 
 
@@ -149,7 +149,7 @@ def launched(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
 PATCHED = """
 import openai
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
-print(len(OpenAIInstrumentor.patched()) > 0)
+print(len(OpenAIInstrumentor.list_patched()) > 0)
 """
 
 

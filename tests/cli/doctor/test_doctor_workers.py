@@ -7,7 +7,7 @@ import pytest
 from doctor_process import Doctor
 from fake_distributions import hide, put
 
-from loco_otel.cli.doctor.workers import workers
+from loco_otel.cli.doctor.workers import detect_workers
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ from loco_otel.cli.doctor.workers import workers
     ],
 )
 def test_number(environ: dict[str, str], processes: int | None, origin: str) -> None:
-    found = workers(environ, 5)
+    found = detect_workers(environ, 5)
     assert (found.processes, found.origin) == (processes, origin)
     assert found.calls_at_once == (None if processes is None else 5 * processes)
-    assert workers(environ, None).calls_at_once is None
+    assert detect_workers(environ, None).calls_at_once is None
 
 
 def test_report(doctor: Doctor, tmp_path: Path) -> None:

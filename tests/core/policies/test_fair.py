@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loco_otel._core.policies.base import Policy, Standing
-from loco_otel._core.policies.fair import REMEMBERED, FairPolicy
+from loco_otel._core.policies.base import Candidate, Policy
+from loco_otel._core.policies.fair import MAX_IDLE_AGENTS, FairPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
@@ -58,7 +58,7 @@ class Contest:
         ticket = self.holders.pop(number % len(self.holders))
         error = max(error, 1 - ticket.request.weight)
         if error:
-            self.core.settle(ticket, Spending(None, ticket.request.weight + error, None), 0.0)
+            self.core.record_spending(ticket, Spending(None, ticket.request.weight + error, None), 0.0)
             self.worst = max(self.worst, self.count(ticket, abs(error), 1 if error > 0 else -1))
         self.core.release(ticket, 0.0)
         for granted in self.core.decided:
@@ -199,21 +199,21 @@ class Desk:
 
     @property
     def policy(self) -> FairPolicy:
-        policy = self.core.resources.line((DEFAULT_RESOURCE,)).policy
+        policy = self.core.resources.get_queue_set((DEFAULT_RESOURCE,)).policy
         assert isinstance(policy, FairPolicy)
         return policy
 
     def ask(self, agent: str, weight: int = 1000, *, quiet: bool = False, admission: bool = False) -> Ticket:
         ticket = Ticket(Request(agent, weight, admission=admission))
-        if not (quiet and self.core.submit_quietly(ticket, 0.0)):
+        if not (quiet and self.core.try_submit_fast(ticket, 0.0)):
             assert not quiet
             self.core.submit(ticket, 0.0)
         return ticket
 
     def end(self, ticket: Ticket, weight: int | None = None) -> None:
         if weight is not None:
-            self.core.settle(ticket, Spending(None, weight, None), 0.0)
-        if not self.core.release_quietly(ticket):
+            self.core.record_spending(ticket, Spending(None, weight, None), 0.0)
+        if not self.core.try_release_fast(ticket):
             self.core.release(ticket, 0.0)
 
     def serve(self, holder: Ticket) -> list[str]:
@@ -325,7 +325,7 @@ def test_a_refused_call_costs_nothing() -> None:
     desk.ask("other")
     assert refused.state is State.ADMITTING
     before = desk.policy._accounts["agent"].tag
-    desk.core.refuse(refused, Outcome.BUDGET, 0.0)
+    desk.core.refuse_admission(refused, Outcome.BUDGET, 0.0)
 
     assert (before, desk.policy._accounts["agent"].tag) == (9_000_000, 0)
 
@@ -337,11 +337,11 @@ def test_a_call_is_charged_once_however_often_it_pauses() -> None:
     desk.end(other)
     tag = desk.policy._accounts["agent"].tag
     for _ in range(3):
-        desk.core.suspend(call, 0.0)
-        desk.core.resume(call, 0.0)
+        desk.core.suspend_ticket(call, 0.0)
+        desk.core.resume_ticket(call, 0.0)
         assert call.state is State.GRANTED
     assert desk.policy._accounts["agent"].tag == tag
-    desk.core.suspend(call, 0.0)
+    desk.core.suspend_ticket(call, 0.0)
     desk.core.cancel(call, 0.0)
     assert desk.policy._accounts == {}
 
@@ -364,13 +364,13 @@ def test_shared_and_guarded_grants_are_charged() -> None:
 def test_a_grant_out_of_turn_does_not_take_the_virtual_time_along() -> None:
     policy = FairPolicy({})
     for seq, agent in enumerate(("patient", "pushing")):
-        policy.put(agent, Standing(1000, 0, (0, seq)))
+        policy.update_candidate(agent, Candidate(1000, 0, (0, seq)))
     for seq in (3, 4):
-        policy.granted("pushing", 9000)
-        policy.put("pushing", Standing(1000, 0, (0, seq)))
-    policy.put("newcomer", Standing(1000, 0, (0, 5)))
+        policy.charge_grant("pushing", 9000)
+        policy.update_candidate("pushing", Candidate(1000, 0, (0, seq)))
+    policy.update_candidate("newcomer", Candidate(1000, 0, (0, 5)))
 
-    assert [policy.score(agent, 0) for agent in ("patient", "newcomer", "pushing")] == [0.0, 0.0, -18.0]
+    assert [policy.compute_score(agent, 0) for agent in ("patient", "newcomer", "pushing")] == [0.0, 0.0, -18.0]
 
 
 def test_another_policy_in_the_midst_begins_with_clean_accounts() -> None:
@@ -397,7 +397,12 @@ def test_nothing_is_kept_once_nobody_waits_or_is_served() -> None:
         assert desk.policy._accounts
         desk.end(holder)
 
-    assert (desk.policy._accounts, desk.policy._virtual, desk.policy._open, len(desk.policy._idle)) == ({}, 0, 0, 0)
+    assert (desk.policy._accounts, desk.policy._virtual_time, desk.policy._open_calls, len(desk.policy._idle)) == (
+        {},
+        0,
+        0,
+        0,
+    )
 
 
 def test_an_idle_agent_is_forgotten_when_the_virtual_time_has_reached_its_tag() -> None:
@@ -419,33 +424,33 @@ def test_agents_without_end_are_not_remembered_without_end() -> None:
     """Each comes once and never again, while one call goes on and on, so that it never ends for all."""
     desk = Desk(capacity=2)
     desk.ask("long")
-    for number in range(3 * REMEMBERED):
+    for number in range(3 * MAX_IDLE_AGENTS):
         desk.end(desk.ask(f"agent-{number}"))
 
-        assert len(desk.policy._accounts) <= REMEMBERED + 2
-    assert len(desk.policy._idle._heap) <= 3 * REMEMBERED
+        assert len(desk.policy._accounts) <= MAX_IDLE_AGENTS + 2
+    assert len(desk.policy._idle._heap) <= 3 * MAX_IDLE_AGENTS
 
 
 def test_clear_forgets_all() -> None:
     policy = FairPolicy({})
-    policy.put("waits", Standing(1000, 0, (0, 1)))
-    policy.granted("served", 1000)
-    policy.clear()
-    policy.settled("served", 500)
-    policy.drop("waits")
+    policy.update_candidate("waits", Candidate(1000, 0, (0, 1)))
+    policy.charge_grant("served", 1000)
+    policy.clear_candidates()
+    policy.adjust_charge("served", 500)
+    policy.remove_candidate("waits")
 
     assert policy._accounts == {}
-    policy.put("other", Standing(1000, 0, (0, 2)))
-    assert policy.pick(0) == "other"
+    policy.update_candidate("other", Candidate(1000, 0, (0, 2)))
+    assert policy.pick_next(0) == "other"
 
 
 @pytest.mark.parametrize("share", [1, 1000, 1_000_000])
 def test_no_service_is_for_nothing(share: int) -> None:
     policy = FairPolicy({"agent": share})
-    policy.put("agent", Standing(1, 0, (0, 1)))
-    policy.put("other", Standing(1, 0, (0, 2)))
-    policy.granted("agent", 1)
-    policy.put("agent", Standing(1, 0, (0, 3)))
+    policy.update_candidate("agent", Candidate(1, 0, (0, 1)))
+    policy.update_candidate("other", Candidate(1, 0, (0, 2)))
+    policy.charge_grant("agent", 1)
+    policy.update_candidate("agent", Candidate(1, 0, (0, 3)))
 
-    assert policy.pick(0) == "other"
-    assert policy.score("agent", 0) < policy.score("other", 0) == 0.0
+    assert policy.pick_next(0) == "other"
+    assert policy.compute_score("agent", 0) < policy.compute_score("other", 0) == 0.0

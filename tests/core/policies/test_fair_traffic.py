@@ -102,7 +102,7 @@ class Traffic:
 
     def _end(self, ticket: Ticket, now: float) -> None:
         weight = max(1, round(self._lasts[ticket] * MILLI))
-        self.core.settle(ticket, Spending(None, weight, None), now)
+        self.core.record_spending(ticket, Spending(None, weight, None), now)
         self.core.release(ticket, now)
 
     def p99(self, kind: str) -> float:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loco_otel._core.policies.base import Standing
-from loco_otel._core.policies.load import LoadPolicy, load
+from loco_otel._core.policies.base import Candidate
+from loco_otel._core.policies.load import LoadPolicy, compute_load
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import DEFAULT_RESOURCE, Granted, Request
@@ -32,13 +32,13 @@ class Field:
 
     def put(self, agent: str, weight: int, birth: int) -> None:
         drawn = len(self.nonces)
-        self.policy.put(agent, Standing(weight, birth, (birth, 0)))
+        self.policy.update_candidate(agent, Candidate(weight, birth, (birth, 0)))
         same = agent in self.table and self.table[agent][:2] == (weight, birth)
         assert (len(self.nonces) == drawn) is same, "a nonce is drawn for each new standing, and only then"
         self.table[agent] = (weight, birth, self.table[agent][2] if same else self.nonces[-1])
 
     def drop(self, agent: str) -> None:
-        self.policy.drop(agent)
+        self.policy.remove_candidate(agent)
         self.table.pop(agent, None)
 
     def score(self, agent: str, tick: int) -> float:
@@ -59,10 +59,10 @@ class Field:
 
     def compare(self, tick: int) -> None:
         best = self.best(tick)
-        assert self.policy.pick(tick) == best
+        assert self.policy.pick_next(tick) == best
         for agent in (best, self.chance.choice([*self.table])):
             # As bytes, so to say: an approximation would be another argmax.
-            assert self.policy.score(agent, tick).hex() == self.score(agent, tick).hex()
+            assert self.policy.compute_score(agent, tick).hex() == self.score(agent, tick).hex()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0, None], ids=str)
@@ -109,46 +109,46 @@ def test_of_the_same_weight_the_older_never_scores_less(
 ) -> None:
     """What lets the policy look at one agent for each weight; the factors are rounded, and it holds all the same."""
     most, oldest = weight + more, age + older
-    assert load(alpha, weight, most, oldest, oldest) >= load(alpha, weight, most, age, oldest)
+    assert compute_load(alpha, weight, most, oldest, oldest) >= compute_load(alpha, weight, most, age, oldest)
 
 
 def test_nothing_over_nothing_is_nothing() -> None:
-    assert load(0.25, 0, 0, 0, 0) == 0.0
-    assert load(0.25, 4, 8, 0, 0) == 0.125
-    assert load(0.25, 0, 0, 4, 8) == 0.375
+    assert compute_load(0.25, 0, 0, 0, 0) == 0.0
+    assert compute_load(0.25, 4, 8, 0, 0) == 0.125
+    assert compute_load(0.25, 0, 0, 4, 8) == 0.375
 
 
 def test_ties_go_to_the_older_and_then_to_the_smaller_nonce() -> None:
     nonces = iter([0.9, 0.1, 0.5])
     policy = LoadPolicy(1.0, lambda: next(nonces))
     for agent, birth in (("late", 3), ("early", 2), ("as early", 2)):
-        policy.put(agent, Standing(1000, birth, (birth, 0)))
+        policy.update_candidate(agent, Candidate(1000, birth, (birth, 0)))
 
-    assert policy.pick(5) == "early"
-    policy.drop("early")
-    assert policy.pick(5) == "as early"
-    policy.drop("as early")
-    assert policy.pick(5) == "late"
+    assert policy.pick_next(5) == "early"
+    policy.remove_candidate("early")
+    assert policy.pick_next(5) == "as early"
+    policy.remove_candidate("as early")
+    assert policy.pick_next(5) == "late"
 
 
 def test_between_weights_a_tie_goes_to_the_older() -> None:
     policy = LoadPolicy(0.5, lambda: 0.5)
-    policy.put("heavy", Standing(2000, 8, (8, 0)))
-    policy.put("old", Standing(1000, 6, (6, 0)))
+    policy.update_candidate("heavy", Candidate(2000, 8, (8, 0)))
+    policy.update_candidate("old", Candidate(1000, 6, (6, 0)))
 
     # 0.5 + 0.5 * 2/4 and 0.5 * 1/2 + 0.5
-    assert policy.score("heavy", 10) == policy.score("old", 10) == 0.75
-    assert policy.pick(10) == "old"
+    assert policy.compute_score("heavy", 10) == policy.compute_score("old", 10) == 0.75
+    assert policy.pick_next(10) == "old"
 
 
 def test_a_standing_that_is_the_same_keeps_its_nonce() -> None:
     nonces = iter([0.1, 0.9])
     policy = LoadPolicy(0.5, lambda: next(nonces))
-    policy.put("first", Standing(1000, 0, (0, 1)))
-    policy.put("second", Standing(1000, 0, (0, 2)))
-    policy.put("second", Standing(1000, 0, (0, 3)))
+    policy.update_candidate("first", Candidate(1000, 0, (0, 1)))
+    policy.update_candidate("second", Candidate(1000, 0, (0, 2)))
+    policy.update_candidate("second", Candidate(1000, 0, (0, 3)))
 
-    assert policy.pick(1) == "first"
+    assert policy.pick_next(1) == "first"
 
 
 def test_agents_that_left_are_forgotten() -> None:
@@ -166,7 +166,7 @@ def test_agents_that_left_are_forgotten() -> None:
 def test_none_is_left_after_clear() -> None:
     field = Field(0.5, seed=1)
     field.put("agent", 1000, 0)
-    field.policy.clear()
+    field.policy.clear_candidates()
 
     field.table.clear()
     field.put("other", 1, 5)
@@ -183,7 +183,7 @@ def test_only_those_who_wait_are_normalised_over() -> None:
         core.submit(ticket, 0.0, wait=wait)
         return ticket
 
-    line = core.resources.line((DEFAULT_RESOURCE,))
+    line = core.resources.get_queue_set((DEFAULT_RESOURCE,))
     holder = submit("holder", 1000)
     for _ in range(50):
         submit("backlog", 9000, wait=False)
@@ -191,7 +191,7 @@ def test_only_those_who_wait_are_normalised_over() -> None:
     old = submit("old", 1000)
     line.tick = 11
     heavy = submit("heavy", 8000)
-    scores = {each.agent: each.score for each in core.snapshot(0.0).resources[0].agents}
+    scores = {each.agent: each.score for each in core.take_snapshot(0.0).resources[0].agents}
     core.release(holder, 0.0)
 
     assert scores == {"backlog": None, "heavy": 0.5, "holder": None, "old": 0.5 / 8 + 0.5}

@@ -12,7 +12,7 @@ from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import Ticket
-from loco_otel.events import DEFAULT_RESOURCE, AgentStanding, Granted, GrantReason, Request, Spending
+from loco_otel.events import DEFAULT_RESOURCE, AgentSnapshot, Granted, GrantReason, Request, Spending
 
 POLICIES: Mapping[str, Callable[[], Policy]] = {
     "load": lambda: LoadPolicy(0.5, random.Random(3).random),
@@ -33,7 +33,7 @@ class House:
             {DEFAULT_RESOURCE: capacity}, POLICIES[policy], max_wait_ticks=guard, tenant_shares=shares or {}
         )
         self.core.observed = True
-        self.line = self.core.resources.line((DEFAULT_RESOURCE,))
+        self.line = self.core.resources.get_queue_set((DEFAULT_RESOURCE,))
         self.holders = [self.ask(None, "first") for _ in range(capacity)]
 
     def ask(self, tenant: str | None, agent: str, weight: int = 1000) -> Ticket:
@@ -45,7 +45,7 @@ class House:
         """End the call that is under way the longest; tell whose turn it was."""
         ended = self.holders.pop(0)
         if weight is not None:
-            self.core.settle(ended, Spending(None, weight, None), 0.0)
+            self.core.record_spending(ended, Spending(None, weight, None), 0.0)
         self.core.release(ended, 0.0)
         (granted,) = self.core.decided
         self.core.decided.clear()
@@ -118,7 +118,7 @@ def test_scores_are_normalised_within_a_tenant() -> None:
     house.ask("acme", "light", 1000)
     house.ask("acme", "heavy", 2000)
     house.ask("beta", "giant", 90_000)
-    scores = {each.agent: each.score for each in house.core.snapshot(0.0).resources[0].agents}
+    scores = {each.agent: each.score for each in house.core.take_snapshot(0.0).resources[0].agents}
     house.next()
 
     assert scores == {"first": None, "light": 0.25, "heavy": 0.5, "giant": 0.5}
@@ -132,12 +132,12 @@ def test_two_tenants_agents_of_one_name_are_two() -> None:
     for tenant, weight in ((None, 1000), ("acme", 2000), ("acme", 3000), ("beta", 4000)):
         house.ask(tenant, "agent", weight)
     house.order(2)
-    standings = house.core.snapshot(0.0).resources[0].agents
+    standings = house.core.take_snapshot(0.0).resources[0].agents
 
     assert standings == (
-        AgentStanding("agent", 0, 1, 0, 0, 0.0, None, None),
-        AgentStanding("agent", 1, 1, 3000, 2, 0.0, 1.0, "acme"),
-        AgentStanding("agent", 1, 0, 4000, 2, 0.0, 1.0, "beta"),
+        AgentSnapshot("agent", 0, 1, 0, 0, 0.0, None, None),
+        AgentSnapshot("agent", 1, 1, 3000, 2, 0.0, 1.0, "acme"),
+        AgentSnapshot("agent", 1, 0, 4000, 2, 0.0, 1.0, "beta"),
     )
 
 
@@ -205,7 +205,7 @@ def test_another_policy_keeps_tenants_and_everybody_s_place(policy: str) -> None
     house.core.set_policy(POLICIES[policy], 0, 0.0, {"acme": 3000})
 
     assert isinstance(house.line.policy, TenantPolicy)
-    assert house.core.snapshot(0.0).resources[0].policy == policy
+    assert house.core.take_snapshot(0.0).resources[0].policy == policy
     assert house.order(4) == [("acme", "a"), ("beta", "b"), (None, "c"), ("acme", "a")]
 
 
@@ -217,7 +217,7 @@ def test_alpha_is_every_tenant_s() -> None:
 
     policy = house.line.policy
     assert isinstance(policy, TenantPolicy)
-    assert policy.alpha == house.core.snapshot(0.0).resources[0].alpha == 0.125
+    assert policy.alpha == house.core.take_snapshot(0.0).resources[0].alpha == 0.125
     assert [tenant.policy.alpha for tenant in policy._tenants.values()] == [0.125] * 2
 
 
@@ -236,4 +236,4 @@ def test_tenants_and_agents_that_left_are_forgotten(policy: str) -> None:
 
     policy_of_all = house.line.policy
     assert isinstance(policy_of_all, TenantPolicy)
-    assert (policy_of_all._tenants, policy_of_all._outer._accounts) == ({}, {})
+    assert (policy_of_all._tenants, policy_of_all._tenant_order._accounts) == ({}, {})

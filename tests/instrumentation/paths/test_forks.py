@@ -111,11 +111,11 @@ def test_a_fork_while_the_parent_makes_its_gauges_leaves_the_child_no_lock(tmp_p
         from loco_otel._runtime import process
         from loco_otel._telemetry import gauges
 
-        with gauges._making:
+        with gauges._gauges_lock:
             child = os.fork()
             if not child:
                 signal.alarm(10)
-                process.current().observe(meter_provider=MeterProvider())
+                process.get_runtime().observe(meter_provider=MeterProvider())
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """

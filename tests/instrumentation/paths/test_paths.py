@@ -19,7 +19,7 @@ from sdk_program import Running, environ, launched
 from sdk_server import KEY, LlmServer, free_port
 from series import Series, of_otlp, of_page, of_samples
 
-from loco_otel._telemetry.catalogue import METRICS, QUEUE_WAIT, Kind, Metric
+from loco_otel._telemetry.catalogue import METRICS, QUEUE_WAIT, InstrumentKind, MetricDefinition
 
 PROGRAM = """
     import logging
@@ -83,10 +83,10 @@ REFUSAL = {"type": "fail", "status": 429, "retry_after": 0.01, "times": 1}
 CALLS = Counter(analyst=5, writer=2)
 
 TYPES = {
-    Kind.COUNTER: "sum",
-    Kind.OBSERVABLE_COUNTER: "sum",
-    Kind.HISTOGRAM: "histogram",
-    Kind.OBSERVABLE_GAUGE: "gauge",
+    InstrumentKind.COUNTER: "sum",
+    InstrumentKind.OBSERVABLE_COUNTER: "sum",
+    InstrumentKind.HISTOGRAM: "histogram",
+    InstrumentKind.OBSERVABLE_GAUGE: "gauge",
 }
 
 
@@ -238,14 +238,14 @@ def assert_same(scraped: Series, pushed: Series) -> None:
 
 @every_path
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_each_metric_arrives_under_the_name_in_the_catalogue(row: Metric, path: str, on: Run) -> None:
+def test_each_metric_arrives_under_the_name_in_the_catalogue(row: MetricDefinition, path: str, on: Run) -> None:
     seen = on(path)
     (metric,) = [metric for metric in seen.metrics if metric["name"] == row.name]
     assert TYPES[row.kind] in metric
     assert metric["unit"] == row.unit
     assert metric["description"] == row.description
     always, maybe = ({key.replace(".", "_") for key in keys} for keys in (row.attributes, row.optional))
-    sample = f"{row.prometheus_name}_count" if row.kind is Kind.HISTOGRAM else row.prometheus_name
+    sample = f"{row.prometheus_name}_count" if row.kind is InstrumentKind.HISTOGRAM else row.prometheus_name
     for series in (seen.page, seen.otlp):
         keys = [{key for key, _ in labels} for name, labels in series if name == sample]
         assert keys
@@ -367,6 +367,6 @@ def test_a_server_that_takes_both_paths_keeps_one_name_and_one_value(
         program.ends_well()
         assert not program.errors()
     assert_same(scraped, pushed)
-    ends = {Kind.HISTOGRAM: ("_bucket", "_count", "_sum")}
+    ends = {InstrumentKind.HISTOGRAM: ("_bucket", "_count", "_sum")}
     expected = {row.prometheus_name + end for row in METRICS for end in ends.get(row.kind, ("",))}
     assert {name for name, _ in pushed} == expected
