@@ -1,19 +1,60 @@
-"""Locks that a forked child finds open: whoever held one in the parent is not there to give it back."""
+"""What a forked child renews: locks, connections, engines, measurements, budgets and threads of its parent.
+
+A child inherits memory, not threads. A lock that a thread of the parent held would stay locked, and what the parent has
+under way is not the child's to end. Each object that must be renewed is registered with `on_child`. The child renews
+all objects of one phase before those of the next, in the order of `ForkPhase`.
+"""
 
 import os
 import threading
+from enum import IntEnum
 from types import TracebackType
+from typing import Protocol
 from weakref import WeakSet
 
 
+class ForkPhase(IntEnum):
+    """The order in which a forked child renews what it inherited."""
+
+    LOCKS = 0
+    """First: all that follows takes locks."""
+    FILES = 1
+    ENGINES = 2
+    MEASUREMENTS = 3
+    BUDGETS = 4
+    """After files and engines, which budgets use."""
+    THREADS = 5
+
+
+class RenewedInChild(Protocol):
+    """An object that a forked child renews."""
+
+    def after_fork(self) -> None:
+        """Renew the object in the child. Only one thread runs then."""
+
+
+_registered: dict[ForkPhase, WeakSet[RenewedInChild]] = {phase: WeakSet() for phase in ForkPhase}
+
+
+def on_child(renewed: RenewedInChild, phase: ForkPhase) -> None:
+    """Call `renewed.after_fork()` in each forked child, as long as the object exists."""
+    _registered[phase].add(renewed)
+
+
+def discard(renewed: RenewedInChild) -> None:
+    """Undo `on_child`. Idempotent."""
+    for objects in _registered.values():
+        objects.discard(renewed)
+
+
 class ForkSafeLock:
-    """A `threading.Lock` for `with`, a new one in each forked child. What it guards may be half done there."""
+    """A `threading.Lock` for `with`, a new one in each forked child. What it guards may be inconsistent there."""
 
     __slots__ = ("__weakref__", "_lock")
 
     def __init__(self) -> None:
-        self.replace_lock()
-        _locks.add(self)
+        self.after_fork()
+        on_child(self, ForkPhase.LOCKS)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -23,18 +64,16 @@ class ForkSafeLock:
     ) -> None:
         self._lock.release()
 
-    def replace_lock(self) -> None:
-        """Be open, whoever holds it."""
+    def after_fork(self) -> None:
+        """Replace the lock, held or not."""
         self._lock = threading.Lock()
 
 
-_locks: WeakSet[ForkSafeLock] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for lock in tuple(_locks):
-        lock.replace_lock()
+def _renew_in_child() -> None:
+    for phase in ForkPhase:
+        for renewed in tuple(_registered[phase]):
+            renewed.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_renew_in_child)

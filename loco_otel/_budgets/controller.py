@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol, TypeAlias
 from zoneinfo import ZoneInfo
 
+from loco_otel import _fork
 from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger_client import LedgerClient, open_ledger
 from loco_otel._budgets.prices import Prices
@@ -54,6 +55,7 @@ class BudgetController:
         self.wall_clock = wall
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
         self._waiters: dict[Ticket, RejectionCheck] = {}
+        _fork.on_child(self, _fork.ForkPhase.BUDGETS)
         self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
         """Of the estimates of those that wait: an account with more room than that refuses none of them."""
         self._is_counting_requested = False
@@ -187,6 +189,7 @@ class BudgetController:
 
     def close(self) -> None:
         """Spend what is left to spend, and let go of the ledger."""
+        _fork.discard(self)
         self.ledger_client.write_deferred()
         self.ledger_client.ledger.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from loco_otel import _fork
 from loco_otel.errors import LedgerError
 
 _APPLICATION_ID = 0x10C0
@@ -61,6 +62,7 @@ class SqliteFile:
         with self.begin_read() if read_only else self.begin_write():
             pass
         _files.add(self)
+        _fork.on_child(self, _fork.ForkPhase.FILES)
 
     @contextmanager
     def begin_write(self) -> Iterator[sqlite3.Connection]:
@@ -95,8 +97,8 @@ class SqliteFile:
         """Go on after `before_fork`."""
         self._lock.release()
 
-    def after_fork_in_child(self) -> None:
-        """Go on in the child, whatever became of `before_fork`."""
+    def after_fork(self) -> None:
+        """Renew the lock in the child, whatever `before_fork` returned, and open a connection when one is needed."""
         self._lock = threading.Lock()
         if self._connection is not None:
             _inherited_connections.append(self._connection)
@@ -189,11 +191,7 @@ def _after_fork_in_parent() -> None:
         _files_locked_for_fork.pop().after_fork_in_parent()
 
 
-def _after_fork_in_child() -> None:
-    _files_locked_for_fork.clear()
-    for file in tuple(_files):
-        file.after_fork_in_child()
-
-
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_files_locked_for_fork.clear
+    )

@@ -1,15 +1,14 @@
 """The engine of a program that shares nothing with others: the core behind one lock."""
 
 import logging
-import os
 import threading
 import uuid
-import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Any, TypeVar
 
+from loco_otel import _fork
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.stall_detector import Stall
 from loco_otel._core.ticket import State, Ticket
@@ -42,8 +41,6 @@ cost, and the longest that an event is kept."""
 _REENTRANT_ERROR = "a finaliser asked the scheduler in the midst of an operation"
 
 _Result = TypeVar("_Result")
-
-_engines: weakref.WeakSet["InProcessEngine"] = weakref.WeakSet()
 
 
 class InProcessEngine:
@@ -78,7 +75,7 @@ class InProcessEngine:
         self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
         self._timer = Timer(clock) if timer else None
         self._reset_lock()
-        _engines.add(self)
+        _fork.on_child(self, _fork.ForkPhase.ENGINES)
 
     def _reset_lock(self) -> None:
         # Never taken twice: it is one that can tell whether this thread has it.
@@ -379,7 +376,7 @@ class InProcessEngine:
         due = self._core.compute_next_wakeup()
         return min(due, now + _HEARTBEAT) if self._outbox or self._core.count_waiting() else due
 
-    def _reset_after_fork(self) -> None:
+    def after_fork(self) -> None:
         """Start afresh in the child: its parent's leases and waiters are not its own."""
         self._reset_lock()
         self._outbox = self._outbox.create_child_outbox()
@@ -396,12 +393,3 @@ def _cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, n
     if spending is not None:
         core.record_spending(ticket, spending, now)
     core.cancel(ticket, now)
-
-
-def _after_fork_in_child() -> None:
-    for engine in tuple(_engines):
-        engine._reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -349,11 +348,4 @@ def _flush_at_exit() -> None:
         _current.engine.flush()
 
 
-def _after_fork_in_child() -> None:
-    if _current is not None:
-        _current.budgets.after_fork()
-
-
 atexit.register(_shut_down_at_exit)
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,14 +1,13 @@
 """Rows of the catalogue become instruments."""
 
-import os
 from collections import deque
 from collections.abc import Mapping
 from itertools import count
-from weakref import WeakSet
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
+from loco_otel import _fork
 from loco_otel._telemetry.attributes import OTHER
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
@@ -74,7 +73,7 @@ class HistogramBuffer:
     def __init__(self, most: int = 128) -> None:
         self._max_values = most
         self._values: deque[tuple[Histogram, float, Mapping[str, str | int], Context]] = deque()
-        _buffers.add(self)
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
 
     def record_value(
         self, histogram: Histogram, value: float, attributes: Mapping[str, str | int], context: Context
@@ -94,21 +93,9 @@ class HistogramBuffer:
                 return
             histogram.record(value, attributes, context)
 
-    def discard_values(self) -> None:
-        """Drop what is kept: in a forked child it is the parent's to record."""
+    def after_fork(self) -> None:
+        """Drop the values that are kept: the parent records them."""
         self._values.clear()
-
-
-_buffers: WeakSet[HistogramBuffer] = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for recorder in tuple(_buffers):
-        recorder.discard_values()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class CardinalityLimit:

@@ -5,13 +5,12 @@ what is spent, and check and reserve are one step.
 """
 
 import math
-import os
-import weakref
 from collections import deque
 from datetime import UTC
 from itertools import count
 from typing import Any, Literal, get_args
 
+from loco_otel import _fork
 from loco_otel._budgets.account import Decision
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._fork import ForkSafeLock
@@ -26,9 +25,6 @@ _UNITS = 1_000_000
 """Of what is counted in one unit of weight: integers, so that sums are exact, and finer than the scheduler's."""
 _UNLIMITED = 10**30
 _ALERTS = 1000
-
-
-_managers: "weakref.WeakSet[BudgetManager]" = weakref.WeakSet()
 
 
 class BudgetManager:
@@ -58,7 +54,7 @@ class BudgetManager:
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
         self._publish_limits()
-        _managers.add(self)
+        _fork.on_child(self, _fork.ForkPhase.BUDGETS)
 
     def after_fork(self) -> None:
         """Go on in the child of a fork: work under way is its parent's."""
@@ -251,12 +247,3 @@ def _validate_amount(name: str, value: float) -> float:
 
 def _convert_to_units(name: str, value: float) -> int:
     return round(_validate_amount(name, value) * _UNITS)
-
-
-def _after_fork_in_child() -> None:
-    for manager in tuple(_managers):
-        manager.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)

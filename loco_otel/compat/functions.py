@@ -2,28 +2,30 @@
 
 import asyncio
 import inspect
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Self
 
+from loco_otel import _fork
 from loco_otel._waiting import ownership
 from loco_otel.compat.lease import Lease
 
-_executor = ThreadPoolExecutor(1000, "loco_otel-call")
-"""Where sync functions run: as many threads as are needed, each kept for the next. The slots are the limit."""
+
+class _CallThreads:
+    """The threads in which sync functions run, started as needed and kept. The slots are the limit."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        _fork.on_child(self, _fork.ForkPhase.THREADS)
+
+    def after_fork(self) -> None:
+        """Replace the executor: the threads that it counts on exist only in the parent."""
+        self.executor = ThreadPoolExecutor(1000, "loco_otel-call")
 
 
-def _after_fork_in_child() -> None:
-    # The parent's threads are not here, though its executor thinks that they stand ready.
-    global _executor  # noqa: PLW0603 - one for all, as the event loop's own
-    _executor = ThreadPoolExecutor(1000, "loco_otel-call")
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+_call_threads = _CallThreads()
 
 
 def is_async_generator(function: Callable[..., Any]) -> bool:
@@ -51,7 +53,7 @@ async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
         if _is_coroutine_function(function):
             result = await function()
         else:
-            running = asyncio.get_running_loop().run_in_executor(_executor, copy_context().run, function)
+            running = asyncio.get_running_loop().run_in_executor(_call_threads.executor, copy_context().run, function)
             result = await asyncio.shield(running)
             if inspect.isawaitable(result):
                 result = await result

@@ -142,7 +142,7 @@ from loco_otel._runtime import process
 
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")))
-process.get_runtime().observe(provider)
+process.get_runtime().start_telemetry(provider)
 with loco_otel.slot(agent="analyst"):
     pass
 print("the end")

@@ -115,7 +115,7 @@ def test_a_fork_while_the_parent_makes_its_gauges_leaves_the_child_no_lock(tmp_p
             child = os.fork()
             if not child:
                 signal.alarm(10)
-                process.get_runtime().observe(meter_provider=MeterProvider())
+                process.get_runtime().start_telemetry(meter_provider=MeterProvider())
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """
