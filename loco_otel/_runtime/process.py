@@ -24,7 +24,6 @@ from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.identity import UNKNOWN_AGENT
 from loco_otel._runtime.token_averages import TokenAverages
 from loco_otel._telemetry import CallTrace, Telemetry, detect_active_signals
-from loco_otel.compat import pretty
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
 
 _logger = logging.getLogger("loco_otel")
@@ -62,8 +61,8 @@ class Runtime:
         self._metrics: Telemetry | None = None
         self._attach_lock = ForkSafeLock()
         self._next_sdk_check = -inf
-        if settings.log == "pretty":
-            pretty.install()
+        for hook in _start_hooks:
+            hook(settings)
         for message in settings.unknown:
             _logger.warning("%s", message)
 
@@ -265,6 +264,12 @@ def _make_tuner_factory(settings: Settings) -> Callable[[], AlphaTuner | None]:
 
 
 _logged_once: set[str] = set()
+_start_hooks: list[Callable[[Settings], None]] = []
+
+
+def add_start_hook(hook: Callable[[Settings], None]) -> None:
+    """Call a function with the settings of each runtime that is created from now on."""
+    _start_hooks.append(hook)
 
 
 def log_fault(what: str) -> None:

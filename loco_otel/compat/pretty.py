@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loco_otel._config.settings import is_pretty_log_enabled
+from loco_otel._config.settings import Settings, is_pretty_log_enabled
+from loco_otel._runtime.process import add_start_hook
 from loco_otel.compat.logging import logger
 
 _COLOURS = {
@@ -91,6 +92,15 @@ def install() -> None:
 
 
 def auto_install() -> None:
-    """Do so if `LOCO_LOG` says `pretty`."""
+    """Call `install` if `LOCO_LOG` is `pretty`."""
     if is_pretty_log_enabled():
         install()
+
+
+def _install_if_configured(settings: Settings) -> None:
+    if settings.log == "pretty":
+        install()
+
+
+# The settings of a runtime may come from a file, which is not read on import.
+add_start_hook(_install_if_configured)
