@@ -107,9 +107,9 @@ class BudgetExceededError(AcquireRejectedError):
         current = amount(standing.spent + standing.reserved)
         return cls(agent, current, amount(standing.limit), amount(estimate), resource=resource, standing=standing)
 
-    def __reduce__(self) -> tuple[partial[Self], tuple[str, float | None, float | None, float]]:
+    def __reduce__(self) -> tuple[partial[Self], tuple[str, float | None, float | None, float], dict[str, float]]:
         again = partial(type(self), resource=self.resource, standing=self.standing)
-        return again, (self.agent_id, self.current, self.limit, self.task_cost)
+        return again, (self.agent_id, self.current, self.limit, self.task_cost), {"waited": self.waited}
 
 
 def _refusal(agent: str, current: float | None, limit: float | None, cost: float, standing: BudgetStatus | None) -> str:

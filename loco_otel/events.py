@@ -56,7 +56,6 @@ class BypassReason(StrEnum):
     """Why a call went out without being scheduled."""
 
     INTERNAL_ERROR = "internal_error"
-    LOOP_BLOCKED = "loop_blocked"
     UNSUPPORTED_RUNTIME = "unsupported_runtime"
 
 

@@ -98,7 +98,7 @@ class Scheduler(Steps):
         self._tickets[seq] = ticket
         ticket.birth = line.tick
         ticket.reason = _FREE
-        ticket.granted_at = ticket.touched_at = now
+        ticket.waiting_since = ticket.granted_at = ticket.touched_at = now
         if ticket.backlog is None:
             ticket.state = _ADMITTING if request.admission else _GRANTED
         else:

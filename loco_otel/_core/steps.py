@@ -230,6 +230,8 @@ class Steps:
     def _mark_rejected(self, line: QueueSet, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
         asked = ticket.state is not State.QUEUED
+        # A ticket that was only queued has no waiter yet.
+        ticket.waited_seconds = now - ticket.waiting_since if asked else 0.0
         ticket.outcome = outcome
         ticket.state = State.REJECTED
         ticket.scopes = ()
@@ -240,7 +242,6 @@ class Steps:
         if ticket.charged_by is not None:
             line.settle_charge(ticket)
         if self.observed:
-            # Nobody waited yet for one that was queued only.
             ticks = line.tick - ticket.waiting_tick if asked else 0
-            since = now - ticket.waiting_since if asked else 0.0
-            self.events.append(Rejected(now, ticket, outcome, since, ticks, line.policy.name, ticket.repeated))
+            waited_seconds = ticket.waited_seconds
+            self.events.append(Rejected(now, ticket, outcome, waited_seconds, ticks, line.policy.name, ticket.repeated))

@@ -84,6 +84,8 @@ class Ticket:
     spending_recorded = False
     """Whether it is known what it took."""
     waiting_since = 0.0
+    waited_seconds = 0.0
+    """How long a rejected ticket waited."""
     waiting_tick = 0
     granted_at = 0.0
     touched_at = 0.0

@@ -166,8 +166,9 @@ class InProcessEngine:
         admission = ticket.admission or self._admission
         try:
             admitted = admission is None or admission(ticket)
-        except AcquireRejectedError:
+        except AcquireRejectedError as error:
             self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
+            error.waited = ticket.waited_seconds
             raise
         if admitted:
             self._complete_admission(ticket)

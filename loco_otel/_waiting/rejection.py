@@ -11,9 +11,15 @@ from loco_otel.errors import (
 from loco_otel.events import MILLI, Outcome
 
 _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
-    Outcome.TIMEOUT: (AcquireTimeoutError, "{agent!r} got no slot of {resource!r} within {timeout} s"),
-    Outcome.BACKPRESSURE: (BackpressureError, "Too many waiters for {resource!r}: {agent!r} was turned away"),
-    Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was turned away"),
+    Outcome.TIMEOUT: (
+        AcquireTimeoutError,
+        "{agent!r} timed out after {timeout} s waiting for a slot of {resource!r} (LOCO_ACQUIRE_TIMEOUT or `timeout`)",
+    ),
+    Outcome.BACKPRESSURE: (
+        BackpressureError,
+        "Too many waiters for {resource!r}: {agent!r} was rejected (LOCO_MAX_WAITERS)",
+    ),
+    Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was rejected"),
 }
 
 
@@ -29,12 +35,16 @@ def raise_if_rejected(ticket: Ticket) -> None:
     request = ticket.request
     resource = ",".join(request.resources)
     if ticket.outcome is Outcome.BUDGET:
-        if ticket.denial is not None:
-            raise ticket.denial
-        raise BudgetExceededError(request.agent, None, None, request.weight / MILLI, resource=resource)
+        denial = ticket.denial or BudgetExceededError(
+            request.agent, None, None, request.weight / MILLI, resource=resource
+        )
+        if isinstance(denial, AcquireRejectedError):
+            denial.waited = ticket.waited_seconds
+        raise denial
     error, text = _REJECTIONS.get(ticket.outcome, (AcquireRejectedError, "The request of {agent!r} was withdrawn"))
     raise error(
         text.format(agent=request.agent, resource=resource, timeout=request.timeout),
         agent=request.agent,
         resource=resource,
+        waited=ticket.waited_seconds,
     )

@@ -284,5 +284,5 @@ def everything(rig: Rig) -> None:
         Submitted(990.0, refused),
         BudgetExceeded(994.0, refused, Action.REJECT, (HEAVY,), None),
         rejected(refused),
-        Bypassed(1000.0, BypassReason.LOOP_BLOCKED),
+        Bypassed(1000.0, BypassReason.UNSUPPORTED_RUNTIME),
     )

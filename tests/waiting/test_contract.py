@@ -6,6 +6,7 @@ stopped before it parks or after, is granted or turned away meanwhile, and then 
 
 import asyncio
 import gc
+import pickle
 import threading
 from functools import partial
 
@@ -369,8 +370,9 @@ def test_a_waiter_whose_time_is_up_is_told_who_asked_for_what(desk: Desk, way: W
     error = caller.end()
     assert isinstance(error, AcquireTimeoutError)
     assert isinstance(error, TimeoutError)
-    assert (error.agent, error.resource) == ("a", "llm_api")
-    assert str(error) == "'a' got no slot of 'llm_api' within 5 s"
+    assert (error.agent, error.resource, error.waited) == ("a", "llm_api", 5.0)
+    assert pickle.loads(pickle.dumps(error)).waited == 5.0
+    assert str(error) == "'a' timed out after 5 s waiting for a slot of 'llm_api' (LOCO_ACQUIRE_TIMEOUT or `timeout`)"
     assert desk.counts == (1, 0)
     holder.leave()
     assert desk.is_empty()
@@ -447,8 +449,8 @@ def test_one_waiter_too_many_is_turned_away(desk: Desk, way: Way) -> None:
     waiters = queue(desk, way, "a", "a")
     error = way.call(partial(slot, "b")).end()
     assert isinstance(error, BackpressureError)
-    assert (error.agent, error.resource) == ("b", "llm_api")
-    assert str(error) == "Too many waiters for 'llm_api': 'b' was turned away"
+    assert (error.agent, error.resource, error.waited) == ("b", "llm_api", 0.0)
+    assert str(error) == "Too many waiters for 'llm_api': 'b' was rejected (LOCO_MAX_WAITERS)"
     assert desk.counts == (1, 2)
     holder.leave()
     assert [waiter.leave() for waiter in waiters] == [None, None]
