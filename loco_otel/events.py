@@ -41,6 +41,21 @@ class GrantReason(StrEnum):
     """Every holder waited for a call of its own, so this one shares a holder's slot."""
 
 
+class WaitReason(StrEnum):
+    """What a request waits for, as its wait begins."""
+
+    SLOTS = "slots"
+    """Every slot is held, or other requests of the same queue set wait already: more capacity helps."""
+    RESERVED = "reserved"
+    """The free slot is reserved for a request of several resources that has waited too long."""
+    RATE_LIMIT = "rate_limit"
+    """A slot is free, and the requests or tokens of this minute are used up."""
+    PROVIDER_PAUSE = "provider_pause"
+    """The provider asked for a pause."""
+    BUDGET = "budget"
+    """It was rejected while it waited, as its budget was used up."""
+
+
 class ThrottleKind(StrEnum):
     """What a provider's refusal means."""
 
@@ -168,6 +183,7 @@ class Waiting(NamedTuple):
     """Requests that wait for the resource, this one included."""
     holders: tuple[TicketView, ...]
     """Those that hold the resource, 16 at most."""
+    reason: WaitReason = WaitReason.SLOTS
 
 
 class Granted(NamedTuple):

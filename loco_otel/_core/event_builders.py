@@ -6,7 +6,7 @@ from math import inf
 from loco_otel._core.policies.base import key_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import Granted, GrantReason, Waiting
+from loco_otel.events import Granted, GrantReason, Waiting, WaitReason
 
 _MAX_HOLDERS = 16
 
@@ -18,7 +18,22 @@ def build_waiting(line: QueueSet, ticket: Ticket, now: float) -> Waiting:
     told = tuple(islice(holders, _MAX_HOLDERS))
     most = min(pool.capacity for pool in line.pools)
     capacity = None if most == inf else int(most)
-    return Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told)
+    reason = _find_wait_reason(line, ticket, now)
+    return Waiting(now, ticket, queue.weight, queue.waiting, capacity, line.waiting, told, reason)
+
+
+def _find_wait_reason(line: QueueSet, ticket: Ticket, now: float) -> WaitReason:
+    """Return what delays a ticket the longest: a pause delays all, a rate only what has a slot."""
+    pools = line.pools
+    if any(pool.paused_until > now for pool in pools):
+        return WaitReason.PROVIDER_PAUSE
+    if any(pool.used >= pool.capacity for pool in pools):
+        return WaitReason.SLOTS
+    if not all(pool.has_room(line) for pool in pools):
+        return WaitReason.RESERVED
+    if any(pool.is_gated and pool.compute_open_time(ticket, now) > now for pool in pools):
+        return WaitReason.RATE_LIMIT
+    return WaitReason.SLOTS
 
 
 def build_granted(line: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> Granted:

@@ -7,7 +7,7 @@ are stable. A key means, and is called, the same on spans and on metrics.
 
 from typing import NamedTuple
 
-from loco_otel.events import BypassReason, GrantReason, Outcome, ThrottleKind
+from loco_otel.events import BypassReason, GrantReason, Outcome, ThrottleKind, WaitReason
 from loco_otel.money import Action, Period, Scope, Unit
 
 AGENT = "loco.agent.id"
@@ -19,6 +19,7 @@ TASK_WEIGHT = "loco.task.weight"
 TASK_TYPE = "loco.task.type"
 WAIT_DURATION = "loco.wait.duration"
 WAIT_TICKS = "loco.wait.ticks"
+WAIT_REASON = "loco.wait.reason"
 QUEUE_WEIGHT = "loco.queue.weight"
 QUEUE_POSITION = "loco.queue.position"
 QUEUE_AGE = "loco.queue.age"
@@ -123,6 +124,9 @@ ATTRIBUTES = {
         AttributeDefinition(TASK_TYPE, "string", "Kind of task, where the program says."),
         AttributeDefinition(WAIT_DURATION, "double", "Seconds from submit to grant or rejection."),
         AttributeDefinition(WAIT_TICKS, "int", "Ticks (releases) that passed meanwhile."),
+        AttributeDefinition(
+            WAIT_REASON, "string", "What the request waited for, as its wait began.", tuple(WaitReason)
+        ),
         AttributeDefinition(QUEUE_WEIGHT, "double", "Weight that the agent has queued, this request included (Qi)."),
         AttributeDefinition(QUEUE_POSITION, "int", "Place in the agent's own queue; 1 is next."),
         AttributeDefinition(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),

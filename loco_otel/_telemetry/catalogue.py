@@ -241,7 +241,7 @@ METRICS = (
 EVENT_WAIT = SpanEventDefinition(
     "loco.wait",
     "It had to wait; at the moment when it began to.",
-    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING),
+    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING, key.WAIT_REASON),
     optional=(key.CAPACITY,),
 )
 EVENT_GRANT = SpanEventDefinition(
@@ -292,7 +292,7 @@ SPAN_ACQUIRE = SpanDefinition(
         key.AGENT, key.RESOURCE, key.TASK_WEIGHT, key.TASK_TYPE, key.POLICY, key.OUTCOME, key.WAIT_DURATION,
         key.WAIT_TICKS, key.AGENT_NAME,
     ),
-    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
+    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE, key.WAIT_REASON),
     events=(EVENT_WAIT, EVENT_GRANT, EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
 )  # fmt: skip
 SPAN_CALL = SpanDefinition(

@@ -37,6 +37,7 @@ from loco_otel.events import (
     Suspended,
     Throttled,
     Waiting,
+    WaitReason,
 )
 from loco_otel.money import MICRO, Action, BudgetStatus
 
@@ -147,6 +148,8 @@ class SpanListener:
             return span
         span.set_attributes(_build_acquire_attributes(event, request, resource, outcome))
         if waiting is not None:
+            reason = WaitReason.BUDGET if outcome is Outcome.BUDGET else waiting.reason
+            span.set_attribute(key.WAIT_REASON, reason.value)
             span.add_event(
                 EVENT_WAIT.name, _build_wait_attributes(waiting), offset + _convert_to_nanoseconds(waiting.at)
             )
@@ -320,6 +323,7 @@ def _build_wait_attributes(waiting: Waiting) -> dict[str, AttributeValue]:
         key.QUEUE_WEIGHT: waiting.queue_weight / MILLI,
         key.QUEUE_POSITION: waiting.position,
         key.WAITING: waiting.waiting,
+        key.WAIT_REASON: waiting.reason.value,
     }
     if waiting.capacity is not None:
         attributes[key.CAPACITY] = waiting.capacity

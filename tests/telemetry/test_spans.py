@@ -59,6 +59,7 @@ def test_a_grant_makes_the_span_with_all_its_facts() -> None:
         "loco.outcome": "granted",
         "loco.wait.duration": 5.0,
         "loco.wait.ticks": 12,
+        "loco.wait.reason": "slots",
         "gen_ai.agent.name": "analyst",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",
@@ -70,6 +71,7 @@ def test_a_grant_makes_the_span_with_all_its_facts() -> None:
         "loco.queue.position": 2,
         "loco.resource.capacity": 3,
         "loco.requests.waiting": 7,
+        "loco.wait.reason": "slots",
     }
     assert (ended.name, ended.timestamp) == ("loco.grant", wall(995.0))
     assert dict(ended.attributes or {}) == {
