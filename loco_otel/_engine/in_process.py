@@ -71,7 +71,7 @@ class InProcessEngine:
         self._core = scheduler
         self._clock = clock
         self._admission = admission
-        self._outbox = Outbox()
+        self._outbox = Outbox(Timer(clock) if timer else None)
         self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
         self._timer = Timer(clock) if timer else None
         self._reset_lock()
@@ -383,7 +383,7 @@ class InProcessEngine:
         self._outbox = self._outbox.create_child_outbox()
         self._abandoned.clear()
         if self._timer is not None:
-            self._timer = Timer(self._clock)
+            self._timer = self._timer.create_child_timer()
         self._core.end_all_tickets()
 
 

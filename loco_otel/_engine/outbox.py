@@ -5,14 +5,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeVar
 
 from loco_otel._core.ticket import Ticket
+from loco_otel._engine.timer import Timer
 from loco_otel.events import Event, Listener
 
 _logger = logging.getLogger("loco_otel")
 
 _MAX_EVENTS = 10_000
+
+_MAX_CALLER_EVENTS, _MAX_CALLER_SECONDS = 64, 0.005
+"""What one caller delivers at most. A background thread delivers the rest."""
 
 _FLUSH_TIMEOUT, _POLL_INTERVAL = 1.0, 0.001
 """Seconds for which, and after which, one looks whether another thread has told what was kept."""
@@ -23,14 +28,24 @@ _Item = TypeVar("_Item")
 class Outbox:
     """Filled under the engine's lock, emptied outside it by one thread at a time.
 
-    Whoever finds a delivery going on leaves its events to that delivery. An item is taken out only after it was
-    delivered: an exception in the midst (a KeyboardInterrupt) leaves it for the next one, and being woken twice is
-    harmless. Bounded: when listeners fall behind by 10,000 events the oldest are dropped, and a line is logged once.
+    A thread that finds a delivery in progress leaves its events to that delivery. An item is removed only after it was
+    delivered: an exception in between (a KeyboardInterrupt) leaves it for the next delivery, and waking a waiter twice
+    is harmless. When listeners fall behind by 10,000 events the oldest are dropped and counted.
 
-    Listeners are told at once, or `together` events at a time: then it is for the engine to see that none is kept long.
+    A caller delivers at most the events that it found, and at most 64 or for 5 ms: slow listeners and other threads'
+    events do not delay it. The background thread delivers the rest. Without one the caller delivers everything.
+
+    Listeners are called at once, or with `batch_size` events at a time: then the engine bounds how long one is kept.
+
+    Args:
+        background: runs the background thread.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, background: Timer | None = None) -> None:
+        self._background = background
+        self.dropped = 0
+        """Events that no listener received."""
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
         """Those still to be woken."""
@@ -49,6 +64,7 @@ class Outbox:
     def add_batch(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
         """Add what an operation did. Under the engine's lock."""
         self.decided.extend(decided)
+        self.dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
         self._events.extend(events)
 
     def deliver_due(self) -> None:
@@ -61,7 +77,30 @@ class Outbox:
             self._overflowed = True
             _logger.warning("listeners are %d events behind: telemetry is incomplete", _MAX_EVENTS)
         if len(self._events) >= self.batch_size:
-            self.deliver_events()
+            if self._background is None:
+                self.deliver_events()
+            else:
+                self._deliver_bounded(self._background)
+
+    def _deliver_bounded(self, background: Timer) -> None:
+        """Call listeners with a bounded number of events, and leave the rest to the background thread."""
+        events = self._events
+        if not self._delivery_lock.locked():
+            with self._delivery_lock:
+                self._delivering_thread = threading.get_ident()
+                give_up = time.monotonic() + _MAX_CALLER_SECONDS
+                for _ in range(min(len(events), _MAX_CALLER_EVENTS)):
+                    _deliver_first(events, self._call_listeners)
+                    if time.monotonic() >= give_up:
+                        break
+                self._delivering_thread = None
+            if len(events) >= self.batch_size:
+                background.start_watching(self._deliver_in_background)
+
+    def _deliver_in_background(self) -> float:
+        """Call listeners with all events; return when to do so again unless poked: never."""
+        self.deliver_events()
+        return inf
 
     def deliver_events(self) -> None:
         """Tell all that is kept."""
@@ -87,7 +126,7 @@ class Outbox:
 
     def create_child_outbox(self) -> "Outbox":
         """Return the child's: the same listeners, and nothing of what the parent has to deliver."""
-        fresh = Outbox()
+        fresh = Outbox(None if self._background is None else self._background.create_child_timer())
         fresh.listeners = self.listeners
         fresh.batch_size = self.batch_size
         return fresh
@@ -111,8 +150,15 @@ def _wake_ticket(ticket: Ticket) -> None:
 
 def _drain_queue(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
     while items:
+        _deliver_first(items, deliver)
+
+
+def _deliver_first(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
+    try:
         item = items[0]
-        deliver(item)
-        # What is full drops from this end too, so the item may be gone already.
-        if items and items[0] is item:
-            items.popleft()
+    except IndexError:
+        return
+    deliver(item)
+    # What is full drops from this end too, so the item may be gone already.
+    if items and items[0] is item:
+        items.popleft()

@@ -39,6 +39,10 @@ class Timer:
             # The interpreter is shutting down; what waits is woken by the engine's shutdown.
             _logger.debug("no thread for the timer", exc_info=True)
 
+    def create_child_timer(self) -> "Timer":
+        """Return the timer of a forked child, which has no thread yet."""
+        return Timer(self._clock)
+
     def wake_timer(self) -> None:
         """Look again now. Reentrant (`SimpleQueue.put` is), so that finalisers may."""
         self._wakeups.put(None)

@@ -1,0 +1,57 @@
+"""Delivery of events: no caller delivers other callers' events without bound, and none is lost or reordered."""
+
+import threading
+
+import pytest
+
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._engine import outbox
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel.events import Event, Released, Request, Submitted
+
+
+def use_slot(engine: InProcessEngine) -> None:
+    ticket = engine.create_ticket(Request("a", resources=("llm",)))
+    engine.submit(ticket)
+    engine.release(ticket)
+
+
+class Feedback:
+    """A listener during which more events are emitted than it receives, as other threads do under load."""
+
+    def __init__(self, engine: InProcessEngine) -> None:
+        self.engine = engine
+        self.received: list[Event] = []
+        self.threads: list[int] = []
+
+    def __call__(self, event: Event) -> None:
+        self.received.append(event)
+        self.threads.append(threading.get_ident())
+        if len(self.received) <= 1000:
+            use_slot(self.engine)
+
+
+def test_caller_returns_while_events_keep_coming() -> None:
+    engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy))
+    listener = Feedback(engine)
+    engine.add_listener(listener)
+    use_slot(engine)
+    assert listener.threads.count(threading.get_ident()) <= 2 * 64, "two operations, each with its bound"
+    while len(listener.received) < 3 * 1001:
+        engine.flush()
+    submitted = [event.ticket for event in listener.received if isinstance(event, Submitted)]
+    released = [event.ticket for event in listener.received if isinstance(event, Released)]
+    assert len(set(submitted)) == len(submitted) == len(released) == 1001, "each event is delivered once"
+    assert [event.at for event in listener.received] == sorted(event.at for event in listener.received)
+
+
+def test_events_that_no_listener_took_in_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_MAX_EVENTS", 10)
+    engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy), timer=False)
+    received: list[Event] = []
+    engine.add_listener(received.append)
+    engine._outbox.batch_size = 1000
+    for _ in range(5):
+        use_slot(engine)
+    assert engine._outbox.dropped == 5 * 3 - 10
