@@ -210,7 +210,7 @@ class Steps:
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         for pool in line.pools:
-            pool.recently_served.append(ticket.request)
+            pool.record_served(ticket.request)
         if ticket.charged_by is not None:
             line.settle_charge(ticket)
         if held:
