@@ -54,7 +54,7 @@ class Scheduler(Steps):
         capacities: slots by resource: None is unlimited, an `AdaptiveLimit` finds out.
         policy: makes the policy of a resource's line.
         max_wait_ticks: the guard, see `Line`; 0 turns it off.
-        max_waiters: how many tickets may wait, all resources together.
+        max_waiters: the most tickets that may wait, all resources together; None is no bound.
         max_hold: seconds without a sign of life after which a lease is taken back.
         unknown: makes a resource that is asked for and not known; without it that is an error.
         tenant_shares: in thousandths, by tenant; others have 1.

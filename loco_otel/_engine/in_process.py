@@ -40,6 +40,11 @@ cost, and the longest that an event is kept."""
 
 _REENTRANT_ERROR = "a finaliser asked the scheduler in the midst of an operation"
 
+_MANY_WAITERS = 1000
+_MANY_WAITERS_WARNING = (
+    f"{_MANY_WAITERS:,} calls or more wait for a slot, and no bound is set: set LOCO_MAX_WAITERS to reject calls "
+    "beyond a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
+)
 _RECOVERY_WARNING = (
     "an operation of the scheduler was interrupted by an exception; its state was rebuilt from the calls that wait and "
     "hold, and policy fair counts what agents were served from zero (logged once)"
@@ -333,6 +338,8 @@ class InProcessEngine:
         return self._timer_due
 
     def _run_core_actions(self, core: Scheduler, now: float) -> list[Stall]:
+        if core.max_waiters is None and core.count_waiting() >= _MANY_WAITERS:
+            self._outbox.add_fault(logging.WARNING, _MANY_WAITERS_WARNING)
         core.run_due_actions(now)
         self._timer_due = self._compute_next_due(now)
         return core.detect_stalls(now)

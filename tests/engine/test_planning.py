@@ -94,6 +94,28 @@ def test_a_recovery_after_an_exception_is_logged_once(
     engine.release(holder)
 
 
+def test_a_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
+    for _ in range(1000):
+        ask(engine, "narrow")
+    engine.run_due_actions()
+    assert not caplog.records, "one holds, and 999 wait"
+    for _ in range(500):
+        assert ask(engine, "narrow").state is State.WAITING
+        engine.run_due_actions()
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert "set LOCO_MAX_WAITERS" in warning.getMessage()
+
+
+def test_a_bound_on_waiters_holds_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy, max_waiters=1000), clock=ManualClock(), timer=False)
+    tickets = [ask(engine, "narrow") for _ in range(1002)]
+    engine.run_due_actions()
+    assert (tickets[-2].state, tickets[-1].outcome) == (State.WAITING, Outcome.BACKPRESSURE)
+    assert not caplog.records
+
+
 def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=clock, timer=False)
