@@ -53,7 +53,11 @@ class LedgerClient:
 
     def start_maintenance(self) -> None:
         """Look after reservations and what is late from now on."""
-        self._timer.start_watching(self.run_maintenance)
+        if not self._timer.start_watching(self.run_maintenance) and self._timer.failure is not None:
+            _logger.error(
+                "the ledger's timer thread could not be started: reservations of long calls are not renewed (%s)",
+                self._timer.failure,
+            )
 
     def reserve_estimate(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
         """Reserve a call's estimate, if all its budgets have room.

@@ -118,8 +118,10 @@ class Settings(BaseSettings):
         default=1000, description="a whole number of at least 0 (0 is off)"
     )
     """Ticks after which the oldest waiter goes first under every policy; 0 is never."""
-    max_waiters: Annotated[_Integer, Field(ge=1)] = Field(default=1000, description="a whole number of at least 1")
-    """Requests that may wait at once; one more is refused."""
+    max_waiters: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("none")] = Field(
+        default=None, description="none or a whole number of at least 1"
+    )
+    """The most requests that may wait at once; one more is rejected. None is no bound."""
     acquire_timeout: Annotated[Annotated[_Number, Field(ge=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number of seconds of at least 0"
     )

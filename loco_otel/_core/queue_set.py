@@ -92,7 +92,8 @@ class QueueSet:
 
     A tick is one release of the resource, or of any of the set. With `max_wait_ticks` = N > 0 the oldest waiter goes
     first once it has waited N ticks, whatever the policy says. From then on nothing younger can pass it, so a wait for
-    one resource is at most N plus one tick for each ticket that waits and is older: at most N + max_waiters.
+    one resource is at most N plus one tick for each ticket that waits and is older: at most N + max_waiters,
+    where that is set.
 
     Args:
         policy: makes the policy, one for each tenant once there are any.

@@ -54,7 +54,7 @@ class Scheduler(Steps):
         capacities: slots by resource: None is unlimited, an `AdaptiveLimit` finds out.
         policy: makes the policy of a resource's line.
         max_wait_ticks: the guard, see `Line`; 0 turns it off.
-        max_waiters: how many tickets may wait, all resources together.
+        max_waiters: the most tickets that may wait, all resources together; None is no bound.
         max_hold: seconds without a sign of life after which a lease is taken back.
         unknown: makes a resource that is asked for and not known; without it that is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
@@ -128,7 +128,7 @@ class Scheduler(Steps):
         del pool.leases[seq]
         pool.used -= 1
         line.tick += 1
-        pool.recently_served.append(ticket.request)
+        pool.record_served(ticket.request)
         return True
 
     def park_ticket(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
@@ -218,11 +218,20 @@ class Scheduler(Steps):
             self.events.append(Released(now, ticket, None, expired=False))
 
     def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome, now: float) -> int:
-        """Turn those of the given tickets away that wait or are queued, and count them."""
-        waiting = [ticket for ticket in tickets if ticket.state.is_queued]
-        for ticket in waiting:
-            self._reject_queued(ticket, outcome, now)
-        return len(waiting)
+        """Reject those of the given tickets that are queued, and return their number.
+
+        No slot is granted before the last one is rejected: a rejection can open a gate for another of the tickets.
+        """
+        queued = [ticket for ticket in dict.fromkeys(tickets) if ticket.state.is_queued]
+        pools: dict[SlotPool, None] = {}
+        for ticket in queued:
+            line = self._find_queue_set(ticket)
+            self._dequeue_ticket(line, ticket)
+            self._mark_rejected(line, ticket, outcome, now)
+            pools.update(dict.fromkeys(line.pools))
+        for pool in pools:
+            self._grant_waiting((pool,), now)
+        return len(queued)
 
     def record_throttling(self, event: Throttled) -> None:
         """Note that the provider pushed a holder back.

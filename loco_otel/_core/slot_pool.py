@@ -4,6 +4,7 @@ from collections import deque
 from math import inf
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.policies.base import Key, key_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
@@ -58,8 +59,11 @@ class SlotPool:
         """Its last sign of life and its releases when it was told that it stands still."""
         self.reserved_for: QueueSet | None = None
         """Whose the next free slot is: a line that asks for other resources too, and has waited too long."""
-        self.recently_served: deque[Request] = deque(maxlen=_FAIRNESS_WINDOW)
-        """What was served of late, for the fairness index."""
+        self.recently_served: deque[tuple[Key, int]] = deque(maxlen=_FAIRNESS_WINDOW)
+        """Queue key and weight of the last requests served, for the fairness index.
+
+        Never the requests: they refer to the program's contexts, and through these to its spans.
+        """
 
     def set_capacity(self, capacity: int | AdaptiveLimit | None) -> None:
         """Set the number of slots: None is unlimited, an adaptive limit finds it out."""
@@ -130,6 +134,10 @@ class SlotPool:
         self.is_gated = (
             self.has_learnt or self.request_bucket is not None or self.token_bucket is not None or self.paused_until > 0
         )
+
+    def record_served(self, request: Request) -> None:
+        """Count a request that was served in the fairness index."""
+        self.recently_served.append((key_of(request), request.weight))
 
     def has_room(self, line: QueueSet) -> bool:
         """Tell whether there is a slot for a line: one that is kept for another is none."""

@@ -64,7 +64,6 @@ def _build_agent_snapshots(pool: SlotPool, now: float) -> Iterator[AgentSnapshot
 def _compute_fairness(pool: SlotPool) -> float:
     waiting = (queue.key for line in pool.queue_sets for queue in line.queues.values() if queue.waiting)
     served: dict[Key, int] = dict.fromkeys(waiting, 0)
-    for request in pool.recently_served:
-        key = key_of(request)
-        served[key] = served.get(key, 0) + request.weight
+    for key, weight in pool.recently_served:
+        served[key] = served.get(key, 0) + weight
     return jains_index(served.values())

@@ -29,7 +29,7 @@ class Steps:
         policy: Callable[[], Policy],
         *,
         max_wait_ticks: int = 1000,
-        max_waiters: int = 1000,
+        max_waiters: int | None = None,
         max_hold: float = inf,
         make_unknown_pool: Callable[[str], SlotPool] | None = None,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
@@ -111,7 +111,7 @@ class Steps:
             self._grant_ticket(line, ticket, GrantReason.FREE, now)
         elif timeout is not None and timeout <= 0:
             self._mark_rejected(line, ticket, Outcome.TIMEOUT, now)
-        elif not ticket.repeated and self.count_waiting() >= self.max_waiters:
+        elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
             self._mark_rejected(line, ticket, Outcome.BACKPRESSURE, now)
         else:
             ticket.deadline = None if timeout is None else now + timeout
@@ -210,7 +210,7 @@ class Steps:
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         for pool in line.pools:
-            pool.recently_served.append(ticket.request)
+            pool.record_served(ticket.request)
         if ticket.charged_by is not None:
             line.settle_charge(ticket)
         if held:

@@ -40,6 +40,20 @@ cost, and the longest that an event is kept."""
 
 _REENTRANT_ERROR = "a finaliser asked the scheduler in the midst of an operation"
 
+_MANY_WAITERS = 1000
+_MANY_WAITERS_WARNING = (
+    f"{_MANY_WAITERS:,} calls or more wait for a slot, and no bound is set: set LOCO_MAX_WAITERS to reject calls "
+    "beyond a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
+)
+_RECOVERY_WARNING = (
+    "an operation of the scheduler was interrupted by an exception; its state was rebuilt from the calls that wait and "
+    "hold, and policy fair counts what agents were served from zero (logged once)"
+)
+_TIMER_ERROR = (
+    "the scheduler's timer thread could not be started: timeouts, LOCO_MAX_HOLD and rates per minute take effect only "
+    "with the next call; every call tries again, so raise the limit on threads (logged once)"
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -116,6 +130,7 @@ class InProcessEngine:
                 self._collect()
             if core.leases_due < self._timer_due or (not quiet and self._is_timer_late(now)):
                 self._arm_timer(now)
+                quiet = quiet and not self._outbox
             self._busy = False
         if not quiet or self._outbox.decided:
             self._outbox.deliver_due()
@@ -324,6 +339,8 @@ class InProcessEngine:
         return self._timer_due
 
     def _run_core_actions(self, core: Scheduler, now: float) -> list[Stall]:
+        if core.max_waiters is None and core.count_waiting() >= _MANY_WAITERS:
+            self._outbox.add_fault(logging.WARNING, _MANY_WAITERS_WARNING)
         core.run_due_actions(now)
         self._timer_due = self._compute_next_due(now)
         return core.detect_stalls(now)
@@ -348,6 +365,7 @@ class InProcessEngine:
         core = self._core
         if self._busy:
             core.rebuild_state(now)
+            self._outbox.add_fault(logging.WARNING, _RECOVERY_WARNING)
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
@@ -368,10 +386,14 @@ class InProcessEngine:
 
     def _arm_timer(self, now: float) -> None:
         due = self._compute_next_due(now)
-        if due < self._timer_due:
+        if due >= self._timer_due:
+            return
+        timer = self._timer
+        if timer is None or timer.start_watching(self.run_due_actions):
             self._timer_due = due
-            if self._timer is not None:
-                self._timer.start_watching(self.run_due_actions)
+        elif timer.failure is not None:
+            # `_timer_due` stays late, so the next operation tries again.
+            self._outbox.add_fault(logging.ERROR, _TIMER_ERROR, timer.failure)
 
     def _compute_next_due(self, now: float) -> float:
         due = self._core.compute_next_wakeup()

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import TypeVar
 
@@ -57,9 +58,11 @@ class Outbox:
         self._delivering_thread: int | None = None
         """The thread that is telling."""
         self._overflowed = False
+        self._faults: deque[tuple[int, str, Exception | None]] = deque()
+        self._known_faults: set[str] = set()
 
     def __bool__(self) -> bool:
-        return bool(self.decided or self._events)
+        return bool(self.decided or self._events or self._faults)
 
     def add_batch(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
         """Add what an operation did. Under the engine's lock."""
@@ -67,12 +70,22 @@ class Outbox:
         self.dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
         self._events.extend(events)
 
+    def add_fault(self, level: int, message: str, error: Exception | None = None) -> None:
+        """Add a log message, once for each text. Under the engine's lock, where a log handler must not run."""
+        if message not in self._known_faults:
+            self._known_faults.add(message)
+            self._faults.append((level, message, error))
+
     def deliver_due(self) -> None:
         """Wake and tell all that is due. Outside the engine's lock."""
         # `with` takes and gives back a lock in one bytecode each, so no KeyboardInterrupt leaves it taken.
         while self.decided and not self._wake_lock.locked():
             with self._wake_lock:
                 _drain_queue(self.decided, _wake_ticket)
+        while self._faults:
+            with suppress(IndexError):  # another thread logs too
+                level, message, error = self._faults.popleft()
+                _logger.log(level, message, exc_info=error)
         if len(self._events) == _MAX_EVENTS and not self._overflowed:
             self._overflowed = True
             _logger.warning("listeners are %d events behind: telemetry is incomplete", _MAX_EVENTS)
@@ -94,8 +107,8 @@ class Outbox:
                     if time.monotonic() >= give_up:
                         break
                 self._delivering_thread = None
-            if len(events) >= self.batch_size:
-                background.start_watching(self._deliver_in_background)
+            if len(events) >= self.batch_size and not background.start_watching(self._deliver_in_background):
+                self.deliver_events()
 
     def _deliver_in_background(self) -> float:
         """Call listeners with all events; return when to do so again unless poked: never."""

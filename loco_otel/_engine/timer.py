@@ -26,18 +26,28 @@ class Timer:
         self._clock = clock
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._action: weakref.WeakMethod[Callable[[], float]] | None = None
+        self.failure: RuntimeError | None = None
+        """Why its thread could not be started the last time; None if it runs, or if the interpreter shuts down."""
 
-    def start_watching(self, action: Callable[[], float]) -> None:
-        """Begin to watch for an action, a bound method whose object this does not keep alive; poke where begun."""
+    def start_watching(self, action: Callable[[], float]) -> bool:
+        """Start the thread that calls `action`, or wake it if it runs; return False if it can't be started.
+
+        `action` is a bound method; the timer keeps no strong reference to its object. After False, the next call tries
+        again.
+        """
         if self._action is not None:
             self.wake_timer()
-            return
-        self._action = weakref.WeakMethod(action, lambda _: self.wake_timer())
+            return True
+        watched = weakref.WeakMethod(action, lambda _: self.wake_timer())
         try:
-            start_new_thread(self._run_actions, (self._action,))
-        except RuntimeError:
-            # The interpreter is shutting down; what waits is woken by the engine's shutdown.
-            _logger.debug("no thread for the timer", exc_info=True)
+            start_new_thread(self._run_actions, (watched,))
+        except RuntimeError as error:
+            # At shutdown it is no fault: the engine wakes whatever waits.
+            self.failure = None if "shutdown" in str(error) else error
+            return False
+        self._action = watched
+        self.failure = None
+        return True
 
     def create_child_timer(self) -> "Timer":
         """Return the timer of a forked child, which has no thread yet."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -327,8 +328,9 @@ class AsyncLOCOScheduler:
 
     @property
     def max_waiters(self) -> int:
-        """How many may wait at once."""
-        return self._core.max_waiters
+        """How many may wait at once; `sys.maxsize` where no bound is set."""
+        bound = self._core.max_waiters
+        return sys.maxsize if bound is None else bound
 
     def trace(self) -> object:
         """Capture the caller's context, for listeners."""

@@ -49,7 +49,7 @@ def test_everything_has_a_default():
     assert settings.auto_tune is False
     assert settings.log == "json"
     assert settings.max_wait_ticks == 1000
-    assert settings.max_waiters == 1000
+    assert settings.max_waiters is None
     assert settings.acquire_timeout is None
     assert settings.max_hold == 900.0
     assert settings.stream_usage is False
@@ -143,8 +143,8 @@ WHOLE = "must be a whole number of at least 1"
         ("LOCO_ALPHA", "half", "must be a number from 0 to 0.5"),
         ("LOCO_MAX_WAIT_TICKS", "-1", "must be a whole number of at least 0 (0 is off)"),
         ("LOCO_MAX_WAIT_TICKS", "1e12", "must be a whole number of at least 0 (0 is off)"),
-        ("LOCO_MAX_WAITERS", "0", WHOLE),
-        ("LOCO_MAX_WAITERS", "nan", WHOLE),
+        ("LOCO_MAX_WAITERS", "0", "must be none or a whole number of at least 1"),
+        ("LOCO_MAX_WAITERS", "nan", "must be none or a whole number of at least 1"),
         ("LOCO_MAX_WAITERS", "99999999999", "must be at most 1000000000"),
         ("LOCO_ACQUIRE_TIMEOUT", "-0.1", "must be none or a number of seconds of at least 0"),
         ("LOCO_ACQUIRE_TIMEOUT", "nan", "must be none or a number of seconds of at least 0"),
@@ -172,7 +172,7 @@ def test_every_setting_of_the_environment_can_be_wrong_and_all_are_told_at_once(
     assert message == (
         "LOCO_CAPACITY=two: must be auto or a whole number of at least 1; "
         "LOCO_ALPHA=1: must be a number from 0 to 0.5; "
-        "LOCO_MAX_WAITERS=x: must be a whole number of at least 1"
+        "LOCO_MAX_WAITERS=x: must be none or a whole number of at least 1"
     )
 
 
@@ -467,7 +467,7 @@ def test_faults_of_file_and_environment_are_told_together(config):
     assert fault(environ) == (
         f"colour in {path} is not a setting of loco-otel; "
         "LOCO_CAPACITY=two: must be auto or a whole number of at least 1; "
-        f"max_waiters=0 in {path}: must be a whole number of at least 1"
+        f"max_waiters=0 in {path}: must be none or a whole number of at least 1"
     )
 
 
@@ -663,7 +663,7 @@ def test_a_change_of_alpha_replaces_the_goal_and_the_other_way_round():
             {"capcity": 2, "max_waiters": 0},
             (
                 "capcity is not a setting of loco-otel; did you mean capacity?; "
-                "max_waiters=0: must be a whole number of at least 1"
+                "max_waiters=0: must be none or a whole number of at least 1"
             ),
         ),
         ({"service_name": "x"}, "service_name is not a setting of loco-otel"),
@@ -696,7 +696,7 @@ def test_rows_show_every_setting_as_it_would_be_written(config):
         ("alpha", "0.1"),
         ("auto_tune", "false"),
         ("max_wait_ticks", "1000"),
-        ("max_waiters", "1000"),
+        ("max_waiters", "none"),
         ("acquire_timeout", "none"),
         ("max_hold", "60"),
         ("stream_usage", "false"),

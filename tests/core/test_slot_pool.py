@@ -1,6 +1,8 @@
 """Sharing: when a holder has to lend its slot, to whom, and what becomes of the slot."""
 
+import weakref
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import pytest
 
@@ -325,3 +327,23 @@ def test_the_fairness_of_a_resource_counts_those_who_wait_and_got_nothing() -> N
     house.ask("x", agent="a")
     house.ask("y", agent="c")
     assert house.standing.fairness == pytest.approx(2 / 3)
+
+
+def test_served_requests_are_not_kept_alive() -> None:
+    class Context:
+        """What the program's spans hang on."""
+
+    scheduler = Scheduler({"llm": None}, FifoPolicy)
+    kept = []
+    for observed in (False, True):
+        context: Any = Context()
+        kept.append(weakref.ref(context))
+        scheduler.observed = observed
+        ticket = Ticket(Request("a", resources=("llm",), context=context))
+        scheduler.submit(ticket, 0.0)
+        if observed or not scheduler.try_release_fast(ticket):
+            scheduler.release(ticket, 1.0)
+        scheduler.events = []
+        del ticket, context
+    assert [reference() for reference in kept] == [None, None]
+    assert len(scheduler.resources.pools["llm"].recently_served) == 2

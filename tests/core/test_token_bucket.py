@@ -178,3 +178,13 @@ def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
     scheduler.cancel(refused, 0.0)
     ask(scheduler, 0.0)
     assert scheduler.compute_next_wakeup() == 900.0
+
+
+def test_rejecting_a_large_waiter_grants_none_that_is_rejected_too() -> None:
+    scheduler = core(tokens=60)
+    ask(scheduler, 0.0, 60)
+    large, small, other = (ask(scheduler, 0.0, tokens) for tokens in (60, 1, 2))
+    assert [ticket.state for ticket in (large, small, other)] == [WAITING] * 3
+    assert scheduler.reject_waiting([large, small, small], Outcome.BUDGET, 5.0) == 2
+    assert [ticket.state for ticket in (large, small, other)] == [State.REJECTED, State.REJECTED, GRANTED]
+    assert scheduler.count_waiting() == 0

@@ -1,5 +1,6 @@
 """The timer is told in time of what comes sooner than it would look."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,9 +9,9 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.stall_detector import STALL_AFTER
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine import in_process
+from loco_otel._engine import in_process, timer
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel.events import Request
+from loco_otel.events import Outcome, Request
 from loco_otel.testing import ManualClock
 
 
@@ -20,8 +21,9 @@ class Told:
     def __init__(self, _: object) -> None:
         self.times = 0
 
-    def start_watching(self, _: Callable[[], float]) -> None:
+    def start_watching(self, _: Callable[[], float]) -> bool:
         self.times += 1
+        return True
 
 
 def ask(engine: InProcessEngine, resource: str) -> Ticket:
@@ -31,8 +33,8 @@ def ask(engine: InProcessEngine, resource: str) -> Ticket:
 
 
 def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    timer = Told(None)
-    monkeypatch.setattr(in_process, "Timer", lambda _: timer)
+    told_timer = Told(None)
+    monkeypatch.setattr(in_process, "Timer", lambda _: told_timer)
     clock = ManualClock()
     core = Scheduler({"narrow": 1}, FifoPolicy)
     core.set_resource("slow", None, 0.0, requests_per_minute=120)
@@ -41,12 +43,77 @@ def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytes
     assert ask(engine, "narrow").state is State.WAITING
     for _ in range(120):
         ask(engine, "slow")
-    told = timer.times
+    told = told_timer.times
     waiting = ask(engine, "slow")
-    assert (waiting.state, timer.times) == (State.WAITING, told + 1), "half a second is less than a heartbeat"
+    assert (waiting.state, told_timer.times) == (State.WAITING, told + 1), "half a second is less than a heartbeat"
     clock.advance(0.5)
     engine.run_due_actions()
     assert waiting.state is State.GRANTED
+
+
+def test_a_timer_without_a_thread_is_logged_once_and_retried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_thread = timer.start_new_thread
+    attempts = []
+
+    def refuse(*_: object) -> int:
+        attempts.append(engine._lock._is_owned())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(timer, "start_new_thread", refuse)
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy, max_hold=60.0))
+    ask(engine, "narrow")
+    waiting = engine.create_ticket(Request("b", resources=("narrow",), timeout=0.05))
+    engine.submit(waiting)
+    (fault,) = caplog.records
+    assert (fault.levelname, len(attempts)) == ("ERROR", 2)
+    assert "timer thread could not be started" in fault.getMessage()
+    monkeypatch.setattr(timer, "start_new_thread", start_thread)
+    decided = threading.Event()
+    engine.park_ticket(waiting, decided.set, ())
+    assert decided.wait(10), "the timer, started now, ends the wait"
+    assert waiting.outcome is Outcome.TIMEOUT
+
+
+def test_a_recovery_after_an_exception_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
+    holder = ask(engine, "narrow")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Scheduler, "take_snapshot", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.take_snapshot()
+        (resource,) = engine.take_snapshot().resources
+        assert resource.active == 1
+    (warning,) = caplog.records
+    assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
+    assert "its state was rebuilt" in warning.getMessage()
+    engine.release(holder)
+
+
+def test_a_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
+    for _ in range(1000):
+        ask(engine, "narrow")
+    engine.run_due_actions()
+    assert not caplog.records, "one holds, and 999 wait"
+    for _ in range(500):
+        assert ask(engine, "narrow").state is State.WAITING
+        engine.run_due_actions()
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert "set LOCO_MAX_WAITERS" in warning.getMessage()
+
+
+def test_a_bound_on_waiters_holds_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy, max_waiters=1000), clock=ManualClock(), timer=False)
+    tickets = [ask(engine, "narrow") for _ in range(1002)]
+    engine.run_due_actions()
+    assert (tickets[-2].state, tickets[-1].outcome) == (State.WAITING, Outcome.BACKPRESSURE)
+    assert not caplog.records
 
 
 def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) -> None:

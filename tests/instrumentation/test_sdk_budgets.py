@@ -231,6 +231,34 @@ def test_who_waits_is_refused_once_the_budget_is_used_up(server: LlmServer, pric
     assert len(server.requests()) == 1
 
 
+def test_waiters_for_tokens_are_all_refused_by_a_used_up_budget(server: LlmServer, priced: Any) -> None:
+    scheduling = priced(4, budgets="*=1000", tokens_per_minute=60_000)
+    ends: Counter[str] = Counter()
+
+    def call(words: int) -> None:
+        messages = [{"role": "user", "content": "sail " * words}]
+        with server.openai(max_retries=0) as client:
+            try:
+                client.chat.completions.create(**{**CHAT, "messages": messages})
+            except BudgetExceededError:
+                ends["refused"] += 1
+            else:
+                ends["answered"] += 1
+
+    call(20_000)
+    # The first needs a full bucket. For the second there are tokens enough: only the first keeps it waiting.
+    waiters = [threading.Thread(target=call, args=(words,)) for words in (80_000, 1)]
+    for number, waiter in enumerate(waiters, 1):
+        waiter.start()
+        while scheduling.waiting() < number:
+            threading.Event().wait(0.01)
+    loco_otel.configure(budgets="*=0.001")
+    for waiter in waiters:
+        waiter.join(10)
+    assert ends == {"answered": 1, "refused": 2}
+    assert len(server.requests()) == 1
+
+
 def test_alert_lets_calls_through_and_says_so(server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="analyst=0.01", budget_on_exceeded="alert")
     told: list[object] = []
