@@ -20,7 +20,7 @@ from loco_otel.cli.main import main
 
 
 def sdk_rows(output: str) -> Mapping[str, str]:
-    return dict(re.findall(r"^  (anthropic|openai) +(.*)$", output, re.MULTILINE))
+    return dict(re.findall(r"^  (anthropic|groq|openai) +(.*)$", output, re.MULTILINE))
 
 
 def setting_rows(output: str) -> list[tuple[str, ...]]:
@@ -67,16 +67,14 @@ def test_unknown_command() -> None:
 def test_all_is_well(doctor: Doctor) -> None:
     done = doctor(LOCO_CAPACITY="4", LOCO_POLICY="fifo")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sdk_rows(done.stdout) == {
-        "anthropic": f"{version('anthropic')}  patched, 7 methods",
-        "openai": f"{version('openai')}  patched, 7 methods",
-    }
+    rows = {sdk: row.split(maxsplit=1) for sdk, row in sdk_rows(done.stdout).items()}
+    assert rows == {sdk: [version(sdk), "patched, 7 methods"] for sdk in ("anthropic", "groq", "openai")}
     expected = Settings.load({"LOCO_CAPACITY": "4", "LOCO_POLICY": "fifo"}).rows()
     assert setting_rows(done.stdout) == [tuple(row) for row in expected]
     assert ("capacity", "4", "LOCO_CAPACITY") in expected
     assert "warning" not in done.stdout
     assert "Limits are per process" in done.stdout
-    assert last_line(done.stdout) == "Well: the calls of anthropic, openai are scheduled, at most 4 at a time"
+    assert last_line(done.stdout) == "Well: the calls of anthropic, groq, openai are scheduled, at most 4 at a time"
 
 
 def test_setting_from_a_file(doctor: Doctor, tmp_path: Path) -> None:
@@ -145,11 +143,11 @@ def test_one_sdk_missing(doctor: Doctor, tmp_path: Path) -> None:
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (0, "")
     assert sdk_rows(done.stdout)["openai"].split(maxsplit=1) == ["-", "not installed"]
-    assert "the calls of anthropic are scheduled" in last_line(done.stdout)
+    assert "the calls of anthropic, groq are scheduled" in last_line(done.stdout)
 
 
 def test_all_sdks_missing(doctor: Doctor, tmp_path: Path) -> None:
-    hide(tmp_path, "openai", "anthropic")
+    hide(tmp_path, "openai", "anthropic", "groq")
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (1, "")
     assert last_line(done.stdout).startswith("Not well: none of the SDKs is installed")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from packaging.requirements import Requirement
 from sdk_versions import PAIR, PAIRS
@@ -14,7 +15,7 @@ from loco_otel.patching import LocoInstrumentor
 
 OVERLAYS = Path(__file__).parents[2] / ".venv" / "pairs"
 
-INSTRUMENTORS = {"openai": OpenAIInstrumentor, "anthropic": AnthropicInstrumentor}
+INSTRUMENTORS = {"openai": OpenAIInstrumentor, "anthropic": AnthropicInstrumentor, "groq": GroqInstrumentor}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
