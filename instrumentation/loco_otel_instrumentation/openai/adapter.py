@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
+from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_text_chunk, read_usage
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
@@ -51,12 +52,7 @@ class OpenAIAdapter:
         if choices is None:
             _read_response(known, meter)
             return
-        meter.model = known.get("model")
-        meter.response_id = known.get("id")
-        meter.service_tier = known.get("service_tier")
-        reasons = [as_mapping(choice).get("finish_reason") for choice in choices]
-        meter.finish_reasons = tuple([reason for reason in reasons if reason])
-        _read_usage(known.get("usage"), meter)
+        read_completion(known, choices, meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what one event of a stream says: a chunk of a completion, or an event of the Responses API."""
@@ -64,8 +60,8 @@ class OpenAIAdapter:
         choices = known.get("choices")
         if choices is None:
             _read_responses_event(known, meter)
-        elif meter.model is None or not _read_text_chunk(known, choices, meter):
-            _read_completion_chunk(known, choices, meter)
+        elif meter.model is None or not read_text_chunk(known, choices, meter):
+            read_completion_chunk(known, choices, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
@@ -77,7 +73,7 @@ class OpenAIAdapter:
             usage = known.get("usage")
         if usage is not None:
             meter.service_tier = known.get("service_tier")
-            _read_usage(usage, meter)
+            read_usage(usage, meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether the account is empty."""
@@ -89,52 +85,6 @@ class OpenAIAdapter:
     def read_error_status(self, error: Mapping[str, object]) -> int | None:
         """Return the HTTP status of an error whose JSON came within a stream."""
         return _STREAM_ERROR_STATUSES.get(str(error.get("code"))) or _STREAM_ERROR_STATUSES.get(str(error.get("type")))
-
-
-def _read_text_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> bool:
-    """Count the text of a chunk that brings nothing else, as nearly all do. False, and nothing, for any others."""
-    try:
-        (choice,) = choices
-        inside = choice.__dict__
-        said = inside["delta"].__dict__
-        if said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
-            return False
-        meter.characters += len(said["content"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-    return True
-
-
-def _read_completion_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> None:
-    if meter.model is None:
-        meter.model = known.get("model")
-        meter.response_id = known.get("id")
-    for choice in choices:
-        inside = as_mapping(choice)
-        meter.characters += _count_characters(inside)
-        reason = inside.get("finish_reason")
-        if reason:
-            meter.finish_reasons = (*meter.finish_reasons, reason)
-    tier = known.get("service_tier")
-    if tier is not None:
-        meter.service_tier = tier
-    usage = known.get("usage")
-    if usage is not None:
-        _read_usage(usage, meter)
-
-
-def _count_characters(choice: Mapping[str, Any]) -> int:
-    delta = choice.get("delta")
-    if delta is None:
-        return len(choice.get("text") or "")
-    known = as_mapping(delta)
-    length = len(known.get("content") or "")
-    if known.get("refusal"):
-        length += len(known["refusal"])
-    for call in known.get("tool_calls") or ():
-        function = as_mapping(as_mapping(call).get("function"))
-        length += len(function.get("arguments") or "") + len(function.get("name") or "")
-    return length
 
 
 def _read_responses_event(known: Mapping[str, Any], meter: UsageMeter) -> None:
@@ -159,22 +109,4 @@ def _read_response(known: Mapping[str, Any], meter: UsageMeter) -> None:
         reason = _INCOMPLETE_REASONS.get(said, said)
     if reason:
         meter.finish_reasons = (reason,)
-    _read_usage(known.get("usage"), meter)
-
-
-def _read_usage(usage: Any, meter: UsageMeter) -> None:
-    known = as_mapping(usage)
-    read = known.get("prompt_tokens", known.get("input_tokens"))
-    if read is None:
-        return
-    meter.input_tokens = read
-    # Embeddings have no output, and say nothing of it.
-    meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
-    details = known.get("prompt_tokens_details") or known.get("input_tokens_details")
-    if details is not None:
-        within = as_mapping(details)
-        meter.cache_read_tokens = within.get("cached_tokens")
-        meter.cache_write_tokens = within.get("cache_write_tokens")
-    details = known.get("completion_tokens_details") or known.get("output_tokens_details")
-    if details is not None:
-        meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")
+    read_usage(known.get("usage"), meter)
