@@ -127,3 +127,12 @@ class Adapter(Protocol):
 def as_mapping(value: Any) -> Mapping[str, Any]:
     """Return a parsed object's fields without asking for one that it may lack, which is slow on pydantic models."""
     return value if isinstance(value, dict) else getattr(value, "__dict__", {})
+
+
+def get_field(value: Any, name: str) -> Any:
+    """Return a field of a parsed object, whether its class declares it or the provider added it; None without it."""
+    known = as_mapping(value)
+    if name in known:
+        return known[name]
+    added = getattr(value, "__pydantic_extra__", None)
+    return added.get(name) if added else None

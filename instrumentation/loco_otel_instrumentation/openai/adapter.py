@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
-from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_text_chunk, read_usage
+from loco_otel.patching.dialects.openai_chat import (
+    find_added_usage,
+    read_completion,
+    read_completion_chunk,
+    read_text_chunk,
+    read_usage,
+)
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
@@ -62,15 +68,20 @@ class OpenAIAdapter:
             _read_responses_event(known, meter)
         elif meter.model is None or not read_text_chunk(known, choices, meter):
             read_completion_chunk(known, choices, meter)
+            if known.get("usage") is None and (usage := find_added_usage(chunk)) is not None:
+                read_usage(usage, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
         known = as_mapping(chunk)
         usage = known.get("usage")
-        if usage is None and (response := known.get("response")) is not None:
-            # An event of the Responses API, not a chunk of a completion.
-            known = as_mapping(response)
-            usage = known.get("usage")
+        if usage is None:
+            if (response := known.get("response")) is not None:
+                # An event of the Responses API, not a chunk of a completion.
+                known = as_mapping(response)
+                usage = known.get("usage")
+            else:
+                usage = find_added_usage(chunk)
         if usage is not None:
             meter.service_tier = known.get("service_tier")
             read_usage(usage, meter)
