@@ -11,6 +11,7 @@ from loco_otel.patching.dialects.openai_chat import (
     read_text_chunk,
     read_usage,
 )
+from loco_otel.patching.dialects.provider_hosts import find_provider
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
@@ -23,6 +24,7 @@ _ENDPOINTS = stainless.Endpoints(
     },
     {"Azure": "azure.ai.openai"},
     "openai",
+    find_provider,
 )
 
 _SPEND_LIMIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
