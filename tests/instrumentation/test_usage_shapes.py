@@ -203,3 +203,13 @@ def test_figures_of_message_delta_replace_those_of_its_start(
     with Anthropic(api_key="fake", base_url=echo.url, max_retries=0) as client:
         list(client.messages.create(**MESSAGE, stream=True, extra_body={"reply": message_events(first, last)}))
     assert read_usage(scheduling) == counted
+
+
+@pytest.mark.parametrize("unasked", [True, False])
+def test_usage_that_the_server_sends_unasked_stays(unasked: bool, openai: OpenAI, scheduled: Scheduled) -> None:
+    scheduling = scheduled(stream_usage=True)
+    more = {"usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}} if unasked else {"usage": None}
+    reply = [chunk("hello", **more), chunk(**more), {**chunk(), "choices": [], "usage": PLAIN}, "[DONE]"]
+    chunks = list(openai.chat.completions.create(**CHAT, stream=True, extra_body={"reply": reply}))
+    assert len(chunks) == (3 if unasked else 2)
+    assert read_usage(scheduling) == Usage(2300, 190)
