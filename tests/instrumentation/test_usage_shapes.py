@@ -1,5 +1,6 @@
 """Tokens are counted right in each shape in which providers send them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from anthropic import Anthropic
 from echo_server import EchoServer
 from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
 from openai import OpenAI
+from openai._models import FinalRequestOptions
 from openai.types.chat import ChatCompletionChunk
 from sdk_calls import CHAT, MESSAGE
 from sdk_scheduling import Scheduled, Scheduling
@@ -213,3 +215,21 @@ def test_usage_that_the_server_sends_unasked_stays(unasked: bool, openai: OpenAI
     chunks = list(openai.chat.completions.create(**CHAT, stream=True, extra_body={"reply": reply}))
     assert len(chunks) == (3 if unasked else 2)
     assert read_usage(scheduling) == Usage(2300, 190)
+
+
+def test_half_an_emoji_in_an_answer_becomes_valid(openai: OpenAI, scheduled: Scheduled) -> None:
+    scheduling = scheduled()
+    reply = {**completion(PLAIN), "model": "m\ud83e", "id": "c\ud83e"}
+    options = {**CHAT, "model": "caf\u00e9"}
+    openai.chat.completions.create(**options, extra_body={"reply": json.dumps(reply)})
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert (spent.spending.model, spent.spending.response_id) == ("m\ufffd", "c\ufffd")
+    assert spent.ticket.request.model == "caf\u00e9"
+
+
+def test_half_an_emoji_in_a_requested_model_becomes_valid() -> None:
+    options = FinalRequestOptions(method="post", url="/chat/completions", json_data={"model": "m\ud83e \ud83d\ude00"})
+    description = OpenAIAdapter().describe_call(object(), options)
+    assert description is not None
+    assert description.model == "m\ufffd \U0001f600"

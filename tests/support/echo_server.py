@@ -1,6 +1,6 @@
 """A real server process that answers each request with what the request's own field `reply` contains.
 
-A JSON object is a whole answer, a list is a stream of events. It also answers as an HTTP proxy for any host.
+A JSON object, or text, is a whole answer; a list is a stream of events. It answers as an HTTP proxy for any host too.
 """
 
 import json
@@ -40,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = "".join([_format_event(event) for event in reply]).encode()
             self.send_header("content-type", "text/event-stream")
         else:
-            content = json.dumps(reply).encode()
+            content = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
