@@ -6,7 +6,7 @@ sync and the async wrapper are written here, once.
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
 from loco_otel.patching import stainless
-from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping
+from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.target import Target
 
@@ -18,6 +18,7 @@ __all__ = [
     "Target",
     "UsageMeter",
     "as_mapping",
+    "get_field",
     "is_live_tracer",
     "stainless",
 ]

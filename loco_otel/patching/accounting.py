@@ -17,7 +17,7 @@ from loco_otel._telemetry.current_context import attach, detach
 from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
 from loco_otel._waiting import ownership
 from loco_otel.events import Spending
-from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter
+from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter, replace_surrogates
 from loco_otel.patching.call import Call
 from loco_otel.patching.estimates import create_reservation
 from loco_otel.patching.request_size import estimate_tokens, estimate_weight
@@ -287,13 +287,18 @@ class AccountedCall(Call):
         runtime, meter, request = self._runtime, self.meter, self.ticket.request
         try:
             usage = meter.compute_usage(self._prompt_tokens)
+            answered = replace_surrogates(meter.model)
+            response_id, reasons = (
+                replace_surrogates(meter.response_id),
+                tuple(map(replace_surrogates, meter.finish_reasons)),
+            )
             weight, sent = request.weight, self._sent_model
             model = sent or request.model
             if runtime.averages.record_usage(request.agent, model, self._prompt_tokens, usage):
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(model, tokens, runtime.settings.weights)
-            paid = pay(self.ticket, ActualCost(usage, weight, meter.model, meter.service_tier))
-            return Spending(usage, weight, meter.model, meter.response_id, meter.finish_reasons, *paid, sent)
+            paid = pay(self.ticket, ActualCost(usage, weight, answered, meter.service_tier))
+            return Spending(usage, weight, answered, response_id, reasons, *paid, sent)
         except Exception:
             process.log_fault("settling a call")
             return None

@@ -127,3 +127,19 @@ class Adapter(Protocol):
 def as_mapping(value: Any) -> Mapping[str, Any]:
     """Return a parsed object's fields without asking for one that it may lack, which is slow on pydantic models."""
     return value if isinstance(value, dict) else getattr(value, "__dict__", {})
+
+
+def get_field(value: Any, name: str) -> Any:
+    """Return a field of a parsed object, whether its class declares it or the provider added it; None without it."""
+    known = as_mapping(value)
+    if name in known:
+        return known[name]
+    added = getattr(value, "__pydantic_extra__", None)
+    return added.get(name) if added else None
+
+
+def replace_surrogates(text: Any) -> Any:
+    """Return text in which each lone surrogate is U+FFFD, as exporters lose a whole batch for one; no-op for others."""
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -7,12 +7,12 @@ answer read by `_process_response`. At
 later.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from loco_otel.patching import wrappers
-from loco_otel.patching.adapter import Adapter, CallDescription
+from loco_otel.patching.adapter import Adapter, CallDescription, replace_surrogates
 from loco_otel.patching.target import Target
 
 _MAX_PATHS = 64
@@ -34,19 +34,28 @@ def build_targets(adapter: Adapter) -> tuple[Target, ...]:
 
 
 class Endpoints:
-    """Tells what a request asks, by the end of its path, and of whom, by the class of its client.
+    """Tells what a request asks, by the end of its path, and of whom, by its client's class and base URL.
 
     Args:
         operations: `gen_ai.operation.name` by the end of a path.
         providers: `gen_ai.provider.name` by a part of the name of a client's class, or of one that it extends.
         default: the provider of all other clients.
+        find_by_url: returns the provider of such a client by its base URL, None for the default. It is called for
+            each request.
 
     """
 
-    def __init__(self, operations: Mapping[str, str], providers: Mapping[str, str], default: str) -> None:
+    def __init__(
+        self,
+        operations: Mapping[str, str],
+        providers: Mapping[str, str],
+        default: str,
+        find_by_url: Callable[[Any], str | None] | None = None,
+    ) -> None:
         self._operations = operations
         self._providers = providers
         self._default_provider = default
+        self._find_by_url = find_by_url
         self._provider_by_class: dict[type, str] = {}
         """Providers by class: the program has few."""
         self._cached_operation = lru_cache(_MAX_PATHS)(self._find_operation)
@@ -62,12 +71,12 @@ class Endpoints:
         if not isinstance(body, (dict, Mapping)):  # dict is the quicker question
             body = {}
         model = body.get("model")
+        url = getattr(client, "_base_url", None)
+        provider = self._find_provider(type(client))
+        if provider is self._default_provider and self._find_by_url is not None:
+            provider = self._find_by_url(url) or provider
         return CallDescription(
-            self._find_provider(type(client)),
-            operation,
-            model if isinstance(model, str) else None,
-            body,
-            getattr(client, "_base_url", None),
+            provider, operation, replace_surrogates(model) if isinstance(model, str) else None, body, url
         )
 
     def _find_operation(self, url: str) -> str | None:

@@ -1,14 +1,12 @@
 """What a provider's refusal says: how long to stay away, how much is left, and whether it is about load at all."""
 
 import json
-import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
+from loco_otel.patching.rate_limit_headers import read_rate_limits, read_retry_after
 
 THROTTLE_STATUSES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
@@ -17,8 +15,6 @@ _TIMEOUT_CLASSES = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
 """Classes of httpx and httpx2 that mean that a provider did not answer in time. `PoolTimeout` is the program's own."""
 _READ_TIMEOUT_CLASSES = frozenset({"ReadTimeout"})
 """Those of a request that was sent."""
-_DURATION_PARTS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class ThrottleSignal(NamedTuple):
@@ -59,7 +55,7 @@ def read_throttle_signal(
         body = _parse_json(response)
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
-    return ThrottleSignal(status, kind, _read_retry_after(headers), read_rate_limits(headers))
+    return ThrottleSignal(status, kind, read_retry_after(headers), read_rate_limits(headers))
 
 
 def is_caller_gone(error: BaseException) -> bool:
@@ -80,56 +76,3 @@ def _parse_json(response: Any) -> object:
         return json.loads(content) if content else None
     except ValueError:
         return None
-
-
-def _read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return seconds; `retry-after` may also be a date."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return float(headers[name]) * scale
-        except (KeyError, ValueError):
-            continue
-    try:
-        return _seconds_until(parsedate_to_datetime(headers["retry-after"]))
-    except (KeyError, ValueError, TypeError):  # none; no date; one without a time zone
-        return None
-
-
-def read_rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
-    """Read what is left of requests and tokens, and when there is more; None where the provider does not say."""
-    requests = _read_first_int(headers, "x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
-    tokens = _read_first_int(headers, "x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining")
-    if requests is None and tokens is None:
-        return None
-    return RateLimits(
-        requests,
-        tokens,
-        _read_reset(headers, "x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset"),
-        _read_reset(headers, "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
-        _read_first_int(headers, "x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
-        _read_first_int(headers, "x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
-    )
-
-
-def _read_first_int(headers: Mapping[str, str], *names: str) -> int | None:
-    for name in names:
-        try:
-            return int(headers[name])
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-def _read_reset(headers: Mapping[str, str], span: str, moment: str) -> float | None:
-    """Return in how many seconds: OpenAI writes a span of time, `6m0s`, Anthropic a moment."""
-    if written := headers.get(span):
-        parts = _DURATION_PARTS.findall(written)
-        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts) if parts else None
-    try:
-        return _seconds_until(datetime.fromisoformat(headers[moment]))
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
-def _seconds_until(moment: datetime) -> float:
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, is_live_tracer, stainless
+from loco_otel.patching import (
+    CallDescription,
+    ExtendedRequest,
+    UsageMeter,
+    as_mapping,
+    get_field,
+    is_live_tracer,
+    stainless,
+)
 
 _ENDPOINTS = stainless.Endpoints(
     {"/messages": "chat", "/complete": "text_completion"},
@@ -67,8 +75,10 @@ class AnthropicAdapter:
         if kind == "message_start":
             _read_start(as_mapping(known["message"]), meter)
         elif kind == "message_delta":
-            # Cumulative, and the last word on it.
-            _read_end(as_mapping(known["delta"]), as_mapping(known["usage"]), meter)
+            # Cumulative, and final.
+            usage = known["usage"]
+            _replace_input(usage, meter)
+            _read_end(as_mapping(known["delta"]), as_mapping(usage), meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether a spending limit is reached."""
@@ -96,6 +106,21 @@ def _read_start(message: Mapping[str, Any], meter: UsageMeter) -> None:
         meter.cache_read_tokens = known.get("cache_read_input_tokens")
         meter.cache_write_tokens = known.get("cache_creation_input_tokens")
     meter.service_tier = known.get("service_tier")
+
+
+def _replace_input(usage: Any, meter: UsageMeter) -> None:
+    """Replace the input of `message_start` by the figures of a `message_delta`; those that it omits stay."""
+    plain, written, read = (get_field(usage, name) for name in _INPUT_TOKEN_FIELDS)
+    if not (plain or written or read):
+        return  # a proxy that sends zeros here has sent the figures before
+    old_written, old_read = meter.cache_write_tokens or 0, meter.cache_read_tokens or 0
+    if plain is None:
+        plain = max(0, (meter.input_tokens or 0) - old_written - old_read)
+    if written is not None:
+        meter.cache_write_tokens = written
+    if read is not None:
+        meter.cache_read_tokens = read
+    meter.input_tokens = plain + (meter.cache_write_tokens or 0) + (meter.cache_read_tokens or 0)
 
 
 def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: UsageMeter) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
-from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_text_chunk, read_usage
+from loco_otel.patching.dialects.openai_chat import (
+    find_added_usage,
+    read_completion,
+    read_completion_chunk,
+    read_text_chunk,
+    read_usage,
+)
+from loco_otel.patching.dialects.provider_hosts import find_provider
 from loco_otel_instrumentation.openai import stream_usage
 
 _ENDPOINTS = stainless.Endpoints(
@@ -17,6 +24,7 @@ _ENDPOINTS = stainless.Endpoints(
     },
     {"Azure": "azure.ai.openai"},
     "openai",
+    find_provider,
 )
 
 _SPEND_LIMIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -62,15 +70,20 @@ class OpenAIAdapter:
             _read_responses_event(known, meter)
         elif meter.model is None or not read_text_chunk(known, choices, meter):
             read_completion_chunk(known, choices, meter)
+            if known.get("usage") is None and (usage := find_added_usage(chunk)) is not None:
+                read_usage(usage, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
         known = as_mapping(chunk)
         usage = known.get("usage")
-        if usage is None and (response := known.get("response")) is not None:
-            # An event of the Responses API, not a chunk of a completion.
-            known = as_mapping(response)
-            usage = known.get("usage")
+        if usage is None:
+            if (response := known.get("response")) is not None:
+                # An event of the Responses API, not a chunk of a completion.
+                known = as_mapping(response)
+                usage = known.get("usage")
+            else:
+                usage = find_added_usage(chunk)
         if usage is not None:
             meter.service_tier = known.get("service_tier")
             read_usage(usage, meter)

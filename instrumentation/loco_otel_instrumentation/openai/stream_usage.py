@@ -28,18 +28,32 @@ def request_stream_usage(options: Any) -> ExtendedRequest | None:
     if not isinstance(wishes, Mapping) or "include_usage" in wishes:
         return None
     changed = {**body, _STREAM_OPTIONS: {**wishes, "include_usage": True}}
-    return ExtendedRequest(options.model_copy(update={place: changed}), _strip_usage)
+    return ExtendedRequest(options.model_copy(update={place: changed}), _UsageStripper().strip_chunk)
 
 
-def _strip_usage(chunk: Any) -> bool:
-    known = as_mapping(chunk)
-    if known.get("usage") is not None:
-        # Some servers put it into the chunk that ends the last choice: that one the program must have.
-        return not known.get("choices")
-    if "usage" in known:
-        # Where it was asked for, all the other chunks say `usage: null`.
-        if isinstance(chunk, dict):
-            del chunk["usage"]
-        else:
-            chunk.model_fields_set.discard("usage")
-    return False
+class _UsageStripper:
+    """Strips one stream of the usage that it has only because loco-otel asked."""
+
+    __slots__ = ("_is_unasked",)
+
+    def __init__(self) -> None:
+        self._is_unasked = False
+        """Whether the server sends usage with its text, as no answer to `include_usage` does."""
+
+    def strip_chunk(self, chunk: Any) -> bool:
+        """Strip a chunk; True where the program must not get it at all."""
+        known = as_mapping(chunk)
+        if known.get("usage") is not None:
+            if choices := known.get("choices"):
+                # Some servers put it into the chunk that ends the last choice: that one the program must have.
+                if not all(as_mapping(choice).get("finish_reason") for choice in choices):
+                    self._is_unasked = True
+                return False
+            return not self._is_unasked
+        if "usage" in known and not self._is_unasked:
+            # Where it was asked for, all the other chunks say `usage: null`.
+            if isinstance(chunk, dict):
+                del chunk["usage"]
+            else:
+                chunk.model_fields_set.discard("usage")
+        return False

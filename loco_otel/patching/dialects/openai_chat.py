@@ -6,7 +6,7 @@ Each function takes the fields of a parsed object, or plain JSON where a body wa
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching.adapter import UsageMeter, as_mapping
+from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field
 
 
 def read_completion(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> None:
@@ -52,6 +52,18 @@ def read_completion_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMe
         read_usage(usage, meter)
 
 
+def find_added_usage(chunk: Any) -> Any:
+    """Return the usage of a chunk whose own field has none: Groq's `x_groq.usage`, Moonshot's of a choice."""
+    own = get_field(chunk, "x_groq")
+    if own is not None:
+        return as_mapping(own).get("usage")
+    for choice in as_mapping(chunk).get("choices") or ():
+        usage = get_field(choice, "usage")
+        if usage is not None:
+            return usage
+    return None
+
+
 def _count_characters(choice: Mapping[str, Any]) -> int:
     delta = choice.get("delta")
     if delta is None:
@@ -80,6 +92,13 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
         within = as_mapping(details)
         meter.cache_read_tokens = within.get("cached_tokens")
         meter.cache_write_tokens = within.get("cache_write_tokens")
+    if meter.cache_read_tokens is None:
+        # DeepSeek's name, and Moonshot's.
+        hits = get_field(usage, "prompt_cache_hit_tokens")
+        meter.cache_read_tokens = get_field(usage, "cached_tokens") if hits is None else hits
     details = known.get("completion_tokens_details") or known.get("output_tokens_details")
     if details is not None:
-        meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")
+        reasoning = meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")
+        # xAI counts them beside the output of chat completions: the total decides.
+        if reasoning and (known.get("total_tokens") or 0) >= read + meter.output_tokens + reasoning:
+            meter.output_tokens += reasoning

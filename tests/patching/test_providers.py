@@ -1,0 +1,78 @@
+"""The provider of a call of OpenAI's SDK is the one that its base URL names."""
+
+from typing import Any
+
+import httpx
+import pytest
+from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
+from openai import AzureOpenAI, OpenAI
+from openai._models import FinalRequestOptions
+
+from loco_otel._budgets.prices import Prices
+from loco_otel.events import Usage
+from loco_otel.patching.dialects import provider_hosts
+
+KNOWN = [
+    ("https://api.openai.com/v1", "gpt-4o", "openai"),
+    ("https://eu.api.openai.com/v1", "gpt-4o", "openai"),
+    ("https://api.deepseek.com/v1", "deepseek-chat", "deepseek"),
+    ("https://api.deepseek.com", "deepseek-chat", "deepseek"),
+    ("https://API.Groq.com/openai/v1", "llama-3.3-70b-versatile", "groq"),
+    ("https://api.x.ai/v1", "grok-4", "x_ai"),
+    ("https://eu-west-1.api.x.ai/v1", "grok-4", "x_ai"),
+    ("https://api.mistral.ai/v1", "mistral-large-latest", "mistral_ai"),
+    ("https://api.perplexity.ai", "sonar", "perplexity"),
+    ("https://generativelanguage.googleapis.com/v1beta/openai/", "gemini-2.5-flash", "gcp.gemini"),
+    ("https://us-central1-aiplatform.googleapis.com/v1/x", "gemini-2.5-flash", "gcp.vertex_ai"),
+    ("https://openrouter.ai/api/v1", "openai/gpt-4o", "openrouter"),
+    ("https://api.together.xyz/v1", "meta-llama/Llama-3.3-70B-Instruct-Turbo", "together"),
+    ("https://api.fireworks.ai/inference/v1", "deepseek-r1-0528", "fireworks"),
+    ("https://myres.openai.azure.com/openai/v1/", "gpt-4o", "azure.ai.openai"),
+    ("https://myres.services.ai.azure.com/openai/v1/", "gpt-4o", "azure.ai.openai"),
+]
+UNKNOWN = [
+    "http://127.0.0.1:8000/v1",
+    "https://api.deepseek.com.proxy.example/v1",
+    "https://notapi.x.ai.example/v1",
+    "https://openai.azure.com.example/v1",
+]
+
+
+def describe(client: Any, model: str = "gpt-4o") -> Any:
+    options = FinalRequestOptions(method="post", url="/chat/completions", json_data={"model": model, "messages": []})
+    return OpenAIAdapter().describe_call(client, options)
+
+
+@pytest.mark.parametrize(("url", "model", "provider"), KNOWN)
+def test_known_host_names_its_provider_and_price(url: str, model: str, provider: str) -> None:
+    with OpenAI(api_key="fake", base_url=url) as client:
+        first, second = describe(client, model), describe(client, model)
+    assert first.provider == second.provider == provider
+    cost = Prices().compute_cost(provider, (model,), Usage(1_000_000, 1_000_000), host=first.url.host)
+    by_provider = Prices().compute_cost(provider, (model,), Usage(1_000_000, 1_000_000))
+    assert cost
+    assert by_provider == cost
+
+
+@pytest.mark.parametrize("url", UNKNOWN)
+def test_unknown_host_is_openai(url: str) -> None:
+    with OpenAI(api_key="fake", base_url=url) as client:
+        assert describe(client).provider == "openai"
+
+
+def test_class_of_azure_decides_behind_a_gateway() -> None:
+    with AzureOpenAI(api_key="fake", azure_endpoint="https://api.groq.com", api_version="v1") as client:
+        assert describe(client).provider == "azure.ai.openai"
+
+
+def test_changed_base_url_names_the_new_provider() -> None:
+    with OpenAI(api_key="fake", base_url="https://api.x.ai/v1") as client:
+        assert describe(client).provider == "x_ai"
+        client.base_url = "https://api.groq.com/openai/v1"
+        assert describe(client).provider == "groq"
+
+
+def test_many_base_urls_are_not_all_remembered() -> None:
+    urls = [httpx.URL("https://api.x.ai/v1") for _ in range(200)]
+    assert {provider_hosts.find_provider(url) for url in urls} == {"x_ai"}
+    assert len(provider_hosts._provider_by_url) <= provider_hosts._MAX_URLS
