@@ -1,39 +1,37 @@
-"""A call that is weighed, told of and paid for: what a scheduled call has beyond its slot."""
+"""The accounting of one call: its estimated weight, the usage of its answer, its reservation and its settlement."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.context import Context
-
 from loco_otel._budgets.reservation import ActualCost, Settlement
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.nested import NestedEngine
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
-from loco_otel._telemetry import InferenceRequest
-from loco_otel._telemetry.current_context import attach, detach
-from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
-from loco_otel._waiting import ownership
 from loco_otel.events import Spending
 from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter, replace_surrogates
-from loco_otel.patching.call import Call
 from loco_otel.patching.estimates import create_reservation
-from loco_otel.patching.request_size import estimate_tokens, estimate_weight
+from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.request_size import estimate_tokens
 from loco_otel.patching.throttling import is_caller_gone
 
-_IN_FLIGHT_STATES = (State.GRANTED, State.RELEASED)
 _MAX_PARSED_BYTES = 32_768
-"""Bytes of a raw answer that are parsed for their usage alone, where nobody listens."""
+"""The longest raw body, in bytes, that is parsed if nothing but the weights depends on its usage."""
 
 
-class AccountedCall(Call):
-    """Dropped without an end, it is settled with what was seen."""
+class CallAccounting:
+    """Estimates a call before it is sent, meters its answer, and settles it once.
 
-    __slots__ = ("_context_token", "_prompt_tokens", "_spending", "meter", "needs_admission", "reservation", "trace")
+    It belongs to one `Call`, which binds its ticket before it is submitted.
+    """
 
-    meter: UsageMeter
+    __slots__ = (
+        *("_adapter", "_prompt_tokens", "_reservation", "_runtime", "_spending", "_ticket"),
+        *("meter", "needs_admission", "tokens", "weight"),
+    )
+
+    _ticket: Ticket
 
     def __init__(
         self,
@@ -41,188 +39,77 @@ class AccountedCall(Call):
         adapter: Adapter,
         description: CallDescription,
         caller: Identity,
-        *,
         resources: tuple[str, ...],
-        wrapped: Any,
-        is_nested: bool,
     ) -> None:
-        provider, operation, model, body, url, told_below = description
-        agent = caller.agent
+        self._runtime = runtime
+        self._adapter = adapter
         self.meter = UsageMeter()
         self._spending: Spending | None = None
         self.needs_admission = runtime.budgets.has_budgets
-        """Whether budgets have to let it in."""
-        self._prompt_tokens = estimate_tokens(body)
-        expected = runtime.averages.predict_usage(agent, model, self._prompt_tokens)
-        tokens = expected.input_tokens + expected.output_tokens
-        self.reservation = create_reservation(runtime, caller, description, resources, self._prompt_tokens)
-        """Pays for it, where anybody wants to know what it takes."""
-        self.trace = runtime.capture_trace()
-        if self.trace is not None:
-            subject = InferenceRequest(operation, provider, model, url, body)
-            self.trace.begin_call(agent, subject, has_sdk_span=told_below or has_foreign_wrapper(wrapped))
-        super().__init__(
-            runtime,
-            adapter,
-            description,
-            caller,
-            resources=resources,
-            engine=NestedEngine(runtime.engine) if is_nested else runtime.engine,
-            weight=estimate_weight(model, tokens, runtime.settings.weights),
-            tokens=tokens,
-            admission=self.needs_admission,
-            settles=not is_nested,  # its settlement follows the grant: under a slot of the program's own there is none
-            context=self.trace,
-        )
-        if self.needs_admission and self.reservation is not None:
-            self.ticket.admission = self.reservation.admit_call
+        """Whether budgets decide on its admission."""
+        self._prompt_tokens = estimate_tokens(description.body)
+        expected = runtime.averages.predict_usage(caller.agent, description.model, self._prompt_tokens)
+        self.tokens = expected.input_tokens + expected.output_tokens
+        """Expected tokens of prompt and answer."""
+        self.weight = estimate_weight(description.model, self.tokens, runtime.settings.weights)
+        """Expected weight, in milli-weights."""
+        self._reservation = create_reservation(runtime, caller, description, resources, self._prompt_tokens)
 
-    def submit(self) -> None:
-        """Ask for the slot; a call that has to wait for it is turned away if its budgets will never let it in."""
-        super().submit()
-        if self.needs_admission and self.ticket.state is State.WAITING and self.reservation is not None:
-            self.reservation.begin_wait(self.ticket)
+    def bind_ticket(self, ticket: Ticket) -> None:
+        """Set the ticket that it accounts for."""
+        self._ticket = ticket
+        if self.needs_admission:
+            ticket.admission = self._reservation.admit_call
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its reservation is neither settled nor cancelled."""
+        return self._reservation.is_open
+
+    @property
+    def chunk_reader(self) -> Callable[[Any, UsageMeter], None]:
+        """What reads each chunk of its stream."""
+        return self._adapter.read_chunk if self._is_measured else self._adapter.read_usage
+
+    @property
+    def sent_model(self) -> str | None:
+        """The model that it is sent with; None if that is the one that the program requested."""
+        model = self._reservation.model
+        return model if model != self._ticket.request.model else None
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether an answer without token counts is measured by its length."""
+        return self._runtime.engine.observed or self._runtime.budgets.is_counting
+
+    def begin_wait(self) -> None:
+        """Track a call that has to wait, so that it is rejected once its budgets can never admit it."""
+        if self.needs_admission and self._ticket.state is State.WAITING:
+            self._reservation.begin_wait(self._ticket)
 
     def end_wait(self) -> None:
-        """Note that it was let in or turned away."""
+        """Undo `begin_wait`."""
         if self.needs_admission:
-            self._runtime.budgets.untrack_waiter(self.ticket)
+            self._runtime.budgets.untrack_waiter(self._ticket)
 
-    def prepare_options(self, options: Any) -> Any:
-        """Return what is to be sent: with what we ask for beyond the program, and the model that its budgets leave."""
-        options = super().prepare_options(options)
-        purchase = self.reservation
-        if purchase is not None and purchase.model != self.ticket.request.model:
+    def replace_model(self, options: Any) -> Any:
+        """Return the options with the model that its budgets allow."""
+        if self._reservation.model != self._ticket.request.model:
             try:
-                options = self.adapter.with_model(options, purchase.model)
+                return self._adapter.with_model(options, self._reservation.model)
             except Exception:
                 process.log_fault("sending a call with a cheaper model")
         return options
 
-    def enter_sdk_call(self) -> None:
-        """Run what follows under this call's span too."""
-        super().enter_sdk_call()
-        self._context_token = None
-        trace = self.trace
-        if trace is not None:
-            ticket = self.ticket
-            try:
-                model = self._sent_model
-                if model is not None:
-                    trace.set_sent_model(model)
-                trace.add_wait(ticket.granted_at - ticket.waiting_since)
-                context = trace.begin_inference(ticket.request.agent, self.engine.read_clock())
-            except Exception:
-                process.log_fault("beginning an inference span")
-                return
-            if context is not trace.caller_context:
-                self._context_token = attach(context)
-
-    def exit_sdk_call(self) -> None:
-        """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
-        if ownership.exit_context(self._scope) and self._context_token is not None:
-            detach(self._context_token)
-
-    @property
-    def inference_context(self) -> Context | None:  # type: ignore[override] # it is only ever asked for
-        """The context to be current while a chunk is read, where the inference span is ours."""
-        return None if self.trace is None or self.trace.inference_span is None else self.trace.inference_span.context
-
-    def record_first_chunk(self, at: float) -> None:
-        """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
-        trace = self.trace
-        if trace is not None and trace.inference_span is not None and trace.inference_span.first_chunk_at is None:
-            trace.inference_span.first_chunk_at = at
-
-    @property
-    def chunk_reader(self) -> Callable[[Any, UsageMeter], None]:  # type: ignore[override] # it is only ever asked for
-        """What is to read each chunk of its stream."""
-        return self.adapter.read_chunk if self._is_measured else self.adapter.read_usage
-
-    @property
-    def _is_measured(self) -> bool:
-        """Whether an answer that does not tell its tokens is to be measured."""
-        return self.engine.observed or self._runtime.budgets.is_counting
-
-    @property
-    def _sent_model(self) -> str | None:
-        """The model that it is sent with, where that is not the one that the program named."""
-        purchase, asked = self.reservation, self.ticket.request.model
-        return purchase.model if purchase is not None and purchase.model != asked else None
-
-    @property
-    def _is_in_flight(self) -> bool:
-        """Whether an attempt of it is with the provider, or was when its slot was taken back."""
-        return self.sent and self.ticket.state in _IN_FLIGHT_STATES
-
-    def finish_call(self, error: BaseException | None = None) -> None:
-        """Settle with what the meter has, and give the slot back. Harmless when repeated."""
-        ticket = self.ticket
-        if ticket.state.is_ended:
-            # Taken back for want of a sign of life: what it took is spent all the same.
-            self._settle_once(error)
-            return
-        spending = self._settle_once(error)
-        if error is None:
-            self.engine.release(ticket, spending)
-            return
-        if self.trace is not None:
-            self.trace.record_error(error)
-        try:
-            self.report_throttle(error)
-        finally:
-            self.engine.cancel(ticket, spending)
-
-    def abandon_call(self) -> None:
-        """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
-        ticket, purchase = self.ticket, self.reservation
-        spending = None
-        if purchase is not None and purchase.is_open:
-            if self._is_in_flight:
-                spending = self._spending = self._settle_usage(purchase.settle_in_finalizer)
-            else:
-                purchase.settle_in_finalizer(ticket, None)
-        if not ticket.state.is_ended:
-            self.engine.abandon_ticket(ticket, spending)
-
-    def fail_call(self, error: BaseException) -> None:
-        """Give the slot back after a call that brought no body.
-
-        Nothing was spent, unless nobody stayed to hear the answer: providers go on and bill it. Its prompt is charged,
-        as an estimate.
-        """
-        engine, ticket = self.engine, self.ticket
-        if self.trace is not None and not ticket.state.is_ended:
-            # A rejection is told as what it is, whether the caller or the listeners hear of it first.
-            self.trace.record_error(error)
-        if isinstance(error, GeneratorExit):
-            # The task was dropped: this may be the garbage collector, in the midst of anything.
-            self.abandon_call()
-            return
-        spending = None
-        try:
-            self.report_throttle(error)
-            # An answer that was whole, and that the SDK refused to parse: it was paid for.
-            answer = getattr(error, "completion", None)
-            if answer is not None:
-                self.record_answer(answer)
-                spending = self._settle_once(error)
-            elif self._is_in_flight and is_caller_gone(error):
-                spending = self._settle_once(error)
-            elif self.reservation is not None:
-                self.reservation.cancel(ticket)
-        finally:
-            engine.cancel(ticket, spending)
-
     def record_answer(self, answer: Any) -> None:
-        """Note what a whole answer says."""
+        """Read the usage of a whole answer."""
         try:
-            self.adapter.read_answer(answer, self.meter)
+            self._adapter.read_answer(answer, self.meter)
         except Exception:
             process.log_fault("reading an answer")
 
     def record_raw_body(self, response: Any) -> None:
-        """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
+        """Read the usage of a body that was not parsed: its JSON if that is in memory, else its length."""
         if self.meter.output_tokens is None and not self.meter.characters:
             content = getattr(response, "_content", None)
             if not self._is_measured and (content is None or len(content) > _MAX_PARSED_BYTES):
@@ -242,49 +129,58 @@ class AccountedCall(Call):
             else:
                 self.meter.characters = size
 
-    def bypass_after_fault(self, what: str) -> None:
-        """Log a fault of ours, and let the user's call go on without a slot."""
-        super().bypass_after_fault(what)
-        self._end_call_span()
+    def settle(self, error: BaseException | None) -> Spending | None:
+        """Settle the metered usage and return its spending. Idempotent.
 
-    def cancel_after_fault(self) -> None:
-        """Give the slot back after a fault of ours, of which this must not make another."""
-        try:
-            if self.reservation is not None:
-                self.reservation.cancel(self.ticket)
-        except Exception:
-            process.log_fault("giving a reservation back")
-        super().cancel_after_fault()
-
-    def bypass_unsupported(self, what: str) -> None:
-        """Count that the call goes on without a slot, because of where it runs."""
-        super().bypass_unsupported(what)
-        self._end_call_span()
-
-    def _end_call_span(self) -> None:
-        if self.trace is not None and self.trace.call_span is not None:
-            self.trace.call_span.end_span()
-
-    def _settle_once(self, error: BaseException | None) -> Spending | None:
-        """Pay for what it took, once, and return that.
-
-        A call that the provider answered with nothing but an error took nothing.
+        A call that the provider answered with an error alone has no usage: its reservation is cancelled.
         """
-        purchase = self.reservation
-        if purchase is None or not purchase.is_open:
+        if not self._reservation.is_open:
             return self._spending
         if error is not None and not self.meter.has_started and getattr(error, "body", None) is not None:
-            purchase.cancel(self.ticket)
+            self._reservation.cancel(self._ticket)
             return None
-        self._spending = self._settle_usage(purchase.settle_cost)
+        self._spending = self._settle_usage(self._reservation.settle_cost)
         return self._spending
 
-    def _settle_usage(self, pay: Callable[[Ticket, ActualCost], Settlement]) -> Spending | None:
-        """Learn from what it took, and pay for it; None for a fault of ours, which must not keep the slot.
+    def settle_failure(self, error: BaseException, *, sent: bool) -> Spending | None:
+        """Settle a call that failed without a body, and return its spending.
 
-        Real tokens replace the weight that it was granted with; where they are estimates, that one stands.
+        It has spent nothing, unless the caller left while the provider was answering: providers complete such a
+        request and bill it. Then its prompt is charged, as an estimate.
         """
-        runtime, meter, request = self._runtime, self.meter, self.ticket.request
+        # A whole answer that the SDK refused to parse: it is billed.
+        answer = getattr(error, "completion", None)
+        if answer is not None:
+            self.record_answer(answer)
+            return self.settle(error)
+        if sent and is_caller_gone(error):
+            return self.settle(error)
+        self._reservation.cancel(self._ticket)
+        return None
+
+    def settle_in_finalizer(self, *, sent: bool) -> Spending | None:
+        """Settle a call that was dropped, without a lock, and return its spending; None if it is settled already."""
+        if not self._reservation.is_open:
+            return None
+        if not sent:
+            self._reservation.settle_in_finalizer(self._ticket, None)
+            return None
+        self._spending = self._settle_usage(self._reservation.settle_in_finalizer)
+        return self._spending
+
+    def cancel_after_fault(self) -> None:
+        """Cancel the reservation after a fault of ours. Never raises."""
+        try:
+            self._reservation.cancel(self._ticket)
+        except Exception:
+            process.log_fault("giving a reservation back")
+
+    def _settle_usage(self, pay: Callable[[Ticket, ActualCost], Settlement]) -> Spending | None:
+        """Record the usage for later estimates, and pay for it; None after a fault of ours, which must not raise.
+
+        Reported tokens replace the weight of the grant; estimated tokens leave it unchanged.
+        """
+        runtime, meter, request = self._runtime, self.meter, self._ticket.request
         try:
             usage = meter.compute_usage(self._prompt_tokens)
             answered = replace_surrogates(meter.model)
@@ -292,20 +188,13 @@ class AccountedCall(Call):
                 replace_surrogates(meter.response_id),
                 tuple(map(replace_surrogates, meter.finish_reasons)),
             )
-            weight, sent = request.weight, self._sent_model
+            weight, sent = request.weight, self.sent_model
             model = sent or request.model
             if runtime.averages.record_usage(request.agent, model, self._prompt_tokens, usage):
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(model, tokens, runtime.settings.weights)
-            paid = pay(self.ticket, ActualCost(usage, weight, answered, meter.service_tier))
+            paid = pay(self._ticket, ActualCost(usage, weight, answered, meter.service_tier))
             return Spending(usage, weight, answered, response_id, reasons, *paid, sent)
         except Exception:
             process.log_fault("settling a call")
             return None
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether something is still held or unpaid, where it is dropped."""
-        # One that was taken back by `max_hold` has ended, and is still to be paid.
-        unpaid = self.sent and self.reservation is not None and self.reservation.is_open
-        return not self.ticket.state.is_ended or unpaid

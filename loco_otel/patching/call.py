@@ -1,8 +1,9 @@
-"""One scheduled call, from its description to the end of its body. What both colours of wrapper share."""
+"""One scheduled call, from its description to the end of its body. The sync and the async wrapper share it."""
 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Token
 from typing import Any
 
 from opentelemetry.context import Context
@@ -12,26 +13,35 @@ from loco_otel._engine.base import SlotSource
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
+from loco_otel._telemetry import CallTrace
+from loco_otel._telemetry.current_context import attach, detach
 from loco_otel._waiting import ownership
 from loco_otel.events import MILLI, Request
+from loco_otel.patching.accounting import CallAccounting
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter
 from loco_otel.patching.throttling import read_throttle_signal
 
+_IN_FLIGHT_STATES = (State.GRANTED, State.RELEASED)
+_UNREAD_METER = UsageMeter()
+"""Shared by all calls without an accounting. Without a chunk reader nothing writes to it."""
+
 
 class Call:
-    """Owns the call's ticket. Dropped without an end, its slot comes back.
+    """Owns the call's ticket. If it is dropped before its end, its slot is released and its usage is settled.
 
-    This is all that a call needs whose spending matters to nobody; what else there is, `WeighedCall` adds.
+    Args:
+        accounting: the weight and the cost of the call; None if nothing depends on them.
+        trace: the telemetry of the call; None if nothing observes it.
+        is_nested: whether it runs under a slot of the program's own. Then it has no settlement after the grant.
+
     """
 
-    __slots__ = ("_runtime", "_scope", "adapter", "engine", "extended_request", "sent", "ticket")
+    __slots__ = (
+        *("_context_token", "_runtime", "_scope", "accounting", "adapter", "engine", "extended_request", "sent"),
+        *("ticket", "trace"),
+    )
 
-    chunk_reader: Callable[[Any, UsageMeter], None] | None = None
-    """What is to read each chunk of its stream; None where nobody wants to know what it took."""
-    meter = UsageMeter()
-    """Nobody's: without a reader nothing is noted in it."""
-    inference_context: Context | None = None
-    """The context to be current while a chunk is read, where the inference span is ours."""
+    _context_token: Token[Context] | None
 
     def __init__(
         self,
@@ -42,133 +52,214 @@ class Call:
         *,
         resources: tuple[str, ...],
         engine: SlotSource,
-        weight: int = MILLI,
-        tokens: int = 0,
-        admission: bool = False,
-        settles: bool = True,
-        context: object = None,
+        accounting: CallAccounting | None = None,
+        trace: CallTrace | None = None,
+        is_nested: bool = False,
     ) -> None:
         self._runtime = runtime
         self.engine = engine
-        """The engine that its ticket belongs to."""
+        """The engine that owns the ticket."""
         self.adapter = adapter
+        self.accounting = accounting
+        self.trace = trace
         self.extended_request: ExtendedRequest | None = None
-        """What is asked of the provider beyond what the program does."""
+        """What is requested from the provider in addition to the program's request."""
         self.sent = False
-        """Whether the SDK was let go: from then on it may cost something."""
+        """Whether the SDK's own request has begun: from then on the call may cost something."""
         request = Request(
             caller.agent,
-            weight,
+            MILLI if accounting is None else accounting.weight,
             resources,
             runtime.settings.acquire_timeout,
-            admission,
+            False if accounting is None else accounting.needs_admission,
             caller.tenant,
             description.operation,
             description.provider,
             description.model,
             None,  # labels
-            settles,
-            context,
-            tokens,
+            not is_nested,  # settles
+            trace,
+            0 if accounting is None else accounting.tokens,
         )
         self.ticket: Ticket = engine.create_ticket(request)
         ownership.bind_here(self.ticket)
+        if accounting is not None:
+            accounting.bind_ticket(self.ticket)
+
+    @property
+    def meter(self) -> UsageMeter:
+        """The meter that its chunk reader writes to."""
+        return _UNREAD_METER if self.accounting is None else self.accounting.meter
+
+    @property
+    def chunk_reader(self) -> Callable[[Any, UsageMeter], None] | None:
+        """What reads each chunk of its stream; None if nothing depends on its usage."""
+        return None if self.accounting is None else self.accounting.chunk_reader
+
+    @property
+    def inference_context(self) -> Context | None:
+        """The context to attach while a chunk is read; None if the inference span is not ours."""
+        return None if self.trace is None or self.trace.inference_span is None else self.trace.inference_span.context
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it holds a slot, or has an open reservation for a request that was sent."""
+        if not self.ticket.state.is_ended:
+            return True
+        # `max_hold` ends the ticket of a call whose settlement is still to come.
+        return self.sent and self.accounting is not None and self.accounting.is_open
+
+    @property
+    def _is_in_flight(self) -> bool:
+        """Whether the provider has a request of it, or had one when its slot was taken back."""
+        return self.sent and self.ticket.state in _IN_FLIGHT_STATES
 
     def submit(self) -> None:
-        """Ask for the slot."""
+        """Request the slot. A call that has to wait is rejected as soon as its budgets can never admit it."""
         self.engine.submit(self.ticket)
+        if self.accounting is not None:
+            self.accounting.begin_wait()
 
     def end_wait(self) -> None:
-        """Note that it was let in or turned away."""
+        """Record that it was granted or rejected."""
+        if self.accounting is not None:
+            self.accounting.end_wait()
 
     def prepare_options(self, options: Any) -> Any:
-        """Return what is to be sent: with what we ask for beyond the program."""
-        return options if self.extended_request is None else self.extended_request.options
+        """Return the options to send: with the extended request, and with the model that its budgets allow."""
+        if self.extended_request is not None:
+            options = self.extended_request.options
+        return options if self.accounting is None else self.accounting.replace_model(options)
 
     def enter_sdk_call(self) -> None:
-        """Run what follows under this call's slot: the SDK's own request."""
+        """Begin the SDK's own request, under this call's slot and span."""
         self._scope = ownership.enter_call(self.ticket)
         self.sent = True
+        if self.trace is not None:
+            self._context_token = None
+            self._begin_inference(self.trace)
+
+    def _begin_inference(self, trace: CallTrace) -> None:
+        ticket = self.ticket
+        try:
+            model = None if self.accounting is None else self.accounting.sent_model
+            if model is not None:
+                trace.set_sent_model(model)
+            trace.add_wait(ticket.granted_at - ticket.waiting_since)
+            context = trace.begin_inference(ticket.request.agent, self.engine.read_clock())
+        except Exception:
+            process.log_fault("beginning an inference span")
+            return
+        if context is not trace.caller_context:
+            self._context_token = attach(context)
 
     def exit_sdk_call(self) -> None:
-        """Undo `enter`; elsewhere, as where the garbage collector closes a coroutine, there is nothing to undo."""
-        ownership.exit_context(self._scope)
+        """Undo `enter_sdk_call`. No-op in another context, as where the garbage collector closes a coroutine."""
+        if ownership.exit_context(self._scope) and self.trace is not None and self._context_token is not None:
+            detach(self._context_token)
 
     def claim_slot(self) -> None:
-        """Let this context hold the slot while the body is open."""
+        """Make this context a holder of the slot while the body is open."""
         ownership.add_claim(self.ticket)
 
     def transfer_claim(self) -> None:
-        """Note that somebody else reads the body now."""
+        """Record that another thread or task reads the body from now on."""
         claim = ownership.Claim(self.ticket)
         self.engine.set_scopes(self.ticket, (threading.get_ident(), claim.scope))
         ownership.add_claim(claim)
 
     def record_first_chunk(self, at: float) -> None:
-        """Note when a stream's first chunk came, by the scheduler's clock; harmless for those that follow."""
+        """Record the time of a stream's first chunk, by the scheduler's clock. No-op for later chunks."""
+        trace = self.trace
+        if trace is not None and trace.inference_span is not None and trace.inference_span.first_chunk_at is None:
+            trace.inference_span.first_chunk_at = at
+
+    def record_answer(self, answer: Any) -> None:
+        """Read the usage of a whole answer."""
+        if self.accounting is not None:
+            self.accounting.record_answer(answer)
+
+    def record_raw_body(self, response: Any) -> None:
+        """Read the usage of a body that was not parsed: its JSON if that is in memory, else its length."""
+        if self.accounting is not None:
+            self.accounting.record_raw_body(response)
 
     def finish_call(self, error: BaseException | None = None) -> None:
-        """Settle with what is known, and give the slot back. Harmless when repeated."""
-        if self.ticket.state.is_ended:
+        """Settle what is known of the usage, and release the slot. Idempotent."""
+        ticket, accounting = self.ticket, self.accounting
+        is_ended = ticket.state.is_ended
+        # Also of a ticket that `max_hold` has ended: its usage is spent all the same.
+        spending = None if accounting is None else accounting.settle(error)
+        if is_ended:
             return
         if error is None:
-            self.engine.release(self.ticket)
-        else:
-            self.fail_call(error)
-
-    def abandon_call(self) -> None:
-        """Do as `finish`, a little later and in another thread: for where the garbage collector may be the caller."""
-        if not self.ticket.state.is_ended:
-            self.engine.abandon_ticket(self.ticket)
-
-    def fail_call(self, error: BaseException) -> None:
-        """Give the slot back after a call that brought no body."""
-        if isinstance(error, GeneratorExit):
-            # The task was dropped: this may be the garbage collector, in the midst of anything.
-            self.abandon_call()
+            self.engine.release(ticket, spending)
             return
+        if self.trace is not None:
+            self.trace.record_error(error)
         try:
             self.report_throttle(error)
         finally:
-            self.engine.cancel(self.ticket)
+            self.engine.cancel(ticket, spending)
+
+    def abandon_call(self) -> None:
+        """Do as `finish_call`, later and in another thread: for callers that the garbage collector may run."""
+        spending = None if self.accounting is None else self.accounting.settle_in_finalizer(sent=self._is_in_flight)
+        if not self.ticket.state.is_ended:
+            self.engine.abandon_ticket(self.ticket, spending)
+
+    def fail_call(self, error: BaseException) -> None:
+        """Release the slot after a call that returned no body."""
+        if self.trace is not None and not self.ticket.state.is_ended:
+            # First, as the listeners receive a rejection before the caller does.
+            self.trace.record_error(error)
+        if isinstance(error, GeneratorExit):
+            # The task was dropped: the garbage collector may run this between any two instructions.
+            self.abandon_call()
+            return
+        spending = None
+        try:
+            self.report_throttle(error)
+            if self.accounting is not None:
+                spending = self.accounting.settle_failure(error, sent=self._is_in_flight)
+        finally:
+            self.engine.cancel(self.ticket, spending)
 
     def report_throttle(self, error: BaseException) -> None:
-        """Tell the scheduler where an error means that the provider has too much to do."""
-        pushback = read_throttle_signal(
+        """Report to the scheduler an error that means that the provider is overloaded."""
+        signal = read_throttle_signal(
             self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
         )
-        if pushback is not None:
-            self.engine.record_throttling(self.ticket, *pushback)
-
-    def record_answer(self, answer: Any) -> None:
-        """Note what a whole answer says."""
-
-    def record_raw_body(self, response: Any) -> None:
-        """Note what a body that nobody parsed lets know: its JSON where it is in memory, its length where not."""
+        if signal is not None:
+            self.engine.record_throttling(self.ticket, *signal)
 
     def bypass_after_fault(self, what: str) -> None:
-        """Log a fault of ours, and let the user's call go on without a slot."""
+        """Log a fault of ours, and continue the user's call without a slot."""
         self._runtime.record_fault(what)
         self.cancel_after_fault()
+        self._end_call_span()
+
+    def bypass_unsupported(self, what: str) -> None:
+        """Count a call that continues without a slot because of the event loop that it runs on."""
+        self._runtime.record_unsupported(what)
+        self._end_call_span()
 
     def cancel_after_fault(self) -> None:
-        """Give the slot back after a fault of ours, of which this must not make another."""
+        """Release the reservation and the slot after a fault of ours. Never raises."""
+        if self.accounting is not None:
+            self.accounting.cancel_after_fault()
         try:
             self.engine.cancel(self.ticket)
         except Exception:
             process.log_fault("giving a slot back")
 
-    def bypass_unsupported(self, what: str) -> None:
-        """Count that the call goes on without a slot, because of where it runs."""
-        self._runtime.record_unsupported(what)
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether something is still held or unpaid, where it is dropped."""
-        return not self.ticket.state.is_ended
+    def _end_call_span(self) -> None:
+        if self.trace is not None and self.trace.call_span is not None:
+            self.trace.call_span.end_span()
 
     def __del__(self) -> None:
-        # A finaliser: runs anywhere, so nothing here locks, logs or wakes. Without a ticket it was never made.
+        # A finaliser may run between any two instructions: no locks, no logs, no wake-ups here.
+        # The ticket is missing if the constructor failed.
         ticket: Ticket | None = getattr(self, "ticket", None)
         if ticket is not None and ticket.state is not State.NEW and self.is_unfinished:
             with suppress(Exception):

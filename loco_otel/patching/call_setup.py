@@ -1,24 +1,28 @@
-"""From a request to the call that is to be scheduled, and what its attempts tell."""
+"""The construction of a `Call` from an SDK's request, and what its attempts record."""
 
 from typing import Any
 
 from loco_otel._core.ticket import Ticket
+from loco_otel._engine.base import SlotSource
+from loco_otel._engine.nested import NestedEngine
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import resolve_identity
-from loco_otel._telemetry import CallTrace
+from loco_otel._runtime.process import Runtime
+from loco_otel._telemetry import CallTrace, InferenceRequest
+from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
 from loco_otel._waiting import ownership
-from loco_otel.patching.accounting import AccountedCall
-from loco_otel.patching.adapter import Adapter
+from loco_otel.patching.accounting import CallAccounting
+from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.call import Call
 
 
 def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:
-    """Make the call to be scheduled; None when this request is not for us, and when we fail to tell.
+    """Return the call to schedule; None if the request calls no model, is scheduled already, or after a fault of ours.
 
-    Under a slot of the program's own it is not scheduled again, but told and paid for.
+    Under a slot of the program's own it is not queued again, but traced and billed.
     """
-    covering = ownership.current_ticket()
-    if covering is not None and (covering.request.settles or covering.is_nested):
+    outer = ownership.current_ticket()
+    if outer is not None and (outer.request.settles or outer.is_nested):
         return None
     try:
         description = adapter.describe_call(client, options)
@@ -26,22 +30,32 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
             return None
         runtime = process.get_runtime()
         runtime.detect_otel_sdk()
-        weighs = runtime.is_weight_needed
-        if covering is not None and not weighs:
+        is_weighed = runtime.is_weight_needed
+        if outer is not None and not is_weighed:
             return None
-        call: Call
         caller = resolve_identity(runtime.default_agent)
         url = description.url
         resources = runtime.router.route_call(
             description.provider, description.model, *((None, None) if url is None else (url.host, url.port))
         )
-        if weighs:
-            inside = covering is not None
-            call = AccountedCall(
-                runtime, adapter, description, caller, resources=resources, wrapped=wrapped, is_nested=inside
-            )
-        else:
-            call = Call(runtime, adapter, description, caller, resources=resources, engine=runtime.engine)
+        engine: SlotSource = runtime.engine
+        accounting = trace = None
+        if is_weighed:
+            if outer is not None:
+                engine = NestedEngine(runtime.engine)
+            accounting = CallAccounting(runtime, adapter, description, caller, resources)
+            trace = _start_trace(runtime, description, caller.agent, wrapped)
+        call = Call(
+            runtime,
+            adapter,
+            description,
+            caller,
+            resources=resources,
+            engine=engine,
+            accounting=accounting,
+            trace=trace,
+            is_nested=outer is not None,
+        )
         if runtime.settings.stream_usage:
             call.extended_request = adapter.request_usage(options)
         return call  # noqa: TRY300 - nothing else can fail
@@ -51,14 +65,23 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
 
 
 def record_retry_wait(ticket: Ticket) -> None:
-    """Note the wait that followed a pause."""
+    """Add the wait that followed a retry's pause to the call's trace."""
     trace = ticket.request.context
     if isinstance(trace, CallTrace):
         trace.add_wait(ticket.granted_at - ticket.waiting_since)
 
 
 def set_wait_on_inner_span(ticket: Ticket) -> None:
-    """Tell whoever makes the call's inference span below us how long it has waited."""
+    """Set the call's wait on an inference span that an instrumentor below our wrapper has begun."""
     trace = ticket.request.context
     if isinstance(trace, CallTrace):
         trace.adopt_inner_span()
+
+
+def _start_trace(runtime: Runtime, description: CallDescription, agent: str, wrapped: Any) -> CallTrace | None:
+    trace = runtime.capture_trace()
+    if trace is not None:
+        provider, operation, model, body, url, has_sdk_span = description
+        subject = InferenceRequest(operation, provider, model, url, body)
+        trace.begin_call(agent, subject, has_sdk_span=has_sdk_span or has_foreign_wrapper(wrapped))
+    return trace

@@ -14,7 +14,8 @@ from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
 from loco_otel.events import Usage
 from loco_otel.patching.adapter import CallDescription
-from loco_otel.patching.request_size import estimate_weight, find_max_output_tokens
+from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.request_size import find_max_output_tokens
 
 _PRIORITY_TIER = "priority"
 """The service tier that costs more than what is published for a model; that a cheaper one is granted is not certain."""

@@ -1,25 +1,15 @@
-"""What a call weighs: its tokens, and the class of its model.
+"""The tokens of a request's body: an estimate of its prompt, and the limit of its answer.
 
-    weight = tier(model) * max(1, tokens / 1000), rounded to a whole weight
-
-Before the call its tokens are what `_runtime.token_averages` expects: the prompt, as estimated here, corrected by what
-such prompts came to, and the answers that this agent usually gets from this model. Until one of its calls has ended,
-the prompt alone counts. After the call they are what the provider says.
-
-No tokenizer: one that works offline weighs more than all the rest of loco-otel. A third of the UTF-8 bytes is
-more than the tokens of prose, code, Chinese and Russian, and less than those of JSON; the scheduler needs to
-know which call is the heavier, not what it will cost.
+No tokenizer is used: one that works offline is larger than loco-otel itself. A third of the UTF-8 bytes is more than
+the tokens of prose, code, Chinese and Russian, and less than those of JSON. The scheduler compares calls, so a biased
+estimate is enough; `_runtime.token_averages` corrects it.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
-from functools import lru_cache
-from types import MappingProxyType
 
 from loco_otel._telemetry.inference import MAX_OUTPUT_FIELDS
-from loco_otel.events import MILLI
 
 _NUMBER_TYPES = (int, float)
 _LIST_TYPES = (list, tuple)
@@ -66,29 +56,6 @@ _BASE64_FIELDS = frozenset({"file_data", "image_data", "b64_json"})
 _DATA_URL_PREFIXES = ("data:", "DATA:")
 _DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
 
-_DEFAULT_TIER = 2
-_TIER_PATTERNS = tuple(
-    (re.compile(rf"(?<![a-z0-9])(?:{pattern})(?![a-z])"), tier)
-    # The figures are those of the adapters of loco-agent 0.2.2, its 1.5 rounded up; a model that came later
-    # has the tier of the one whose place it took. The first match counts.
-    for pattern, tier in (
-        (r"embed(?:ding)?s?", 1),
-        (r"opus", 5),
-        (r"sonnet", 2),
-        (r"haiku|claude-instant", 1),
-        (r"gemini.*flash-lite|gemini-(?:1\.5|2\.0)-flash", 1),
-        (r"gemini.*flash|gemini-1\.5-pro", 2),
-        (r"gemini.*pro", 3),
-        (r"nano|gpt-?4o-?mini|gpt-?3\.?5", 1),
-        (r"mini", 2),
-        (r"titan.*premier|nova-pro", 2),
-        (r"titan|nova-(?:micro|lite)", 1),
-        (r"llama.*-(?:70|90|405)b", 3),
-        (r"pro|o\d", 5),
-        (r"(?:chat)?gpt-?\d.*", 3),
-    )
-)
-
 
 def estimate_tokens(body: Mapping[str, object]) -> int:
     """Return about how many tokens the prompt of a request has.
@@ -120,31 +87,6 @@ def _count_answers(body: Mapping[str, object]) -> int:
         isinstance(prompt, _LIST_TYPES) and prompt and type(prompt[0]) is not int
     )  # else one, that is tokens already
     return max(1, each) * (len(prompt) if several and isinstance(prompt, _LIST_TYPES) else 1)
-
-
-def estimate_weight(model: str | None, tokens: int, fixed: Mapping[str, float] = MappingProxyType({})) -> int:
-    """Return the weight of a call in milli-weights: a whole weight of at least 1, unless it is fixed.
-
-    Args:
-        model: as the call names it, with or without date, region and provider.
-        tokens: of prompt and answer, expected or real.
-        fixed: weights (not milli-weights) by model name or glob, instead of the estimate. The name itself
-            goes before the globs, and those in their order.
-
-    """
-    name = model or ""
-    if fixed:
-        key = name if name in fixed else next((glob for glob in fixed if fnmatchcase(name, glob)), None)
-        if key is not None:
-            return max(1, round(fixed[key] * MILLI))
-    return (_find_tier(name) * max(1000, tokens) + 500) // 1000 * MILLI
-
-
-@lru_cache(maxsize=1024)
-def _find_tier(model: str) -> int:
-    base = model.split(":")[1] if model.startswith("ft:") else model  # ft:gpt-4o-mini-2024-07-18:who:what:id
-    name = re.sub(r"[^a-z0-9.]+", "-", base.lower())
-    return next((tier for pattern, tier in _TIER_PATTERNS if pattern.search(name)), _DEFAULT_TIER)
 
 
 class _PromptCounter:
