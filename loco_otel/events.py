@@ -18,13 +18,7 @@ DEFAULT_RESOURCE = "llm_api"
 
 
 class Outcome(StrEnum):
-    """How an acquire ended.
-
-    Example:
-        >>> Outcome('timeout') is Outcome.TIMEOUT
-        True
-
-    """
+    """How an acquire ended."""
 
     GRANTED = "granted"
     TIMEOUT = "timeout"
@@ -35,13 +29,7 @@ class Outcome(StrEnum):
 
 
 class GrantReason(StrEnum):
-    """Why a request was granted.
-
-    Example:
-        >>> all(GrantReason(reason.value) is reason for reason in GrantReason)
-        True
-
-    """
+    """Why a request was granted."""
 
     FREE = "free"
     """A slot was free and no request waited."""
@@ -54,13 +42,7 @@ class GrantReason(StrEnum):
 
 
 class ThrottleKind(StrEnum):
-    """The meaning of a provider's refusal.
-
-    Example:
-        >>> all(ThrottleKind(kind.value) is kind for kind in ThrottleKind)
-        True
-
-    """
+    """The meaning of a provider's refusal."""
 
     LOAD = "load"
     """Too many requests: the rate must drop."""
@@ -71,13 +53,7 @@ class ThrottleKind(StrEnum):
 
 
 class BypassReason(StrEnum):
-    """Why a call was sent unscheduled.
-
-    Example:
-        >>> str(BypassReason.INTERNAL_ERROR)
-        'internal_error'
-
-    """
+    """Why a call was sent unscheduled."""
 
     INTERNAL_ERROR = "internal_error"
     LOOP_BLOCKED = "loop_blocked"
@@ -168,13 +144,7 @@ class Spending(NamedTuple):
 
 
 class RateLimits(NamedTuple):
-    """The rate limits in headers of a provider: what remains, the limits, and seconds until all reset.
-
-    Example:
-        >>> 'remaining_requests' in RateLimits._fields
-        True
-
-    """
+    """The rate limits in headers of a provider: what remains, the limits, and seconds until all reset."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
@@ -185,13 +155,7 @@ class RateLimits(NamedTuple):
 
 
 class TicketView(Protocol):
-    """A ticket as listeners see it: its id and its request.
-
-    Example:
-        >>> def describe_ticket(ticket: TicketView) -> str:
-        ...     return f'{ticket.id} of {ticket.request.agent}'
-
-    """
+    """A ticket as listeners see it: its id and its request."""
 
     @property
     def id(self) -> str:
@@ -203,28 +167,14 @@ class TicketView(Protocol):
 
 
 class Submitted(NamedTuple):
-    """A request reached the scheduler.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Submitted):
-        ...         print(event.at, event.ticket)
-
-    """
+    """A request reached the scheduler."""
 
     at: float
     ticket: TicketView
 
 
 class Waiting(NamedTuple):
-    """The request was queued.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Waiting):
-        ...         print(event.at, event.queue_weight)
-
-    """
+    """The request was queued."""
 
     at: float
     ticket: TicketView
@@ -274,14 +224,7 @@ class Granted(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The request was rejected or cancelled.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Rejected):
-        ...         print(event.at, event.outcome)
-
-    """
+    """The request was rejected or cancelled."""
 
     at: float
     ticket: TicketView
@@ -293,14 +236,7 @@ class Rejected(NamedTuple):
 
 
 class Throttled(NamedTuple):
-    """The provider throttled the call.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Throttled):
-        ...         print(event.at, event.retry_after)
-
-    """
+    """The provider throttled the call."""
 
     at: float
     ticket: TicketView
@@ -313,14 +249,7 @@ class Throttled(NamedTuple):
 
 
 class Suspended(NamedTuple):
-    """The request returned its slot for a retry's back-off.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Suspended):
-        ...         print(event.at, event.held)
-
-    """
+    """The request returned its slot for a retry's back-off."""
 
     at: float
     ticket: TicketView
@@ -329,14 +258,7 @@ class Suspended(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """The call ended with this cost.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Spent):
-        ...         print(event.at, event.spending)
-
-    """
+    """The call ended with this cost."""
 
     at: float
     ticket: TicketView
@@ -344,14 +266,7 @@ class Spent(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The request released its slot.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, Released):
-        ...         print(event.at, event.held)
-
-    """
+    """The request released its slot."""
 
     at: float
     ticket: TicketView
@@ -362,14 +277,7 @@ class Released(NamedTuple):
 
 
 class BudgetExceeded(NamedTuple):
-    """Budgets had no room for a call.
-
-    Example:
-        >>> def handle(event: Event) -> None:
-        ...     if isinstance(event, BudgetExceeded):
-        ...         print(event.at, event.action)
-
-    """
+    """Budgets had no room for a call."""
 
     at: float
     ticket: TicketView
@@ -519,13 +427,7 @@ class ResourceSnapshot(NamedTuple):
 
 
 class ResourceDump(NamedTuple):
-    """One resource at one moment, with its requests.
-
-    Example:
-        >>> 'tickets' in ResourceDump._fields
-        True
-
-    """
+    """One resource at one moment, with its requests."""
 
     standing: ResourceSnapshot
     tickets: tuple[TicketSnapshot, ...]
@@ -537,14 +439,7 @@ class ResourceDump(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The state of all resources at one moment.
-
-    Example:
-        >>> import loco_otel
-        >>> isinstance(loco_otel.snapshot(), Snapshot)
-        True
-
-    """
+    """The state of all resources at one moment."""
 
     at: float
     resources: tuple[ResourceSnapshot, ...]
