@@ -1,4 +1,4 @@
-"""The library: what a program may call by itself."""
+"""The public functions of the library."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from loco_otel.money import BudgetStatus, Totals
 _logger = logging.getLogger("loco_otel")
 
 _MAX_WEIGHT = 1e9
-"""So that sums of milli-weights are exact, and never beyond what the score can be computed from."""
+"""Sums of milli-weights stay exact, and scores finite."""
 
 
 def slot(
@@ -28,23 +28,28 @@ def slot(
     labels: Mapping[str, str] | None = None,
     resources: Sequence[str] = (DEFAULT_RESOURCE,),
 ) -> Slot:
-    """Hold a slot for the length of a `with` or `async with` body.
+    """Hold a slot for the duration of a `with` or `async with` body.
 
-    It comes from the same scheduler as the patched SDKs' slots; patched calls in the body run under it.
+    The slot is taken from the scheduler that the patched SDKs use. Patched calls in the body run under it.
 
     Args:
-        agent: who asks; when None as for a patched call (`as_agent`, the current span, the settings).
-        weight: how heavy the work is; 1.0 is a small call.
-        timeout: seconds to wait for it, 0 takes a free slot or none; `LOCO_ACQUIRE_TIMEOUT` when None.
-        tenant: for whom the agent works.
-        task_type: what kind of work it is, for spans.
-        labels: more about it, for programs that read events.
-        resources: names of those in the settings of which it needs a slot each: all in one step, or none.
+        agent: the agent's name; None identifies it as for a patched call (`as_agent`, the current span, the settings).
+        weight: the size of the work; 1.0 is a small call.
+        timeout: seconds to wait, 0 takes a free slot or fails at once; None means `LOCO_ACQUIRE_TIMEOUT`.
+        tenant: the tenant of the agent.
+        task_type: the kind of work, for spans.
+        labels: further values for programs that read events.
+        resources: names of configured resources, of each of which a slot is acquired: all at once, or none.
 
     Raises:
-        ValueError: agent, weight, timeout or resources cannot be used.
-        ConfigurationError: a setting is wrong.
-        AcquireRejectedError: on entering: a timeout, too many waiters, or shutdown; the subclass says which.
+        ValueError: agent, weight, timeout or resources are invalid.
+        ConfigurationError: a setting is invalid.
+        AcquireRejectedError: on entry: a timeout, too many waiters, or shutdown, each as a subclass.
+
+    Example:
+        >>> with slot('analyst', weight=2.0):
+        ...     snapshot().resources[0].active
+        1
 
     """
     runtime = process.get_runtime()
@@ -77,23 +82,35 @@ def _identify_caller(runtime: process.Runtime) -> Identity:
     try:
         return resolve_identity(runtime.default_agent)
     except Exception:
-        process.log_fault("telling who calls")
+        process.log_fault("identifying the caller of slot()")
         return Identity(runtime.default_agent)
 
 
 def snapshot() -> Snapshot:
-    """Tell how the scheduler stands: per resource and agent what holds, what waits, and its load."""
+    """Return the state of every resource and agent: holders, waiters and load.
+
+    Example:
+        >>> with slot('analyst'):
+        ...     [resource.resource for resource in snapshot().resources]
+        ['llm_api']
+
+    """
     return process.get_runtime().engine.take_snapshot()
 
 
 def dump(tickets: int = 100) -> Dump:
-    """Tell how the scheduler stands, request by request; `print` it, or take `as_dict()`.
+    """Return the state of every resource, request by request. Print it, or call `as_dict()`.
 
     Args:
-        tickets: at most so many of each resource; how many are left out is told.
+        tickets: the most requests listed per resource; the dump counts the others.
 
     Raises:
-        ValueError: it is negative.
+        ValueError: `tickets` is negative.
+
+    Example:
+        >>> with slot('analyst'):
+        ...     sorted(dump().as_dict())
+        ['resources']
 
     """
     if tickets < 0:
@@ -102,44 +119,56 @@ def dump(tickets: int = 100) -> Dump:
 
 
 def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
-    """Tell what all calls that have ended took, by whom they are charged to; most USD first.
+    """Return the totals of all ended calls, grouped by fields, in descending order of USD.
 
-    With a ledger file that is what all processes that share it have ever spent, else what this process has. Where
-    nothing else needs to know what calls take, neither a budget nor a limit nor an OpenTelemetry SDK, they are counted
-    from the first call of this function on, or from the start with `LOCO_COUNT_SPEND`.
+    With a ledger file these are the totals of all processes that share it, otherwise of this process. If no budget,
+    limit or OpenTelemetry SDK needs the cost of calls, they are counted from the first call of this function on, or
+    from the start with `LOCO_COUNT_SPEND`.
 
     Args:
-        by: of agent, tenant, team, workflow, session, provider and model; a list, or names with commas between.
+        by: agent, tenant, team, workflow, session, provider or model; a sequence, or comma-separated names.
 
     Raises:
-        ValueError: it is by something else.
+        ValueError: `by` has another field.
         LedgerError: the ledger's file can't be used now.
+
+    Example:
+        >>> spend('agent')
+        ()
 
     """
     runtime = process.get_runtime()
     fields = tuple([name.strip() for name in by.split(",")] if isinstance(by, str) else by)
     if runtime.budgets.start_counting() and not runtime.engine.observed:
-        _logger.info("what calls take is counted from now on; LOCO_COUNT_SPEND=true counts it from the start")
+        _logger.info("spending is counted from now on (set LOCO_COUNT_SPEND=true to count from the start)")
     return runtime.budgets.compute_totals(fields)
 
 
 def budgets() -> tuple[BudgetStatus, ...]:
-    """Tell how each budget stands: its limit, and what is spent and reserved in this period.
+    """Return the status of each budget: its limit, and the amounts spent and reserved in this period.
 
     Raises:
         LedgerError: the ledger's file can't be used now.
+
+    Example:
+        >>> budgets()  # no budget is set
+        ()
 
     """
     return process.get_runtime().budgets.read_statuses()
 
 
 def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
-    """Call a function when a budget has no room for a call, or reaches a threshold.
+    """Register a callback for calls without room in a budget, and for reached thresholds.
 
-    It is called at once, in the thread of that call, and must not block; one that raises is logged.
+    It runs synchronously in the thread of the call, and must not block. An exception that it raises is logged.
 
     Returns:
-        What ends that.
+        A function that unregisters the callback.
+
+    Example:
+        >>> stop = on_budget(print)
+        >>> stop()
 
     """
     callbacks = process.get_runtime().budgets.callbacks
@@ -153,20 +182,24 @@ def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
 
 
 def install() -> tuple[str, ...]:
-    """Patch the SDKs that are there, where `opentelemetry-instrument` can't go: notebooks, workers, tests.
+    """Patch the installed SDKs where `opentelemetry-instrument` can't run: notebooks, workers, tests.
 
     Returns:
-        The names of the instrumentations that are active, or will be once their SDK is imported: without those whose
-        SDK is not installed or of a version that cannot be patched, and without those named in
-        `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`.
+        The names of the active instrumentations, including those that become active when their SDK is imported. SDKs
+            that are not installed, have an unsupported version, or are in `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` are
+            omitted.
 
     Raises:
-        ConfigurationError: a setting is wrong.
+        ConfigurationError: a setting is invalid.
+
+    Example:
+        >>> names = install()
+        >>> uninstall()
 
     """
     settings = process.get_runtime().settings
     if not settings.enabled:
-        _logger.info("LOCO_ENABLED is false: nothing is patched")
+        _logger.info("nothing is patched, as LOCO_ENABLED is false (set it to true to schedule calls)")
         return ()
     left_out = settings.disabled_instrumentations
     chosen = [entry for entry in _find_instrumentors() if "*" not in left_out and entry.name not in left_out]
@@ -174,7 +207,7 @@ def install() -> tuple[str, ...]:
     for entry in chosen:
         instrumentor = entry.load()()
         if not instrumentor.is_instrumented_by_opentelemetry:
-            # Ours look for their SDK themselves; OpenTelemetry would log an ERROR for each that is not installed.
+            # # Our instrumentors check for their SDK. OpenTelemetry would log an ERROR for each that is not installed.
             instrumentor.instrument(skip_dep_check=True)
         if instrumentor.is_instrumented_by_opentelemetry:
             active.append(entry.name)
@@ -182,15 +215,20 @@ def install() -> tuple[str, ...]:
 
 
 def pre_instrument() -> None:
-    """Patch before `opentelemetry-instrument` loads any instrumentor; it calls this itself.
+    """Patch before `opentelemetry-instrument`, which calls this, loads any instrumentor.
 
-    Others then wrap what is ours, whatever order they are loaded in. It honours `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`
-    here because the launcher does so only for instrumentors. Never raises: that would stop all of them.
+    Other instrumentors then wrap our patches in any load order. `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` is applied
+    here, as the launcher applies it to instrumentors only. Never raises, as that would stop all instrumentors.
+
+    Example:
+        >>> pre_instrument()
+        >>> uninstall()
+
     """
     try:
         left_out = process.get_runtime().settings.disabled_instrumentations
     except ConfigurationError:
-        return  # each instrumentor says so
+        return  # each instrumentor logs it
     if "*" in left_out:
         return
     for entry in _find_instrumentors():
@@ -202,7 +240,13 @@ def pre_instrument() -> None:
 
 
 def uninstall() -> None:
-    """Take all patches off again; calls under way end as they would have."""
+    """Remove all patches. Calls in flight end normally.
+
+    Example:
+        >>> names = install()
+        >>> uninstall()
+
+    """
     for entry in _find_instrumentors():
         instrumentor = entry.load()()
         if instrumentor.is_instrumented_by_opentelemetry:

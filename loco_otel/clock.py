@@ -1,13 +1,13 @@
 """Time, injected.
 
-Everything that needs the time takes a `Clock`. The core never sees one: it is given `now`.
+Everything that reads the time takes a `Clock`. The core takes `now` as an argument instead.
 """
 
 import time
 from collections.abc import Callable
 
 Clock = Callable[[], float]
-"""Seconds on a scale that never goes back; only differences mean anything."""
+"""A monotonic clock in seconds; only differences are meaningful."""
 
 monotonic: Clock = time.monotonic
-"""The clock of a running program."""
+"""The monotonic clock of a running program."""

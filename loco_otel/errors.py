@@ -1,4 +1,4 @@
-"""What loco-otel may raise into a program: a decided rejection, or a setting that cannot be used. Nothing else."""
+"""The exceptions that loco-otel raises into a program: deliberate rejections and unusable settings, nothing else."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -8,20 +8,40 @@ from loco_otel.money import BudgetStatus, Period, Scope
 
 
 class LocoError(Exception):
-    """Root of all errors that loco-otel raises."""
+    """Root of all errors that loco-otel raises.
+
+    Example:
+        >>> issubclass(ConfigurationError, LocoError)
+        True
+
+    """
 
 
 class ConfigurationError(LocoError, ValueError):
-    """A setting is wrong; the message names the key, the value and what is allowed."""
+    """A setting is invalid. The message names the key, the value and the allowed values.
+
+    Example:
+        >>> try:
+        ...     raise ConfigurationError('LOCO_CAPACITY=0: must be at least 1')
+        ... except ValueError as error:
+        ...     print(error)
+        LOCO_CAPACITY=0: must be at least 1
+
+    """
 
 
 class AcquireRejectedError(LocoError):
-    """The scheduler decided that a request may not go.
+    """The scheduler rejected a request.
 
     Attributes:
-        agent: who asked.
-        resource: what was asked for.
+        agent: the agent of the request.
+        resource: the requested resource.
         waited: seconds spent waiting.
+
+    Example:
+        >>> error = AcquireRejectedError('no slot', agent='b', resource='llm_api', waited=0.5)
+        >>> error.agent, error.waited
+        ('b', 0.5)
 
     """
 
@@ -33,36 +53,57 @@ class AcquireRejectedError(LocoError):
 
 
 class AcquireTimeoutError(AcquireRejectedError, TimeoutError):
-    """No slot came free within the time allowed."""
+    """No slot became free within the timeout.
+
+    Example:
+        >>> issubclass(AcquireTimeoutError, TimeoutError)
+        True
+
+    """
 
 
 class BackpressureError(AcquireRejectedError):
-    """Too many requests wait already."""
+    """Too many requests are already waiting.
+
+    Example:
+        >>> issubclass(BackpressureError, AcquireRejectedError)
+        True
+
+    """
 
 
 class ShutdownError(AcquireRejectedError):
-    """The scheduler is shutting down and takes no more requests."""
+    """The scheduler is shutting down and accepts no requests.
+
+    Example:
+        >>> issubclass(ShutdownError, AcquireRejectedError)
+        True
+
+    """
 
 
 class BudgetExceededError(AcquireRejectedError):
-    """The budget has no room for a call or a task: nothing was sent.
+    """A budget has no room for a call or a task. Nothing was sent.
 
-    Amounts are in USD, or in weights where the budget counts those.
+    Amounts are in USD, or in weights if the budget counts those.
 
     Attributes:
-        agent_id: who asked.
-        current: what is spent and reserved; None where it is not known here.
-        limit: what may be spent; None where it is not known here.
-        task_cost: what was asked for, by estimate.
-        scope: whose budget has no room, with `key`: `agent`, `tenant`, `team`, `model` or `all`; None where it is one
-            of a `BudgetManager`.
+        agent_id: the agent of the request.
+        current: the amount spent and reserved; None if unknown.
+        limit: the budget's limit; None if unknown.
+        task_cost: the estimated cost of the call.
+        scope: the kind of `key`: `agent`, `tenant`, `team`, `model` or `all`; None for a budget of a `BudgetManager`.
         key: the agent, tenant, team or model; `*` for all.
         unit: `usd` or `weight`.
-        period: how long it is for: `minute`, `hour`, `day`, `month` or `total`.
-        spent: what is spent; None where it is not known here.
-        reserved: what calls under way are estimated to take.
-        resets_at: when the budget begins anew, in seconds since the epoch; None for never.
-        standing: all of that as one value.
+        period: the budget's period: `minute`, `hour`, `day`, `month` or `total`.
+        spent: the amount spent; None if unknown.
+        reserved: the estimated cost of calls in flight.
+        resets_at: the time at which the budget resets, in seconds since the epoch; None if it never does.
+        standing: the budget's status, which holds these fields.
+
+    Example:
+        >>> print(BudgetExceededError('b', 4.5, 5.0, 1.0))
+        Agent 'b' would exceed its budget: current=4.5 + task=1.0 > limit=5.0
 
     """
 
@@ -97,12 +138,12 @@ class BudgetExceededError(AcquireRejectedError):
 
     @property
     def estimate(self) -> float:
-        """What the call was estimated to take; the same as `task_cost`."""
+        """The estimated cost of the call; equal to `task_cost`."""
         return self.task_cost
 
     @classmethod
     def of(cls, standing: BudgetStatus, agent: str, estimate: int, *, resource: str = "") -> Self:
-        """Make the error of a call that an account has no room for; `estimate` is in the account's integers."""
+        """Create the error for a call without room in an account; `estimate` is in the account's integer unit."""
         amount = standing.key.unit.amount
         current = amount(standing.spent + standing.reserved)
         return cls(agent, current, amount(standing.limit), amount(estimate), resource=resource, standing=standing)
@@ -121,7 +162,7 @@ def _refusal(agent: str, current: float | None, limit: float | None, cost: float
     during = "" if period is Period.TOTAL else f" a {period}"
     anew = ""
     if standing.resets_at is not None:
-        anew = f"; it begins anew at {datetime.fromtimestamp(standing.resets_at, UTC).isoformat(timespec='seconds')}"
+        anew = f"; it resets at {datetime.fromtimestamp(standing.resets_at, UTC).isoformat(timespec='seconds')}"
     return (
         f"A call of {agent!r} is estimated at {unit.tell(cost)}, and the budget of {whose} has no room for it:"
         f" {unit.tell(unit.amount(standing.spent))} spent and {unit.tell(unit.amount(standing.reserved))} reserved"
@@ -130,4 +171,10 @@ def _refusal(agent: str, current: float | None, limit: float | None, cost: float
 
 
 class LedgerError(AcquireRejectedError):
-    """The file that keeps the budgets can't be used; the message names it and says why."""
+    """The ledger's file can't be used. The message names the file and the cause.
+
+    Example:
+        >>> issubclass(LedgerError, AcquireRejectedError)
+        True
+
+    """

@@ -1,8 +1,8 @@
-"""What happens to a request, and how the scheduler stands: the values that all layers share.
+"""Events of requests and snapshots of the scheduler: the values that all layers share.
 
-Events are past tense and immutable; `at` is the scheduler's clock in seconds. Weights are milli-weights: integers,
-so that sums are exact (a weight of 1.0 is 1000). Events are NamedTuples because they are made on the hot path: a
-frozen dataclass costs five times as much.
+Events are in past tense and immutable. `at` is the scheduler's clock in seconds. Weights are milli-weights: integers,
+so that sums are exact (a weight of 1.0 is 1000). Events are NamedTuples because the hot path creates them: a frozen
+dataclass costs five times as much.
 """
 
 from collections.abc import Mapping
@@ -29,16 +29,16 @@ class Outcome(StrEnum):
 
 
 class GrantReason(StrEnum):
-    """Why this request, and why now."""
+    """Why a request was granted."""
 
     FREE = "free"
-    """A slot was free and nobody waited."""
+    """A slot was free and no request waited."""
     SCORE = "score"
     """The policy chose it among the waiters."""
     GUARD = "guard"
-    """It was the oldest waiter, and beyond the longest wait allowed."""
+    """It was the oldest waiter and had exceeded the longest wait allowed."""
     REENTRANT = "reentrant"
-    """Every holder waited for a call of its own, so this one shares a holder's slot."""
+    """Every holder waited for a nested call of its own, so this request shares a holder's slot."""
 
 
 class WaitReason(StrEnum):
@@ -57,89 +57,108 @@ class WaitReason(StrEnum):
 
 
 class ThrottleKind(StrEnum):
-    """What a provider's refusal means."""
+    """The meaning of a provider's refusal."""
 
     LOAD = "load"
-    """Too much at once: slow down."""
+    """Too many requests: the rate must drop."""
     TIMEOUT = "timeout"
-    """No answer in time: it may have too much to do."""
+    """No answer within the timeout: the provider may be overloaded."""
     SPEND = "spend"
-    """A spending limit or an empty account: slowing down will not help."""
+    """A spending limit or an empty account: a lower rate will not help."""
 
 
 class BypassReason(StrEnum):
-    """Why a call went out without being scheduled."""
+    """Why a call was sent unscheduled."""
 
     INTERNAL_ERROR = "internal_error"
     UNSUPPORTED_RUNTIME = "unsupported_runtime"
 
 
 class Request(NamedTuple):
-    """What is asked of the scheduler: the waiter is the request, so it carries all that its turn depends on."""
+    """A request to the scheduler, with everything that its admission depends on.
+
+    Example:
+        >>> request = Request('analyst', 2 * MILLI, ('llm_api',), 30.0)
+        >>> request.agent, request.resources
+        ('analyst', ('llm_api',))
+
+    """
 
     agent: str
     weight: int = MILLI
     """Milli-weights."""
     resources: tuple[str, ...] = (DEFAULT_RESOURCE,)
-    """All or none of them, in one step."""
+    """The resources, acquired atomically: all or none."""
     timeout: float | None = None
-    """Seconds that it may wait; 0 takes a free slot or nothing."""
+    """Timeout in seconds; 0 takes a free slot or fails at once."""
     admission: bool = False
-    """Ask whoever keeps the budgets, after the slot and before the call."""
+    """Check the budgets after the slot is granted and before the call is sent."""
     tenant: str | None = None
     task_type: str = "default"
     provider: str | None = None
     model: str | None = None
     labels: Mapping[str, str] | None = None
     settles: bool = False
-    """A `Spent` will follow, unless the call fails."""
+    """Whether a `Spent` event follows, unless the call fails."""
     context: object = None
-    """The listeners' own; nothing else looks inside."""
+    """Opaque data of the listeners; the scheduler never reads it."""
     tokens: int = 0
-    """What prompt and answer are expected to have, for limits in tokens."""
+    """The expected input and output tokens, for token limits."""
 
 
 class Usage(NamedTuple):
-    """Tokens of one call, as the provider counts them."""
+    """Tokens of one call, as the provider counts them.
+
+    Example:
+        >>> Usage(120, 30).output_tokens
+        30
+
+    """
 
     input_tokens: int
     output_tokens: int
     estimated: bool = False
-    """True where the provider gave no figures, or the body broke off before it did."""
+    """True if the provider reported no usage, or the body ended before it did."""
     cache_read_tokens: int | None = None
-    """Of the input, those that the provider had in its cache; None where it does not say."""
+    """Input tokens read from the provider's cache; None if not reported."""
     cache_write_tokens: int | None = None
-    """Of the input, those that it put there."""
+    """Input tokens written to the provider's cache."""
     reasoning_tokens: int | None = None
-    """Of the output, those that the model thought with."""
+    """Output tokens used for reasoning."""
 
 
 class Spending(NamedTuple):
-    """What one call took."""
+    """The cost of one call.
+
+    Example:
+        >>> Spending(Usage(120, 30), 1500, 'gpt-4o').usage.input_tokens
+        120
+
+    """
 
     usage: Usage | None
     weight: int
     """Milli-weights."""
     model: str | None
-    """As the provider answered."""
+    """The model in the provider's answer."""
     response_id: str | None = None
-    """The provider's name for its answer."""
+    """The provider's id of its answer."""
     finish_reasons: tuple[str, ...] = ()
     """Why the model stopped, one for each choice."""
     usd: int | None = None
-    """Micro-USD; None where the model's price is not known."""
+    """Micro-USD; None if the model's price is unknown."""
     remaining: int | None = None
-    """Micro-USD that the tightest of its budgets in USD has left, reservations apart; None without one."""
+    """Micro-USD left in the tightest USD budget, without reservations; None without one."""
     action: Action | None = None
-    """What a budget without room for it did with it."""
+    """The action of a budget without room for the call."""
     sent_model: str | None = None
-    """The model that it was sent with, where that is not the one that the program named."""
+    """The model that the call was sent with, if it is not the one that the program named."""
     service_tier: str | None = None
-    """`batch`, `flex`, `priority`, where the provider says so: it has prices of its own."""
+    """`batch`, `flex` or `priority`, if the provider reports it: each has prices of its own."""
 
 
 class RateLimits(NamedTuple):
-    """What a provider's headers say is left of requests and tokens, of how many, and in how many seconds of all."""
+    """The rate limits in headers of a provider: what remains, the limits, and seconds until all reset."""
 
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
@@ -150,15 +169,15 @@ class RateLimits(NamedTuple):
 
 
 class TicketView(Protocol):
-    """A ticket as listeners may see it: who asks, and under which id."""
+    """A ticket as listeners see it: its id and its request."""
 
     @property
     def id(self) -> str:
-        """Unique among all processes."""
+        """Unique across processes."""
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """The request that the ticket was created for."""
 
 
 class Submitted(NamedTuple):
@@ -169,25 +188,32 @@ class Submitted(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """It has to wait."""
+    """The request was queued."""
 
     at: float
     ticket: TicketView
     queue_weight: int
     """Qi: milli-weights that its agent has queued, this request included."""
     position: int
-    """Place in its agent's own queue; 1 is next."""
+    """Position in its agent's own queue; 1 is next."""
     capacity: int | None
-    """Slots; None where it waits for the time alone."""
+    """Slots of the resource; None if it waits for a rate limit only."""
     waiting: int
-    """Requests that wait for the resource, this one included."""
+    """Requests that wait for the resource, including this one."""
     holders: tuple[TicketView, ...]
-    """Those that hold the resource, 16 at most."""
+    """Tickets that hold the resource, at most 16."""
     reason: WaitReason = WaitReason.SLOTS
 
 
 class Granted(NamedTuple):
-    """It may go."""
+    """The request was admitted.
+
+    Example:
+        >>> def handle(event: Event) -> None:
+        ...     if isinstance(event, Granted):
+        ...         print(event.at, event.waited)
+
+    """
 
     at: float
     ticket: TicketView
@@ -197,9 +223,9 @@ class Granted(NamedTuple):
     waited_ticks: int
     """Ticks of this wait."""
     score: float
-    """L at the grant; under `fair` by how many weights its agent is behind V, negative when ahead.
+    """The score L at the grant; under `fair` the weights by which its agent is behind V, negative if ahead.
 
-    0 where nothing was compared.
+    0 if no requests were compared.
     """
     alpha: float
     queue_weight: int
@@ -209,11 +235,11 @@ class Granted(NamedTuple):
     tick: int
     policy: str
     repeated: bool
-    """True for the wait after a retry's pause: a wait more, not a request more."""
+    """True for a wait after a retry's back-off: another wait of the same request."""
 
 
 class Rejected(NamedTuple):
-    """It may not go, or no longer wants to."""
+    """The request was rejected or cancelled."""
 
     at: float
     ticket: TicketView
@@ -225,20 +251,20 @@ class Rejected(NamedTuple):
 
 
 class Throttled(NamedTuple):
-    """The provider pushed back."""
+    """The provider throttled the call."""
 
     at: float
     ticket: TicketView
     status: int | None
-    """None where there was no answer in time."""
+    """None if there was no answer in time."""
     kind: ThrottleKind
     retry_after: float | None
-    """Seconds, where the provider said so."""
+    """Seconds, if the provider sent them."""
     limits: RateLimits | None
 
 
 class Suspended(NamedTuple):
-    """It gave its slot back for the length of a retry's pause."""
+    """The request returned its slot for a retry's back-off."""
 
     at: float
     ticket: TicketView
@@ -247,7 +273,7 @@ class Suspended(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """The call is over, and this is what it took."""
+    """The call ended with this cost."""
 
     at: float
     ticket: TicketView
@@ -255,14 +281,14 @@ class Spent(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The slot is free again."""
+    """The request released its slot."""
 
     at: float
     ticket: TicketView
     held: float | None
-    """Seconds that it held the slot since the last grant; None when it held none, between two attempts."""
+    """Seconds that it held the slot since the last grant; None if it held none, between two attempts."""
     expired: bool
-    """True when it was taken back, for want of any sign of life."""
+    """True if its lease expired without activity."""
 
 
 class BudgetExceeded(NamedTuple):
@@ -271,25 +297,38 @@ class BudgetExceeded(NamedTuple):
     at: float
     ticket: TicketView
     action: Action
-    """What was done with the call."""
+    """The action that was applied to the call."""
     standings: tuple[BudgetStatus, ...]
-    """Those budgets, as they stood."""
+    """The budgets without room, with their status at that moment."""
     model: str | None
-    """With which it goes on, if it does."""
+    """The cheaper model that the call is sent with, if any."""
 
 
 class BudgetReached(NamedTuple):
-    """What was spent has reached a threshold of a budget for the first time in its period."""
+    """Spending reached a threshold of a budget for the first time in its period.
+
+    Example:
+        >>> def handle(event: Event) -> None:
+        ...     if isinstance(event, BudgetReached):
+        ...         print(event.at, event.percent)
+
+    """
 
     at: float
     ticket: TicketView
-    """Whose call it was."""
+    """The agent of the call."""
     percent: int
     standing: BudgetStatus
 
 
 class Bypassed(NamedTuple):
-    """A call went out unscheduled."""
+    """A call was sent unscheduled.
+
+    Example:
+        >>> Bypassed(0.5, BypassReason.INTERNAL_ERROR).at
+        0.5
+
+    """
 
     at: float
     reason: BypassReason
@@ -302,17 +341,33 @@ Event: TypeAlias = (
 
 
 class Listener(Protocol):
-    """Told every event, in order, one at a time, outside the scheduler's lock.
+    """Receives every event, in order, one at a time, outside the scheduler's lock.
 
-    One that raises is logged and not told again.
+    A listener that raises is logged and removed.
+
+    Example:
+        >>> events: list[Event] = []
+        >>> listener: Listener = events.append
+        >>> listener(Bypassed(0.5, BypassReason.INTERNAL_ERROR))
+        >>> len(events)
+        1
+
     """
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of one event."""
+        """Handle one event."""
 
 
 class AgentSnapshot(NamedTuple):
-    """One agent at one resource, at one moment."""
+    """One agent at one resource, at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.slot('analyst'):
+        ...     [agent.agent for agent in loco_otel.snapshot().resources[0].agents]
+        ['analyst']
+
+    """
 
     agent: str
     waiting: int
@@ -324,38 +379,54 @@ class AgentSnapshot(NamedTuple):
     oldest_wait: float
     """Seconds that its oldest waiter has waited."""
     score: float | None
-    """L, or under `fair` by how many weights it is behind V; where it competes."""
+    """L, or under `fair` the weights by which it is behind V; None if it does not compete."""
     tenant: str | None = None
-    """For whom the agent works: agents of two tenants are two, whatever their names."""
+    """The tenant of the agent: equal agent names of two tenants are two agents."""
     rank: int | None = None
-    """Its place among those that compete (within its tenant, where there are several), 1 is next; in a dump only."""
+    """Its rank among competing agents (within its tenant, if there are several), 1 is next; in a dump only."""
 
 
 class TicketSnapshot(NamedTuple):
-    """One request at one moment."""
+    """One request at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.slot('analyst'):
+        ...     [ticket['state'] for ticket in loco_otel.dump().as_dict()['resources'][0]['tickets']]
+        ['holding']
+
+    """
 
     id: str
     agent: str
     tenant: str | None
     state: str
-    """`holding`, `admitting`, `paused` (before a retry), `waiting`, `queued` (nobody waits for it yet)."""
+    """`holding`, `admitting`, `paused` (before a retry), `waiting` or `queued` (created, not waiting yet)."""
     resources: tuple[str, ...]
     weight: int
     """Milli-weights."""
     provider: str | None
     model: str | None
     seconds: float
-    """That it has held, or waited; since its pause began it does neither."""
+    """Seconds that it has held the slot or waited; since its back-off started it does neither."""
     ticks: int
-    """That it has waited."""
+    """Seconds that it has waited."""
     time_left: float | None
-    """Seconds until its wait times out; None without a limit, and once it waits no more."""
+    """Seconds until its wait times out; None without a timeout or when it no longer waits."""
     shares_with: str | None
-    """The holder whose slot it shares, by id."""
+    """The id of the holder whose slot it shares."""
 
 
 class ResourceSnapshot(NamedTuple):
-    """One resource at one moment."""
+    """One resource at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.slot('analyst'):
+        ...     loco_otel.snapshot().resources[0].capacity is None
+        True
+
+    """
 
     resource: str
     policy: str
@@ -366,23 +437,24 @@ class ResourceSnapshot(NamedTuple):
     tick: int
     alpha: float
     fairness: float
-    """Jain's index of the weight served over the last grants, starved agents counted as 0."""
+    """Jain's index of the weight served over the last grants; starved agents count as 0."""
     agents: tuple[AgentSnapshot, ...]
 
 
 class ResourceDump(NamedTuple):
-    """One resource at one moment, request by request."""
+    """One resource at one moment, with its requests."""
 
     standing: ResourceSnapshot
     tickets: tuple[TicketSnapshot, ...]
-    """Holders in the order of their grants, then those that wait, in the order in which they would be granted if
-    nothing else happened, then the rest."""
+    """Holders in the order of their grants, then waiters in the order in which they would be granted next, then the
+    rest.
+    """
     left_out: int
-    """Requests beyond the limit of the dump."""
+    """Requests that the dump's limit leaves out."""
 
 
 class Snapshot(NamedTuple):
-    """How everything stands at one moment."""
+    """The state of all resources at one moment."""
 
     at: float
     resources: tuple[ResourceSnapshot, ...]

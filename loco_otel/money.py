@@ -1,6 +1,6 @@
-"""Money: what models cost and what may be spent, as the settings say it and as all layers share it.
+"""Budgets, charges and totals as values that all layers share.
 
-Amounts are integers: micro-USD (a millionth of a dollar), or milli-weights. Times are seconds since the epoch.
+Amounts are integers: micro-USD (millionths of a dollar), or milli-weights. Times are seconds since the epoch.
 """
 
 from datetime import datetime, timedelta, tzinfo
@@ -14,7 +14,15 @@ _MILLI_PER_WEIGHT = 1000
 
 
 class Unit(StrEnum):
-    """What a budget counts."""
+    """What a budget counts.
+
+    Example:
+        >>> Unit.USD.amount(2_500_000)
+        2.5
+        >>> Unit.WEIGHT.tell(12.5)
+        '12.5 weight'
+
+    """
 
     USD = "usd"
     """Micro-USD."""
@@ -22,11 +30,11 @@ class Unit(StrEnum):
     """Milli-weights."""
 
     def amount(self, integer: int) -> float:
-        """Return what is counted in integers as USD or weights."""
+        """Convert an integer amount to USD or weights."""
         return integer / (MICRO if self is Unit.USD else _MILLI_PER_WEIGHT)
 
     def tell(self, amount: float) -> str:
-        """Write USD or weights for people: $5.00, $0.000123, 12.5 weight."""
+        """Format USD or weights for people: $5.00, $0.000123, 12.5 weight."""
         if self is Unit.WEIGHT:
             return f"{amount:.10g} weight"
         exact = f"{amount:.6f}"
@@ -34,7 +42,13 @@ class Unit(StrEnum):
 
 
 class Scope(StrEnum):
-    """Whose spending a budget bounds."""
+    """The kind of entity whose spending a budget limits.
+
+    Example:
+        >>> Scope('team') is Scope.TEAM
+        True
+
+    """
 
     AGENT = "agent"
     TENANT = "tenant"
@@ -44,7 +58,13 @@ class Scope(StrEnum):
 
 
 class Period(StrEnum):
-    """After how long a budget begins anew."""
+    """The time after which a budget resets.
+
+    Example:
+        >>> [str(period) for period in Period]
+        ['minute', 'hour', 'day', 'month', 'total']
+
+    """
 
     MINUTE = "minute"
     HOUR = "hour"
@@ -55,35 +75,53 @@ class Period(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens to a call that its budget has no room for."""
+    """The action for a call that its budget has no room for.
+
+    Example:
+        >>> Action('downgrade') is Action.DOWNGRADE
+        True
+
+    """
 
     REJECT = "reject"
     ALERT = "alert"
-    """It goes on, and somebody is told."""
+    """Allow the call and report it."""
     DOWNGRADE = "downgrade"
-    """It goes on with a cheaper model."""
+    """Send the call to a cheaper model."""
 
 
 THRESHOLDS = (50, 80, 95)
-"""Percent of a limit whose reaching is told, unless a budget says otherwise."""
+"""Percent of a limit at which a threshold event is emitted, unless a budget sets its own."""
 
 
 class Budget(NamedTuple):
-    """One rule. Without a key it is for each value of its scope that no other budget of the scope names."""
+    """One rule. Without a key it is for each value of its scope that no other budget of the scope names.
+
+    Example:
+        >>> Budget(Scope.AGENT, 'analyst', 5 * MICRO).period is Period.TOTAL
+        True
+
+    """
 
     scope: Scope
     key: str | None
-    """The name; of a model, or a glob over models; `*` for all together."""
+    """The name of an agent, tenant, team or model; for models also a glob; `*` for all together."""
     limit: int
     unit: Unit = Unit.USD
     period: Period = Period.TOTAL
     action: Action = Action.REJECT
     thresholds: tuple[int, ...] = THRESHOLDS
-    """Each is told once in a period."""
+    """Each fires once per period."""
 
 
 class AccountKey(NamedTuple):
-    """Which account of a ledger: one value of a scope, counted in one unit, over one period."""
+    """The key of one account of a ledger: one value of a scope, one unit, one period.
+
+    Example:
+        >>> AccountKey(Scope.AGENT, 'analyst', Unit.USD, Period.DAY).key
+        'analyst'
+
+    """
 
     scope: Scope
     key: str
@@ -92,14 +130,21 @@ class AccountKey(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one call takes, or is estimated to take, and to whom it is charged."""
+    """The cost of one call, actual or estimated, and the identities that it is charged to.
+
+    Example:
+        >>> charge = Charge('analyst', None, None, 'gpt-4o', usd=None, weight=1500)
+        >>> charge.key(Scope.MODEL), charge.amount(Unit.USD), charge.amount(Unit.WEIGHT)
+        ('gpt-4o', 0, 1500)
+
+    """
 
     agent: str
     tenant: str | None
     team: str | None
     model: str | None
     usd: int | None
-    """Micro-USD; None where the model's price is not known."""
+    """Micro-USD; None if the model's price is unknown."""
     weight: int
     """Milli-weights."""
     provider: str | None = None
@@ -108,57 +153,77 @@ class Charge(NamedTuple):
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
-    """True where the provider did not say what it took."""
+    """True if the provider reported no usage."""
 
     def key(self, scope: Scope) -> str | None:
-        """Return who or what of a scope is charged; None where the call does not say."""
+        """Return the charged name within a scope; None if the call has none."""
         return "*" if scope is Scope.ALL else getattr(self, scope.value)
 
     def amount(self, unit: Unit) -> int:
-        """Return what is charged; a call of unknown price takes nothing from a budget in USD."""
+        """Return the charged amount in a unit. A call of unknown price charges 0 USD."""
         return self.weight if unit is Unit.WEIGHT else self.usd or 0
 
 
 class BudgetStatus(NamedTuple):
-    """An account at one moment."""
+    """An account at one moment.
+
+    Example:
+        >>> key = AccountKey(Scope.AGENT, 'analyst', Unit.USD, Period.TOTAL)
+        >>> status = BudgetStatus(key, 5 * MICRO, spent=MICRO, reserved=0, resets_at=None, action=Action.REJECT)
+        >>> Unit.USD.tell(key.unit.amount(status.limit - status.spent))
+        '$4.00'
+
+    """
 
     key: AccountKey
     limit: int
     spent: int
     reserved: int
     resets_at: float | None
-    """None for never."""
+    """None if the budget never resets."""
     action: Action
     since: float | None = None
-    """When the first call of the period was charged; None where none was."""
+    """The time of the period's first charged call; None if there is none."""
 
 
 class Totals(NamedTuple):
-    """What some calls took together."""
+    """What some calls took together.
+
+    Example:
+        >>> Totals._fields[:2]
+        ('by', 'calls')
+
+    """
 
     by: tuple[str | None, ...]
-    """The values they have in common, in the order asked for."""
+    """The values that they have in common, in the requested order."""
     calls: int
     usd: int
-    """Micro-USD of those that have a price."""
+    """Micro-USD of the calls that have a price."""
     weight: int
     unpriced: int
-    """Calls of models whose price is not known."""
+    """Calls of models without a known price."""
     estimated: int
-    """Calls of which the provider did not say what they took."""
+    """Calls for which the provider reported no usage."""
     input_tokens: int
     output_tokens: int
 
 
 ATTRIBUTION = ("agent", "tenant", "team", "workflow", "session", "provider", "model")
-"""What totals can be told by: fields of `Charge`."""
+"""The fields of `Charge` by which totals can be grouped."""
 
 
 def ends(period: Period, now: float, zone: tzinfo) -> float | None:
-    """Return when the period that `now` is in ends; None for never.
+    """Return the end of the period that contains `now`; None if it never ends.
 
-    A day and a month end at midnight of the zone's clocks, whatever they do in between; an hour and a minute are as
-    long as ever, and begin when the zone's clocks show a whole one.
+    A day and a month end at midnight in the zone, across clock changes. An hour and a minute have a fixed length and
+    start on the zone's full hour or minute.
+
+    Example:
+        >>> from datetime import UTC
+        >>> ends(Period.MINUTE, 61.0, UTC)
+        120
+
     """
     if period is Period.TOTAL:
         return None

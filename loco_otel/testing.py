@@ -1,6 +1,6 @@
-"""For tests: a clock that goes on only when told to, a listener that keeps what it is told, and the seed's mocks.
+"""Test helpers: a manual clock, a recording listener, and loco-agent's mocks.
 
-Nothing here sleeps or starts a thread, so that a test of a timeout takes no time and always gives the same result.
+Nothing here sleeps or starts a thread, so tests of timeouts are immediate and deterministic.
 """
 
 from collections import Counter
@@ -19,10 +19,16 @@ _Kind = TypeVar("_Kind", bound=Event)
 
 
 class ManualClock:
-    """A `loco_otel.clock.Clock` that stands still until `advance`.
+    """A `loco_otel.clock.Clock` that changes only with `advance`.
 
     Args:
-        start: what it shows at first.
+        start: the initial time in seconds.
+
+    Example:
+        >>> clock = ManualClock()
+        >>> clock.advance(2.5)
+        >>> clock()
+        2.5
 
     """
 
@@ -30,14 +36,14 @@ class ManualClock:
         self._now = start
 
     def __call__(self) -> float:
-        """Tell the time in seconds."""
+        """Return the time in seconds."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Go on by so many seconds.
+        """Move the clock forward by some seconds.
 
         Raises:
-            ValueError: the clock would go back.
+            ValueError: the number is negative.
 
         """
         if seconds < 0:
@@ -46,34 +52,61 @@ class ManualClock:
 
 
 class RecordingListener:
-    """A `loco_otel.events.Listener` that keeps all events, in the order in which it was told."""
+    """A `loco_otel.events.Listener` that stores all events in their order.
+
+    Example:
+        >>> from loco_otel.events import Bypassed, BypassReason
+        >>> listener = RecordingListener()
+        >>> listener(Bypassed(0.5, BypassReason.INTERNAL_ERROR))
+        >>> len(listener.of(Bypassed))
+        1
+
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
     def __call__(self, event: Event, /) -> None:
-        """Keep one event."""
+        """Store one event."""
         self.events.append(event)
 
     def of(self, kind: type[_Kind]) -> list[_Kind]:
-        """Return the events of one kind."""
+        """Return the stored events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
 
 def mock_resource(name: str = "test", capacity: int = 1) -> SharedResource:
-    """Make a resource."""
+    """Create a resource.
+
+    Example:
+        >>> mock_resource(capacity=2).capacity
+        2
+
+    """
     return SharedResource(name, capacity)
 
 
 def mock_agent(agent_id: str, pending_tasks: int = 0, task_weight: float = 1.0, agent_type: str = "default") -> Agent:
-    """Make an agent that has tasks `<agent_id>-t0`, `-t1` and so on queued."""
+    """Create an agent with queued tasks `<agent_id>-t0`, `-t1` and so on.
+
+    Example:
+        >>> [task.task_id for task in mock_agent('a', pending_tasks=2).tasks]
+        ['a-t0', 'a-t1']
+
+    """
     tasks = [Task(f"{agent_id}-t{number}", task_weight) for number in range(pending_tasks)]
     return Agent(agent_id, agent_type=agent_type, tasks=tasks)
 
 
 @dataclass(slots=True)
 class RunResult:
-    """What the steps of a run did."""
+    """The results of a run's steps.
+
+    Example:
+        >>> SyncTestScheduler([mock_agent('a', pending_tasks=2)]).run_all().service_counts
+        {'a': 2}
+
+    """
 
     steps: list[StepResult] = field(default_factory=list)
     total_ticks: int = 0
@@ -85,18 +118,23 @@ class RunResult:
 
     @property
     def service_counts(self) -> dict[str, int]:
-        """How often each agent was served."""
+        """The number of times that each agent was served."""
         return dict(Counter(self.service_order))
 
 
 class SyncTestScheduler:
-    """The load rule step by step, without an event loop; see `LOCOScheduler`.
+    """Runs the load rule step by step, without an event loop; see `LOCOScheduler`.
 
     Args:
-        agents: who has tasks.
+        agents: the agents with their tasks.
         alpha: share of Q in the load, from 0 to 1.
-        optimize_for: a word for alpha.
-        seed: of the draws between equals.
+        optimize_for: the name of an alpha.
+        seed: the seed of random choices between equal scores.
+
+    Example:
+        >>> scheduler = SyncTestScheduler([mock_agent('a', 1), mock_agent('b', 1)])
+        >>> sorted(scheduler.run_all().service_order)
+        ['a', 'b']
 
     """
 
@@ -117,14 +155,14 @@ class SyncTestScheduler:
 
     @property
     def tick(self) -> int:
-        """How many steps were made."""
+        """The number of steps made."""
         return self._scheduler.tick
 
     def get_agent(self, agent_id: str) -> Agent:
         """Return an agent.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: no agent has this name.
 
         """
         return self._scheduler.get_agent(agent_id)
@@ -134,18 +172,18 @@ class SyncTestScheduler:
         self.get_agent(agent_id).tasks.extend(tasks)
 
     def step(self, arrivals: Mapping[str, Iterable[Task]] | None = None) -> StepResult:
-        """Let tasks arrive, serve one, and age the rest by a tick."""
+        """Queue arriving tasks, serve one task, and age the rest by one tick."""
         return self._scheduler._step(arrivals)
 
     def run_all(self) -> RunResult:
-        """Step until nothing is queued."""
+        """Step until no task is queued."""
         steps = []
         while self.total_tasks_remaining():
             steps.append(self.step())
         return RunResult(steps, len(steps))
 
     def total_tasks_remaining(self) -> int:
-        """Count the tasks that are queued."""
+        """Return the number of queued tasks."""
         return self._scheduler.total_tasks_remaining()
 
     def mean_wait_time(self, agent_id: str) -> float:
@@ -153,5 +191,5 @@ class SyncTestScheduler:
         return self._scheduler.mean_wait_time(agent_id)
 
     def jains_fairness(self) -> float:
-        """Return Jain's index of the agents' mean waits, of those that waited at all."""
+        """Return Jain's index of the agents' mean waits."""
         return jains_fairness([self.mean_wait_time(agent_id) for agent_id in self.agents])

@@ -174,7 +174,7 @@ def test_a_reader_that_fails_costs_no_call(monkeypatch: pytest.MonkeyPatch, capl
     assert [me(), me()] == ["configured", "configured"]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert "telling who calls" in record.getMessage()
+    assert "identifying the caller of slot()" in record.getMessage()
 
 
 def test_as_agent_holds_for_what_inherits_the_context() -> None:
@@ -328,7 +328,7 @@ def test_install_does_nothing_when_switched_off(
     with caplog.at_level(logging.INFO, "loco_otel"):
         assert loco_otel.install() == ()
     assert instrumentors == []
-    assert caplog.messages == ["LOCO_ENABLED is false: nothing is patched"]
+    assert caplog.messages == ["nothing is patched, as LOCO_ENABLED is false (set it to true to schedule calls)"]
 
 
 # -- types -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""What calls cost, and the budgets that they are paid from.
+"""Budgets, prices and the ledgers that store what calls cost.
 
-Money is integers: micro-USD (millionths of a dollar). A budget holds what is spent and what is reserved apart: a call
-reserves its estimate before it is sent and settles what it really took at its end.
+Amounts are integers in micro-USD (millionths of a dollar). An account stores spent and reserved amounts apart: a call
+reserves its estimate before it is sent, and its actual cost is settled when it ends.
 """

@@ -1,4 +1,4 @@
-"""One budget's account: what it may spend, has spent and holds in reserve, and whether a call fits into it."""
+"""One budget's account: its limit, spent and reserved amounts, and the check whether a call fits."""
 
 from collections.abc import Collection, Sequence
 from datetime import tzinfo
@@ -9,14 +9,14 @@ from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, en
 
 
 class ReachedThreshold(NamedTuple):
-    """What was spent has reached so many percent of a limit."""
+    """A threshold that spending reached, in percent of the limit."""
 
     percent: int
     status: BudgetStatus
 
 
 class LedgerUpdate(NamedTuple):
-    """What became of the accounts of a call that was settled."""
+    """What settling a call changed in its accounts."""
 
     statuses: tuple[BudgetStatus, ...] = ()
     reached: tuple[ReachedThreshold, ...] = ()
@@ -24,18 +24,18 @@ class LedgerUpdate(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Whether a call may go as far as its budgets are concerned."""
+    """The result of checking a call against its budgets."""
 
     admitted: bool
     exceeded: tuple[BudgetStatus, ...] = ()
-    """The budgets that had no room for it, as they stood before."""
+    """The budgets without room for the call, with their status before it."""
 
 
 ADMITTED = Decision(admitted=True)
 
 
 class Account:
-    """One budget's standing, for one agent, tenant, team, model or all."""
+    """The account of one budget, for one agent, tenant, team, model or all."""
 
     __slots__ = ("_last_threshold", "_next_threshold_at", "budget", "key", "reserved", "resets_at", "since", "spent")
 
@@ -51,41 +51,41 @@ class Account:
 
     @property
     def last_threshold(self) -> int:
-        """The highest threshold that was told in this period, in percent."""
+        """The highest threshold reported in this period, in percent."""
         return self._last_threshold
 
     @last_threshold.setter
     def last_threshold(self, percent: int) -> None:
         self._last_threshold = percent
         limit = self.budget.limit
-        # In hundredths; infinite where nothing is left to tell.
+        # In hundredths; infinite if no threshold is left to report.
         self._next_threshold_at = min([step * limit for step in self.budget.thresholds if step > percent], default=inf)
 
     def roll_period(self, now: float, zone: tzinfo) -> None:
-        """Begin a new period, if the last one is over; what is reserved stays reserved."""
+        """Start a new period if the last one has ended. Reserved amounts are kept."""
         if self.resets_at is not None and now >= self.resets_at:
             self.clear_spending()
             self.resets_at = ends(self.key.period, now, zone)
 
     def clear_spending(self) -> None:
-        """Forget what was spent."""
+        """Set the spent amount to 0."""
         self.spent = self.last_threshold = 0
         self.since = None
 
     def apply_budget(self, budget: Budget) -> None:
-        """Go on under another rule; a threshold that is not reached by its limit may be told again."""
+        """Replace the rule. A threshold that the new limit has not reached yet can be reported again."""
         self.budget = budget
         self.last_threshold = (
             min(self.last_threshold, self.spent * 100 // budget.limit) if budget.limit else self.last_threshold
         )
 
     def is_exceeded_by(self, charge: Charge, *, include_reserved: bool) -> bool:
-        """Tell whether there is no room for an estimate beside what is spent, and `beside` what is reserved."""
+        """Return True if the charge does not fit into the limit, beside what is spent and, optionally, reserved."""
         taken = self.spent + self.reserved if include_reserved else self.spent
         return taken + charge.amount(self.key.unit) > self.budget.limit
 
     def spend_charge(self, charge: Charge, now: float) -> tuple[ReachedThreshold, ...]:
-        """Spend what a call took, and return the thresholds that this reached for the first time, the lowest first."""
+        """Add a charge to the spent amount, and return the thresholds first reached by it, in ascending order."""
         if self.since is None:
             self.since = now
         self.spent += charge.amount(self.key.unit)
@@ -98,7 +98,7 @@ class Account:
         return tuple([ReachedThreshold(step, standing) for step in sorted(reached)])
 
     def make_status(self) -> BudgetStatus:
-        """Tell how it stands."""
+        """Return the account's limit and amounts."""
         budget = self.budget
         return BudgetStatus(
             self.key, budget.limit, self.spent, self.reserved, self.resets_at, budget.action, self.since
@@ -108,7 +108,7 @@ class Account:
 def decide_admission(
     accounts: Sequence[Account], charge: Charge, passing: Collection[Action], *, include_reserved: bool = True
 ) -> Decision:
-    """Say whether all its accounts let a call in: those without room do where their action is among `passing`."""
+    """Return whether all accounts admit a call: one without room does so if its action is in `passing`."""
     over = [account for account in accounts if account.is_exceeded_by(charge, include_reserved=include_reserved)]
     if not over:
         return ADMITTED

@@ -1,14 +1,14 @@
-"""The ledger of one process: what each budget's account has spent and holds in reserve.
+"""The accounts of all budgets, in memory: what each has spent and reserved.
 
-Check and reserve are one step. A call is let in when each of its budgets has room for its estimate beside what is
-spent and what others have reserved:
+Check and reserve are one step. A call is admitted if each of its budgets has room for its estimate beside the amounts
+already spent and reserved:
 
     spent + reserved + estimate <= limit
 
-so nothing is overspent at any concurrency where no call takes more than its estimate; otherwise at most by the sum of
-what the calls under way take beyond theirs. A reservation ends with its call, whatever becomes of it: settled with what
-it really took, given back, or expired where nobody has renewed it for the time of a lease. What is reserved when a
-period ends stays reserved, and is spent in the period in which it is settled.
+so nothing is overspent at any concurrency while no call costs more than its estimate; otherwise at most by the sum of
+the excesses of the calls in flight. A reservation ends with its call: settled with the actual cost, cancelled, or
+expired if it is not renewed within the lease. An amount reserved when a period ends stays reserved, and is spent in
+the period in which it is settled.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -22,26 +22,26 @@ from loco_otel._budgets.spend_totals import SpendTotals
 from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals, ends
 
 _MAX_ACCOUNTS = 10_000
-"""Kept before those are looked for that can be forgotten, as nothing is spent or reserved in them."""
+"""The number of accounts at which empty ones are first removed."""
 
 
 class _ReservationRecord(NamedTuple):
-    """One reservation. The holds are the truth; what an account has reserved is their sum."""
+    """One reservation. The reservations are authoritative; an account's reserved amount is their sum."""
 
     amounts: tuple[tuple[Account, int], ...]
     expires_at: float
 
 
 class LedgerState:
-    """The accounts, in memory. Not for several threads at once: whoever shares it has a lock.
+    """The accounts, in memory. Not thread-safe: the owner holds a lock.
 
-    An operation that was broken off anywhere is followed by `recover`. `now` is in seconds since the epoch; what the
-    operations do, `loco_otel._budgets.ledger` says.
+    After an operation was interrupted, `rebuild_reserved` must run. `now` is in seconds since the epoch;
+    `loco_otel._budgets.ledger` documents the operations.
 
     Args:
         budgets: the rules.
-        zone: whose midnight ends a day.
-        lease: seconds after which a reservation that nobody renewed is gone.
+        zone: the time zone at whose midnight a day ends.
+        lease: seconds after which a reservation that was not renewed expires.
 
     """
 
@@ -51,13 +51,13 @@ class LedgerState:
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
         self._retired_accounts: dict[AccountKey, Account] = {}
-        """Those that no rule covers any more: what they have spent and reserved counts again once one does."""
+        """Accounts that no rule covers now. Their amounts count again once a rule covers them."""
         self._prune_threshold = _MAX_ACCOUNTS
         self._reservations: dict[str, _ReservationRecord] = {}
         self._spend_totals = SpendTotals()
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
-        """Go on under other rules: an account keeps what it has spent and reserved, whether one covers it or not."""
+        """Replace the rules. Accounts keep their spent and reserved amounts, whether a rule covers them or not."""
         self._zone = zone
         self._rules = Rules(budgets)
         known = {**self._retired_accounts, **self._accounts}
@@ -71,7 +71,7 @@ class LedgerState:
                 self._retired_accounts[key] = account
 
     def reserve_estimate(self, hold: str, charge: Charge, now: float, passing: Collection[Action]) -> Decision:
-        """Reserve a call's estimate from all its budgets, or from none."""
+        """Reserve a call's estimate in all its budgets, or in none."""
         if hold in self._reservations:
             return ADMITTED
         accounts = self._find_accounts(charge, now)
@@ -88,11 +88,11 @@ class LedgerState:
     def check_estimate(
         self, charge: Charge, now: float, passing: Collection[Action], *, include_reserved: bool
     ) -> Decision:
-        """Tell what `reserve` would say, `beside` what is reserved or if nothing were."""
+        """Return the decision of `reserve_estimate` without reserving, with or without counting reserved amounts."""
         return decide_admission(self._find_accounts(charge, now), charge, passing, include_reserved=include_reserved)
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
-        """End a reservation, and spend what the call really took."""
+        """End a reservation and spend the call's actual cost."""
         self.cancel_reservation(hold)
         self._spend_totals.add_charge(charge)
         accounts = self._find_accounts(charge, now)
@@ -105,14 +105,14 @@ class LedgerState:
         )
 
     def cancel_reservation(self, hold: str) -> None:
-        """End a reservation of which nothing was spent; harmless when it has ended."""
+        """End a reservation without spending. No-op if it has ended."""
         ended = self._reservations.pop(hold, None)
         if ended is not None:
             for account, amount in ended.amounts:
                 account.reserved -= amount
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
-        """Note that these calls still go on."""
+        """Extend the expiry of the reservations of calls in flight."""
         for name in holds:
             hold = self._reservations.get(name)
             if hold is not None:
@@ -120,7 +120,7 @@ class LedgerState:
         self._expire_reservations(now)
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands; those of named budgets are there before anything is spent."""
+        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
         self._expire_reservations(now)
         for key in self._rules.named_budgets:
             self._get_account(key, now)
@@ -129,26 +129,26 @@ class LedgerState:
         return tuple([account.make_status() for account in self._accounts.values()])
 
     def read_status(self, key: AccountKey, now: float) -> BudgetStatus:
-        """Tell how one account stands that a rule covers."""
+        """Return the status of one account that a rule covers."""
         return self._get_account(key, now).make_status()
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Tell what all settled calls took.
+        """Return the totals of all settled calls.
 
         Raises:
-            ValueError: `by` has a field that is none to tell them by.
+            ValueError: `by` has a field that totals cannot be grouped by.
 
         """
         return self._spend_totals.compute_totals(by)
 
     def reset_account(self, key: AccountKey) -> None:
-        """Set what an account has spent to nothing; what is reserved stays reserved."""
+        """Set an account's spent amount to 0. Reserved amounts are kept."""
         account = self._accounts.get(key) or self._retired_accounts.get(key)
         if account is not None:
             account.clear_spending()
 
     def rebuild_reserved(self) -> None:
-        """Derive what is reserved from the holds, after an operation that was broken off."""
+        """Recompute the reserved amounts from the reservations, after an interrupted operation."""
         for account in chain(self._accounts.values(), self._retired_accounts.values()):
             account.reserved = 0
         for hold in self._reservations.values():
@@ -156,12 +156,12 @@ class LedgerState:
                 account.reserved += amount
 
     def drop_reservations(self) -> None:
-        """End all reservations: in the child of a fork they are its parent's."""
+        """End all reservations. A forked child does so, as they belong to its parent."""
         self._reservations = {}
         self.rebuild_reserved()
 
     def _expire_reservations(self, now: float) -> bool:
-        """End what has expired; True if anything had."""
+        """End expired reservations. Return True if there were any."""
         expired = [name for name, hold in self._reservations.items() if hold.expires_at <= now]
         for name in expired:
             self.cancel_reservation(name)
@@ -183,11 +183,11 @@ class LedgerState:
         return account
 
     def _prune_accounts(self, now: float) -> None:
-        """Make room: an account of which nothing is spent or reserved can be made again."""
+        """Remove empty accounts, which are recreated on demand."""
         for account in self._accounts.values():
             account.roll_period(now, self._zone)
         self._accounts = {key: account for key, account in self._accounts.items() if account.spent or account.reserved}
-        # Where little could be forgotten the next look is far away: looking takes each call next to nothing.
+        # If few could be removed, the threshold is doubled: the amortised cost for a call is negligible.
         self._prune_threshold = max(_MAX_ACCOUNTS, 2 * len(self._accounts))
 
 

@@ -1,6 +1,6 @@
-"""The budgets of one process: by which settings calls are paid for, who waits in vain, and who is told.
+"""The budgets of one process: their settings, the rejection of waiters without room, and alerts.
 
-Whether a call is let in, and with which model, is `Purchase`'s part; what is written down, that of `Books`.
+`Reservation` decides whether a call is admitted and with which model; `LedgerClient` writes the amounts.
 """
 
 import logging
@@ -24,25 +24,25 @@ _logger = logging.getLogger("loco_otel")
 
 
 RejectionCheck: TypeAlias = Callable[[Ticket], Exception | None]
-"""Tells why a call will not be let in however long it waits; None while it may."""
+"""Returns the error with which a call will be rejected however long it waits; None while it may be admitted."""
 
 
 class BudgetEngine(Protocol):
-    """What budgets need of the engine."""
+    """The engine operations that budgets use."""
 
     def emit(self, make: Callable[[float], Event]) -> None:
-        """Tell listeners an event."""
+        """Emit an event to the listeners."""
 
     def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
-        """Turn tickets away that wait."""
+        """Reject waiting tickets."""
 
 
 class BudgetController:
-    """Keeps the ledger, and all that calls under way have to do with it. For all threads.
+    """Owns the ledger and the budget state of calls in flight. Thread-safe.
 
     Args:
-        settings: whose budgets, prices and ledger these are.
-        engine: told what happens, and asked to turn away who waits in vain.
+        settings: the source of budgets, prices and the ledger's path.
+        engine: receives events and rejects waiting tickets.
         wall: seconds since the epoch.
 
     Raises:
@@ -57,24 +57,24 @@ class BudgetController:
         self._waiters: dict[Ticket, RejectionCheck] = {}
         _fork.on_child(self, _fork.ForkPhase.BUDGETS)
         self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
-        """Of the estimates of those that wait: an account with more room than that refuses none of them."""
+        """The largest estimates of waiting calls: an account with more room rejects none of them."""
         self._is_counting_requested = False
         self._settings = settings
         self.prices = Prices(settings.prices)
         self.ledger_client = LedgerClient(open_ledger(settings), wall, self._handle_ledger_update)
-        """Where what is reserved and spent is written."""
+        """Writes reservations and charges to the ledger."""
         self._apply_current_settings()
 
     def _apply_current_settings(self) -> None:
         settings = self._settings
         self.has_budgets = bool(settings.budgets)
-        """Whether calls need to be let in."""
+        """Whether calls must be admitted by a budget."""
         self.is_fail_closed = settings.ledger_on_error == "closed"
         self.is_alert_last = settings.downgrade_ends == "alert"
         self.is_counting = (
             self.has_budgets or settings.ledger is not None or settings.count_spend or self._is_counting_requested
         )
-        """Whether what calls take is to be known, though nobody else should ask."""
+        """Whether the cost of calls must be computed even if nothing else needs it."""
         self.ledger_client.ledger.lease = settings.max_hold
         if self.has_budgets:
             self.prices.load_snapshot()
@@ -82,10 +82,10 @@ class BudgetController:
             self.ledger_client.start_maintenance()
 
     def apply_settings(self, settings: Settings) -> None:
-        """Go on under other settings.
+        """Apply other settings.
 
         Raises:
-            ConfigurationError: another ledger's file can't be used; nothing has changed then.
+            ConfigurationError: the new ledger's file can't be used. No change was made.
 
         """
         before = self._settings
@@ -100,44 +100,44 @@ class BudgetController:
         self._apply_current_settings()
 
     def recheck_waiters(self) -> None:
-        """Turn those away that wait in vain under the settings as they are now; tells the program's callbacks."""
+        """Reject the waiting calls that the current settings can no longer admit, and run the program's callbacks."""
         self._reject_unaffordable(self._waiters.copy())
 
     def find_cheaper_models(self, model: str | None) -> tuple[str, ...]:
-        """Return what a model's calls may be sent with instead, the next cheaper one first."""
+        """Return the models that may replace one, the next cheaper one first."""
         table = self._settings.downgrade
         if model is None or not table:
             return ()
         ladder = table.get(model) or next((ladder for glob, ladder in table.items() if fnmatchcase(model, glob)), ())
-        # A model that stands on the ladder of a glob goes on from its own step: those before it are dearer.
+        # A model on the ladder of a glob continues from its own step: the steps before it cost more.
         return ladder[ladder.index(model) + 1 :] if model in ladder else ladder
 
-    # -- the way of a call's money ----------------------------------------------------------------------------------
+    # -- the budget operations of one call --------------------------------------------------------------------------
 
     def track_waiter(self, ticket: Ticket, charge: Charge, refusal: RejectionCheck) -> None:
-        """Note a call that waits for its slot, and turn it away if that is in vain.
+        """Track a waiting call, and reject it at once if no budget can admit it.
 
         Args:
-            ticket: its ticket.
-            charge: its estimate.
-            refusal: its.
+            ticket: the call's ticket.
+            charge: the call's estimate.
+            refusal: checks whether the call is to be rejected.
 
         """
         largest = self._largest_estimates
         largest[Unit.USD] = max(largest[Unit.USD], charge.usd or 0)
         largest[Unit.WEIGHT] = max(largest[Unit.WEIGHT], charge.weight)
-        # First noted, then looked at: what is spent in between is not missed.
+        # Tracked before the check, so that spending in between is not missed.
         self._waiters[ticket] = refusal
         self._reject_unaffordable({ticket: refusal})
 
     def untrack_waiter(self, ticket: Ticket) -> None:
-        """Note that a call waits no more."""
+        """Stop tracking a call that no longer waits."""
         self._waiters.pop(ticket, None)
         if not self._waiters:
             self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
 
     def check_estimate(self, charge: Charge, passing: Collection[Action]) -> Decision:
-        """Tell whether a call can be let in within the period.
+        """Return whether a call can be admitted within the period.
 
         Raises:
             LedgerError: the ledger can't be used now.
@@ -146,11 +146,11 @@ class BudgetController:
         return self.ledger_client.ledger.check_estimate(charge, self.wall_clock(), passing)
 
     def settle_charge(self, ticket: Ticket, charge: Charge) -> tuple[BudgetStatus, ...]:
-        """Spend what a call took, and return its accounts; none where the ledger can't be used now."""
+        """Spend a call's actual cost. Return its accounts, or an empty tuple if the ledger can't be used now."""
         return self.ledger_client.settle_reservation(ticket, charge).statuses
 
     def emit_budget_event(self, make: Callable[[float], BudgetEvent]) -> None:
-        """Tell listeners and the program's callbacks of a budget."""
+        """Emit a budget event to listeners and to the program's callbacks."""
         self.engine.emit(make)
         if self.callbacks:
             event = make(monotonic())
@@ -158,12 +158,12 @@ class BudgetController:
                 try:
                     callback(event)
                 except Exception:
-                    _logger.exception("a callback for budgets failed; the call goes on")
+                    _logger.exception("a callback of on_budget() failed; the call continues, fix the callback")
 
-    # -- what is asked of all of them -------------------------------------------------------------------------------
+    # -- operations on all budgets ----------------------------------------------------------------------------------
 
     def read_statuses(self) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands.
+        """Return the status of every account.
 
         Raises:
             LedgerError: the ledger can't be used now.
@@ -173,7 +173,7 @@ class BudgetController:
         return self.ledger_client.ledger.read_statuses(self.wall_clock())
 
     def compute_totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
-        """Tell what all settled calls took, by these fields.
+        """Return the totals of all settled calls, grouped by these fields.
 
         Raises:
             LedgerError: the ledger can't be used now.
@@ -183,18 +183,18 @@ class BudgetController:
         return self.ledger_client.ledger.compute_totals(by)
 
     def start_counting(self) -> bool:
-        """Count from now on; False where that was done already."""
+        """Start to count spending. Return False if it was counted before."""
         was, self.is_counting, self._is_counting_requested = self.is_counting, True, True
         return not was
 
     def close(self) -> None:
-        """Spend what is left to spend, and let go of the ledger."""
+        """Write deferred settlements, and close the ledger."""
         _fork.discard(self)
         self.ledger_client.write_deferred()
         self.ledger_client.ledger.close()
 
     def after_fork(self) -> None:
-        """Go on in the child, whose parent's calls are not its own."""
+        """Reset the state of a forked child, which does not own its parent's calls."""
         self._waiters = {}
         self.ledger_client.after_fork()
         self._apply_current_settings()
@@ -212,7 +212,7 @@ class BudgetController:
         )
 
     def _reject_unaffordable(self, waiting: Mapping[Ticket, RejectionCheck]) -> None:
-        """Turn those away that no longer can be let in."""
+        """Reject the waiting calls that can no longer be admitted."""
         hopeless = []
         for ticket, refusal in waiting.items():
             denial = refusal(ticket) if ticket.state is State.WAITING else None

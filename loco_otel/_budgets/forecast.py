@@ -1,15 +1,15 @@
-"""When a budget runs out."""
+"""Forecast of when a budget is exhausted."""
 
 from loco_otel.money import BudgetStatus
 
 _MIN_SPENDING_SECONDS = 1.0
-"""Seconds that spending must have lasted for its rate to mean anything."""
+"""Seconds of spending below which its rate is not extrapolated."""
 
 
 def predict_exhaustion(standing: BudgetStatus, now: float) -> float | None:
-    """Return when all will be spent, in seconds since the epoch, if it goes on as it has since the period's first call.
+    """Return the time at which a budget is exhausted at the rate of this period so far, in seconds since the epoch.
 
-    None where it lasts: nothing is spent, it was spent in a moment, or the budget begins anew before.
+    Return None if nothing is spent, too little time has passed for a rate, or the period ends before.
     """
     left = standing.limit - standing.spent
     if left <= 0:

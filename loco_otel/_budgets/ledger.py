@@ -1,6 +1,6 @@
-"""What budgets need of a ledger: the accounts of one process, or of several that share a file.
+"""The interface of a ledger: the accounts of one process, or of several that share a file.
 
-An operation is one step for all that share the ledger, for any thread, and harmless when repeated for the same hold.
+Every operation is atomic for all users of the ledger, thread-safe, and idempotent for one reservation id.
 `now` is in seconds since the epoch.
 """
 
@@ -13,61 +13,61 @@ from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, To
 
 
 class Ledger(Protocol):
-    """Keeps what was spent and what is reserved.
+    """Stores spent and reserved amounts.
 
     Raises:
-        LedgerError: any operation may: it can't be used now. Nothing is half done then.
+        LedgerError: by any operation, if the ledger can't be used now. No partial change is made.
 
     """
 
     lease: float
-    """Seconds after which a reservation that nobody renewed is gone."""
+    """Seconds after which a reservation that was not renewed expires."""
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
-        """Go on under other rules; the accounts keep what they have spent and reserved."""
+        """Replace the rules. Accounts keep their spent and reserved amounts."""
 
     def reserve_estimate(
         self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
     ) -> Decision:
-        """Reserve a call's estimate from all its budgets, or from none.
+        """Reserve a call's estimate in all its budgets, or in none.
 
         Args:
-            hold: names the reservation; one that is there already is kept, and its call admitted.
-            charge: the estimate, and who is charged.
-            now: the time.
-            passing: a budget without room lets the call in where its action is one of these.
+            hold: the id of the reservation. If it exists, it is kept and the call is admitted.
+            charge: the estimate, and the agent, tenant, team and model that are charged.
+            now: the current time.
+            passing: the actions with which a budget without room still admits the call.
 
         """
 
     def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
-        """Tell what `reserve` would say if nothing else were reserved, and reserve nothing.
+        """Return the decision of `reserve_estimate` as if nothing else were reserved, and reserve nothing.
 
-        A call that is refused here is refused however long it waits within the period.
+        A call rejected by this check is rejected however long it waits within the period.
         """
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
-        """End a reservation, and spend what the call really took.
+        """End a reservation and spend the call's actual cost.
 
-        A call without a reservation, because it was lost or never made, is charged all the same.
+        A call without a reservation is charged too.
         """
 
     def cancel_reservation(self, hold: str) -> None:
-        """End a reservation of which nothing was spent; harmless when it has ended."""
+        """End a reservation without spending. No-op if it has ended."""
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
-        """Note that these calls still go on, so that their reservations do not expire."""
+        """Extend the expiry of the reservations of calls in flight."""
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands; those of named budgets are there before anything is spent."""
+        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Tell what all settled calls took, by fields of `Charge` that are in `ATTRIBUTION`; most USD first."""
+        """Return the totals of all settled calls, grouped by fields in `ATTRIBUTION`, in descending order of USD."""
 
     def reset_account(self, key: AccountKey) -> None:
-        """Set what an account has spent to nothing; what is reserved stays reserved."""
+        """Set an account's spent amount to 0. Reserved amounts are kept."""
 
     def close(self) -> None:
-        """Let go of what it holds open."""
+        """Release open resources."""
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork, whose parent's reservations are not its own."""
+        """Drop the reservations in a forked child, as they belong to its parent."""

@@ -1,4 +1,4 @@
-"""The ledger as calls use it: nothing is lost while it can't be used, and no reservation outlives its call."""
+"""Client of a ledger: retries failed writes, and ends every reservation with its call."""
 
 import logging
 from collections import deque
@@ -21,20 +21,20 @@ from loco_otel.money import Action, Charge
 _logger = logging.getLogger("loco_otel")
 
 _RENEWALS_PER_LEASE = 3
-"""So many times in a lease it is renewed: one that fails leaves time for another."""
+"""Renewals of a reservation within one lease, so that a failed renewal is repeated in time."""
 _RETRY_SECONDS = 1.0
-"""Seconds until what could not be written is tried again."""
+"""Seconds until a failed write is retried."""
 
 
 class LedgerClient:
-    """A ledger, the calls under way that hold something of it, and what could not be written to it yet.
+    """A ledger with its reservations in flight and its deferred settlements.
 
-    For all threads.
+    Thread-safe.
 
     Args:
-        ledger: where it is all written.
+        ledger: stores the amounts.
         wall: seconds since the epoch.
-        settled: told of each call that was settled, sooner or later.
+        settled: called for each settled call, possibly after a retry.
 
     """
 
@@ -46,13 +46,13 @@ class LedgerClient:
         self._on_settled = settled
         self._in_flight: dict[str, Ticket] = {}
         self._deferred: deque[tuple[Ticket, Charge | None]] = deque()
-        """What is to be spent, or with None given back, once the ledger can be used and no finaliser runs."""
+        """Charges to spend, or None to cancel, once the ledger can be used and no finaliser runs."""
         self._is_failing = False
         self._has_renewed = False
         self._timer = Timer(monotonic)
 
     def start_maintenance(self) -> None:
-        """Look after reservations and what is late from now on."""
+        """Start to renew reservations and to retry failed writes."""
         if not self._timer.start_watching(self.run_maintenance) and self._timer.failure is not None:
             _logger.error(
                 "the ledger's timer thread could not be started: reservations of long calls are not renewed (%s)",
@@ -60,7 +60,7 @@ class LedgerClient:
             )
 
     def reserve_estimate(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
-        """Reserve a call's estimate, if all its budgets have room.
+        """Reserve a call's estimate if all its budgets have room.
 
         Raises:
             LedgerError: the ledger can't be used now.
@@ -75,7 +75,7 @@ class LedgerClient:
         return decision
 
     def settle_reservation(self, ticket: Ticket, charge: Charge) -> LedgerUpdate:
-        """Spend what a call took; later, where the ledger can't be used now."""
+        """Spend a call's cost, or defer it if the ledger can't be used now."""
         if self._deferred:
             self.write_deferred()
         self._in_flight.pop(ticket.id, None)
@@ -86,22 +86,22 @@ class LedgerClient:
         return settled
 
     def cancel_reservation(self, ticket: Ticket) -> None:
-        """End the reservation of a call that took nothing."""
+        """End the reservation of a call that cost nothing."""
         if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket):
             self._deferred.append((ticket, None))
 
     def defer_settlement(self, ticket: Ticket, charge: Charge | None) -> None:
-        """End a reservation, and spend what the call took. For finalisers: takes no lock, tells nobody."""
+        """End a reservation and spend the call's cost later. Safe in finalisers: takes no lock, calls no listener."""
         if self._in_flight.pop(ticket.id, None) is not None or charge is not None:
             self._deferred.append((ticket, charge))
             self._timer.wake_timer()
 
     def write_deferred(self) -> None:
-        """Write what could not be written before, as far as that works now."""
+        """Retry deferred writes, until one fails."""
         for _ in range(len(self._deferred)):
             try:
                 ticket, charge = self._deferred.popleft()
-            except IndexError:  # another thread has taken the last
+            except IndexError:  # another thread removed the last one
                 return
             done = self._try_cancel(ticket) if charge is None else self._try_settle(ticket, charge) is not None
             if not done:
@@ -109,17 +109,17 @@ class LedgerClient:
                 return
 
     def run_maintenance(self) -> float:
-        """Catch up, and keep the reservations of calls under way; the timer does.
+        """Retry deferred writes and renew the reservations of calls in flight. The timer calls this.
 
         Returns:
-            When to call again, by the monotonic clock.
+            The time of the next call, by the monotonic clock.
 
         """
         self.write_deferred()
-        # A call whose slot was taken back for want of a sign of life goes on too, and will be charged: each ends its
-        # own reservation, at the latest where it is dropped.
+        # A call whose lease expired still runs and will be charged, so only the call itself ends its reservation,
+        # at the latest when it is finalised.
         under_way = self._in_flight.copy()
-        if under_way or not self._has_renewed:  # once in any case: it clears away what programs before have left
+        if under_way or not self._has_renewed:  # at least once, to remove expired reservations
             try:
                 self.ledger.renew_reservations(under_way, self._wall_clock())
                 self._has_renewed = True
@@ -128,7 +128,7 @@ class LedgerClient:
         return monotonic() + min(_RETRY_SECONDS if self._deferred else inf, self.ledger.lease / _RENEWALS_PER_LEASE)
 
     def after_fork(self) -> None:
-        """Go on in the child, whose parent's calls are not its own."""
+        """Reset the state of a forked child, which does not own its parent's calls."""
         self._in_flight = {}
         self._deferred.clear()
         self.ledger.after_fork()
@@ -153,14 +153,14 @@ class LedgerClient:
         return True
 
     def _log_failure(self) -> None:
-        """Say, once until it works again, that the ledger can't be used."""
+        """Log that the ledger can't be used, once until a write succeeds."""
         if not self._is_failing:
             self._is_failing = True
-            _logger.error("what calls take is kept in memory until the ledger can be used again", exc_info=True)  # noqa: LOG014 - called in handlers
+            _logger.error("ledger write failed; costs stay in memory, retried (check LOCO_LEDGER)", exc_info=True)  # noqa: LOG014 - called in handlers
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    """Return the ledger of the settings.
+    """Open the ledger that the settings name.
 
     Raises:
         ConfigurationError: its file can't be used.

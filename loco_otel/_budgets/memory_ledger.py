@@ -1,4 +1,4 @@
-"""The ledger of a process that shares its budgets with nobody: in memory, behind a lock."""
+"""The in-memory ledger of one process, behind a lock."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,15 +13,15 @@ _Result = TypeVar("_Result")
 
 
 class MemoryLedger:
-    """The accounts of one process, for all its threads; see `loco_otel._budgets.ledger` for the operations.
+    """The accounts of one process. Thread-safe; see `loco_otel._budgets.ledger` for the operations.
 
-    `_busy` is set while an operation is under way. When an exception breaks one off it stays set, and the next one
-    recovers first.
+    `_busy` is set during an operation. If an exception interrupts one, it stays set and the next operation first
+    recovers the state.
 
     Args:
         budgets: the rules.
-        zone: whose midnight ends a day.
-        lease: seconds after which a reservation that nobody renewed is gone.
+        zone: the time zone at whose midnight a day ends.
+        lease: seconds after which a reservation that was not renewed expires.
 
     """
 
@@ -32,7 +32,7 @@ class MemoryLedger:
 
     @property
     def lease(self) -> float:
-        """Seconds after which a reservation that nobody renewed is gone."""
+        """Seconds after which a reservation that was not renewed expires."""
         return self._state.lease
 
     @lease.setter
@@ -40,15 +40,15 @@ class MemoryLedger:
         self._state.lease = seconds
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
-        """Go on under other rules; the accounts keep what they have spent and reserved."""
+        """Replace the rules. Accounts keep their spent and reserved amounts."""
         self._run_locked(lambda core: core.set_budgets(budgets, zone))
 
     def reserve_estimate(
         self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
     ) -> Decision:
-        """Reserve a call's estimate from all its budgets, or from none."""
+        """Reserve a call's estimate in all its budgets, or in none."""
         core = self._state
-        with self._lock:  # as `_do`, which costs a call more: this is the hot path
+        with self._lock:  # `_run_locked` inlined, as this is the hot path
             if self._busy:
                 core.rebuild_reserved()
             self._busy = True
@@ -64,15 +64,15 @@ class MemoryLedger:
         *,
         include_reserved: bool = False,
     ) -> Decision:
-        """Tell what `reserve` would say, `beside` what is reserved or if nothing were, and reserve nothing."""
+        """Return the decision of `reserve_estimate` without reserving, with or without counting reserved amounts."""
         return self._run_locked(
             lambda core: core.check_estimate(charge, now, passing, include_reserved=include_reserved)
         )
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
-        """End a reservation, and spend what the call really took."""
+        """End a reservation and spend the call's actual cost."""
         core = self._state
-        with self._lock:  # as above
+        with self._lock:  # `_run_locked` inlined
             if self._busy:
                 core.rebuild_reserved()
             self._busy = True
@@ -81,39 +81,39 @@ class MemoryLedger:
         return settled
 
     def cancel_reservation(self, hold: str) -> None:
-        """End a reservation of which nothing was spent; harmless when it has ended."""
+        """End a reservation without spending. No-op if it has ended."""
         self._run_locked(lambda core: core.cancel_reservation(hold))
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
-        """Note that these calls still go on, so that their reservations do not expire."""
+        """Extend the expiry of the reservations of calls in flight."""
         self._run_locked(lambda core: core.renew_reservations(holds, now))
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands; those of named budgets are there before anything is spent."""
+        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
         return self._run_locked(lambda core: core.read_statuses(now))
 
     def read_status(self, key: AccountKey, now: float) -> BudgetStatus:
-        """Tell how one account stands that a rule covers."""
+        """Return the status of one account that a rule covers."""
         return self._run_locked(lambda core: core.read_status(key, now))
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Tell what all settled calls took.
+        """Return the totals of all settled calls.
 
         Raises:
-            ValueError: `by` has a field that is none to tell them by.
+            ValueError: `by` has a field that totals cannot be grouped by.
 
         """
         return self._run_locked(lambda core: core.compute_totals(by))
 
     def reset_account(self, key: AccountKey) -> None:
-        """Set what an account has spent to nothing; what is reserved stays reserved."""
+        """Set an account's spent amount to 0. Reserved amounts are kept."""
         self._run_locked(lambda core: core.reset_account(key))
 
     def close(self) -> None:
-        """Do nothing: there is nothing open."""
+        """Do nothing: no resource is open."""
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork, whose parent's reservations are not its own."""
+        """End the reservations in a forked child, as they belong to its parent."""
         self._lock = threading.Lock()
         self._state.drop_reservations()
 

@@ -1,8 +1,8 @@
-"""What a call costs, in micro-USD: the prices of `genai-prices`, and those that the settings add or replace.
+"""The cost of a call in micro-USD, by the prices of `genai-prices` and of the settings.
 
-`genai-prices` takes about 110 us to price one call. What it knows of a model is therefore turned, once a minute for
-each model in use, into whole pico-USD per token; from there a price is a few integer products, and the same to the
-micro-dollar as its own.
+`genai-prices` takes about 110 us to price one call. Its prices of a model are therefore converted, once a minute for
+each model in use, to whole pico-USD per token. The cost is then a few integer products, and equals that of
+`genai-prices` to the micro-dollar.
 """
 
 import logging
@@ -24,7 +24,7 @@ _logger = logging.getLogger("loco_otel")
 _SNAPSHOT_MODULE = "genai_prices.data_snapshot"
 _PICO_PER_MICRO = 1_000_000
 _RATES_CACHE_SECONDS = 60
-"""Seconds for which what is known of a model is kept: some prices change with the time of day."""
+"""Seconds for which a model's prices are cached: some prices change with the time of day."""
 _MAX_MODELS = 1000
 
 _PROVIDER_IDS = {
@@ -40,7 +40,7 @@ _PROVIDER_IDS = {
 """Names of `gen_ai.provider.name` that `genai-prices` spells otherwise."""
 
 _PriceSteps: TypeAlias = tuple[tuple[int, int], ...]
-"""Pico-USD per token by the size of the prompt: (from more than so many input tokens, the price of every token)."""
+"""Pico-USD per token by prompt size: (more than this many input tokens, the price of every token)."""
 
 
 class _TokenRates(NamedTuple):
@@ -52,7 +52,7 @@ class _TokenRates(NamedTuple):
     request: int
     """Pico-USD for each request."""
     is_flat: bool = False
-    """Whether the size of the prompt changes nothing."""
+    """Whether the price is independent of the prompt's size."""
 
     def with_flat_flag(self) -> "_TokenRates":
         """Return the same, with `is_flat` set."""
@@ -60,11 +60,11 @@ class _TokenRates(NamedTuple):
 
 
 class Prices:
-    """Prices calls. For all threads, without a lock.
+    """Computes the cost of calls. Thread-safe without a lock.
 
     Args:
-        own: prices by model name or glob, which come before the published ones; the name itself goes before the
-            globs, and those in their order.
+        own: prices by model name or glob, which take precedence over published ones. An exact name precedes the globs,
+            and globs apply in their order.
 
     """
 
@@ -82,15 +82,15 @@ class Prices:
         service_tier: str | None = None,
         in_finalizer: bool = False,
     ) -> int | None:
-        """Return what a call costs in micro-USD, rounded up; None where the model's price is not known: said once.
+        """Return a call's cost in micro-USD, rounded up; None if the model's price is unknown, which is logged once.
 
         Args:
-            provider: as `gen_ai.provider.name` has it.
-            models: as the provider answered and as the call named it: the first that has a price of the settings'
-                counts, else the first with a published one.
-            usage: its tokens; those of a cache are among the input, those of reasoning among the output.
-            host: where it was sent, which tells a provider that speaks another's protocol.
-            service_tier: `batch`, `flex`, `priority`, where the answer says so.
+            provider: the value of `gen_ai.provider.name`.
+            models: as the provider answered and as the call named it. The first with a price in the settings is used,
+                else the first with a published one.
+            usage: its tokens; cached ones are part of the input, reasoning ones part of the output.
+            host: the server of the call, which identifies a provider that serves another's protocol.
+            service_tier: `batch`, `flex` or `priority`, if the answer has one.
             in_finalizer: log nothing and load nothing.
 
         """
@@ -104,18 +104,18 @@ class Prices:
         if not in_finalizer and (provider, model) not in self._warned_models and len(self._warned_models) < _MAX_MODELS:
             self._warned_models.add((provider, model))
             _logger.warning(
-                "the price of %s %s is not known: its calls count in weight, until [prices] of the settings has one",
+                "the price of %s %s is unknown: its calls count in weight only (add it to [prices] in the settings)",
                 provider,
                 model,
             )
         return None
 
     def load_snapshot(self) -> None:
-        """Load what is published now, rather than when the first call is priced: it takes a third of a second."""
+        """Load the published prices now, not with the first call, as this takes a third of a second."""
         import_module(_SNAPSHOT_MODULE)
 
     def _find_configured_rates(self, models: Sequence[str]) -> _TokenRates | None:
-        # All names before anything published: a deployment answers under the name of the model behind it.
+        # All names are tried before published prices: a deployment answers with the name of the model behind it.
         own = self._configured_rates
         if own:
             for model in models:
@@ -168,8 +168,8 @@ def _load_published_rates(
 
 
 def _find_model_info(provider: str | None, model: str, host: str | None) -> Any:
-    """Return what is published of a model: by where the call went, else by whom it says it is for, else by its name."""
-    # Imported at the first price, unless it was before.
+    """Return the published prices of a model, found by the call's host, else its provider, else its name."""
+    # Imported with the first price, unless `load_snapshot` ran.
     get_snapshot = import_module(_SNAPSHOT_MODULE).get_snapshot
     ways: list[tuple[str | None, str | None]] = []
     if host:
@@ -187,7 +187,7 @@ def _find_model_info(provider: str | None, model: str, host: str | None) -> Any:
 
 
 def _convert_to_steps(price: Any) -> _PriceSteps | None:
-    """Return a price in USD per million tokens, plain or in tiers, as pico-USD per token."""
+    """Convert a price in USD per million tokens, plain or in tiers, to pico-USD per token."""
     if price is None:
         return None
     tiers = getattr(price, "tiers", None)
@@ -197,7 +197,7 @@ def _convert_to_steps(price: Any) -> _PriceSteps | None:
 
 
 def _convert_to_pico(usd_per_million: Decimal) -> int:
-    # 1 USD per million tokens is 10^-6 USD, a million pico-USD, for each.
+    # 1 USD per million tokens is 10^-6 USD, a million pico-USD, per token.
     return round(usd_per_million * _PICO_PER_MICRO)
 
 
@@ -232,7 +232,7 @@ def _price_usage(rates: _TokenRates, usage: Usage) -> int:
 
 
 def _find_step_price(steps: _PriceSteps, prompt: int) -> int:
-    """Return the price of a token: a prompt beyond a tier's start pays the tier's price for all its tokens."""
+    """Return the price of a token: a prompt larger than a tier's start pays that tier's price for all its tokens."""
     price = steps[0][1]
     for start, step in steps[1:]:
         if prompt > start:

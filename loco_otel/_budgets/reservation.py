@@ -1,4 +1,4 @@
-"""One call's money: whether it is let in, with which model, and what it took in the end."""
+"""The budget of one call: whether it is admitted, with which model, and its actual cost."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _LAST_RESORT_ACTIONS = (Action.ALERT, Action.DOWNGRADE)
 
 
 class Estimate(NamedTuple):
-    """What a call will probably take."""
+    """The estimated cost of a call."""
 
     usage: Usage
     weight: int
@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 class ChargeContext(NamedTuple):
-    """What is bought, of whom and for whom."""
+    """The provider, model and identity that a call is charged to."""
 
     caller: tuple[str, str | None, str | None, str | None, str | None]
     """Agent, tenant, team, workflow, session."""
@@ -35,15 +35,15 @@ class ChargeContext(NamedTuple):
     host: str | None
     model: str | None
     estimate: Callable[[str | None], Estimate]
-    """By the model that it is sent with."""
+    """The estimates, by the model that the call is sent with."""
     can_use_model: Callable[[str], bool]
-    """Whether another model is to be had at the same place, under the same resources."""
+    """Whether the call may be sent to another model on the same host, under the same resources."""
     service_tier: str | None = None
-    """What is asked for, where that makes it dearer."""
+    """The service tier that the request names, if it changes the price."""
 
 
 class ActualCost(NamedTuple):
-    """What a call took."""
+    """The actual cost of a call."""
 
     usage: Usage
     weight: int
@@ -54,30 +54,30 @@ class ActualCost(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What was paid for a call."""
+    """What was charged for a call."""
 
     usd: int | None
-    """Micro-USD; None where the model's price is not known."""
+    """Micro-USD; None if the model's price is unknown."""
     remaining: int | None
-    """What the tightest of its budgets in USD has left; None without one."""
+    """What remains of the tightest budget in USD; None without one."""
     action: Action | None
-    """What a budget without room for it did."""
+    """The action of a budget without room."""
 
 
 class _ModelChoice(NamedTuple):
     model: str | None
     charge: Charge
     exceeded: tuple[BudgetStatus, ...]
-    """The budgets without room for the model that was asked for."""
+    """The budgets without room for the requested model."""
     action: Action | None
-    """What was done for their sake."""
+    """The action applied because of them."""
 
 
 _BudgetCheck: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
 
 
 class Reservation:
-    """Pays for one call: asked before it is sent, and told what it took, once."""
+    """Reserves and settles the cost of one call, once."""
 
     __slots__ = ("_budgets", "_charge", "_context", "_is_open", "_is_reserved", "_pid", "action", "model")
 
@@ -89,25 +89,25 @@ class Reservation:
         self._pid = os.getpid()
         self._is_reserved = False
         self.model = subject.model
-        """What it is sent with."""
+        """The model that the call is sent with."""
         self.action: Action | None = None
-        """What its budgets did with it."""
+        """The action that its budgets applied."""
 
     def begin_wait(self, ticket: Ticket) -> None:
-        """Note that it waits for its slot, and turn it away if that is in vain."""
+        """Track a waiting call, and reject it at once if no budget can admit it."""
         charge = self._charge = self._make_estimated_charge(self.model)
         self._budgets.track_waiter(ticket, charge, self._find_rejection)
 
     def admit_call(self, ticket: Ticket) -> bool:
-        """Reserve what it is estimated to take; the engine asks once there is a slot.
+        """Reserve the call's estimate. The engine calls this once there is a slot.
 
         Raises:
-            BudgetExceededError: there is no room for it.
-            LedgerError: nobody can tell, and calls are not let through unseen.
+            BudgetExceededError: a budget has no room for the call.
+            LedgerError: the ledger can't be used, and LOCO_LEDGER_ON_ERROR is not `open`.
 
         """
         if self._is_reserved:
-            return True  # the wait after a retry's pause
+            return True  # the wait after a retry's back-off
         try:
             choice = self._choose_model(
                 lambda charge, passing: self._budgets.ledger_client.reserve_estimate(ticket, charge, passing)
@@ -119,7 +119,9 @@ class Reservation:
             if self._budgets.is_fail_closed:
                 error.agent = self._context.caller[0]
                 raise
-            _logger.warning("a call is let in without a look at its budget, as ledger_on_error is open: %s", error)
+            _logger.warning(
+                "Ledger unavailable, call allowed without a budget check (LOCO_LEDGER_ON_ERROR=open): %s", error
+            )
             return True
         self._is_reserved = True
         self._charge, self.model, self.action = choice.charge, choice.model, choice.action
@@ -132,11 +134,11 @@ class Reservation:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is still to be paid, or given back: by the process that made the call, not by a fork of it."""
+        """Whether the call is unsettled and belongs to this process, not to the parent of a fork."""
         return self._is_open and self._pid == os.getpid()
 
     def settle_cost(self, ticket: Ticket, bill: ActualCost) -> Settlement:
-        """Spend what it took."""
+        """Spend the call's actual cost."""
         self._is_open = False
         charge = self._make_actual_charge(bill)
         standings = self._budgets.settle_charge(ticket, charge)
@@ -144,15 +146,15 @@ class Reservation:
         return Settlement(charge.usd, min(left, default=None), self.action)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Note that it took nothing."""
+        """End the reservation without spending."""
         if self.is_open:
             self._is_open = False
             self._budgets.ledger_client.cancel_reservation(ticket)
 
     def settle_in_finalizer(self, ticket: Ticket, bill: ActualCost | None) -> Settlement:
-        """Do as `settle`, or as `give_back` without a bill, a little later.
+        """Settle the call, or cancel it if there is no cost, at the next maintenance.
 
-        For finalisers: takes no lock, logs and loads nothing.
+        Safe in finalisers: takes no lock, logs and loads nothing.
         """
         charge = None if bill is None else self._make_actual_charge(bill, in_finalizer=True)
         if self.is_open:
@@ -198,21 +200,21 @@ class Reservation:
         )
 
     def _find_rejection(self, ticket: Ticket) -> Exception | None:
-        """Tell why it will not be let in within the period; None while it may, or while nobody knows."""
+        """Return the error of a call that the period cannot admit; None if it can or the ledger fails."""
         try:
             self._choose_model(self._budgets.check_estimate)
         except BudgetExceededError as error:
             self._emit_rejection(ticket, error)
             return error
         except LedgerError:
-            return None  # who is asked once there is a slot decides
+            return None  # decided by `admit_call` once there is a slot
         return None
 
     def _choose_model(self, ask: _BudgetCheck) -> _ModelChoice:
-        """Find the first model of the ladder that all budgets have room for.
+        """Return the first model of the ladder for which all budgets have room.
 
         Raises:
-            BudgetExceededError: there is none, or a budget without room refuses rather than to go down the ladder.
+            BudgetExceededError: there is no such model, or the action of a budget without room is not `downgrade`.
             LedgerError: the ledger can't be used now.
 
         """

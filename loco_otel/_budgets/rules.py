@@ -1,4 +1,4 @@
-"""Which budgets a call is charged to."""
+"""The rules that map a call to the budgets it is charged to."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ _MAX_CALLERS = 10_000
 
 
 class Rules:
-    """All budgets. Of two for the same account the last one counts; a default covers those that no other one names."""
+    """All budgets. The last of several for one account applies; a default covers the keys that no named budget has."""
 
     def __init__(self, budgets: Iterable[Budget] = ()) -> None:
         self.named_budgets: dict[AccountKey, Budget] = {}
@@ -28,7 +28,7 @@ class Rules:
         return bool(self.named_budgets or self._defaults)
 
     def find_account_keys(self, charge: Charge) -> tuple[AccountKey, ...]:
-        """Return the accounts that a call is charged to."""
+        """Return the keys of the accounts that a call is charged to."""
         if not self:
             return ()
         who = charge[:4]
@@ -43,7 +43,7 @@ class Rules:
         return keys
 
     def find_budget(self, key: AccountKey) -> Budget | None:
-        """Return the rule for an account; None where there is none (any more)."""
+        """Return the rule of an account; None if no rule covers it."""
         named = self.named_budgets.get(key)
         if named is not None or self._is_named(key.scope, key.key):
             return named
@@ -66,5 +66,5 @@ class Rules:
 
 
 def _is_name_matching(name: str, scope: Scope, who: str | None) -> bool:
-    """Tell whether a name is meant by that of a budget, which may be a glob over models."""
+    """Return whether a budget's name, which may be a glob over models, matches a name."""
     return who == name or (scope is Scope.MODEL and who is not None and fnmatchcase(who, name))

@@ -1,4 +1,4 @@
-"""What all settled calls took, added up by whom they are charged to."""
+"""Totals of settled calls, by caller, session and model."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,15 +14,15 @@ _Key = tuple[str | None, ...]
 class SpendTotals:
     """Sums per caller, workflow, session and model.
 
-    At most ten thousand are told apart. Beyond them sessions become `other`, and beyond as many again all but provider
-    and model.
+    At most ten thousand are distinguished. After that sessions become `other`; after as many again, everything except
+    provider and model does.
     """
 
     def __init__(self) -> None:
         self._sums: dict[_Key, list[int]] = {}
 
     def add_charge(self, charge: Charge) -> None:
-        """Count one call."""
+        """Add one call."""
         key: _Key = (
             charge.agent, charge.tenant, charge.team, charge.workflow, charge.session, charge.provider, charge.model,
         )  # fmt: skip
@@ -38,7 +38,7 @@ class SpendTotals:
         sums[6] += charge.output_tokens
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Add up by these of `ATTRIBUTION`; most USD first."""
+        """Return the totals, grouped by fields of `ATTRIBUTION`, in descending order of USD."""
         return aggregate_rows(((key, sums) for key, sums in self._sums.items()), by)
 
     def _create_sums(self, key: _Key) -> list[int]:
@@ -52,7 +52,7 @@ class SpendTotals:
 
 
 def aggregate_rows(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:
-    """Return totals of rows, each with the values of `ATTRIBUTION` and its sums, by some of those.
+    """Return the totals of rows, each with the values of `ATTRIBUTION` and its sums, grouped by fields of it.
 
     Raises:
         ValueError: `by` has another field.

@@ -1,4 +1,4 @@
-"""The file of a ledger: its tables, and transactions that either happen or do not."""
+"""The SQLite file of a ledger: its schema and its atomic transactions."""
 
 import os
 import sqlite3
@@ -35,19 +35,19 @@ CREATE INDEX spend_key ON spend (day, agent, tenant, team, workflow, session, pr
 
 _files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()
 _inherited_connections: list[sqlite3.Connection] = []
-"""Connections of a parent, in its forked child. SQLite forbids to use them there, and to close them too."""
+"""Connections of the parent of a forked child. SQLite forbids both using and closing them there."""
 
 
 class SqliteFile:
-    """One SQLite file, through one connection that is opened when it is needed. For all threads, one at a time.
+    """A SQLite file with one connection, opened on demand. Thread-safe: one transaction runs at a time.
 
     Args:
         path: the file.
-        patience: seconds to wait for other processes' transactions.
-        read_only: the file must be there, and nothing is written.
+        patience: seconds to wait for transactions of other processes.
+        read_only: require the file to exist, and write nothing.
 
     Raises:
-        LedgerError: the file is no ledger, of another version, or can't be opened, or written.
+        LedgerError: the file is not a ledger, has another version, or can't be opened or written.
 
     """
 
@@ -66,39 +66,39 @@ class SqliteFile:
 
     @contextmanager
     def begin_write(self) -> Iterator[sqlite3.Connection]:
-        """Run a body in a transaction that has the file's write lock from the start."""
+        """Run a body in a transaction that holds the file's write lock from the start."""
         with self._run_transaction("BEGIN IMMEDIATE") as database:
             yield database
 
     @contextmanager
     def begin_read(self) -> Iterator[sqlite3.Connection]:
-        """Run a body in a transaction that sees the file as it stands at one moment."""
+        """Run a body in a transaction that reads one consistent state of the file."""
         with self._run_transaction("BEGIN") as database:
             yield database
 
     def close(self) -> None:
-        """Close the file; it is opened again when it is needed."""
+        """Close the connection. It is reopened on demand."""
         with self._lock:
             self._close_connection()
 
     def before_fork(self) -> bool:
-        """Have no connection and no transaction while the process forks; return whether that could be had.
+        """Close the connection and block transactions while the process forks; return False if one is in progress.
 
-        SQLite keeps what it knows of a file's locks for all of a process's connections. A child that inherits it takes
-        itself for the owner of its parent's locks, and its connections write to what the parent deletes.
+        SQLite shares its file locks among all connections of a process. A child that inherits them acts as the owner of
+        its parent's locks, and its connections write to files that the parent deletes.
         """
-        # For longer than any transaction waits; what forks from within one's own is not waited for at all.
+        # For longer than any transaction waits. A fork from within this thread's own transaction is not delayed.
         if not self._lock.acquire(timeout=2 * self._lock_timeout + 1):
             return False
         self._close_connection()
         return True
 
     def after_fork_in_parent(self) -> None:
-        """Go on after `before_fork`."""
+        """Release the lock taken by `before_fork`."""
         self._lock.release()
 
     def after_fork(self) -> None:
-        """Renew the lock in the child, whatever `before_fork` returned, and open a connection when one is needed."""
+        """Replace the lock in the child, whatever `before_fork` returned. The connection is reopened on demand."""
         self._lock = threading.Lock()
         if self._connection is not None:
             _inherited_connections.append(self._connection)
@@ -106,7 +106,7 @@ class SqliteFile:
 
     @contextmanager
     def _run_transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        """Run a body in a transaction of its own; whatever breaks it off undoes it.
+        """Run a body in a transaction, which any exception rolls back.
 
         Raises:
             LedgerError: the file can't be used now.
@@ -124,29 +124,29 @@ class SqliteFile:
                         database.execute("ROLLBACK")
                     raise
             except (sqlite3.Error, OSError) as error:
-                # A connection that failed once is not trusted again: the file may have been replaced.
+                # A failed connection is not reused: the file may have been replaced.
                 self._close_connection()
                 raise LedgerError(f"the ledger {self._path} can't be used: {error}") from error
             finally:
                 if self._read_only:
-                    self._close_connection()  # it was opened for the file as nobody wrote to it, if so: see `_open`
+                    self._close_connection()  # it may be immutable, see `_open_connection`
 
     def _open_connection(self) -> sqlite3.Connection:
         place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
         if self._read_only and not self._path.with_name(f"{self._path.name}-wal").exists():
-            # Nobody has it open. Else SQLite would make files beside it that belong to whoever looks, and that whoever
-            # writes might not be able to write to.
+            # No process has the file open. A normal connection would create files beside it that belong to the reader,
+            # which a writer of another user might not be able to write.
             place += "&immutable=1"
         database = sqlite3.connect(
             place, timeout=self._lock_timeout, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
             if not self._read_only:
-                # Readers do not wait for the writer; what was committed survives the process, whatever becomes of it.
+                # Readers do not wait for the writer, and committed data survives a crash of the process.
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.execute("BEGIN IMMEDIATE")
-            # At each opening: the file may have been taken away meanwhile.
+            # At each opening, as the file may have been removed since.
             self._ensure_schema(database)
             if not self._read_only:
                 database.execute("COMMIT")

@@ -1,9 +1,8 @@
-"""A ledger in a file: what was spent survives a restart, and several processes of one host share their budgets.
+"""A ledger in a SQLite file: it survives a restart, and several processes of one host share their budgets.
 
-Each operation is one transaction that takes the file's write lock first (`BEGIN IMMEDIATE`), so check and reserve are
-one step for all processes. A reservation has an expiry: that of a process that was killed is gone after the time of a
-lease, and what was spent before is still there. What was settled is remembered by its id for a day, so that settling
-again, after an error that left open whether it was done, charges nobody twice.
+Each operation is one transaction that first takes the file's write lock (`BEGIN IMMEDIATE`), so check and reserve are
+atomic across processes. Reservations expire: those of a killed process end with their lease, and its settled costs
+stay. The id of a settled reservation is stored for a day, so that settling it again after an error is a no-op.
 """
 
 import sqlite3
@@ -33,22 +32,22 @@ from loco_otel.money import (
 _SUM_COLUMNS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens", "output_tokens")
 _ACCOUNT_FILTER = "scope = ? AND key = ? AND unit = ? AND period = ?"
 _SETTLED_ID_SECONDS = 86_400
-"""Seconds for which the id of what was settled is kept."""
+"""Seconds for which the ids of settled reservations are stored."""
 
 
 class SqliteLedger:
-    """The accounts in a SQLite file, for several threads and processes; see `_budgets.ledger` for the operations.
+    """The accounts in a SQLite file. Safe for threads and processes; see `_budgets.ledger` for the operations.
 
     Args:
-        path: the file; made where there is none.
-        budgets: the rules, which each process states itself.
-        zone: whose midnight ends a day.
-        lease: seconds after which a reservation that nobody renewed is gone.
-        patience: seconds to wait for other processes' transactions.
+        path: the file, created if it is missing.
+        budgets: the rules of this process.
+        zone: the time zone at whose midnight a day ends.
+        lease: seconds after which a reservation that was not renewed expires.
+        patience: seconds to wait for transactions of other processes.
 
     Raises:
-        LedgerError: the file is no ledger, of another version, or can't be opened or written. All operations raise it
-            too when the file can't be used; nothing is half done then.
+        LedgerError: the file is not a ledger, has another version, or can't be opened or written. All operations raise
+            it too if the file can't be used. No partial change is made.
 
     """
 
@@ -66,7 +65,7 @@ class SqliteLedger:
         self.set_budgets(budgets, zone)
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
-        """Go on under other rules; the accounts keep what they have spent and reserved."""
+        """Replace the rules. Accounts keep their spent and reserved amounts."""
         rules = Rules(budgets)
         with self._file.begin_write() as database:
             database.executemany(
@@ -80,8 +79,8 @@ class SqliteLedger:
     def reserve_estimate(
         self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
     ) -> Decision:
-        """Reserve a call's estimate from all its budgets, or from none."""
-        rules = self._rules  # once: others may be stated meanwhile
+        """Reserve a call's estimate in all its budgets, or in none."""
+        rules = self._rules  # read once, as `set_budgets` may replace it
         keys = rules.find_account_keys(charge)
         if not keys:
             return ADMITTED
@@ -91,7 +90,7 @@ class SqliteLedger:
             accounts = self._load_accounts(database, rules, keys, now)
             decision = decide_admission(accounts, charge, passing)
             if decision.admitted:
-                # For those who look at the file: what a default says of somebody is nowhere else.
+                # For `LedgerView`: the limits of default budgets are stored nowhere else.
                 database.executemany(
                     "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
                     " SET budget = excluded.budget, action = excluded.action"
@@ -106,7 +105,7 @@ class SqliteLedger:
         return decision
 
     def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
-        """Tell what `reserve` would say if nothing else were reserved, and reserve nothing."""
+        """Return the decision of `reserve_estimate` as if nothing else were reserved, and reserve nothing."""
         rules = self._rules
         keys = rules.find_account_keys(charge)
         if not keys:
@@ -117,7 +116,7 @@ class SqliteLedger:
             )
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
-        """End a reservation, and spend what the call really took."""
+        """End a reservation and spend the call's actual cost."""
         rules = self._rules
         with self._file.begin_write() as database:
             if database.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (hold, now)).rowcount == 0:
@@ -139,12 +138,12 @@ class SqliteLedger:
         )
 
     def cancel_reservation(self, hold: str) -> None:
-        """End a reservation of which nothing was spent; harmless when it has ended."""
+        """End a reservation without spending. No-op if it has ended."""
         with self._file.begin_write() as database:
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
-        """Note that these calls still go on, so that their reservations do not expire."""
+        """Extend the expiry of the reservations of calls in flight."""
         with self._file.begin_write() as database:
             database.executemany(
                 "UPDATE hold SET expires_at = ? WHERE id = ?", [(now + self.lease, hold) for hold in holds]
@@ -153,7 +152,7 @@ class SqliteLedger:
             database.execute("DELETE FROM settled WHERE at <= ?", (now - _SETTLED_ID_SECONDS,))
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands; those of named budgets are there before anything is spent."""
+        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
         rules = self._rules
         with self._file.begin_read() as database:
             found = _load_account_keys(database)
@@ -161,17 +160,17 @@ class SqliteLedger:
             return tuple([account.make_status() for account in self._load_accounts(database, rules, keys, now)])
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Tell what all settled calls took.
+        """Return the totals of all settled calls.
 
         Raises:
-            ValueError: `by` has a field that is none to tell them by.
+            ValueError: `by` has a field that totals cannot be grouped by.
 
         """
         with self._file.begin_read() as database:
             return _load_totals(database, by, None)
 
     def reset_account(self, key: AccountKey) -> None:
-        """Set what an account has spent to nothing; what is reserved stays reserved."""
+        """Set an account's spent amount to 0. Reserved amounts are kept."""
         with self._file.begin_write() as database:
             database.execute(f"UPDATE account SET spent = 0, told = 0, since = NULL WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
 
@@ -180,25 +179,25 @@ class SqliteLedger:
         self._file.close()
 
     def after_fork(self) -> None:
-        """Do nothing: the file sees to itself, and reservations go by the names of calls."""
+        """Do nothing: the file renews its lock, and reservations are keyed by the ids of calls."""
 
     def _load_accounts(
         self, database: sqlite3.Connection, rules: Rules, keys: Iterable[AccountKey], now: float
     ) -> list[Account]:
-        """Return the accounts of keys that the rules cover."""
+        """Return the accounts of those keys that the rules cover."""
         covered = [(key, rules.find_budget(key)) for key in keys]
         return [_load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None]
 
 
 class LedgerView:
-    """A ledger's file, for whoever only looks: it must be there, and states no rules.
+    """A read-only view of a ledger's file, which must exist. It has no rules of its own.
 
     Args:
         path: the file.
-        zone: whose midnight ends a day.
+        zone: the time zone at whose midnight a day ends.
 
     Raises:
-        LedgerError: it is not there, no ledger, or can't be read; the operations raise it too.
+        LedgerError: the file is missing, not a ledger, or can't be read. The operations raise it too.
 
     """
 
@@ -207,7 +206,7 @@ class LedgerView:
         self._zone = zone
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Tell how each account stands, by the limits that programs last stated."""
+        """Return the status of every account, with the limits that programs last stored."""
         with self._file.begin_read() as database:
             stated = {
                 AccountKey(Scope(scope), key, Unit(unit), Period(period)): (limit, Action(action))
@@ -225,10 +224,10 @@ class LedgerView:
             )
 
     def compute_totals(self, by: Sequence[str], since: datetime | None = None) -> tuple[Totals, ...]:
-        """Tell what all settled calls took, from a day on (of UTC).
+        """Return the totals of all settled calls since a day in UTC.
 
         Raises:
-            ValueError: `by` has a field that is none to tell them by.
+            ValueError: `by` has a field that totals cannot be grouped by.
 
         """
         with self._file.begin_read() as database:
@@ -268,7 +267,7 @@ def _load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | N
 
 
 def _add_to_spend(database: sqlite3.Connection, charge: Charge, now: float) -> None:
-    """Add a call to what its caller spent that day."""
+    """Add a call to its caller's sums of that day."""
     day = datetime.fromtimestamp(now, UTC).date().isoformat()
     key = [day, *(getattr(charge, name) for name in ATTRIBUTION)]
     unpriced = charge.usd is None

@@ -1,4 +1,4 @@
-"""Budgets and prices as the settings write them."""
+"""Budgets and prices in the form of the settings."""
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
@@ -11,13 +11,13 @@ from loco_otel.events import MILLI
 from loco_otel.money import MICRO, THRESHOLDS, Action, Budget, Period, Scope, Unit
 
 DEFAULT_KEY = "default"
-"""In a line of budgets: each agent that it does not name."""
+"""In a line of budgets: each agent that the line does not name."""
 ALL_KEY = "*"
-"""In a line of budgets: all together."""
+"""In a line of budgets: all agents together."""
 _GLOB_CHARACTERS = frozenset("*?[")
 
 _Cost = Annotated[Decimal, BeforeValidator(reject_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-# A millionth is the least that is counted of a dollar, and a thousandth of a weight: a limit below would be 0.
+# Amounts are counted in millionths of a dollar and thousandths of a weight: a lower limit would be 0.
 _Limit = Annotated[
     Decimal, BeforeValidator(reject_bool), Field(ge=Decimal("0.001"), le=MAX_NUMBER, allow_inf_nan=False)
 ]
@@ -25,19 +25,19 @@ _Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
 
 
 class Price(BaseModel):
-    """What a model costs, in USD per million tokens."""
+    """The price of a model, in USD per million tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: _Cost
     output: _Cost
     cache_read: _Cost | None = None
-    """Of input that the provider had in its cache; the input's price where it is not said."""
+    """The price of cached input; None for the input's price."""
     cache_write: _Cost | None = None
 
 
 class BudgetRule(BaseModel):
-    """One budget. A field's description says what its value may be: it completes "must be"."""
+    """One budget. A field's description completes "must be" in error messages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,9 +45,9 @@ class BudgetRule(BaseModel):
     scope: Annotated[Scope, BeforeValidator(convert_to_lower)] = Field(
         default=Scope.AGENT, description=f"one of {', '.join(Scope)}"
     )
-    """Whose spending it bounds."""
+    """The kind of entity whose spending it limits."""
     key: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="a name")
-    """Whose; without it each of the scope that no other budget names."""
+    """The entity's name; None for each that no other budget names."""
     unit: Annotated[Unit, BeforeValidator(convert_to_lower)] = Field(default=Unit.USD, description="usd or weight")
     period: Annotated[Period, BeforeValidator(convert_to_lower)] | None = Field(
         default=None, description=f"one of {', '.join(Period)}"
@@ -74,11 +74,11 @@ class BudgetRule(BaseModel):
         return self
 
     def make_budget(self, period: Period, action: Action) -> Budget:
-        """Return it as the ledger knows it.
+        """Return the budget in the form of the ledger.
 
         Args:
-            period: where it says none.
-            action: where it says none.
+            period: the default period.
+            action: the default action.
 
         """
         key = ALL_KEY if self.scope is Scope.ALL else self.key
@@ -100,10 +100,10 @@ class BudgetRule(BaseModel):
 
 
 def parse_budget_line(value: object) -> object:
-    """Return `analyst=5.00,default=2.00,*=20.00` as rules: USD for that agent, each other agent, and all together.
+    """Parse `analyst=5.00,default=2.00,*=20.00` to rules: USD for that agent, each other agent, and all together.
 
     Raises:
-        ValueError: a part is no name with an amount.
+        ValueError: a part is not a name with an amount.
 
     """
     if not isinstance(value, str):
@@ -142,7 +142,7 @@ def _validate_key(scope: Scope, key: str) -> None:
 
 
 def find_duplicate_name(rules: tuple[BudgetRule, ...], period: Period) -> str | None:
-    """Return whom two of the rules are for, in the same unit and period; `period` is that of a rule that says none."""
+    """Return the key that two rules share, in the same unit and period; `period` is the default."""
     seen = set()
     for rule in rules:
         who = (rule.scope, None if rule.scope is Scope.ALL else rule.key, rule.unit, rule.period or period)

@@ -1,4 +1,4 @@
-"""How settings are told: what was written where, what is wrong with it, and how a value is shown."""
+"""Error messages and display texts of settings."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,25 +16,25 @@ _MAX_VALUE_LENGTH = 80
 
 
 class RawSetting(NamedTuple):
-    """A value as somebody wrote it, and where."""
+    """A value as it was written, and its source."""
 
     value: object
     key: str
     origin: str
     place: str = ""
-    """What follows the value in a message where the key alone does not tell the place."""
+    """Follows the value in a message if the key alone does not identify the source."""
 
     def __str__(self) -> str:
         return f"{self.key}={format_value(self.value)}{self.place}"
 
     def get_item(self, key: object) -> Self:
-        """One entry of a table."""
+        """Return one entry of a table."""
         value = self.value.get(key) if isinstance(self.value, Mapping) else self.value
         return self._replace(key=f"{self.key}.{format_value(key)}", value=value)
 
 
 def describe_unknown_setting(name: str, spelt: Mapping[str, str], place: str = "") -> str:
-    """Say that a name is unknown, and which of those that are known was probably meant."""
+    """Return the message of an unknown setting, with the most similar known one."""
     close = difflib.get_close_matches(name.lower().removeprefix("loco_"), spelt, n=1)
     meant = f"; did you mean {spelt[close[0]]}?" if close else ""
     return f"{format_value(name)}{place} is not a setting of loco-otel{meant}"
@@ -47,19 +47,19 @@ TABLE_ENTRIES = {
     "prices": "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0",
     "downgrade": "a list of models, the next cheaper one first, without the model itself",
 }
-"""Settings that are tables of names, and what an entry may be."""
+"""Settings that are tables of names, and the allowed values of an entry."""
 NUMBER_TABLES = ("weights", "shares", "tenant_shares")
 _RULE_TYPES: Mapping[str, tuple[type[BaseModel], str]] = {
     "resources": (ResourceRule, "a table with a name"),
     "budgets": (BudgetRule, "a table with a limit"),
 }
-"""Settings that are lists of tables, and what each must be at least."""
+"""Settings that are lists of tables, and the minimum that each must contain."""
 
 
 def describe_errors(
     error: ValidationError, given: Mapping[str, RawSetting], fields: Mapping[str, FieldInfo]
 ) -> Iterable[str]:
-    """Say what is wrong, in the words in which it was written, and what is allowed."""
+    """Yield a message for each error, with the value as it was written and the allowed values."""
     for detail in error.errors(include_url=False):
         key, *rest = detail["loc"]
         name = str(key)
@@ -67,7 +67,7 @@ def describe_errors(
         allowed = str(fields[name].description)
         if name in TABLE_ENTRIES and rest:
             written, allowed = written.get_item(rest[0]), TABLE_ENTRIES[name]
-            if name in NUMBER_TABLES and isinstance(written.value, Mapping):  # TOML takes gpt-4.1 for a 1 in gpt-4
+            if name in NUMBER_TABLES and isinstance(written.value, Mapping):  # TOML reads gpt-4.1 as the key 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
         elif name in _RULE_TYPES:
             written, allowed = _locate_rule_error(name, written, rest, detail, allowed)
@@ -79,14 +79,14 @@ def describe_errors(
 def _locate_rule_error(
     name: str, written: RawSetting, rest: Sequence[int | str], detail: ErrorDetails, allowed: str
 ) -> tuple[RawSetting, str]:
-    """Say which of the tables, by its number, and which key of it is wrong."""
+    """Return the invalid table, by its number, and the allowed values of its invalid key."""
     said = detail["msg"].removeprefix("Value error, ")
     if not rest:
         return written, f"{allowed} ({said})" if detail["type"] == "value_error" else allowed
     number, *keys = rest
     rule, least = _RULE_TYPES[name]
     value = written.value
-    if isinstance(value, str):  # one line of them all
+    if isinstance(value, str):  # all rules in one line
         return written, allowed
     table = value[int(number)] if isinstance(value, Sequence) else value
     written = written._replace(key=f"{name}[{int(number) + 1}]", value=table)
@@ -99,7 +99,7 @@ def _locate_rule_error(
 
 
 def format_value(value: object) -> str:
-    """Return a value as the user would write it, in one short line."""
+    """Return a value in the form of the settings, on one short line."""
     text = str(value).lower() if value is None or isinstance(value, bool) else format_single_line(value)
     return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
@@ -110,7 +110,7 @@ def format_single_line(value: object) -> str:
 
 
 def format_setting(key: str, value: object) -> str:
-    """Return a setting's value for display, as it would be written."""
+    """Return a setting's value for display, in the form of the settings."""
     if key == "capacity" and value is None:
         return "auto"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Which resources a call needs: the rules of the settings, and where a call goes that no rule knows."""
+"""Rules that map calls to resources, and the default for calls that no rule matches."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -35,30 +35,30 @@ class ResourceRule(BaseModel):
     capacity: Annotated[_PositiveInteger | None, accept_none_word("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
-    """Slots; None, written `auto`, is found out from the provider's refusals."""
+    """Slots; None, written `auto`, adapts to the provider's refusals."""
     capacity_max: _PositiveInteger | None = Field(default=None, description="a whole number of at least 1")
-    """What `auto` never exceeds."""
+    """The upper bound of `auto`."""
     requests_per_minute: _RatePerMinute | None = Field(default=None, description="a number above 0")
     tokens_per_minute: _RatePerMinute | None = Field(default=None, description="a number above 0")
     provider: str | None = Field(default=None, description="a provider's name or glob")
-    """Of the calls that need it; as `gen_ai.provider.name` has it."""
+    """The provider of the calls that need it, by `gen_ai.provider.name`."""
     model: str | None = Field(default=None, description="a model's name or glob")
     host: str | None = Field(default=None, description="a host's name or glob")
 
     def is_needed_by(self, provider: str | None, model: str | None, host: str | None) -> bool:
-        """Tell whether a call needs it. A resource without a rule is needed only by whoever asks for it by name."""
+        """Return whether a call needs this resource. One without conditions is needed only if requested by name."""
         told = ((self.provider, provider), (self.model, model), (self.host, host))
         rules = [(glob, value) for glob, value in told if glob is not None]
         return bool(rules) and all(value is not None and fnmatchcase(value, glob) for glob, value in rules)
 
 
 class Router:
-    """Names the resources of each call.
+    """Maps calls to the names of resources.
 
     Args:
-        rules: of two that match both are needed.
-        fixed: whether one capacity is set for all calls that no rule matches. Without it each provider's host has a
-            limit of its own.
+        rules: the rules; all that match apply.
+        fixed: whether one capacity is set for all calls that no rule matches. If not, each provider's host has its own
+            limit.
 
     """
 
@@ -66,7 +66,7 @@ class Router:
         self._rules = tuple(rules)
         self._has_fixed_capacity = has_fixed_capacity
         self.route_call = lru_cache(_MAX_CACHED_ROUTES)(self._find_resources)
-        """Return the names of the resources that a call needs, by its provider, model, host and unusual port."""
+        """Return the names of a call's resources, by its provider, model, host and non-default port."""
 
     def _find_resources(
         self, provider: str | None, model: str | None, host: str | None, port: int | None = None
@@ -82,10 +82,10 @@ class Router:
 
 
 def index_by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
-    """Return rules under their names.
+    """Return the rules by name.
 
     Raises:
-        ValueError: two have the same.
+        ValueError: two rules have the same name.
 
     """
     named: dict[str, ResourceRule] = {}

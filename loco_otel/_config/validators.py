@@ -1,20 +1,21 @@
-"""What values of settings have in common, before they are told apart."""
+"""Checks that several settings share."""
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 TOO_LARGE = "too_large"
-"""The type of the error whose message says what is allowed by itself."""
+"""The type of an error whose message states the allowed values itself."""
 MAX_NUMBER = 1_000_000_000
-"""Of anything: no lock waits much longer than so many seconds, and the milli-weights of a thousand waiters of such a
-weight still add up exactly as a double."""
+"""The upper bound of all numbers: lock timeouts above about this many seconds overflow, and the milli-weights of a
+thousand waiters of this weight still have an exact sum as a double.
+"""
 
 
 def reject_bool(value: object) -> object:
-    """Keep `true` from being taken for 1.
+    """Reject `true`, which would be read as 1.
 
     Raises:
-        ValueError: it is one.
+        ValueError: the value is a boolean.
 
     """
     if isinstance(value, bool):
@@ -23,10 +24,10 @@ def reject_bool(value: object) -> object:
 
 
 def reject_too_large(value: float) -> float:
-    """Return a number that is not absurd.
+    """Return a number up to the upper bound.
 
     Raises:
-        PydanticCustomError: it is.
+        PydanticCustomError: the number exceeds it.
 
     """
     if value > MAX_NUMBER:
@@ -35,10 +36,10 @@ def reject_too_large(value: float) -> float:
 
 
 def convert_to_lower(value: object) -> object:
-    """Return a word in small letters."""
+    """Return a string in lower case."""
     return value.lower() if isinstance(value, str) else value
 
 
 def accept_none_word(word: str) -> BeforeValidator:
-    """Return what takes a word, in any letters, for None."""
+    """Return a validator that converts a word, in any case, to None."""
     return BeforeValidator(lambda value: None if convert_to_lower(value) == word else value)

@@ -1,1 +1,1 @@
-"""The scheduler's state for people: as values that JSON takes, and as tables."""
+"""The scheduler's state as JSON values and as tables."""

@@ -1,4 +1,4 @@
-"""How everything stands, for people and programs: what `loco_otel.dump` returns and `loco-otel ps` shows."""
+"""The result of `loco_otel.dump`: the state of all resources."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,17 +7,17 @@ from loco_otel.events import MILLI, ResourceDump
 
 
 class Dump:
-    """How everything stands at one moment. As text it is a table."""
+    """The state of all resources at one moment. `str()` returns tables."""
 
     def __init__(self, resources: Sequence[ResourceDump]) -> None:
         self.resources = tuple(resources)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values, fit for JSON; weights in units."""
+        """Return the state as JSON values; weights in units."""
         return {"resources": [_convert_resource(dump) for dump in self.resources]}
 
     def __str__(self) -> str:
-        # Here, so that programs which never look do not wait for the library that draws tables.
+        # Imported here, so that programs which never print a dump do not load the table library.
         from loco_otel._introspection.tables import format_dump  # noqa: PLC0415
 
         return format_dump(self.resources)

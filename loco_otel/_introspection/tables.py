@@ -1,4 +1,4 @@
-"""How everything stands, as tables."""
+"""The scheduler's state as tables."""
 
 import io
 import os
@@ -17,16 +17,16 @@ _REQUEST_COLUMNS = ("request", "agent", "state", "model", "weight", "for", "tick
 
 
 def make_console(file: IO[str] | None = None) -> Console:
-    """Return where tables are printed: as wide as they need, unless a person looks at a terminal.
+    """Return a console without a width limit, except on an interactive terminal.
 
-    Names are the program's, and of whoever calls it: nothing in them is taken for markup.
+    Names come from the program and its callers, so markup in them is not interpreted.
     """
     looked_at = file is None and (sys.stdout.isatty() or "COLUMNS" in os.environ)
     return Console(file=file, width=None if looked_at else _PLAIN_WIDTH, markup=False, emoji=False, highlight=False)
 
 
 def make_table(names: Iterable[str], numeric_columns: Collection[str]) -> Table:
-    """Return an empty table with columns of these names, some of them of figures. Nothing in them is cut off."""
+    """Return an empty table with these columns, some of them numeric. Cells are never truncated."""
     made = Table(box=None, pad_edge=False, header_style="dim")
     for name in names:
         made.add_column(name, justify="right" if name in numeric_columns else "left", overflow="fold")
@@ -42,11 +42,11 @@ class AgentRow(NamedTuple):
     oldest_wait: float
     """Seconds."""
     q: float
-    """Weight that it has queued."""
+    """Weight of its queued requests."""
     d: int
     """Age of its oldest request, in ticks."""
     score: float | None
-    """L; None where it does not compete."""
+    """L; None if it does not compete."""
     rank: int | None
     """1 is next."""
 
@@ -56,9 +56,9 @@ class ResourceRows(NamedTuple):
 
     resource: str
     policy: str | None
-    """None where it is not known."""
+    """None if unknown."""
     capacity: int | None
-    """None while unlimited."""
+    """None if unlimited."""
     holding: int
     waiting: int
     tick: int
@@ -67,7 +67,7 @@ class ResourceRows(NamedTuple):
 
 
 def format_dump(resources: Sequence[ResourceDump]) -> str:
-    """Return a dump to be read by people."""
+    """Return a dump as text."""
     written = io.StringIO()
     out = make_console(written)
     for dump in resources:

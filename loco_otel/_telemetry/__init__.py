@@ -1,6 +1,6 @@
-"""Telemetry: listeners that turn events into spans and metrics, where the program has set up either.
+"""Listeners that turn events into spans and metrics, if the program has configured providers for them.
 
-The two are independent of each other. Without an SDK there are no listeners, so nothing is computed.
+Spans and metrics are independent of each other. Without an SDK there are no listeners, so nothing is computed.
 """
 
 import time
@@ -45,7 +45,7 @@ INSTRUMENTATION_SCOPE = "loco_otel"
 
 
 class ActiveSignals(NamedTuple):
-    """What the program has set up."""
+    """The signals that the program has configured."""
 
     tracing: bool
     metrics: bool
@@ -54,10 +54,10 @@ class ActiveSignals(NamedTuple):
 def detect_active_signals(
     tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
 ) -> ActiveSignals:
-    """Tell whether spans and metrics would go anywhere; a provider that is not given is the global one.
+    """Return whether spans and metrics would be exported; a provider that is None is the global one.
 
-    They would not while no provider is set, nor with `OTEL_SDK_DISABLED`: then the SDK's providers hand out
-    tracers and meters that do nothing.
+    Neither is while no provider is set, nor with `OTEL_SDK_DISABLED`: the SDK's providers then return no-op tracers and
+    meters.
     """
     tracer_provider = tracer_provider or get_tracer_provider()
     meter_provider = meter_provider or get_meter_provider()
@@ -80,9 +80,9 @@ class Telemetry:
         leave: Callable[[], None] | None,
     ) -> None:
         self.listeners = listeners
-        """For the engine; none where nothing is set up."""
+        """Listeners for the engine; empty if nothing is configured."""
         self.can_batch = tracer is None or leave is not None
-        """Whether listeners may be told late: all that reads what they make flushes first."""
+        """True if events may be delivered in batches: every reader flushes before it reads."""
         self._tracer = tracer
         self._observed_gauges = shown
         self._unregister_flush = leave
@@ -102,19 +102,19 @@ class Telemetry:
         flush_events: Callable[[], object] = lambda: None,
         budgets: Callable[[], Sequence[BudgetStatus]] = tuple,
     ) -> Self:
-        """Create what the program has set up providers for.
+        """Create the telemetry for those signals that the program has configured providers for.
 
         Args:
-            snapshot: how everything stands; asked once per collection of metrics, on the collecting thread.
+            snapshot: returns the state of all resources; called once per collection, on the collecting thread.
             active: name and version of each SDK whose calls are scheduled.
-            tracer_provider: the global one by default.
-            meter_provider: the global one by default.
-            clock: the scheduler's, in seconds.
+            tracer_provider: None for the global one.
+            meter_provider: None for the global one.
+            clock: the scheduler's clock, in seconds.
             wall: nanoseconds since the epoch.
-            value_limit: how many values of any one attribute metrics tell apart.
-            resources: those known from the start, whose counters begin with 0 now.
-            flush_events: tells the listeners what has happened until now.
-            budgets: how the budgets stand; asked as `snapshot` is.
+            value_limit: the number of values of one attribute that metrics distinguish.
+            resources: initially known resources, whose counters start at 0 now.
+            flush_events: delivers pending events to the listeners.
+            budgets: returns the status of the budgets, like `snapshot`.
 
         """
         tracing, measuring = detect_active_signals(tracer_provider, meter_provider)
@@ -149,11 +149,11 @@ class Telemetry:
         return cls(tuple(listeners), tracer, shown, leave)
 
     def create_trace(self) -> CallTrace:
-        """Return what a request is to carry as its `context`; the current span is the parent."""
+        """Return the `context` of a new request; the current span is its parent."""
         return CallTrace(get_current(), self._tracer)
 
     def close(self) -> None:
-        """Stop reading gauges. The listeners are the engine's to drop."""
+        """Stop reading gauges. The engine removes the listeners."""
         if self._observed_gauges is not None:
             gauges_, source = self._observed_gauges
             source.flush()

@@ -1,8 +1,8 @@
-"""Every attribute key in one place: loco-otel's own, and those taken from OpenTelemetry's conventions.
+"""All attribute keys: loco-otel's own, and those taken from OpenTelemetry's conventions.
 
-The `gen_ai.*` names follow the GenAI semantic conventions. Those are not stable, and their constants on PyPI
-are deprecated: when a name changes there, it changes in this file and nowhere else. `error.type` and `http.*`
-are stable. A key means, and is called, the same on spans and on metrics.
+The `gen_ai.*` names follow the GenAI semantic conventions. Those are unstable, and their constants on PyPI are
+deprecated, so a changed name is changed in this file only. `error.type` and `http.*` are stable. A key has one name and
+one meaning on spans and metrics.
 """
 
 from typing import NamedTuple
@@ -85,110 +85,112 @@ OPERATIONS = ("chat", "embeddings", "generate_content", "text_completion")
 INPUT = "input"
 OUTPUT = "output"
 SPEND_LIMIT = "spend_limit"
-"""The `error.type` of a throttle that slowing down will not cure."""
+"""The `error.type` of a throttle that a lower rate does not end."""
 TIMEOUT = "timeout"
-"""That of a throttle without an answer."""
+"""The `error.type` of a throttle without an answer."""
 UNKNOWN = "unknown"
-"""On metrics, where a request does not say: all points carry the same keys. Spans leave the key out."""
+"""On metrics, the value of a missing attribute, so that all points have the same keys. Spans omit the key."""
 OTHER = "other"
-"""On metrics, in place of all values beyond the limit."""
+"""On metrics, the value that replaces all values above the limit."""
 
 
 class AttributeDefinition(NamedTuple):
-    """One key and what it may hold."""
+    """One key with its type and values."""
 
     key: str
     type: str
     """`string`, `int`, `double`, `boolean` or `string[]`, as in OpenTelemetry's registry."""
     meaning: str
     values: tuple[str, ...] = ()
-    """All values that it can have; empty where that is open."""
+    """All possible values; empty if the set is open."""
     is_limited: bool = False
-    """On metrics, values beyond the limit become `other`."""
+    """On metrics, values above the limit become `other`."""
 
     @property
     def prometheus_label(self) -> str:
-        """The label that the Prometheus exporter and OTLP make of it."""
+        """The label of this key in Prometheus, by its exporter and OTLP."""
         return self.key.replace(".", "_")
 
 
 ATTRIBUTES = {
     row.key: row
     for row in (
-        AttributeDefinition(AGENT, "string", "The agent that asks, as the scheduler knows it.", is_limited=True),
-        AttributeDefinition(RESOURCE, "string", "What is asked for; a set's names are joined by `+`.", is_limited=True),
-        AttributeDefinition(TENANT, "string", "On whose behalf the agent works.", is_limited=True),
+        AttributeDefinition(AGENT, "string", "The agent of the request.", is_limited=True),
+        AttributeDefinition(
+            RESOURCE, "string", "The requested resource; several names are joined by `+`.", is_limited=True
+        ),
+        AttributeDefinition(TENANT, "string", "The tenant of the agent.", is_limited=True),
         AttributeDefinition(OUTCOME, "string", "How the wait ended.", tuple(Outcome)),
-        AttributeDefinition(POLICY, "string", "The policy that chose: `load`, `fair`, `fifo` or one of the program's."),
+        AttributeDefinition(POLICY, "string", "The policy: `load`, `fair`, `fifo` or a custom one."),
         AttributeDefinition(TASK_WEIGHT, "double", "Weight of the request."),
-        AttributeDefinition(TASK_TYPE, "string", "Kind of task, where the program says."),
+        AttributeDefinition(TASK_TYPE, "string", "Kind of task, if the program sets one."),
         AttributeDefinition(WAIT_DURATION, "double", "Seconds from submit to grant or rejection."),
-        AttributeDefinition(WAIT_TICKS, "int", "Ticks (releases) that passed meanwhile."),
+        AttributeDefinition(WAIT_TICKS, "int", "Ticks (releases) during the wait."),
         AttributeDefinition(
             WAIT_REASON, "string", "What the request waited for, as its wait began.", tuple(WaitReason)
         ),
         AttributeDefinition(QUEUE_WEIGHT, "double", "Weight that the agent has queued, this request included (Qi)."),
-        AttributeDefinition(QUEUE_POSITION, "int", "Place in the agent's own queue; 1 is next."),
+        AttributeDefinition(QUEUE_POSITION, "int", "Position in the agent's own queue; 1 is next."),
         AttributeDefinition(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
         AttributeDefinition(CAPACITY, "int", "Slots of the resource."),
         AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
         AttributeDefinition(
-            SCORE, "double", "The score that won (L; under `fair` weights behind V); 0 where nothing was compared."
+            SCORE, "double", "The winning score (L; under `fair` weights behind V); 0 without a comparison."
         ),
         AttributeDefinition(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
         AttributeDefinition(TICK, "int", "The resource's tick."),
-        AttributeDefinition(GRANT_REASON, "string", "Why this request, and why now.", tuple(GrantReason)),
+        AttributeDefinition(GRANT_REASON, "string", "Why the request was granted.", tuple(GrantReason)),
         AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
-        AttributeDefinition(THROTTLE_KIND, "string", "What the provider's refusal means.", tuple(ThrottleKind)),
-        AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider asks to be tried again."),
-        AttributeDefinition(
-            SPENT_WEIGHT, "double", "Weight that the call took: by its real tokens where they are known."
-        ),
-        AttributeDefinition(SPENT_USD, "double", "What the call cost, in USD; not where the model's price is unknown."),
+        AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
+        AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
+        AttributeDefinition(SPENT_WEIGHT, "double", "Weight of the call, by its actual tokens if known."),
+        AttributeDefinition(SPENT_USD, "double", "Cost of the call in USD; absent if the price is unknown."),
         AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),
         AttributeDefinition(SPENT_OUTPUT, "int", "Tokens received."),
-        AttributeDefinition(SPEND_ESTIMATED, "boolean", "True where the provider did not say what the call took."),
-        AttributeDefinition(BUDGET_SCOPE, "string", "Whose spending the budget bounds.", tuple(Scope)),
+        AttributeDefinition(SPEND_ESTIMATED, "boolean", "True if the provider reported no usage."),
+        AttributeDefinition(
+            BUDGET_SCOPE, "string", "The kind of entity whose spending the budget limits.", tuple(Scope)
+        ),
         AttributeDefinition(
             BUDGET_KEY, "string", "The agent, tenant, team or model; `*` for all together.", is_limited=True
         ),
-        AttributeDefinition(BUDGET_PERIOD, "string", "After how long the budget begins anew.", tuple(Period)),
-        AttributeDefinition(BUDGET_UNIT, "string", "What the budget counts.", tuple(Unit)),
-        AttributeDefinition(BUDGET_ACTION, "string", "What a budget without room did.", tuple(Action)),
-        AttributeDefinition(BUDGET_LIMIT, "double", "What the budget may spend in its period, in its unit."),
-        AttributeDefinition(BUDGET_SPENT, "double", "What it has spent."),
-        AttributeDefinition(BUDGET_RESERVED, "double", "What its calls under way are estimated to take."),
-        AttributeDefinition(BUDGET_REMAINING, "double", "What the tightest of the call's budgets in USD has left."),
+        AttributeDefinition(BUDGET_PERIOD, "string", "Time after which the budget resets.", tuple(Period)),
+        AttributeDefinition(BUDGET_UNIT, "string", "Unit of the budget.", tuple(Unit)),
+        AttributeDefinition(BUDGET_ACTION, "string", "Action of a budget without room.", tuple(Action)),
+        AttributeDefinition(BUDGET_LIMIT, "double", "Limit of the budget per period, in its unit."),
+        AttributeDefinition(BUDGET_SPENT, "double", "Amount that the budget has spent."),
+        AttributeDefinition(BUDGET_RESERVED, "double", "Estimated cost of the budget's calls in flight."),
+        AttributeDefinition(BUDGET_REMAINING, "double", "Amount left in the tightest USD budget of the call."),
         AttributeDefinition(BUDGET_THRESHOLD, "int", "Percent of the limit."),
-        AttributeDefinition(BUDGET_MODEL, "string", "The cheaper model that it is sent with."),
+        AttributeDefinition(BUDGET_MODEL, "string", "The cheaper model that the call is sent with."),
         AttributeDefinition(SDK_NAME, "string", "The SDK whose calls are scheduled."),
         AttributeDefinition(SDK_VERSION, "string", "Its version."),
         AttributeDefinition(AGENT_NAME, "string", "The agent, under its GenAI name."),
         AttributeDefinition(PROVIDER, "string", "Provider of the model.", is_limited=True),
-        AttributeDefinition(MODEL, "string", "Model, as asked for.", is_limited=True),
-        AttributeDefinition(OPERATION, "string", "What is asked of the model.", OPERATIONS),
-        AttributeDefinition(STREAM, "boolean", "True where the answer is streamed."),
+        AttributeDefinition(MODEL, "string", "Model that was requested.", is_limited=True),
+        AttributeDefinition(OPERATION, "string", "Operation of the model.", OPERATIONS),
+        AttributeDefinition(STREAM, "boolean", "True if the answer is streamed."),
         AttributeDefinition(MAX_TOKENS, "int", "Most tokens that may be generated."),
-        AttributeDefinition(TEMPERATURE, "double", "As asked for."),
-        AttributeDefinition(TOP_P, "double", "As asked for."),
-        AttributeDefinition(TOP_K, "int", "As asked for."),
-        AttributeDefinition(FREQUENCY_PENALTY, "double", "As asked for."),
-        AttributeDefinition(PRESENCE_PENALTY, "double", "As asked for."),
-        AttributeDefinition(SEED, "int", "As asked for."),
-        AttributeDefinition(CHOICE_COUNT, "int", "How many answers were asked for, where it is not one."),
-        AttributeDefinition(RESPONSE_ID, "string", "The provider's name for its answer."),
-        AttributeDefinition(RESPONSE_MODEL, "string", "Model, as answered.", is_limited=True),
+        AttributeDefinition(TEMPERATURE, "double", "Requested value."),
+        AttributeDefinition(TOP_P, "double", "Requested value."),
+        AttributeDefinition(TOP_K, "int", "Requested value."),
+        AttributeDefinition(FREQUENCY_PENALTY, "double", "Requested value."),
+        AttributeDefinition(PRESENCE_PENALTY, "double", "Requested value."),
+        AttributeDefinition(SEED, "int", "Requested value."),
+        AttributeDefinition(CHOICE_COUNT, "int", "Number of requested answers, if it is not one."),
+        AttributeDefinition(RESPONSE_ID, "string", "The provider's id of its answer."),
+        AttributeDefinition(RESPONSE_MODEL, "string", "Model in the answer.", is_limited=True),
         AttributeDefinition(FINISH_REASONS, "string[]", "Why the model stopped, one for each choice."),
         AttributeDefinition(TIME_TO_FIRST_CHUNK, "double", "Seconds from the request to the first chunk of a stream."),
         AttributeDefinition(INPUT_TOKENS, "int", "Tokens sent, as the provider counts them, cached ones included."),
         AttributeDefinition(OUTPUT_TOKENS, "int", "Tokens generated, as the provider counts them."),
-        AttributeDefinition(CACHE_READ_TOKENS, "int", "Tokens sent that the provider had in its cache."),
-        AttributeDefinition(CACHE_WRITE_TOKENS, "int", "Tokens sent that it put there."),
+        AttributeDefinition(CACHE_READ_TOKENS, "int", "Tokens sent that were read from the provider's cache."),
+        AttributeDefinition(CACHE_WRITE_TOKENS, "int", "Tokens sent that were written to the provider's cache."),
         AttributeDefinition(REASONING_TOKENS, "int", "Tokens generated for reasoning."),
-        AttributeDefinition(TOKEN_TYPE, "string", "Which way the tokens went.", (INPUT, OUTPUT)),
-        AttributeDefinition(ERROR_TYPE, "string", "What went wrong.", is_limited=True),
+        AttributeDefinition(TOKEN_TYPE, "string", "Direction of the tokens.", (INPUT, OUTPUT)),
+        AttributeDefinition(ERROR_TYPE, "string", "Class of the error.", is_limited=True),
         AttributeDefinition(STATUS_CODE, "int", "HTTP status of the provider's answer."),
-        AttributeDefinition(RESEND_COUNT, "int", "How many times the SDK sent the request again."),
+        AttributeDefinition(RESEND_COUNT, "int", "Number of times that the SDK resent the request."),
         AttributeDefinition(SERVER_ADDRESS, "string", "Host that was called.", is_limited=True),
         AttributeDefinition(SERVER_PORT, "int", "Its port."),
     )

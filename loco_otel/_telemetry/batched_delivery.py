@@ -1,9 +1,8 @@
-"""Telling late, many events at a time, without anybody seeing less.
+"""Batched delivery of events, invisible to every reader of the spans.
 
-In the midst of a call the SDK's code is cold and takes twice as long as in a row, see docs/decisions/0006. Where the
-program's spans wait for a batch to be exported, ours may as well be made a little later, with the times that are in
-their events. What is made late must still be there when the program flushes or shuts down its provider: who does so
-has us flush first.
+During a call the SDK's code is cold and takes twice as long as in a batch, see docs/decisions/0006. If the program's
+spans wait for a batch export, ours may be created later too, with the times of their events. They must exist before the
+program flushes or shuts down its provider, so both of these flush our events first.
 """
 
 from collections.abc import Callable
@@ -15,13 +14,13 @@ from opentelemetry.trace import TracerProvider
 _BATCH, _SIMPLE = "BatchSpanProcessor", "SimpleSpanProcessor"
 
 _flushers: WeakKeyDictionary[TracerProvider, list[Callable[[], object]]] = WeakKeyDictionary()
-"""By provider: who is to flush before it does."""
+"""Callbacks to run before a provider flushes, by provider."""
 
 
 def is_batch_exporting(provider: TracerProvider) -> bool:
-    """Tell whether nobody sees a span before it is exported with others.
+    """Return whether every span of a provider is exported in batches.
 
-    The SDK lets nobody ask, and we do not import it: so by the names of the classes of its processors.
+    The SDK has no public query for it and is not imported here, so the class names of its processors are compared.
     """
     processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
     names = {kind.__name__ for processor in processors for kind in type(processor).__mro__}
@@ -29,7 +28,7 @@ def is_batch_exporting(provider: TracerProvider) -> bool:
 
 
 def register_flush(provider: TracerProvider, flush: Callable[[], object]) -> None:
-    """Have a provider call `flush` before it flushes or shuts down."""
+    """Make a provider call `flush` before it flushes or shuts down."""
     flushers = _flushers.get(provider)
     if flushers is None:
         flushers = _flushers[provider] = []
@@ -39,7 +38,7 @@ def register_flush(provider: TracerProvider, flush: Callable[[], object]) -> Non
 
 
 def unregister_flush(provider: TracerProvider, flush: Callable[[], object]) -> None:
-    """Have it call that no more."""
+    """Unregister `flush` from a provider."""
     flushers = _flushers.get(provider, [])
     if flush in flushers:
         flushers.remove(flush)

@@ -1,4 +1,4 @@
-"""What telemetry keeps for one call: it travels with the request, and is gone with it."""
+"""The telemetry state of one call, which is owned by its request."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,66 +14,67 @@ from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
 from loco_otel.events import BudgetExceeded, Request, Waiting
 
 ROOT_CONTEXT = trace.set_span_in_context(INVALID_SPAN, Context())
-"""A context without a span. Not empty: OpenTelemetry takes an empty one for the current context, and that is
-somebody else's on the thread that happens to tell the listeners."""
+"""A context without a span. Not empty: OpenTelemetry replaces an empty one by the current context, which on the thread
+that delivers events belongs to another call.
+"""
 
 _SUPPRESSION_KEYS = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
-"""OpenTelemetry has two keys for it."""
+"""OpenTelemetry uses two keys for it."""
 
 
 _EMPTY_BODY: Mapping[str, object] = MappingProxyType({})
 
 
 class CallTrace:
-    """One request's trace; callers put it into `Request.context`.
+    """The trace of one request; stored in `Request.context`.
 
-    Listeners are told one event at a time, so nothing here needs a lock. What most requests have none of has its
-    default on the class.
+    Events are delivered one at a time, so no lock is needed. Fields that most requests do not use have their default on
+    the class.
     """
 
     call_span: "CallSpan | None" = None
-    """The span around the call, if it has one of ours: ended with the call's last event."""
+    """The span around the call, if loco-otel created one; ended with the call's last event."""
     inference_span: InferenceSpan | None = None
-    """The inference span, once the slot is granted, if it is ours to make."""
+    """The inference span, once the slot is granted, if loco-otel creates it."""
     owns_inference_span: bool = False
-    """Whether it is."""
+    """Whether loco-otel creates the inference span."""
     foreign_span: Span | None = None
-    """Somebody else's inference span, where it is known."""
+    """The inference span of another instrumentation, if known."""
     inference_request: InferenceRequest | None = None
-    """What a patched call asks; None for a slot of the program's own."""
+    """The request of a patched call; None for a `slot()`."""
     error_type: str | None = None
-    """What the call failed with."""
+    """The error with which the call failed."""
     acquire_span_context: SpanContext | None = None
-    """The latest acquire span, for others to link to."""
+    """The latest acquire span, for links from other spans."""
     waiting_event: Waiting | None = None
-    """How things stood when this wait began."""
+    """The state of the queue when this wait began."""
     exceeded_event: BudgetExceeded | None = None
-    """The budgets that had no room for it, until its acquire span tells of them."""
+    """Budget rejections that the acquire span has not recorded yet."""
     links: tuple[Link, ...] = ()
-    """To those that held the resource then."""
+    """Links to the calls that held the resource then."""
     total_waited: float = 0.0
-    """Seconds, over all waits."""
+    """Seconds of all waits."""
     resend_count: int = 0
-    """How many times a pause was followed by another grant."""
+    """Number of back-offs that were followed by another grant."""
     acquire_span: Span | None = None
     """The acquire span, while it is kept open for the settlement."""
     acquire_span_end: int = 0
-    """When that span ended in truth, in nanoseconds since the epoch."""
+    """The actual end of that span, in nanoseconds since the epoch."""
 
     def __init__(self, otel_context: Context, tracer: Tracer | None = None) -> None:
         self.caller_context = self.otel_context = otel_context or ROOT_CONTEXT
-        """The caller's context, then that of the span around the call; its span is the parent."""
+        """The caller's context, or that of the span around the call; its span is the parent."""
         self.is_suppressed = is_suppressed(self.otel_context)
-        """Inside `suppress_instrumentation`: nothing is told of the call."""
+        """True inside `suppress_instrumentation`: the call emits no telemetry."""
         self._tracer = tracer
 
     def begin_call(self, agent: str, subject: InferenceRequest, *, has_sdk_span: bool) -> None:
-        """Make this the trace of a patched call, with a span around it where the program has none.
+        """Start the trace of a patched call, with a span around it if the program has none.
 
         Args:
-            agent: who calls.
-            subject: what is asked of whom.
-            has_sdk_span: whether the SDK, or somebody between it and us, makes the inference span.
+            agent: the agent of the call.
+            subject: the request and its server.
+            has_sdk_span: whether the SDK, or an instrumentation between it and loco-otel, creates the inference span.
 
         """
         if self.is_suppressed:
@@ -88,11 +89,11 @@ class CallTrace:
             self.otel_context = self.call_span.context
 
     def begin_inference(self, agent: str, now: float) -> Context:
-        """Begin the inference span, if it is ours to make; return the context for the SDK to work in."""
+        """Start the inference span if loco-otel creates it; return the context in which the SDK runs."""
         subject = self.inference_request
         if subject is None:
             return self.otel_context
-        # The scheduler remembers whom it served, for its index of fairness: not what they asked.
+        # The scheduler keeps served requests for its fairness index, but not their bodies.
         self.inference_request = subject._replace(body=_EMPTY_BODY)
         if not self.owns_inference_span:
             return self.otel_context
@@ -100,18 +101,18 @@ class CallTrace:
         return self.inference_span.context
 
     def set_sent_model(self, model: str) -> None:
-        """Note that the call is sent with another model than the one that was asked for."""
+        """Set the model with which the call is sent instead of the requested one."""
         if self.inference_request is not None:
             self.inference_request = self.inference_request._replace(model=model)
 
     def add_wait(self, seconds: float) -> None:
-        """Note a wait that ended with a grant. At once, unlike all else: their span may end before ours are made."""
+        """Add a wait that ended with a grant. Called at once, as the outer span may end before batched delivery."""
         self.total_waited += seconds
         if self.foreign_span is not None and self.foreign_span.is_recording():
             self.foreign_span.set_attribute(key.WAIT_DURATION, self.total_waited)
 
     def adopt_inner_span(self) -> None:
-        """Take the current span for theirs, where it is an inference span that began after the grant."""
+        """Store the current span as the inference span of another instrumentation, if it started after the grant."""
         if self.owns_inference_span or self.is_suppressed or self.foreign_span is not None:
             return
         span = trace.get_current_span()
@@ -120,30 +121,30 @@ class CallTrace:
             span.set_attribute(key.WAIT_DURATION, self.total_waited)
 
     def record_error(self, error: BaseException) -> None:
-        """Note what the call failed with."""
+        """Store the error with which the call failed."""
         self.error_type = _get_qualified_name(type(error))
 
 
 class CallSpan:
-    """The span around a call, open until `end`. It is current only where `context` is attached."""
+    """The span around a call, open until `end_span`. It is current only where `context` is attached."""
 
     __slots__ = ("_open_spans", "context")
 
     def __init__(self, span: Span) -> None:
         self.context = trace.set_span_in_context(span)
-        """To attach for the time of the call; nothing is attached here."""
+        """The context for the duration of the call; this class does not attach it."""
         self._open_spans = [span]
 
     def end_span(self, error_type: str | None = None, ended_at: int | None = None) -> None:
-        """End the span, once: later calls do nothing.
+        """End the span. Idempotent.
 
         Args:
-            error_type: what the call failed with, or the outcome of an acquire that never let it go out.
-            ended_at: nanoseconds since the epoch; now, where it is not said.
+            error_type: the class of the call's error, or the outcome of a rejected acquire.
+            ended_at: nanoseconds since the epoch; None for now.
 
         """
         try:
-            # One step even when a finaliser ends what another thread is ending.
+            # Atomic, even if a finaliser ends it concurrently with another thread.
             span = self._open_spans.pop()
         except IndexError:
             return
@@ -162,18 +163,18 @@ def start_call_span(tracer: Tracer, agent: str, *, provider: str, model: str | N
 
 
 def is_suppressed(context: Context | None = None) -> bool:
-    """Tell whether `context`, by default the current one, is inside `suppress_instrumentation`."""
+    """Return whether `context`, by default the current one, is inside `suppress_instrumentation`."""
     context = current.get_current() if context is None else context
     return bool(context.get(_SUPPRESSION_KEYS[0]) or context.get(_SUPPRESSION_KEYS[1]))
 
 
 def get_call_trace(request: Request) -> CallTrace | None:
-    """Return the request's trace, where it carries one."""
+    """Return the request's trace; None if it has none."""
     return request.context if isinstance(request.context, CallTrace) else None
 
 
 def format_resource_name(request: Request) -> str:
-    """Name what is asked for. A set has one name, whatever its order, and counts once: sums stay right."""
+    """Return the name of the requested resources. A set has one name in any order and counts once."""
     resources = request.resources
     return resources[0] if len(resources) == 1 else "+".join(sorted(resources))
 

@@ -1,6 +1,6 @@
-"""All that loco-otel emits: one row per metric, one per span.
+"""The catalogue of everything that loco-otel emits: one row per metric, one per span.
 
-Instruments, the docs page, dashboards and their tests are made from it.
+Instruments, the docs page, dashboards and their tests are generated from it.
 """
 
 from enum import StrEnum
@@ -35,7 +35,7 @@ class MetricDefinition(NamedTuple):
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, always explicit: an exponential one breaks the Prometheus exporter."""
     optional: tuple[str, ...] = ()
-    """Keys that are left out where there is nothing to say."""
+    """Keys that are omitted without a value."""
 
     @property
     def prometheus_name(self) -> str:
@@ -51,7 +51,7 @@ class SpanEventDefinition(NamedTuple):
     description: str
     attributes: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    """Keys that are left out where there is nothing to say."""
+    """Keys that are omitted without a value."""
 
 
 class SpanDefinition(NamedTuple):
@@ -66,13 +66,13 @@ class SpanDefinition(NamedTuple):
     events: tuple[SpanEventDefinition, ...] = ()
 
 
-# From a free slot's microseconds to the ten minutes after which nobody still waits for an answer.
+# From the microseconds of a free slot to ten minutes, after which clients have given up.
 _WAIT_SECONDS = (
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 )  # fmt: skip
 # An LLM call takes from a tenth of a second to minutes; a lease is taken back after 15 of them.
 _HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
-# 0 apart, as most requests wait for nobody; the guard ends waits at 1000 by default.
+# 0 apart, as most requests do not wait; the guard ends waits at 1000 by default.
 _WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
 # The conventions' own buckets.
 _GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -211,17 +211,17 @@ BUDGET_DECISIONS = MetricDefinition(
 )
 DURATION = MetricDefinition(
     "gen_ai.client.operation.duration", InstrumentKind.HISTOGRAM, "s",
-    "Duration of calls whose inference span is ours, from the grant to the end of the answer.",
+    "Duration of calls whose inference span loco-otel creates, from the grant to the end of the answer.",
     _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, (*_INFERENCE_OPTIONAL, key.ERROR_TYPE),
 )
 TIME_TO_FIRST_CHUNK = MetricDefinition(
     "gen_ai.client.operation.time_to_first_chunk", InstrumentKind.HISTOGRAM, "s",
-    "Time from the grant to the first chunk of streams whose inference span is ours.",
+    "Time from the grant to the first chunk of streams whose inference span loco-otel creates.",
     _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, _INFERENCE_OPTIONAL,
 )
 TOKEN_USAGE = MetricDefinition(
     "gen_ai.client.token.usage", InstrumentKind.HISTOGRAM, "{token}",
-    "Tokens of calls whose inference span is ours, where the provider counted them.",
+    "Tokens of calls whose inference span loco-otel creates, where the provider counted them.",
     (*_INFERENCE_ATTRIBUTES, key.TOKEN_TYPE), _GEN_AI_TOKENS, _INFERENCE_OPTIONAL,
 )
 ACTIVE = MetricDefinition(
@@ -240,26 +240,26 @@ METRICS = (
 
 EVENT_WAIT = SpanEventDefinition(
     "loco.wait",
-    "It had to wait; at the moment when it began to.",
+    "The request had to wait; at the start of the wait.",
     (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING, key.WAIT_REASON),
     optional=(key.CAPACITY,),
 )
 EVENT_GRANT = SpanEventDefinition(
     "loco.grant",
-    "It was given a slot.",
+    "The request was granted a slot.",
     (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON),
 )
 EVENT_THROTTLE = SpanEventDefinition(
     "loco.throttle",
-    "The provider pushed back. On the inference span; where that is somebody else's, on the acquire span, "
-    "after whose end it happens.",
+    "The provider throttled the call. On the inference span; if that is foreign, on the acquire span, "
+    "which has ended by then.",
     (key.THROTTLE_KIND,),
     optional=(key.STATUS_CODE, key.RETRY_AFTER),
 )
 EVENT_SPEND = SpanEventDefinition(
     "loco.spend",
-    "The call was settled. On the inference span; where that is somebody else's, on the acquire span, "
-    "after whose end it happens.",
+    "The call was settled. On the inference span; if that is foreign, on the acquire span, "
+    "which has ended by then.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
     optional=(
         key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
@@ -271,14 +271,13 @@ _BUDGET_ATTRIBUTES = (
 )  # fmt: skip
 EVENT_BUDGET = SpanEventDefinition(
     "loco.budget",
-    "A budget had no room for it, and this is what was done; one for each such budget.",
+    "A budget had no room for the call; one event for each such budget.",
     (*_BUDGET_ATTRIBUTES, key.BUDGET_ACTION),
     optional=(key.BUDGET_MODEL,),
 )
 EVENT_THRESHOLD = SpanEventDefinition(
     "loco.budget.threshold",
-    "With this call a budget has reached a threshold, for the first time in its period. On the span that has "
-    "`loco.spend`.",
+    "With this call a budget reached a threshold for the first time in its period. On the span that has `loco.spend`.",
     (*_BUDGET_ATTRIBUTES, key.BUDGET_THRESHOLD),
 )
 
@@ -286,7 +285,7 @@ SPAN_ACQUIRE = SpanDefinition(
     "acquire {resource}",
     "INTERNAL",
     "From submit to grant or rejection, one per wait: a retry's second wait has its own. "
-    "Links to the acquire spans of those that held the resource when it began to wait, 16 at most. "
+    "Links to the acquire spans of the calls that held the resource at the start of the wait, at most 16. "
     "ERROR when rejected, with the outcome as `error.type`.",
     (
         key.AGENT, key.RESOURCE, key.TASK_WEIGHT, key.TASK_TYPE, key.POLICY, key.OUTCOME, key.WAIT_DURATION,

@@ -1,7 +1,7 @@
-"""The current context, read and changed as often as for each chunk of a stream.
+"""Fast access to the current context, for each chunk of a stream.
 
-`opentelemetry.context` goes through two functions to a `ContextVar`. Here is that variable itself, where it is one;
-whoever asks the API sees no difference.
+`opentelemetry.context` reaches its `ContextVar` through two functions. This module uses the variable directly if the
+context implementation has one; the effect is the same as with the API.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def _detach_if_attached(token: Token[Context]) -> None:
     try:  # noqa: SIM105 - `suppress` is an object and two calls more, for each chunk
         _reset(token)
     except ValueError:
-        pass  # read on in another context, where this one was never attached: there is nothing to take off
+        pass  # the token is of another context: nothing to detach
 
 
 if isinstance(_context_variable, ContextVar):

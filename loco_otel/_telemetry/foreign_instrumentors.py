@@ -1,14 +1,14 @@
-"""Who else tells of a call: another instrumentor, the SDK itself, or the program.
+"""Detection of other instrumentations that create the inference span of a call.
 
-One call has one inference span. Where somebody above us has begun it, ours would be a second one, with the same
-tokens counted again. There are four signs, looked for in the order of what they cost:
+A call has one inference span. If an outer instrumentation has started it, a second one would count its tokens twice.
+There are four signs, checked in the order of their cost:
 
-- OpenTelemetry's own instrumentors of GenAI leave a mark in the context, which says just that;
-- the current span is one, by its attributes;
-- OpenLLMetry's instrumentors of frameworks leave a mark too, but the span is not always the current one;
-- a wrapper that makes its span current only later, or never, is on the call stack.
+- OpenTelemetry's own GenAI instrumentors set a key in the context;
+- the current span has the attributes of an inference span;
+- OpenLLMetry's framework instrumentors set a key too, but their span is not always the current one;
+- a wrapper whose span becomes current later, or never, is on the call stack.
 
-What tells of the call further down is known by the SDK's adapter, and by the wrapped method, see `wraps_theirs`.
+Inner instrumentations are found by the SDK's adapter and by the wrapped method, see `has_foreign_wrapper`.
 """
 
 import sys
@@ -22,9 +22,9 @@ from opentelemetry.trace import NoOpTracer, ProxyTracer, Span
 from loco_otel._telemetry import attributes as key
 
 _GENAI_CONTEXT_KEYS = ("opentelemetry.genai.client.inference.context", "opentelemetry.genai.client.embedding.context")
-"""Keys of the context under which opentelemetry-util-genai 1.3b0 keeps the call that it tells of."""
+"""Context keys of the call that opentelemetry-util-genai 1.3b0 is tracing."""
 _OPENLLMETRY_CONTEXT_KEY = "suppress_language_model_instrumentation"
-"""Key of the context in which OpenLLMetry's instrumentors of frameworks have told of it already."""
+"""Context key that OpenLLMetry's framework instrumentors set for a call that they trace."""
 
 _OPENINFERENCE_KIND = "openinference.span.kind"
 _OPENINFERENCE_KINDS = frozenset({"LLM", "EMBEDDING"})
@@ -36,34 +36,35 @@ _WRAPPER_PACKAGES = (
     "opentelemetry.instrumentation.anthropic",
     "openinference.instrumentation",
 )
-"""Packages whose frames are on the stack while they make an inference span. Those of the official instrumentors are
-not among them: theirs stay on the stack when they are switched off, and leave a mark when they are not."""
+"""Packages that create inference spans while their frames are on the stack. The official instrumentors are omitted:
+their frames stay on the stack when disabled, and they set a context key when enabled.
+"""
 
 _MAX_FRAMES = 24
-"""Between a wrapper around an SDK's method and our own below it."""
+"""The most frames between a wrapper around an SDK's method and our own below it."""
 
 _foreign_by_code: dict[CodeType, bool] = {}
-"""Whose code it is, by code: there are few on the way of a call."""
+"""Cache: whether code belongs to such a package. Few code objects are on the path of a call."""
 
 
 class OuterSpan(NamedTuple):
-    """What is known of those above us."""
+    """The outer instrumentation of a call."""
 
     is_present: bool
-    """Somebody makes the inference span of the call that begins here."""
+    """True if an outer instrumentation creates the inference span of the call."""
     span: Span | None
-    """Theirs, where it can be known."""
+    """Its span, if it can be found."""
 
 
 _NO_OUTER_SPAN = OuterSpan(False, None)
 
 
 def find_outer_span(span: Span, context: Context) -> OuterSpan:
-    """Find out whether somebody above us tells of the call that begins here.
+    """Detect an outer instrumentation that creates the inference span of the call.
 
     Args:
-        span: the current one.
-        context: the current one.
+        span: the current span.
+        context: the current context.
 
     """
     if context.get(_GENAI_CONTEXT_KEYS[0]) or context.get(_GENAI_CONTEXT_KEYS[1]) or is_inference_span(span):
@@ -74,7 +75,7 @@ def find_outer_span(span: Span, context: Context) -> OuterSpan:
 
 
 def is_inference_span(span: Span) -> bool:
-    """Tell an inference span by its attributes."""
+    """Return whether a span is an inference span, by its attributes."""
     attributes: Mapping[str, Any] | None = getattr(span, "attributes", None)
     if not attributes:
         return False
@@ -85,14 +86,14 @@ def is_inference_span(span: Span) -> bool:
 
 
 def is_live_tracer(tracer: object) -> bool:
-    """Tell whether a tracer makes spans, rather than waiting for an SDK that nobody has set up."""
+    """Return whether a tracer creates spans; False for a proxy without an SDK."""
     if isinstance(tracer, ProxyTracer):
         tracer = tracer._tracer
     return tracer is not None and not isinstance(tracer, NoOpTracer)
 
 
 def has_foreign_wrapper(function: Any) -> bool:
-    """Tell whether a wrapper of somebody who makes inference spans is around a function."""
+    """Return whether a function is wrapped by an instrumentation that creates inference spans."""
     if type(function) is MethodType:
         return False
     while function is not None:
@@ -104,7 +105,7 @@ def has_foreign_wrapper(function: Any) -> bool:
 
 
 def is_foreign(module: str) -> bool:
-    """Tell whether a module belongs to somebody who makes inference spans."""
+    """Return whether a module belongs to an instrumentation that creates inference spans."""
     return any(module == package or module.startswith(f"{package}.") for package in _WRAPPER_PACKAGES)
 
 

@@ -1,4 +1,4 @@
-"""Instruments that are read at collection, all from one snapshot."""
+"""Observable instruments, all read from one snapshot per collection."""
 
 import logging
 import operator
@@ -21,10 +21,10 @@ from loco_otel.money import Action, BudgetStatus, Unit
 _logger = logging.getLogger("loco_otel")
 
 _SNAPSHOT_SECONDS = 0.1
-"""Seconds for which a snapshot is good: longer than a collection takes, shorter than the time between two."""
+"""Seconds for which a snapshot is reused: longer than one collection, shorter than the interval between two."""
 
 _Combine = Callable[[float, float], float]
-"""Makes one value of those that were folded together."""
+"""Combines the values of agents that share one label set."""
 
 
 class _AgentGauge(NamedTuple):
@@ -72,20 +72,20 @@ _BUDGET_GAUGES = (
 
 
 class MetricsSource:
-    """Where the figures come from: one snapshot for all the callbacks of a collection.
+    """The data of the observable instruments: one snapshot for all callbacks of a collection.
 
-    OpenTelemetry does not say when a collection begins, so a snapshot is kept for a tenth of a second. Two
-    threads that collect at once may each take one: that costs time, and is never wrong.
+    OpenTelemetry does not signal the start of a collection, so a snapshot is cached for a tenth of a second. Two
+    threads that collect concurrently may each take one, which is correct but slower.
 
     Args:
-        snapshot: how everything stands.
+        snapshot: returns the state of all resources.
         active: name and version of each SDK whose calls are scheduled.
         clock: seconds.
-        fold: shared with the counters, so that all metrics name the same agents.
-        budgets: how the budgets stand.
+        fold: shared with the counters, so that all metrics use the same agent names.
+        budgets: returns the status of the budgets.
         tallies: the counters.
-        recorder: measurements that are still to be recorded.
-        tell: tells the listeners what has happened until now.
+        recorder: buffered measurements.
+        tell: delivers pending events to the listeners.
 
     """
 
@@ -114,12 +114,12 @@ class MetricsSource:
         self._latest_budgets: tuple[float, Sequence[BudgetStatus]] | None = None
 
     def flush(self) -> None:
-        """Bring counters and histograms up to date. SDKs ask all callbacks before they read any histogram."""
+        """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
         self._flush_events()
         self._histogram_buffer.flush()
 
     def read_snapshot(self) -> Snapshot:
-        """Return how everything stands, or stood a moment ago."""
+        """Return the current snapshot, at most a tenth of a second old."""
         now = self._clock()
         latest = self._latest
         if latest is None or now - latest[0] >= _SNAPSHOT_SECONDS:
@@ -127,7 +127,7 @@ class MetricsSource:
         return latest[1]
 
     def read_budgets(self) -> Sequence[BudgetStatus]:
-        """Return how the budgets stand, or stood a moment ago."""
+        """Return the status of the budgets, at most a tenth of a second old."""
         kept = self._latest_budgets
         if kept is None or self._clock() - kept[0] >= _SNAPSHOT_SECONDS:
             latest: Sequence[BudgetStatus] = ()
@@ -135,27 +135,27 @@ class MetricsSource:
                 latest = self._budgets()
                 self._start_decision_counters(latest)
             finally:
-                # Where the ledger can't be used nobody waits for it again in this collection.
+                # If the ledger can't be used, it is not tried again in this collection.
                 self._latest_budgets = self._clock(), latest
             return latest
         return kept[1]
 
     def _start_decision_counters(self, standings: Iterable[BudgetStatus]) -> None:
-        """Begin with 0 what an alert watches: what budgets do with calls that they have no room for."""
+        """Start the counters of budget decisions at 0, so that alerts see their first increase."""
         decisions = self.counters[catalogue.BUDGET_DECISIONS]
         for standing in standings:
             who = standing.key.scope.value, self.cardinality_limit(key.BUDGET_KEY, standing.key.key)
             decisions.start_at_zero(*who, standing.action.value)
-            if standing.action is Action.DOWNGRADE:  # where the ladder ends
+            if standing.action is Action.DOWNGRADE:  # at the end of its ladder
                 decisions.start_at_zero(*who, Action.REJECT.value)
 
 
 class Gauges:
     """The observable instruments of one meter.
 
-    OpenTelemetry cannot unregister a callback, and ignores those of a second instrument of the same name. So
-    they are made once for each meter, see `of`, and are shown another source when the runtime is built anew.
-    Without a source they have no points.
+    OpenTelemetry cannot unregister a callback, and ignores those of a second instrument with the same name. So they are
+    created once per meter, see `get_gauges`, and their source is replaced when the runtime is rebuilt. Without a source
+    they have no points.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -172,11 +172,11 @@ class Gauges:
         self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
 
     def set_source(self, source: MetricsSource) -> None:
-        """Read from this source from now on."""
+        """Set the source of the instruments."""
         self._source = source
 
     def clear_source(self, source: MetricsSource) -> None:
-        """Read from this source no more."""
+        """Remove this source, if it is the current one."""
         if self._source is source:
             self._source = None
 
@@ -191,10 +191,12 @@ class Gauges:
                 source.flush()
                 return read(source)
             except Exception:
-                # Once, not for every instrument at every collection; the next may go well.
+                # Once, not for every instrument at every collection; the next may succeed.
                 if not source.has_failed:
                     source.has_failed = True
-                    _logger.exception("reading %s failed; logged once", row.name)
+                    _logger.exception(
+                        "internal error: reading %s failed, it has no points in this collection (logged once)", row.name
+                    )
                 return ()
 
         create_observable(meter, row, callback)
@@ -205,7 +207,7 @@ _gauges_lock = ForkSafeLock()
 
 
 def get_gauges(meter: Meter) -> Gauges:
-    """Return the gauges of a meter, the same each time."""
+    """Return the gauges of a meter, one object per meter."""
     with _gauges_lock:
         gauges = _gauges_by_meter.get(meter)
         if gauges is None:
@@ -243,7 +245,7 @@ def _observe_budgets(gauge: _BudgetGauge, source: MetricsSource) -> list[Observa
     for standing in source.read_budgets():
         scope, name, unit, period = standing.key
         if unit is gauge.unit:
-            # Where many are folded into one, they are told together.
+            # Values folded into one label set are combined.
             point = scope.value, source.cardinality_limit(key.BUDGET_KEY, name), period.value
             values[point] = values.get(point, 0) + unit.amount(gauge.read(standing))
     return [

@@ -1,7 +1,7 @@
-"""The inference span of a call, as OpenTelemetry's GenAI conventions have it.
+"""The inference span of a call, by OpenTelemetry's GenAI conventions.
 
-It begins when the slot is granted and ends with the body, so that the time in our queue is not taken for the
-provider's. It is made only where nobody else makes one, see `company.py`.
+It starts when the slot is granted and ends with the response body, so queue time is not part of the provider's
+latency. It is created only if no other instrumentation does, see `foreign_instrumentors.py`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel.events import Spending
 
 MAX_OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-"""Where a request's body says how many tokens may be generated; the first that is there counts."""
+"""Fields of a request's body with the limit of output tokens; the first one present counts."""
 _NUMBER_FIELDS = (
     (key.MAX_TOKENS, MAX_OUTPUT_FIELDS, int),
     (key.TEMPERATURE, ("temperature",), float),
@@ -26,35 +26,36 @@ _NUMBER_FIELDS = (
     (key.PRESENCE_PENALTY, ("presence_penalty",), float),
     (key.SEED, ("seed",), int),
 )
-"""What of a request's body goes on the span, under which names the APIs have it, and its type. Numbers only: stop
-sequences and the user's name are the program's text."""
+"""Attributes taken from a request's body, their field names and types. Numbers only: stop sequences and user names are
+text of the program.
+"""
 
 
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 
 class InferenceRequest(NamedTuple):
-    """What a call asks, and of whom."""
+    """The request of a call and its server."""
 
     operation: str
     provider: str
     model: str | None
     url: Any
-    """Where it is sent, with `host`, `port` and `scheme`; None where that is not known."""
+    """The server, with `host`, `port` and `scheme`; None if unknown."""
     body: Mapping[str, object]
-    """The JSON that is sent."""
+    """The JSON body that is sent."""
 
     @property
     def server(self) -> tuple[str, int | None] | None:
-        """Host and port of it."""
+        """Host and port of the server."""
         url = self.url
         return (url.host, url.port or _SCHEME_PORTS.get(url.scheme)) if url is not None and url.host else None
 
 
 class InferenceSpan:
-    """One call's inference span, and what its metrics need.
+    """The inference span of one call, and the data for its metrics.
 
-    Without a tracer there is no span, and only the times are kept.
+    Without a tracer it has no span, and only stores the times.
     """
 
     __slots__ = ("_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
@@ -63,13 +64,13 @@ class InferenceSpan:
         self, tracer: Tracer | None, subject: InferenceRequest, agent: str, parent: Context, now: float
     ) -> None:
         self.started_at = now
-        """By the scheduler's clock, in seconds."""
+        """Seconds on the scheduler's clock."""
         self.first_chunk_at: float | None = None
         self.metric_labels: dict[str, str | int] | None = None
-        """What its metrics have in common, once it is answered."""
+        """The attributes that its metrics share, once it is answered."""
         self.span: Span | None = None
         self.context = parent
-        """To be attached while the SDK works; nothing is attached here."""
+        """The context for the SDK; this class does not attach it."""
         self._open_spans: list[Span] = []
         if tracer is not None:
             name = subject.operation if subject.model is None else f"{subject.operation} {subject.model}"
@@ -80,7 +81,7 @@ class InferenceSpan:
             self._open_spans.append(span)
 
     def record_response(self, spending: Spending) -> None:
-        """Note what the provider said."""
+        """Record the provider's response."""
         span = self.span
         if span is None or not span.is_recording():
             return
@@ -92,7 +93,7 @@ class InferenceSpan:
         if spending.finish_reasons:
             attributes[key.FINISH_REASONS] = spending.finish_reasons
         usage = spending.usage
-        # An estimate is no usage: it stands in the event `loco.spend`, as what it is.
+        # Estimates are not usage: only the event `loco.spend` has them.
         if usage is not None and not usage.estimated:
             attributes[key.INPUT_TOKENS] = usage.input_tokens
             attributes[key.OUTPUT_TOKENS] = usage.output_tokens
@@ -107,16 +108,16 @@ class InferenceSpan:
         span.set_attributes(attributes)
 
     def end_span(self, error_type: str | None, resends: int, ended_at: int) -> None:
-        """End the span, once: later calls do nothing.
+        """End the span. Idempotent.
 
         Args:
-            error_type: what the call failed with, if it did.
-            resends: how many times its request was sent again.
+            error_type: the class of the call's error; None if it succeeded.
+            resends: the number of times that its request was resent.
             ended_at: nanoseconds since the epoch.
 
         """
         try:
-            # One step, even when a finaliser ends what another thread is ending.
+            # Atomic, even if a finaliser ends it concurrently with another thread.
             span = self._open_spans.pop()
         except IndexError:
             return

@@ -1,4 +1,4 @@
-"""Rows of the catalogue become instruments."""
+"""Creates instruments from rows of the catalogue, and buffers their values."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from loco_otel._telemetry.attributes import OTHER
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
 VALUE_LIMIT = 200
-"""Values of any one attribute key before the rest become `other`."""
+"""The number of values of one attribute key before the rest become `other`."""
 
 
 def create_histogram(meter: Meter, row: MetricDefinition) -> Histogram:
-    """Create the histogram of a row, with the row's buckets; a view of the program's overrides them."""
+    """Create the histogram of a row with the row's buckets, which a view of the program overrides."""
     return meter.create_histogram(row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=row.buckets)
 
 
 def create_observable(meter: Meter, row: MetricDefinition, callback: CallbackT) -> None:
-    """Create an instrument that is read: `callback` is asked at each collection."""
+    """Create an observable instrument whose callback runs at each collection."""
     if row.kind in {InstrumentKind.COUNTER, InstrumentKind.OBSERVABLE_COUNTER}:
         meter.create_observable_counter(row.name, [callback], row.unit, row.description)
     else:
@@ -29,13 +29,13 @@ def create_observable(meter: Meter, row: MetricDefinition, callback: CallbackT) 
 
 
 class CounterSums:
-    """The sums of a counter, by the values of its attributes.
+    """The sums of a counter, by attribute values.
 
-    One thread at a time adds; any may read.
+    One thread at a time may add; any thread may read.
 
     Args:
         row: the counter.
-        parts: how many of what is added make one of the row's unit: whole parts add up exactly.
+        parts: how many integer parts make one unit of the row, so that sums are exact.
 
     """
 
@@ -45,18 +45,18 @@ class CounterSums:
         self._sums: dict[tuple[str, ...], float] = {}
 
     def add_amount(self, amount: float, *values: str) -> None:
-        """Add to the point with these values, in the order of the row's keys."""
+        """Add an amount to the point with these values, in the order of the row's keys."""
         sums = self._sums
         sums[values] = sums.get(values, 0) + amount
 
     def start_at_zero(self, *values: str) -> None:
-        """Let a point begin with 0, so that its first value is seen to be an increase. Any thread may."""
+        """Start a point at 0, so that its first increase is visible. Thread-safe."""
         self._sums.setdefault(values, 0)
 
     def list_observations(self, context: Context) -> list[Observation]:
         """Return all points."""
         keys, parts = self.row.attributes, self._parts
-        # Copied in one step: somebody may add meanwhile.
+        # Copied atomically, as another thread may add.
         return [
             Observation(amount if parts == 1 else amount / parts, dict(zip(keys, values, strict=True)), context)
             for values, amount in self._sums.copy().items()
@@ -64,10 +64,10 @@ class CounterSums:
 
 
 class HistogramBuffer:
-    """Keeps measurements of histograms back, and records them many at a time.
+    """Buffers histogram measurements and records them in batches.
 
-    In the midst of a call the SDK's code is cold, and takes twice as long as in a row. Whoever collects flushes first,
-    so every collection is complete.
+    During a call the SDK's code is cold, and takes twice as long as in a batch. Every collection flushes first, so it
+    is complete.
     """
 
     def __init__(self, most: int = 128) -> None:
@@ -78,31 +78,31 @@ class HistogramBuffer:
     def record_value(
         self, histogram: Histogram, value: float, attributes: Mapping[str, str | int], context: Context
     ) -> None:
-        """Keep one measurement, and record all when there are many."""
+        """Store one measurement, and record all if the buffer is full."""
         self._values.append((histogram, value, attributes, context))
         if len(self._values) >= self._max_values:
             self.flush()
 
     def flush(self) -> None:
-        """Record what is kept. Any threads may do so at once."""
+        """Record the buffered measurements. Thread-safe."""
         kept = self._values
         while kept:
             try:
                 histogram, value, attributes, context = kept.popleft()
-            except IndexError:  # another thread has taken the last
+            except IndexError:  # another thread removed the last one
                 return
             histogram.record(value, attributes, context)
 
     def after_fork(self) -> None:
-        """Drop the values that are kept: the parent records them."""
+        """Discard the buffered measurements in a forked child: the parent records them."""
         self._values.clear()
 
 
 class CardinalityLimit:
-    """Bounds what a key can hold: the first `limit` values pass, all others become `other`.
+    """Limits the values of a key: the first `limit` pass, all others become `other`.
 
-    Listener and collecting threads share one. There is no lock, which a fork could leave held: a value
-    is known for good under the number that it got first, and each number is given once.
+    Listener and collecting threads share it. It has no lock, which a fork could leave held: a value keeps the number
+    that it got first, and each number is used once.
     """
 
     def __init__(self, limit: int = VALUE_LIMIT) -> None:
@@ -114,7 +114,7 @@ class CardinalityLimit:
         """Return `value`, or `other`."""
         known = self._numbers_by_value.get(key)
         if known is None:
-            # The numbers first: whoever finds the values finds them too.
+            # The numbers first: a thread that finds the values also finds them.
             self._next_numbers.setdefault(key, count())
             known = self._numbers_by_value.setdefault(key, {})
         number = known.get(value)

@@ -1,4 +1,4 @@
-"""Events become counters and histograms."""
+"""Turns events into counters and histograms."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,16 +36,16 @@ _GRANTED = Outcome.GRANTED.value
 
 
 class MetricListener:
-    """Counts and measures.
+    """Counts events and measures durations.
 
-    Counters are tallies, read at collection: adding to one costs a tenth of what an instrument takes. Measurements are
-    recorded many at a time, durations with the caller's context, where the request carries one: without it the SDK
-    would take its exemplars from the thread that records, which is in another call's trace.
+    Counters are `CounterSums`, read at collection: adding costs a tenth of an instrument's `add`. Measurements are
+    recorded in batches, durations with the context of their request: without it the SDK would take exemplars from the
+    recording thread, which is in the trace of another call.
 
     Args:
-        meter: makes the histograms.
-        fold: bounds what the attributes can hold.
-        resources: those known from the start; others get their zeros with their first event.
+        meter: creates the histograms.
+        fold: limits the values of attributes.
+        resources: initially known resources; the counters of others start with their first event.
 
     """
 
@@ -65,9 +65,9 @@ class MetricListener:
             self._requests, self._grants, self._leases_expired, self._bypassed, self._throttles, self._tokens,
             self._spent_weight, self._spent, self._unpriced, self._exceeded_budgets,
         )  # fmt: skip
-        """To be read at collection."""
+        """Read at collection."""
         self.histogram_buffer = HistogramBuffer()
-        """To be flushed at collection."""
+        """Flushed at collection."""
         self._record_value = self.histogram_buffer.record_value
         self._wait_duration = create_histogram(meter, catalogue.WAIT_DURATION)
         self._wait_ticks = create_histogram(meter, catalogue.WAIT_TICKS)
@@ -92,7 +92,7 @@ class MetricListener:
             self._start_resource(resource)
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of one event."""
+        """Handle one event."""
         if isinstance(event, Bypassed):
             self._bypassed.add_amount(1, event.reason.value)
             return
@@ -103,13 +103,13 @@ class MetricListener:
                 count(event, trace)
 
     def _handle_submitted(self, event: Submitted, _: CallTrace | None) -> None:
-        # Zeros as early as can be, for a scrape to see them before the first grant.
+        # As early as possible, so that a scrape reads the zeros before the first grant.
         self._start_resource(format_resource_name(event.ticket.request))
 
     def _handle_granted(self, event: Granted, trace: CallTrace | None) -> None:
         agent, resource = self._get_agent_and_resource(event.ticket.request)
         self._record_outcome(event, agent, resource, _GRANTED, trace)
-        # Not for rejections: the many zeros of a full queue would pass for quick grants.
+        # Not for rejections: the many zeros of a full queue would count as quick grants.
         self._record_value(
             self._wait_ticks, event.waited_ticks, {key.AGENT: agent, key.RESOURCE: resource}, ROOT_CONTEXT
         )
@@ -228,9 +228,9 @@ class MetricListener:
         return self._cardinality_limit(key.AGENT, request.agent), self._start_resource(format_resource_name(request))
 
     def _start_resource(self, name: str) -> str:
-        """Return the resource's name as metrics have it, and start its counters when it is new.
+        """Return the resource's name on metrics, and start its counters at 0 if it is new.
 
-        Prometheus' `increase()` misses a counter's first value unless a 0 came before it.
+        Prometheus' `increase()` misses the first value of a counter that did not start at 0.
         """
         resource = self._cardinality_limit(key.RESOURCE, name)
         if resource not in self._started_resources:
@@ -242,7 +242,7 @@ class MetricListener:
 
 
 def _get_throttle_error(event: Throttled) -> str:
-    """`error.type` of a push-back."""
+    """Return the `error.type` of a throttle."""
     if event.kind is ThrottleKind.SPEND:
         return key.SPEND_LIMIT
     return key.TIMEOUT if event.status is None else str(event.status)

@@ -1,4 +1,4 @@
-"""The catalogue as a page for users: `python -m loco_otel._telemetry.page docs/telemetry.md [--check]`."""
+"""Renders the catalogue as a page: `python -m loco_otel._telemetry.page docs/telemetry.md [--check]`."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,18 +18,18 @@ from loco_otel._telemetry.instruments import VALUE_LIMIT
 _COMMAND = "python -m loco_otel._telemetry.page"
 
 _INTRODUCTION = f"""\
-<!-- Made from the catalogue by `{_COMMAND}`. Edit that, not this. -->
+<!-- Generated from the catalogue by `{_COMMAND}`. Edit the catalogue instead. -->
 
 # Telemetry
 
-Everything that loco-otel emits, under the instrumentation scope `loco_otel`. It goes wherever your program's
-OpenTelemetry SDK sends spans and metrics; set up either, both or neither. With neither, nothing is computed.
+Everything that loco-otel emits, under the instrumentation scope `loco_otel`. It is exported by your program's
+OpenTelemetry SDK; set up spans, metrics, both or neither. With neither, nothing is computed.
 
-Names are those of OpenTelemetry; the Prometheus columns show what becomes of them, the same through the
+Names are those of OpenTelemetry; the Prometheus columns show their translation, the same through the
 Prometheus exporter and through OTLP. No prompt and no answer is ever recorded. `gen_ai.usage.*` and
-`gen_ai.operation.name` stand on the inference span alone, and that is made only where nobody else makes one: not
-beside OpenTelemetry's own GenAI instrumentations, OpenLLMetry, OpenInference or Anthropic's tracing. So nobody counts
-a call twice. In `suppress_instrumentation()` nothing is told of a call; it is scheduled all the same.
+`gen_ai.operation.name` are only on the inference span, which is created only if no other instrumentation does: not
+beside OpenTelemetry's own GenAI instrumentations, OpenLLMetry, OpenInference or Anthropic's tracing. So no
+call is counted twice. In `suppress_instrumentation()` a call emits no telemetry, but is scheduled.
 
 The same for machines is [semconv/loco.yaml](../semconv/loco.yaml), a registry in the form of OpenTelemetry's
 semantic conventions, which Weaver reads; the tests hold what is emitted against it.
@@ -40,10 +40,10 @@ Three questions to start with:
 # How long do agents wait? (95th percentile, seconds)
 histogram_quantile(0.95, sum by (loco_agent_id, le) (rate(loco_wait_duration_seconds_bucket[5m])))
 
-# Who is waiting now, and for how long?
+# Which agents are waiting now, and for how long?
 max by (loco_agent_id) (loco_queue_wait_seconds)
 
-# What does the provider refuse?
+# What does the provider reject?
 sum by (gen_ai_provider_name, error_type) (increase(loco_throttles_total[1h]))
 ```
 """
@@ -53,8 +53,8 @@ _SPANS_INTRODUCTION = """\
 
 Waiting for a slot is a span of its own, made when the wait is over, so queue time is never taken for the
 provider's time. The links on it lead to the calls that were in the way. Attributes marked * are left out
-where there is nothing to say. Where your spans are exported in batches ours are made many at a time, up to a second
-late and with their true times; `force_flush` and `shutdown` of your provider have all that ended before.
+if they have no value. If your spans are exported in batches ours are created in batches, up to a second
+later with their actual times; `force_flush` and `shutdown` of your provider flush them first.
 """
 
 _METRICS_INTRODUCTION = f"""\
@@ -62,14 +62,14 @@ _METRICS_INTRODUCTION = f"""\
 
 Gauges are read when metrics are collected, all from the same moment. `loco.grants`, `loco.leases.expired` and
 `loco.bypassed` start at 0, so `increase()` sees their first event. Every point of a metric has all labels
-but those marked *: where a request does not say, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT}
-values are told apart, unless set otherwise; the rest become `other`.
+but those marked *: if a request has none, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT}
+values are distinguished, unless set otherwise; the rest become `other`.
 """
 
 _LABELS_INTRODUCTION = """\
 ## Labels
 
-The attributes of metrics, and the labels that Prometheus makes of them. They are called the same on spans.
+The attributes of metrics, and the labels that Prometheus makes of them. They have the same names on spans.
 """
 
 
@@ -79,7 +79,7 @@ def render_page() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or check that it is up to date; return the exit status."""
+    """Write the page, or check that it is up to date; return the exit code."""
     return generated.run_generator(_COMMAND, render_page, arguments)
 
 

@@ -1,7 +1,7 @@
-"""The catalogue as a registry: `python -m loco_otel._telemetry.registry semconv/loco.yaml [--check]`.
+"""Renders the catalogue as a registry: `python -m loco_otel._telemetry.registry semconv/loco.yaml [--check]`.
 
-The form is that of OpenTelemetry's semantic conventions, `definition/2`, which Weaver reads. What is called
-`loco.*` is defined here; all else belongs to the registries that `semconv/manifest.yaml` names, and is referenced.
+The form is that of OpenTelemetry's semantic conventions, `definition/2`, which Weaver reads. Names in `loco.*` are
+defined here; all others are references to the registries that `semconv/manifest.yaml` names.
 """
 
 import json
@@ -22,7 +22,7 @@ from loco_otel._telemetry.catalogue import (
 )
 
 _COMMAND = "python -m loco_otel._telemetry.registry"
-_HEADER = f"# Made from the catalogue by `{_COMMAND}`. Edit that, not this.\n"
+_HEADER = f"# Generated from the catalogue by `{_COMMAND}`. Edit the catalogue instead.\n"
 _STABILITY = "development"
 _INSTRUMENTS = {
     InstrumentKind.COUNTER: "counter",
@@ -30,7 +30,7 @@ _INSTRUMENTS = {
     InstrumentKind.OBSERVABLE_GAUGE: "gauge",
     InstrumentKind.OBSERVABLE_COUNTER: "counter",
 }
-"""A registry does not tell observable instruments from others."""
+"""Registries do not distinguish observable instruments from others."""
 
 _WORD = re.compile(r"[a-z][a-z0-9._/]*(\[\])?")
 _RESERVED_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -59,7 +59,7 @@ def build_registry() -> Mapping[str, _Node]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the registry, or check that it is up to date; return the exit status."""
+    """Write the registry, or check that it is up to date; return the exit code."""
     return generated.run_generator(_COMMAND, render_registry, arguments)
 
 
@@ -85,7 +85,7 @@ def _convert_span(row: SpanDefinition) -> _Node:
         "brief": row.description,
         "stability": _STABILITY,
         "attributes": _list_references(row),
-        # A registry has no word for events of spans.
+        # Registries have no events of spans.
         **({"annotations": {"span_events": [event.name for event in row.events]}} if row.events else {}),
     }
 
@@ -135,7 +135,7 @@ def _get_requirement_level(key: str) -> _Node:
 
 
 def _format_lines(node: _Node, indent: str = "") -> Iterator[str]:
-    """Write YAML in blocks. Short of a library: this is all of YAML that a registry needs."""
+    """Yield YAML in block style: the subset of YAML that a registry needs, without a library."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if _is_nested(value):
@@ -158,7 +158,7 @@ def _is_nested(node: _Node) -> bool:
 
 
 def _format_scalar(node: _Node) -> str:
-    # JSON is YAML. Words are left bare, as people write them; YAML takes some for booleans.
+    # JSON is YAML. Plain words are written without quotes, except those that YAML reads as booleans.
     bare = isinstance(node, str) and _WORD.fullmatch(node) and node not in _RESERVED_WORDS
     return str(node) if bare else json.dumps(node, ensure_ascii=False)
 

@@ -1,7 +1,7 @@
-"""Events become spans.
+"""Turns events into spans.
 
-The scheduler's clock is not the wall clock, and an event is told some time after it happened. So the acquire
-span is made when the wait is over; its start and end come from the event and the distance of the two clocks.
+The scheduler's clock is not the wall clock, and an event is delivered some time after it happened. So the acquire span
+is created when the wait is over, and its times are computed from the event and the offset between the clocks.
 """
 
 import time
@@ -47,13 +47,13 @@ _NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 class SpanListener:
-    """Makes an acquire span of every wait.
+    """Creates an acquire span for every wait.
 
-    It keeps nothing about any request: all is on the request's own `CallTrace`. A request without one gets a
-    span without parent, links and settlement.
+    It stores no state of requests: that is in each request's `CallTrace`. A request without one gets a span without
+    parent, links and settlement.
 
     Args:
-        tracer: makes the spans.
+        tracer: creates the spans.
         clock: the scheduler's clock, in seconds.
         wall: nanoseconds since the epoch.
 
@@ -82,7 +82,7 @@ class SpanListener:
         }
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of one event."""
+        """Handle one event."""
         tell = self._handlers.get(type(event))
         if tell is not None and not isinstance(event, Bypassed):
             trace = get_call_trace(event.ticket.request)
@@ -118,7 +118,7 @@ class SpanListener:
         offset = self._compute_clock_offset()
         span = self._start_acquire_span(event, event.outcome, trace, offset)
         if span.is_recording():
-            # A wait that the caller gave up got no slot either: ERROR too, told apart by its outcome.
+            # A cancelled wait got no slot either: ERROR too, distinguished by its outcome.
             span.set_attribute(key.ERROR_TYPE, event.outcome.value)
             span.set_status(Status(StatusCode.ERROR))
         span.end(offset + _convert_to_nanoseconds(event.at))
@@ -129,7 +129,7 @@ class SpanListener:
     def _start_acquire_span(
         self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
     ) -> Span:
-        """Start the span of a wait that is over, with all that does not depend on how it ended."""
+        """Start the span of an ended wait, with the attributes that do not depend on its outcome."""
         request = event.ticket.request
         _end_acquire_span(trace)
         waiting, links = _take_wait(trace)
@@ -214,7 +214,7 @@ class SpanListener:
             self._end_spans(trace, event.at)
 
     def _end_spans(self, trace: CallTrace, at: float) -> None:
-        """End all that is still open of a request that has ended, or was refused."""
+        """End all open spans of a request that ended or was rejected."""
         _end_acquire_span(trace)
         ended_at = self._compute_clock_offset() + _convert_to_nanoseconds(at)
         if trace.inference_span is not None:
@@ -223,7 +223,7 @@ class SpanListener:
             trace.call_span.end_span(trace.error_type, ended_at)
 
     def _compute_clock_offset(self) -> int:
-        """Nanoseconds from the scheduler's clock to the wall clock; taken anew, as the latter is adjusted."""
+        """Return the nanoseconds from the scheduler's clock to the wall clock, which may be adjusted."""
         return self._wall() - _convert_to_nanoseconds(self._clock())
 
 
@@ -265,7 +265,7 @@ def _handle_suspended(_: Suspended, trace: CallTrace | None) -> None:
 
 
 def _take_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...]]:
-    """Take what was kept of the wait; a pause may be followed by another wait."""
+    """Return and clear the stored wait, as a back-off may be followed by another wait."""
     if trace is None:
         return None, ()
     waiting, links = trace.waiting_event, trace.links
@@ -275,15 +275,15 @@ def _take_wait(trace: CallTrace | None) -> tuple[Waiting | None, tuple[Link, ...
 
 
 def _find_parent(trace: CallTrace | None, *, repeated: bool) -> Context:
-    """Return where an acquire span belongs: the caller's, but after a pause the inference span's, which goes on."""
+    """Return the parent of an acquire span: the caller's context, but after a back-off the inference span's."""
     if trace is None:
         return ROOT_CONTEXT
-    # The inference span may have begun before this is told, so its being there says nothing.
+    # The inference span may exist before this event is delivered, so its presence is no sign of a repeated wait.
     return trace.inference_span.context if repeated and trace.inference_span is not None else trace.otel_context
 
 
 def _find_open_span(trace: CallTrace | None) -> Span | None:
-    """Return the span that tells how the call goes on: the inference span, or the acquire span if that is not ours."""
+    """Return the span that records the rest of the call: the inference span, or the acquire span if that is foreign."""
     if trace is None:
         return None
     span = trace.acquire_span if trace.inference_span is None else trace.inference_span.span
@@ -291,7 +291,7 @@ def _find_open_span(trace: CallTrace | None) -> Span | None:
 
 
 def _end_acquire_span(trace: CallTrace | None) -> None:
-    """End the span that was kept open, if any, at the time of its grant."""
+    """End the acquire span that was kept open, if any, at the time of its grant."""
     if trace is not None and trace.acquire_span is not None:
         span, trace.acquire_span = trace.acquire_span, None
         span.end(trace.acquire_span_end)

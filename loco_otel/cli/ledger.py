@@ -1,4 +1,4 @@
-"""What `loco-otel budgets` and `loco-otel spend` read from a ledger's file, and how they show it."""
+"""Reads and prints a ledger's file for `loco-otel budgets` and `loco-otel spend`."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
@@ -19,10 +19,10 @@ _TOTALS_COLUMNS = ("calls", "USD", "weight", "input tokens", "output tokens", "u
 
 
 def load_budgets(path: Path, zone: tzinfo, now: float) -> tuple[BudgetStatus, ...]:
-    """Return how the budgets of a ledger stand, by the limits that programs last stated.
+    """Return the status of a ledger's budgets, with the limits that programs last stored.
 
     Raises:
-        LedgerError: the file is not there, no ledger, or can't be read.
+        LedgerError: the file is missing, not a ledger, or can't be read.
 
     """
     view = LedgerView(path, zone)
@@ -33,11 +33,11 @@ def load_budgets(path: Path, zone: tzinfo, now: float) -> tuple[BudgetStatus, ..
 
 
 def load_spending(path: Path, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
-    """Return what calls took by the ledger, from a day on.
+    """Return the totals of a ledger since a day.
 
     Raises:
-        LedgerError: the file is not there, no ledger, or can't be read.
-        ValueError: `by` has a field that is none to tell them by.
+        LedgerError: the file is missing, not a ledger, or can't be read.
+        ValueError: `by` has a field that totals cannot be grouped by.
 
     """
     view = LedgerView(path)
@@ -48,7 +48,7 @@ def load_spending(path: Path, by: Sequence[str], since: datetime | None) -> tupl
 
 
 def budget_as_json(it: BudgetStatus, now: float) -> dict[str, Any]:
-    """Return a budget for programs: amounts in USD or weights, times in seconds since the epoch."""
+    """Return a budget as JSON values: amounts in USD or weights, times in seconds since the epoch."""
     scope, key, unit, period = it.key
     return {
         "scope": scope,
@@ -67,7 +67,7 @@ def budget_as_json(it: BudgetStatus, now: float) -> dict[str, Any]:
 
 
 def totals_as_json(it: Totals, by: Sequence[str]) -> dict[str, Any]:
-    """Return totals for programs: amounts in USD and weights."""
+    """Return totals as JSON values: amounts in USD and weights."""
     amounts = {"usd": Unit.USD.amount(it.usd), "weight": Unit.WEIGHT.amount(it.weight)}
     return {**dict(zip(by, it.by, strict=True)), **it._asdict(), **amounts, "by": list(by)}
 
@@ -99,7 +99,7 @@ def print_budgets(standings: Sequence[BudgetStatus], zone: tzinfo, now: float, o
 
 
 def print_spending(totals: Sequence[Totals], by: Sequence[str], out: Console) -> None:
-    """Print a table of what calls took, and their sum."""
+    """Print a table of totals, and their sum."""
     spending = make_table((*by, *_TOTALS_COLUMNS), numeric_columns=_TOTALS_COLUMNS)
     for it in totals:
         spending.add_row(*(value or _DASH for value in it.by), *_format_totals(it))

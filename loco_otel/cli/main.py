@@ -1,4 +1,4 @@
-"""The `loco-otel` command: what is installed, and whether the calls of this environment's programs are scheduled."""
+"""The `loco-otel` command: checks the installation, and prints the scheduler's state, budgets and spending."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _WATCH_INTERVAL = 1.0
 def main() -> None:
     """Load-aware scheduling of LLM calls inside Python programs, visible in OpenTelemetry.
 
-    Nothing here is needed to run a program: opentelemetry-instrument python app.py
+    No command is needed to run a program: opentelemetry-instrument python app.py
     """
 
 
@@ -44,12 +44,12 @@ def print_version() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 @click.pass_context
 def doctor(context: click.Context, *, as_json: bool) -> None:
-    """Tell whether LLM calls would be scheduled here, and if not, why.
+    """Check whether LLM calls would be scheduled here, and explain why not.
 
-    Patches the SDKs in this process, as opentelemetry-instrument does in yours, other instrumentors included, and looks
-    what came of it. Tries the exporters too. Exits with 1 when calls would go unscheduled.
+    Patches the SDKs in this process, as opentelemetry-instrument does in yours, with other instrumentors, and checks
+    the result. Tests the exporters too. Exits with 1 if calls would be unscheduled.
     """
-    with redirect_stdout(sys.stderr):  # what others print on being loaded
+    with redirect_stdout(sys.stderr):  # what other packages print on import
         report = examine_environment(os.environ)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
@@ -63,12 +63,12 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 @click.option(
     "--url", help="The process's Prometheus page.  [default: that of OTEL_EXPORTER_PROMETHEUS_HOST and _PORT]"
 )
-@click.option("--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
-    """Show who holds and who waits in a running process, and who is next.
+    """Show which agents hold a slot, which are waiting, and which is next, in a running process.
 
-    Reads the page that OpenTelemetry's Prometheus exporter serves there. Exits with 1 when there is none.
+    Reads the page of OpenTelemetry's Prometheus exporter in that process. Exits with 1 if there is none.
     """
     address = url or ps_output.get_default_url(os.environ)
     console = tables.make_console()
@@ -101,7 +101,7 @@ def _resolve_ledger(given: Path | None) -> tuple[Path, Settings]:
     """Return the ledger's file, and the settings of this environment.
 
     Raises:
-        ClickException: a setting is wrong, or there is no file to look at.
+        ClickException: a setting is invalid, or no file is set.
 
     """
     try:
@@ -120,9 +120,9 @@ def _resolve_ledger(given: Path | None) -> tuple[Path, Settings]:
 @_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def budgets(*, ledger: Path | None, as_json: bool) -> None:
-    """Show how the budgets of a ledger stand, and when they run out if spending goes on as it does.
+    """Show the status of a ledger's budgets, and when they run out at the current rate.
 
-    Limits are those that programs with this ledger last stated. Exits with 1 when the file can't be read.
+    Limits are those that programs with this ledger last stored. Exits with 1 if the file can't be read.
     """
     path, settings = _resolve_ledger(ledger)
     zone, now = ZoneInfo(settings.budget_zone), time.time()
@@ -142,9 +142,9 @@ def budgets(*, ledger: Path | None, as_json: bool) -> None:
 @_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool) -> None:
-    """Show what calls took, by whom they are charged to; the most expensive first.
+    """Show the cost of calls, grouped by fields; the most expensive first.
 
-    Exits with 1 when the ledger's file can't be read.
+    Exits with 1 if the ledger's file can't be read.
     """
     path, _ = _resolve_ledger(ledger)
     fields = [name.strip() for name in by.split(",") if name.strip()]
@@ -203,8 +203,8 @@ def simulate(
 ) -> None:
     """Run a scenario in simulated time, under several policies side by side.
 
-    SCENARIO is burst, fairness, webhook_spike, mdash_security, or a TOML file of your own. The core that grants is the
-    one that schedules your calls.
+    SCENARIO is burst, fairness, webhook_spike, mdash_security, or your own TOML file. The core that grants is the one
+    that schedules your calls.
     """
     try:
         played = simulation.load_scenario(scenario)

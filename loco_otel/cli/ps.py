@@ -1,4 +1,4 @@
-"""What `loco-otel ps` reads from a running process: the gauges on its Prometheus page."""
+"""Reads the Prometheus page of a running process for `loco-otel ps`."""
 
 import urllib.error
 import urllib.request
@@ -17,27 +17,27 @@ _MAX_PAGE_BYTES = 50_000_000
 
 
 class PsError(LocoError):
-    """A process can't be asked; the message says why."""
+    """A process can't be read. The message names the cause."""
 
 
 def get_default_url(environ: Mapping[str, str]) -> str:
-    """Return where OpenTelemetry's Prometheus exporter serves, by its own variables."""
+    """Return the address of OpenTelemetry's Prometheus exporter, from its environment variables."""
     host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
     port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
 def fetch_resources(url: str) -> list[ResourceRows]:
-    """Ask a process how its scheduler stands.
+    """Return the scheduler's state in a running process.
 
     Raises:
-        PsError: nothing answers there, or what answers is no page of Prometheus with loco-otel's metrics.
+        PsError: there is no answer, or the answer is not a Prometheus page with loco-otel's metrics.
 
     """
     if not url.startswith(("http://", "https://")):
         raise PsError(f"{url} is no address: it begins with http:// or https://")
     try:
-        # A proxy knows nothing of this machine's own addresses, though `http_proxy` says nothing of that.
+        # A proxy cannot reach this machine's own addresses, even if `http_proxy` has no exception for them.
         handlers = [urllib.request.ProxyHandler({})] if _is_local_host(urlsplit(url).hostname) else []
         with urllib.request.build_opener(*handlers).open(url, timeout=_TIMEOUT) as answer:
             page = answer.read(_MAX_PAGE_BYTES).decode()
@@ -57,10 +57,10 @@ def _is_local_host(host: str | None) -> bool:
 
 
 def parse_page(page: str, url: str) -> list[ResourceRows]:
-    """Make the tables from a page.
+    """Return the rows of a Prometheus page.
 
     Raises:
-        PsError: it is none of Prometheus, or nothing of loco-otel is on it.
+        PsError: the page is not in Prometheus' format, or has no metrics of loco-otel.
 
     """
     agents: dict[tuple[str, str], dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Scenarios of agents that want the same slots, run on the real core in simulated time: see docs/simulator.md."""
+"""Scenarios of agents that compete for slots, run on the real core in simulated time: see docs/simulator.md."""
 
 from loco_otel.simulation.baselines import BASELINES
 from loco_otel.simulation.compare import PolicyResult, compare_policies, results_as_json, simulate_policy

@@ -1,4 +1,4 @@
-"""The same tasks under several policies: who waited how long, and how fair that was."""
+"""Runs the same tasks under several policies, and computes waits and fairness."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ SEMAPHORE = "semaphore"
 
 
 class GroupWaits(NamedTuple):
-    """Of one group's tasks that were served, in ticks, over all seeds."""
+    """The waits of one group's served tasks, in ticks, over all seeds."""
 
     group: str
     asked: int
@@ -29,20 +29,20 @@ class GroupWaits(NamedTuple):
 
 
 class PolicyResult(NamedTuple):
-    """One policy's; means over all seeds."""
+    """The results of one policy; means over all seeds."""
 
     policy: str
     seeds: int
     served: float
     """Tasks."""
     busy: float
-    """Share of the slots' time."""
+    """Share of the slots' time in use."""
     jain_served: float
-    """Jain's index over the tasks served of each agent that asked for any, starved ones counted as 0."""
+    """Jain's index over the served tasks of each agent with tasks; starved agents count as 0."""
     jain_waits: float
-    """Jain's index over the mean waits of the agents, those without a wait left out: as loco-agent has it."""
+    """Jain's index over the mean waits of the agents that waited, as in loco-agent."""
     starved: float
-    """Agents that asked and got nothing."""
+    """Agents with tasks of which none was served."""
     groups: tuple[GroupWaits, ...]
 
 
@@ -52,11 +52,11 @@ def compare_policies(
     """Run a scenario under each policy: those of loco-otel, `round-robin` over agents, and a plain `semaphore`.
 
     Args:
-        scenario: what happens.
+        scenario: the scenario.
         policies: by name.
-        seeds: of the arrivals, the same for each policy.
-        alpha: of `load`; the scenario's where it is None.
-        guard: `LOCO_MAX_WAIT_TICKS`; 0 is none, so that the policies are seen bare.
+        seeds: the seeds of the arrivals, equal for all policies.
+        alpha: the alpha of `load`; None for the scenario's.
+        guard: `LOCO_MAX_WAIT_TICKS`; 0 disables it, so that the policy alone decides.
 
     """
     return [
@@ -70,7 +70,7 @@ def compare_policies(
 def simulate_policy(
     scenario: Scenario, name: str, seed: int, *, alpha: float | None = None, guard: int = 0
 ) -> list[ServedTask]:
-    """Return the tasks that one policy served, in the order of their grants; for the rest see `compare`."""
+    """Return the tasks that one policy served, in the order of their grants, see `compare_policies`."""
     if alpha is None:
         alpha = scenario.alpha
     if name == SEMAPHORE:
@@ -82,7 +82,7 @@ def simulate_policy(
 
 
 def results_as_json(scenario: Scenario, outcomes: Sequence[PolicyResult]) -> dict[str, Any]:
-    """Return all of it as plain values."""
+    """Return the results as plain values."""
     told = [{**it._asdict(), "groups": [group._asdict() for group in it.groups]} for it in outcomes]
     return {"scenario": scenario.model_dump(exclude={"groups"}), "outcomes": told}
 

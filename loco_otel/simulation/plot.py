@@ -1,4 +1,4 @@
-"""What came of a simulation, as a picture."""
+"""Plots the results of a simulation."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,14 +10,14 @@ from loco_otel.simulation.scenario import Scenario, ScenarioError
 
 _MAX_GROUPS = 12
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
-"""Told apart by colour-blind people too (P. Tol's bright scheme)."""
+"""Distinguishable by colour-blind people (P. Tol's bright scheme)."""
 
 
 def plot_results(scenario: Scenario, outcomes: Sequence[PolicyResult], path: Path) -> None:
-    """Write a picture, of the kind that the name's ending says: the waits of each group, and how fair they were.
+    """Write a plot of each group's waits and of fairness; the file name's suffix selects the format.
 
     Raises:
-        ScenarioError: the plotting library is missing, or the file can't be written.
+        ScenarioError: matplotlib is missing, or the file can't be written.
 
     """
     try:

@@ -1,7 +1,7 @@
-"""One run: the core grants, the simulation makes the arrivals and lets time go on.
+"""One run: the core grants, and the simulation creates arrivals and advances time.
 
-Within a tick slots come free first, which grants the next, then tasks arrive. So a task that finds a free slot waits 0
-ticks, and one that finds none at least 1.
+In each tick slots are released first, which grants waiters, then tasks arrive. So a task that finds a free slot waits 0
+ticks, and any other at least 1.
 """
 
 import heapq
@@ -22,25 +22,25 @@ class Arrival(NamedTuple):
 
     at: float
     number: int
-    """In the order of their coming."""
+    """In order of arrival."""
     agent: str
     group: Group
     service: float
 
 
 class ServedTask(NamedTuple):
-    """A task that got its slot."""
+    """A task that was granted a slot."""
 
     agent: str
     group: str
     at: float
     wait: float
     scored: bool
-    """Whether it was chosen among those that waited."""
+    """Whether it was chosen among several waiters."""
 
 
 def generate_arrivals(scenario: Scenario, seed: int) -> list[Arrival]:
-    """Return all tasks of a scenario: the same for each policy."""
+    """Return all tasks of a scenario, equal for all policies."""
     rng = random.Random(seed)  # noqa: S311 - a simulation
     number = count()
 
@@ -64,7 +64,7 @@ def generate_arrivals(scenario: Scenario, seed: int) -> list[Arrival]:
 
 
 def _draw_count(rng: random.Random, rate: float) -> int:
-    """Draw how many arrive in a tick: the whole part of the rate, and one more with the chance that is left."""
+    """Return the arrivals of one tick: the whole part of the rate, plus one with the probability of its fraction."""
     return int(rate) + (rng.random() < rate % 1)
 
 
@@ -72,10 +72,10 @@ def simulate_core(scenario: Scenario, policy: Callable[[], Policy], seed: int, *
     """Return the tasks that the core served, in the order of their grants.
 
     Args:
-        scenario: what happens.
-        policy: makes the policy.
-        seed: of the arrivals.
-        guard: `LOCO_MAX_WAIT_TICKS`; 0 is none.
+        scenario: the scenario.
+        policy: creates the policy.
+        seed: the seed of the arrivals.
+        guard: `LOCO_MAX_WAIT_TICKS`; 0 disables it.
 
     """
     core = Scheduler({DEFAULT_RESOURCE: scenario.capacity}, policy, max_wait_ticks=guard, max_waiters=10**9)
@@ -110,7 +110,7 @@ def simulate_core(scenario: Scenario, policy: Callable[[], Policy], seed: int, *
 
 
 def simulate_semaphore(scenario: Scenario, seed: int) -> list[ServedTask]:
-    """Return what a plain semaphore, which knows no agents, would have served: first come, first served."""
+    """Return the tasks that a plain semaphore without agents would serve: first come, first served."""
     waiting = iter(generate_arrivals(scenario, seed))
     free = [0.0] * scenario.capacity
     return list(_serve_in_order(waiting, free, scenario.ticks - 1))

@@ -1,4 +1,4 @@
-"""What happens in a simulation: who asks for how much, and when. A TOML file."""
+"""Scenarios of a simulation, read from TOML files: groups of agents, and their arrivals."""
 
 import tomllib
 from importlib.resources import files
@@ -13,11 +13,11 @@ _FOLDER = files("loco_otel.simulation") / "scenarios"
 
 
 class ScenarioError(LocoError):
-    """A scenario can't be used; the message names what is wrong and what is allowed."""
+    """A scenario is invalid. The message names the cause and the allowed values."""
 
 
 class Group(BaseModel):
-    """Agents that do the same. A field's description completes "must be"."""
+    """Agents with the same behaviour. A field's description completes "must be"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,14 +25,14 @@ class Group(BaseModel):
     count: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="a whole number from 1 to 10000")
     weight: Annotated[float, Field(gt=0, le=1e6)] = Field(default=1.0, description="a number above 0")
     tasks: Annotated[int, Field(ge=0, le=100_000)] = Field(default=0, description="a whole number of at least 0")
-    """Of each agent, when it comes."""
+    """The tasks of each agent on its arrival."""
     at: Annotated[float, Field(ge=0)] = Field(default=0.0, description="a tick of at least 0")
-    """When it comes."""
+    """The tick of its arrival."""
     rate: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="a number from 0 to 1000")
-    """Further tasks of each agent in a tick, on average."""
+    """Mean number of further tasks of each agent per tick."""
     tenant: str | None = Field(default=None, description="a name")
     service: Annotated[float, Field(gt=0)] | None = Field(default=None, description="a number of ticks above 0")
-    """How long a task holds its slot; the scenario's where it is not said."""
+    """How long a task holds its slot; None for the scenario's value."""
 
     def list_agents(self) -> list[str]:
         """Return the names of its agents."""
@@ -40,32 +40,32 @@ class Group(BaseModel):
 
 
 class Scenario(BaseModel):
-    """All of it."""
+    """A whole scenario."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="a name")
     description: str = Field(default="", description="a text")
     ticks: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="a whole number from 1 to 1000000")
-    """After which it ends; a tick is as long as a task holds a slot, unless `service` says otherwise."""
+    """The number of ticks; a task holds its slot for one tick unless `service` is set."""
     capacity: Annotated[int, Field(ge=1)] = Field(default=1, description="a whole number of at least 1")
     service: Annotated[float, Field(gt=0)] = Field(default=1.0, description="a number of ticks above 0")
     spread: Literal["fixed", "exponential"] = Field(default="fixed", description="fixed or exponential")
-    """Of the service times."""
+    """The distribution of service times."""
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(default=0.25, description="a number from 0 to 1")
     groups: Annotated[tuple[Group, ...], Field(min_length=1)] = Field(description="tables, each with a name")
 
 
 def list_built_in() -> list[str]:
-    """Name the scenarios that come along."""
+    """Return the names of the built-in scenarios."""
     return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_scenario(name: str) -> Scenario:
-    """Read a scenario: one that comes along, or a file whose name ends in `.toml`.
+    """Load a built-in scenario, or a file whose name ends in `.toml`.
 
     Raises:
-        ScenarioError: there is none of that name, or the file can't be used.
+        ScenarioError: the name is unknown, or the file is invalid.
 
     """
     try:

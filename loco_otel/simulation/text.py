@@ -1,4 +1,4 @@
-"""What came of a simulation, to be read by people."""
+"""Prints the results of a simulation as tables."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from loco_otel.simulation.scenario import Scenario
 
 
 def print_results(scenario: Scenario, outcomes: Sequence[PolicyResult], console: Console) -> None:
-    """Print two tables: of each policy, and of the waits under it."""
+    """Print a table of the policies, and a table of the waits under each."""
     seeds = outcomes[0].seeds
     console.print(f"{scenario.name}: {scenario.description}", style="bold", markup=False)
     runs = "one run" if seeds == 1 else f"means over {seeds} runs"

@@ -102,6 +102,6 @@ def test_what_has_no_price_is_none_and_said_once(caplog: pytest.LogCaptureFixtur
         assert [prices.compute_cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3
         assert prices.compute_cost("openai", [None], Usage(1, 1)) is None
     assert [record.getMessage() for record in caplog.records] == [
-        "the price of openai harbour-1 is not known: its calls count in weight, until [prices] of the settings has one",
-        "the price of openai None is not known: its calls count in weight, until [prices] of the settings has one",
+        "the price of openai harbour-1 is unknown: its calls count in weight only (add it to [prices] in the settings)",
+        "the price of openai None is unknown: its calls count in weight only (add it to [prices] in the settings)",
     ]

@@ -671,7 +671,7 @@ def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
     assert only().spent == sum(event.spending.usd or 0 for event in scheduling.seen.of(Spent)) > 0
     assert only().reserved == 0
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
-        "what calls take is kept in memory until the ledger can be used again"
+        "ledger write failed; costs stay in memory, retried (check LOCO_LEDGER)"
     ]
     assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [1], "told when it was spent"
 
