@@ -98,7 +98,55 @@ def test_readme_commands_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
+def test_relative_links_resolve(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text())
+    assert [link for link in links if not _resolves(page, link)] == []
+
+
+def _resolves(page: Path, link: str) -> bool:
+    name, _, heading = link.partition("#")
+    target = page.parent / name if name else page
+    return target.exists() and (not heading or heading in _list_anchors(target.read_text()))
+
+
+def _list_anchors(text: str) -> list[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_architecture_lists_the_layers_of_the_contract() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    (table,) = re.findall(
+        r"^\| layer \|.*\n\|---.*\n((?:\|.*\n)+)", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE
+    )
+    rows = [re.findall(r"`([\w.]+)`", row.split("|")[1]) for row in table.splitlines()]
+    assert rows == [layer.split(" | ") for layer in layers]
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    paths = re.findall(r"\b((?:patching|_runtime|_budgets|_engine|_core|_waiting|_telemetry)/\w+\.py)", text)
+    assert len(set(paths)) > 10
+    assert [path for path in paths if not (ROOT / "loco_otel" / path).exists()] == []
+
+
+DECISIONS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_decision_has_the_usual_form(page: Path) -> None:
+    text = page.read_text()
+    title = text.splitlines()[0]
+    number = page.name[:4]
+    assert title.startswith(f"# {number}. ")
+    assert re.search(r"^\*\*Status:\*\* (Accepted|Superseded by)", text, re.MULTILINE)
+    assert re.search(r"^\*\*Date:\*\* \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    index = (page.parent / "README.md").read_text()
+    assert f"| [{number}]({page.name}) | {title.removeprefix(f'# {number}. ')} |" in index
+
+
+def test_decisions_leave_no_number_out() -> None:
+    numbers = re.findall(r"^\| \[?(\d{4})", (ROOT / "docs/decisions/README.md").read_text(), re.MULTILINE)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
