@@ -22,7 +22,7 @@ demo: .venv/.demo
 
 # Before each commit: nothing to install but .venv, no SDK and no server.
 check: lint
-	$(BIN)/python -m pytest -q $(UNIT_TESTS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(UNIT_TESTS)
 
 test: lint company
 	$(BIN)/python -m pytest

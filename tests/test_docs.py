@@ -1,14 +1,21 @@
 """What README and docs say is true: examples run, settings and links exist."""
 
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sdk_program import Running, script
+from sdk_server import free_port
 
 from loco_otel._config.settings import Settings
+from loco_otel._telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,6 +53,69 @@ def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
     assert settings.policy == "fair"
     assert settings.shares == {"chat": 4.0, "nightly": 0.5}
     assert settings.tenant_shares == {"acme": 2.0}
+
+
+WAIT = (ROOT / "docs/why-did-my-call-wait.md").read_text()
+
+
+def test_wait_page_shows_what_ps_dump_and_span_show(tmp_path: Path) -> None:
+    (program,), (ps, dump), (span,) = _blocks(WAIT, "python"), _blocks(WAIT, "text"), _blocks(WAIT, "json")
+    prose = re.sub(r"```.*?```", "", WAIT, flags=re.DOTALL)
+    typed = [shlex.split(line) for line in re.findall(r"^    (\w.*)", prose, re.MULTILINE)]
+    settings = dict(word.split("=", 1) for words in typed if words[0] == "export" for word in words[1:])
+    launch, look = (words for words in typed if words[0] != "export")
+    assert launch == ["opentelemetry-instrument", "python", "wait.py"]
+    environ = {**os.environ, **settings, "OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port())}
+    (tmp_path / "wait.py").write_text(program)
+    with Running([script(launch[0]), sys.executable, "wait.py"], tmp_path, environ) as running:
+        running.until(lambda: any(line.startswith("Press Enter") for line in running.lines()))
+        told = subprocess.run(
+            [script(look[0]), *look[1:]], check=False, capture_output=True, text=True, env={**environ, "COLUMNS": "100"}
+        )
+        assert told.returncode == 0, told.stderr
+        assert _without_times(told.stdout) == _without_times(ps)
+        running.tell("")
+        running.ends_well()
+        shown, _, exported = "\n".join(running.lines()).partition("Press Enter to end the first call.\n")
+    assert _without_times(shown) == _without_times(dump)
+    spans = _read_json_objects(exported)
+    (waited,) = (it for it in spans if it["attributes"]["loco.agent.id"] == "chat")
+    expected = json.loads(span)
+    names = {it["context"]["span_id"]: it["name"] for it in spans}
+    assert [names[link["context"]["span_id"]] for link in waited["links"]] == expected["links"]
+    assert waited["name"] == expected["name"]
+    events = {event["name"]: event["attributes"] for event in waited["events"]}
+    assert events.keys() == expected["events"].keys()
+    assert all(attributes.items() <= events[name].items() for name, attributes in expected["events"].items())
+    assert waited["attributes"].pop("loco.wait.duration") > 0
+    del expected["attributes"]["loco.wait.duration"]
+    assert expected["attributes"].items() <= waited["attributes"].items()
+
+
+def _without_times(text: str) -> str:
+    """Leave out ids, seconds and widths, which differ from run to run."""
+    return (
+        re.sub(r" +", " ", re.sub(r"\d+\.\d+ s", "N s", re.sub(r"[0-9a-f]{12}-", "ID-", text)))
+        .replace(" \n", "\n")
+        .strip()
+    )
+
+
+def _read_json_objects(text: str) -> list[Any]:
+    decoder, found = json.JSONDecoder(), []
+    while text := text.lstrip():
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def test_wait_page_queries_metrics_and_labels_that_exist() -> None:
+    (queries,) = _blocks(WAIT, "promql")
+    names = {row.prometheus_name for row in METRICS}
+    labels = {attribute.replace(".", "_") for row in METRICS for attribute in row.attributes}
+    used = set(re.findall(r"\b(?:loco|gen_ai|error)_\w+", queries))
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} - names - labels == set()
 
 
 LIBRARY = (ROOT / "docs" / "library.md").read_text()
