@@ -1,4 +1,4 @@
-# make demo | test | test-pairs | bench | company | lint | fmt | docs | clean
+# make check | demo | test | test-pairs | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -13,10 +13,16 @@ COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry op
 # The pairs of SDK versions that the patch suite passes beside the newest: a requirement file for each.
 PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
 
-.PHONY: demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
+UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
+
+.PHONY: check demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
+
+# Before each commit: nothing to install but .venv, no SDK and no server.
+check: lint
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(UNIT_TESTS)
 
 test: lint company
 	$(BIN)/python -m pytest

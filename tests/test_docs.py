@@ -1,14 +1,21 @@
 """What README and docs say is true: examples run, settings and links exist."""
 
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sdk_program import Running, script
+from sdk_server import free_port
 
 from loco_otel._config.settings import Settings
+from loco_otel._telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,6 +53,69 @@ def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
     assert settings.policy == "fair"
     assert settings.shares == {"chat": 4.0, "nightly": 0.5}
     assert settings.tenant_shares == {"acme": 2.0}
+
+
+WAIT = (ROOT / "docs/why-did-my-call-wait.md").read_text()
+
+
+def test_wait_page_shows_what_ps_dump_and_span_show(tmp_path: Path) -> None:
+    (program,), (ps, dump), (span,) = _blocks(WAIT, "python"), _blocks(WAIT, "text"), _blocks(WAIT, "json")
+    prose = re.sub(r"```.*?```", "", WAIT, flags=re.DOTALL)
+    typed = [shlex.split(line) for line in re.findall(r"^    (\w.*)", prose, re.MULTILINE)]
+    settings = dict(word.split("=", 1) for words in typed if words[0] == "export" for word in words[1:])
+    launch, look = (words for words in typed if words[0] != "export")
+    assert launch == ["opentelemetry-instrument", "python", "wait.py"]
+    environ = {**os.environ, **settings, "OTEL_EXPORTER_PROMETHEUS_PORT": str(free_port())}
+    (tmp_path / "wait.py").write_text(program)
+    with Running([script(launch[0]), sys.executable, "wait.py"], tmp_path, environ) as running:
+        running.until(lambda: any(line.startswith("Press Enter") for line in running.lines()))
+        told = subprocess.run(
+            [script(look[0]), *look[1:]], check=False, capture_output=True, text=True, env={**environ, "COLUMNS": "100"}
+        )
+        assert told.returncode == 0, told.stderr
+        assert _without_times(told.stdout) == _without_times(ps)
+        running.tell("")
+        running.ends_well()
+        shown, _, exported = "\n".join(running.lines()).partition("Press Enter to end the first call.\n")
+    assert _without_times(shown) == _without_times(dump)
+    spans = _read_json_objects(exported)
+    (waited,) = (it for it in spans if it["attributes"]["loco.agent.id"] == "chat")
+    expected = json.loads(span)
+    names = {it["context"]["span_id"]: it["name"] for it in spans}
+    assert [names[link["context"]["span_id"]] for link in waited["links"]] == expected["links"]
+    assert waited["name"] == expected["name"]
+    events = {event["name"]: event["attributes"] for event in waited["events"]}
+    assert events.keys() == expected["events"].keys()
+    assert all(attributes.items() <= events[name].items() for name, attributes in expected["events"].items())
+    assert waited["attributes"].pop("loco.wait.duration") > 0
+    del expected["attributes"]["loco.wait.duration"]
+    assert expected["attributes"].items() <= waited["attributes"].items()
+
+
+def _without_times(text: str) -> str:
+    """Leave out ids, seconds and widths, which differ from run to run."""
+    return (
+        re.sub(r" +", " ", re.sub(r"\d+\.\d+ s", "N s", re.sub(r"[0-9a-f]{12}-", "ID-", text)))
+        .replace(" \n", "\n")
+        .strip()
+    )
+
+
+def _read_json_objects(text: str) -> list[Any]:
+    decoder, found = json.JSONDecoder(), []
+    while text := text.lstrip():
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def test_wait_page_queries_metrics_and_labels_that_exist() -> None:
+    (queries,) = _blocks(WAIT, "promql")
+    names = {row.prometheus_name for row in METRICS}
+    labels = {attribute.replace(".", "_") for row in METRICS for attribute in row.attributes}
+    used = set(re.findall(r"\b(?:loco|gen_ai|error)_\w+", queries))
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} - names - labels == set()
 
 
 LIBRARY = (ROOT / "docs" / "library.md").read_text()
@@ -98,7 +168,55 @@ def test_readme_commands_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
+def test_relative_links_resolve(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text())
+    assert [link for link in links if not _resolves(page, link)] == []
+
+
+def _resolves(page: Path, link: str) -> bool:
+    name, _, heading = link.partition("#")
+    target = page.parent / name if name else page
+    return target.exists() and (not heading or heading in _list_anchors(target.read_text()))
+
+
+def _list_anchors(text: str) -> list[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_architecture_lists_the_layers_of_the_contract() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    (table,) = re.findall(
+        r"^\| layer \|.*\n\|---.*\n((?:\|.*\n)+)", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE
+    )
+    rows = [re.findall(r"`([\w.]+)`", row.split("|")[1]) for row in table.splitlines()]
+    assert rows == [layer.split(" | ") for layer in layers]
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    paths = re.findall(r"\b((?:patching|_runtime|_budgets|_engine|_core|_waiting|_telemetry)/\w+\.py)", text)
+    assert len(set(paths)) > 10
+    assert [path for path in paths if not (ROOT / "loco_otel" / path).exists()] == []
+
+
+DECISIONS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_decision_has_the_usual_form(page: Path) -> None:
+    text = page.read_text()
+    title = text.splitlines()[0]
+    number = page.name[:4]
+    assert title.startswith(f"# {number}. ")
+    assert re.search(r"^\*\*Status:\*\* (Accepted|Superseded by)", text, re.MULTILINE)
+    assert re.search(r"^\*\*Date:\*\* \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+    index = (page.parent / "README.md").read_text()
+    assert f"| [{number}]({page.name}) | {title.removeprefix(f'# {number}. ')} |" in index
+
+
+def test_decisions_leave_no_number_out() -> None:
+    numbers = re.findall(r"^\| \[?(\d{4})", (ROOT / "docs/decisions/README.md").read_text(), re.MULTILINE)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
