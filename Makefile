@@ -28,13 +28,13 @@ test: lint company
 	$(BIN)/python -m pytest
 	$(MAKE) test-pairs
 
-# They wait more than they compute, and wait together.
+# They wait more than they compute, and wait together. Agent frameworks need the newest SDKs.
 test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
 $(PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider tests/instrumentation \
-	  --ignore tests/instrumentation/paths
+	  --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py'
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2

@@ -13,12 +13,14 @@ from typing import Any
 
 import mypy.api
 import pytest
+from identity_readers import add_readers
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import loco_otel
 from loco_otel import AcquireRejectedError, LocoError, Settings, api, as_agent, slot
 from loco_otel._runtime import identity, process
+from loco_otel._runtime.agent_readers import PartialIdentity
 from loco_otel.events import Submitted
 from loco_otel.testing import RecordingListener
 
@@ -109,7 +111,7 @@ def test_the_nearest_who_says_so_is_believed(monkeypatch: pytest.MonkeyPatch, sp
     assert me() == "configured"
     with span("of the span"):
         assert me() == "of the span"
-        monkeypatch.setattr(identity, "readers", [lambda: None, lambda: "", lambda: "read", lambda: "too late"])
+        add_readers(monkeypatch, None, PartialIdentity(""), PartialIdentity("read"), PartialIdentity("too late"))
         assert me() == "read"
         with as_agent("explicit"):
             assert me() == "explicit"
@@ -163,18 +165,6 @@ def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
 def test_what_is_no_name_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a name or None, not {value!r}"):
         as_agent("a", **{name: value})  # type: ignore[arg-type]
-
-
-def test_a_reader_that_fails_costs_no_call(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> str:
-        raise OSError("no idea")
-
-    loco_otel.configure(agent_id="configured")
-    monkeypatch.setattr(identity, "readers", [broken])
-    assert [me(), me()] == ["configured", "configured"]
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert "identifying the caller of slot()" in record.getMessage()
 
 
 def test_as_agent_holds_for_what_inherits_the_context() -> None:

@@ -45,6 +45,14 @@ def test_policies_page_prints_what_it_says() -> None:
     assert done.stdout == said
 
 
+def test_identity_page_prints_what_it_says() -> None:
+    page = (ROOT / "docs/identity.md").read_text()
+    (program,), (output,) = _blocks(page, "python"), _blocks(page, "text")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == output
+
+
 def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
     (example,) = _blocks((ROOT / "docs/policies.md").read_text(), "toml")
     path = tmp_path / "loco.toml"

@@ -1,21 +1,24 @@
 """Who is calling: the name under which a request queues.
 
-In this order: `as_agent`, the readers that instrumentations add, `gen_ai.agent.name` on the current span (as agent
-frameworks set it), `LOCO_AGENT_ID`, the service's name. Tenant, team, workflow and session that `as_agent` does not say
-come from OpenTelemetry's baggage: `loco.tenant`, `loco.team`, `loco.workflow`, `loco.session`.
+Agent, workflow and session come, each from the first source that knows it, from: `as_agent`, what an agent framework
+pushed, the frameworks' readers by rank, the current span (`gen_ai.agent.name`, `gen_ai.workflow.name`,
+`gen_ai.conversation.id`), OpenTelemetry's baggage (`loco.workflow`, `loco.session`), and for the agent `LOCO_AGENT_ID`
+and the service's name. Tenant and team come from `as_agent`, or else from baggage (`loco.tenant`, `loco.team`).
 """
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from opentelemetry import baggage, trace
-from opentelemetry.context import Context
 
+from loco_otel._runtime import agent_readers
+from loco_otel._runtime.agent_readers import clean_name, pushed_identities, read_frameworks, replace_surrogates
 from loco_otel._telemetry.current_context import get_current
 
-AGENT_NAME = "gen_ai.agent.name"
+_AGENT_NAME = "gen_ai.agent.name"
+_WORKFLOW_NAME = "gen_ai.workflow.name"
+_CONVERSATION_ID = "gen_ai.conversation.id"
 UNKNOWN_AGENT = "unknown"
 
 
@@ -29,15 +32,11 @@ class Identity(NamedTuple):
     session: str | None = None
 
 
+_NOBODY = (None,) * len(Identity._fields)
 _BAGGAGE_KEYS = tuple([f"loco.{name}" for name in Identity._fields[1:]])
-_MAX_NAME_LENGTH = 200
-"""Characters of a name from baggage, which may come with a request from anywhere."""
 
 explicit_identities: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
 """The `as_agent` bodies that the code here runs in, and who calls there; the innermost last."""
-
-readers: list[Callable[[], str | None]] = []
-"""Ways to ask an agent framework who is running; the first that knows is believed."""
 
 
 class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
@@ -70,10 +69,14 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
         workflow: str | None = None,
         session: str | None = None,
     ) -> None:
-        self._identity = Identity(validate_agent_name(agent), tenant, team, workflow, session)
-        for name, value in zip(Identity._fields[1:], self._identity[1:], strict=True):
+        others = (tenant, team, workflow, session)
+        for name, value in zip(Identity._fields[1:], others, strict=True):
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a name or None, not {value!r}")
+        self._identity = Identity(
+            replace_surrogates(validate_agent_name(agent)),
+            *[None if value is None else replace_surrogates(value) for value in others],
+        )
 
     def __enter__(self) -> Self:
         said = explicit_identities.get()
@@ -108,37 +111,37 @@ def validate_agent_name(agent: str) -> str:
 
 
 def resolve_identity(default: str) -> Identity:
-    """Tell who is calling; `default` where nothing says so."""
+    """Return who is calling; `default` is the agent where no source knows it."""
     said = explicit_identities.get()
     context = get_current()
-    identity = said[-1][1] if said else Identity(_resolve_agent(context, default))
+    has_frameworks = agent_readers.readers or pushed_identities.get()
+    # The fast path: without frameworks, spans and baggage there is nothing to merge.
+    if not context and not has_frameworks:
+        return said[-1][1] if said else Identity(default)
+    agent, tenant, team, workflow, session = said[-1][1] if said else _NOBODY
+    if has_frameworks and not (agent and workflow and session):
+        found = read_frameworks()
+        agent, workflow, session = agent or found.agent, workflow or found.workflow, session or found.session
     if context:
+        if not (agent and workflow and session):
+            attributes = getattr(trace.get_current_span(context), "attributes", None)
+            if attributes:
+                agent = agent or _convert_name(attributes.get(_AGENT_NAME))
+                workflow = workflow or _convert_name(attributes.get(_WORKFLOW_NAME))
+                session = session or _convert_name(attributes.get(_CONVERSATION_ID))
         carried = baggage.get_all(context)
         if carried:
-            return Identity(
-                identity.agent,
-                *map(_first_non_none, identity[1:], map(_read_baggage_value, map(carried.get, _BAGGAGE_KEYS))),
+            tenant, team, workflow, session = map(
+                _first_non_none,
+                (tenant, team, workflow, session),
+                map(_convert_name, map(carried.get, _BAGGAGE_KEYS)),
             )
-    return identity
-
-
-def _resolve_agent(context: Context, default: str) -> str:
-    for read in readers:
-        agent = read()
-        if agent:
-            return agent
-    if context:  # else there is no span in it
-        attributes = getattr(trace.get_current_span(context), "attributes", None)
-        if attributes:
-            agent = attributes.get(AGENT_NAME)
-            if agent:
-                return str(agent)
-    return default
+    return Identity(agent or default, tenant, team, workflow, session)
 
 
 def _first_non_none(said: str | None, otherwise: str | None) -> str | None:
     return otherwise if said is None else said
 
 
-def _read_baggage_value(value: object) -> str | None:
-    return str(value)[:_MAX_NAME_LENGTH] or None if value is not None else None
+def _convert_name(value: object) -> str | None:
+    return None if value is None else clean_name(str(value))

@@ -7,6 +7,13 @@ sync and the async wrapper are written here, once.
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
 from loco_otel.patching import stainless
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
+from loco_otel.patching.agent_identity import (
+    FrameworkReader,
+    PartialIdentity,
+    pop_identity,
+    push_identity,
+    record_reader_fault,
+)
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.target import Target
 
@@ -14,11 +21,16 @@ __all__ = [
     "Adapter",
     "CallDescription",
     "ExtendedRequest",
+    "FrameworkReader",
     "LocoInstrumentor",
+    "PartialIdentity",
     "Target",
     "UsageMeter",
     "as_mapping",
     "get_field",
     "is_live_tracer",
+    "pop_identity",
+    "push_identity",
+    "record_reader_fault",
     "stainless",
 ]

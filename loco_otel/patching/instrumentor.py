@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from loco_otel._runtime import process
 from loco_otel.errors import ConfigurationError
-from loco_otel.patching import repatching, thread_context
+from loco_otel.patching import agent_identity, repatching, thread_context
 from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
 from loco_otel.patching.versions import UNKNOWN_VERSION, accepts_version, find_installed_version
@@ -82,6 +82,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if cls._is_active or not self._can_patch():
             return
         cls._is_active = True
+        agent_identity.enable_readers(cls)
         module = self.list_targets()[0].module
         if not cls._has_import_hook:
             cls._has_import_hook = True
@@ -113,6 +114,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         cls._is_active = False
         repatching.unregister_reapply(cls._patch_set.reapply_patches)
         thread_context.disable_propagation(cls)
+        agent_identity.disable_readers(cls)
         cls._patch_set.remove_patches()
 
     def _wrap_targets(self) -> None:

@@ -6,14 +6,19 @@ carried; OpenTelemetry's own context is the business of its instrumentation of t
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from loco_otel._runtime import identity
+from loco_otel._runtime.agent_readers import pushed_identities
+from loco_otel._runtime.identity import explicit_identities
 from loco_otel._waiting import ownership
 from loco_otel.patching import repatching
 from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
+
+_VARIABLES: tuple[ContextVar[Any], ...] = (explicit_identities, pushed_identities, ownership.claims_var)
+_EMPTY = ((), (), ownership.EMPTY_CONTEXT)
 
 _patch_set = PatchSet()
 _users: set[object] = set()
@@ -37,17 +42,17 @@ def disable_propagation(user: object) -> None:
 
 
 def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    said, held = identity.explicit_identities.get(), ownership.claims_var.get()
-    if not args or not (said or held != ownership.EMPTY_CONTEXT):
+    carried = tuple([variable.get() for variable in _VARIABLES])
+    if not args or carried == _EMPTY:
         return wrapped(*args, **kwargs)
     function, *rest = args
-    return wrapped(partial(_run_with_context, said, held, function), *rest, **kwargs)
+    return wrapped(partial(_run_with_context, carried, function), *rest, **kwargs)
 
 
-def _run_with_context(said: Any, held: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    saying, holding = identity.explicit_identities.set(said), ownership.claims_var.set(held)
+def _run_with_context(carried: tuple[Any, ...], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    tokens = [variable.set(value) for variable, value in zip(_VARIABLES, carried, strict=True)]
     try:
         return function(*args, **kwargs)
     finally:
-        ownership.claims_var.reset(holding)
-        identity.explicit_identities.reset(saying)
+        for variable, token in zip(reversed(_VARIABLES), reversed(tokens), strict=True):
+            variable.reset(token)

@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 import wrapt
+from identity_readers import add_readers
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.anthropic.adapter import AnthropicAdapter
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
@@ -24,7 +25,7 @@ from sdk_server import LlmServer
 import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._runtime import identity, process
+from loco_otel._runtime import process
 from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
 
 
@@ -217,11 +218,13 @@ def test_a_reader_of_identities_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(identity, "readers", [broken])
+    add_readers(monkeypatch, Broken())
     scheduling = scheduled(capacity=1)
     calls_go_on(sdk, server)
-    assert scheduling.active() == 0
-    assert len(faults(caplog)) == 1
+    scheduling.settled(2)
+    assert {event.ticket.request.agent for event in scheduling.seen.of(Submitted)} == {"unknown"}
+    (record,) = caplog.records
+    assert "cannot read the running agent from reader0" in record.getMessage()
 
 
 # -- faults of those who listen ---------------------------------------------------------------------------------------

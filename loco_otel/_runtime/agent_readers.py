@@ -1,0 +1,138 @@
+"""What agent frameworks know of the running agent: pushed by their hooks, or read from them by a fixed rank.
+
+A reader that raises, or returns no names, costs the name alone. Its first fault is logged and kept for the doctor.
+"""
+
+import logging
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol
+
+from loco_otel._fork import ForkSafeLock
+
+_logger = logging.getLogger("loco_otel")
+
+MAX_NAME_LENGTH = 200
+"""Characters of a name that comes from elsewhere: a framework, a span, or baggage."""
+
+
+class PartialIdentity(NamedTuple):
+    """What one source knows of a call's origin; None for what it does not know."""
+
+    agent: str | None = None
+    workflow: str | None = None
+    session: str | None = None
+
+
+class IdentityReader(Protocol):
+    """Reads the running agent from one framework."""
+
+    name: str
+    """The framework's name, in the log and in the doctor."""
+    rank: int
+    """Its place among the readers; the lowest is read first."""
+
+    def read_identity(self) -> PartialIdentity | None:
+        """Return what is known here, in this thread or task; None outside the framework."""
+
+
+_NOTHING = PartialIdentity()
+
+pushed_identities: ContextVar[tuple[tuple[object, PartialIdentity], ...]] = ContextVar("loco_otel_pushed", default=())
+"""What hooks pushed in this context, each with its key; the innermost last."""
+
+readers: tuple[IdentityReader, ...] = ()
+"""The readers of all imported frameworks, by rank."""
+
+faults: dict[str, str] = {}
+"""The first fault of each framework's reader or hook, by the framework's name."""
+
+_lock = ForkSafeLock()
+
+
+def add_reader(reader: IdentityReader) -> None:
+    """Read from this framework too. Idempotent for one name; thread-safe."""
+    global readers  # noqa: PLW0603 - replaced as a whole, so that calls read it without a lock
+    with _lock:
+        others = [other for other in readers if other.name != reader.name]
+        readers = tuple(sorted([*others, reader], key=lambda other: other.rank))
+
+
+def clear_readers() -> None:
+    """Read from no framework any more."""
+    global readers  # noqa: PLW0603 - see above
+    with _lock:
+        readers = ()
+
+
+def push_identity(key: object, identity: PartialIdentity) -> None:
+    """Name the agent that runs in this context, until `pop_identity` with the same key.
+
+    Raises:
+        TypeError: a name is not a string.
+
+    """
+    pushed_identities.set((*pushed_identities.get(), (key, _check_identity(identity))))
+
+
+def pop_identity(key: object) -> None:
+    """Undo a push, and those after it; no-op in a context without it."""
+    pushed = pushed_identities.get()
+    for index, (other, _) in enumerate(pushed):
+        if other is key:
+            pushed_identities.set(pushed[:index])
+            return
+
+
+def read_frameworks() -> PartialIdentity:
+    """Return what was pushed here, and from the readers what that lacks. Never raises."""
+    pushed = pushed_identities.get()
+    found = pushed[-1][1] if pushed else _NOTHING
+    for reader in readers:
+        if None not in found:
+            break
+        try:
+            read = reader.read_identity()
+            if read is not None:
+                agent, workflow, session = _check_identity(read)
+                found = PartialIdentity(found.agent or agent, found.workflow or workflow, found.session or session)
+        except Exception as error:
+            record_reader_fault(reader.name, error)
+    return found
+
+
+def record_reader_fault(framework: str, error: Exception) -> None:
+    """Log a framework's first fault, and keep it for the doctor."""
+    if framework not in faults:
+        faults[framework] = " ".join(f"{type(error).__name__}: {error}".split())
+        _logger.error(
+            "loco-otel cannot read the running agent from %s: its calls queue under the name of the current span, or"
+            " else the default (LOCO_AGENT_ID); logged once",
+            framework,
+            exc_info=error,
+        )
+
+
+def clean_name(name: str) -> str | None:
+    """Return a name of at most 200 characters that is valid Unicode; None if it is empty."""
+    return replace_surrogates(name[:MAX_NAME_LENGTH]) or None
+
+
+def replace_surrogates(name: str) -> str:
+    """Return a name in which each lone surrogate is U+FFFD: exporters cannot encode it."""
+    if name.isascii():
+        return name
+    return name.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _check_identity(identity: object) -> PartialIdentity:
+    if not isinstance(identity, PartialIdentity):
+        raise TypeError(f"an identity must be a PartialIdentity, not {type(identity).__name__}")
+    return PartialIdentity(*map(_check_name, PartialIdentity._fields, identity))
+
+
+def _check_name(field: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be a string, not {type(value).__name__}")
+    return clean_name(value)
