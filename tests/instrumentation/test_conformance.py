@@ -1,0 +1,202 @@
+"""What holds for the calls of every SDK, in each of its modes: see `conformance`."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, wait
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+from conformance import PROMPT_TOKENS, SDKS, ConformingSdk, Mode
+from llm_server import LlmServer
+from sdk_scheduling import SOON, Scheduled, Scheduling
+
+from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Waiting
+
+CALLS = 300
+CAPACITY = 3
+
+cases = [(sdk, mode) for sdk in SDKS for mode in sdk.modes]
+each_case: Callable[..., Any] = pytest.mark.parametrize(("sdk", "mode"), cases, ids=str)
+each_stream: Callable[..., Any] = pytest.mark.parametrize(
+    ("sdk", "mode"), [case for case in cases if case[1].streamed], ids=str
+)
+each_async_case: Callable[..., Any] = pytest.mark.parametrize(
+    ("sdk", "mode"), [case for case in cases if case[1].is_async], ids=str
+)
+each_retrying_case: Callable[..., Any] = pytest.mark.parametrize(
+    ("sdk", "mode"), [case for case in cases if case[0].has_retries], ids=str
+)
+each_sdk: Callable[..., Any] = pytest.mark.parametrize("sdk", SDKS, ids=str)
+
+
+@pytest.fixture(scope="module")
+def server_process() -> Iterator[LlmServer]:
+    with LlmServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(server_process: LlmServer) -> LlmServer:
+    server_process.reset()
+    return server_process
+
+
+def check_settled(scheduling: Scheduling, calls: int) -> None:
+    """Check that each call was submitted once, gave its slot back, and has one inference span if it got a slot."""
+    scheduling.settled(calls)
+    granted = {event.ticket.id for event in scheduling.seen.of(Granted)}
+    assert len(scheduling.spans("chat ")) == len(granted)
+
+
+@each_case
+def test_peak_at_server_equals_capacity(
+    sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=2)
+    server.hold()
+    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+        calls = [caller.start(caller.call("m", streamed=mode.streamed)) for _ in range(5)]
+        server.wait_for(held=2)
+        scheduling.seen.wait_for(Waiting, 3)
+        assert server.state().received == 2
+        server.release(1)
+        server.wait_for(finished=1, held=2)
+        server.release()
+        for call in calls:
+            call.result(SOON)
+    assert server.peak() == 2
+    check_settled(scheduling, 5)
+
+
+@each_case
+def test_usage_is_that_of_provider(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1, stream_usage=True)
+    server.configure(output_tokens=7, cached_tokens=2)
+    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+        caller.start(caller.call("m", streamed=mode.streamed)).result(SOON)
+    check_settled(scheduling, 1)
+    (spent,) = scheduling.seen.of(Spent)
+    usage = spent.spending.usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (PROMPT_TOKENS, 7)
+    assert usage.cache_read_tokens == (2 if sdk.reports_cached_tokens else None)
+    assert not usage.estimated
+
+
+@each_retrying_case
+def test_slot_is_free_during_back_off(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold()
+    server.throttle(1, retry_after=0.01, model="first")
+    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+        first = caller.start(caller.call("first", streamed=mode.streamed))
+        server.wait_for(held=1)
+        second = caller.start(caller.call("second", streamed=mode.streamed))
+        scheduling.seen.wait_for(Waiting)
+        server.release(1)
+        # The second call is at the server, and the first, back from its pause, waits for the slot.
+        server.wait_for(finished=1, held=1)
+        scheduling.seen.wait_for(Waiting, 2)
+        assert server.state().received == 2
+        server.release()
+        first.result(SOON)
+        second.result(SOON)
+    assert [request.model for request in server.requests()] == ["first", "second", "first"]
+    assert server.peak() == 1
+    assert len(scheduling.seen.of(Suspended)) == 1
+    check_settled(scheduling, 2)
+
+
+@each_stream
+@pytest.mark.parametrize("ending", ["read", "closed", "broken"])
+def test_stream_holds_slot_until_it_ends(
+    ending: str, sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold(after_chunks=2, model="first")
+    if ending == "broken":
+        server.break_off(1, after_chunks=2, model="first")
+    gate = threading.Event()
+    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+        reading = caller.open_and_close("first", gate) if ending == "closed" else caller.call("first", streamed=True)
+        first = caller.start(reading)
+        server.wait_for(held=1)
+        second = caller.start(caller.call("second", streamed=False))
+        scheduling.seen.wait_for(Waiting)
+        assert server.state().received == 1
+        assert not scheduling.seen.of(Released)
+        if ending == "closed":
+            gate.set()
+        else:
+            server.release()
+        second.result(SOON)
+        raised = first.exception(SOON)
+    assert (raised is not None) == (ending == "broken")
+    ends = {"read": "complete", "closed": "disconnected", "broken": "broken"}
+    assert [request.end for request in server.requests()] == [ends[ending], "complete"]
+    assert server.peak() == 1
+    check_settled(scheduling, 2)
+
+
+@each_async_case
+def test_cancelled_call_frees_slot(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold(after_chunks=2 if mode.streamed else None, model="first")
+    with sdk.open_caller(server.url(sdk.name), is_async=True) as caller:
+        first = caller.start(caller.call("first", streamed=mode.streamed))
+        server.wait_for(held=1)
+        waiting = caller.start(caller.call("waiting", streamed=mode.streamed))
+        scheduling.seen.wait_for(Waiting)
+        waiting.cancel()
+        second = caller.start(caller.call("second", streamed=mode.streamed))
+        scheduling.seen.wait_for(Waiting, 2)
+        first.cancel()
+        second.result(SOON)
+        for cancelled in (first, waiting):
+            with pytest.raises(CancelledError):
+                cancelled.result(SOON)
+    assert [request.model for request in server.requests()] == ["first", "second"]
+    assert server.peak() == 1
+    check_settled(scheduling, 3)
+
+
+@each_sdk
+def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=CAPACITY)
+    server.break_off(None, after_chunks=2, model="broken")
+    server.throttle(None, status=400, model="refused")
+    with ExitStack() as stack:
+        url = server.url(sdk.name)
+        callers = [
+            stack.enter_context(sdk.open_caller(url, is_async=is_async))
+            for is_async in sorted({mode.is_async for mode in sdk.modes})
+        ]
+        calls = []
+        for index in range(CALLS):
+            caller = callers[index % len(callers)]
+            kind = index // len(callers) % 6
+            if kind == 0:
+                work = caller.call("m", streamed=False)
+            elif kind == 1:
+                work = caller.open_and_close("m")
+            elif kind == 2:
+                work = caller.call("broken", streamed=True)
+            elif kind == 3:
+                work = caller.call("refused", streamed=True)
+            elif kind == 4 and caller.is_async:
+                work = caller.call_and_cancel("m", 1 + index % 97, streamed=index % 8 < 4)
+            else:
+                work = caller.call("m", streamed=True)
+            calls.append(caller.start(work))
+        wait(calls, 6 * SOON)
+        failed = 0
+        for call in calls:
+            with suppress(Exception):
+                call.result(0)
+                continue
+            failed += 1
+    assert failed == CALLS // 3, "those that the server breaks off or refuses"
+    scheduling.seen.wait_for(Submitted, CALLS)
+    assert server.peak() <= CAPACITY
+    check_settled(scheduling, CALLS)

@@ -1,0 +1,141 @@
+"""What the conformance suite has to know of an SDK, and callers of either colour that it controls from outside.
+
+A folder under `loco_otel_instrumentation` adds one `ConformingSdk` to `SDKS`, and `test_conformance.py` then runs all
+of its tests against that SDK. Tests of one SDK alone are for what no other SDK has.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import anthropic
+import groq
+import openai
+from sdk_calls import each, finished, now
+
+PROMPT = [{"role": "user", "content": "tell me about the harbour"}]
+PROMPT_TOKENS = 5
+"""The server counts words."""
+
+
+class Mode(NamedTuple):
+    """One way to make a call."""
+
+    is_async: bool
+    streamed: bool
+
+    def __str__(self) -> str:
+        return f"{'async' if self.is_async else 'sync'}-{'stream' if self.streamed else 'whole'}"
+
+
+ALL_MODES = tuple(Mode(is_async, streamed) for is_async in (False, True) for streamed in (False, True))
+
+
+@dataclass(frozen=True)
+class ConformingSdk:
+    """One SDK: how its clients are made, how it is called, and what it lacks."""
+
+    name: str
+    """Of its API at the server."""
+    make_client: Callable[..., Any]
+    """Takes `api_key` and `base_url`."""
+    make_async_client: Callable[..., Any]
+    create: Callable[..., Any]
+    """`create(client, model=.., messages=.., stream=..)`: makes a call. Of an async client it returns an awaitable."""
+    modes: tuple[Mode, ...] = ALL_MODES
+    reports_cached_tokens: bool = True
+    has_retries: bool = True
+    """Whether it calls again after a 429 by default, and honours `retry-after`."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open_caller(self, url: str, *, is_async: bool) -> "Caller":
+        """Return a caller whose client talks to a URL."""
+        make = self.make_async_client if is_async else self.make_client
+        return Caller(self, lambda: make(api_key="fake", base_url=url), is_async=is_async)
+
+
+class Caller:
+    """Makes calls of one client at the same time: a sync client in threads, an async one in a loop of its own."""
+
+    def __init__(self, sdk: ConformingSdk, make: Callable[[], Any], *, is_async: bool) -> None:
+        self.sdk = sdk
+        self.is_async = is_async
+        self._make = make
+        self._threads = ThreadPoolExecutor(10)
+        self._loop = asyncio.new_event_loop() if is_async else None
+
+    def __enter__(self) -> Self:
+        if self._loop is not None:
+            self._threads.submit(self._loop.run_forever)
+        self._client = self._make()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.start(_close_client(self._client)).result()
+        if self._loop is not None:
+            self.start(self._loop.shutdown_default_executor()).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._threads.shutdown()
+        if self._loop is not None:
+            self._loop.close()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> "Future[Any]":
+        """Run a coroutine beside others; one of a sync client never really awaits."""
+        if self._loop is None:
+            return self._threads.submit(finished, coroutine)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def open(self, model: str, *, streamed: bool) -> Any:
+        """Make a call, and return what the SDK returns."""
+        return self.sdk.create(self._client, model=model, messages=PROMPT, stream=streamed)
+
+    async def call(self, model: str, *, streamed: bool) -> None:
+        """Make a call and read its answer to the end."""
+        answer = await now(self.open(model, streamed=streamed))
+        if streamed:
+            async for _ in each(answer):
+                pass
+
+    async def open_and_close(self, model: str, gate: threading.Event | None = None) -> None:
+        """Read the beginning of a stream and, once a gate is open, close it."""
+        stream = await now(self.open(model, streamed=True))
+        async for _ in each(stream):
+            break
+        if gate is not None:
+            await now(asyncio.to_thread(gate.wait) if self.is_async else gate.wait())
+        await now(stream.close())
+
+    async def call_and_cancel(self, model: str, turns: int, *, streamed: bool) -> None:
+        """Cancel a call after so many turns of the loop."""
+        task = asyncio.ensure_future(self.call(model, streamed=streamed))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _close_client(client: Any) -> None:
+    await now(client.close())
+
+
+def _create_chat(client: Any, **request: Any) -> Any:
+    return client.chat.completions.create(**request)
+
+
+def _create_message(client: Any, **request: Any) -> Any:
+    return client.messages.create(max_tokens=64, **request)
+
+
+_GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
+"""Older versions drop the details of the usage."""
+
+SDKS = (
+    ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
+    ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
+    ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
+)
