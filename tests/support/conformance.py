@@ -46,6 +46,7 @@ class ConformingSdk:
     create: Callable[..., Any]
     """`create(client, model=.., messages=.., stream=..)`: makes a call. Of an async client it returns an awaitable."""
     modes: tuple[Mode, ...] = ALL_MODES
+    reports_cached_tokens: bool = True
     has_retries: bool = True
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
 
@@ -130,8 +131,11 @@ def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
 
 
+_GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
+"""Older versions drop the details of the usage."""
+
 SDKS = (
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
-    ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat),
+    ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
 )
