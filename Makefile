@@ -10,8 +10,11 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
 
-# The pairs of SDK versions that the patch suite passes beside the newest: a requirement file for each.
+# The pairs of versions that the patch suite passes beside the newest: a requirement file for each.
 PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
+PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths
+# Only what depends on how wrapt wraps and unwraps.
+test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
 .PHONY: demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
 
@@ -27,8 +30,7 @@ test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
 $(PAIRS:%=test-%): test-%: .venv/.pair-%
-	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider tests/instrumentation \
-	  --ignore tests/instrumentation/paths
+	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2
