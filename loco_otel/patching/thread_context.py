@@ -1,8 +1,8 @@
-"""What a program hands to a `ThreadPoolExecutor` runs as its caller's: under the same name, and the same slot.
+"""Propagates the caller's identity and slot to the functions that a `ThreadPoolExecutor` runs.
 
-`asyncio.to_thread` and tasks inherit their caller's context, these threads do not (`loop.run_in_executor` uses them
-too). Then a holder that waits for one of them would wait for a call that waits for its slot. Only what is ours is
-carried; OpenTelemetry's own context is the business of its instrumentation of threads.
+`asyncio.to_thread` and tasks inherit their caller's context; the threads of an executor, which `loop.run_in_executor`
+uses too, do not. Without it, a holder that waits for such a function deadlocks if that calls a model: the call waits
+for the holder's slot. OpenTelemetry's own context is left to its instrumentation of threads.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _users: set[object] = set()
 
 
 def enable_propagation(user: object) -> None:
-    """Carry what is ours into threads until all who asked for it have said `leave`."""
+    """Propagate to threads until each user has called `disable_propagation`. Idempotent."""
     _users.add(user)
     _patch_set.apply_patches(
         (Target("concurrent.futures.thread", "ThreadPoolExecutor", "submit", _submit_with_context),)
@@ -29,7 +29,7 @@ def enable_propagation(user: object) -> None:
 
 
 def disable_propagation(user: object) -> None:
-    """Take back a `follow`; harmless without one."""
+    """Undo `enable_propagation`. No-op without one."""
     _users.discard(user)
     if not _users:
         repatching.unregister_reapply(_patch_set.reapply_patches)
@@ -37,17 +37,17 @@ def disable_propagation(user: object) -> None:
 
 
 def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    said, held = identity.explicit_identities.get(), ownership.claims_var.get()
-    if not args or not (said or held != ownership.EMPTY_CONTEXT):
+    identities, claims = identity.explicit_identities.get(), ownership.claims_var.get()
+    if not args or not (identities or claims != ownership.EMPTY_CONTEXT):
         return wrapped(*args, **kwargs)
     function, *rest = args
-    return wrapped(partial(_run_with_context, said, held, function), *rest, **kwargs)
+    return wrapped(partial(_run_with_context, identities, claims, function), *rest, **kwargs)
 
 
-def _run_with_context(said: Any, held: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    saying, holding = identity.explicit_identities.set(said), ownership.claims_var.set(held)
+def _run_with_context(identities: Any, claims: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    identity_token, claims_token = identity.explicit_identities.set(identities), ownership.claims_var.set(claims)
     try:
         return function(*args, **kwargs)
     finally:
-        ownership.claims_var.reset(holding)
-        identity.explicit_identities.reset(saying)
+        ownership.claims_var.reset(claims_token)
+        identity.explicit_identities.reset(identity_token)
