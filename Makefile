@@ -10,8 +10,12 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference))
 
-# The pairs of SDK versions that the patch suite passes beside the newest: a requirement file for each.
+# The pairs of versions that the patch suite passes beside the newest: a requirement file for each.
 PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
+# Without the tests of what no pair changes.
+PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py'
+# Only what depends on how wrapt wraps and unwraps.
+test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
@@ -33,8 +37,7 @@ test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
 $(PAIRS:%=test-%): test-%: .venv/.pair-%
-	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider tests/instrumentation \
-	  --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py'
+	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2

@@ -117,11 +117,11 @@ def clean_name(name: str) -> str | None:
     return replace_surrogates(name[:MAX_NAME_LENGTH]) or None
 
 
-def replace_surrogates(name: str) -> str:
-    """Return a name in which each lone surrogate is U+FFFD: exporters cannot encode it."""
-    if name.isascii():
-        return name
-    return name.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def replace_surrogates(text: Any) -> Any:
+    """Return text in which each lone surrogate is U+FFFD, as an exporter loses a whole batch for one; no-op for others."""
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _check_identity(identity: object) -> PartialIdentity:

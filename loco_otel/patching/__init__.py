@@ -1,7 +1,7 @@
-"""The toolkit for SDK authors: wrappers that schedule, and what an SDK's folder has to supply.
+"""The toolkit for SDK folders: the wrappers that schedule calls, and the interfaces that an SDK's folder implements.
 
-Adding an SDK is one folder: an adapter that translates, a table of targets, and an instrumentor that names both. The
-sync and the async wrapper are written here, once.
+An SDK's folder defines an adapter that translates, a table of targets, and an instrumentor that refers to both. The
+sync and the async wrapper are defined here, once.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer

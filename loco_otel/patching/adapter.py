@@ -136,10 +136,3 @@ def get_field(value: Any, name: str) -> Any:
         return known[name]
     added = getattr(value, "__pydantic_extra__", None)
     return added.get(name) if added else None
-
-
-def replace_surrogates(text: Any) -> Any:
-    """Return text in which each lone surrogate is U+FFFD, as exporters lose a whole batch for one; no-op for others."""
-    if not isinstance(text, str) or text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,9 +1,9 @@
-"""What a call will probably take, as its budgets reserve it.
+"""The usage that budgets reserve for a call.
 
-    input  = estimated prompt, corrected by what such prompts came to
-    output = the most that the request allows, or else the mean of this agent's answers from the model
+    input  = estimated prompt, corrected by the real size of earlier prompts
+    output = the limit that the request sets, else the mean of this agent's answers from the model
 
-See `docs/budgets.md` for what is promised on these grounds.
+`docs/budgets.md` states what these estimates guarantee.
 """
 
 from functools import partial
@@ -18,15 +18,15 @@ from loco_otel.patching.model_tiers import estimate_weight
 from loco_otel.patching.request_size import find_max_output_tokens
 
 _PRIORITY_TIER = "priority"
-"""The service tier that costs more than what is published for a model; that a cheaper one is granted is not certain."""
+"""The service tier that costs more than a model's published price. Cheaper tiers are ignored: they may be denied."""
 _DEFAULT_OUTPUT_TOKENS = 256
-"""Tokens reserved for an answer of which nothing is known: no bound in the request, and no call before it."""
+"""Tokens reserved for an answer if the request sets no limit and no earlier call has ended."""
 
 
 def create_reservation(
     runtime: Runtime, caller: Identity, description: CallDescription, resources: tuple[str, ...], prompt_tokens: int
 ) -> Reservation:
-    """Return what pays for a call that needs these resources."""
+    """Return the reservation of a call that needs these resources, not admitted yet."""
     provider, operation, model, body, url, _ = description
     bound = None
     if runtime.budgets.has_budgets:
@@ -44,7 +44,7 @@ def create_reservation(
 
 
 def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int | None, model: str | None) -> Estimate:
-    """Return what a call will probably take with a model, as its budgets reserve it."""
+    """Return the usage and the weight that budgets reserve for a call with a model."""
     expected = runtime.averages.predict_usage(agent, model, prompt_tokens)
     output = bound
     if output is None:
@@ -54,8 +54,8 @@ def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int
 
 
 def _has_same_route(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
-    """Tell whether another model is to be had where this one is, under the same resources."""
+    """Return whether a call with another model goes to the same host, under the same resources."""
     host, port = (None, None) if url is None else (url.host, url.port)
     if "/deployments/" in str(getattr(url, "path", "")):
-        return False  # Azure's clients for one deployment: whatever model is named, that one answers
+        return False  # Azure's client for one deployment: its model answers, whichever the request names
     return runtime.router.route_call(provider, model, host, port) == resources

@@ -1,4 +1,4 @@
-"""Puts wrappers on an SDK and takes them off again."""
+"""The base of the instrumentors: wraps an SDK's methods, and unwraps them."""
 
 import logging
 import sys
@@ -22,13 +22,13 @@ _logger = logging.getLogger("loco_otel")
 
 
 class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
-    """Schedules one SDK's calls. Each SDK's folder has a subclass.
+    """Schedules one SDK's calls. Each SDK's folder defines a subclass.
 
-    Instances are one per class, as OpenTelemetry makes them, so the state is on the class.
+    OpenTelemetry makes instrumentors singletons, so the state is the class's.
     """
 
     sdk: str
-    """The SDK's import name, which is also its distribution's."""
+    """Import name of the SDK, and name of its distribution."""
     requires: str
     """The versions that can be patched, as a requirement."""
 
@@ -38,20 +38,20 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     @abstractmethod
     def list_targets(self) -> tuple[Target, ...]:
-        """Return what to wrap, all in one module."""
+        """Return the methods to wrap, all of one module."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return the SDK, and the versions that can be patched."""
+        """Return the requirement that the SDK must meet."""
         return (self.requires,)
 
     @classmethod
     def list_patched(cls) -> tuple[str, ...]:
-        """Name the methods that are wrapped now: none before the SDK is imported, nor those that somebody put back."""
+        """Return the methods that are wrapped now: none before the SDK is imported, nor those that others restored."""
         return cls._patch_set.patched_methods
 
     @classmethod
     def supports_version(cls, version: str) -> bool:
-        """Tell whether this version of the SDK can be patched."""
+        """Return whether this version of the SDK can be patched."""
         return accepts_version(cls.requires, version)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -59,12 +59,12 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         cls._patch_set = PatchSet()
 
     def instrument(self, **kwargs: Any) -> None:
-        """Begin to schedule. What stands in the way is logged, and a later `instrument` tries again."""
+        """Begin to schedule. A failure is logged, and a later `instrument` tries again."""
         super().instrument(**kwargs)
         self._is_instrumented_by_opentelemetry = type(self)._is_active
 
     def instrument_early(self) -> None:
-        """Begin to schedule before others come, so that they wrap what is ours; `instrument` then has little to do."""
+        """Begin to schedule before other instrumentors wrap the SDK, so that their wrappers enclose ours."""
         self._instrument()
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         try:
             runtime = process.get_runtime()
         except ConfigurationError as error:
-            # Other instrumentors load after this one: they must not pay for our settings.
+            # Raising would keep the launcher from loading the instrumentors after this one.
             _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
             return
         if not runtime.settings.enabled:
@@ -91,7 +91,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._wrap_targets()
 
     def _can_patch(self) -> bool:
-        """Look at the SDK's version: under the launcher OpenTelemetry looks only at that of our own distribution."""
+        """Check the SDK's version: OpenTelemetry's launcher checks only our own distribution's."""
         version = find_installed_version(self.sdk)
         if version is None:
             _logger.debug("%s is not installed", self.sdk)
@@ -118,7 +118,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         cls._patch_set.remove_patches()
 
     def _wrap_targets(self) -> None:
-        """Wrap all targets, once the SDK is there: all of them or none."""
+        """Wrap all targets, or none of them. The SDK must be imported."""
         cls = type(self)
         if not cls._is_active:
             return

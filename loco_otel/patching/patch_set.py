@@ -1,8 +1,8 @@
-"""Where an SDK's methods are wrapped: in place, back in place when somebody has undone it, and off again.
+"""Applies the wrappers of an SDK's methods, reapplies those that were undone, and removes them.
 
-Others wrap the same methods, and put back what they found: OpenInference keeps the method of the base class as it was
-on the subclass, over or instead of ours. So a method is wrapped wherever a class has it from the class that defines it,
-and is looked after, see `watch.py`.
+Other instrumentors wrap the same methods, and restore what they found: OpenInference copies the base class's method to
+the subclass, over or instead of ours. So a method is wrapped in the class that defines it and in each subclass that has
+a copy of it, and `repatching` reapplies the wrappers.
 """
 
 import inspect
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import wrapt
 
 from loco_otel.patching.target import Target
+from loco_otel.patching.unwrapping import iterate_layers, remove_wrapper
 from loco_otel.patching.wrappers import Wrapper
 
 _logger = logging.getLogger("loco_otel")
 
 
 class _SwitchableWrapper:
-    """Lets a wrapper that cannot be taken off, because another is on top of it, at least step aside."""
+    """Calls a wrapper while it is enabled: one that another wrapper encloses cannot be removed, but disabled."""
 
     __slots__ = ("is_enabled", "wrapper")
 
@@ -37,11 +38,11 @@ class _AppliedPatch(NamedTuple):
     owner: type
     method: str
     proxy: Any
-    """What wrapt has put there, by which it is taken off again."""
+    """The wrapper as wrapt installed it, which identifies it for the removal."""
 
     @property
     def is_applied(self) -> bool:
-        return any(layer is self.proxy for layer in _iterate_layers(vars(self.owner).get(self.method)))
+        return any(layer is self.proxy for layer in iterate_layers(vars(self.owner).get(self.method)))
 
 
 class PatchSet:
@@ -53,15 +54,15 @@ class PatchSet:
 
     @property
     def patched_methods(self) -> tuple[str, ...]:
-        """Name the methods that are wrapped now, without those that somebody put back."""
+        """The methods that are wrapped now, without those that were restored by others."""
         return tuple(
-            f"{place.owner.__module__}.{place.owner.__name__}.{place.method}"
-            for place in self._patches
-            if place.is_applied
+            f"{patch.owner.__module__}.{patch.owner.__name__}.{patch.method}"
+            for patch in self._patches
+            if patch.is_applied
         )
 
     def apply_patches(self, targets: Iterable[Target]) -> None:
-        """Wrap all targets, all or none; what is in place stays as it is.
+        """Wrap all targets, or none of them. Idempotent.
 
         Raises:
             AttributeError: this version of the SDK lacks one.
@@ -72,33 +73,31 @@ class PatchSet:
         try:
             self.reapply_patches()
         except BaseException:
-            # Calls whose pauses are not seen would keep their slots through them.
+            # If only some were wrapped, calls could keep their slots through a retry's pause.
             self.remove_patches()
             raise
 
     def reapply_patches(self) -> None:
-        """Put back what somebody has taken off or gone around."""
-        for target, gate in self._wrappers.items():
+        """Wrap again what others have restored or replaced."""
+        for target, wrapper in self._wrappers.items():
             for owner in _find_owners(target):
-                if not any(_is_our_layer(layer, gate) for layer in _iterate_layers(vars(owner).get(target.method))):
-                    proxy = wrapt.wrap_function_wrapper(owner, target.method, gate)
-                    self._patches = [place for place in self._patches if place.is_applied]
+                if not any(_is_our_layer(layer, wrapper) for layer in iterate_layers(vars(owner).get(target.method))):
+                    proxy = wrapt.wrap_function_wrapper(owner, target.method, wrapper)
+                    self._patches = [patch for patch in self._patches if patch.is_applied]
                     self._patches.append(_AppliedPatch(owner, target.method, proxy))
 
     def remove_patches(self) -> None:
-        """Take all wrappers off, and let those that stay step aside."""
-        for gate in self._wrappers.values():
-            gate.is_enabled = False
-        places, self._patches, self._wrappers = self._patches, [], {}
-        for owner, method, proxy in places:
-            try:
-                wrapt.unwrap_object(owner, method, proxy, missing_ok=True)
-            except wrapt.WrapperNotOutermostError:
-                _logger.debug("%s.%s keeps a wrapper that now does nothing", owner, method)
+        """Remove all wrappers, and disable those that cannot be removed."""
+        for wrapper in self._wrappers.values():
+            wrapper.is_enabled = False
+        patches, self._patches, self._wrappers = self._patches, [], {}
+        for owner, method, proxy in patches:
+            if not remove_wrapper(owner, method, proxy):
+                _logger.debug("%s.%s keeps a wrapper that has no effect now", owner, method)
 
 
 def _find_owners(target: Target) -> Iterator[type]:
-    """Name the class that defines a method, and those below it that were given it anew."""
+    """Yield the class that defines a method, and its subclasses that have a copy of it."""
     first = target.resolve_owner()
     original = inspect.unwrap(getattr(first, target.method))
     yield first
@@ -107,18 +106,11 @@ def _find_owners(target: Target) -> Iterator[type]:
         owner = below.pop()
         below += owner.__subclasses__()
         found = vars(owner).get(target.method)
-        # One that a subclass wrote itself calls the method above, or means not to.
+        # A subclass's own method either calls the inherited one or replaces it on purpose.
         if found is not None and inspect.unwrap(found) is original:
             yield owner
 
 
-def _iterate_layers(function: Any) -> Iterator[Any]:
-    """Go through the wrappers around a function, from the outermost."""
-    while function is not None:
-        yield function
-        function = getattr(function, "__wrapped__", None)
-
-
-def _is_our_layer(layer: Any, gate: _SwitchableWrapper) -> bool:
-    # What OpenInference puts back is bound to nothing, but it is ours still.
-    return getattr(layer, "_self_wrapper", None) is gate
+def _is_our_layer(layer: Any, wrapper: _SwitchableWrapper) -> bool:
+    # OpenInference restores an unbound proxy of ours: another object with the same wrapper.
+    return getattr(layer, "_self_wrapper", None) is wrapper

@@ -1,4 +1,4 @@
-"""Looks after our wrappers: whenever another instrumentor has come or gone, and when a call slipped by."""
+"""Reapplies our wrappers after another instrumentor was enabled or disabled, and after a call that bypassed them."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
     BaseInstrumentor,
 )
 
+from loco_otel.patching.unwrapping import remove_wrapper
+
 _logger = logging.getLogger("loco_otel")
 
 _INSTRUMENTOR_METHODS = ("instrument", "uninstrument")
@@ -17,33 +19,31 @@ _callbacks: list[Callable[[], None]] = []
 _proxies: list[tuple[str, Any]] = []
 
 
-def register_reapply(heal: Callable[[], None]) -> None:
-    """Call `heal` after each instrumentor's `instrument` and `uninstrument`."""
-    if heal not in _callbacks:
-        _callbacks.append(heal)
+def register_reapply(reapply: Callable[[], None]) -> None:
+    """Call `reapply` after each instrumentor's `instrument` and `uninstrument`. Idempotent."""
+    if reapply not in _callbacks:
+        _callbacks.append(reapply)
     if not _proxies:
         for method in _INSTRUMENTOR_METHODS:
-            _proxies.append((method, wrapt.wrap_function_wrapper(BaseInstrumentor, method, _reapply_after)))  # noqa: PERF401 - each as soon as it is there
+            _proxies.append((method, wrapt.wrap_function_wrapper(BaseInstrumentor, method, _reapply_after)))  # noqa: PERF401 - if the second fails, the first is still removed
 
 
-def unregister_reapply(heal: Callable[[], None]) -> None:
-    """Do so no more."""
-    if heal in _callbacks:
-        _callbacks.remove(heal)
+def unregister_reapply(reapply: Callable[[], None]) -> None:
+    """Undo `register_reapply`. No-op without one."""
+    if reapply in _callbacks:
+        _callbacks.remove(reapply)
     if not _callbacks:
         while _proxies:
             method, proxy = _proxies.pop()
-            try:
-                wrapt.unwrap_object(BaseInstrumentor, method, proxy, missing_ok=True)
-            except wrapt.WrapperNotOutermostError:
-                _logger.debug("BaseInstrumentor.%s keeps a wrapper that now does nothing", method)
+            if not remove_wrapper(BaseInstrumentor, method, proxy):
+                _logger.debug("BaseInstrumentor.%s keeps a wrapper that has no effect now", method)
 
 
 def reapply_all() -> None:
-    """Heal now."""
-    for heal in tuple(_callbacks):
+    """Call all that is registered. Never raises."""
+    for reapply in tuple(_callbacks):
         try:
-            heal()
+            reapply()
         except Exception:
             _logger.exception("putting wrappers back failed")
 

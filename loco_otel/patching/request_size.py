@@ -13,11 +13,12 @@ from loco_otel._telemetry.inference import MAX_OUTPUT_FIELDS
 
 _NUMBER_TYPES = (int, float)
 _LIST_TYPES = (list, tuple)
+_BINARY_TYPES = (bytes, bytearray, memoryview)
 
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 4
 _MAX_VALUES = 100_000
-"""Looked at in one body, so that one which contains itself is measured in bounded time too."""
+"""The most values counted in one body: bounds the time for a body that contains itself."""
 
 _MESSAGE_FIELDS = frozenset({"messages", "input"})
 _PROMPT_FIELDS = {
@@ -25,9 +26,9 @@ _PROMPT_FIELDS = {
     **dict.fromkeys(("tools", "functions", "response_format", "text"), True),
     **dict.fromkeys(("output_format", "output_config"), True),
 }
-"""Parts of a body that reach the model; True where they do so as JSON, so that their keys are text too."""
+"""Fields of a body that reach the model; True if they reach it as JSON, so that their keys are text too."""
 _JSON_FIELDS = frozenset({"input", "arguments", "variables"})
-"""Parts of a message that do so as JSON."""
+"""Fields of a message that reach the model as JSON."""
 
 _NON_TEXT_FIELDS = frozenset(
     {
@@ -36,7 +37,7 @@ _NON_TEXT_FIELDS = frozenset(
         *("signature", "encrypted_content"),
     }
 )
-"""Fields of a message that are no text to the model."""
+"""Fields of a message that are not text to the model."""
 
 _IMAGE_TOKENS, _AUDIO_TOKENS, _DOCUMENT_TOKENS, _VIDEO_TOKENS, _REDACTED_TOKENS = 1000, 1000, 3000, 3000, 1000
 _TOKENS_BY_MEDIA = {
@@ -47,31 +48,31 @@ _TOKENS_BY_MEDIA = {
     **dict.fromkeys(("video", "video_url", "input_video"), _VIDEO_TOKENS),
     "redacted_thinking": _REDACTED_TOKENS,
 }
-"""Tokens of a part that is no text, by its type. A flat amount: its bytes say little about its tokens."""
+"""Tokens of a part that is not text, by its type. A flat amount: its bytes do not determine its tokens."""
 _TEXT_SOURCES = ("text", "content")
-"""Types of the source of a document that is text after all."""
+"""Types of the source of a document that is text."""
 _MEDIA_TYPE_FIELDS = frozenset({"media_type", "mime_type", "mimeType", "format"})
-"""Fields that stand beside base64 in `data`."""
+"""Fields that accompany base64 or bytes in `data`."""
 _BASE64_FIELDS = frozenset({"file_data", "image_data", "b64_json"})
 _DATA_URL_PREFIXES = ("data:", "DATA:")
 _DATA_URL = re.compile(r"data:(\w+)/[\w.+-]+[;,]", re.IGNORECASE)
 
 
 def estimate_tokens(body: Mapping[str, object]) -> int:
-    """Return about how many tokens the prompt of a request has.
+    """Return the estimated number of tokens of a request's prompt.
 
-    Knows the bodies of OpenAI's chat completions, completions, responses and embeddings, and of Anthropic's
-    messages. An image, a recording or a document counts a flat amount, however large. What can be read only
-    once, such as a generator, counts nothing. Never raises.
+    Reads the bodies of OpenAI's chat completions, completions, responses and embeddings, and of Anthropic's messages.
+    An image, a recording, a document or bytes count a flat amount of any size. An iterator counts nothing, as it can
+    be read only once. Never raises.
     """
     prompt = _PromptCounter()
-    with suppress(Exception):  # an odd object in the body: what was counted until then has to do
+    with suppress(Exception):  # an unreadable object in the body: the partial count is used
         prompt.count_body(body)
     return prompt.tokens - (-prompt.text_bytes // _BYTES_PER_TOKEN)
 
 
 def find_max_output_tokens(body: Mapping[str, object]) -> int | None:
-    """Return how many tokens the answers to a request can have together; None where it does not say."""
+    """Return the most tokens that all answers to a request can have together; None if it sets no limit."""
     for field in MAX_OUTPUT_FIELDS:
         most = body.get(field)
         if type(most) is int and most >= 0:
@@ -80,21 +81,21 @@ def find_max_output_tokens(body: Mapping[str, object]) -> int | None:
 
 
 def _count_answers(body: Mapping[str, object]) -> int:
-    """Return how many answers are generated, those included of which only the best are sent."""
+    """Return how many answers are generated, those of `best_of` included that are not sent."""
     each = max([count for count in (body.get("n"), body.get("best_of")) if type(count) is int], default=1)
     prompt = body.get("prompt")
     several = (
         isinstance(prompt, _LIST_TYPES) and prompt and type(prompt[0]) is not int
-    )  # else one, that is tokens already
+    )  # else one prompt, given as tokens
     return max(1, each) * (len(prompt) if several and isinstance(prompt, _LIST_TYPES) else 1)
 
 
 class _PromptCounter:
-    """What was counted so far, and what is still to be looked at.
+    """Counts the values of a body without recursion.
 
     Attributes:
-        text: bytes of UTF-8.
-        tokens: of all that is no text.
+        text_bytes: bytes of UTF-8.
+        tokens: of all that is not text.
 
     """
 
@@ -121,11 +122,13 @@ class _PromptCounter:
                 self.tokens += 1
             elif isinstance(value, _LIST_TYPES):
                 self._add_items(value, is_json=is_json)
+            elif isinstance(value, _BINARY_TYPES):
+                self.tokens += _DOCUMENT_TOKENS
             elif (fields := _get_fields(value)) is not None:
                 self._add_fields(fields, is_json=is_json)
 
     def _add_messages(self, messages: object) -> bool:
-        """Count messages, and what is in them where that is a role and a text, as in most calls; else return False."""
+        """Count messages, and their contents if each is a role and a text, as in most calls; else return False."""
         self.tokens += _MESSAGE_TOKENS * _count_messages(messages)
         if type(messages) is not list:
             return False
@@ -147,7 +150,7 @@ class _PromptCounter:
             self.text_bytes += _count_utf8_bytes(value)
 
     def _add_items(self, items: Sequence[object], *, is_json: bool) -> None:
-        if items and type(items[0]) is int:  # a prompt that is tokens already
+        if items and type(items[0]) is int:  # a prompt given as tokens
             self.tokens += len(items)
         else:
             self._pending += [(item, is_json) for item in items[:_MAX_VALUES]]
@@ -161,14 +164,14 @@ class _PromptCounter:
                 self._add_string(str(key))
             elif key in _NON_TEXT_FIELDS:
                 continue
-            if key in _BASE64_FIELDS and isinstance(value, str):
+            if key in _BASE64_FIELDS and isinstance(value, (str, *_BINARY_TYPES)):
                 self.tokens += _DOCUMENT_TOKENS
             else:
                 self._pending.append((value, is_json or key in _JSON_FIELDS))
 
 
 def _count_media_tokens(fields: Mapping[str, object], *, is_json: bool) -> int | None:
-    """Return what a part counts that is no text; None for others."""
+    """Return the tokens of a part that is not text; None for others."""
     kind = fields.get("type")
     if not isinstance(kind, str):
         kind = ""
@@ -176,13 +179,13 @@ def _count_media_tokens(fields: Mapping[str, object], *, is_json: bool) -> int |
         source = fields.get("source")
         is_text = isinstance(source, Mapping) and source.get("type") in _TEXT_SOURCES
         return None if is_text else _TOKENS_BY_MEDIA[kind]
-    is_base64 = isinstance(fields.get("data"), str) and not _MEDIA_TYPE_FIELDS.isdisjoint(fields)
-    return _TOKENS_BY_MEDIA.get(kind, _IMAGE_TOKENS) if is_base64 and kind != "text" else None
+    is_media = isinstance(fields.get("data"), (str, *_BINARY_TYPES)) and not _MEDIA_TYPE_FIELDS.isdisjoint(fields)
+    return _TOKENS_BY_MEDIA.get(kind, _IMAGE_TOKENS) if is_media and kind != "text" else None
 
 
 def _get_fields(value: object) -> Mapping[str, object] | None:
-    """Return the fields of a mapping or of a pydantic model, such as an SDK's own answer; None for others."""
-    if isinstance(value, (dict, Mapping)):  # dict is the quicker question
+    """Return the fields of a mapping or of a pydantic model, such as an SDK's answer; None for others."""
+    if isinstance(value, (dict, Mapping)):  # dict first: the check of an ABC is slow
         return value
     return vars(value) if hasattr(type(value), "__pydantic_validator__") else None
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from loco_otel.patching import wrappers
-from loco_otel.patching.adapter import Adapter, CallDescription, replace_surrogates
+from loco_otel._runtime.agent_readers import replace_surrogates
+from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.target import Target
 
 _MAX_PATHS = 64

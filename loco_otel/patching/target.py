@@ -1,4 +1,4 @@
-"""What to wrap."""
+"""The name of a method to wrap, and its wrapper."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -7,19 +7,19 @@ from loco_otel.patching.wrappers import Wrapper
 
 
 class Target(NamedTuple):
-    """One method of an SDK. Names only, so that the SDK is never imported early."""
+    """One method of an SDK, by name: constructing it does not import the SDK."""
 
     module: str
     owner: str
-    """The class, as its module names it."""
+    """Name of the class in its module."""
     method: str
     wrapper: Wrapper
 
     def resolve_owner(self) -> Any:
-        """Return the class; its module is imported already.
+        """Return the class. Its module must be imported.
 
         Raises:
-            AttributeError: this version of the SDK has no such class.
+            AttributeError: this version of the SDK lacks the class.
 
         """
         return getattr(importlib.import_module(self.module), self.owner)

@@ -1,8 +1,8 @@
-"""What a program hands to a `ThreadPoolExecutor` runs as its caller's: under the same name, and the same slot.
+"""Propagates the caller's identity and slot to the functions that a `ThreadPoolExecutor` runs.
 
-`asyncio.to_thread` and tasks inherit their caller's context, these threads do not (`loop.run_in_executor` uses them
-too). Then a holder that waits for one of them would wait for a call that waits for its slot. Only what is ours is
-carried; OpenTelemetry's own context is the business of its instrumentation of threads.
+`asyncio.to_thread` and tasks inherit their caller's context; the threads of an executor, which `loop.run_in_executor`
+uses too, do not. Without it, a holder that waits for such a function deadlocks if that calls a model: the call waits
+for the holder's slot. OpenTelemetry's own context is left to its instrumentation of threads.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _users: set[object] = set()
 
 
 def enable_propagation(user: object) -> None:
-    """Carry what is ours into threads until all who asked for it have said `leave`."""
+    """Propagate to threads until each user has called `disable_propagation`. Idempotent."""
     _users.add(user)
     _patch_set.apply_patches(
         (Target("concurrent.futures.thread", "ThreadPoolExecutor", "submit", _submit_with_context),)
@@ -34,7 +34,7 @@ def enable_propagation(user: object) -> None:
 
 
 def disable_propagation(user: object) -> None:
-    """Take back a `follow`; harmless without one."""
+    """Undo `enable_propagation`. No-op without one."""
     _users.discard(user)
     if not _users:
         repatching.unregister_reapply(_patch_set.reapply_patches)

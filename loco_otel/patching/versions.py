@@ -1,4 +1,4 @@
-"""Which version of an SDK is installed, and whether it is one that can be patched."""
+"""The installed version of an SDK, and whether it can be patched."""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -7,11 +7,11 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion
 
 UNKNOWN_VERSION = "unknown"
-"""The version of an SDK that came without metadata, as in a frozen program."""
+"""The version of an SDK without metadata, as in a frozen program."""
 
 
 def find_installed_version(sdk: str) -> str | None:
-    """Return an SDK's version without importing it; None where it is not installed."""
+    """Return an SDK's version without importing it; None if it is not installed."""
     try:
         return version(sdk)
     except PackageNotFoundError:
@@ -19,7 +19,7 @@ def find_installed_version(sdk: str) -> str | None:
 
 
 def accepts_version(requires: str, number: str) -> bool:
-    """Tell whether a requirement takes a version, pre-releases included; an unknown one has to be tried out."""
+    """Return whether a requirement accepts a version, pre-releases included. It accepts an unknown version."""
     try:
         return number == UNKNOWN_VERSION or Requirement(requires).specifier.contains(number, prereleases=True)
     except InvalidVersion:
@@ -31,5 +31,5 @@ def _is_importable(package: str) -> bool:
         spec = find_spec(package)
     except (ImportError, ValueError):
         return False
-    # A mere folder of that name, without `__init__.py`, has no file.
+    # A folder without `__init__.py` is a namespace package, which has no file.
     return spec is not None and spec.has_location

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
@@ -29,11 +30,20 @@ def required(pair: str) -> dict[str, Requirement]:
 @each_instrumentor
 def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoInstrumentor]) -> None:
     sdk = instrumentor.sdk
-    if PAIR:
-        assert version(sdk) in required(PAIR)[sdk].specifier
+    wanted = required(PAIR) if PAIR else {}
+    if sdk in wanted:
+        assert version(sdk) in wanted[sdk].specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
     assert import_module(f"{sdk}._version").__version__ == version(sdk)
     assert instrumentor.supports_version(version(sdk))
+
+
+def test_the_wrapt_under_test_is_that_of_the_pair() -> None:
+    wanted = required(PAIR) if PAIR else {}
+    if "wrapt" in wanted:
+        assert version("wrapt") in wanted["wrapt"].specifier
+        assert OVERLAYS / PAIR in Path(wrapt.__file__).parents
+    assert wrapt.__version__ == version("wrapt")
 
 
 @each_instrumentor

@@ -142,6 +142,14 @@ def test_a_document_counts_the_same_however_large(part):
     assert estimate_tokens(user([part])) == 3004
 
 
+@pytest.mark.parametrize("data", [b"x" * 90_000, bytearray(90_000), memoryview(b"x" * 90_000)])
+def test_bytes_count_as_media_of_any_size(data):
+    assert estimate_tokens(user(data)) == 3004
+    assert estimate_tokens(user([{"type": "image", "source": {"type": "base64", "data": data}}])) == 1004
+    assert estimate_tokens(user([{"inline_data": {"mime_type": "image/png", "data": data}}])) == 1004
+    assert estimate_tokens(user([{"type": "file", "file": {"file_data": data}}])) == 3004
+
+
 def test_a_document_of_plain_text_is_text():
     plain = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x" * 30_000}}
     parts = {
@@ -229,7 +237,7 @@ class Broken(dict[str, object]):
         {"messages": None},
         {"messages": 5},
         {"messages": "x" * 9},
-        {"messages": [None, 1.5, True, b"bytes", object(), {}, [], [[]], ""]},
+        {"messages": [None, 1.5, True, object(), {}, [], [[]], ""]},
         {"messages": [{"type": ["text"], "content": {5: "x", None: 1}}]},
         {"messages": [{"type": "document", "source": {"type": "text"}}, {"data": "x", 5: 5}]},
         {"tools": {5: {("a", "b"): object}}},

@@ -18,6 +18,9 @@ from loco_otel.cli.doctor.report import ForeignInstrumentor, Sdk, WrappedMethod
 
 OURS = "loco_otel"
 
+_PROXY_TYPE: type[Any] = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
+"""The base of all of wrapt's wrappers: the first name is wrapt 2's."""
+
 _DECORATORS = frozenset({"pydantic", "typing_extensions"})
 """Beside the standard library, whose functions wrap an SDK's methods where it defines them."""
 
@@ -100,7 +103,7 @@ def _find_sdk_classes(sdk: str) -> set[type]:
 def _iterate_wrapper_modules(function: Any, sdk: str) -> Iterator[str]:
     """Name the modules of the wrappers around a function, the outermost first, without those that were born with it."""
     while function is not None:
-        if isinstance(function, wrapt.BaseObjectProxy):  # which says of itself that it is a function too
+        if isinstance(function, _PROXY_TYPE):  # which says of itself that it is a function too
             inner = function.__wrapped__
             wrapper = getattr(function, "_self_wrapper", None)
             module = getattr(wrapper, "__module__", None) or type(function).__module__
