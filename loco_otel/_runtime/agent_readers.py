@@ -5,7 +5,7 @@ A reader that raises, or returns no names, costs the name alone. Its first fault
 
 import logging
 from contextvars import ContextVar
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from loco_otel._fork import ForkSafeLock
 
@@ -118,7 +118,7 @@ def clean_name(name: str) -> str | None:
 
 
 def replace_surrogates(text: Any) -> Any:
-    """Return text in which each lone surrogate is U+FFFD, as an exporter loses a whole batch for one; no-op for others."""
+    """Return text in which each lone surrogate is U+FFFD: exporters lose a whole batch for one. No-op for others."""
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

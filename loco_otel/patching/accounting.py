@@ -7,10 +7,10 @@ from typing import Any
 from loco_otel._budgets.reservation import ActualCost, Settlement
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
+from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
 from loco_otel.events import Spending
-from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter
 from loco_otel.patching.estimates import create_reservation
 from loco_otel.patching.model_tiers import estimate_weight

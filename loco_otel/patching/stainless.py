@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from loco_otel.patching import wrappers
 from loco_otel._runtime.agent_readers import replace_surrogates
+from loco_otel.patching import wrappers
 from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.target import Target
 
