@@ -5,9 +5,12 @@ sync and the async wrapper are written here, once.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
-from loco_otel.patching import stainless
+from loco_otel.patching import attempt_wrappers, generator_wrappers, iterator_body, stainless, wrappers
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping
+from loco_otel.patching.address import parse_address
+from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.instrumentor import LocoInstrumentor
+from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
 
 __all__ = [
@@ -15,9 +18,16 @@ __all__ = [
     "CallDescription",
     "ExtendedRequest",
     "LocoInstrumentor",
+    "NamedArguments",
+    "Refusal",
     "Target",
     "UsageMeter",
     "as_mapping",
+    "attempt_wrappers",
+    "generator_wrappers",
     "is_live_tracer",
+    "iterator_body",
+    "parse_address",
     "stainless",
+    "wrappers",
 ]

@@ -134,6 +134,8 @@ class Call:
 
     def report_throttle(self, error: BaseException) -> None:
         """Tell the scheduler where an error means that the provider has too much to do."""
+        if self.ticket.state is State.SUSPENDED:
+            return  # the attempt that failed with it was reported when its pause began
         pushback = read_throttle_signal(
             self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
         )

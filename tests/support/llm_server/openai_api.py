@@ -1,0 +1,114 @@
+"""OpenAI's chat completions, and Groq's: the same but for the usage of a stream."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .answers import (
+    Answer,
+    Operation,
+    Refusal,
+    Settings,
+    Usage,
+    answer_words,
+    json_answer,
+    measure_usage,
+    retry_after_header,
+    sse_answer,
+    sse_event,
+)
+from .http1 import Request
+
+_KINDS = {400: "invalid_request_error", 401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+_RATE_LIMITS = {
+    "x-ratelimit-limit-requests": "1000",
+    "x-ratelimit-remaining-requests": "999",
+    "x-ratelimit-reset-requests": "60ms",
+    "x-ratelimit-limit-tokens": "100000",
+    "x-ratelimit-remaining-tokens": "99000",
+    "x-ratelimit-reset-tokens": "600ms",
+}
+
+
+class OpenAiApi:
+    """Serves `/v1/chat/completions` as `openai`, and the same path under `/groq` as `groq`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def parse(self, request: Request) -> Operation | None:
+        """Return the operation of a request, or None if it belongs to another API."""
+        is_groq = request.path.startswith("/groq/")
+        if is_groq != (self.name == "groq") or not request.path.endswith("/chat/completions"):
+            return None
+        body = request.json()
+        return Operation("chat.completions", str(body.get("model")), bool(body.get("stream")))
+
+    def answer(self, request: Request, operation: Operation, settings: Settings) -> Answer:
+        """Return a completion, or its chunks."""
+        body = request.json()
+        usage = measure_usage(settings, body.get("messages"))
+        if operation.streamed:
+            wanted = bool((body.get("stream_options") or {}).get("include_usage"))
+            return sse_answer(self._stream(operation.model, usage, answer_words(settings), wanted), _RATE_LIMITS)
+        message = {"role": "assistant", "content": "".join(answer_words(settings))}
+        completion: dict[str, Any] = {
+            **_head(operation.model, "chat.completion"),
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+            "usage": _describe_usage(usage),
+        }
+        if self.name == "groq":
+            completion["x_groq"] = {"id": "req_0"}
+        return json_answer(completion, headers=_RATE_LIMITS)
+
+    def _stream(self, model: str, usage: Usage, words: list[str], usage_wanted: bool) -> Iterator[bytes]:
+        head = _head(model, "chat.completion.chunk")
+        # Without `include_usage` no chunk has the field; with it, all but the last have it as null.
+        no_usage = {"usage": None} if usage_wanted and self.name == "openai" else {}
+        for index, word in enumerate(words):
+            delta = {"role": "assistant", "content": word} if index == 0 else {"content": word}
+            chunk: dict[str, Any] = {**head, "choices": [_choice(delta, None)], **no_usage}
+            if index == 0 and self.name == "groq":
+                chunk["x_groq"] = {"id": "req_0"}
+            yield sse_event(chunk)
+        last: dict[str, Any] = {**head, "choices": [_choice({}, "stop")], **no_usage}
+        if self.name == "groq":
+            # Groq reports the usage without being asked, in a field of its own.
+            last["x_groq"] = {"id": "req_0", "usage": _describe_usage(usage)}
+        yield sse_event(last)
+        if usage_wanted:
+            yield sse_event({**head, "choices": [], "usage": _describe_usage(usage)})
+        yield sse_event("[DONE]")
+
+    def refuse(self, operation: Operation, refusal: Refusal) -> Answer:
+        """Return an error response. `kind="insufficient_quota"` is an empty account instead of a rate limit."""
+        body = refusal.body if refusal.body is not None else _describe_error(refusal)
+        return json_answer(body, status=refusal.status, headers=retry_after_header(refusal))
+
+    def refuse_in_stream(self, operation: Operation, refusal: Refusal) -> bytes:
+        """Return the event that reports an error in a stream."""
+        return sse_event(_describe_error(refusal), "error" if self.name == "groq" else None)
+
+
+def _head(model: str, kind: str) -> dict[str, Any]:
+    return {"id": "chatcmpl-0", "object": kind, "created": 1, "model": model, "system_fingerprint": "fp_0"}
+
+
+def _choice(delta: dict[str, str], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _describe_usage(usage: Usage) -> dict[str, Any]:
+    # Cached tokens are a part of the prompt's, and reasoning tokens of the completion's.
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.billed_output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def _describe_error(refusal: Refusal) -> dict[str, Any]:
+    code = refusal.kind or _KINDS.get(refusal.status, "server_error")
+    kind = {"rate_limit_exceeded": "requests"}.get(code, code)
+    return {"error": {"message": refusal.message, "type": kind, "param": None, "code": code}}
