@@ -20,7 +20,7 @@ def test_entry_points_load() -> None:
     ours = {
         entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"
     }
-    assert ours.keys() == {"loco_openai", "loco_anthropic", "loco_groq"}
+    assert ours.keys() == {"loco_openai", "loco_anthropic", "loco_google_genai", "loco_groq"}
     for entry in ours.values():
         assert issubclass(entry.load(), LocoInstrumentor)
 

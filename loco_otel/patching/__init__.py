@@ -5,8 +5,9 @@ sync and the async wrapper are defined here, once.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
-from loco_otel.patching import stainless
+from loco_otel.patching import attempt_wrappers, generator_wrappers, iterator_body, stainless, wrappers
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
+from loco_otel.patching.address import parse_address
 from loco_otel.patching.agent_identity import (
     FrameworkReader,
     PartialIdentity,
@@ -14,7 +15,9 @@ from loco_otel.patching.agent_identity import (
     push_identity,
     record_reader_fault,
 )
+from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.instrumentor import LocoInstrumentor
+from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
 
 __all__ = [
@@ -23,14 +26,21 @@ __all__ = [
     "ExtendedRequest",
     "FrameworkReader",
     "LocoInstrumentor",
+    "NamedArguments",
     "PartialIdentity",
+    "Refusal",
     "Target",
     "UsageMeter",
     "as_mapping",
+    "attempt_wrappers",
+    "generator_wrappers",
     "get_field",
     "is_live_tracer",
+    "iterator_body",
+    "parse_address",
     "pop_identity",
     "push_identity",
     "record_reader_fault",
     "stainless",
+    "wrappers",
 ]

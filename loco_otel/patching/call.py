@@ -227,6 +227,8 @@ class Call:
 
     def report_throttle(self, error: BaseException) -> None:
         """Report to the scheduler an error that means that the provider is overloaded."""
+        if self.ticket.state is State.SUSPENDED:
+            return  # the attempt that failed with it was reported when its pause began
         signal = read_throttle_signal(
             self.adapter, getattr(error, "response", None), getattr(error, "body", None), error=error
         )

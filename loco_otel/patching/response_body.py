@@ -129,14 +129,14 @@ class ResponseBody:
     def wrap_stream(self, stream: Any) -> None:
         """See each chunk that the stream yields."""
         iterator = stream._iterator
-        if isinstance(iterator, _FollowedStream | _AsyncFollowedStream):
+        if isinstance(iterator, _FollowedStream | AsyncFollowedStream):
             return
         self.touch(self.ticket)
         self.ticket.idle_after = _UNREAD_IDLE_SECONDS
         if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
             iterator = _break_iterator_cycle(stream, iterator)
         stream._iterator = (
-            _AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)
+            AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)
         )
 
     def wrap_parse(self, answer: Any) -> None:
@@ -258,7 +258,7 @@ class _FollowedStream:
 
     def __init__(self, inner: Iterator[Any], body: ResponseBody) -> None:
         self._inner = inner
-        self._chunks = _iterate_chunks(inner, body)
+        self._chunks = iterate_chunks(inner, body)
 
     def __iter__(self) -> Iterator[Any]:
         # The SDK's own loop over a generator is quicker than over an object.
@@ -271,7 +271,7 @@ class _FollowedStream:
         return getattr(self._inner, name)
 
 
-def _iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
+def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
     """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
     body.begin_chunk()
     context, touch, read, ticket, meter = body.inference_context, body.touch, body.chunk_reader, body.ticket, body.meter
@@ -307,7 +307,7 @@ def _iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]: 
     body.end_body(None)
 
 
-class _AsyncFollowedStream:
+class AsyncFollowedStream:
     """The iterator of an async stream, and a look at what it yields."""
 
     def __init__(self, inner: AsyncIterator[Any], body: ResponseBody) -> None:

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.rate_limit_headers import read_rate_limits, read_retry_after
+from loco_otel.patching.refusal import Refusal, RefusalReader
 
 THROTTLE_STATUSES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
-_TIMEOUT_CLASSES = frozenset({"ConnectTimeout", "ReadTimeout", "WriteTimeout"})
-"""Classes of httpx and httpx2 that mean that a provider did not answer in time. `PoolTimeout` is the program's own."""
-_READ_TIMEOUT_CLASSES = frozenset({"ReadTimeout"})
-"""Those of a request that was sent."""
+_READ_TIMEOUT_CLASSES = frozenset({"ReadTimeout", "SocketTimeoutError", "TimeoutError"})
+"""Classes of httpx, httpx2 and aiohttp that mean that a provider did not answer in time a request that was sent."""
+_TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {"ConnectTimeout", "WriteTimeout", "ServerTimeoutError"}
+"""All that mean so. `PoolTimeout` is the program's own."""
 
 
 class ThrottleSignal(NamedTuple):
@@ -41,6 +42,11 @@ def read_throttle_signal(
             too busy to.
 
     """
+    if error is not None and isinstance(adapter, RefusalReader):
+        refusal = adapter.read_refusal(error)
+        if refusal is not None:
+            return _read_refusal(adapter, refusal)
+        response = body = None
     if isinstance(body, Mapping) and (response is None or response.is_success):
         # Begun well, and broken off; what the headers said was before.
         status = adapter.read_error_status(body)
@@ -56,6 +62,20 @@ def read_throttle_signal(
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
     return ThrottleSignal(status, kind, read_retry_after(headers), read_rate_limits(headers))
+
+
+def _read_refusal(adapter: Adapter, refusal: Refusal) -> ThrottleSignal | None:
+    """Return what a refusal means to the scheduler; None where it is not about load."""
+    status, headers, body, in_stream, retry_after = refusal
+    if status not in THROTTLE_STATUSES:
+        return None
+    if in_stream:
+        return ThrottleSignal(status, ThrottleKind.LOAD, None, None)  # what the headers said was before
+    spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
+    kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
+    if retry_after is None:
+        retry_after = read_retry_after(headers)
+    return ThrottleSignal(status, kind, retry_after, read_rate_limits(headers))
 
 
 def is_caller_gone(error: BaseException) -> bool:

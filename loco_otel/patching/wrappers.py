@@ -5,7 +5,7 @@ decided rejection reaches the program.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
@@ -15,6 +15,7 @@ from loco_otel._waiting import aio, ownership, threads
 from loco_otel.errors import LocoError
 from loco_otel.patching import repatching
 from loco_otel.patching.adapter import Adapter
+from loco_otel.patching.arguments import STAINLESS_OPTIONS, Arguments, CallArguments, SingleArgument
 from loco_otel.patching.call import Call
 from loco_otel.patching.call_setup import record_retry_wait, set_wait_on_inner_span, start_call
 from loco_otel.patching.rate_limit_headers import read_rate_limits
@@ -24,20 +25,26 @@ from loco_otel.patching.throttling import read_throttle_signal
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 """As wrapt calls it: the wrapped method, its instance, and the arguments."""
 
+Follow: TypeAlias = Callable[[Call, Any], Any]
+"""Ends a call with its answer; returns what the program reads in its place, None for the answer itself."""
 
-def wrap_call(adapter: Adapter) -> Wrapper:
-    """Schedule a sync `request(cast_to, options, ...)`."""
+_BUILD_OPTIONS = SingleArgument("options", 0)
+"""The request of `_build_request(options, ...)`."""
+
+
+def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS) -> Wrapper:
+    """Schedule a sync method that makes a call."""
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = start_call(adapter, client, _get_options(args, kwargs), wrapped)
-        if call is None or not _acquire_slot(call):
+        call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+        if call is None or not acquire_slot(call):
             return wrapped(*args, **kwargs)
-        args, kwargs = _replace_options(call, args, kwargs)
+        args, kwargs = replace_request(call, arguments, args, kwargs)
         call.enter_sdk_call()
         try:
             answer = wrapped(*args, **kwargs)
         except BaseException as error:
-            _try_fail_call(call, error)
+            try_fail_call(call, error)
             raise
         finally:
             call.exit_sdk_call()
@@ -47,24 +54,25 @@ def wrap_call(adapter: Adapter) -> Wrapper:
     return wrapper
 
 
-def wrap_async_call(adapter: Adapter) -> Wrapper:
-    """Schedule an async `request(cast_to, options, ...)`."""
+def wrap_async_call(
+    adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS, follow: Follow = follow_answer
+) -> Wrapper:
+    """Schedule an async method that makes a call."""
 
     async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = start_call(adapter, client, _get_options(args, kwargs), wrapped)
-        if call is None or not await _acquire_slot_async(call):
+        call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+        if call is None or not await acquire_slot_async(call):
             return await wrapped(*args, **kwargs)
-        args, kwargs = _replace_options(call, args, kwargs)
+        args, kwargs = replace_request(call, arguments, args, kwargs)
         call.enter_sdk_call()
         try:
             answer = await wrapped(*args, **kwargs)
         except BaseException as error:
-            _try_fail_call(call, error)
+            try_fail_call(call, error)
             raise
         finally:
             call.exit_sdk_call()
-        _try_follow_answer(call, answer)
-        return answer
+        return _try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -73,19 +81,10 @@ def wrap_pause(adapter: Adapter) -> Wrapper:
     """Give the slot back for the length of a sync `_sleep_for_retry(*, response, ...)`."""
 
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        paused = _suspend_slot(adapter, kwargs)
+        paused = suspend_slot(adapter, kwargs.get("response"), sys.exception())
         wrapped(*args, **kwargs)
         if paused is not None:
-            engine, ticket = paused
-            try:
-                engine.resume_ticket(ticket)
-                if ticket.state is not State.GRANTED:
-                    threads.wait_until_decided(engine, ticket)
-                record_retry_wait(ticket)
-            except LocoError:
-                raise
-            except Exception:
-                process.record_fault("queueing again after a pause")
+            resume_slot(*paused)
 
     return wrapper
 
@@ -94,25 +93,16 @@ def wrap_async_pause(adapter: Adapter) -> Wrapper:
     """Give the slot back for the length of an async `_sleep_for_retry(*, response, ...)`."""
 
     async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        paused = _suspend_slot(adapter, kwargs)
+        paused = suspend_slot(adapter, kwargs.get("response"), sys.exception())
         await wrapped(*args, **kwargs)
         if paused is not None:
-            engine, ticket = paused
-            try:
-                engine.resume_ticket(ticket)
-                if ticket.state is not State.GRANTED:
-                    await aio.wait_until_decided(engine, ticket)
-                record_retry_wait(ticket)
-            except LocoError:
-                raise
-            except Exception:
-                process.record_fault("queueing again after a pause")
+            await resume_slot_async(*paused)
 
     return wrapper
 
 
-def observe_attempt(adapter: Adapter) -> Wrapper:
-    """See an attempt go out, in `_build_request(options, ...)`, which has one colour and is further down than others.
+def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> Wrapper:
+    """See an attempt go out, in `_build_request`, which has one colour and is further down than others.
 
     Here the inference span of the SDK's own making, or of somebody who wraps below us, is the current one. And a call
     that got here without a slot went around our wrappers, so they are looked after.
@@ -122,7 +112,7 @@ def observe_attempt(adapter: Adapter) -> Wrapper:
         try:
             ticket = ownership.current_ticket()
             if ticket is None:
-                if _is_model_call(adapter, client, args[0] if args else kwargs.get("options")):
+                if _is_model_call(adapter, client, arguments.read_request(args, kwargs)):
                     repatching.reapply_all()
             elif ticket.request.settles:
                 set_wait_on_inner_span(ticket)
@@ -162,24 +152,14 @@ def _is_model_call(adapter: Adapter, client: Any, options: Any) -> bool:
         return False
 
 
-def _get_options(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return args[1] if len(args) > 1 else kwargs.get("options")
-
-
-def _replace_options(
-    call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def replace_request(call: Call, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallArguments:
     """Return the arguments with what is sent instead of what the program asked for."""
-    given = _get_options(args, kwargs)
-    options = call.prepare_options(given)
-    if options is given:
-        return args, kwargs
-    if len(args) > 1:
-        return (args[0], options, *args[2:]), kwargs
-    return args, {**kwargs, "options": options}
+    given = arguments.read_request(args, kwargs)
+    request = call.prepare_options(given)
+    return (args, kwargs) if request is given else arguments.replace_request(request, args, kwargs)
 
 
-def _acquire_slot(call: Call) -> bool:
+def acquire_slot(call: Call) -> bool:
     """Wait for the slot; False when it could not be had for a fault of ours."""
     try:
         call.submit()
@@ -196,7 +176,7 @@ def _acquire_slot(call: Call) -> bool:
     return True
 
 
-async def _acquire_slot_async(call: Call) -> bool:
+async def acquire_slot_async(call: Call) -> bool:
     """Wait for the slot; False when it could not be had: for a fault of ours, or because this is not asyncio."""
     if not aio.is_supported():
         call.bypass_unsupported(aio.UNSUPPORTED_LOOP)
@@ -216,30 +196,36 @@ async def _acquire_slot_async(call: Call) -> bool:
     return True
 
 
-def _try_fail_call(call: Call, error: BaseException) -> None:
+def try_fail_call(call: Call, error: BaseException) -> None:
+    """Give the slot back after a call that brought no body; a fault of ours in that is logged."""
     try:
         call.fail_call(error)
     except Exception:
         process.log_fault("noting a failed call")
 
 
-def _try_follow_answer(call: Call, answer: Any) -> None:
+def _try_follow_answer(call: Call, answer: Any, follow: Follow = follow_answer) -> Any:
+    """Return what the program reads: the answer, or what follows its body."""
     try:
-        follow_answer(call, answer)
+        followed = follow(call, answer)
     except Exception:
         process.log_fault("following an answer")
         call.cancel_after_fault()
+        return answer
+    return answer if followed is None else followed
 
 
-def _suspend_slot(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, Ticket] | None:
-    """Give back the slot of the call under way here, if it is one of ours, and note why it failed."""
+def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -> tuple[Engine, Ticket] | None:
+    """Give back the slot of the call under way here, if it is one of ours, and note why it failed.
+
+    Where there was no response, the SDK pauses while it handles what it failed with.
+    """
     ticket = ownership.current_ticket()
     if ticket is None or not ticket.request.settles or ticket.state is not State.GRANTED:
         return None
     try:
         engine = process.get_runtime().engine
-        # Where there was no response, the SDK pauses while it handles what it failed with.
-        pushback = read_throttle_signal(adapter, kwargs.get("response"), error=sys.exception())
+        pushback = read_throttle_signal(adapter, response, error=error)
         if pushback is not None:
             engine.record_throttling(ticket, *pushback)
         engine.suspend_ticket(ticket)
@@ -247,3 +233,29 @@ def _suspend_slot(adapter: Adapter, kwargs: Mapping[str, Any]) -> tuple[Engine, 
         process.log_fault("giving a slot back for a pause")
         return None
     return engine, ticket
+
+
+def resume_slot(engine: Engine, ticket: Ticket) -> None:
+    """Wait for the slot of a call that was suspended."""
+    try:
+        engine.resume_ticket(ticket)
+        if ticket.state is not State.GRANTED:
+            threads.wait_until_decided(engine, ticket)
+        record_retry_wait(ticket)
+    except LocoError:
+        raise
+    except Exception:
+        process.record_fault("queueing again after a pause")
+
+
+async def resume_slot_async(engine: Engine, ticket: Ticket) -> None:
+    """Wait for the slot of a call that was suspended."""
+    try:
+        engine.resume_ticket(ticket)
+        if ticket.state is not State.GRANTED:
+            await aio.wait_until_decided(engine, ticket)
+        record_retry_wait(ticket)
+    except LocoError:
+        raise
+    except Exception:
+        process.record_fault("queueing again after a pause")

@@ -90,7 +90,9 @@ def test_installed_by_hand_nothing_is_imported_either(program: Program) -> None:
         print(loco_otel.install(), {"openai", "anthropic", "httpx", "httpx2"} & set(sys.modules))
     """
     result = program.run(source, PATCHED, launched=False)
-    assert result.stdout == "('loco_anthropic', 'loco_groq', 'loco_openai') set()\nopenai True\nanthropic True\n"
+    assert (
+        result.stdout == "('loco_anthropic', 'loco_google_genai', 'loco_groq', 'loco_openai') set()\nopenai True\nanthropic True\n"
+    )
 
 
 @pytest.mark.parametrize(

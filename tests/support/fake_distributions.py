@@ -7,7 +7,7 @@ import importlib.metadata as metadata, sys
 
 class Blocker:
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
+        if any(f"{name}.".startswith(f"{hidden}.") for hidden in HIDDEN):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 def from_name(name, found=metadata.Distribution.from_name):

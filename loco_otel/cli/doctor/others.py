@@ -114,7 +114,9 @@ def _iterate_wrapper_modules(function: Any, sdk: str) -> Iterator[str]:
         else:
             return
         top = module.partition(".")[0]
-        if inner is not None and not (top == sdk or top in _DECORATORS or top in sys.stdlib_module_names):
+        if inner is not None and not (
+            f"{module}.".startswith(f"{sdk}.") or top in _DECORATORS or top in sys.stdlib_module_names
+        ):
             yield module
         function = inner
 

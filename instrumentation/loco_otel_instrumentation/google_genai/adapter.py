@@ -1,0 +1,153 @@
+"""Translates between google-genai and the scheduler."""
+
+import json
+import re
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+from loco_otel.patching import CallDescription, ExtendedRequest, Refusal, UsageMeter, parse_address
+
+_PATH = re.compile(r"(?P<before>.*?)(?P<model>[^/:]+)(?P<after>:(?P<method>\w+)(?:\?.*)?)")
+_OPERATIONS = {
+    "generateContent": "generate_content",
+    "streamGenerateContent": "generate_content",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "embeddings",
+}
+_FINISH_REASONS = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+}
+"""Its words for what the conventions call otherwise."""
+
+
+class GoogleGenaiAdapter:
+    """See `loco_otel.patching.Adapter`. A request is the arguments of `BaseApiClient.request`, by name."""
+
+    sdk = "google.genai"
+
+    def describe_call(self, client: Any, options: Mapping[str, Any]) -> CallDescription | None:
+        """Tell what a request is about to do; None when it is no call of a model."""
+        found = _PATH.fullmatch(options["path"])
+        operation = None if found is None else _OPERATIONS.get(found["method"])
+        if found is None or operation is None:
+            return None
+        body = _neutralise_body(options["request_dict"])
+        if found["method"] == "streamGenerateContent":
+            body["stream"] = True
+        provider = "gcp.vertex_ai" if client.vertexai else "gcp.gemini"
+        url = client._http_options.base_url
+        return CallDescription(provider, operation, found["model"], body, parse_address(str(url)) if url else None)
+
+    def request_usage(self, options: Any) -> ExtendedRequest | None:  # noqa: ARG002 - the protocol's
+        """Ask for nothing: every stream tells its usage."""
+        return None
+
+    def with_model(self, options: Mapping[str, Any], model: str | None) -> Any:
+        """Return a request that is sent with another model, which is a part of the path."""
+        found = _PATH.fullmatch(options["path"])
+        if found is None or model is None:
+            return options
+        return {**options, "path": f"{found['before']}{model}{found['after']}"}
+
+    def read_answer(self, answer: Any, meter: UsageMeter) -> None:
+        """Note what a whole answer says."""
+        self.read_chunk(answer, meter)
+
+    def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
+        """Note what one event of a stream says."""
+        known = json.loads(chunk.body)
+        _read_figures(known, meter)
+        for candidate in known.get("candidates") or ():
+            for part in (candidate.get("content") or {}).get("parts") or ():
+                meter.characters += len(part.get("text") or "")
+
+    def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
+        """Note of one event only the provider's figures."""
+        _read_figures(json.loads(chunk.body), meter)
+
+    def is_spend_limit(self, error: Mapping[str, object]) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False: Gemini's quotas are of requests and tokens, and all are refilled."""
+        return False
+
+    def read_error_status(self, error: Mapping[str, object]) -> int | None:  # noqa: ARG002 - the protocol's
+        """Return None: the errors of this SDK are read by `read_refusal`."""
+        return None
+
+    def read_refusal(self, error: BaseException) -> Refusal | None:
+        """Read the SDK's own error, whose code is set whatever transport it came by."""
+        code = getattr(error, "code", None)
+        if not isinstance(code, int):
+            return None
+        response, details = getattr(error, "response", None), getattr(error, "details", None)
+        # Within a stream the response is the SDK's own, which was a good one.
+        in_stream = getattr(response, "status_code", None) == 200  # noqa: PLR2004
+        headers = getattr(response, "headers", None) or {}
+        return Refusal(code, headers, details, in_stream, _read_retry_delay(details))
+
+
+def break_stream_cycle(response: Any) -> None:
+    """Let the connection of an async stream that is dropped half read be closed at once.
+
+    The SDK's response keeps the generator that reads it, and that refers back to the response: both would stay until
+    the garbage collector comes by. The generator can as well read a copy.
+    """
+    if not isinstance(response.response_stream, list):
+        response.async_segments = copy(response).async_segments
+
+
+def _neutralise_body(body: Mapping[str, Any]) -> dict[str, object]:
+    """Return a request's body under the names that the toolkit reads."""
+    config = body.get("generationConfig") or {}
+    neutral = {
+        "input": body.get("contents") or body.get("content") or body.get("requests"),
+        "system": body.get("systemInstruction"),
+        "tools": body.get("tools"),
+        "response_format": config.get("responseSchema") or config.get("responseJsonSchema"),
+        "max_output_tokens": config.get("maxOutputTokens"),
+        "n": config.get("candidateCount"),
+        "temperature": config.get("temperature"),
+        "top_p": config.get("topP"),
+        "top_k": config.get("topK"),
+        "seed": config.get("seed"),
+        "frequency_penalty": config.get("frequencyPenalty"),
+        "presence_penalty": config.get("presencePenalty"),
+    }
+    return {name: value for name, value in neutral.items() if value is not None}
+
+
+def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:
+    usage = known.get("usageMetadata")
+    if usage:
+        # Cached tokens are a part of the prompt's; thoughts and the results of tools are counted apart.
+        meter.input_tokens = (usage.get("promptTokenCount") or 0) + (usage.get("toolUsePromptTokenCount") or 0)
+        meter.cache_read_tokens = usage.get("cachedContentTokenCount")
+        thoughts = meter.reasoning_tokens = usage.get("thoughtsTokenCount")
+        candidates = usage.get("candidatesTokenCount")
+        if candidates is not None or thoughts is not None:
+            meter.output_tokens = (candidates or 0) + (thoughts or 0)
+    meter.model = known.get("modelVersion") or meter.model
+    meter.response_id = known.get("responseId") or meter.response_id
+    reasons = [candidate.get("finishReason") for candidate in known.get("candidates") or ()]
+    if any(reasons):
+        meter.finish_reasons = tuple(_FINISH_REASONS.get(reason, reason.lower()) for reason in reasons if reason)
+
+
+def _read_retry_delay(details: object) -> float | None:
+    """Return in how many seconds to come again, as `RetryInfo` in the body of an error says."""
+    error = details.get("error", details) if isinstance(details, Mapping) else None
+    items = error.get("details") if isinstance(error, Mapping) else None
+    for item in items if isinstance(items, list) else ():
+        delay = item.get("retryDelay") if isinstance(item, Mapping) else None
+        if isinstance(delay, str):
+            try:
+                return float(delay.removesuffix("s"))
+            except ValueError:
+                return None
+    return None

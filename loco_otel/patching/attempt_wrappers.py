@@ -1,0 +1,68 @@
+"""The wrappers around one attempt of a call, for SDKs whose pause between two attempts cannot be seen.
+
+An attempt that failed gives the slot back, and the next one of the same call asks for it again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._runtime import process
+from loco_otel._waiting import ownership
+from loco_otel.patching.adapter import Adapter
+from loco_otel.patching.throttling import is_caller_gone
+from loco_otel.patching.wrappers import Wrapper, resume_slot, resume_slot_async, suspend_slot
+
+
+def wrap_attempt(adapter: Adapter) -> Wrapper:
+    """Hold the slot for the length of a sync attempt, and of the body that it opens."""
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ticket = _get_suspended_ticket()
+        if ticket is not None:
+            resume_slot(process.get_runtime().engine, ticket)
+        try:
+            return wrapped(*args, **kwargs)
+        except Exception as error:
+            _suspend_after(adapter, error)
+            raise
+
+    return wrapper
+
+
+def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) -> Wrapper:
+    """Hold the slot for the length of an async attempt, and of the body that it opens.
+
+    Args:
+        adapter: reads what the attempt failed with.
+        prepare_answer: is given the answer before the SDK reads it.
+
+    """
+
+    async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ticket = _get_suspended_ticket()
+        if ticket is not None:
+            await resume_slot_async(process.get_runtime().engine, ticket)
+        try:
+            answer = await wrapped(*args, **kwargs)
+        except Exception as error:
+            _suspend_after(adapter, error)
+            raise
+        try:
+            prepare_answer(answer)
+        except Exception:
+            process.log_fault("preparing an answer")
+        return answer
+
+    return wrapper
+
+
+def _get_suspended_ticket() -> Ticket | None:
+    ticket = ownership.current_ticket()
+    return ticket if ticket is not None and ticket.state is State.SUSPENDED else None
+
+
+def _suspend_after(adapter: Adapter, error: Exception) -> None:
+    # A request that timed out is not sent again, and is charged as one in flight.
+    if not is_caller_gone(error):
+        suspend_slot(adapter, None, error)
