@@ -348,7 +348,7 @@ def test_calls_of_a_pool_run_under_the_slot_and_the_name_of_who_submitted_them(
         inherited.result(SOON)
         pool.submit(sdk.ask, client).result(SOON)
     ended = [event.ticket for event in scheduling.seen.of(Released)]
-    assert [(ticket.request.agent, ticket.inside) for ticket in ended] == [
+    assert [(ticket.request.agent, ticket.is_nested) for ticket in ended] == [
         ("writer", True),
         ("writer", False),
         ("writer", False),
