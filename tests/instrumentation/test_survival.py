@@ -108,19 +108,19 @@ def test_an_engine_that_takes_no_request(
 
 
 OPERATIONS = (
-    "ticket",
+    "create_ticket",
     "submit",
-    "park",
-    "admit",
+    "park_ticket",
+    "admit_ticket",
     "release",
     "cancel",
-    "abandon",
-    "suspend",
-    "resume",
-    "touch",
-    "move",
-    "throttle",
-    "bypass",
+    "abandon_ticket",
+    "suspend_ticket",
+    "resume_ticket",
+    "touch_lease",
+    "set_scopes",
+    "record_throttling",
+    "record_bypass",
 )
 
 
@@ -161,7 +161,7 @@ def test_an_adapter_that_cannot_describe(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(ADAPTERS[sdk.name], "describe", broken)
+    monkeypatch.setattr(ADAPTERS[sdk.name], "describe_call", broken)
     scheduling = scheduled(capacity=1)
     calls_go_on(sdk, server)
     assert not scheduling.seen.of(Submitted)
