@@ -427,7 +427,7 @@ def test_a_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Sch
 
 
 @each_sdk
-@pytest.mark.parametrize("method", ["cost", "settle", "reserve"])
+@pytest.mark.parametrize("method", ["compute_cost", "settle_reservation", "reserve_estimate"])
 def test_a_fault_of_ours_costs_no_call_and_keeps_no_slot(
     method: str, sdk: Sdk, server: LlmServer, priced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,7 +435,7 @@ def test_a_fault_of_ours_costs_no_call_and_keeps_no_slot(
         raise ZeroDivisionError("on our side")
 
     scheduling = priced(1, budgets="*=1")
-    monkeypatch.setattr(Prices if method == "cost" else MemoryLedger, method, broken)
+    monkeypatch.setattr(Prices if method == "compute_cost" else MemoryLedger, method, broken)
 
     async def main() -> None:
         async with _entered(sdk, server) as client:

@@ -100,7 +100,7 @@ def test_no_secret_gets_out(
                 await now(ask(sdk, client))
             monkeypatch.setattr(ADAPTERS[sdk.name], "read_answer", broken)
             await now(ask(sdk, client))
-            monkeypatch.setattr(ADAPTERS[sdk.name], "describe", broken)
+            monkeypatch.setattr(ADAPTERS[sdk.name], "describe_call", broken)
             await now(ask(sdk, client))
 
     async def rejected() -> None:
