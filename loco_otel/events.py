@@ -42,18 +42,13 @@ class GrantReason(StrEnum):
 
 
 class WaitReason(StrEnum):
-    """What a request waits for, as its wait begins."""
+    """What a request waits for as its wait begins; `budget` if the wait ends as its budget is used up."""
 
     SLOTS = "slots"
-    """Every slot is held, or other requests of the same queue set wait already: more capacity helps."""
     RESERVED = "reserved"
-    """The free slot is reserved for a request of several resources that has waited too long."""
     RATE_LIMIT = "rate_limit"
-    """A slot is free, and the requests or tokens of this minute are used up."""
     PROVIDER_PAUSE = "provider_pause"
-    """The provider asked for a pause."""
     BUDGET = "budget"
-    """It was rejected while it waited, as its budget was used up."""
 
 
 class ThrottleKind(StrEnum):
@@ -418,15 +413,7 @@ class TicketSnapshot(NamedTuple):
 
 
 class ResourceSnapshot(NamedTuple):
-    """One resource at one moment.
-
-    Example:
-        >>> import loco_otel
-        >>> with loco_otel.slot('analyst'):
-        ...     loco_otel.snapshot().resources[0].capacity is None
-        True
-
-    """
+    """One resource at one moment."""
 
     resource: str
     policy: str
