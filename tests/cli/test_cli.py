@@ -179,7 +179,7 @@ def test_version_not_supported(doctor: Doctor, tmp_path: Path) -> None:
     assert "NOT patched: version not supported, it takes anthropic >= " in sdk_rows(done.stdout)["anthropic"]
     assert "  warning: anthropic 0.1.0 is left alone, its calls go unscheduled\n" in done.stdout
     assert done.returncode == 0
-    assert "the calls of google.genai, openai are scheduled" in last_line(done.stdout)
+    assert "the calls of google.genai, groq, openai are scheduled" in last_line(done.stdout)
 
 
 def test_method_put_back_is_not_patched() -> None:
