@@ -65,8 +65,9 @@ class Scheduling:
         self._exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        runtime.engine.add_listener(self.seen)
         runtime.start_telemetry(provider)
+        # After telemetry's listener: once an event is seen, the spans that it ends are there.
+        runtime.engine.add_listener(self.seen)
         loco_otel.install()
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
