@@ -91,7 +91,7 @@ class Ticket:
     touched_at = 0.0
     """The last sign of life."""
     idle_after = inf
-    """Seconds after that from which on its slot lies idle, see `_core/idle.py`; inf while its holder works under it.
+    """Seconds after that from which its slot is idle (see `_core/idle_leases.py`); inf while its holder works under it.
 
     Set by the shell, without the lock.
     """

@@ -1,4 +1,4 @@
-"""Who holds what for whom: the marks that let the core see that a waiter blocks a holder, see `_core/pool.py`.
+"""Who holds what for whom: the marks that let the core see that a waiter blocks a holder, see `_core/deadlock.py`.
 
 A lease lives in the thread and the context that reads its body. Contexts are inherited: a child task and
 `asyncio.to_thread` see the claims of their parent. A sync waiter also blocks its whole thread, and with it every task
