@@ -28,20 +28,20 @@ from loco_otel.testing import RecordingListener
 
 
 @pytest.mark.parametrize("weight", [0, -1, 0.0, math.nan, math.inf, -math.inf, 1e9 + 1, 1e300])
-def test_a_weight_is_a_positive_number_with_which_one_can_count(weight: float) -> None:
+def test_weight_is_a_finite_positive_number(weight: float) -> None:
     with pytest.raises(ValueError, match=r"^weight must be a number above 0 and at most 1000000000, not "):
         slot("a", weight=weight)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf])
-def test_a_timeout_is_no_negative_number(timeout: float) -> None:
+def test_negative_timeout_is_rejected(timeout: float) -> None:
     with pytest.raises(ValueError, match=r"^timeout must be a number of seconds of at least 0, not "):
         slot("a", timeout=timeout)
 
 
 @pytest.mark.parametrize("name", ["", 7, b"a"])
 @pytest.mark.parametrize("take", [slot, as_agent])
-def test_an_agent_is_a_name(take: Callable[[Any], object], name: object) -> None:
+def test_agent_is_a_name(take: Callable[[Any], object], name: object) -> None:
     with pytest.raises(ValueError, match=r"^agent must be a name, not "):
         take(name)
 
@@ -49,17 +49,17 @@ def test_an_agent_is_a_name(take: Callable[[Any], object], name: object) -> None
 @pytest.mark.parametrize(
     ("weight", "counted"), [(1, 1.0), (2.5, 2.5), (0.0001, 0.001), (1e-300, 0.001), (1e9, 1e9), (0.0004999, 0.001)]
 )
-def test_a_weight_counts_in_thousandths_and_never_as_nothing(weight: float, counted: float) -> None:
+def test_weight_counts_in_thousandths_and_never_as_zero(weight: float, counted: float) -> None:
     assert slot("a", weight=weight).weight == counted
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5, 10, math.inf])
-def test_a_timeout_may_be_any_other_number(timeout: float) -> None:
+def test_timeout_may_be_any_other_number(timeout: float) -> None:
     with slot("a", timeout=timeout) as held:
         assert held.waited_ticks == 0
 
 
-def test_what_is_asked_for_is_what_listeners_see() -> None:
+def test_listeners_receive_what_is_requested() -> None:
     listener = RecordingListener()
     process.get_runtime().engine.add_listener(listener)
     with slot("a", weight=2, timeout=5, tenant="acme", task_type="summary", labels={"priority": "low"}):
@@ -71,7 +71,7 @@ def test_what_is_asked_for_is_what_listeners_see() -> None:
     assert (request.provider, request.model, request.settles, request.admission) == (None, None, False, False)
 
 
-def test_a_rejection_is_one_of_ours() -> None:
+def test_rejection_is_an_error_of_the_package() -> None:
     assert issubclass(loco_otel.AcquireTimeoutError, TimeoutError)
     for name in ("AcquireTimeoutError", "BackpressureError", "ShutdownError", "BudgetExceededError"):
         assert issubclass(getattr(loco_otel, name), AcquireRejectedError)
@@ -79,7 +79,7 @@ def test_a_rejection_is_one_of_ours() -> None:
         assert issubclass(getattr(loco_otel, name), LocoError)
 
 
-def test_a_snapshot_shows_who_holds() -> None:
+def test_snapshot_shows_the_holders() -> None:
     process.replace_runtime(Settings().changed(capacity=2))
     (standing,) = loco_otel.snapshot().resources
     assert (standing.resource, standing.capacity, standing.agents) == ("llm_api", 2, ())
@@ -102,7 +102,7 @@ def span() -> Iterator[Callable[[str], Any]]:
     return lambda name: tracer.start_as_current_span("invoke_agent", attributes={"gen_ai.agent.name": name})
 
 
-def test_the_nearest_who_says_so_is_believed(monkeypatch: pytest.MonkeyPatch, span: Callable[[str], Any]) -> None:
+def test_nearest_source_of_a_name_wins(monkeypatch: pytest.MonkeyPatch, span: Callable[[str], Any]) -> None:
     assert me() == "unknown"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "service")
     process.replace_runtime(None)
@@ -119,7 +119,7 @@ def test_the_nearest_who_says_so_is_believed(monkeypatch: pytest.MonkeyPatch, sp
         assert me() == "read"
 
 
-def test_a_span_without_an_agent_says_nothing(span: Callable[[str], Any]) -> None:
+def test_span_without_an_agent_names_none(span: Callable[[str], Any]) -> None:
     with span(""):
         assert me() == "unknown"
     with TracerProvider(shutdown_on_exit=False).get_tracer("any").start_as_current_span("work"):
@@ -128,7 +128,7 @@ def test_a_span_without_an_agent_says_nothing(span: Callable[[str], Any]) -> Non
         assert me() == "unknown"
 
 
-def test_a_tenant_comes_with_the_agent_unless_another_is_given() -> None:
+def test_tenant_comes_with_the_agent_unless_given() -> None:
     def tenant(*args: str, **options: str) -> str | None:
         return slot(*args, **options)._request.tenant
 
@@ -141,7 +141,7 @@ def test_a_tenant_comes_with_the_agent_unless_another_is_given() -> None:
             assert tenant() == "acme"
 
 
-def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
+def test_payer_comes_with_the_agent_or_from_baggage() -> None:
     carried = baggage.set_baggage("loco.team", "blue", baggage.set_baggage("loco.session", 4711))
     token = context.attach(carried)
     try:
@@ -162,12 +162,12 @@ def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
 
 @pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])
 @pytest.mark.parametrize("value", ["", 5])
-def test_what_is_no_name_is_refused(name: str, value: object) -> None:
+def test_invalid_name_is_rejected(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a name or None, not {value!r}"):
         as_agent("a", **{name: value})  # type: ignore[arg-type]
 
 
-def test_as_agent_holds_for_what_inherits_the_context() -> None:
+def test_as_agent_applies_where_the_context_is_inherited() -> None:
     seen: dict[str, str] = {}
 
     async def child() -> None:
@@ -185,7 +185,7 @@ def test_as_agent_holds_for_what_inherits_the_context() -> None:
     assert seen == {"task": "parent", "child": "child", "parent": "parent", "after": "unknown"}
 
 
-def test_as_agent_does_not_hold_for_another_thread() -> None:
+def test_as_agent_does_not_apply_to_another_thread() -> None:
     seen = []
     thread = threading.Thread(target=Context().run, args=(lambda: seen.append(me()),))
     with as_agent("a"):
@@ -194,7 +194,7 @@ def test_as_agent_does_not_hold_for_another_thread() -> None:
     assert seen == ["unknown"]
 
 
-def test_as_agent_ends_with_its_body_also_when_that_raises() -> None:
+def test_as_agent_ends_with_a_body_that_raises() -> None:
     with pytest.raises(RuntimeError), as_agent("outer"):
         with pytest.raises(KeyError), as_agent("inner"):
             raise KeyError
@@ -203,7 +203,7 @@ def test_as_agent_ends_with_its_body_also_when_that_raises() -> None:
     assert me() == "unknown"
 
 
-def test_one_as_agent_serves_many_bodies() -> None:
+def test_as_agent_is_reusable() -> None:
     analyst = as_agent("analyst")
     with analyst:
         with analyst, as_agent("other"):
@@ -212,7 +212,7 @@ def test_one_as_agent_serves_many_bodies() -> None:
     assert me() == "unknown"
 
 
-def test_one_as_agent_serves_tasks_at_the_same_time() -> None:
+def test_as_agent_serves_concurrent_tasks() -> None:
     analyst = as_agent("analyst")
 
     async def work(together: asyncio.Barrier) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def test_one_as_agent_serves_tasks_at_the_same_time() -> None:
     assert asyncio.run(main()) == [("analyst", "unknown")] * 3
 
 
-def test_a_generator_may_end_its_as_agent_anywhere() -> None:
+def test_as_agent_of_a_generator_may_end_anywhere() -> None:
     def speak() -> Iterator[str]:
         with as_agent("generator"):
             yield me()
@@ -293,7 +293,7 @@ def instrumentors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return CALLS
 
 
-def test_install_patches_ours_once_and_uninstall_takes_them_off(instrumentors: list[str]) -> None:
+def test_install_patches_once_and_uninstall_unpatches(instrumentors: list[str]) -> None:
     assert loco_otel.install() == ("loco_first", "loco_second")
     assert loco_otel.install() == ("loco_first", "loco_second")
     assert instrumentors == ["instrument loco_first", "instrument loco_second"]
@@ -303,7 +303,7 @@ def test_install_patches_ours_once_and_uninstall_takes_them_off(instrumentors: l
 
 
 @pytest.mark.parametrize(("left_out", "rest"), [("loco_first", ("loco_second",)), ("*", ()), ("loco_first,*", ())])
-def test_install_leaves_out_what_opentelemetry_is_told_to(
+def test_install_skips_what_opentelemetry_disables(
     instrumentors: list[str], monkeypatch: pytest.MonkeyPatch, left_out: str, rest: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", left_out)
@@ -311,7 +311,7 @@ def test_install_leaves_out_what_opentelemetry_is_told_to(
     assert instrumentors == [f"instrument {name}" for name in rest]
 
 
-def test_install_does_nothing_when_switched_off(
+def test_install_does_nothing_when_disabled(
     instrumentors: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LOCO_ENABLED", "false")
@@ -347,7 +347,7 @@ loco_otel.as_agent()  # type: ignore[call-arg]
 """
 
 
-def test_a_strictly_typed_program_passes(tmp_path: Path) -> None:
+def test_strictly_typed_program_passes(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(TYPED)
     cache = str(tmp_path / "cache")
@@ -355,7 +355,7 @@ def test_a_strictly_typed_program_passes(tmp_path: Path) -> None:
     assert (status, err) == (0, ""), out
 
 
-def test_all_that_is_promised_is_there() -> None:
+def test_promised_names_exist() -> None:
     assert len(set(loco_otel.__all__)) == len(loco_otel.__all__)
     for name in loco_otel.__all__:
         assert getattr(loco_otel, name) is not None

@@ -37,7 +37,7 @@ def test_readme_example_runs() -> None:
     ]
 
 
-def test_policies_page_prints_what_it_says() -> None:
+def test_policies_page_prints_what_it_shows() -> None:
     page = (ROOT / "docs/policies.md").read_text()
     (program,), (said,) = _blocks(page, "python"), _blocks(page, "text")
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
@@ -45,7 +45,7 @@ def test_policies_page_prints_what_it_says() -> None:
     assert done.stdout == said
 
 
-def test_identity_page_prints_what_it_says() -> None:
+def test_identity_page_prints_what_it_shows() -> None:
     page = (ROOT / "docs/identity.md").read_text()
     (program,), (output,) = _blocks(page, "python"), _blocks(page, "text")
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
@@ -130,7 +130,7 @@ LIBRARY = (ROOT / "docs" / "library.md").read_text()
 
 
 @pytest.mark.parametrize("number", range(len(_blocks(LIBRARY, "python"))))
-def test_examples_of_the_library_run_and_print_what_they_say(number: int) -> None:
+def test_library_examples_print_what_they_show(number: int) -> None:
     program = _blocks(LIBRARY, "python")[number]
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -169,7 +169,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
             assert default.strip("`") == defaults[key], key
 
 
-def test_readme_commands_are_there() -> None:
+def test_readme_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
@@ -225,6 +225,6 @@ def test_decision_has_the_usual_form(page: Path) -> None:
     assert f"| [{number}]({page.name}) | {title.removeprefix(f'# {number}. ')} |" in index
 
 
-def test_decisions_leave_no_number_out() -> None:
+def test_decision_numbers_have_no_gaps() -> None:
     numbers = re.findall(r"^\| \[?(\d{4})", (ROOT / "docs/decisions/README.md").read_text(), re.MULTILINE)
     assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))

@@ -93,7 +93,7 @@ def rows(output: str) -> dict[str, Row]:
     return {agent: Row(*(kind(cell) for kind, cell in zip(kinds, cells, strict=True))) for agent, *cells in found}
 
 
-def test_demo(marked: Marked) -> None:
+def test_demo_runs(marked: Marked) -> None:
     # What a user's shell may have set does not change the demo.
     status, output = marked.run(RUN, LOCO_ENABLED="false", OTEL_SDK_DISABLED="true", HTTP_PROXY="http://127.0.0.1:9")
     assert status == 0, output
@@ -124,7 +124,7 @@ def test_demo(marked: Marked) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", output)
 
 
-def test_demo_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
+def test_demo_runs_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
     program = tmp_path / "few_calls.py"
     program.write_text(FEW_CALLS)
     ours, theirs = pty.openpty()
@@ -147,7 +147,7 @@ def test_demo_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_stopped(marked: Marked, number: signal.Signals) -> None:
+def test_demo_can_be_stopped(marked: Marked, number: signal.Signals) -> None:
     with marked.start(RUN) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -160,7 +160,7 @@ def test_demo_stopped(marked: Marked, number: signal.Signals) -> None:
     assert rest.endswith("demo: stopped\n")
 
 
-def test_demo_of_a_program_that_fails(marked: Marked, tmp_path: Path) -> None:
+def test_demo_of_a_failing_program_reports_it(marked: Marked, tmp_path: Path) -> None:
     program = tmp_path / "failing.py"
     program.write_text(f"{FEW_CALLS}\nraise SystemExit('nothing to report')")
     status, output = marked.run(RUN, program)
@@ -169,7 +169,7 @@ def test_demo_of_a_program_that_fails(marked: Marked, tmp_path: Path) -> None:
     assert output.endswith("demo: the program failed, with exit status 1\n")
 
 
-def test_demo_of_a_program_beyond_capacity(marked: Marked, tmp_path: Path) -> None:
+def test_demo_of_a_program_above_capacity_reports_it(marked: Marked, tmp_path: Path) -> None:
     program = tmp_path / "greedy.py"
     program.write_text(f"import loco_otel\nloco_otel.configure(capacity=5)\n{FEW_CALLS}")
     status, output = marked.run(RUN, program)
@@ -177,7 +177,7 @@ def test_demo_of_a_program_beyond_capacity(marked: Marked, tmp_path: Path) -> No
     assert re.search(r"\ndemo: the server saw [3-5] calls at once, and at most 2 were allowed\n$", output)
 
 
-def test_demo_without_its_program(marked: Marked) -> None:
+def test_demo_without_its_program_reports_it(marked: Marked) -> None:
     assert marked.run(RUN, "missing.py") == (1, "demo: there is no program missing.py\n")
 
 
@@ -229,7 +229,7 @@ def test_check_holds_spans_against_the_server(demo: ModuleType) -> None:
             demo.check(result)
 
 
-def test_library(marked: Marked) -> None:
+def test_library_example_runs(marked: Marked) -> None:
     status, output = marked.run("-W", "error", EXAMPLES / "library.py")
     assert status == 0, output
     first, second, *middle, last = output.splitlines()
@@ -242,7 +242,7 @@ def test_library(marked: Marked) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_programs_know_nothing_of_loco(path: Path) -> None:
+def test_example_programs_do_not_import_loco(path: Path) -> None:
     nodes = list(ast.walk(ast.parse(path.read_text())))
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}

@@ -25,6 +25,6 @@ def test_entry_points_load() -> None:
         assert issubclass(entry.load(), LocoInstrumentor)
 
 
-def test_public_names_are_there() -> None:
+def test_public_names_exist() -> None:
     for name in loco_otel.__all__:
         assert getattr(loco_otel, name) is not None

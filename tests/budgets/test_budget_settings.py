@@ -22,7 +22,7 @@ def load(tmp_path, text="", **environ):
     return Settings.load({"LOCO_CONFIG": str(file), **environ})
 
 
-def test_a_line_names_agents_the_rest_and_all_together(tmp_path):
+def test_line_names_agents_the_rest_or_all(tmp_path):
     settings = load(
         tmp_path,
         LOCO_BUDGETS="analyst=5.00, default=2 ,*=20.000001,team=a=0.5",
@@ -39,7 +39,7 @@ def test_a_line_names_agents_the_rest_and_all_together(tmp_path):
     assert shown == "analyst=5.00, default=2, *=20.000001, team=a=0.5"
 
 
-def test_tables_say_what_a_line_cannot(tmp_path):
+def test_tables_express_what_lines_cannot(tmp_path):
     settings = load(
         tmp_path,
         """
@@ -76,7 +76,7 @@ def test_tables_say_what_a_line_cannot(tmp_path):
 @pytest.mark.parametrize(
     ("amount"), ["nan", "inf", "-inf", "-1", "0", "0.0000001", "1e10", "five", "", " ", "1e999999999999", "sNaN"]
 )
-def test_an_amount_that_is_none_is_refused_with_the_key(amount, tmp_path):
+def test_invalid_amount_is_rejected_with_its_key(amount, tmp_path):
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, LOCO_BUDGETS=f"analyst={amount}")
     assert str(refused.value).startswith(f"LOCO_BUDGETS=analyst={amount.strip()}: {LINE}")
@@ -85,13 +85,13 @@ def test_an_amount_that_is_none_is_refused_with_the_key(amount, tmp_path):
 @pytest.mark.parametrize(
     "line", ["analyst", "=5", "analyst=5,=2", "analyst=1,analyst=2", "*=1,*=2", "default=1,default=2"]
 )
-def test_a_line_without_names_or_with_one_twice_is_refused(line, tmp_path):
+def test_line_without_names_or_with_one_twice_is_rejected(line, tmp_path):
     with pytest.raises(ConfigurationError, match=r"^LOCO_BUDGETS="):
         load(tmp_path, LOCO_BUDGETS=line)
 
 
 @pytest.mark.parametrize("limit", [math.nan, math.inf, -math.inf, -1.0, 0, True, "much", 1e12, None])
-def test_a_running_program_is_refused_them_too(limit, tmp_path):
+def test_running_program_is_refused_invalid_budgets(limit, tmp_path):
     with pytest.raises(ConfigurationError, match="budgets"):
         load(tmp_path).changed(budgets=[{"key": "analyst", "limit": limit}])
 
@@ -130,13 +130,13 @@ def test_a_running_program_is_refused_them_too(limit, tmp_path):
         ("[downgrade]\na = 3", "downgrade.a=3 in {}: must be " + LADDER),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named_with_what_is_allowed(text, said, tmp_path):
+def test_file_fault_is_named_with_allowed_values(text, said, tmp_path):
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, text)
     assert str(refused.value) == said.format(tmp_path / "loco.toml")
 
 
-def test_a_downgrade_needs_a_ladder(tmp_path):
+def test_downgrade_requires_a_ladder(tmp_path):
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, LOCO_BUDGETS="analyst=5", LOCO_BUDGET_ON_EXCEEDED="downgrade")
     assert str(refused.value) == (
@@ -154,27 +154,27 @@ def test_a_downgrade_needs_a_ladder(tmp_path):
         ('scope = "team"\nkey = "default"', "a budget for each that no other one names has no key"),
     ],
 )
-def test_a_key_that_would_never_match_is_refused(text, message, tmp_path):
+def test_key_that_never_matches_is_rejected(text, message, tmp_path):
     with pytest.raises(ConfigurationError) as refused:
         load(tmp_path, f"[[budgets]]\nlimit = 1\n{text}")
     assert message in str(refused.value)
 
 
-def test_a_line_refuses_globs_of_agents_and_lines_of_nothing(tmp_path):
+def test_line_rejects_globs_of_agents_and_empty_lines(tmp_path):
     with pytest.raises(ConfigurationError, match="only the key of a model may be a glob"):
         load(tmp_path, LOCO_BUDGETS="worker-*=5")
     with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names nobody; none is for no budgets"):
         load(tmp_path, LOCO_BUDGETS=" , ,")
 
 
-def test_two_budgets_for_the_same_are_refused_however_the_period_is_said(tmp_path):
+def test_two_budgets_for_one_scope_and_period_are_rejected(tmp_path):
     two = '[[budgets]]\nkey = "a"\nlimit = 1\n[[budgets]]\nkey = "a"\nlimit = 2\nperiod = "hour"'
     assert len(load(tmp_path, two).limits) == 2
     with pytest.raises(ConfigurationError, match="two are named a"):
         load(tmp_path, two, LOCO_BUDGET_PERIOD="hour")
 
 
-def test_who_asks_for_a_ladder_is_named_where_there_is_none(tmp_path):
+def test_missing_ladder_names_the_budget_that_requires_it(tmp_path):
     rule = '[[budgets]]\nlimit = 1\non_exceeded = "downgrade"'
     with pytest.raises(ConfigurationError, match=r"^budgets=\[.*: downgrade needs a table"):
         load(tmp_path, rule, LOCO_BUDGET_ON_EXCEEDED="reject")
@@ -182,6 +182,6 @@ def test_who_asks_for_a_ladder_is_named_where_there_is_none(tmp_path):
         load(tmp_path, LOCO_BUDGETS="a=1", LOCO_BUDGET_ON_EXCEEDED="downgrade")
 
 
-def test_a_threshold_that_is_said_twice_is_told_once(tmp_path):
+def test_repeated_threshold_is_reported_once(tmp_path):
     (limit,) = load(tmp_path, "[[budgets]]\nlimit = 1\nthresholds = [50, 90, 50]").limits
     assert limit.thresholds == (50, 90)

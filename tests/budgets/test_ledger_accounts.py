@@ -22,7 +22,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_ACCOUNTS", 4)
 
 
-def test_accounts_of_a_period_that_is_over_are_forgotten() -> None:
+def test_accounts_of_a_past_period_are_evicted() -> None:
     ledger = LedgerState([EACH], UTC, 100.0)
     for number in range(4):
         ledger.settle_reservation(str(number), charge(f"agent {number}"), NOON)
@@ -30,7 +30,7 @@ def test_accounts_of_a_period_that_is_over_are_forgotten() -> None:
     assert [standing.key.key for standing in ledger.read_statuses(NOON + DAY)] == ["new"]
 
 
-def test_where_nothing_can_be_forgotten_looks_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweeps_become_rare_where_nothing_can_be_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     forget = LedgerState._prune_accounts
 

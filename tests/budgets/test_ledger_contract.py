@@ -61,7 +61,7 @@ def stands(ledger: Ledger, now: float = NOON) -> dict[str, tuple[int, int]]:
     return {it.key.key: (it.spent, it.reserved) for it in ledger.read_statuses(now)}
 
 
-def test_an_estimate_is_reserved_and_what_it_took_is_spent(make: Make) -> None:
+def test_estimate_is_reserved_and_cost_is_spent(make: Make) -> None:
     ledger = make(budget())
     assert ledger.reserve_estimate("1", charge(60), NOON).admitted
     assert stands(ledger) == {"*": (0, 60)}
@@ -71,7 +71,7 @@ def test_an_estimate_is_reserved_and_what_it_took_is_spent(make: Make) -> None:
     assert (standing.spent, standing.reserved, standing.limit, standing.since) == (45, 0, 100, NOON + 1)
 
 
-def test_what_has_no_room_reserves_nothing_and_says_how_it_stands(make: Make) -> None:
+def test_reservation_without_room_reserves_nothing(make: Make) -> None:
     ledger = make(budget(), budget(1000, Scope.AGENT, "a"))
     ledger.reserve_estimate("1", charge(60), NOON)
     decision = ledger.reserve_estimate("2", charge(41), NOON)
@@ -82,7 +82,7 @@ def test_what_has_no_room_reserves_nothing_and_says_how_it_stands(make: Make) ->
     assert ledger.reserve_estimate("3", charge(40), NOON).admitted, "the limit itself may be spent"
 
 
-def test_a_judgement_looks_at_what_is_spent_alone_and_reserves_nothing(make: Make) -> None:
+def test_judgement_counts_spending_alone_and_reserves_nothing(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(90), NOON)
     assert ledger.check_estimate(charge(100), NOON).admitted
@@ -92,14 +92,14 @@ def test_a_judgement_looks_at_what_is_spent_alone_and_reserves_nothing(make: Mak
     assert stands(ledger) == {"*": (90, 0)}
 
 
-def test_reserving_again_changes_nothing(make: Make) -> None:
+def test_repeated_reservation_changes_nothing(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(60), NOON)
     assert ledger.reserve_estimate("1", charge(60), NOON) == ADMITTED
     assert stands(ledger) == {"*": (0, 60)}
 
 
-def test_giving_back_ends_a_reservation_once(make: Make) -> None:
+def test_release_ends_a_reservation_once(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(60), NOON)
     ledger.cancel_reservation("1")
@@ -108,13 +108,13 @@ def test_giving_back_ends_a_reservation_once(make: Make) -> None:
     assert stands(ledger) == {"*": (0, 0)}
 
 
-def test_what_has_no_reservation_is_charged_all_the_same(make: Make) -> None:
+def test_call_without_reservation_is_charged(make: Make) -> None:
     ledger = make(budget())
     ledger.settle_reservation("lost", charge(30), NOON)
     assert stands(ledger) == {"*": (30, 0)}
 
 
-def test_a_reservation_that_nobody_renews_expires(make: Make) -> None:
+def test_unrenewed_reservation_expires(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("dead", charge(60), NOON)
     ledger.reserve_estimate("alive", charge(40), NOON)
@@ -127,7 +127,7 @@ def test_a_reservation_that_nobody_renews_expires(make: Make) -> None:
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_a_budget_lets_pass_by_its_action(action: Action, make: Make) -> None:
+def test_budget_admits_by_its_action(action: Action, make: Make) -> None:
     ledger = make(budget(10, action=action))
     decision = ledger.reserve_estimate("1", charge(60), NOON)
     assert decision.admitted is (action is Action.ALERT)
@@ -139,7 +139,7 @@ def test_a_budget_lets_pass_by_its_action(action: Action, make: Make) -> None:
     assert stands(ledger) == {"*": (0, expected)}
 
 
-def test_units_are_counted_apart(make: Make) -> None:
+def test_units_are_counted_separately(make: Make) -> None:
     ledger = make(budget(100), budget(1500, unit=Unit.WEIGHT))
     assert ledger.reserve_estimate("1", charge(10), NOON).admitted
     refused = ledger.reserve_estimate("2", charge(10), NOON)
@@ -149,7 +149,7 @@ def test_units_are_counted_apart(make: Make) -> None:
     assert spent == {Unit.USD: 0, Unit.WEIGHT: 700}, "an unknown price takes weight alone"
 
 
-def test_the_default_is_for_each_that_is_not_named(make: Make) -> None:
+def test_default_applies_to_each_unnamed_agent(make: Make) -> None:
     ledger = make(budget(5, Scope.AGENT, None), budget(50, Scope.AGENT, "rich"))
     assert not ledger.reserve_estimate("1", charge(10, "poor"), NOON).admitted
     assert ledger.reserve_estimate("2", charge(10, "rich"), NOON).admitted
@@ -174,7 +174,7 @@ def test_budgets_of_each_scope_are_found(make: Make) -> None:
 @pytest.mark.parametrize(
     ("period", "length"), [(Period.MINUTE, 60.0), (Period.HOUR, HOUR), (Period.DAY, DAY), (Period.MONTH, 31 * DAY)]
 )
-def test_a_new_period_begins_with_nothing_spent(period: Period, length: float, make: Make) -> None:
+def test_new_period_starts_with_nothing_spent(period: Period, length: float, make: Make) -> None:
     ledger = make(budget(100, period=period))
     ledger.settle_reservation("1", charge(100), NOON)
     (standing,) = ledger.read_statuses(NOON)
@@ -187,7 +187,7 @@ def test_a_new_period_begins_with_nothing_spent(period: Period, length: float, m
     assert (after.spent, after.since) == (0, None)
 
 
-def test_what_is_reserved_stays_so_into_the_next_period(make: Make) -> None:
+def test_reservation_lasts_into_the_next_period(make: Make) -> None:
     ledger = make(budget(100, period=Period.MINUTE))
     ledger.reserve_estimate("1", charge(80), NOON + 59)
     assert not ledger.reserve_estimate("2", charge(80), NOON + 61).admitted
@@ -195,14 +195,14 @@ def test_what_is_reserved_stays_so_into_the_next_period(make: Make) -> None:
     assert stands(ledger, NOON + 62) == {"*": (80, 0)}
 
 
-def test_a_total_never_begins_anew(make: Make) -> None:
+def test_total_never_resets(make: Make) -> None:
     ledger = make(budget())
     ledger.settle_reservation("1", charge(100), NOON)
     assert [it.resets_at for it in ledger.read_statuses(NOON)] == [None]
     assert stands(ledger, NOON + 1000 * DAY) == {"*": (100, 0)}
 
 
-def test_thresholds_are_told_once_each(make: Make) -> None:
+def test_thresholds_are_reported_once_each(make: Make) -> None:
     ledger = make(budget(100, period=Period.DAY, thresholds=(50, 80, 95)))
     told = [
         [threshold.percent for threshold in ledger.settle_reservation(str(turn), charge(amount), NOON).reached]
@@ -214,14 +214,14 @@ def test_thresholds_are_told_once_each(make: Make) -> None:
 
 
 @pytest.mark.parametrize("key", ["a", None])
-def test_a_threshold_is_told_again_once_a_raised_limit_is_reached_again(key: str | None, make: Make) -> None:
+def test_threshold_is_reported_again_after_a_raised_limit(key: str | None, make: Make) -> None:
     ledger = make(budget(1000, Scope.AGENT, key))
     assert [step for step, _ in ledger.settle_reservation("1", charge(960), NOON).reached] == [50, 80, 95]
     ledger.set_budgets([budget(10_000, Scope.AGENT, key)], UTC)
     assert [step for step, _ in ledger.settle_reservation("2", charge(8600), NOON).reached] == [50, 80, 95]
 
 
-def test_a_limit_can_change(make: Make) -> None:
+def test_limit_can_change(make: Make) -> None:
     ledger = make(budget(100))
     ledger.settle_reservation("1", charge(80), NOON)
     ledger.reserve_estimate("2", charge(20), NOON)
@@ -238,7 +238,7 @@ def test_a_limit_can_change(make: Make) -> None:
     assert ledger.reserve_estimate("4", charge(10**9), NOON).admitted
 
 
-def test_a_budget_that_is_taken_out_and_put_back_has_forgotten_nothing(make: Make) -> None:
+def test_budget_removed_and_restored_keeps_its_state(make: Make) -> None:
     ledger = make(budget())
     ledger.settle_reservation("1", charge(50), NOON)
     ledger.reserve_estimate("2", charge(30), NOON)
@@ -251,7 +251,7 @@ def test_a_budget_that_is_taken_out_and_put_back_has_forgotten_nothing(make: Mak
     assert stands(ledger) == {"*": (70, 0)}
 
 
-def test_a_hold_may_end_while_its_budget_is_taken_out(make: Make) -> None:
+def test_hold_may_end_while_its_budget_is_removed(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(30), NOON)
     ledger.set_budgets([], UTC)
@@ -260,7 +260,7 @@ def test_a_hold_may_end_while_its_budget_is_taken_out(make: Make) -> None:
     assert stands(ledger) == {"*": (0, 0)}
 
 
-def test_a_budget_can_be_reset(make: Make) -> None:
+def test_budget_can_be_reset(make: Make) -> None:
     ledger = make(budget())
     ledger.settle_reservation("1", charge(100), NOON)
     ledger.reserve_estimate("2", charge(0), NOON)
@@ -269,7 +269,7 @@ def test_a_budget_can_be_reset(make: Make) -> None:
     assert [it.since for it in ledger.read_statuses(NOON)] == [None]
 
 
-def test_totals_are_told_by_what_is_asked_for(make: Make) -> None:
+def test_totals_are_grouped_as_requested(make: Make) -> None:
     ledger = make()
     ledger.settle_reservation("1", charge(10, "a", team="red", input_tokens=5, output_tokens=2), NOON)
     ledger.settle_reservation("2", charge(30, "a", team="blue", model="o3", estimated=True), NOON + DAY)
@@ -292,7 +292,7 @@ def test_totals_are_told_by_what_is_asked_for(make: Make) -> None:
 
 
 @pytest.mark.parametrize("threads", [64])
-def test_callers_at_a_barrier_get_what_there_is(threads: int, make: Make) -> None:
+def test_callers_at_a_barrier_get_what_is_left(threads: int, make: Make) -> None:
     ledger = make(budget(100))
     barrier = threading.Barrier(threads)
     admitted: list[str] = []
@@ -448,7 +448,7 @@ ZONES = [ZoneInfo(name) for name in ("UTC", "Europe/Berlin", "America/New_York",
 
 
 @given(now=st.floats(0, 4_000_000_000), zone=st.sampled_from(ZONES), period=st.sampled_from([*Period][:-1]))
-def test_a_period_ends_soon_and_at_a_whole_one_of_the_zones_clocks(now: float, zone: ZoneInfo, period: Period) -> None:
+def test_period_ends_at_a_whole_unit_of_local_time(now: float, zone: ZoneInfo, period: Period) -> None:
     end = ends(period, now, zone)
     assert end is not None
     longest = {Period.MINUTE: 60, Period.HOUR: HOUR, Period.DAY: 25 * HOUR, Period.MONTH: 31 * DAY + HOUR}[period]
@@ -465,7 +465,7 @@ def test_a_period_ends_soon_and_at_a_whole_one_of_the_zones_clocks(now: float, z
     assert (ends(period, end, zone) or 0) > end
 
 
-def test_days_are_as_long_as_the_zones_clocks_make_them() -> None:
+def test_days_are_as_long_as_local_clocks_make_them() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     spring = datetime(2026, 3, 29, 0, 0, tzinfo=berlin).timestamp()
     autumn = datetime(2026, 10, 25, 0, 0, tzinfo=berlin).timestamp()

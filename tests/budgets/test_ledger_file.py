@@ -53,7 +53,7 @@ def test_processes_at_full_speed_never_overspend(path: Path) -> None:
     assert LIMIT - 7 < spent(path) == sum(map(int, ends)) <= LIMIT
 
 
-def test_what_was_spent_survives_a_restart(path: Path) -> None:
+def test_spending_survives_a_restart(path: Path) -> None:
     first = ledger_process.ledger(path)
     first.settle_reservation("1", charge(400), NOW)
     first.close()
@@ -64,7 +64,7 @@ def test_what_was_spent_survives_a_restart(path: Path) -> None:
     second.close()
 
 
-def test_a_killed_process_leaves_no_reservation_beyond_its_lease(path: Path) -> None:
+def test_killed_process_leaves_no_reservation_after_its_lease(path: Path) -> None:
     victim = process(path, "hold")
     assert victim.stdout is not None
     assert victim.stdout.readline() == "holding\n"
@@ -78,7 +78,7 @@ def test_a_killed_process_leaves_no_reservation_beyond_its_lease(path: Path) -> 
     books.close()
 
 
-def test_settling_again_charges_once(path: Path) -> None:
+def test_repeated_settlement_charges_once(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("1", charge(100), NOW)
     again = books.settle_reservation("1", charge(100), NOW)
@@ -90,7 +90,7 @@ def test_settling_again_charges_once(path: Path) -> None:
     books.close()
 
 
-def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
+def test_forked_child_has_its_own_connection(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.reserve_estimate("parent's", charge(100), NOW)
     child = os.fork()
@@ -123,7 +123,7 @@ def went_well(child: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_what_a_forked_child_spends_is_kept_when_its_parent_closes_the_file(path: Path) -> None:
+def test_forked_childs_spending_is_kept_when_parent_closes(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("parent's", charge(1), NOW)
     reading, writing = os.pipe()
@@ -146,7 +146,7 @@ def test_what_a_forked_child_spends_is_kept_when_its_parent_closes_the_file(path
         os.close(end)
 
 
-def test_a_fork_waits_for_other_threads_transactions(path: Path) -> None:
+def test_fork_waits_for_transactions_of_other_threads(path: Path) -> None:
     books = ledger_process.ledger(path)
     began, forking = threading.Event(), threading.Event()
 
@@ -194,7 +194,7 @@ def test_budgets_may_change_while_calls_reserve_and_settle(path: Path) -> None:
     books.close()
 
 
-def test_a_file_that_was_taken_away_is_made_anew(path: Path) -> None:
+def test_deleted_file_is_recreated(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("1", charge(10), NOW)
     books.close()
@@ -204,7 +204,7 @@ def test_a_file_that_was_taken_away_is_made_anew(path: Path) -> None:
     books.close()
 
 
-def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
+def test_reader_leaves_no_files_behind(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("1", charge(10), NOW)
     books.close()
@@ -218,7 +218,7 @@ def test_who_only_looks_leaves_no_files_behind(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_who_looks_sees_what_defaults_say_from_the_first_reservation_on(path: Path) -> None:
+def test_reader_gets_defaults_from_the_first_reservation(path: Path) -> None:
     default = Budget(Scope.AGENT, None, 1000)
     books = SqliteLedger(path, [default])
     books.reserve_estimate("1", charge(10), NOW)
@@ -231,7 +231,7 @@ def test_who_looks_sees_what_defaults_say_from_the_first_reservation_on(path: Pa
     books.close()
 
 
-def test_what_programs_before_have_left_is_cleared_away(path: Path) -> None:
+def test_leftovers_of_earlier_programs_are_removed(path: Path) -> None:
     ledger = ledger_process.ledger(path)
     ledger.reserve_estimate("of a killed one", charge(10), NOW)
     ledger.settle_reservation("of another", charge(10), NOW)
@@ -243,7 +243,7 @@ def test_what_programs_before_have_left_is_cleared_away(path: Path) -> None:
     database.close()
 
 
-def test_settling_takes_no_longer_for_the_sessions_of_a_day(path: Path) -> None:
+def test_settlement_time_does_not_grow_with_sessions(path: Path) -> None:
     books = SqliteLedger(path, [Budget(Scope.ALL, "*", 10**9)])
 
     def steps_of(number: int) -> int:
@@ -302,7 +302,7 @@ def in_no_folder(path: Path) -> str:
 
 @pytest.mark.parametrize("spoil", [garbage, a_folder, of_another_program, of_a_later_version, in_no_folder])
 @pytest.mark.parametrize("kind", [SqliteLedger, LedgerView])
-def test_a_file_that_is_no_ledger_is_refused_by_name(
+def test_file_that_is_no_ledger_is_rejected_by_name(
     spoil: Callable[[Path], str], kind: Callable[[Path], object], path: Path
 ) -> None:
     said = spoil(path)
@@ -311,13 +311,13 @@ def test_a_file_that_is_no_ledger_is_refused_by_name(
     assert str(path) in str(refused.value)
 
 
-def test_who_only_looks_makes_no_file(path: Path) -> None:
+def test_reader_creates_no_file(path: Path) -> None:
     with pytest.raises(LedgerError, match="unable to open"):
         LedgerView(path)
     assert not path.exists()
 
 
-def test_a_file_that_is_locked_is_refused_at_start_and_later(path: Path) -> None:
+def test_locked_file_is_rejected_at_start_and_later(path: Path) -> None:
     books = SqliteLedger(path, [Budget(Scope.ALL, "*", LIMIT)], lock_timeout=0.01)
     books.reserve_estimate("1", charge(100), NOW)
     thief = sqlite3.connect(path, isolation_level=None)
@@ -340,7 +340,7 @@ def test_a_file_that_is_locked_is_refused_at_start_and_later(path: Path) -> None
     books.close()
 
 
-def test_a_transaction_that_is_broken_off_is_undone(path: Path) -> None:
+def test_interrupted_transaction_is_rolled_back(path: Path) -> None:
     books = ledger_process.ledger(path)
     with pytest.raises(KeyboardInterrupt), books._file.begin_write() as database:
         database.execute("UPDATE account SET spent = 999")
@@ -352,7 +352,7 @@ def test_a_transaction_that_is_broken_off_is_undone(path: Path) -> None:
 # What is told to those who only look.
 
 
-def test_the_file_tells_the_limits_that_were_last_stated(path: Path) -> None:
+def test_file_returns_the_limits_stated_last(path: Path) -> None:
     books = SqliteLedger(path, [Budget(Scope.AGENT, "a", 500, period=Period.DAY), Budget(Scope.AGENT, None, 70)])
     view = LedgerView(path)
     key = AccountKey(Scope.AGENT, "a", Unit.USD, Period.DAY)
@@ -367,7 +367,7 @@ def test_the_file_tells_the_limits_that_were_last_stated(path: Path) -> None:
     books.close()
 
 
-def test_totals_can_begin_with_a_day(path: Path) -> None:
+def test_totals_can_start_at_a_day(path: Path) -> None:
     books = ledger_process.ledger(path)
     for day in range(3):
         books.settle_reservation(str(day), charge(10**day), NOW + 86_400 * day)
@@ -380,7 +380,7 @@ def test_totals_can_begin_with_a_day(path: Path) -> None:
     books.close()
 
 
-def test_opening_a_file_that_is_refused_leaves_nothing_open(path: Path) -> None:
+def test_rejected_file_is_left_closed(path: Path) -> None:
     garbage(path)
     with pytest.raises(LedgerError):
         SqliteFile(path, 0.01)
@@ -391,7 +391,7 @@ def test_opening_a_file_that_is_refused_leaves_nothing_open(path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_what_is_reserved_is_right_again_after_an_interruption(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserved_sum_is_right_after_an_interruption(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     books = MemoryLedger([Budget(Scope.ALL, "*", LIMIT), Budget(Scope.AGENT, None, LIMIT)], lease=LEASE)
     books.reserve_estimate("1", charge(100), NOW)
     calls = 0

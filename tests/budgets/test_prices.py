@@ -37,7 +37,7 @@ MODELS = sorted(
     tier=st.sampled_from([None, "flex", "priority", "batch", "default"]),
 )
 @settings(max_examples=300, deadline=None)
-def test_it_is_what_the_published_prices_say(
+def test_cost_equals_the_published_prices(
     model: tuple[str, str], fresh: int, read: int, written: int, output: int, tier: str | None
 ) -> None:
     provider, name = model
@@ -66,18 +66,18 @@ def test_it_is_what_the_published_prices_say(
         ("openai", "gpt-4o-2024-08-06", "127.0.0.1"),
     ],
 )
-def test_models_are_found_under_the_names_of_each_cloud(provider: str, model: str, host: str | None) -> None:
+def test_models_are_found_under_names_of_each_cloud(provider: str, model: str, host: str | None) -> None:
     assert (Prices().compute_cost(provider, [model], Usage(1000, 1000), host=host) or 0) > 100
 
 
-def test_the_model_that_answered_counts_and_else_the_one_that_was_asked_for() -> None:
+def test_answering_model_is_priced_before_the_requested_one() -> None:
     mini, full = (Prices().compute_cost("openai", [name], Usage(1000, 0)) for name in ("gpt-4o-mini", "gpt-4o"))
     assert Prices().compute_cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)) == mini
     assert Prices().compute_cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)) == full
     assert Prices().compute_cost("openai", [None, "gpt-4o"], Usage(1000, 0)) == full
 
 
-def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
+def test_configured_prices_precede_and_names_precede_globs() -> None:
     own = {
         "our-*": Price(input=Decimal(1), output=Decimal(2)),
         "our-big": Price(input=Decimal(10), output=Decimal(20), cache_read=Decimal("0.5")),
@@ -89,14 +89,14 @@ def test_prices_of_the_settings_go_first_and_names_before_globs() -> None:
     assert prices.compute_cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
 
 
-def test_a_deployments_own_price_goes_before_that_of_the_model_which_answers() -> None:
+def test_price_of_a_deployment_precedes_that_of_its_model() -> None:
     prices = Prices({"harbour-chat": Price(input=Decimal(1), output=Decimal(1))})
     azure = {"provider": "azure.ai.openai", "usage": Usage(1000, 1000), "host": "x.openai.azure.com"}
     assert prices.compute_cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
     assert prices.compute_cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
 
 
-def test_what_has_no_price_is_none_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_price_is_none_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     prices = Prices()
     with caplog.at_level(logging.WARNING, "loco_otel"):
         assert [prices.compute_cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3

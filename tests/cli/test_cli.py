@@ -32,7 +32,7 @@ def last_line(output: str) -> str:
     return output.splitlines()[-1]
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     result = CliRunner().invoke(main, ["version"])
     assert result.exit_code == 0
     packages = ["opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation", "opentelemetry-distro"]
@@ -43,7 +43,7 @@ def test_version() -> None:
     ]
 
 
-def test_installed_command() -> None:
+def test_installed_command_runs() -> None:
     command = Path(sysconfig.get_path("scripts"), "loco-otel")
     done = subprocess.run([command, "version"], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -52,19 +52,19 @@ def test_installed_command() -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("command", [[], ["version"], ["doctor"]])
-def test_help(command: list[str], option: str) -> None:
+def test_help_lists_commands(command: list[str], option: str) -> None:
     result = CliRunner().invoke(main, [*command, option])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: {' '.join(['main', *command])} ")
 
 
-def test_unknown_command() -> None:
+def test_unknown_command_fails() -> None:
     result = CliRunner().invoke(main, ["docter"])
     assert result.exit_code != 0
     assert "No such command 'docter'" in result.output
 
 
-def test_all_is_well(doctor: Doctor) -> None:
+def test_doctor_passes_when_all_is_well(doctor: Doctor) -> None:
     done = doctor(LOCO_CAPACITY="4", LOCO_POLICY="fifo")
     assert (done.returncode, done.stderr) == (0, "")
     rows = {sdk: row.split(maxsplit=1) for sdk, row in sdk_rows(done.stdout).items()}
@@ -80,7 +80,7 @@ def test_all_is_well(doctor: Doctor) -> None:
     )
 
 
-def test_setting_from_a_file(doctor: Doctor, tmp_path: Path) -> None:
+def test_setting_from_a_file_is_shown(doctor: Doctor, tmp_path: Path) -> None:
     path = tmp_path / "loco.toml"
     path.write_text("capacity = 7\n")
     done = doctor(LOCO_CONFIG=str(path))
@@ -97,20 +97,20 @@ def test_piped_output_is_plain(doctor: Doctor) -> None:
     assert row.endswith("LOCO_AGENT_ID")
 
 
-def test_unlimited(doctor: Doctor) -> None:
+def test_unlimited_capacity_is_reported(doctor: Doctor) -> None:
     done = doctor()
     assert done.returncode == 0
     assert last_line(done.stdout).endswith("are scheduled, as many at a time as their providers take")
 
 
-def test_unknown_variable(doctor: Doctor) -> None:
+def test_unknown_variable_is_reported(doctor: Doctor) -> None:
     done = doctor(LOCO_CAPACITY="4", LOCO_CAPCITY="4")
     assert (done.returncode, done.stderr) == (0, "")
     line = "  warning: LOCO_CAPCITY is not a setting of loco-otel; did you mean LOCO_CAPACITY?\n"
     assert done.stdout.count(line) == 1
 
 
-def test_bad_setting() -> None:
+def test_bad_setting_fails() -> None:
     result = CliRunner().invoke(main, ["doctor"], env={"LOCO_CAPACITY": "0"})
     line = "LOCO_CAPACITY=0: must be auto or a whole number of at least 1"
     assert result.exit_code == 1
@@ -119,14 +119,14 @@ def test_bad_setting() -> None:
     assert all("NOT patched: a setting cannot be used" in row for row in sdk_rows(result.output).values())
 
 
-def test_not_enabled() -> None:
+def test_disabled_package_is_reported() -> None:
     result = CliRunner().invoke(main, ["doctor"], env={"LOCO_ENABLED": "false"})
     assert result.exit_code == 1
     assert all("NOT patched: LOCO_ENABLED is false" in row for row in sdk_rows(result.output).values())
     assert last_line(result.output) == "Not well: no call is scheduled"
 
 
-def test_one_disabled(doctor: Doctor) -> None:
+def test_one_disabled_sdk_is_reported(doctor: Doctor) -> None:
     done = doctor(LOCO_CAPACITY="4", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="flask, loco_openai")
     rows = sdk_rows(done.stdout)
     assert done.returncode == 1
@@ -135,13 +135,13 @@ def test_one_disabled(doctor: Doctor) -> None:
     assert last_line(done.stdout) == "Not well: the calls of openai go unscheduled"
 
 
-def test_all_disabled() -> None:
+def test_all_disabled_sdks_are_reported() -> None:
     result = CliRunner().invoke(main, ["doctor"], env={"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "*"})
     assert result.exit_code == 1
     assert last_line(result.output) == "Not well: no call is scheduled"
 
 
-def test_one_sdk_missing(doctor: Doctor, tmp_path: Path) -> None:
+def test_one_missing_sdk_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "openai")
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (0, "")
@@ -149,14 +149,14 @@ def test_one_sdk_missing(doctor: Doctor, tmp_path: Path) -> None:
     assert "the calls of anthropic, google.genai, groq are scheduled" in last_line(done.stdout)
 
 
-def test_all_sdks_missing(doctor: Doctor, tmp_path: Path) -> None:
+def test_all_missing_sdks_are_reported(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "openai", "anthropic", "google.genai", "groq")
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (1, "")
     assert last_line(done.stdout).startswith("Not well: none of the SDKs is installed")
 
 
-def test_patch_fails(doctor: Doctor, tmp_path: Path) -> None:
+def test_failed_patch_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     put(tmp_path, "anthropic", "2.99.0", "")
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (1, "")
@@ -166,14 +166,14 @@ def test_patch_fails(doctor: Doctor, tmp_path: Path) -> None:
     assert last_line(done.stdout) == "Not well: the calls of anthropic go unscheduled"
 
 
-def test_sdk_cannot_be_imported(doctor: Doctor, tmp_path: Path) -> None:
+def test_sdk_that_fails_to_import_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     put(tmp_path, "anthropic", "2.99.0", "raise ImportError('libssl is missing')")
     done = doctor(LOCO_CAPACITY="4")
     assert (done.returncode, done.stderr) == (1, "")
     assert "NOT patched: it cannot be imported: ImportError: libssl is missing" in sdk_rows(done.stdout)["anthropic"]
 
 
-def test_version_not_supported(doctor: Doctor, tmp_path: Path) -> None:
+def test_unsupported_version_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     put(tmp_path, "anthropic", "0.1.0", "")
     done = doctor(LOCO_CAPACITY="4")
     assert "NOT patched: version not supported, it takes anthropic >= " in sdk_rows(done.stdout)["anthropic"]
@@ -182,7 +182,7 @@ def test_version_not_supported(doctor: Doctor, tmp_path: Path) -> None:
     assert "the calls of google.genai, groq, openai are scheduled" in last_line(done.stdout)
 
 
-def test_method_put_back_is_not_patched() -> None:
+def test_restored_method_counts_as_unpatched() -> None:
     program = """
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from openai import _base_client as base
@@ -203,13 +203,13 @@ print(*OpenAIInstrumentor.list_patched())
     assert done.stdout.splitlines() == ["7", "7", " ".join(f"openai._base_client.{name}" for name in names)]
 
 
-def test_a_ledger_that_cannot_be_used_is_told(doctor: Doctor, tmp_path: Path) -> None:
+def test_unusable_ledger_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     done = doctor(LOCO_LEDGER=str(tmp_path))
     assert done.returncode == 1
     assert f"LOCO_LEDGER={tmp_path}: the ledger {tmp_path} can't be used: it is a folder" in done.stdout
 
 
-def test_budgets_that_workers_do_not_share_are_told(doctor: Doctor, tmp_path: Path) -> None:
+def test_budgets_not_shared_by_workers_are_reported(doctor: Doctor, tmp_path: Path) -> None:
     said = "warning: WEB_CONCURRENCY makes 4 processes, each with budgets of its own: LOCO_LEDGER names a file"
     assert said in doctor(LOCO_BUDGETS="*=20", WEB_CONCURRENCY="4").stdout
     ledger = str(tmp_path / "ledger.db")

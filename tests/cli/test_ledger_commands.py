@@ -69,7 +69,7 @@ def test_budgets_are_a_table(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("noon")
-def test_budgets_for_programs(path: Path) -> None:
+def test_budgets_as_json(path: Path) -> None:
     told = json.loads(run("budgets", "--json", ledger=path).output)["budgets"]
     analyst, everything, team = told
     assert analyst == {
@@ -93,7 +93,7 @@ def test_spending_is_a_table_with_a_sum(path: Path) -> None:
     ]
 
 
-def test_spending_for_programs_by_what_is_asked_for(path: Path) -> None:
+def test_spending_as_json_is_grouped_as_requested(path: Path) -> None:
     told = json.loads(run("spend", "--by", "team", "--json", ledger=path).output)["spend"]
     assert [(it["team"], it["calls"], it["usd"], it["unpriced"]) for it in told] == [
         (None, 1, 1.250001, 0),
@@ -114,13 +114,13 @@ def test_spending_for_programs_by_what_is_asked_for(path: Path) -> None:
         (["spend", "--since", "yesterday"], 2, "yesterday"),
     ],
 )
-def test_what_cannot_be_told_is_refused(arguments: list[str], code: int, said: str, path: Path) -> None:
+def test_invalid_request_is_rejected(arguments: list[str], code: int, said: str, path: Path) -> None:
     shown = run(*arguments, ledger=path)
     assert (shown.exit_code, said in shown.output) == (code, True), shown.output
 
 
 @pytest.mark.parametrize("command", ["budgets", "spend"])
-def test_without_a_ledger_it_says_what_to_set(command: str, tmp_path: Path) -> None:
+def test_missing_ledger_names_the_setting(command: str, tmp_path: Path) -> None:
     shown = run(command)
     assert shown.exit_code == 2
     assert "set LOCO_LEDGER to the path of a file" in shown.output
@@ -134,7 +134,7 @@ def test_without_a_ledger_it_says_what_to_set(command: str, tmp_path: Path) -> N
     assert "LOCO_CAPACITY=none: must be" in shown.output
 
 
-def test_the_installed_command_reads_the_ledger_while_it_is_in_use(path: Path) -> None:
+def test_installed_command_reads_a_ledger_in_use(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loco_otel.cli", "spend", "--ledger", path, "--json"],
         check=True, capture_output=True, text=True, timeout=60,
@@ -163,17 +163,17 @@ def standing(spent: int, since: float | None, *, limit: int = 100, resets_at: fl
         (standing(0, None, limit=0), NOW),
     ],
 )
-def test_a_budget_runs_out_if_it_goes_on_like_that(it: BudgetStatus, out: float | None) -> None:
+def test_forecast_shows_when_a_budget_runs_out(it: BudgetStatus, out: float | None) -> None:
     assert predict_exhaustion(it, NOW) == out
 
 
 @given(st.integers(0, 10**12), st.integers(1, 10**12), st.floats(0, 10**6))
-def test_the_more_is_spent_the_sooner_it_runs_out(spent: int, limit: int, ago: float) -> None:
+def test_forecast_is_sooner_with_more_spent(spent: int, limit: int, ago: float) -> None:
     less, more = (predict_exhaustion(standing(amount, NOW - ago, limit=limit), NOW) for amount in (spent, spent + 1))
     assert less is None or (more is not None and NOW <= more <= less)
 
 
-def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_names_are_shown_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     agent, session = "x[/y][bold]planner[/bold]", ":tada:"
     ledger = SqliteLedger(path, [Budget(Scope.AGENT, agent, 5_000_000)])
@@ -188,7 +188,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80", None])
-def test_no_amount_is_cut_off(columns: str | None, tmp_path: Path) -> None:
+def test_amounts_are_never_truncated(columns: str | None, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = SqliteLedger(path, [Budget(Scope.AGENT, "an agent of a rather long name", 1_234_567_890_123)])
     ledger.settle_reservation("1", charge("an agent of a rather long name", "gpt-4o", 123_456_789), NOW)

@@ -95,7 +95,7 @@ def check_waits(vendor: str, sdk: str, seen: Mapping[str, Mapping[str, Any]]) ->
 
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_ours_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
+def test_our_instrumentor_loaded_first_schedules(vendor: str, sdk: str, company_server: LlmServer) -> None:
     steps = "ours,theirs,calls,ours-off,calls,ours,calls,theirs-off,calls,ours-off,calls,ours,calls"
     both, theirs, healed, ours, nobody, again = rounds(company_server, sdk, vendor, steps)
     stays = (vendor, sdk) in STAYS
@@ -110,7 +110,7 @@ def test_ours_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
 
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_theirs_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
+def test_our_instrumentor_loaded_second_schedules(vendor: str, sdk: str, company_server: LlmServer) -> None:
     steps = "theirs,ours,calls,ours-off,calls,ours,theirs-off,calls"
     both, theirs, ours = rounds(company_server, sdk, vendor, steps)
     check(vendor, sdk, both, scheduled=True, told_by="theirs")
@@ -121,7 +121,7 @@ def test_theirs_first(vendor: str, sdk: str, company_server: LlmServer) -> None:
 
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_zero_code(vendor: str, sdk: str, company_server: LlmServer) -> None:
+def test_launcher_instruments_both(vendor: str, sdk: str, company_server: LlmServer) -> None:
     steps = "calls,ours-off,calls,ours,theirs-off,calls"
     both, theirs, ours = rounds(company_server, sdk, vendor, steps, launch=True)
     check(vendor, sdk, both, scheduled=True, told_by="theirs")
@@ -131,14 +131,14 @@ def test_zero_code(vendor: str, sdk: str, company_server: LlmServer) -> None:
 
 
 @pytest.mark.parametrize("sdk", SDKS)
-def test_zero_code_without_ours(sdk: str, company_server: LlmServer) -> None:
+def test_launcher_without_ours_instruments_theirs(sdk: str, company_server: LlmServer) -> None:
     without = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": f"loco_{sdk}"}
     (theirs,) = rounds(company_server, sdk, "official", "calls", launch=True, **without)
     check("official", sdk, theirs, scheduled=False, told_by="theirs")
 
 
 @pytest.mark.parametrize("launch", [False, True])
-def test_anthropics_own_tracing(launch: bool, company_server: LlmServer) -> None:
+def test_anthropics_own_tracing_makes_one_span(launch: bool, company_server: LlmServer) -> None:
     steps = "calls" if launch else "ours,calls,ours-off,calls"
     on = rounds(company_server, "anthropic", "nobody", steps, launch=launch, ANTHROPIC_OPEN_TELEMETRY="true")
     check("nobody", "anthropic", on[0], scheduled=True, told_by=NATIVE)
@@ -151,7 +151,7 @@ def test_anthropics_own_tracing(launch: bool, company_server: LlmServer) -> None
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_anthropics_own_tracing_and_theirs_are_not_joined_by_ours(vendor: str, company_server: LlmServer) -> None:
+def test_anthropics_own_tracing_beside_theirs_adds_none_of_ours(vendor: str, company_server: LlmServer) -> None:
     (both,) = rounds(company_server, "anthropic", vendor, "theirs,ours,calls", ANTHROPIC_OPEN_TELEMETRY="true")
     for name, call in both.items():
         assert (call["granted"], call["released"]) == (1, 1), name

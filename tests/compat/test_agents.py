@@ -13,7 +13,7 @@ from loco_otel.agent import COMPLETED
 from loco_otel.events import Request
 
 
-def test_a_task_is_what_it_is_told_to_be() -> None:
+def test_task_has_the_given_fields() -> None:
     task = Task()
     assert (task.weight, task.arrival_tick, task.age, task.task_type, task.labels) == (1.0, 0, 0, "default", None)
     assert len(task.task_id) == 12
@@ -24,7 +24,7 @@ def test_a_task_is_what_it_is_told_to_be() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.99, -1.0, float("nan"), float("inf"), 1e10])
-def test_a_weight_is_at_least_one(weight: float) -> None:
+def test_weight_is_at_least_one(weight: float) -> None:
     with pytest.raises(ValueError, match="weight must be"):
         Task(weight=weight)
     task = Task()
@@ -33,7 +33,7 @@ def test_a_weight_is_at_least_one(weight: float) -> None:
     assert task.weight == 1.0
 
 
-def test_an_agent_alone_is_a_queue() -> None:
+def test_agent_alone_is_a_queue() -> None:
     agent = Agent("a", name="A", agent_type="batch", tasks=[Task("young", 2.0), Task("old", 3.0, age=4)])
     assert (agent.queue_depth_weighted, agent.dmax) == (5.0, 4.0)
     agent.tasks[0].age = 9
@@ -47,7 +47,7 @@ def test_an_agent_alone_is_a_queue() -> None:
     assert repr(Agent("b")) == "Agent(agent_id='b', name='', agent_type='default', tasks=[], completed_tasks=[])"
 
 
-def test_of_equally_old_tasks_the_one_that_stands_first_goes_first() -> None:
+def test_equally_old_tasks_are_served_in_order() -> None:
     agent = Agent("a", tasks=[Task("1"), Task("2"), Task("3")])
     agent.tasks.reverse()
     agent.tasks.insert(0, Task("4"))
@@ -55,7 +55,7 @@ def test_of_equally_old_tasks_the_one_that_stands_first_goes_first() -> None:
     assert served == ["4", "3", "2", "1"]
 
 
-def test_what_is_no_task_and_what_is_queued_already_is_refused() -> None:
+def test_invalid_or_queued_task_is_rejected() -> None:
     agent = Agent("a", tasks=[task := Task()])
     with pytest.raises(ValueError, match="queued already"):
         agent.tasks.append(task)
@@ -69,7 +69,7 @@ def test_what_is_no_task_and_what_is_queued_already_is_refused() -> None:
     assert agent.tasks == [task]
 
 
-def test_completed_tasks_are_remembered_up_to_a_bound_and_counted_beyond() -> None:
+def test_completed_tasks_are_kept_up_to_a_bound() -> None:
     agent = Agent("a")
     for number in range(COMPLETED + 5):
         agent.tasks.append(Task(str(number), age=2))
@@ -218,7 +218,7 @@ def scheduler() -> Callable[..., Any]:
     return lambda *agents: AsyncLOCOScheduler(agents, SharedResource("r"))
 
 
-def test_ages_go_on_where_the_agent_goes(scheduler: Callable[..., Any]) -> None:
+def test_ages_follow_a_moved_agent(scheduler: Callable[..., Any]) -> None:
     agent = Agent("a", tasks=[Task(age=3)])
     first = scheduler(agent)
     assert first.unregister_agent("a") is agent

@@ -30,7 +30,7 @@ def capacity() -> int | None:
 # -- configure ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_needs_a_scheduler_says_how_to_get_one(run: Run) -> None:
+def test_missing_scheduler_error_names_the_remedy(run: Run) -> None:
     for attempt in (
         loco_otel.get_scheduler,
         lambda: run(loco_otel.wrap(print, agent_id="a")),
@@ -44,7 +44,7 @@ def test_what_needs_a_scheduler_says_how_to_get_one(run: Run) -> None:
         loco_otel.set_budget("a", 1.0)
 
 
-def test_a_program_that_says_no_capacity_gets_three() -> None:
+def test_default_capacity_is_three() -> None:
     assert loco_otel.configure().resource.capacity == capacity() == 3
 
 
@@ -59,7 +59,7 @@ def test_a_program_that_says_no_capacity_gets_three() -> None:
         ({}, {"stream_usage": True}, None),  # a setting of loco-otel alone: no program of the seed's
     ],
 )
-def test_a_capacity_that_somebody_has_said_stays(
+def test_configured_capacity_is_kept(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], changes: dict[str, Any], slots: int | None
 ) -> None:
     for name, value in environ.items():
@@ -70,7 +70,7 @@ def test_a_capacity_that_somebody_has_said_stays(
     assert capacity() == (3 if changes == {"stream_usage": True} else slots)
 
 
-def test_configure_changes_settings_and_gives_the_scheduler() -> None:
+def test_configure_changes_settings_and_returns_the_scheduler() -> None:
     made = loco_otel.configure(
         4, optimize_for="latency", resource_name="gpu", auto_tune=True, max_waiters=9, budget_mode="alert"
     )
@@ -84,7 +84,7 @@ def test_configure_changes_settings_and_gives_the_scheduler() -> None:
     assert (again, again.settings.capacity, again.resource.name) == (made, 4, "gpu")
 
 
-def test_a_wrong_change_changes_nothing_and_makes_nothing() -> None:
+def test_invalid_change_changes_nothing() -> None:
     for changes in ({"capacity": 0}, {"budget_mode": "no"}, {"slots": 1}, {"optimize_for": "speed"}):
         with pytest.raises(ValueError, match=r"must be|is not a setting"):
             loco_otel.configure(**changes)
@@ -93,7 +93,7 @@ def test_a_wrong_change_changes_nothing_and_makes_nothing() -> None:
     assert capacity() is None
 
 
-def test_reset_gives_the_scheduler_up_and_another_runtime_has_none(run: Run) -> None:
+def test_reset_drops_the_scheduler(run: Run) -> None:
     made = loco_otel.configure(capacity=2)
     run(made.submit_task("a", loco_otel.Task()))
     loco_otel.reset()
@@ -111,7 +111,7 @@ def test_reset_gives_the_scheduler_up_and_another_runtime_has_none(run: Run) -> 
 # -- wrap and scheduled ------------------------------------------------------------------------------------------------
 
 
-def test_a_call_passes_the_scheduler_and_is_charged(run: Run) -> None:
+def test_call_passes_the_scheduler_and_is_charged(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
     listener = RecordingListener()
     process.get_runtime().engine.add_listener(listener)
@@ -161,7 +161,7 @@ def test_slot_and_wrap_share_one_scheduler(run: Run) -> None:
     run(program())
 
 
-def test_what_runs_in_a_wrapped_call_is_covered(run: Run) -> None:
+def test_calls_inside_a_wrapped_call_are_covered(run: Run) -> None:
     loco_otel.configure(capacity=1)
 
     async def program() -> None:
@@ -177,7 +177,7 @@ def test_what_runs_in_a_wrapped_call_is_covered(run: Run) -> None:
     run(program())
 
 
-def test_a_decorated_function_keeps_its_face(run: Run) -> None:
+def test_decorated_function_keeps_its_signature(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     @loco_otel.scheduled(agent_id="d", weight=2.0)
@@ -195,7 +195,7 @@ def test_a_decorated_function_keeps_its_face(run: Run) -> None:
     assert made.metrics.cost_by_agent() == {"d": 2.0, "s": 1.0}
 
 
-def test_any_callable_will_do(run: Run) -> None:
+def test_any_callable_is_accepted(run: Run) -> None:
     loco_otel.configure(capacity=1)
 
     async def coroutine(x: int) -> int:
@@ -213,7 +213,7 @@ def test_any_callable_will_do(run: Run) -> None:
     run(program())
 
 
-def test_a_call_that_fails_costs_nothing(run: Run) -> None:
+def test_failed_call_costs_nothing(run: Run) -> None:
     made = loco_otel.configure(capacity=1, budget_mode="reject")
     loco_otel.set_budget("a", 3.0)
 
@@ -235,7 +235,7 @@ def test_a_call_that_fails_costs_nothing(run: Run) -> None:
     assert len(made.get_agent("a").completed_tasks) == 6
 
 
-def test_a_thread_that_nobody_waits_for_any_more_keeps_its_slot_to_its_end(run: Run, settle: Until) -> None:
+def test_abandoned_thread_keeps_its_slot_to_its_end(run: Run, settle: Until) -> None:
     made = loco_otel.configure(capacity=1)
     go_on, begun = threading.Event(), threading.Event()
 
@@ -257,7 +257,7 @@ def test_a_thread_that_nobody_waits_for_any_more_keeps_its_slot_to_its_end(run: 
     run(program())
 
 
-def test_shutdown_ends_the_programs_own_calls_alone(run: Run) -> None:
+def test_shutdown_ends_only_calls_of_the_program(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     async def program() -> None:
@@ -278,7 +278,7 @@ async def numbers(count: int) -> AsyncIterator[int]:
         yield number
 
 
-def test_a_stream_holds_its_slot_until_it_has_ended(run: Run) -> None:
+def test_stream_holds_its_slot_until_it_ends(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     async def program() -> None:
@@ -297,7 +297,7 @@ def test_a_stream_holds_its_slot_until_it_has_ended(run: Run) -> None:
     run(program())
 
 
-def test_an_object_that_streams_holds_its_slot_too(run: Run) -> None:
+def test_streaming_object_holds_its_slot(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     class Numbers:
@@ -313,7 +313,7 @@ def test_an_object_that_streams_holds_its_slot_too(run: Run) -> None:
     run(program())
 
 
-def test_a_sync_generator_is_refused_for_it_would_run_without_its_slot(run: Run) -> None:
+def test_sync_generator_is_rejected(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     def count() -> Iterator[int]:
@@ -331,7 +331,7 @@ def test_a_sync_generator_is_refused_for_it_would_run_without_its_slot(run: Run)
 
 
 @pytest.mark.parametrize("end", ["close", "raise", "drop", "cancel"])
-def test_a_stream_that_is_broken_off_gives_its_slot_back(run: Run, settle: Until, end: str) -> None:
+def test_broken_stream_frees_its_slot(run: Run, settle: Until, end: str) -> None:
     made = loco_otel.configure(capacity=1)
     closed: list[bool] = []
 
@@ -374,7 +374,7 @@ def test_a_stream_that_is_broken_off_gives_its_slot_back(run: Run, settle: Until
     run(program())
 
 
-def test_a_stream_that_was_never_begun_holds_nothing(run: Run) -> None:
+def test_stream_never_started_holds_nothing(run: Run) -> None:
     made = loco_otel.configure(capacity=1)
 
     async def program() -> None:
@@ -387,7 +387,7 @@ def test_a_stream_that_was_never_begun_holds_nothing(run: Run) -> None:
     run(program())
 
 
-def test_a_stream_can_be_talked_to(run: Run) -> None:
+def test_stream_accepts_sent_values(run: Run) -> None:
     loco_otel.configure(capacity=1)
 
     async def echo() -> AsyncIterator[object]:

@@ -16,7 +16,7 @@ from loco_otel.agent import COMPLETED
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
-def test_an_agent_can_be_copied_and_pickled_with_its_tasks(again: Callable[[Agent], Agent]) -> None:
+def test_agent_can_be_copied_and_pickled_with_its_tasks(again: Callable[[Agent], Agent]) -> None:
     class_of_own = Noted("urgent", weight=2.0, age=3)
     class_of_own.note = "mine"
     agent = Agent("a", tasks=[class_of_own, Task("learns")])
@@ -66,14 +66,14 @@ def test_wrapped_sync_functions_run_in_a_forked_child() -> None:
     assert forked(lambda: asyncio.run(call()))
 
 
-def test_a_forked_child_has_a_budget_manager_that_answers() -> None:
+def test_forked_child_has_a_working_budget_manager() -> None:
     budget = BudgetManager(default_limit=10)
     budget.record_spend("a", 2)
     with budget._ledger._lock, budget._reservation_lock:  # as another thread of the parent may
         assert forked(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
 
 
-def test_a_forked_child_finds_no_lock_held() -> None:
+def test_forked_child_finds_no_lock_held() -> None:
     agent = Agent("a")
     with agent.completed_tasks._lock, process._creation_lock:  # as other threads of the parent may
         assert forked(lambda: (agent.completed_tasks.fail(), process.replace_runtime(None), loco_otel.snapshot()))

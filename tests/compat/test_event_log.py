@@ -50,7 +50,7 @@ def listen() -> Iterator[Callable[[str], Listener]]:
 
 
 @pytest.mark.parametrize("name", ["loco_otel.scheduler", "loco.scheduler", "loco", "loco_otel"])
-def test_every_event_is_told(run: Run, listen: Callable[[str], Listener], name: str) -> None:
+def test_every_event_is_logged(run: Run, listen: Callable[[str], Listener], name: str) -> None:
     listener = listen(name)
     budget = BudgetManager(default_limit=4.0)
     made = AsyncLOCOScheduler([Agent("a"), Agent("b")], SharedResource("r", 1), budget=budget, alpha=0.25)
@@ -137,7 +137,7 @@ def test_every_event_is_told(run: Run, listen: Callable[[str], Listener], name: 
     assert [record.levelname for record in listener.records] == ["INFO"] * 11 + ["WARNING"]
 
 
-def test_wrap_tells_too_and_no_handler_hears_anything_twice(run: Run, listen: Callable[[str], Listener]) -> None:
+def test_wrap_logs_each_event_once(run: Run, listen: Callable[[str], Listener]) -> None:
     listeners = [listen(name) for name in ("loco_otel.scheduler", "loco.scheduler", "loco_otel")]
     loco_otel.configure(capacity=1)
     run(loco_otel.wrap(lambda: None, agent_id="a", weight=2.0))
@@ -152,7 +152,7 @@ def line(event: dict[str, Any], *, colour: bool = False) -> str:
     return PrettyFormatter(colour=colour).format(record)
 
 
-def test_pretty_lines() -> None:
+def test_pretty_lines_are_formatted() -> None:
     task = Task("t", 2.0)
     grant = emit_grant(4, "agent", task, 0.75, 3.0, 3.0, "r", 0.5, 2.0)
     assert line(grant) == "[GRANT] agent score=0.75 waited=3 (tick 4)"
@@ -168,12 +168,12 @@ def test_pretty_lines() -> None:
 
 
 @pytest.mark.parametrize("message", ["plain", "[]", "3", '{"event": "other"}', "{}", "null"])
-def test_what_is_no_event_stays_as_it_is(message: str) -> None:
+def test_record_without_event_is_unchanged(message: str) -> None:
     record = logging.LogRecord("any", logging.INFO, "", 0, message, (), None)
     assert PrettyFormatter().format(record) == message
 
 
-def test_install_takes_the_place_of_the_handlers() -> None:
+def test_install_replaces_the_handlers() -> None:
     logger = logging.getLogger("loco_otel.scheduler")
     before, level = logger.handlers, logger.level
     try:
@@ -198,7 +198,7 @@ asyncio.run(main())
 """
 
 
-def test_the_environment_turns_pretty_lines_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_enables_pretty_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
     assert quiet.stderr == ""
     monkeypatch.setenv("LOCO_LOG", " Pretty")

@@ -41,7 +41,7 @@ def scheduler(*names: str, capacity: int = 1, **options: Any) -> AsyncLOCOSchedu
 # -- the asynchronous scheduler ----------------------------------------------------------------------------------------
 
 
-def test_what_was_ever_imported_from_where_is_there() -> None:
+def test_every_published_import_works() -> None:
     from loco_otel import adaptive, agent, async_scheduler, budget, convenience, metrics, resource, task
     from loco_otel import scheduler as replay
 
@@ -85,13 +85,13 @@ def test_alpha_is_a_number_or_a_word(make: Any, options: dict[str, Any], alpha: 
     ],
 )
 @pytest.mark.parametrize("make", [AsyncLOCOScheduler, LOCOScheduler])
-def test_any_other_alpha_is_refused(make: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_alpha_is_rejected(make: Any, options: dict[str, Any], message: str) -> None:
     arguments = ([], SharedResource("r")) if make is AsyncLOCOScheduler else ([],)
     with pytest.raises(ValueError, match=message):
         make(*arguments, **options)
 
 
-def test_an_alpha_that_starves_is_guarded_and_told_once(
+def test_starving_alpha_is_guarded_and_reported_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loco_otel.async_scheduler._has_warned", False)
@@ -105,7 +105,7 @@ def test_an_alpha_that_starves_is_guarded_and_told_once(
     assert made._queue_set.max_wait_ticks == 1000
 
 
-def test_agents_come_and_go(run: Run, settle: Until) -> None:
+def test_agents_can_be_added_and_removed(run: Run, settle: Until) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -135,7 +135,7 @@ def test_agents_come_and_go(run: Run, settle: Until) -> None:
     run(program())
 
 
-def test_a_task_is_in_the_list_until_it_is_served(run: Run) -> None:
+def test_task_is_listed_until_it_is_served(run: Run) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -165,7 +165,7 @@ CHANGES: dict[str, Callable[[Agent], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("first", ["a", "b"])
-def test_what_changes_while_agents_wait_decides_who_is_next(run: Run, settle: Until, change: str, first: str) -> None:
+def test_change_during_a_wait_decides_the_next_grant(run: Run, settle: Until, change: str, first: str) -> None:
     made = scheduler("a", "b", "holder", alpha=0.5)
     order: list[str] = []
 
@@ -187,7 +187,7 @@ def test_what_changes_while_agents_wait_decides_who_is_next(run: Run, settle: Un
     assert order[0] == first
 
 
-def test_what_was_served_is_what_was_granted(run: Run) -> None:
+def test_served_order_equals_granted_order(run: Run) -> None:
     made = scheduler("a", "b")
 
     async def program() -> None:
@@ -200,7 +200,7 @@ def test_what_was_served_is_what_was_granted(run: Run) -> None:
     assert list(made.resource.pool.recently_served) == [("a", 2000), ("b", 3000)]
 
 
-def test_what_is_queued_shows_before_anybody_waits(run: Run) -> None:
+def test_queued_tasks_are_visible_before_a_wait(run: Run) -> None:
     made = scheduler("a", "b")
 
     async def program() -> None:
@@ -212,7 +212,7 @@ def test_what_is_queued_shows_before_anybody_waits(run: Run) -> None:
     run(program())
 
 
-def test_a_handle_is_released_once(run: Run) -> None:
+def test_handle_is_released_once(run: Run) -> None:
     made = scheduler("a", on_task_completed=lambda *facts: told.append(facts))
     told: list[tuple[object, ...]] = []
 
@@ -232,7 +232,7 @@ def test_a_handle_is_released_once(run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_hooks_hear_of_each_task(run: Run, kind: str) -> None:
+def test_hooks_receive_each_task(run: Run, kind: str) -> None:
     told: list[object] = []
 
     async def async_hook(*facts: object) -> None:
@@ -254,7 +254,7 @@ def test_hooks_hear_of_each_task(run: Run, kind: str) -> None:
     run(program())
 
 
-def test_too_many_waiters_are_turned_away(run: Run, settle: Until) -> None:
+def test_excess_waiters_are_rejected(run: Run, settle: Until) -> None:
     made = scheduler("a", max_waiters=1)
     assert (made.max_waiters, scheduler("a").max_waiters) == (1, 100)
 
@@ -271,12 +271,12 @@ def test_too_many_waiters_are_turned_away(run: Run, settle: Until) -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
-def test_a_timeout_is_no_negative_number(timeout: float) -> None:
+def test_negative_timeout_is_rejected(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be"):
         scheduler("a").acquire("a", timeout=timeout)
 
 
-def test_errors_can_be_made_and_passed_on() -> None:
+def test_errors_can_be_created_and_pickled() -> None:
     assert str(BackpressureError("full")) == "full"
     assert str(ShutdownError()) == ""
     error = BudgetExceededError("a", 9.0, 10.0, 2.0)
@@ -289,7 +289,7 @@ def test_errors_can_be_made_and_passed_on() -> None:
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_is_kept_by_hand() -> None:
+def test_budget_can_be_kept_by_hand() -> None:
     budget = BudgetManager(default_limit=100.0)
     budget.set_limit("a", max_cost=50.0)
     assert budget.check("a", task_cost=10.0) is True
@@ -322,7 +322,7 @@ def test_many_small_amounts_add_up_exactly() -> None:
     assert (budget.spent("a"), budget.reserved("a"), budget.remaining("a")) == (1.0, 0.0, 0.0)
 
 
-def test_a_budget_may_come_later(run: Run) -> None:
+def test_budget_can_be_added_later(run: Run) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -343,14 +343,14 @@ def test_a_budget_may_come_later(run: Run) -> None:
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, None])
-def test_a_resource_has_slots(capacity: Any) -> None:
+def test_resource_has_slots(capacity: Any) -> None:
     with pytest.raises(ValueError, match="Capacity must be"):
         SharedResource("r", capacity)
     with pytest.raises(ValueError, match="Capacity must be"):
         mock_resource().capacity = capacity
 
 
-def test_a_resource_alone_is_a_fair_semaphore(run: Run, settle: Until) -> None:
+def test_resource_alone_is_a_fair_semaphore(run: Run, settle: Until) -> None:
     resource = SharedResource("r", 2)
     assert repr(resource) == "SharedResource(name='r', capacity=2)"
 
@@ -380,7 +380,7 @@ def test_a_resource_alone_is_a_fair_semaphore(run: Run, settle: Until) -> None:
     run(program())
 
 
-def test_a_pool_of_resources(run: Run) -> None:
+def test_resources_form_a_pool(run: Run) -> None:
     pool = ResourcePool()
     with pytest.raises(RuntimeError, match="No resources"):
         _ = pool.primary
@@ -428,7 +428,7 @@ def test_alpha_falls_where_some_wait_far_longer() -> None:
     assert rule.adjustments[0] == (2, pytest.approx(0.24), "ages differ")
 
 
-def test_alpha_rises_where_queues_grow_and_never_to_where_agents_starve() -> None:
+def test_alpha_rises_with_queues_below_starvation() -> None:
     rule = AlphaTuner(0.25, high=0.5)
     for tick in range(1, 100):
         rule.update_alpha(tick, [5, 5], 100 * 2 ** (tick // 3), 10 + tick)  # two arrivals a release
@@ -444,14 +444,14 @@ def test_alpha_rises_where_queues_grow_and_never_to_where_agents_starve() -> Non
     assert {reason for _, _, reason in flooded.adjustments} == {"starvation bound"}
 
 
-def test_a_look_at_many_agents_is_taken_seldom() -> None:
+def test_many_agents_are_sampled_rarely() -> None:
     rule = AlphaTuner(0.25)
     assert [tick for tick in range(1, 10) if rule.is_due(tick, 3)] == list(range(1, 10))
     rule = AlphaTuner(0.25)
     assert [tick for tick in range(1, 400) if rule.is_due(tick, 1600)] == [1, 102, 203, 304]
 
 
-def test_a_scheduler_tunes_itself_at_each_release(run: Run) -> None:
+def test_scheduler_tunes_itself_at_each_release(run: Run) -> None:
     made = scheduler("old", "young", "idle", auto_tune=True)
     still = scheduler("old", "young")
 
@@ -475,7 +475,7 @@ def test_a_scheduler_tunes_itself_at_each_release(run: Run) -> None:
     run(program())
 
 
-def test_a_tuner_looks_when_told_to(run: Run) -> None:
+def test_tuner_samples_on_request(run: Run) -> None:
     made = scheduler("a", "b")
     tuner = AdaptiveAlphaTuner(made, step_size=0.1, min_alpha=0.1)
     made.get_agent("a").tasks.append(Task(age=50))
@@ -485,7 +485,7 @@ def test_a_tuner_looks_when_told_to(run: Run) -> None:
     assert len(tuner.adjustments) == 2
 
 
-def test_the_process_tunes_itself_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_tunes_itself_where_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_AUTO_TUNE", "true")
     made = loco_otel.configure(capacity=1)
     assert made._queue_set.tuner is not None
@@ -498,7 +498,7 @@ def test_the_process_tunes_itself_where_the_settings_say_so(monkeypatch: pytest.
 # -- step by step ------------------------------------------------------------------------------------------------------
 
 
-def test_each_step_of_a_replay_says_why() -> None:
+def test_each_step_of_a_replay_has_its_reason() -> None:
     replay = LOCOScheduler([Agent("a", tasks=[Task(age=3)]), Agent("b", tasks=[Task(weight=4.0)])], alpha=0.5)
     assert replay.compute_load_scores() == {"a": 0.625, "b": 0.5}
     agent, task, scores = replay._step()
@@ -526,14 +526,14 @@ def test_each_step_of_a_replay_says_why() -> None:
     assert len(LOCOScheduler([], max_history=2).history) == 0
 
 
-def test_the_bare_formula_starves_and_shows_it() -> None:
+def test_bare_formula_starves_visibly() -> None:
     replay = SyncTestScheduler([mock_agent("light", 1), mock_agent("heavy")], alpha=1.0)
     for _ in range(500):
         replay.step({"heavy": [Task(weight=5.0), Task(weight=5.0)]})
     assert replay.get_agent("light").dmax == 500.0
 
 
-def test_a_run_counts_what_was_served() -> None:
+def test_run_counts_served_tasks() -> None:
     replay = SyncTestScheduler([mock_agent("a", 3), mock_agent("b", 2, task_weight=2.0)], alpha=0.25)
     result = replay.run_all()
     assert (result.service_order, result.service_counts) == (["b", "a", "b", "a", "a"], {"b": 2, "a": 3})
@@ -550,7 +550,7 @@ def test_a_run_counts_what_was_served() -> None:
 # -- the vanilla adapter -----------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_runs_what_is_queued(run: Run, settle: Until) -> None:
+def test_adapter_runs_queued_tasks(run: Run, settle: Until) -> None:
     made = scheduler()
     adapter = VanillaAdapter(made)
 
@@ -591,7 +591,7 @@ def test_an_adapter_runs_what_is_queued(run: Run, settle: Until) -> None:
     run(program())
 
 
-def test_an_adapter_of_ones_own_hears_of_results(run: Run) -> None:
+def test_custom_adapter_receives_results(run: Run) -> None:
     class Noting(VanillaAdapter):
         async def on_completed(self, agent_id: str, task: Task, result: Any) -> None:
             noted.append((agent_id, result, made.resource.holder_count))
@@ -608,7 +608,7 @@ def test_an_adapter_of_ones_own_hears_of_results(run: Run) -> None:
     assert noted == [("s", "sync", 0)]
 
 
-def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_moment() -> None:
+def test_reservations_end_one_by_one_at_the_same_instant() -> None:
     budget = BudgetManager(default_limit=10)
     budget.reserve("a", 1.0)
 
@@ -629,7 +629,7 @@ def test_a_budget_managers_reservations_end_though_others_end_alike_at_the_same_
     assert budget.reserved("a") == 0
 
 
-def test_a_wrapped_generator_that_cannot_be_made_takes_no_slot() -> None:
+def test_wrapped_generator_that_fails_at_creation_takes_no_slot() -> None:
     loco_otel.configure(capacity=1)
 
     async def count(most: int) -> AsyncIterator[int]:

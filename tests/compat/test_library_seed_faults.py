@@ -71,9 +71,7 @@ async def pass_by(made: AsyncLOCOScheduler, agent: str, order: list[str] | None 
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), asyncio.CancelledError()], ids=lambda error: type(error).__name__)
-def test_d1_a_body_that_raises_wakes_the_next_before_any_newcomer(
-    run: Run, settle: Until, error: BaseException
-) -> None:
+def test_d1_failed_body_wakes_the_next_before_newcomers(run: Run, settle: Until, error: BaseException) -> None:
     made = scheduler("a", "b", "newcomer")
 
     async def program() -> None:
@@ -101,7 +99,7 @@ def test_d1_a_body_that_raises_wakes_the_next_before_any_newcomer(
     assert is_empty(made)
 
 
-def test_d1_sixty_wraps_of_which_a_fifth_raise_all_end(run: Run) -> None:
+def test_d1_sixty_wraps_with_failures_all_end(run: Run) -> None:
     made = loco_otel.configure(capacity=3)
 
     async def call(number: int) -> int:
@@ -143,7 +141,7 @@ def test_d1_cancelling_one_of_five_wraps_leaves_four(run: Run, settle: Until) ->
     assert made.get_agent("a").tasks == []
 
 
-def test_d2_a_release_at_the_very_end_of_a_waiters_time_loses_no_slot(run: Run) -> None:
+def test_d2_release_at_a_waiters_deadline_loses_no_slot(run: Run) -> None:
     made = scheduler("holder", "waiter", "next")
     timeout = 0.005
 
@@ -168,7 +166,7 @@ def test_d2_a_release_at_the_very_end_of_a_waiters_time_loses_no_slot(run: Run) 
     assert is_empty(made)
 
 
-def test_d2_a_waiter_that_is_cancelled_after_its_grant_passes_it_on(run: Run, settle: Until) -> None:
+def test_d2_waiter_cancelled_after_its_grant_passes_it_on(run: Run, settle: Until) -> None:
     made = scheduler("a", "b", "c")
 
     async def program() -> None:
@@ -189,7 +187,7 @@ def test_d2_a_waiter_that_is_cancelled_after_its_grant_passes_it_on(run: Run, se
     assert is_empty(made)
 
 
-def test_d3_a_timeout_wakes_nobody_else_of_the_same_agent(run: Run, settle: Until) -> None:
+def test_d3_timeout_wakes_no_other_waiter_of_the_agent(run: Run, settle: Until) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -208,7 +206,7 @@ def test_d3_a_timeout_wakes_nobody_else_of_the_same_agent(run: Run, settle: Unti
     assert is_empty(made)
 
 
-def test_d4_shutdown_runs_no_body_and_waits_for_the_holders(run: Run, settle: Until) -> None:
+def test_d4_shutdown_runs_no_body_and_awaits_holders(run: Run, settle: Until) -> None:
     made = scheduler("a", budget=BudgetManager())
 
     async def program() -> None:
@@ -236,7 +234,7 @@ def test_d4_shutdown_runs_no_body_and_waits_for_the_holders(run: Run, settle: Un
     assert is_empty(made)
 
 
-def test_d5_nothing_that_goes_wrong_keeps_a_slot(run: Run) -> None:
+def test_d5_failures_keep_no_slot(run: Run) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -272,7 +270,7 @@ def test_d5_nothing_that_goes_wrong_keeps_a_slot(run: Run) -> None:
     run(program())
 
 
-def test_d6_a_waiter_without_a_task_gets_its_turn(run: Run, settle: Until) -> None:
+def test_d6_waiter_without_a_task_gets_its_turn(run: Run, settle: Until) -> None:
     made = scheduler("worker", budget=BudgetManager(default_limit=1.0))
 
     async def program() -> None:
@@ -290,7 +288,7 @@ def test_d6_a_waiter_without_a_task_gets_its_turn(run: Run, settle: Until) -> No
     assert is_empty(made)
 
 
-def test_d7_who_waits_for_one_of_several_resources_keeps_none_of_the_others(run: Run, settle: Until) -> None:
+def test_d7_waiter_for_several_resources_holds_none(run: Run, settle: Until) -> None:
     pool = ResourcePool()
     llm, gpu = SharedResource("llm"), SharedResource("gpu")
     pool.add(llm)
@@ -326,7 +324,7 @@ def test_d7_who_waits_for_one_of_several_resources_keeps_none_of_the_others(run:
     run(program())
 
 
-def test_d7_two_that_want_the_same_two_both_get_them(run: Run) -> None:
+def test_d7_two_callers_of_the_same_two_both_get_them(run: Run) -> None:
     pool = ResourcePool()
     for name in ("a", "b", "c"):
         pool.add(SharedResource(name))
@@ -345,7 +343,7 @@ def test_d7_two_that_want_the_same_two_both_get_them(run: Run) -> None:
     assert set(pool.utilization().values()) == {0.0}
 
 
-def test_d9_a_dropped_handle_is_handed_on_by_itself(run: Run, settle: Until) -> None:
+def test_d9_dropped_handle_is_reclaimed(run: Run, settle: Until) -> None:
     made = scheduler("careless", "a")
 
     async def program() -> None:
@@ -359,7 +357,7 @@ def test_d9_a_dropped_handle_is_handed_on_by_itself(run: Run, settle: Until) -> 
     assert is_empty(made)
 
 
-def test_d9_an_acquire_within_an_acquire_of_the_same_agent_does_not_wait_for_itself(run: Run) -> None:
+def test_d9_nested_acquire_of_one_agent_does_not_deadlock(run: Run) -> None:
     made = scheduler("a", "b")
 
     async def program() -> None:
@@ -397,7 +395,7 @@ def test_d9_raising_the_capacity_by_three_grants_to_three(run: Run, settle: Unti
     assert is_empty(made)
 
 
-def test_d13_eight_threads_with_loops_of_their_own_lose_neither_slot_nor_wake() -> None:
+def test_d13_eight_threads_with_loops_lose_no_slot_or_wake() -> None:
     made = scheduler(*(f"agent-{number}" for number in range(8)), max_waiters=1000)
     inside, seen, faults = [0], set[int](), list[BaseException]()
 
@@ -434,7 +432,7 @@ def test_d13_eight_threads_with_loops_of_their_own_lose_neither_slot_nor_wake() 
 
 
 @pytest.mark.parametrize("goal", ["latency", "balanced", "throughput"])
-def test_d10_the_light_agent_waits_no_longer_than_the_guard(run: Run, settle: Until, goal: str) -> None:
+def test_d10_light_agent_waits_no_longer_than_the_guard(run: Run, settle: Until, goal: str) -> None:
     """In the seed, with four heavy arrivals a release, it waited for ever."""
     made = scheduler("heavy", "light", optimize_for=goal, max_waiters=1000, max_wait_ticks=50)
     order: list[str] = []
@@ -490,7 +488,7 @@ def test_d10_one_chat_behind_a_burst_of_a_thousand(run: Run, settle: Until, poli
     assert is_empty(made)
 
 
-def test_d11_work_under_way_does_not_count_as_queued(run: Run, settle: Until) -> None:
+def test_d11_running_work_does_not_count_as_queued(run: Run, settle: Until) -> None:
     """In the seed the agent that held a slot already outranked the one that held none."""
     made = scheduler("a", "c", capacity=1, optimize_for="latency")
 
@@ -511,7 +509,7 @@ def test_d11_work_under_way_does_not_count_as_queued(run: Run, settle: Until) ->
     assert made.metrics.wait_time_by_agent() == {"a": (10 + 2) / 2, "c": 2.0}
 
 
-def test_d11_a_task_ages_no_more_once_it_is_worked_at(run: Run) -> None:
+def test_d11_running_task_ages_no_more(run: Run) -> None:
     made = scheduler("a", "b", capacity=2)
 
     async def program() -> None:
@@ -528,7 +526,7 @@ def test_d11_a_task_ages_no_more_once_it_is_worked_at(run: Run) -> None:
 
 
 @pytest.mark.parametrize("bystander", [False, True])
-def test_d12_who_does_not_compete_changes_nothing(run: Run, settle: Until, bystander: bool) -> None:
+def test_d12_idle_agent_changes_nothing(run: Run, settle: Until, bystander: bool) -> None:
     made = scheduler("a", "b", "idle", "holder", alpha=0.5)
 
     async def program() -> str:
@@ -548,7 +546,7 @@ def test_d12_who_does_not_compete_changes_nothing(run: Run, settle: Until, bysta
     assert run(program()) == "a"
 
 
-def test_d14_what_is_charged_is_what_was_granted(run: Run) -> None:
+def test_d14_charge_equals_the_grant(run: Run) -> None:
     budget = BudgetManager()
     completed: list[str] = []
     made = scheduler(
@@ -572,7 +570,7 @@ def test_d14_what_is_charged_is_what_was_granted(run: Run) -> None:
     assert completed == ["light", "oldest", "heavy"]
 
 
-def test_d15_a_rejected_task_poisons_nothing(run: Run) -> None:
+def test_d15_rejected_task_has_no_effect(run: Run) -> None:
     made = scheduler("a", budget=BudgetManager(default_limit=10.0))
 
     async def program() -> None:
@@ -591,7 +589,7 @@ def test_d15_a_rejected_task_poisons_nothing(run: Run) -> None:
     assert is_empty(made)
 
 
-def test_d16_what_fails_leaves_no_load(run: Run, settle: Until) -> None:
+def test_d16_failures_leave_no_load(run: Run, settle: Until) -> None:
     made = loco_otel.configure(capacity=1, max_waiters=1)
 
     async def program() -> None:
@@ -667,7 +665,7 @@ def test_d18_failures_cost_nothing_and_are_not_completed(run: Run) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "Reject", "warn"])
-def test_d18_an_unknown_mode_is_refused(mode: str) -> None:
+def test_d18_unknown_mode_is_rejected(mode: str) -> None:
     with pytest.raises(ValueError, match=r"^on_exceeded must be one of \['reject', 'alert', 'downgrade'\]"):
         BudgetManager(on_exceeded=mode)
     with pytest.raises(ValueError, match="on_exceeded"):
@@ -675,7 +673,7 @@ def test_d18_an_unknown_mode_is_refused(mode: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
-def test_d18_no_number_that_is_none_gets_into_a_budget(value: float) -> None:
+def test_d18_budget_rejects_nan(value: float) -> None:
     budget = BudgetManager()
     for change in (
         lambda: BudgetManager(default_limit=value),
@@ -691,7 +689,7 @@ def test_d18_no_number_that_is_none_gets_into_a_budget(value: float) -> None:
 
 
 @pytest.mark.parametrize("mode", ["alert", "downgrade"])
-def test_d18_a_limit_that_only_warns_is_told(run: Run, caplog: pytest.LogCaptureFixture, mode: str) -> None:
+def test_d18_warning_limit_is_reported(run: Run, caplog: pytest.LogCaptureFixture, mode: str) -> None:
     budget = BudgetManager(default_limit=3.0, on_exceeded=mode)
     made = scheduler("a", budget=budget)
 
@@ -733,7 +731,7 @@ def test_d19_ties_are_broken_by_the_seed(run: Run, settle: Until) -> None:
     assert winners == [winner(seed) for seed in range(20)]
 
 
-def test_d20_an_agent_that_never_dequeues_takes_its_share_and_no_more(run: Run) -> None:
+def test_d20_agent_that_never_dequeues_takes_its_share(run: Run) -> None:
     made = scheduler("forgetful", "other", max_waiters=1000)
     order: list[str] = []
 
@@ -759,7 +757,7 @@ def test_d20_an_agent_that_never_dequeues_takes_its_share_and_no_more(run: Run) 
 # -- integration and observability -------------------------------------------------------------------------------------
 
 
-def test_d21d_sync_functions_leave_the_loop_alone(run: Run) -> None:
+def test_d21d_sync_functions_do_not_block_the_loop(run: Run) -> None:
     """In the seed five calls of 0.2 s at capacity 5 took a second, in which the loop stood still."""
     loco_otel.configure(capacity=5)
     together = threading.Barrier(5)
@@ -774,7 +772,7 @@ def test_d21d_sync_functions_leave_the_loop_alone(run: Run) -> None:
     assert run(program()) == list("abcde")
 
 
-def test_d21f_what_calls_take_is_fed_back(run: Run) -> None:
+def test_d21f_usage_of_calls_is_fed_back(run: Run) -> None:
     made = scheduler("a")
 
     async def program() -> None:
@@ -795,7 +793,7 @@ def test_d21f_what_calls_take_is_fed_back(run: Run) -> None:
     assert made.metrics.empirical_weight("summary") == 5000.0
 
 
-def test_d27_memory_does_not_grow_with_the_calls(run: Run) -> None:
+def test_d27_memory_does_not_grow_with_calls(run: Run) -> None:
     """The seed kept 190 bytes of each call."""
     made = scheduler("a", budget=BudgetManager(default_limit=1e9))
     calls = 3000
@@ -845,7 +843,7 @@ def test_d27_ten_thousand_tasks_are_served_as_fast_as_ten(run: Run) -> None:
     assert cost(10_000) < 10 * cost(10)
 
 
-def test_d28_nothing_is_built_while_nobody_listens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d28_no_event_is_built_without_listeners(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     made = scheduler("a")
     built: list[object] = []
     monkeypatch.setattr(json, "dumps", built.append)

@@ -63,7 +63,7 @@ def test_everything_has_a_default():
     assert {row.origin for row in settings.rows()} == {"default"}
 
 
-def test_the_environment_is_the_process_s_own_unless_another_is_given(monkeypatch):
+def test_environment_defaults_to_that_of_the_process(monkeypatch):
     monkeypatch.setenv("LOCO_CAPACITY", "7")
 
     assert Settings.load().capacity == 7
@@ -109,7 +109,7 @@ def test_the_environment_is_the_process_s_own_unless_another_is_given(monkeypatc
         ("metric_values", "1", 1),
     ],
 )
-def test_the_environment_sets_it(key, written, value):
+def test_environment_sets_it(key, written, value):
     settings = Settings.load({f"LOCO_{key.upper()}": written})
 
     assert getattr(settings, key) == value
@@ -162,11 +162,11 @@ WHOLE = "must be a whole number of at least 1"
         ("LOCO_METRIC_VALUES", "many", WHOLE),
     ],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(name, value, allowed):
+def test_bad_value_is_named_with_allowed_values(name, value, allowed):
     assert fault({name: value}) == f"{name}={value}: {allowed}"
 
 
-def test_every_setting_of_the_environment_can_be_wrong_and_all_are_told_at_once():
+def test_faults_of_all_variables_are_reported_together():
     message = fault({"LOCO_MAX_WAITERS": "x", "LOCO_CAPACITY": "two", "LOCO_ALPHA": "1"})
 
     assert message == (
@@ -176,7 +176,7 @@ def test_every_setting_of_the_environment_can_be_wrong_and_all_are_told_at_once(
     )
 
 
-def test_a_long_or_unprintable_value_does_not_spoil_the_line():
+def test_long_or_unprintable_value_is_shortened():
     assert fault({"LOCO_CAPACITY": HUGE}) == (
         f"LOCO_CAPACITY={'9' * 80}...: must be auto or a whole number of at least 1"
     )
@@ -185,7 +185,7 @@ def test_a_long_or_unprintable_value_does_not_spoil_the_line():
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_variable_counts_as_unset(empty, config):
+def test_empty_variable_counts_as_unset(empty, config):
     names = [
         f"LOCO_{row.key.upper()}"
         for row in Settings.load({}).rows()
@@ -197,7 +197,7 @@ def test_an_empty_variable_counts_as_unset(empty, config):
     assert Settings.load({"LOCO_CONFIG": empty}) == Settings.load({})
 
 
-def test_the_longest_time_allowed_can_be_waited_for():
+def test_longest_allowed_time_is_usable():
     longest = Settings.load({"LOCO_ACQUIRE_TIMEOUT": "1000000000"}).acquire_timeout
 
     assert longest is not None
@@ -205,7 +205,7 @@ def test_the_longest_time_allowed_can_be_waited_for():
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\0")))
-def test_whatever_is_written_it_loads_or_says_so_in_one_line(text):
+def test_any_text_loads_or_fails_in_one_line(text):
     for name in ("LOCO_ENABLED", "LOCO_CAPACITY", "LOCO_ALPHA", "LOCO_MAX_HOLD", "LOCO_AGENT_ID"):
         try:
             settings = Settings.load({name: text})
@@ -224,34 +224,34 @@ def test_whatever_is_written_it_loads_or_says_so_in_one_line(text):
 
 
 @pytest.mark.parametrize(("goal", "alpha"), OPTIMIZE_FOR_ALPHA.items())
-def test_a_goal_resolves_to_its_alpha(goal, alpha):
+def test_goal_resolves_to_its_alpha(goal, alpha):
     settings = Settings.load({"LOCO_OPTIMIZE_FOR": goal})
 
     assert settings.alpha == alpha
     assert settings.origin("alpha") == "LOCO_OPTIMIZE_FOR"
 
 
-def test_alpha_leaves_no_goal():
+def test_alpha_replaces_the_goal():
     settings = Settings.load({"LOCO_ALPHA": "0.1"})
 
     assert settings.alpha == 0.1
     assert settings.optimize_for is None
 
 
-def test_alpha_and_a_goal_together_are_refused():
+def test_alpha_with_a_goal_is_rejected():
     both = {"LOCO_ALPHA": "0.1", "LOCO_OPTIMIZE_FOR": "latency"}
 
     assert fault(both) == "LOCO_OPTIMIZE_FOR=latency and LOCO_ALPHA=0.1: set one of them, not both"
 
 
-def test_alpha_and_a_goal_together_in_the_file_are_refused(config):
+def test_alpha_with_a_goal_in_the_file_is_rejected(config):
     environ = config('alpha = 0.1\noptimize_for = "latency"')
     path = environ["LOCO_CONFIG"]
 
     assert fault(environ) == (f"optimize_for=latency in {path} and alpha=0.1 in {path}: set one of them, not both")
 
 
-def test_the_environment_s_alpha_wins_over_the_file_s_goal_and_the_other_way_round(config):
+def test_alpha_and_goal_of_environment_override_the_file(config):
     settings = Settings.load({**config('optimize_for = "latency"'), "LOCO_ALPHA": "0.4"})
     assert (settings.alpha, settings.optimize_for) == (0.4, None)
 
@@ -262,7 +262,7 @@ def test_the_environment_s_alpha_wins_over_the_file_s_goal_and_the_other_way_rou
 # The file.
 
 
-def test_the_file_sets_every_key(config):
+def test_file_sets_every_key(config):
     environ = config("""
         enabled = false
         capacity = 2
@@ -345,13 +345,13 @@ def test_the_file_sets_every_key(config):
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
 
-def test_the_file_may_say_auto_and_none(config):
+def test_file_accepts_auto_and_none(config):
     settings = Settings.load(config('capacity = "auto"\nacquire_timeout = "none"'))
 
     assert (settings.capacity, settings.acquire_timeout) == (None, None)
 
 
-def test_the_environment_wins_over_the_file_and_the_file_over_the_default(config):
+def test_environment_overrides_file_and_file_the_default(config):
     environ = {**config("capacity = 2\nmax_waiters = 5"), "LOCO_CAPACITY": "auto"}
     settings = Settings.load(environ)
 
@@ -361,7 +361,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(config
     assert settings.origin("metric_values") == "default"
 
 
-def test_a_value_that_the_environment_replaces_need_not_be_right(config):
+def test_overridden_value_is_not_validated(config):
     assert Settings.load({**config('capacity = "two"'), "LOCO_CAPACITY": "2"}).capacity == 2
 
 
@@ -454,13 +454,13 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("tokens_per_minute = 0", "tokens_per_minute=0 in {}: must be none or a number above 0"),
     ],
 )
-def test_a_fault_in_the_file_is_named_with_the_file(line, said, config):
+def test_fault_in_the_file_is_named_with_the_file(line, said, config):
     environ = config(line)
 
     assert fault(environ) == said.format(environ["LOCO_CONFIG"])
 
 
-def test_faults_of_file_and_environment_are_told_together(config):
+def test_faults_of_file_and_environment_are_reported_together(config):
     environ = {**config("max_waiters = 0\ncolour = 'red'"), "LOCO_CAPACITY": "two"}
     path = environ["LOCO_CONFIG"]
 
@@ -479,19 +479,19 @@ def test_faults_of_file_and_environment_are_told_together(config):
         (b"agent_id = '\xff'", "('utf-8' codec can't decode byte 0xff in position 12"),
     ],
 )
-def test_a_file_that_is_no_toml_is_refused(content, reason, config):
+def test_file_that_is_no_toml_is_rejected(content, reason, config):
     environ = config(content)
 
     said = f"LOCO_CONFIG={environ['LOCO_CONFIG']}: must name a readable TOML file {reason}"
     assert fault(environ).startswith(said)
 
 
-def test_a_file_too_deep_to_parse_is_refused(config):
+def test_file_too_deep_to_parse_is_rejected(config):
     assert "must name a readable TOML file" in fault(config("x = " + "[" * 100_000))
 
 
 @pytest.mark.parametrize(("name", "reason"), [("no.toml", "No such file or directory"), ("", "Is a directory")])
-def test_a_file_that_can_not_be_read_is_refused(name, reason, tmp_path):
+def test_unreadable_file_is_rejected(name, reason, tmp_path):
     path = str(tmp_path / name)
 
     assert fault({"LOCO_CONFIG": path, "LOCO_CAPACITY": "two"}) == (
@@ -500,7 +500,7 @@ def test_a_file_that_can_not_be_read_is_refused(name, reason, tmp_path):
     )
 
 
-def test_the_file_s_name_may_begin_at_home(config, tmp_path, monkeypatch):
+def test_file_name_may_start_at_home(config, tmp_path, monkeypatch):
     config("capacity = 4")
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = Settings.load({"LOCO_CONFIG": "~/loco.toml"})
@@ -509,14 +509,14 @@ def test_the_file_s_name_may_begin_at_home(config, tmp_path, monkeypatch):
     assert settings.origin("capacity") == "file ~/loco.toml"
 
 
-def test_an_empty_file_changes_nothing(config):
+def test_empty_file_changes_nothing(config):
     assert Settings.load(config("")) == Settings.load({})
 
 
 # What is unknown.
 
 
-def test_an_unknown_variable_is_told_but_no_fault():
+def test_unknown_variable_is_reported_without_a_fault():
     settings = Settings.load(
         {
             "LOCO_CAPCITY": "2",
@@ -575,7 +575,7 @@ def test_no_setting_is_unknown(config):
         ({"OTEL_RESOURCE_ATTRIBUTES": "service.name="}, None, "default"),
     ],
 )
-def test_the_service_s_name_is_opentelemetry_s(environ, name, origin):
+def test_service_name_is_that_of_opentelemetry(environ, name, origin):
     settings = Settings.load(environ)
 
     assert settings.service_name == name
@@ -591,7 +591,7 @@ def test_the_service_s_name_is_opentelemetry_s(environ, name, origin):
         (" requests , ,loco_openai", {"requests", "loco_openai"}),
     ],
 )
-def test_disabled_instrumentations_are_opentelemetry_s(written, names):
+def test_disabled_instrumentations_are_those_of_opentelemetry(written, names):
     settings = Settings.load({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written})
 
     assert settings.disabled_instrumentations == names
@@ -600,12 +600,12 @@ def test_disabled_instrumentations_are_opentelemetry_s(written, names):
 # Changing and showing.
 
 
-def test_settings_can_not_be_written():
+def test_settings_are_immutable():
     with pytest.raises(ValueError, match="frozen"):
         Settings.load({}).capacity = 3
 
 
-def test_a_changed_copy_keeps_the_rest_and_says_what_changed():
+def test_changed_copy_keeps_the_rest_and_lists_changes():
     settings = Settings.load({"LOCO_CAPACITY": "2", "LOCO_MAX_HOLD": "5", "LOCO_X": "1", "OTEL_SERVICE_NAME": "shop"})
     changed = settings.changed(capacity="auto", weights={"gpt-4o": 2})
 
@@ -628,7 +628,7 @@ def test_none_can_be_set_again():
     assert (changed.capacity, changed.acquire_timeout, changed.agent_id) == (None, None, None)
 
 
-def test_later_writes_to_what_was_handed_over_change_nothing():
+def test_later_writes_to_given_values_change_nothing():
     weights = {"gpt-4o": 2}
     settings = Settings.load({}).changed(weights=weights)
     weights["gpt-4o"] = 9
@@ -636,7 +636,7 @@ def test_later_writes_to_what_was_handed_over_change_nothing():
     assert settings.weights == {"gpt-4o": 2.0}
 
 
-def test_a_change_of_alpha_replaces_the_goal_and_the_other_way_round():
+def test_change_of_alpha_or_goal_replaces_the_other():
     settings = Settings.load({"LOCO_OPTIMIZE_FOR": "latency"})
     by_alpha = settings.changed(alpha=0.3, optimize_for=None)
     by_goal = by_alpha.changed(optimize_for="throughput")
@@ -670,14 +670,14 @@ def test_a_change_of_alpha_replaces_the_goal_and_the_other_way_round():
         ({"weights": {"gpt-4o": 0}}, "weights.gpt-4o=0: must be a number above 0"),
     ],
 )
-def test_a_change_is_refused_in_the_same_words(overrides, said):
+def test_change_is_rejected_with_the_same_message(overrides, said):
     with pytest.raises(ConfigurationError) as raised:
         Settings.load({}).changed(**overrides)
 
     assert str(raised.value) == said
 
 
-def test_rows_show_every_setting_as_it_would_be_written(config):
+def test_rows_show_every_setting_as_it_is_written(config):
     environ = {
         **config('[weights]\n"gpt-4o" = 4\n"claude-*" = 2.5'),
         "LOCO_MAX_HOLD": "60",

@@ -20,20 +20,20 @@ from loco_otel.events import Request, Throttled, ThrottleKind
 HOST = "openai/api.openai.com"
 
 
-def test_without_a_refusal_there_is_no_limit() -> None:
+def test_no_limit_without_a_refusal() -> None:
     limit = AdaptiveLimit()
     assert not any(limit.record_success(10_000, 0.0) for _ in range(1000))
     assert (limit.limit, limit.is_learnt) == (inf, False)
 
 
 @pytest.mark.parametrize(("in_flight", "half"), [(1, 1), (2, 1), (9, 4), (100, 50)])
-def test_the_first_refusal_sets_it_to_half_of_what_is_in_flight(in_flight: int, half: int) -> None:
+def test_first_refusal_sets_half_of_the_calls_in_flight(in_flight: int, half: int) -> None:
     limit = AdaptiveLimit()
     assert limit.record_refusal(in_flight, 0.0, 1.0)
     assert (limit.limit, limit.is_learnt) == (half, True)
 
 
-def test_those_that_were_in_flight_together_halve_it_once() -> None:
+def test_refusals_of_one_flight_halve_it_once() -> None:
     limit = AdaptiveLimit()
     assert limit.record_refusal(40, 0.0, 1.0)
     assert not any(limit.record_refusal(40 - left, 0.5, 1.0 + left / 100) for left in range(1, 20))
@@ -42,7 +42,7 @@ def test_those_that_were_in_flight_together_halve_it_once() -> None:
     assert limit.limit == 10
 
 
-def test_it_comes_back_to_one_below_what_was_refused_and_then_is_patient() -> None:
+def test_limit_recovers_to_one_below_the_refusal_then_pauses() -> None:
     limit = AdaptiveLimit()
     limit.record_refusal(16, 0.0, 1.0)
     climb = [limit.record_success(int(limit.limit), 9.0) for _ in range(7)]
@@ -55,7 +55,7 @@ def test_it_comes_back_to_one_below_what_was_refused_and_then_is_patient() -> No
     assert next(tries for tries in count(1) if limit.record_success(15, 9.0)) == 32, "twice as many"
 
 
-def test_a_refused_try_that_cost_a_pause_is_not_repeated_soon() -> None:
+def test_refused_probe_with_a_pause_is_not_repeated_soon() -> None:
     limit = AdaptiveLimit()
     limit.record_refusal(2, 0.0, 1.0)
     assert [limit.record_success(1, 1.0), limit.record_success(1, 1.0), limit.limit] == [False, True, 2]
@@ -64,7 +64,7 @@ def test_a_refused_try_that_cost_a_pause_is_not_repeated_soon() -> None:
     assert limit.record_success(1, 102.0)
 
 
-def test_a_try_that_goes_well_is_followed_by_more() -> None:
+def test_successful_probe_is_followed_by_more() -> None:
     limit = AdaptiveLimit()
     limit.record_refusal(4, 0.0, 1.0)
     levels = [limit.limit for _ in range(200) if limit.record_success(int(limit.limit), 9.0)]
@@ -73,9 +73,7 @@ def test_a_try_that_goes_well_is_followed_by_more() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 300)), max_size=200), st.sampled_from([inf, 1, 7]))
-def test_it_stays_between_one_and_its_ceiling_and_grows_only_where_it_holds_back(
-    told: list[tuple[bool, int]], ceiling: float
-) -> None:
+def test_limit_stays_in_bounds_and_grows_only_when_binding(told: list[tuple[bool, int]], ceiling: float) -> None:
     limit = AdaptiveLimit(ceiling)
     for now, (refused, in_flight) in enumerate(told):
         before = limit.limit
@@ -168,7 +166,7 @@ def play(steps: list[tuple[float, int]], seed: int, *, clients: int = 64, retry_
     ids=lambda steps: "-".join(str(allowed) for _, allowed in steps),
 )
 @pytest.mark.parametrize("retry_after", [None, 0.5, 5.0])
-def test_a_provider_that_allows_so_many_is_used_well_and_refuses_little(
+def test_constant_provider_is_used_well_with_few_refusals(
     steps: list[tuple[float, int]], seed: int, retry_after: float | None
 ) -> None:
     phase = play(steps, seed, retry_after=retry_after)
@@ -176,7 +174,7 @@ def test_a_provider_that_allows_so_many_is_used_well_and_refuses_little(
     assert phase.refusals <= 0.02
 
 
-def test_a_refusal_to_many_at_once_is_no_storm() -> None:
+def test_refusal_of_many_at_once_counts_once() -> None:
     """Sixty-four come at once where four are allowed: from the second round trip on hardly any is refused."""
     core = Scheduler({HOST: AdaptiveLimit()}, FifoPolicy, max_wait_ticks=0)
     first = [Ticket(Request("a", resources=(HOST,))) for _ in range(64)]
@@ -195,7 +193,7 @@ def test_a_refusal_to_many_at_once_is_no_storm() -> None:
     assert core.resources.pools[HOST].used == 32
 
 
-def test_a_push_back_for_money_lowers_nothing() -> None:
+def test_refusal_for_money_lowers_nothing() -> None:
     core = Scheduler({HOST: AdaptiveLimit()}, FifoPolicy)
     ticket = Ticket(Request("a", resources=(HOST,)))
     core.submit(ticket, 0.0)

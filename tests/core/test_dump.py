@@ -22,9 +22,7 @@ def dumped(core: Scheduler, most: int = 100, now: float = 0.0) -> ResourceDump:
     st.sampled_from(["load", "fifo"]),
     st.sampled_from([0, 3]),
 )
-def test_first_among_those_that_wait_is_whose_turn_it_is(
-    asked: list[tuple[str, int, bool]], policy: str, guard: int
-) -> None:
+def test_first_waiter_listed_is_the_next_served(asked: list[tuple[str, int, bool]], policy: str, guard: int) -> None:
     draws = iter(range(10**6))
     make = FifoPolicy if policy == "fifo" else lambda: LoadPolicy(0.25, lambda: next(draws) / 10**6)
     core = Scheduler({"llm": 1}, make, max_wait_ticks=guard)
@@ -48,7 +46,7 @@ def test_first_among_those_that_wait_is_whose_turn_it_is(
             assert first.agent != turn.request.agent or first.id == turn.id
 
 
-def test_it_tells_every_state_and_what_a_ticket_shares() -> None:
+def test_dump_shows_every_state_and_shared_slots() -> None:
     core = Scheduler({"llm": 1}, FifoPolicy)
 
     def ask(agent: str, now: float, *, wait: bool = True, **wishes: object) -> Ticket:
@@ -81,7 +79,7 @@ def test_it_tells_every_state_and_what_a_ticket_shares() -> None:
     assert {ticket.id: ticket.shares_with for ticket in dumped(core).tickets}[waiting.id] == asking.id
 
 
-def test_it_is_bounded_and_says_so() -> None:
+def test_dump_is_bounded_and_marked_as_cut() -> None:
     core = Scheduler({"llm": 1}, FifoPolicy)
     for _ in range(10):
         core.submit(Ticket(Request("a", resources=("llm",))), 0.0)
@@ -90,7 +88,7 @@ def test_it_is_bounded_and_says_so() -> None:
     assert dumped(core, most=0).left_out == 10
 
 
-def test_one_that_asks_for_several_is_told_at_each() -> None:
+def test_request_of_several_resources_is_listed_at_each() -> None:
     core = Scheduler({"gpu": 1, "llm": 1}, FifoPolicy)
     core.submit(Ticket(Request("a", resources=("gpu", "llm"))), 0.0)
     assert [[ticket.resources for ticket in shown.tickets] for shown in core.take_dump(9, 0.0)] == [

@@ -21,22 +21,22 @@ shares = st.lists(st.integers(0, 10**9), min_size=1, max_size=20)
         ([1, 2, 3], 36 / 42),
     ],
 )
-def test_it_is_as_published(got: list[int], index: float) -> None:
+def test_index_equals_the_published_values(got: list[int], index: float) -> None:
     assert jains_index(got) == index
 
 
-def test_any_iterable_will_do() -> None:
+def test_any_iterable_is_accepted() -> None:
     assert jains_index(share for share in (1, 0)) == 0.5
 
 
 @given(shares)
-def test_one_taker_is_the_least_and_equality_the_most(got: list[int]) -> None:
+def test_index_is_least_for_one_taker_and_one_for_equals(got: list[int]) -> None:
     assert 1 / len(got) <= jains_index(got) * (1 + 1e-12)
     assert jains_index(got) <= 1.0 + 1e-12
 
 
 @given(shares, st.integers(1, 1000), st.randoms(use_true_random=False))
-def test_neither_the_unit_nor_the_order_matters(got: list[int], unit: int, random) -> None:
+def test_index_ignores_unit_and_order(got: list[int], unit: int, random) -> None:
     others = [share * unit for share in got]
     random.shuffle(others)
 
@@ -44,5 +44,5 @@ def test_neither_the_unit_nor_the_order_matters(got: list[int], unit: int, rando
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=20))
-def test_who_gets_nothing_counts(got: list[int]) -> None:
+def test_index_counts_those_without_service(got: list[int]) -> None:
     assert jains_index([*got, 0]) < jains_index(got)

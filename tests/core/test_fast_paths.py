@@ -84,7 +84,7 @@ def test_fast_and_slow_paths_leave_the_same_state(policy: str, capacity: int | N
         assert fast.core.take_snapshot(now) == slow.core.take_snapshot(now)
 
 
-def test_a_free_slot_takes_both_fast_paths() -> None:
+def test_free_slot_takes_both_fast_paths() -> None:
     house = House("fifo", 1, fast=True)
     house.run_step(("submit", 0, "a", ("llm",), False), 0.0)
     house.run_step(("release", 0, "a", ("llm",), False), 1.0)

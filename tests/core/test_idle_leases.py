@@ -35,7 +35,7 @@ class House:
         assert self.core.count_waiting() == 0
 
 
-def test_who_waits_for_an_idle_slot_shares_it_once_it_has_lain_idle_for_long() -> None:
+def test_waiter_shares_a_slot_that_is_idle_for_long() -> None:
     house = House()
     idle = house.ask()
     house.leave(idle)
@@ -49,7 +49,7 @@ def test_who_waits_for_an_idle_slot_shares_it_once_it_has_lain_idle_for_long() -
     house.end(idle, waiter)
 
 
-def test_one_is_let_in_at_a_time_in_their_turn() -> None:
+def test_idle_slot_admits_one_at_a_time_in_order() -> None:
     house = House()
     idle = house.ask()
     house.leave(idle)
@@ -65,7 +65,7 @@ def test_one_is_let_in_at_a_time_in_their_turn() -> None:
 
 
 @pytest.mark.parametrize("sign", ["a sign of life", "read again", "never left"])
-def test_nobody_shares_where_one_holder_works(sign: str) -> None:
+def test_slot_with_a_working_holder_is_not_shared(sign: str) -> None:
     house = House(a=2)
     holders = [house.ask(), house.ask()]
     house.leave(*holders[: 1 if sign == "never left" else 2])
@@ -82,7 +82,7 @@ def test_nobody_shares_where_one_holder_works(sign: str) -> None:
     house.end(waiter, holders[0])
 
 
-def test_a_slot_lies_idle_too_where_the_other_holder_waits_for_one() -> None:
+def test_slot_is_idle_while_its_other_holder_waits() -> None:
     house = House(a=2)
     idle, reader = house.ask(), house.ask()
     reader.scopes = ("here",)
@@ -100,7 +100,7 @@ def test_a_slot_lies_idle_too_where_the_other_holder_waits_for_one() -> None:
     house.end(inner, reader, idle)
 
 
-def test_who_needs_several_resources_shares_where_one_lies_idle_and_takes_its_own_elsewhere() -> None:
+def test_request_of_several_shares_the_idle_and_takes_the_free() -> None:
     house = House()
     idle = house.ask("a")
     house.leave(idle)
@@ -112,7 +112,7 @@ def test_who_needs_several_resources_shares_where_one_lies_idle_and_takes_its_ow
     house.end(wide, idle)
 
 
-def test_who_needs_several_resources_waits_where_one_of_them_is_worked_in() -> None:
+def test_request_of_several_waits_where_one_holder_works() -> None:
     house = House()
     idle, working = house.ask("a"), house.ask("b")
     house.leave(idle)
@@ -126,7 +126,7 @@ def test_who_needs_several_resources_waits_where_one_of_them_is_worked_in() -> N
     house.end(wide, idle)
 
 
-def test_nobody_goes_before_the_time_that_a_provider_has_named() -> None:
+def test_nothing_is_granted_before_the_providers_instant() -> None:
     house = House()
     house.core.set_resource("a", 1, 0.0, requests_per_minute=1)
     idle = house.ask()
@@ -140,7 +140,7 @@ def test_nobody_goes_before_the_time_that_a_provider_has_named() -> None:
     house.end(waiter, idle)
 
 
-def test_the_shared_slot_survives_a_recovery() -> None:
+def test_shared_slot_survives_a_recovery() -> None:
     house = House()
     idle = house.ask()
     house.leave(idle)

@@ -74,7 +74,7 @@ TestHeap = HeapMachine.TestCase
 TestHeap.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
-def test_the_memory_does_not_grow_with_what_came_and_went_behind_the_first() -> None:
+def test_memory_does_not_grow_with_removed_entries() -> None:
     heap = LazyHeap()
     heap.push_entry(0, item="first")
     chance = random.Random(1)
@@ -90,7 +90,7 @@ def test_the_memory_does_not_grow_with_what_came_and_went_behind_the_first() -> 
     assert first[-1] == "first"
 
 
-def test_nothing_that_was_struck_is_kept_alive() -> None:
+def test_removed_entries_are_not_kept_alive() -> None:
     heap = LazyHeap()
     entry = heap.push_entry(1, item=Item())
     heap.push_entry(0, item="first")

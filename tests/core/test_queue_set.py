@@ -50,7 +50,7 @@ def test_queued_counts_for_the_load_but_does_not_compete() -> None:
     assert line.select_next() == (asked, False)
 
 
-def test_an_agent_with_nothing_left_is_forgotten() -> None:
+def test_agent_with_nothing_left_is_evicted() -> None:
     line = QueueSet(by_load(0.5), 10)
     tickets = [waiter("agent"), queued("agent"), waiter("other")]
     for ticket in tickets:
@@ -63,7 +63,7 @@ def test_an_agent_with_nothing_left_is_forgotten() -> None:
     assert all((ticket.queue_entry, ticket.age_entry) == (None, None) for ticket in tickets)
 
 
-def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() -> None:
+def test_agent_serves_its_oldest_then_its_first() -> None:
     line = QueueSet(by_load(1.0), 0)
     young, first, second, resumed = waiter("agent", 7), waiter("agent", 3), waiter("agent", 3), waiter("agent", -2)
     for ticket in (second, young, first, resumed):
@@ -78,7 +78,7 @@ def test_within_an_agent_the_oldest_goes_first_then_the_one_that_came_first() ->
 
 
 @pytest.mark.parametrize("guard", [1, 3])
-def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_sooner(guard: int) -> None:
+def test_guard_chooses_the_oldest_at_its_tick_and_no_sooner(guard: int) -> None:
     line = QueueSet(by_load(1.0), guard)
     line.add_ticket(waiter("heavy", birth=1, weight=9000))
     oldest = waiter("light", birth=0)
@@ -91,7 +91,7 @@ def test_the_guard_chooses_the_oldest_once_it_has_waited_so_many_ticks_and_no_so
     assert line.select_next() == (oldest, True)
 
 
-def test_without_a_guard_the_policy_decides_for_ever() -> None:
+def test_policy_alone_decides_without_a_guard() -> None:
     line = QueueSet(by_load(1.0), 0)
     line.add_ticket(waiter("light"))
     line.add_ticket(waiter("heavy", weight=9000))
@@ -100,7 +100,7 @@ def test_without_a_guard_the_policy_decides_for_ever() -> None:
     assert line.select_next()[0].request.agent == "heavy"
 
 
-def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
+def test_guard_ignores_queued_work_without_waiters() -> None:
     line = QueueSet(by_load(0.0), 5)
     line.add_ticket(queued("idle", birth=0))
     asked = waiter("agent", birth=90)
@@ -110,7 +110,7 @@ def test_the_guard_does_not_look_at_what_nobody_waits_for() -> None:
     assert line.select_next() == (asked, False)
 
 
-def test_another_policy_goes_on_with_those_who_wait() -> None:
+def test_policy_change_keeps_the_waiters() -> None:
     line = QueueSet(FifoPolicy, 0)
     line.add_ticket(waiter("light", birth=0))
     line.add_ticket(waiter("heavy", birth=1, weight=9000))
@@ -121,7 +121,7 @@ def test_another_policy_goes_on_with_those_who_wait() -> None:
     assert line.select_next()[0].request.agent == "heavy"
 
 
-def test_clear_empties_the_line_and_keeps_its_clock() -> None:
+def test_clear_empties_the_queue_and_keeps_its_clock() -> None:
     line = QueueSet(by_load(0.5), 0)
     line.add_ticket(waiter("agent"))
     line.tick = 4
@@ -182,9 +182,7 @@ class Town:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("capacity", [1, 3])
 @pytest.mark.parametrize(("alpha", "guard"), [(1.0, 1), (1.0, 20), (0.9, 60), (0.25, 10), (0.0, 5)])
-def test_no_wait_is_longer_than_the_guard_and_those_who_wait(
-    alpha: float, guard: int, capacity: int, seed: int
-) -> None:
+def test_wait_is_bounded_by_the_guard_plus_the_waiters(alpha: float, guard: int, capacity: int, seed: int) -> None:
     town = Town(alpha, guard, capacity, seed)
     town.live(grants=600)
 
@@ -192,7 +190,7 @@ def test_no_wait_is_longer_than_the_guard_and_those_who_wait(
     assert town.guarded, "it was never needed, so nothing was tested"
 
 
-def test_without_the_guard_the_greedy_one_starves_the_others() -> None:
+def test_greedy_agent_starves_others_without_the_guard() -> None:
     """What the guard is for; were this to fail, the test above would prove nothing."""
     town = Town(alpha=1.0, guard=0, capacity=1, seed=0)
     town.live(grants=600)
@@ -202,7 +200,7 @@ def test_without_the_guard_the_greedy_one_starves_the_others() -> None:
     assert agents == {"greedy", "light-0"}, "the one that came while the slot was free, and the greedy one"
 
 
-def test_a_wait_after_a_pause_is_bounded_by_what_is_left_of_the_guard() -> None:
+def test_wait_after_a_pause_is_bounded_by_the_rest_of_the_guard() -> None:
     """A retry brings its age along: two waits of one call together are no longer than one."""
     core = Scheduler({DEFAULT_RESOURCE: 1}, by_load(1.0), max_wait_ticks=10)
     core.observed = True

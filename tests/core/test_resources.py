@@ -37,7 +37,7 @@ class House:
         return {name: pool.used for name, pool in self.core.resources.pools.items()}
 
 
-def test_nothing_is_held_by_one_that_waits_for_the_rest() -> None:
+def test_waiter_for_the_rest_holds_nothing() -> None:
     house = House()
     holder = house.ask("llm")
     wide = house.ask(*BOTH)
@@ -53,7 +53,7 @@ def test_nothing_is_held_by_one_that_waits_for_the_rest() -> None:
     assert house.used == {"llm": 0, "gpu": 0}
 
 
-def test_the_line_whose_oldest_has_waited_longest_goes_first() -> None:
+def test_queue_with_the_oldest_waiter_goes_first() -> None:
     house = House()
     holder = house.ask("gpu")
     wide = house.ask(*BOTH)
@@ -65,7 +65,7 @@ def test_the_line_whose_oldest_has_waited_longest_goes_first() -> None:
     assert narrow.state is GRANTED
 
 
-def test_one_that_needs_much_is_not_passed_for_ever() -> None:
+def test_wide_request_is_not_passed_for_ever() -> None:
     house = House(guard=3)
     holders = [house.ask("llm"), house.ask("gpu")]
     wide = house.ask(*BOTH)
@@ -81,7 +81,7 @@ def test_one_that_needs_much_is_not_passed_for_ever() -> None:
     assert wide.reason is GrantReason.GUARD
 
 
-def test_two_who_keep_slots_do_not_wait_for_each_other() -> None:
+def test_two_reserved_requests_do_not_deadlock() -> None:
     core = Scheduler(dict.fromkeys("abc", 1), FifoPolicy, max_wait_ticks=1)
     holders = [Ticket(Request("x", resources=(name,))) for name in "abc"]
     wide = [Ticket(Request("y", resources=pair)) for pair in (("a", "b"), ("b", "c"), ("a", "c"))]
@@ -95,7 +95,7 @@ def test_two_who_keep_slots_do_not_wait_for_each_other() -> None:
     assert all(ticket.state is State.RELEASED for ticket in wide)
 
 
-def test_what_was_kept_for_one_that_leaves_is_free() -> None:
+def test_reserved_slots_of_a_leaver_are_freed() -> None:
     house = House(guard=1, llm=2)
     holders = [house.ask("llm"), house.ask("gpu")]
     wide = house.ask(*BOTH)
@@ -107,7 +107,7 @@ def test_what_was_kept_for_one_that_leaves_is_free() -> None:
     assert late.state is GRANTED
 
 
-def test_holders_who_wait_for_what_the_other_holds_share() -> None:
+def test_holders_that_block_each_other_share() -> None:
     house = House()
     first = house.ask("llm", places=("reader 1",))
     second = house.ask("gpu", places=("reader 2",))
@@ -124,7 +124,7 @@ def test_holders_who_wait_for_what_the_other_holds_share() -> None:
     assert house.used == {"llm": 0, "gpu": 0}
 
 
-def test_unknown_and_doubled_names_are_refused() -> None:
+def test_unknown_and_repeated_names_are_rejected() -> None:
     house = House()
     with pytest.raises(KeyError, match="'tpu' is no resource; there are 'llm', 'gpu'"):
         house.ask("tpu")
@@ -134,7 +134,7 @@ def test_unknown_and_doubled_names_are_refused() -> None:
         house.ask()
 
 
-def test_the_order_of_names_does_not_matter() -> None:
+def test_order_of_names_does_not_matter() -> None:
     house = House()
     holder = house.ask("llm")
     first, second = house.ask("llm", "gpu"), house.ask("gpu", "llm")

@@ -58,7 +58,7 @@ class House:
         return (self.counts, self.pool.sharer_count, self.pool.leases) == ((0, 0, 0), 0, {})
 
 
-def test_a_second_call_within_the_first_shares_its_slot() -> None:
+def test_nested_call_shares_its_slot() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask_within("a")
@@ -72,7 +72,7 @@ def test_a_second_call_within_the_first_shares_its_slot() -> None:
     assert house.pool.queue_sets[0].tick == 1, "one slot was given back, once"
 
 
-def test_nobody_shares_while_one_holder_can_end() -> None:
+def test_nested_call_waits_while_one_holder_can_end() -> None:
     house = House(capacity=2)
     house.ask("a")
     other = house.ask("b")
@@ -84,7 +84,7 @@ def test_nobody_shares_while_one_holder_can_end() -> None:
     assert house.counts == (2, 2, 0)
 
 
-def test_it_shares_once_the_last_holder_is_blocked_too() -> None:
+def test_nested_call_shares_once_the_last_holder_is_blocked() -> None:
     house = House(capacity=2)
     first, second = house.ask("a"), house.ask("b")
     within_first = house.ask_within("a")
@@ -102,7 +102,7 @@ def test_it_shares_once_the_last_holder_is_blocked_too() -> None:
     assert house.is_empty()
 
 
-def test_who_does_not_block_a_holder_never_shares() -> None:
+def test_waiter_that_blocks_no_holder_never_shares() -> None:
     house = House()
     outer = house.ask("a")
     stranger = house.ask("z")
@@ -114,7 +114,7 @@ def test_who_does_not_block_a_holder_never_shares() -> None:
     assert stranger.state is GRANTED
 
 
-def test_who_could_not_go_on_if_it_were_let_in_is_passed_over() -> None:
+def test_waiter_that_cannot_proceed_is_skipped() -> None:
     """A task of a loop whose thread another waiter blocks: the grant would reach nobody, however old it is."""
     house = House(capacity=2)
     house.ask("loop")
@@ -125,7 +125,7 @@ def test_who_could_not_go_on_if_it_were_let_in_is_passed_over() -> None:
     assert (asleep.state, behind.state) == (GRANTED, WAITING)
 
 
-def test_a_place_that_only_the_waiter_itself_blocks_is_no_hindrance() -> None:
+def test_position_blocked_only_by_the_waiter_is_ignored() -> None:
     house = House()
     outer = house.ask("loop")
     inner = house.ask_within("loop", "claim", place="loop")
@@ -133,7 +133,7 @@ def test_a_place_that_only_the_waiter_itself_blocks_is_no_hindrance() -> None:
     assert (inner.state, inner.lender) == (GRANTED, outer)
 
 
-def test_of_several_the_best_placed_shares() -> None:
+def test_best_placed_of_several_shares() -> None:
     house = House(policy=lambda: LoadPolicy(1.0, lambda: 0.5))
     host = house.ask("a")
     house.core.set_capacity(DEFAULT_RESOURCE, 2, 0.0)
@@ -147,7 +147,7 @@ def test_of_several_the_best_placed_shares() -> None:
     assert light.state is WAITING
 
 
-def test_of_equals_the_older_shares() -> None:
+def test_older_of_equals_shares() -> None:
     house = House(capacity=2)
     house.ask("a")
     free = house.ask("b")
@@ -158,7 +158,7 @@ def test_of_equals_the_older_shares() -> None:
     assert (first.state, second.state) == (GRANTED, WAITING)
 
 
-def test_with_the_holder_ended_first_the_sharer_has_the_slot() -> None:
+def test_sharer_keeps_the_slot_when_its_holder_ends_first() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask_within("a")
@@ -175,7 +175,7 @@ def test_with_the_holder_ended_first_the_sharer_has_the_slot() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
-def test_nested_three_deep_the_slot_is_given_back_once_whoever_ends_last(order: tuple[int, ...]) -> None:
+def test_slot_nested_three_deep_is_freed_once(order: tuple[int, ...]) -> None:
     house = House()
     outer = house.ask("a")
     middle = house.ask_within("a", place="b")
@@ -200,7 +200,7 @@ def test_nested_three_deep_the_slot_is_given_back_once_whoever_ends_last(order: 
     assert house.pool.queue_sets[0].tick == 2
 
 
-def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards() -> None:
+def test_paused_sharer_frees_nothing_and_waits_afterwards() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask_within("a")
@@ -217,7 +217,7 @@ def test_a_sharer_that_pauses_gives_back_nothing_and_waits_its_turn_afterwards()
     assert house.is_empty()
 
 
-def test_a_host_that_pauses_leaves_its_slot_to_the_sharer() -> None:
+def test_paused_host_leaves_its_slot_to_the_sharer() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask_within("a")
@@ -232,7 +232,7 @@ def test_a_host_that_pauses_leaves_its_slot_to_the_sharer() -> None:
     assert house.is_empty()
 
 
-def test_a_host_that_is_taken_back_leaves_its_slot_to_the_sharer() -> None:
+def test_reclaimed_host_leaves_its_slot_to_the_sharer() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask_within("a")
@@ -243,7 +243,7 @@ def test_a_host_that_is_taken_back_leaves_its_slot_to_the_sharer() -> None:
     assert house.counts == (1, 1, 0)
 
 
-def test_a_sharer_that_is_refused_leaves_the_slot_to_its_host() -> None:
+def test_refused_sharer_leaves_the_slot_to_its_host() -> None:
     house = House()
     outer = house.ask("a")
     inner = house.ask("a", admission=True)
@@ -256,7 +256,7 @@ def test_a_sharer_that_is_refused_leaves_the_slot_to_its_host() -> None:
     assert house.is_empty()
 
 
-def test_a_slot_that_comes_free_goes_to_the_line_and_is_not_shared() -> None:
+def test_freed_slot_goes_to_the_queue_and_is_not_shared() -> None:
     house = House(capacity=2)
     first = house.ask("a")
     second = house.ask("b")
@@ -271,7 +271,7 @@ def test_a_slot_that_comes_free_goes_to_the_line_and_is_not_shared() -> None:
     assert house.is_empty()
 
 
-def test_a_waiter_that_gives_up_blocks_nothing_any_more() -> None:
+def test_waiter_that_gives_up_blocks_nothing() -> None:
     house = House(capacity=2)
     house.ask("a")
     house.ask("b")
@@ -282,7 +282,7 @@ def test_a_waiter_that_gives_up_blocks_nothing_any_more() -> None:
     assert within_second.state is WAITING, "the first can end again"
 
 
-def test_a_waiter_that_parks_anew_blocks_only_what_it_says_now() -> None:
+def test_waiter_that_parks_again_blocks_only_its_new_holders() -> None:
     house = House(capacity=2)
     house.ask("a")
     house.ask("b")
@@ -295,7 +295,7 @@ def test_a_waiter_that_parks_anew_blocks_only_what_it_says_now() -> None:
     assert (moved.state, moved.reason) == (GRANTED, GrantReason.REENTRANT)
 
 
-def test_a_lease_that_moved_is_no_longer_blocked_where_it_was() -> None:
+def test_moved_lease_is_no_longer_blocked_at_its_old_place() -> None:
     house = House()
     outer = house.ask("a")
     house.core.set_scopes(outer, ("b",), 0.0)
@@ -306,7 +306,7 @@ def test_a_lease_that_moved_is_no_longer_blocked_where_it_was() -> None:
     assert (follows.state, follows.lender) == (GRANTED, outer)
 
 
-def test_more_leases_than_a_lowered_capacity_share_too() -> None:
+def test_leases_above_a_lowered_capacity_share() -> None:
     house = House(capacity=3)
     leases = [house.ask(place) for place in "abc"]
     house.core.set_capacity(DEFAULT_RESOURCE, 1, 0.0)
@@ -318,7 +318,7 @@ def test_more_leases_than_a_lowered_capacity_share_too() -> None:
     assert house.is_empty()
 
 
-def test_the_fairness_of_a_resource_counts_those_who_wait_and_got_nothing() -> None:
+def test_fairness_counts_waiters_without_service() -> None:
     house = House()
     for agent in ("a", "b"):
         house.end(house.ask("x", agent=agent, weight=2000))

@@ -22,7 +22,7 @@ def told(scheduler: Scheduler, at: float) -> list[str]:
     return [str(stall) for stall in scheduler.detect_stalls(at)]
 
 
-def test_who_waits_and_who_holds_is_told_once() -> None:
+def test_stall_is_reported_once_with_waiters_and_holders() -> None:
     scheduler = core(1)
     ask(scheduler, "reader")
     ask(scheduler, "writer", at=10.0)
@@ -35,7 +35,7 @@ def test_who_waits_and_who_holds_is_told_once() -> None:
     assert told(scheduler, 10.0 + 5 * STALL_AFTER) == []
 
 
-def test_it_is_told_again_when_it_has_moved_meanwhile() -> None:
+def test_stall_is_reported_again_after_progress() -> None:
     scheduler = core(1)
     holder = ask(scheduler, "reader")
     ask(scheduler, "writer")
@@ -45,7 +45,7 @@ def test_it_is_told_again_when_it_has_moved_meanwhile() -> None:
     assert len(told(scheduler, 2 * STALL_AFTER + 1.0)) == 1
 
 
-def test_nothing_is_told_where_nobody_waits_or_chunks_come() -> None:
+def test_nothing_is_reported_without_waiters_or_with_chunks() -> None:
     scheduler = core(2)
     ask(scheduler, "reader")
     assert told(scheduler, 10 * STALL_AFTER) == []
@@ -55,7 +55,7 @@ def test_nothing_is_told_where_nobody_waits_or_chunks_come() -> None:
     assert told(scheduler, 1.5 * STALL_AFTER) == []
 
 
-def test_of_many_holders_some_are_named() -> None:
+def test_some_of_many_holders_are_named() -> None:
     scheduler = core(7)
     for number in range(7):
         ask(scheduler, f"agent-{number}")
@@ -65,7 +65,7 @@ def test_of_many_holders_some_are_named() -> None:
     assert "; 7 hold: agent-0" in said
 
 
-def test_each_long_pause_of_the_provider_is_told() -> None:
+def test_each_long_provider_pause_is_reported() -> None:
     scheduler = core(AdaptiveLimit())
     first = ask(scheduler, "reader")
     for at in (0.0, 1000.0):

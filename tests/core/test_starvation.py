@@ -85,7 +85,7 @@ class Town:
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_under_load_a_wait_is_bounded_by_who_waited_at_its_start(batch: int) -> None:
+def test_wait_under_load_is_bounded_by_the_earlier_waiters(batch: int) -> None:
     """By (W + lambda*r*A) / (1 - lambda*r), with lambda*r < 1, and the burst of the arrivals added to W."""
     closest = 0.0
     for run in range(RUNS // BATCHES):
@@ -122,7 +122,7 @@ POLICIES: dict[str, Callable[[random.Random], Callable[[], Policy]]] = {
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_with_the_guard_no_wait_is_longer_than_that_and_those_who_are_older(batch: int) -> None:
+def test_wait_is_bounded_by_the_guard_and_the_older(batch: int) -> None:
     """Under every policy, with tenants and without, at any alpha and share."""
     closest = 0.0
     for run in range(RUNS // BATCHES):

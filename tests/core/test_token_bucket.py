@@ -18,9 +18,7 @@ GRANTED, WAITING = State.GRANTED, State.WAITING
     st.floats(1, 1e6),
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), min_size=1, max_size=60),
 )
-def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
-    per_minute: float, asked: list[tuple[float, float]]
-) -> None:
+def test_flow_never_exceeds_a_full_bucket_plus_the_inflow(per_minute: float, asked: list[tuple[float, float]]) -> None:
     rate = TokenBucket(per_minute)
     now = 0.0
     taken: list[tuple[float, float]] = []
@@ -36,7 +34,7 @@ def test_in_no_span_of_time_goes_more_than_a_full_bucket_and_what_flowed_in(
             assert total <= per_minute * (1 + (end - begin) / 60) * (1 + 1e-6)
 
 
-def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() -> None:
+def test_request_above_the_bucket_leaves_a_debt() -> None:
     rate = TokenBucket(60)
     assert rate.compute_available_at(600, 0.0) == 0.0
     rate.take_tokens(600, 0.0)
@@ -46,7 +44,7 @@ def test_what_needs_more_than_a_bucket_goes_when_it_is_full_and_leaves_a_debt() 
 
 
 @given(st.floats(1, 1e6), st.floats(0, 1), st.floats(0, 1))
-def test_a_providers_bucket_is_taken_to_fill_evenly(size: float, left: float, needed: float) -> None:
+def test_bucket_of_a_provider_fills_evenly(size: float, left: float, needed: float) -> None:
     full_in = 60.0 * (1 - left)
     wait = compute_refill_delay(needed * size, left * size, size, full_in)
     assert wait == pytest.approx(max(0.0, 60.0 * (needed - left)), abs=1e-6)
@@ -66,7 +64,7 @@ def ask(scheduler: Scheduler, now: float, tokens: int = 0, timeout: float | None
     return ticket
 
 
-def test_requests_beyond_the_rate_wait_for_the_next_and_keep_their_order() -> None:
+def test_requests_above_the_rate_wait_in_order() -> None:
     scheduler = core(requests=2)
     first = [ask(scheduler, 0.0) for _ in range(4)]
     assert [ticket.state for ticket in first] == [GRANTED, GRANTED, WAITING, WAITING]
@@ -90,7 +88,7 @@ def test_tokens_are_taken_by_estimate_and_corrected() -> None:
     assert following.state is GRANTED, "it took 200, so 800 are left"
 
 
-def test_a_failed_call_and_a_pause_give_their_tokens_back() -> None:
+def test_failed_call_and_pause_return_their_tokens() -> None:
     scheduler = core(tokens=1000)
     failing = ask(scheduler, 0.0, tokens=800)
     following = ask(scheduler, 0.0, tokens=900)
@@ -103,7 +101,7 @@ def test_a_failed_call_and_a_pause_give_their_tokens_back() -> None:
     assert ask(scheduler, 0.0, tokens=1000).state is GRANTED
 
 
-def test_a_wait_for_the_time_can_time_out() -> None:
+def test_rate_limit_wait_can_time_out() -> None:
     scheduler = core(requests=1)
     ask(scheduler, 0.0)
     waiting = ask(scheduler, 0.0, timeout=5.0)
@@ -112,7 +110,7 @@ def test_a_wait_for_the_time_can_time_out() -> None:
     assert waiting.state is State.REJECTED
 
 
-def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
+def test_empty_bucket_grants_nothing_until_refilled() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0)
     scheduler.record_rate_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
@@ -124,7 +122,7 @@ def test_where_nothing_is_left_nothing_goes_until_there_is_more() -> None:
     assert waiting.state is GRANTED
 
 
-def test_until_another_such_request_fits_nothing_goes() -> None:
+def test_nothing_is_granted_until_the_next_request_fits() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0, tokens=1000)
     scheduler.record_rate_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
@@ -135,9 +133,7 @@ def test_until_another_such_request_fits_nothing_goes() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(2.0, 2.0), (None, 6.0)])
-def test_what_a_provider_asks_for_counts_more_than_what_it_says_is_left(
-    retry_after: float | None, pause: float
-) -> None:
+def test_retry_after_overrides_the_remaining_limit(retry_after: float | None, pause: float) -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
     left = RateLimits(0, None, 60.0, None, 10)
@@ -147,7 +143,7 @@ def test_what_a_provider_asks_for_counts_more_than_what_it_says_is_left(
     assert scheduler.compute_next_wakeup() == pytest.approx(pause)
 
 
-def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> None:
+def test_request_refused_for_money_returns_its_tokens() -> None:
     scheduler = core(requests=1, tokens=1000)
     poor = Ticket(Request("a", resources=("llm",), admission=True, tokens=900))
     scheduler.submit(poor, 0.0)
@@ -158,7 +154,7 @@ def test_who_is_refused_its_money_gives_back_what_was_taken_of_the_minute() -> N
     assert following.state is GRANTED
 
 
-def test_a_holder_that_waits_for_itself_shares_no_sooner_than_the_provider_allows() -> None:
+def test_self_blocking_holder_shares_no_sooner_than_allowed() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit(ceiling=1)}, FifoPolicy)
     holder = Ticket(Request("a", resources=("llm",)))
     holder.scopes = ("thread",)
@@ -171,7 +167,7 @@ def test_a_holder_that_waits_for_itself_shares_no_sooner_than_the_provider_allow
     assert (nested.state, nested.lender) == (GRANTED, holder)
 
 
-def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
+def test_provider_pause_is_bounded() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
     scheduler.record_throttling(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
@@ -180,7 +176,7 @@ def test_a_provider_cannot_stop_a_program_for_a_day() -> None:
     assert scheduler.compute_next_wakeup() == 900.0
 
 
-def test_rejecting_a_large_waiter_grants_none_that_is_rejected_too() -> None:
+def test_rejecting_a_large_waiter_grants_no_rejected_one() -> None:
     scheduler = core(tokens=60)
     ask(scheduler, 0.0, 60)
     large, small, other = (ask(scheduler, 0.0, tokens) for tokens in (60, 1, 2))

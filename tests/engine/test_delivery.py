@@ -46,7 +46,7 @@ def test_caller_returns_while_events_keep_coming() -> None:
     assert [event.at for event in listener.received] == sorted(event.at for event in listener.received)
 
 
-def test_events_that_no_listener_took_in_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_dropped_by_slow_listeners_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "_MAX_EVENTS", 10)
     engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy), timer=False)
     received: list[Event] = []

@@ -528,7 +528,7 @@ def interrupt() -> None:
     ids=["advance", "release", "observed", "fair"],
 )
 @pytest.mark.parametrize("prepare", OPERATIONS)
-def test_an_interrupt_loses_nothing(
+def test_interrupt_loses_nothing(
     prepare: Callable[[Bench], Operation], options: dict[str, bool], afterwards: str
 ) -> None:
     for number in every_point(prepare, signals=True, **options):
@@ -540,7 +540,7 @@ def test_an_interrupt_loses_nothing(
 
 
 @pytest.mark.parametrize("prepare", OPERATIONS)
-def test_a_lease_dropped_in_the_midst_comes_back(prepare: Callable[[Bench], Operation]) -> None:
+def test_lease_dropped_during_an_operation_is_reclaimed(prepare: Callable[[Bench], Operation]) -> None:
     for number in every_point(prepare, signals=False):
         bench = Bench()
         bench.core.set_capacity(DEFAULT_RESOURCE, 3, 0.0)
@@ -554,7 +554,7 @@ def test_a_lease_dropped_in_the_midst_comes_back(prepare: Callable[[Bench], Oper
 
 
 @pytest.mark.parametrize("prepare", OPERATIONS)
-def test_a_finaliser_may_release_in_the_midst(prepare: Callable[[Bench], Operation]) -> None:
+def test_finaliser_may_release_during_an_operation(prepare: Callable[[Bench], Operation]) -> None:
     for number in every_point(prepare, signals=False):
         bench = Bench()
         bench.core.set_capacity(DEFAULT_RESOURCE, 3, 0.0)

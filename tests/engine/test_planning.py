@@ -32,7 +32,7 @@ def ask(engine: InProcessEngine, resource: str) -> Ticket:
     return ticket
 
 
-def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_limited_waiter_is_granted_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     told_timer = Told(None)
     monkeypatch.setattr(in_process, "Timer", lambda _: told_timer)
     clock = ManualClock()
@@ -51,7 +51,7 @@ def test_who_waits_for_the_time_is_looked_after_when_it_comes(monkeypatch: pytes
     assert waiting.state is State.GRANTED
 
 
-def test_a_timer_without_a_thread_is_logged_once_and_retried(
+def test_timer_without_a_thread_is_logged_once_and_retried(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start_thread = timer.start_new_thread
@@ -76,7 +76,7 @@ def test_a_timer_without_a_thread_is_logged_once_and_retried(
     assert waiting.outcome is Outcome.TIMEOUT
 
 
-def test_a_recovery_after_an_exception_is_logged_once(
+def test_recovery_after_an_exception_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
@@ -94,7 +94,7 @@ def test_a_recovery_after_an_exception_is_logged_once(
     engine.release(holder)
 
 
-def test_a_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
     for _ in range(1000):
         ask(engine, "narrow")
@@ -108,7 +108,7 @@ def test_a_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCa
     assert "set LOCO_MAX_WAITERS" in warning.getMessage()
 
 
-def test_a_bound_on_waiters_holds_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_bound_on_waiters_disables_the_warning(caplog: pytest.LogCaptureFixture) -> None:
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy, max_waiters=1000), clock=ManualClock(), timer=False)
     tickets = [ask(engine, "narrow") for _ in range(1002)]
     engine.run_due_actions()
@@ -116,7 +116,7 @@ def test_a_bound_on_waiters_holds_without_a_warning(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) -> None:
+def test_timer_warns_of_stalls(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=clock, timer=False)
     holder = ask(engine, "narrow")

@@ -58,9 +58,7 @@ class Story:
         return answer
 
 
-def test_a_provider_that_takes_four_at_a_time_refuses_little_and_slows_no_other(
-    server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_limited_provider_refuses_little_and_slows_no_other(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity="auto")
     with (
         BusyServer(4, seconds=0.02, retry_after=0.05) as busy,
@@ -84,7 +82,7 @@ def test_a_provider_that_takes_four_at_a_time_refuses_little_and_slows_no_other(
     scheduling.settled(440)
 
 
-def test_one_providers_refusals_slow_no_other(server: LlmServer, scheduled: Scheduled) -> None:
+def test_refusals_of_one_provider_slow_no_other(server: LlmServer, scheduled: Scheduled) -> None:
     scheduled(capacity="auto")
     with server.openai() as client, server.anthropic() as other:
         client.chat.completions.create(**CHAT)
@@ -97,7 +95,7 @@ def test_one_providers_refusals_slow_no_other(server: LlmServer, scheduled: Sche
     assert (standing(ours).capacity, standing(theirs).capacity) == (2, None)
 
 
-def test_nothing_goes_before_the_time_that_the_provider_names(server: LlmServer, scheduled: Scheduled) -> None:
+def test_nothing_is_sent_before_the_providers_instant(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity="auto")
     server.script({"type": "fail", "status": 429, "retry_after": 0.5, "times": 1})
     with server.openai(max_retries=2) as client, ThreadPoolExecutor(4) as pool:
@@ -112,7 +110,7 @@ def test_nothing_goes_before_the_time_that_the_provider_names(server: LlmServer,
 
 
 @each_sdk
-def test_an_answer_that_does_not_come_in_time_is_a_push_back(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_late_answer_lowers_the_limit(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity="auto")
     server.script({"type": "delay", "seconds": 5.0, "times": 1})
 
@@ -130,7 +128,7 @@ def test_an_answer_that_does_not_come_in_time_is_a_push_back(sdk: Sdk, server: L
     ]
 
 
-def test_what_an_answer_says_is_left_is_honoured_once_there_was_a_refusal(scheduled: Scheduled) -> None:
+def test_remaining_limits_apply_after_a_refusal(scheduled: Scheduled) -> None:
     story = Story("openai")
     some = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "1m"}
     none = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2m30s"}
@@ -147,7 +145,7 @@ def test_what_an_answer_says_is_left_is_honoured_once_there_was_a_refusal(schedu
     scheduling.settled(3)
 
 
-def test_a_moment_to_come_again_is_kept_like_a_span(scheduled: Scheduled) -> None:
+def test_retry_instant_is_kept_like_a_duration(scheduled: Scheduled) -> None:
     story = Story("openai")
     story.tell(429, {}, headers={"retry-after": format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)})
     scheduling = scheduled(capacity="auto", acquire_timeout=0)
@@ -162,7 +160,7 @@ def test_a_moment_to_come_again_is_kept_like_a_span(scheduled: Scheduled) -> Non
 
 @each_sync_sdk
 @pytest.mark.parametrize(("error", "kinds"), [("ReadTimeout", [ThrottleKind.TIMEOUT]), ("PoolTimeout", [])])
-def test_what_the_program_itself_runs_out_of_is_no_push_back(
+def test_local_exhaustion_lowers_no_limit(
     error: str, kinds: list[ThrottleKind], sdk: Sdk, scheduled: Scheduled
 ) -> None:
     story = Story(sdk.name)
@@ -181,7 +179,7 @@ WITHIN = {
 
 
 @each_sync_sdk
-def test_a_provider_that_breaks_off_as_it_has_too_much_to_do_pushes_back(sdk: Sdk, scheduled: Scheduled) -> None:
+def test_stream_broken_by_overload_lowers_the_limit(sdk: Sdk, scheduled: Scheduled) -> None:
     line, status = WITHIN[sdk.name]
     story = Story(sdk.name)
     story.stream(line + "\n\n")
@@ -196,7 +194,7 @@ def test_a_provider_that_breaks_off_as_it_has_too_much_to_do_pushes_back(sdk: Sd
 
 
 @pytest.mark.parametrize(("read", "capacity"), [("whole", 2), ("first", 2), ("broken", 1)])
-def test_only_what_a_provider_served_counts_as_a_success(read: str, capacity: int, scheduled: Scheduled) -> None:
+def test_only_served_calls_count_as_success(read: str, capacity: int, scheduled: Scheduled) -> None:
     """After the refusal of one the limit is one, and one success lets it try two."""
     chunk = "data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": "ahoy"}}]}) + "\n\n"
     story = Story("openai")
@@ -216,7 +214,7 @@ def test_only_what_a_provider_served_counts_as_a_success(read: str, capacity: in
     assert known.capacity == capacity
 
 
-def test_a_call_needs_all_resources_that_match(tmp_path: Path, server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_takes_all_resources_that_match(tmp_path: Path, server: LlmServer, scheduled: Scheduled) -> None:
     (tmp_path / "loco.toml").write_text("""
         capacity = 2
         [[resources]]
@@ -266,7 +264,7 @@ def test_resources_change_in_a_running_program(server: LlmServer, scheduled: Sch
     assert resources == [(own,), ("narrow",), ("narrow",), (own,)]
 
 
-def test_tokens_in_a_minute_hold_back_what_would_exceed_them(server: LlmServer, scheduled: Scheduled) -> None:
+def test_tokens_per_minute_delay_the_excess(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=4, tokens_per_minute=60_000, acquire_timeout=0)
     long = {**CHAT, "messages": [{"role": "user", "content": "sail " * 20_000}]}
     with server.openai() as client:
@@ -281,7 +279,7 @@ def test_tokens_in_a_minute_hold_back_what_would_exceed_them(server: LlmServer, 
     assert calls * used <= 61_000 <= (calls + 1) * used + 1000, "as many as the bucket has room for"
 
 
-def test_the_default_is_auto_and_nobody_waits(server: LlmServer, scheduled: Scheduled) -> None:
+def test_default_is_auto_without_waits(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled()
     barrier = threading.Barrier(8)
     with server.openai() as client, ThreadPoolExecutor(8) as pool:

@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_program_prints_what_the_page_says(server: LlmServer, tmp_path: Path) -> None:
+def test_program_prints_what_the_page_shows(server: LlmServer, tmp_path: Path) -> None:
     (program,), (printed, spent) = blocks("python"), blocks("text")
     environ = {
         **os.environ,
@@ -41,7 +41,7 @@ def test_the_program_prints_what_the_page_says(server: LlmServer, tmp_path: Path
     assert "analyst" in output("-m", "loco_otel.cli", "budgets")
 
 
-def test_the_settings_are_as_the_page_says(tmp_path: Path) -> None:
+def test_settings_equal_those_of_the_page(tmp_path: Path) -> None:
     file = tmp_path / "loco.toml"
     file.write_text("\n".join(blocks("toml")[::-1]))
     settings = Settings.load({"LOCO_CONFIG": str(file)})

@@ -264,7 +264,7 @@ async def post_stream(client: Any) -> Seen:
 
 
 @since("openai", "2.9")
-def test_a_compaction_is_scheduled_and_its_tokens_are_known(scheduled: Scheduled) -> None:
+def test_compaction_is_scheduled_and_its_tokens_are_counted(scheduled: Scheduled) -> None:
     """Which the mock server does not offer."""
     usage = {"input_tokens": 9, "output_tokens": 3, "total_tokens": 12}
     answer = {"id": "r1", "object": "response.compaction", "created_at": 1, "output": [], "usage": usage}
@@ -606,7 +606,7 @@ CLOUDS = {
 
 @pytest.mark.parametrize("name", CLOUDS)
 @pytest.mark.parametrize("colour", ["sync", "async"])
-def test_another_providers_client_is_scheduled_under_its_name(name: str, colour: str, scheduled: Scheduled) -> None:
+def test_client_of_another_provider_has_its_name(name: str, colour: str, scheduled: Scheduled) -> None:
     cloud = CLOUDS[name]
     provider = Provider("anthropic" if cloud.call is _message else "openai", cloud.answer)
     scheduling = scheduled(capacity=CAPACITY)

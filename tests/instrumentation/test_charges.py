@@ -44,9 +44,7 @@ def budgeted(scheduled: Scheduled, **settings: object) -> Scheduling:
 
 
 @each_sync_sdk
-def test_a_call_that_nobody_waited_for_any_longer_is_charged_its_prompt(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_abandoned_call_is_charged_its_prompt(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled)
     server.script({"type": "delay", "seconds": 1.0, "times": 1})
     error = openai.APITimeoutError if sdk.name == "openai" else anthropic.APITimeoutError
@@ -60,7 +58,7 @@ def test_a_call_that_nobody_waited_for_any_longer_is_charged_its_prompt(
 
 
 @each_async_sdk
-def test_a_call_that_is_cancelled_once_it_is_sent_is_charged_its_prompt(sdk: Sdk, scheduled: Scheduled) -> None:
+def test_call_cancelled_after_sending_is_charged_its_prompt(sdk: Sdk, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled)
     library = http_of(sdk.name)
 
@@ -86,7 +84,7 @@ def test_a_call_that_is_cancelled_once_it_is_sent_is_charged_its_prompt(sdk: Sdk
     assert only().reserved == 0
 
 
-def test_a_call_that_is_cancelled_in_its_pause_is_charged_nothing(server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_cancelled_in_its_pause_is_charged_nothing(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled)
     server.script({"type": "fail", "status": 429, "retry_after": 30, "times": 1})
 
@@ -106,7 +104,7 @@ def test_a_call_that_is_cancelled_in_its_pause_is_charged_nothing(server: LlmSer
     assert loco_otel.spend() == ()
 
 
-def test_the_service_tier_of_a_stream_counts_as_that_of_a_whole_answer(scheduled: Scheduled) -> None:
+def test_service_tier_of_a_stream_is_charged(scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity="auto")
     loco_otel.configure(budgets="*=1")
 
@@ -138,7 +136,7 @@ def test_the_service_tier_of_a_stream_counts_as_that_of_a_whole_answer(scheduled
     assert len(set(costs)) == 3
 
 
-def test_a_stream_that_is_broken_off_keeps_what_it_said_of_the_cache(scheduled: Scheduled) -> None:
+def test_broken_stream_keeps_its_cache_figures(scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled)
     loco_otel.configure(prices={"claude-*": {"input": 1000, "output": 0, "cache_read": 1}})
     library = http_of("anthropic")
@@ -164,7 +162,7 @@ def test_a_stream_that_is_broken_off_keeps_what_it_said_of_the_cache(scheduled: 
     assert only().spent == 3 * TOKEN + 500
 
 
-def test_a_call_that_outlives_max_hold_keeps_its_reservation(server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_past_max_hold_keeps_its_reservation(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled, capacity=1, max_hold=0.2)
     loco_otel.configure(budgets=f"*={150 * TOKEN / 1_000_000}")
     server.script({"type": "delay", "seconds": 1.5, "times": 1})
@@ -181,7 +179,7 @@ def test_a_call_that_outlives_max_hold_keeps_its_reservation(server: LlmServer, 
     assert only().reserved == 0
 
 
-def test_a_callback_may_change_the_budgets_that_it_is_told_of(server: LlmServer, scheduled: Scheduled) -> None:
+def test_callback_may_change_the_budgets(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled, capacity=1)
     told: list[object] = []
 
@@ -212,9 +210,7 @@ def test_a_callback_may_change_the_budgets_that_it_is_told_of(server: LlmServer,
 
 
 @pytest.mark.parametrize("with_file", [False, True])
-def test_a_call_is_paid_by_the_process_that_made_it_not_by_its_fork(
-    with_file: bool, server: LlmServer, tmp_path: Path
-) -> None:
+def test_call_is_paid_by_its_process_and_not_by_a_fork(with_file: bool, server: LlmServer, tmp_path: Path) -> None:
     # In a process of its own, which has no threads that a fork would be without.
     program = f"""
         import os, sys, loco_otel

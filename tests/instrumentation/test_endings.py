@@ -161,9 +161,7 @@ async def raw_response_left_unread(sdk: Sdk, client: Any) -> None:
         raw_response_left_unread,
     ],
 )
-def test_a_body_that_is_closed_gives_its_slot_back(
-    ending: Ending, sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_closed_body_frees_slot(ending: Ending, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -176,7 +174,7 @@ def test_a_body_that_is_closed_gives_its_slot_back(
 
 
 @each_sdk
-def test_reading_on_after_the_end_is_harmless(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_read_after_the_end_is_harmless(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -211,7 +209,7 @@ def _streaming_response(sdk: Sdk, client: Any) -> Any:
 
 
 @each_sync_sdk
-def test_a_stream_dropped_half_read_is_free_without_the_garbage_collector(
+def test_stream_dropped_half_read_frees_slot_without_gc(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, no_gc: None
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -226,7 +224,7 @@ def test_a_stream_dropped_half_read_is_free_without_the_garbage_collector(
 
 
 @each_async_sdk
-def test_an_async_stream_dropped_half_read_is_free_without_the_garbage_collector(
+def test_async_stream_dropped_half_read_frees_slot_without_gc(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, no_gc: None
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -246,7 +244,7 @@ def test_an_async_stream_dropped_half_read_is_free_without_the_garbage_collector
 
 @each_sdk
 @pytest.mark.parametrize("call", ["stream", "raw"])
-def test_an_answer_dropped_unread_is_free_without_the_garbage_collector(
+def test_answer_dropped_unread_frees_slot_without_gc(
     call: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled, no_gc: None
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -266,7 +264,7 @@ def test_an_answer_dropped_unread_is_free_without_the_garbage_collector(
 
 
 @each_sync_sdk
-def test_an_error_of_the_program_in_its_loop_frees_the_slot_with_the_stream(
+def test_error_in_a_read_loop_frees_slot_with_the_stream(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, no_gc: None
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -286,7 +284,7 @@ def test_an_error_of_the_program_in_its_loop_frees_the_slot_with_the_stream(
 
 
 @each_sdk
-def test_a_stream_in_a_cycle_is_free_once_collected(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_in_a_cycle_frees_slot_once_collected(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -307,7 +305,7 @@ CLOSES_WITH_ITS_LOOP = {"openai": "2.9", "anthropic": "0.76"}
 
 
 @each_async_sdk
-def test_a_stream_that_its_loop_left_behind_is_free(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_of_a_closed_loop_frees_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     kept = []
 
@@ -331,7 +329,7 @@ def test_a_stream_that_its_loop_left_behind_is_free(sdk: Sdk, server: LlmServer,
 
 @each_sdk
 @pytest.mark.parametrize("how", ["read", "helper", "raw"])
-def test_a_dropped_connection_is_an_error(how: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_dropped_connection_is_an_error(how: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "disconnect", "after_chunks": 2})
     scheduling = scheduled(capacity=1)
 
@@ -354,7 +352,7 @@ def test_a_dropped_connection_is_an_error(how: str, sdk: Sdk, server: LlmServer,
 
 
 @each_sdk
-def test_a_stream_cut_short_is_estimated(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_truncated_stream_is_estimated(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """No SDK takes it for an error."""
     server.script({"type": "stream_fault", "kind": "truncate", "after_chunks": 3})
     scheduling = scheduled(capacity=1)
@@ -369,7 +367,7 @@ def test_a_stream_cut_short_is_estimated(sdk: Sdk, server: LlmServer, scheduled:
 
 
 @each_sdk
-def test_a_chunk_that_is_no_json_is_an_error(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_chunk_that_is_no_json_is_an_error(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "malformed", "after_chunks": 1})
     scheduling = scheduled(capacity=1)
 
@@ -388,7 +386,7 @@ def test_a_chunk_that_is_no_json_is_an_error(sdk: Sdk, server: LlmServer, schedu
     ("status", "error"), [(400, "BadRequestError"), (404, "NotFoundError"), (500, "InternalServerError")]
 )
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_refused_call_spends_nothing(
+def test_refused_call_spends_nothing(
     status: int, error: str, streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     server.script({"type": "fail", "status": status})
@@ -404,7 +402,7 @@ def test_a_refused_call_spends_nothing(
     ended(scheduling, f"{sdk.name}.{error}", spent=False)
 
 
-def test_an_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
+def test_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
     library = http_of("openai")
 
     def broken(_: Any) -> Any:
@@ -418,7 +416,7 @@ def test_an_answer_that_is_no_json_is_an_error(scheduled: Scheduled) -> None:
 
 
 @each_sdk
-def test_an_unreachable_provider_is_an_error(sdk: Sdk, scheduled: Scheduled, server: LlmServer) -> None:
+def test_unreachable_provider_is_an_error(sdk: Sdk, scheduled: Scheduled, server: LlmServer) -> None:
     scheduling = scheduled(capacity=1)
     library = http_of(sdk.name)
 
@@ -437,7 +435,7 @@ def test_an_unreachable_provider_is_an_error(sdk: Sdk, scheduled: Scheduled, ser
 
 
 @each_sdk
-def test_a_reader_that_runs_out_of_patience_ends_the_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_read_timeout_ends_the_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": STALL})
     scheduling = scheduled(capacity=1)
 
@@ -462,7 +460,7 @@ CANCELLED = "asyncio.exceptions.CancelledError"
 
 
 @each_async_sdk
-def test_cancelled_while_it_waits_for_its_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_wait_leaves_nothing(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -494,7 +492,9 @@ def _failed(scheduling: Scheduling, name: str) -> list[Any]:
 
 @each_async_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_cancelled_before_the_headers(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_before_the_headers_leaves_nothing(
+    streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled
+) -> None:
     server.script({"type": "delay", "seconds": STALL})
     scheduling = scheduled(capacity=1)
 
@@ -516,7 +516,7 @@ def test_cancelled_before_the_headers(streamed: bool, sdk: Sdk, server: LlmServe
 
 @each_async_sdk
 @pytest.mark.parametrize("close", [False, True])
-def test_cancelled_amid_the_stream(close: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_stream_leaves_nothing(close: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": STALL})
     scheduling = scheduled(capacity=1)
 
@@ -553,7 +553,7 @@ async def stuck() -> AsyncIterator[bytes]:
 
 @each_async_sdk
 @pytest.mark.parametrize("phase", ["waiting", "headers", "body"])
-def test_a_task_destroyed_with_its_loop_leaves_nothing(
+def test_task_destroyed_with_its_loop_leaves_nothing(
     phase: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its coroutine is closed by the garbage collector, in whatever context that finds."""
@@ -602,7 +602,7 @@ def test_a_task_destroyed_with_its_loop_leaves_nothing(
 
 
 @each_sdk
-def test_a_stalled_reader_loses_its_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stalled_reader_loses_its_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": STALL})
     scheduling = scheduled(capacity=1, max_hold=0.2)
 
@@ -625,7 +625,7 @@ def test_a_stalled_reader_loses_its_slot(sdk: Sdk, server: LlmServer, scheduled:
 
 
 @each_sync_sdk
-def test_each_chunk_is_a_sign_of_life(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_each_chunk_renews_the_lease(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """The body takes longer than `LOCO_MAX_HOLD`, no pause in it does."""
     for after in (1, 3, 5, 7):
         server.script({"type": "stream_fault", "kind": "stall", "after_chunks": after, "stall_seconds": 0.0})
@@ -641,7 +641,7 @@ def test_each_chunk_is_a_sign_of_life(sdk: Sdk, server: LlmServer, scheduled: Sc
     scheduling.settled(1)
 
 
-def test_a_raw_answer_that_nobody_parses_has_ended_already(server: LlmServer, scheduled: Scheduled) -> None:
+def test_unparsed_raw_answer_has_ended(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with server.openai() as client:
         raw = client.chat.completions.with_raw_response.create(model="gpt-4o", messages=[])
@@ -650,7 +650,7 @@ def test_a_raw_answer_that_nobody_parses_has_ended_already(server: LlmServer, sc
     scheduling.settled(1)
 
 
-def test_a_response_that_has_ended_can_be_pickled(server: LlmServer, scheduled: Scheduled) -> None:
+def test_ended_response_can_be_pickled(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with (
         server.openai() as client,
@@ -662,7 +662,7 @@ def test_a_response_that_has_ended_can_be_pickled(server: LlmServer, scheduled: 
     scheduling.settled(1)
 
 
-def test_a_stream_of_the_programs_own_keeps_what_it_counts(server: LlmServer, scheduled: Scheduled) -> None:
+def test_custom_stream_keeps_its_counts(server: LlmServer, scheduled: Scheduled) -> None:
     class Counting(openai.Stream[_Chunk]):
         count = 0
 
@@ -682,7 +682,7 @@ def test_a_stream_of_the_programs_own_keeps_what_it_counts(server: LlmServer, sc
 
 
 @each_sync_sdk
-def test_closed_by_another_thread_while_it_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_close_by_another_thread_during_a_read_frees_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": 0.5})
     scheduling = scheduled(capacity=1)
     reading = threading.Event()

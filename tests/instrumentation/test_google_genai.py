@@ -98,7 +98,7 @@ def in_background(target: Callable[[], None]) -> threading.Thread:
 
 
 @each_mode
-def test_peak_is_the_capacity(
+def test_peak_equals_the_capacity(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=CAPACITY)
@@ -132,7 +132,7 @@ def test_usage_is_exact(mode: Mode, gemini: LlmServer, scheduled: Scheduled, mon
 
 
 @each_mode
-def test_slot_is_free_in_back_off(
+def test_slot_is_free_during_back_off(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -148,7 +148,7 @@ def test_slot_is_free_in_back_off(
 
 
 @each_mode
-def test_refusal_is_throttling_once(
+def test_refusal_counts_as_throttling_once(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -164,7 +164,7 @@ def test_refusal_is_throttling_once(
 
 
 @each_stream
-def test_broken_stream_gives_its_slot_back(
+def test_broken_stream_frees_slot(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -178,7 +178,7 @@ def test_broken_stream_gives_its_slot_back(
 
 
 @pytest.mark.parametrize("ending", ["close", "drop"])
-def test_stream_left_early_gives_its_slot_back(
+def test_stream_left_early_frees_slot(
     ending: str, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -202,7 +202,7 @@ def test_stream_left_early_gives_its_slot_back(
 
 @pytest.mark.parametrize("ending", ["close", "drop"])
 @pytest.mark.parametrize("colour", ["httpx", "aiohttp"])
-def test_async_stream_left_early_gives_its_slot_and_connection_back(
+def test_async_stream_left_early_frees_slot_and_connection(
     ending: str, colour: str, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -241,7 +241,7 @@ def test_cheaper_model_is_in_the_path(
 
 
 @each_colour
-def test_embeddings_are_scheduled_and_counting_tokens_is_not(
+def test_embeddings_are_scheduled_and_token_counts_are_not(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)

@@ -130,7 +130,7 @@ def test_changed_framework_costs_the_name_alone(
     assert len([record for record in caplog.records if record.name == "loco_otel"]) == 1
 
 
-def test_uninstall_takes_the_hooks_off(scheduled: Scheduled) -> None:
+def test_uninstall_removes_the_hooks(scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     assert "openai_agents" in [reader.name for reader in agent_readers.readers]
     scheduling.close()

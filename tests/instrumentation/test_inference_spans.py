@@ -80,7 +80,7 @@ PROGRAM = TracerProvider(shutdown_on_exit=False).get_tracer("program")
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_says_what_was_asked_and_answered(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_span_shows_request_and_answer(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     options = {"stream_options": {"include_usage": True}} if streamed and sdk.name == "openai" else {}
 
@@ -143,7 +143,7 @@ async def _read(sdk: Sdk, stream: Any) -> tuple[str, str, int, int]:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_embeddings_and_responses_are_inference_too(is_async: bool, server: LlmServer, scheduled: Scheduled) -> None:
+def test_embeddings_and_responses_have_spans(is_async: bool, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     sdk = Sdk("openai", is_async=is_async)
 
@@ -192,7 +192,7 @@ CLOUDS: dict[str, tuple[str, Callable[[Any], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_another_providers_client_is_told_under_its_name(cloud: str, scheduled: Scheduled) -> None:
+def test_client_of_another_provider_has_its_name(cloud: str, scheduled: Scheduled) -> None:
     name, make, provider, host = CLOUDS[cloud]
     library = http_of(name)
     scheduling = scheduled(capacity=1)
@@ -210,7 +210,7 @@ def test_another_providers_client_is_told_under_its_name(cloud: str, scheduled: 
 
 
 @each_sdk
-def test_its_parent_is_the_span_of_the_program(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_parent_is_the_span_of_the_program(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> int:
@@ -228,9 +228,7 @@ def test_its_parent_is_the_span_of_the_program(sdk: Sdk, server: LlmServer, sche
 
 
 @each_sdk
-def test_its_parent_is_the_span_around_the_call_where_the_program_has_none(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_parent_is_the_call_span_without_a_program_span(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -244,7 +242,7 @@ def test_its_parent_is_the_span_around_the_call_where_the_program_has_none(
 
 
 @each_sdk
-def test_it_begins_with_the_grant_and_ends_with_the_body(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_span_lasts_from_the_grant_to_the_end_of_the_body(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def call() -> None:
@@ -302,7 +300,7 @@ async def dropped_in_a_cycle(sdk: Sdk, client: Any, scheduling: Scheduling) -> N
 
 @each_sdk
 @pytest.mark.parametrize("reading", [finished_whole, closed_early, broken_off_and_dropped, dropped_in_a_cycle])
-def test_a_stream_that_the_program_has_done_with_is_no_error(
+def test_stream_closed_by_the_program_is_no_error(
     reading: Reading, sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -318,7 +316,7 @@ def test_a_stream_that_the_program_has_done_with_is_no_error(
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_refusal_is_an_error(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_refusal_is_an_error(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "fail", "status": 400})
     scheduling = scheduled(capacity=1)
 
@@ -336,7 +334,7 @@ def test_a_refusal_is_an_error(streamed: bool, sdk: Sdk, server: LlmServer, sche
 
 
 @each_sdk
-def test_an_error_amid_the_stream_is_one(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_error_during_the_stream_is_an_error(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "malformed", "after_chunks": 1})
     scheduling = scheduled(capacity=1)
 
@@ -353,7 +351,7 @@ def test_an_error_amid_the_stream_is_one(sdk: Sdk, server: LlmServer, scheduled:
 
 @each_async_sdk
 @pytest.mark.parametrize("amid", ["headers", "body"])
-def test_a_cancelled_task_is_an_error(amid: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_task_is_an_error(amid: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     if amid == "headers":
         server.script({"type": "delay", "seconds": STALL})
     else:
@@ -381,7 +379,7 @@ def test_a_cancelled_task_is_an_error(amid: str, sdk: Sdk, server: LlmServer, sc
 
 
 @each_sdk
-def test_a_call_that_was_turned_away_has_none(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_rejected_call_has_no_span(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1, acquire_timeout=0.01)
 
     async def call() -> None:
@@ -398,7 +396,7 @@ def test_a_call_that_was_turned_away_has_none(sdk: Sdk, server: LlmServer, sched
 
 
 @each_sdk
-def test_a_reader_that_stalls_ends_it_with_its_lease(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stalled_reader_ends_the_span_with_its_lease(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": 0.5})
     scheduling = scheduled(capacity=1, max_hold=0.1)
 
@@ -418,7 +416,7 @@ def test_a_reader_that_stalls_ends_it_with_its_lease(sdk: Sdk, server: LlmServer
 
 
 @each_sdk
-def test_retries_are_within_it_and_counted(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_retries_are_inside_the_span_and_counted(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "fail", "status": 429, "retry_after": 0.01, "times": 2})
     scheduling = scheduled(capacity=1)
 
@@ -439,7 +437,7 @@ def test_retries_are_within_it_and_counted(sdk: Sdk, server: LlmServer, schedule
 
 
 @each_sdk
-def test_it_is_current_while_the_sdk_reads_and_never_in_between(
+def test_span_is_current_only_while_the_sdk_reads(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -477,7 +475,7 @@ def _note_reads(sdk: Sdk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @each_async_sdk
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_stream_may_be_read_in_another_task(apart: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_may_be_read_in_another_task(apart: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -499,7 +497,7 @@ def test_a_stream_may_be_read_in_another_task(apart: bool, sdk: Sdk, server: Llm
 
 
 @each_sync_sdk
-def test_a_stream_may_be_read_in_another_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_may_be_read_in_another_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     seen: list[int] = []
     with sdk.client(server) as client:
@@ -547,7 +545,7 @@ def suppressed(key: str) -> Iterator[None]:
 
 @each_sdk
 @pytest.mark.parametrize("key", ["suppress_instrumentation", _SUPPRESS_INSTRUMENTATION_KEY])
-def test_a_suppressed_call_waits_its_turn_and_nothing_is_told(
+def test_suppressed_call_is_scheduled_without_telemetry(
     key: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled, reader: InMemoryMetricReader
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -578,7 +576,7 @@ def test_a_suppressed_call_waits_its_turn_and_nothing_is_told(
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_its_metrics(
+def test_metrics_are_recorded(
     streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled, reader: InMemoryMetricReader
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -640,7 +638,9 @@ def _usage(points: dict[str, list[tuple[dict[str, Any], Any]]]) -> list[tuple[di
     return points["gen_ai.client.token.usage"]
 
 
-def test_what_was_estimated_is_no_usage(server: LlmServer, scheduled: Scheduled, reader: InMemoryMetricReader) -> None:
+def test_estimate_is_not_reported_as_usage(
+    server: LlmServer, scheduled: Scheduled, reader: InMemoryMetricReader
+) -> None:
     scheduling = scheduled(capacity=1)
     measured(scheduling, reader)
     sdk = Sdk("openai", is_async=False)

@@ -60,7 +60,7 @@ def ps(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["ps", *arguments])
 
 
-def test_a_busy_program_from_inside_and_from_outside(server: LlmServer, tmp_path: Path) -> None:
+def test_busy_program_is_shown_from_inside_and_outside(server: LlmServer, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "busy.py").write_text(BUSY)
     program = subprocess.Popen(
@@ -109,7 +109,7 @@ def test_a_busy_program_from_inside_and_from_outside(server: LlmServer, tmp_path
         program.communicate("", timeout=30)
 
 
-def test_a_dump_reads_as_the_page_shows(server: LlmServer, scheduled: Scheduled) -> None:
+def test_dump_equals_the_page(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with server.openai() as client, ThreadPoolExecutor(1) as pool:
         with loco_otel.slot("analyst", weight=2):
@@ -132,7 +132,7 @@ def alike(text: str) -> str:
     return re.sub(r" +", " ", re.sub(r"\d+\.\d+ s", "N s", text)).strip()
 
 
-def test_a_negative_limit_is_refused() -> None:
+def test_negative_limit_is_rejected() -> None:
     with pytest.raises(ValueError, match="tickets must be at least 0, not -1"):
         loco_otel.dump(tickets=-1)
 
@@ -164,7 +164,7 @@ def serving(body: bytes) -> Iterator[str]:
         (b"\xff\xfe", "does not answer"),
     ],
 )
-def test_what_is_no_such_page_is_said(body: bytes, said: str) -> None:
+def test_unknown_page_is_reported(body: bytes, said: str) -> None:
     with serving(body) as url:
         done = ps("--url", url)
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
@@ -172,7 +172,7 @@ def test_what_is_no_such_page_is_said(body: bytes, said: str) -> None:
     assert url in done.output
 
 
-def test_what_speaks_no_http_is_said() -> None:
+def test_server_without_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -189,7 +189,7 @@ def test_what_speaks_no_http_is_said() -> None:
     assert "does not answer" in done.output
 
 
-def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     with serving(
         b'# TYPE loco_scheduler_ticks counter\nloco_scheduler_ticks_total{loco_resource_name="llm"} 3\n'
@@ -202,11 +202,11 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
     ("host", "url"),
     [("", "http://localhost:9/metrics"), ("::1", "http://[::1]:9/metrics"), ("10.0.0.1", "http://10.0.0.1:9/metrics")],
 )
-def test_the_page_is_looked_for_where_the_exporter_serves_it(host: str, url: str) -> None:
+def test_page_is_found_where_the_exporter_serves_it(host: str, url: str) -> None:
     assert get_default_url({"OTEL_EXPORTER_PROMETHEUS_HOST": host, "OTEL_EXPORTER_PROMETHEUS_PORT": "9"}) == url
 
 
-def test_where_nobody_answers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", str(port))
     done = ps()

@@ -72,7 +72,7 @@ def program(tmp_path: Path, server: LlmServer) -> Program:
 # -- what is patched --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_imported_before_the_program_does(program: Program) -> None:
+def test_launcher_imports_nothing_before_the_program(program: Program) -> None:
     source = """
         import sys
 
@@ -82,7 +82,7 @@ def test_nothing_is_imported_before_the_program_does(program: Program) -> None:
     assert result.stdout == "True set()\nopenai True\nanthropic True\n"
 
 
-def test_installed_by_hand_nothing_is_imported_either(program: Program) -> None:
+def test_install_imports_nothing_before_the_program(program: Program) -> None:
     source = """
         import sys
         import loco_otel
@@ -105,7 +105,7 @@ def test_installed_by_hand_nothing_is_imported_either(program: Program) -> None:
     ],
     ids=["by default", "one left out", "switched off"],
 )
-def test_what_is_left_out_is_left_alone(
+def test_excluded_sdk_is_not_patched(
     environ: Mapping[str, str], openai: bool, anthropic: bool, program: Program
 ) -> None:
     result = program.run(PATCHED, CALLS, **environ)
@@ -155,7 +155,7 @@ def with_another_instrumentor(tmp_path: Path) -> Mapping[str, str]:
         ("LOCO_LEDGER", "/", "the ledger / can't be used: it is a folder"),
     ],
 )
-def test_a_wrong_setting_stops_us_and_nobody_else(
+def test_invalid_setting_disables_us_alone(
     name: str, value: str, said: str, program: Program, with_another_instrumentor: Mapping[str, str], server: LlmServer
 ) -> None:
     result = program.run(PATCHED, CALLS, **{name: value}, **with_another_instrumentor)
@@ -166,7 +166,7 @@ def test_a_wrong_setting_stops_us_and_nobody_else(
     assert "Traceback" not in result.stderr
 
 
-def test_the_other_instrumentor_comes_after_ours(
+def test_other_instrumentor_is_loaded_after_ours(
     program: Program, with_another_instrumentor: Mapping[str, str]
 ) -> None:
     """Else the test above would prove nothing."""
@@ -184,7 +184,7 @@ def test_the_other_instrumentor_comes_after_ours(
 # -- where telemetry goes ---------------------------------------------------------------------------------------------
 
 
-def test_without_opentelemetrys_sdk_it_schedules_all_the_same(program: Program, server: LlmServer) -> None:
+def test_scheduling_works_without_the_opentelemetry_sdk(program: Program, server: LlmServer) -> None:
     server.script({"type": "delay", "seconds": 0.15, "times": None})
     source = """
         from concurrent.futures import ThreadPoolExecutor
@@ -202,7 +202,7 @@ def test_without_opentelemetrys_sdk_it_schedules_all_the_same(program: Program, 
     assert peak(server.requests()) == 1
 
 
-def test_over_otlp(program: Program) -> None:
+def test_otlp_export_works(program: Program) -> None:
     with Collector() as collector:
         result = program.run(
             CALLS,
@@ -228,7 +228,7 @@ def test_over_otlp(program: Program) -> None:
         assert secret not in result.stderr
 
 
-def test_over_prometheus(program: Program) -> None:
+def test_prometheus_export_works(program: Program) -> None:
     port = free_port()
     source = f"""
         import http.client

@@ -68,9 +68,7 @@ def make_calls(way: Way, sdk: Sdk, server: LlmServer) -> None:
 
 @each_way
 @each_sdk
-def test_an_agent_whose_answers_are_long_becomes_the_heavier(
-    sdk: Sdk, way: Way, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_agent_with_long_answers_becomes_heavier(sdk: Sdk, way: Way, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     make_calls(way, sdk, server)
 
@@ -115,7 +113,7 @@ def learnt_of(runtime: Runtime, agent: str, model: str) -> int:
 
 @each_way
 @each_sdk
-def test_it_is_learnt_without_an_opentelemetry_sdk_too(
+def test_weights_are_learnt_without_an_opentelemetry_sdk(
     sdk: Sdk, way: Way, server: LlmServer, unobserved: Runtime
 ) -> None:
     make_calls(way, sdk, server)
@@ -127,7 +125,7 @@ def test_it_is_learnt_without_an_opentelemetry_sdk_too(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_the_responses_api_is_learnt_of_without_an_opentelemetry_sdk(
+def test_responses_api_is_learnt_without_an_opentelemetry_sdk(
     is_async: bool, server: LlmServer, unobserved: Runtime
 ) -> None:
     make_calls(respond, Sdk("openai", is_async=is_async), server)
@@ -136,7 +134,7 @@ def test_the_responses_api_is_learnt_of_without_an_opentelemetry_sdk(
     assert learnt_of(unobserved, "verbose", "gpt-4o") > 2000
 
 
-def test_nothing_is_learnt_where_nobody_waits_and_nobody_listens(server: LlmServer, unobserved: Runtime) -> None:
+def test_nothing_is_learnt_without_waiters_and_listeners(server: LlmServer, unobserved: Runtime) -> None:
     loco_otel.configure(capacity=None)
     make_calls(ask, Sdk("openai", is_async=False), server)
     assert not unobserved.averages.predict_usage("verbose", "gpt-4o", 10).learnt
@@ -147,7 +145,7 @@ def test_nothing_is_learnt_where_nobody_waits_and_nobody_listens(server: LlmServ
 
 
 @each_sdk
-def test_a_fixed_weight_is_never_corrected(
+def test_fixed_weight_is_never_corrected(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "loco.toml"
@@ -160,9 +158,7 @@ def test_a_fixed_weight_is_never_corrected(
     assert {event.spending.weight for event in scheduling.seen.of(Spent)} == {2500}
 
 
-def test_what_was_broken_off_teaches_nothing_and_keeps_the_weight_of_its_grant(
-    server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_broken_stream_teaches_nothing_and_keeps_its_weight(server: LlmServer, scheduled: Scheduled) -> None:
     sdk = Sdk("anthropic", is_async=False)
     answer(server, LONG)
     scheduling = scheduled()
@@ -179,7 +175,7 @@ def test_what_was_broken_off_teaches_nothing_and_keeps_the_weight_of_its_grant(
     assert not scheduling.runtime.averages.predict_usage("verbose", "claude-sonnet-5", 10).learnt
 
 
-def test_a_new_runtime_knows_nothing_and_other_settings_forget_nothing(server: LlmServer, scheduled: Scheduled) -> None:
+def test_new_runtime_is_empty_and_new_settings_keep_all(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled()
     make_calls(ask, Sdk("openai", is_async=False), server)
 

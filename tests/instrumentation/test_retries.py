@@ -45,7 +45,7 @@ def refusal(status: int, retry_after: float = PAUSE, times: int | None = 1) -> R
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_each_attempt_is_a_wait_of_its_own(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_each_attempt_waits_separately(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, times=2))
     scheduling = scheduled(capacity=1)
 
@@ -78,7 +78,7 @@ def test_each_attempt_is_a_wait_of_its_own(streamed: bool, sdk: Sdk, server: Llm
 
 @each_sdk
 @pytest.mark.parametrize("status", [503, 529])
-def test_an_overloaded_provider_pushes_back_too(status: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_overloaded_provider_lowers_the_limit(status: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(status))
     scheduling = scheduled(capacity=1)
 
@@ -93,7 +93,7 @@ def test_an_overloaded_provider_pushes_back_too(status: int, sdk: Sdk, server: L
 
 
 @each_sdk
-def test_a_refusal_that_stays_reaches_the_program(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_persistent_refusal_reaches_the_program(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, 0.01, times=None))
     scheduling = scheduled(capacity=1)
 
@@ -114,7 +114,7 @@ def test_a_refusal_that_stays_reaches_the_program(sdk: Sdk, server: LlmServer, s
 
 @each_sdk
 @pytest.mark.parametrize("status", [408, 500])
-def test_other_failures_are_retried_without_a_throttle(
+def test_other_failures_are_retried_without_throttling(
     status: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     server.script(refusal(status))
@@ -135,7 +135,7 @@ def http_for(sdk: Sdk, handler: Handler) -> Any:
 
 
 @each_sdk
-def test_a_lost_connection_is_retried_without_a_throttle(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_lost_connection_is_retried_without_throttling(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     def lose(request: Any) -> Any:
         raise http_of(sdk.name).ConnectError("lost", request=request)
 
@@ -171,7 +171,7 @@ LIMITS = {
 
 @each_sdk
 @pytest.mark.parametrize("retries", [0, 1])
-def test_an_empty_account_is_no_load(retries: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_empty_account_is_no_load(retries: int, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     def refuse(_: Any) -> Any:
         headers = {**LIMITS[sdk.name], "retry-after-ms": "10"}
         return http_of(sdk.name).Response(429, json=SPENT[sdk.name], headers=headers)
@@ -198,7 +198,7 @@ AWAY = 1.0
 
 
 @each_sync_sdk
-def test_the_slot_is_free_while_a_thread_sleeps(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_slot_is_free_while_a_thread_sleeps(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, AWAY))
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
@@ -212,7 +212,7 @@ def test_the_slot_is_free_while_a_thread_sleeps(sdk: Sdk, server: LlmServer, sch
 
 
 @each_async_sdk
-def test_the_slot_is_free_while_a_task_sleeps(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_slot_is_free_while_a_task_sleeps(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, AWAY))
     scheduling = scheduled(capacity=1)
 
@@ -262,7 +262,7 @@ def _ask_as(agent: str, sdk: Sdk, client: Any) -> None:
 
 
 @each_sync_sdk
-def test_a_second_wait_that_is_too_long_raises(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_second_wait_past_its_timeout_raises(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429))
     scheduling = scheduled(capacity=1, acquire_timeout=0.2)
     taken = threading.Event()
@@ -285,7 +285,7 @@ def test_a_second_wait_that_is_too_long_raises(sdk: Sdk, server: LlmServer, sche
 
 
 @each_async_sdk
-def test_a_second_wait_of_a_task_that_is_too_long_raises(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_second_wait_of_a_task_past_its_timeout_raises(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429))
     scheduling = scheduled(capacity=1, acquire_timeout=0.2)
 
@@ -317,7 +317,7 @@ def check_rejected(scheduling: Any, outcome: Outcome) -> None:
 
 
 @each_async_sdk
-def test_cancelled_in_its_pause(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_pause_leaves_nothing(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429, 60))
     scheduling = scheduled(capacity=1)
 
@@ -341,7 +341,7 @@ def test_cancelled_in_its_pause(sdk: Sdk, server: LlmServer, scheduled: Schedule
 
 
 @each_async_sdk
-def test_cancelled_in_its_second_wait(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_cancelled_second_wait_leaves_nothing(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script(refusal(429))
     scheduling = scheduled(capacity=1)
 

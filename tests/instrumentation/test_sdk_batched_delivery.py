@@ -75,7 +75,7 @@ def said(spans: tuple[ReadableSpan, ...] | list[ReadableSpan]) -> list[Any]:
 
 @each_sync_sdk
 @pytest.mark.parametrize("call", [ask, stream, fail, retry])
-def test_late_spans_say_the_same(
+def test_late_spans_equal_immediate_ones(
     call: Callable[[Sdk, LlmServer], None], sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     at_once = scheduled(capacity=1)

@@ -129,9 +129,7 @@ def test_callers_at_a_barrier_never_overspend(sdk: Sdk, capacity: object, server
 
 
 @each_sdk
-def test_where_calls_take_more_than_their_estimate_it_is_overspent_by_no_more_than_that(
-    sdk: Sdk, server: LlmServer, priced: Any
-) -> None:
+def test_overspending_is_bounded_by_the_errors_of_estimates(sdk: Sdk, server: LlmServer, priced: Any) -> None:
     limit = 5 * TOKEN
     scheduling = priced(2, budgets=f"*={limit / MICRO}")
     # Nothing is expected of an answer: it has more tokens than the call says that it may.
@@ -156,7 +154,7 @@ class _entered:  # noqa: N801 - a verb, as of contextlib
         await now(self._client.close())
 
 
-def test_a_refusal_says_whose_budget_and_how_it_stands(server: LlmServer, priced: Any) -> None:
+def test_refusal_names_the_budget_and_its_state(server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="analyst=0.07,default=5", budget_period="day")
     with loco_otel.as_agent("analyst"), server.openai() as client:
         client.chat.completions.create(**CHAT, max_tokens=BOUND)
@@ -182,7 +180,7 @@ def test_a_refusal_says_whose_budget_and_how_it_stands(server: LlmServer, priced
         client.chat.completions.create(**CHAT, max_tokens=BOUND)
 
 
-def test_what_can_never_fit_is_refused_at_once_though_all_slots_are_taken(server: LlmServer, priced: Any) -> None:
+def test_request_above_the_budget_is_refused_without_a_wait(server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets="*=0.05")
     refused: list[BudgetExceededError] = []
 
@@ -200,7 +198,7 @@ def test_what_can_never_fit_is_refused_at_once_though_all_slots_are_taken(server
     assert [event.outcome for event in scheduling.seen.of(Rejected)] == [Outcome.BUDGET]
 
 
-def test_who_waits_is_refused_once_the_budget_is_used_up(server: LlmServer, priced: Any) -> None:
+def test_waiter_is_refused_once_the_budget_is_used_up(server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets=f"*={BOUND * TOKEN * 2 / MICRO}")
     ends: Counter[str] = Counter()
 
@@ -231,7 +229,7 @@ def test_who_waits_is_refused_once_the_budget_is_used_up(server: LlmServer, pric
     assert len(server.requests()) == 1
 
 
-def test_waiters_for_tokens_are_all_refused_by_a_used_up_budget(server: LlmServer, priced: Any) -> None:
+def test_waiters_for_tokens_are_refused_by_a_used_up_budget(server: LlmServer, priced: Any) -> None:
     scheduling = priced(4, budgets="*=1000", tokens_per_minute=60_000)
     ends: Counter[str] = Counter()
 
@@ -259,7 +257,7 @@ def test_waiters_for_tokens_are_all_refused_by_a_used_up_budget(server: LlmServe
     assert len(server.requests()) == 1
 
 
-def test_alert_lets_calls_through_and_says_so(server: LlmServer, priced: Any) -> None:
+def test_alert_admits_calls_and_is_reported(server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="analyst=0.01", budget_on_exceeded="alert")
     told: list[object] = []
     stop = loco_otel.on_budget(told.append)
@@ -277,7 +275,7 @@ def test_alert_lets_calls_through_and_says_so(server: LlmServer, priced: Any) ->
     assert event.attributes["loco.budget.remaining_usd"] < 0
 
 
-def test_a_callback_that_fails_costs_no_call(server: LlmServer, priced: Any) -> None:
+def test_failed_callback_costs_no_call(server: LlmServer, priced: Any) -> None:
     priced(budgets="*=0.01", budget_on_exceeded="alert")
 
     def broken(_: object) -> None:
@@ -290,7 +288,7 @@ def test_a_callback_that_fails_costs_no_call(server: LlmServer, priced: Any) -> 
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_downgraded_call_is_really_sent_with_the_cheaper_model(
+def test_downgraded_call_is_sent_with_the_cheaper_model(
     streamed: bool, sdk: Sdk, server: LlmServer, priced: Any
 ) -> None:
     asked, cheaper = ("gpt-4o", "gpt-4o-mini") if sdk.name == "openai" else ("claude-sonnet-5", "gpt-4o-mini")
@@ -324,7 +322,7 @@ def test_a_downgraded_call_is_really_sent_with_the_cheaper_model(
 
 
 @pytest.mark.parametrize("ends", ["reject", "alert"])
-def test_where_the_ladder_ends_it_is_refused_or_let_through(ends: str, server: LlmServer, priced: Any) -> None:
+def test_end_of_the_ladder_refuses_or_admits(ends: str, server: LlmServer, priced: Any) -> None:
     scheduling = priced(
         budgets="*=0.001",
         budget_on_exceeded="downgrade",
@@ -343,7 +341,7 @@ def test_where_the_ladder_ends_it_is_refused_or_let_through(ends: str, server: L
     assert [str(event.action) for event in scheduling.seen.of(BudgetExceeded)] == [ends]
 
 
-def test_only_models_of_the_same_resource_are_on_the_ladder(server: LlmServer, priced: Any, tmp_path: Any) -> None:
+def test_ladder_has_only_models_of_the_same_resource(server: LlmServer, priced: Any, tmp_path: Any) -> None:
     priced(
         budgets="*=0.05",
         budget_on_exceeded="downgrade",
@@ -355,7 +353,7 @@ def test_only_models_of_the_same_resource_are_on_the_ladder(server: LlmServer, p
     assert server.requests() == []
 
 
-def test_a_model_on_the_ladder_of_a_glob_never_goes_up(server: LlmServer, priced: Any) -> None:
+def test_model_of_a_glob_never_moves_up_the_ladder(server: LlmServer, priced: Any) -> None:
     priced(
         budgets=[{"scope": "model", "key": "gpt-4o-mini", "limit": 0.001, "on_exceeded": "downgrade"}],
         downgrade={"gpt-4o*": ["gpt-4o", "gpt-4o-mini", "gpt-4o-nano"]},
@@ -367,7 +365,7 @@ def test_a_model_on_the_ladder_of_a_glob_never_goes_up(server: LlmServer, priced
 
 
 @each_sdk
-def test_a_stream_that_is_broken_off_is_charged_by_what_was_seen(sdk: Sdk, server: LlmServer, priced: Any) -> None:
+def test_broken_stream_is_charged_by_its_chunks(sdk: Sdk, server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="*=1")
 
     async def main() -> None:
@@ -390,7 +388,7 @@ def test_a_stream_that_is_broken_off_is_charged_by_what_was_seen(sdk: Sdk, serve
 
 
 @each_sdk
-def test_a_call_that_failed_costs_nothing_and_holds_nothing(sdk: Sdk, server: LlmServer, priced: Any) -> None:
+def test_failed_call_costs_and_holds_nothing(sdk: Sdk, server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="*=1")
     server.script({"type": "fail", "status": 500, "times": 1})
 
@@ -405,7 +403,7 @@ def test_a_call_that_failed_costs_nothing_and_holds_nothing(sdk: Sdk, server: Ll
     assert loco_otel.spend() == ()
 
 
-def test_a_retried_call_reserves_once(server: LlmServer, priced: Any) -> None:
+def test_retried_call_reserves_once(server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets=f"*={BOUND * TOKEN / MICRO}")
     server.script({"type": "fail", "status": 429, "retry_after": 0.01, "times": 2})
     with server.openai(max_retries=2) as client:
@@ -416,7 +414,7 @@ def test_a_retried_call_reserves_once(server: LlmServer, priced: Any) -> None:
     assert only().reserved == 0
 
 
-def test_a_stream_that_is_dropped_is_charged_and_its_reservation_ends(server: LlmServer, priced: Any) -> None:
+def test_dropped_stream_is_charged_and_its_reservation_ends(server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets="*=1")
     with server.openai() as client:
         stream = iter(client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True))
@@ -430,7 +428,7 @@ def test_a_stream_that_is_dropped_is_charged_and_its_reservation_ends(server: Ll
     assert only().reserved == 0
 
 
-def test_a_call_taken_back_by_max_hold_is_charged_when_it_ends(server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_reclaimed_by_max_hold_is_charged_when_it_ends(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(max_hold=0.2, capacity=1)
     loco_otel.configure(prices=PRICES, budgets="*=1")
     server.script({"type": "delay", "seconds": 0.8, "times": 1})
@@ -442,7 +440,7 @@ def test_a_call_taken_back_by_max_hold_is_charged_when_it_ends(server: LlmServer
     assert scheduling.active() == 0
 
 
-def test_a_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Scheduled) -> None:
+def test_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Scheduled) -> None:
     scheduled(capacity=1)
     loco_otel.configure(budgets="*=1")
     reserved = []
@@ -456,7 +454,7 @@ def test_a_dearer_service_tier_is_reserved_for(server: LlmServer, scheduled: Sch
 
 @each_sdk
 @pytest.mark.parametrize("method", ["compute_cost", "settle_reservation", "reserve_estimate"])
-def test_a_fault_of_ours_costs_no_call_and_keeps_no_slot(
+def test_internal_fault_costs_no_call_and_keeps_no_slot(
     method: str, sdk: Sdk, server: LlmServer, priced: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -501,7 +499,7 @@ def test_several_budgets_must_all_admit_and_are_all_charged(server: LlmServer, p
     assert totals.by == ("red", "acme", "w", "s", "a")
 
 
-def test_an_unknown_model_takes_nothing_in_usd_but_weight(server: LlmServer, priced: Any) -> None:
+def test_unknown_model_costs_weight_and_no_usd(server: LlmServer, priced: Any) -> None:
     scheduling = priced(budgets=[{"limit": 0.001, "scope": "all"}, {"limit": 100, "scope": "all", "unit": "weight"}])
     with server.openai() as client:
         client.chat.completions.create(**{**CHAT, "model": "our-own-7b"})
@@ -512,7 +510,7 @@ def test_an_unknown_model_takes_nothing_in_usd_but_weight(server: LlmServer, pri
     assert (totals.unpriced, totals.usd) == (1, 0)
 
 
-def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: LlmServer) -> None:
+def test_spend_counts_from_its_first_call(server: LlmServer) -> None:
     process.replace_runtime(Settings.load({}))
     loco_otel.install()
     try:
@@ -529,7 +527,7 @@ def test_spend_is_counted_from_its_first_call_where_nothing_else_counts(server: 
         process.replace_runtime(None)
 
 
-def test_other_settings_change_nothing_of_what_is_spent(server: LlmServer, priced: Any) -> None:
+def test_new_settings_keep_spending(server: LlmServer, priced: Any) -> None:
     priced(budgets="*=1")
     with server.openai() as client:
         client.chat.completions.create(**CHAT, max_tokens=BOUND)
@@ -554,7 +552,7 @@ def alone(server: LlmServer) -> Iterator[LlmServer]:
 
 @each_sdk
 @pytest.mark.parametrize("way", ["whole", "streamed", "raw"])
-def test_answers_are_measured_though_nobody_listens(way: str, sdk: Sdk, alone: LlmServer) -> None:
+def test_answers_are_measured_without_listeners(way: str, sdk: Sdk, alone: LlmServer) -> None:
     async def main() -> None:
         async with _entered(sdk, alone) as client:
             if way == "whole":
@@ -573,7 +571,7 @@ def test_answers_are_measured_though_nobody_listens(way: str, sdk: Sdk, alone: L
     assert only().reserved == 0
 
 
-def test_a_call_that_is_dropped_while_it_waits_has_spent_nothing(server: LlmServer, priced: Any) -> None:
+def test_call_dropped_during_its_wait_has_spent_nothing(server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets="*=1")
     loop = asyncio.new_event_loop()
     client = server.async_openai()
@@ -616,7 +614,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @each_sdk
-def test_a_shared_ledger_never_overspends_either(sdk: Sdk, server: LlmServer, priced: Any, ledger: Path) -> None:
+def test_shared_ledger_never_overspends(sdk: Sdk, server: LlmServer, priced: Any, ledger: Path) -> None:
     limit = 10 * BOUND * TOKEN
     scheduling = priced(3, budgets=f"*={limit / MICRO}", ledger=str(ledger))
     ends = refused_or_answered(sdk, server, CALLERS)
@@ -626,7 +624,7 @@ def test_a_shared_ledger_never_overspends_either(sdk: Sdk, server: LlmServer, pr
     assert only().reserved == 0
 
 
-def test_a_restart_keeps_what_was_spent(server: LlmServer, scheduled: Scheduled, ledger: Path) -> None:
+def test_restart_keeps_spending(server: LlmServer, scheduled: Scheduled, ledger: Path) -> None:
     for _ in range(2):
         scheduled(ledger=ledger)
         loco_otel.configure(prices=PRICES, budgets="*=1")
@@ -638,7 +636,7 @@ def test_a_restart_keeps_what_was_spent(server: LlmServer, scheduled: Scheduled,
 
 
 @pytest.mark.parametrize("on_error", ["closed", "open"])
-def test_while_the_ledger_cannot_be_used_calls_are_refused_or_let_through(
+def test_unusable_ledger_refuses_or_admits(
     on_error: str, server: LlmServer, priced: Any, ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scheduling = priced(1, budgets="*=1", ledger=str(ledger), ledger_on_error=on_error)
@@ -657,7 +655,7 @@ def test_while_the_ledger_cannot_be_used_calls_are_refused_or_let_through(
     assert all("sk-" not in record.getMessage() for record in caplog.records)
 
 
-def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
+def test_charge_is_kept_when_the_ledger_is_locked(
     server: LlmServer, priced: Any, ledger: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scheduling = priced(1, budgets="*=0.07", ledger=str(ledger))
@@ -676,13 +674,13 @@ def test_what_a_call_took_is_not_lost_where_the_ledger_is_locked_at_its_end(
     assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [1], "told when it was spent"
 
 
-def test_a_ledger_that_is_none_stops_loco_otel_with_its_name(ledger: Path) -> None:
+def test_invalid_ledger_stops_loco_otel_with_its_name(ledger: Path) -> None:
     ledger.write_bytes(b"not a database, and long enough to be looked at" * 50)
     with pytest.raises(ConfigurationError, match=r"ledger=.*ledger\.db: .* file is not a database"):
         loco_otel.configure(ledger=str(ledger))
 
 
-def test_killed_in_mid_stream_it_leaves_what_was_spent_and_no_reservation(server: LlmServer, ledger: Path) -> None:
+def test_killed_stream_keeps_spending_and_no_reservation(server: LlmServer, ledger: Path) -> None:
     program = f"""
         import loco_otel, sys
         from openai import OpenAI
@@ -717,9 +715,7 @@ def test_killed_in_mid_stream_it_leaves_what_was_spent_and_no_reservation(server
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_calls_under_a_slot_of_the_programs_own_are_paid_for_too(
-    streamed: bool, sdk: Sdk, server: LlmServer, priced: Any
-) -> None:
+def test_calls_in_a_slot_of_the_program_are_charged(streamed: bool, sdk: Sdk, server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets=f"*={BOUND * TOKEN / MICRO}")
 
     async def main() -> None:
@@ -748,7 +744,7 @@ def test_calls_under_a_slot_of_the_programs_own_are_paid_for_too(
     assert scheduling.active() == 0
 
 
-def test_a_stream_under_a_slot_that_is_dropped_is_paid_for(server: LlmServer, priced: Any) -> None:
+def test_stream_in_a_dropped_slot_is_charged(server: LlmServer, priced: Any) -> None:
     scheduling = priced(1, budgets="*=1")
     with server.openai() as client, loco_otel.slot("mine"):
         stream = iter(client.chat.completions.create(**CHAT, max_tokens=BOUND, stream=True))

@@ -28,7 +28,7 @@ FREE, SCORE, REENTRANT = GrantReason.FREE, GrantReason.SCORE, GrantReason.REENTR
 
 
 @each_sdk
-def test_a_call_while_a_stream_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_during_a_stream_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -44,7 +44,7 @@ def test_a_call_while_a_stream_is_read(sdk: Sdk, server: LlmServer, scheduled: S
 
 
 @each_sdk
-def test_streams_within_streams(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_nested_streams_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     depth = 4
 
@@ -87,9 +87,7 @@ async def in_a_group(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @each_async_sdk
 @pytest.mark.parametrize("nested", [in_the_same_task, in_wait_for, in_a_child, in_a_group])
-def test_an_async_call_while_a_stream_is_read(
-    nested: Nested, sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_async_call_during_a_stream_finishes(nested: Nested, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -110,7 +108,7 @@ def test_an_async_call_while_a_stream_is_read(
 
 @each_async_sdk
 @pytest.mark.parametrize("where", ["to_thread", "on the loop", "in a callback"])
-def test_a_sync_call_while_an_async_stream_is_read(
+def test_sync_call_during_an_async_stream_finishes(
     where: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -138,7 +136,7 @@ def test_a_sync_call_while_an_async_stream_is_read(
 
 
 @each_async_sdk
-def test_each_chunk_read_by_a_task_of_its_own(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_chunks_read_by_a_task_each_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """As with a time limit for each chunk; on 3.11 `wait_for` makes a task."""
     scheduling = scheduled(capacity=1)
 
@@ -159,7 +157,7 @@ def test_each_chunk_read_by_a_task_of_its_own(sdk: Sdk, server: LlmServer, sched
 
 
 @each_async_sdk
-def test_a_reader_that_goes_while_another_waits(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_reader_that_leaves_during_a_wait_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """It leaves the stream open, to those who had it before."""
     scheduling = scheduled(capacity=1)
 
@@ -189,7 +187,7 @@ def test_a_reader_that_goes_while_another_waits(sdk: Sdk, server: LlmServer, sch
 
 
 @each_async_sdk
-def test_a_chunk_read_by_a_task_that_is_kept(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_chunk_read_by_a_kept_task_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """As with a sign of life to one's own client while the chunk is awaited."""
     scheduling = scheduled(capacity=1)
 
@@ -210,7 +208,7 @@ def test_a_chunk_read_by_a_task_that_is_kept(sdk: Sdk, server: LlmServer, schedu
 
 
 @each_sync_sdk
-def test_each_chunk_of_a_sync_stream_read_by_to_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_sync_chunks_read_by_to_thread_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     coloured = Sdk(sdk.name, is_async=True)
 
@@ -227,7 +225,7 @@ def test_each_chunk_of_a_sync_stream_read_by_to_thread(sdk: Sdk, server: LlmServ
 
 
 @each_sync_sdk
-def test_each_chunk_read_in_another_thread(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_chunks_read_in_another_thread_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """As web frameworks read a generator: one step in a thread, in a copy of the context, then the next step."""
     scheduling = scheduled(capacity=1)
 
@@ -251,7 +249,7 @@ def test_each_chunk_read_in_another_thread(sdk: Sdk, server: LlmServer, schedule
 
 
 @each_sync_sdk
-def test_two_threads_that_each_need_a_second_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_two_threads_with_nested_calls_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
     both = threading.Barrier(2)
 
@@ -269,7 +267,7 @@ def test_two_threads_that_each_need_a_second_call(sdk: Sdk, server: LlmServer, s
 
 
 @each_async_sdk
-def test_two_tasks_that_each_need_a_second_call(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_two_tasks_with_nested_calls_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
 
     async def main() -> None:
@@ -306,9 +304,7 @@ def most_at_once(scheduling: Scheduling) -> int:
 
 
 @each_sync_sdk
-def test_a_pool_of_threads_works_for_the_reader_that_waits_for_it(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_thread_pool_of_a_waiting_reader_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(2) as pool, sdk.stream(client) as stream:
         for _ in range(2):
@@ -319,7 +315,7 @@ def test_a_pool_of_threads_works_for_the_reader_that_waits_for_it(
 
 
 @each_async_sdk
-def test_run_in_executor_while_an_async_stream_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_run_in_executor_during_an_async_stream_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     sync = Sdk(sdk.name, is_async=False)
 
@@ -336,9 +332,7 @@ def test_run_in_executor_while_an_async_stream_is_read(sdk: Sdk, server: LlmServ
 
 
 @each_sync_sdk
-def test_calls_of_a_pool_run_under_the_slot_and_the_name_of_who_submitted_them(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_pool_calls_run_under_slot_and_name_of_the_submitter(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         with loco_otel.as_agent("writer"):
@@ -356,7 +350,7 @@ def test_calls_of_a_pool_run_under_the_slot_and_the_name_of_who_submitted_them(
     ]
 
 
-def test_threads_are_left_alone_once_nothing_is_patched(scheduled: Scheduled) -> None:
+def test_threads_are_unpatched_once_nothing_is_patched(scheduled: Scheduled) -> None:
     scheduled(capacity=1)
     assert hasattr(ThreadPoolExecutor.submit, "__wrapped__")
     loco_otel.uninstall()
@@ -375,7 +369,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 @each_async_sdk
 @pytest.mark.parametrize("settings", [{"capacity": 1}, {"capacity": "auto"}], ids=str)
-def test_streams_opened_together_and_read_afterwards(
+def test_streams_opened_together_and_read_later_finish(
     settings: dict[str, object], sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     scheduling = scheduled(**settings)
@@ -399,7 +393,7 @@ def test_streams_opened_together_and_read_afterwards(
 
 @pytest.mark.usefixtures("impatient")
 @each_sync_sdk
-def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_streams_opened_by_a_pool_and_read_later_finish(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client:
         with ThreadPoolExecutor(4) as pool:
@@ -413,7 +407,7 @@ def test_streams_opened_by_a_pool_and_read_afterwards(sdk: Sdk, server: LlmServe
 
 
 @each_sync_sdk
-def test_a_stream_lends_its_slot_once_its_reader_does_something_else(
+def test_stream_lends_its_slot_while_its_reader_is_busy(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", -SOON)
@@ -435,7 +429,7 @@ def test_a_stream_lends_its_slot_once_its_reader_does_something_else(
 
 
 @each_sync_sdk
-def test_a_nested_call_waits_for_a_stream_that_can_still_end(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_nested_call_waits_for_a_stream_that_can_end(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         unrelated = sdk.stream(client)
@@ -455,7 +449,7 @@ def test_a_nested_call_waits_for_a_stream_that_can_still_end(sdk: Sdk, server: L
 
 
 @each_async_sdk
-def test_a_nested_call_of_a_task_waits_for_a_stream_that_can_still_end(
+def test_nested_call_of_a_task_waits_for_a_stream_that_can_end(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled
 ) -> None:
     scheduling = scheduled(capacity=2)
@@ -482,7 +476,7 @@ def test_a_nested_call_of_a_task_waits_for_a_stream_that_can_still_end(
 
 
 @each_async_sdk
-def test_a_stream_handed_to_another_task_is_that_tasks(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_handed_to_another_task_belongs_to_it(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """Who opened it does not hold it any more: a call there waits for its end, and shares nothing."""
     scheduling = scheduled(capacity=1)
 
@@ -514,9 +508,7 @@ def test_a_stream_handed_to_another_task_is_that_tasks(sdk: Sdk, server: LlmServ
 
 
 @each_async_sdk
-def test_a_stream_handed_to_another_task_is_lent_to_that_task(
-    sdk: Sdk, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_stream_handed_to_another_task_is_lent_to_it(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -538,7 +530,7 @@ def test_a_stream_handed_to_another_task_is_lent_to_that_task(
 
 
 @each_sync_sdk
-def test_a_stream_handed_to_another_thread_is_that_threads(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_stream_handed_to_another_thread_belongs_to_it(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     begun, go_on = threading.Event(), threading.Event()
     with sdk.client(server) as client, ThreadPoolExecutor(2) as pool:
@@ -568,7 +560,7 @@ def test_a_stream_handed_to_another_thread_is_that_threads(sdk: Sdk, server: Llm
 
 
 @each_sdk
-def test_a_call_within_a_slot_is_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_call_inside_a_slot_is_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -599,7 +591,7 @@ def test_child_tasks_of_a_slot_are_not_scheduled_again(sdk: Sdk, server: LlmServ
 
 
 @each_sync_sdk
-def test_an_sdk_upon_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_sdk_over_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     """As LiteLLM upon OpenAI's: what is patched calls what is patched."""
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as inner, sdk.client(server) as outer:
@@ -617,7 +609,7 @@ def test_an_sdk_upon_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, sched
 
 
 @each_async_sdk
-def test_an_async_sdk_upon_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_async_sdk_over_an_sdk_is_scheduled_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:

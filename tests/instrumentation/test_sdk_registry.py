@@ -11,7 +11,7 @@ from semconv_registry import ROOT, Registry
 
 
 @each_sdk
-def test_calls_emit_what_the_registry_says(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_calls_match_the_registry(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     reader = InMemoryMetricReader()
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)

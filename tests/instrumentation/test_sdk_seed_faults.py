@@ -61,7 +61,7 @@ def asking(threads: ThreadPoolExecutor, sdk: Sdk, client: Any) -> "Future[Any]":
 
 
 @each_sync_sdk
-def test_d1_errors_in_bodies_strand_nobody(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d1_errors_in_bodies_strand_no_waiter(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=3)
     raised = []
 
@@ -84,7 +84,7 @@ def test_d1_errors_in_bodies_strand_nobody(sdk: Sdk, server: LlmServer, schedule
 
 
 @each_async_sdk
-def test_d1_a_cancelled_body_strands_nobody(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d1_cancelled_body_strands_no_waiter(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -114,7 +114,7 @@ def test_d1_a_cancelled_body_strands_nobody(sdk: Sdk, server: LlmServer, schedul
 
 
 @each_async_sdk
-def test_d2_cancelled_right_after_its_grant(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d2_cancelled_right_after_its_grant_loses_no_slot(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -139,7 +139,7 @@ def test_d2_cancelled_right_after_its_grant(sdk: Sdk, server: LlmServer, schedul
     assert len(server.requests()) == 2
 
 
-def test_d2_timed_out_at_the_moment_of_its_grant(scheduled: Scheduled) -> None:
+def test_d2_timed_out_at_its_grant_loses_no_slot(scheduled: Scheduled) -> None:
     timeout = 0.005
     scheduling = scheduled(capacity=1, acquire_timeout=timeout)
     trials = 60
@@ -166,7 +166,7 @@ def test_d2_timed_out_at_the_moment_of_its_grant(scheduled: Scheduled) -> None:
 
 
 @each_sync_sdk
-def test_d3_a_timeout_wakes_nobody_else(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d3_timeout_wakes_no_other_waiter(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1, acquire_timeout=0.1)
     with sdk.client(server) as client, ThreadPoolExecutor(2) as threads:
         stream = sdk.stream(client)
@@ -189,7 +189,7 @@ def test_d3_a_timeout_wakes_nobody_else(sdk: Sdk, server: LlmServer, scheduled: 
 
 
 @each_sync_sdk
-def test_d4_whoever_is_turned_away_at_the_end_does_not_run(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d4_call_rejected_by_shutdown_does_not_run(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(10) as threads:
         stream = sdk.stream(client)
@@ -211,7 +211,7 @@ def test_d4_whoever_is_turned_away_at_the_end_does_not_run(sdk: Sdk, server: Llm
 
 
 @each_sync_sdk
-def test_d6_workers_of_one_agent_follow_each_other(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d6_workers_of_one_agent_run_in_turn(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(4) as threads:
         workers = [asking(threads, sdk, client) for _ in range(4)]
@@ -227,7 +227,7 @@ def test_d6_workers_of_one_agent_follow_each_other(sdk: Sdk, server: LlmServer, 
 
 
 @each_sync_sdk
-def test_d9_a_dropped_stream_lets_the_next_in(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d9_dropped_stream_admits_the_next(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as threads:
         stream = sdk.stream(client)
@@ -240,7 +240,7 @@ def test_d9_a_dropped_stream_lets_the_next_in(sdk: Sdk, server: LlmServer, sched
 
 
 @each_sync_sdk
-def test_d9_a_raised_capacity_lets_all_in(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d9_raised_capacity_admits_all(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(3) as threads:
         stream = sdk.stream(client)
@@ -258,7 +258,7 @@ def test_d9_a_raised_capacity_lets_all_in(sdk: Sdk, server: LlmServer, scheduled
 
 
 @each_async_sdk
-def test_d13_a_waiter_in_another_loop_is_woken_at_once(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d13_waiter_in_another_loop_is_woken(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     woken = []
 
@@ -287,7 +287,7 @@ def test_d13_a_waiter_in_another_loop_is_woken_at_once(sdk: Sdk, server: LlmServ
     assert woken[0] - first.at < 0.5
 
 
-def test_d13_a_hammer_of_threads_loses_no_slot_and_exceeds_none(scheduled: Scheduled) -> None:
+def test_d13_hammer_of_threads_loses_and_exceeds_no_slot(scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=3)
     open_now: list[None] = []
     most = []
@@ -332,7 +332,7 @@ def test_d16_failed_calls_leave_no_load(sdk: Sdk, server: LlmServer, scheduled: 
 
 
 @each_sync_sdk
-def test_d16_calls_turned_away_leave_no_load(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d16_rejected_calls_leave_no_load(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1, max_waiters=1, acquire_timeout=0.1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as threads:
         stream = sdk.stream(client)
@@ -353,7 +353,7 @@ def test_d16_calls_turned_away_leave_no_load(sdk: Sdk, server: LlmServer, schedu
 
 
 @each_sync_sdk
-def test_d21e_a_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_d21e_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": 0.12, "times": None})
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(8) as threads:
@@ -368,7 +368,7 @@ def test_d21e_a_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServ
 # -- D27: memory grows with each call ---------------------------------------------------------------------------------
 
 
-def test_d27_nothing_is_kept_of_calls_that_have_ended(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_d27_ended_calls_leave_nothing_behind(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_pool, "_FAIRNESS_WINDOW", 100)
     monkeypatch.setattr(spend_totals, "_MAX_KEYS", 20)
     scheduling = scheduled(capacity=2)

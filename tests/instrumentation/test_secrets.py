@@ -72,7 +72,7 @@ def labels(reader: InMemoryMetricReader) -> Iterator[str]:
 
 
 @each_sdk
-def test_no_secret_gets_out(
+def test_no_secret_is_exposed(
     sdk: Sdk,
     server: LlmServer,
     scheduled: Scheduled,

@@ -12,7 +12,7 @@ from loco_otel.events import Spent
 
 @each_sdk
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_calls_price_is_on_its_span(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_price_of_a_call_is_on_its_span(streamed: bool, sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
 
     async def main() -> None:
@@ -33,7 +33,7 @@ def test_a_calls_price_is_on_its_span(streamed: bool, sdk: Sdk, server: LlmServe
     assert len(told) == 1
 
 
-def test_prices_of_the_settings_count_at_once(server: LlmServer, scheduled: Scheduled) -> None:
+def test_configured_prices_apply_without_a_restart(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=2)
     loco_otel.configure(prices={"gpt-*": {"input": 1_000_000, "output": 0}})
     sdk = Sdk("openai", is_async=False)

@@ -118,7 +118,7 @@ def real_usage(server: LlmServer) -> Usage:
 
 
 @pytest.mark.parametrize("read", READS)
-def test_the_program_reads_the_same_and_the_scheduler_learns_the_tokens(
+def test_program_reads_the_same_and_tokens_are_counted(
     read: Read, play: Play, server: LlmServer, scheduled: Scheduled
 ) -> None:
     alone = play(read)
@@ -136,9 +136,7 @@ def test_the_program_reads_the_same_and_the_scheduler_learns_the_tokens(
     assert ("include_obfuscation" in request.body["stream_options"]) == ("other_wishes" in read.__name__)
 
 
-def test_it_is_off_unless_set_and_can_be_turned_on_in_a_running_program(
-    play: Play, server: LlmServer, scheduled: Scheduled
-) -> None:
+def test_stream_usage_is_off_until_enabled_at_run_time(play: Play, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled()
     play(created)
     loco_otel.configure(stream_usage=True)
@@ -177,7 +175,7 @@ async def response_events(client: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("read", [asked_itself, asked_in_extra_body, declined, whole, response_events])
-def test_what_has_said_yes_or_no_or_needs_no_asking_is_left_alone(
+def test_request_with_its_own_choice_is_unchanged(
     read: Read, play: Play, server: LlmServer, scheduled: Scheduled
 ) -> None:
     alone = play(read)
@@ -190,7 +188,7 @@ def test_what_has_said_yes_or_no_or_needs_no_asking_is_left_alone(
     assert [it.body for it in server.requests()] == [request.body]
 
 
-def test_anthropics_streams_tell_it_anyway(server: LlmServer, scheduled: Scheduled) -> None:
+def test_anthropic_streams_report_usage_anyway(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(stream_usage=True)
     with server.anthropic() as client:
         assert list(client.messages.create(**MESSAGE, stream=True))
@@ -200,7 +198,7 @@ def test_anthropics_streams_tell_it_anyway(server: LlmServer, scheduled: Schedul
     assert "stream_options" not in request.body
 
 
-def test_a_retry_asks_again(play: Play, server: LlmServer, scheduled: Scheduled) -> None:
+def test_retry_requests_usage_again(play: Play, server: LlmServer, scheduled: Scheduled) -> None:
     alone = play(created)
     server.reset()
     server.script({"type": "fail", "status": 500, "times": 1})
@@ -212,7 +210,7 @@ def test_a_retry_asks_again(play: Play, server: LlmServer, scheduled: Scheduled)
     assert [(it.status, it.body["stream_options"]) for it in server.requests()] == [(500, ASKED), (200, ASKED)]
 
 
-def test_what_the_program_handed_over_is_not_changed(server: LlmServer, scheduled: Scheduled) -> None:
+def test_arguments_of_the_program_are_unchanged(server: LlmServer, scheduled: Scheduled) -> None:
     scheduled(stream_usage=True)
     wishes = {"include_obfuscation": False}
     body = {**CHAT, "stream": True, "stream_options": wishes}
@@ -325,7 +323,7 @@ async def completed(client: Any) -> list[Any]:
         (completed, True, (TEXT,)),
     ],
 )
-def test_no_trace_of_it_is_in_the_other_chunks_either(
+def test_other_chunks_show_no_trace_of_it(
     read: Read,
     azure: bool,
     events: tuple[dict[str, Any], ...],
@@ -344,7 +342,7 @@ def test_no_trace_of_it_is_in_the_other_chunks_either(
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_a_chunk_with_choices_is_never_hidden(colour: str, scheduled: Scheduled) -> None:
+def test_chunk_with_choices_is_never_hidden(colour: str, scheduled: Scheduled) -> None:
     scheduling = scheduled(stream_usage=True)
     *_, last = play_to(Provider(WORD, STOP, at_the_end=True), created, colour)
 
@@ -354,7 +352,7 @@ def test_a_chunk_with_choices_is_never_hidden(colour: str, scheduled: Scheduled)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_a_stream_left_half_read_is_settled_by_an_estimate(colour: str, scheduled: Scheduled) -> None:
+def test_half_read_stream_is_settled_by_an_estimate(colour: str, scheduled: Scheduled) -> None:
     async def leave(client: Any) -> list[Any]:
         async with opened(await now(client.chat.completions.create(**CHAT, stream=True))) as stream:
             async for chunk in each(stream):

@@ -86,7 +86,7 @@ def bypassed(reader: InMemoryMetricReader, reason: str) -> int:
 
 
 @each_sdk
-def test_an_engine_that_takes_no_request(
+def test_engine_that_accepts_no_request_costs_no_call(
     sdk: Sdk,
     server: LlmServer,
     scheduled: Scheduled,
@@ -127,7 +127,7 @@ OPERATIONS = (
 
 @each_sdk
 @pytest.mark.parametrize("operation", [*OPERATIONS, "all"])
-def test_an_engine_whose_operations_fail(
+def test_engine_with_failing_operations_costs_no_call(
     operation: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduled(capacity=4)
@@ -155,7 +155,7 @@ ADAPTERS = {"openai": OpenAIAdapter, "anthropic": AnthropicAdapter}
 
 
 @each_sdk
-def test_an_adapter_that_cannot_describe(
+def test_adapter_that_cannot_describe_costs_no_call(
     sdk: Sdk,
     server: LlmServer,
     scheduled: Scheduled,
@@ -172,7 +172,7 @@ def test_an_adapter_that_cannot_describe(
 
 @each_sdk
 @pytest.mark.parametrize("method", ["read_chunk", "read_answer"])
-def test_an_adapter_that_cannot_read(
+def test_adapter_that_cannot_read_costs_no_call(
     method: str,
     sdk: Sdk,
     server: LlmServer,
@@ -189,7 +189,7 @@ def test_an_adapter_that_cannot_read(
 
 
 @each_sdk
-def test_an_adapter_that_cannot_judge_a_refusal(
+def test_adapter_that_cannot_judge_a_refusal_costs_no_call(
     sdk: Sdk,
     server: LlmServer,
     scheduled: Scheduled,
@@ -211,7 +211,7 @@ def test_an_adapter_that_cannot_judge_a_refusal(
 
 
 @each_sync_sdk
-def test_a_reader_of_identities_that_fails(
+def test_failing_identity_reader_costs_no_call(
     sdk: Sdk,
     server: LlmServer,
     scheduled: Scheduled,
@@ -231,7 +231,7 @@ def test_a_reader_of_identities_that_fails(
 
 
 @each_sdk
-def test_a_listener_that_raises_is_not_told_again(
+def test_failing_listener_is_removed(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Event] = []
@@ -249,7 +249,7 @@ def test_a_listener_that_raises_is_not_told_again(
 
 
 @each_sdk
-def test_an_exporter_that_raises(
+def test_failing_exporter_costs_no_call(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Exporter(SpanExporter):
@@ -315,7 +315,7 @@ OTHER_CALLS: list[tuple[str, Callable[[Any], Any], int]] = [
 
 @pytest.mark.parametrize(("name", "call", "status"), OTHER_CALLS)
 @pytest.mark.parametrize("is_async", [False, True])
-def test_other_calls_pass_by(
+def test_other_calls_are_not_scheduled(
     is_async: bool, name: str, call: Callable[[Any], Any], status: int, server: LlmServer, scheduled: Scheduled
 ) -> None:
     """At a full house: they wait for nothing, and nothing is told of them."""
@@ -369,7 +369,7 @@ def originals() -> Iterator[dict[Method, Any]]:
         setattr(method.owner, method.name, original)
 
 
-def test_uninstalled_all_is_as_it_was(scheduled: Scheduled, originals: dict[Method, Any]) -> None:
+def test_uninstall_restores_all(scheduled: Scheduled, originals: dict[Method, Any]) -> None:
     scheduled(capacity=1)
     assert all(method.current is not original for method, original in originals.items())
     loco_otel.uninstall()
@@ -379,7 +379,7 @@ def test_uninstalled_all_is_as_it_was(scheduled: Scheduled, originals: dict[Meth
 
 
 @each_sdk
-def test_installed_again_it_schedules_again(
+def test_second_install_schedules_again(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, originals: dict[Method, Any]
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -423,7 +423,7 @@ def count_with_a_closure(counted: list[str]) -> None:
 @each_sdk
 @pytest.mark.parametrize("count", [count_with_wrapt, count_with_a_closure])
 @pytest.mark.parametrize("first", [False, True])
-def test_with_another_wrapper(
+def test_another_wrapper_is_kept(
     first: bool,
     count: Callable[[list[str]], None],
     sdk: Sdk,
@@ -459,7 +459,7 @@ def test_with_another_wrapper(
 
 
 @each_sdk
-def test_a_call_under_way_ends_as_it_would_have(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_running_call_ends_normally_after_uninstall(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -475,7 +475,7 @@ def test_a_call_under_way_ends_as_it_would_have(sdk: Sdk, server: LlmServer, sch
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_setting_is_told_and_patches_nothing(
+def test_invalid_setting_is_reported_and_patches_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, originals: dict[Method, Any]
 ) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "plenty")
@@ -488,7 +488,7 @@ def test_a_wrong_setting_is_told_and_patches_nothing(
     OpenAIInstrumentor().uninstrument()
 
 
-def test_switched_off_it_patches_nothing(originals: dict[Method, Any]) -> None:
+def test_disabled_package_patches_nothing(originals: dict[Method, Any]) -> None:
     process.replace_runtime(Settings.load({"LOCO_ENABLED": "false"}))
     assert loco_otel.install() == ()
     assert all(method.current is original for method, original in originals.items())
@@ -496,7 +496,7 @@ def test_switched_off_it_patches_nothing(originals: dict[Method, Any]) -> None:
 
 
 @each_async_sdk
-def test_under_trio_calls_pass_by(
+def test_calls_in_trio_bypass_the_scheduler(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, caplog: pytest.LogCaptureFixture
 ) -> None:
     trio = pytest.importorskip("trio")

@@ -28,7 +28,7 @@ def required(pair: str) -> dict[str, Requirement]:
 
 
 @each_instrumentor
-def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoInstrumentor]) -> None:
+def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumentor]) -> None:
     sdk = instrumentor.sdk
     wanted = required(PAIR) if PAIR else {}
     if sdk in wanted:
@@ -38,7 +38,7 @@ def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoIns
     assert instrumentor.supports_version(version(sdk))
 
 
-def test_the_wrapt_under_test_is_that_of_the_pair() -> None:
+def test_installed_wrapt_is_that_of_the_pair() -> None:
     wanted = required(PAIR) if PAIR else {}
     if "wrapt" in wanted:
         assert version("wrapt") in wanted["wrapt"].specifier
@@ -47,7 +47,7 @@ def test_the_wrapt_under_test_is_that_of_the_pair() -> None:
 
 
 @each_instrumentor
-def test_support_begins_with_the_oldest_pair(instrumentor: type[LocoInstrumentor]) -> None:
+def test_support_starts_with_the_oldest_pair(instrumentor: type[LocoInstrumentor]) -> None:
     (oldest,) = required("oldest")[instrumentor.sdk].specifier
     (floor,) = (it for it in Requirement(instrumentor.requires).specifier if it.operator == ">=")
     assert oldest.version.startswith(floor.version)

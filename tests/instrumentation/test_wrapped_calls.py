@@ -51,7 +51,7 @@ WAYS = [(in_wrap, 1), (in_adapter, 1), (in_acquire, 0), (in_handle, 0)]
 
 @pytest.mark.parametrize(("within", "leases"), WAYS)
 @each_async_sdk
-def test_an_async_call_within_a_lease(
+def test_async_call_inside_a_lease_is_scheduled_once(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, within: Within, leases: int
 ) -> None:
     scheduling = scheduled(capacity=1)
@@ -69,7 +69,7 @@ def test_an_async_call_within_a_lease(
 
 @pytest.mark.parametrize(("within", "leases"), WAYS)
 @each_sync_sdk
-def test_a_sync_call_within_a_lease(
+def test_sync_call_inside_a_lease_is_scheduled_once(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, within: Within, leases: int
 ) -> None:
     scheduling = scheduled(capacity=1)

@@ -83,7 +83,7 @@ def whole_weight(model: str | None, tokens: int = 0) -> float:
         (None, 2),
     ],
 )
-def test_the_family_decides_however_the_model_is_named(model, tier):
+def test_family_decides_for_every_form_of_the_name(model, tier):
     assert whole_weight(model) == tier
 
 
@@ -91,12 +91,12 @@ def test_the_family_decides_however_the_model_is_named(model, tier):
     ("tokens", "weight"),
     [(-5, 3), (0, 3), (999, 3), (1000, 3), (1166, 3), (1167, 4), (1500, 5), (2000, 6), (100_000, 300)],
 )
-def test_beyond_a_thousand_tokens_the_weight_grows_with_them_in_whole_steps(tokens, weight):
+def test_weight_grows_in_steps_above_a_thousand_tokens(tokens, weight):
     assert whole_weight("gpt-4o", tokens) == weight
 
 
 @given(st.text(), st.integers(min_value=-1000, max_value=10**9))
-def test_an_estimate_is_a_whole_weight_of_at_least_one(model, tokens):
+def test_estimate_is_a_whole_weight_of_at_least_one(model, tokens):
     weight = estimate_weight(model, tokens)
 
     assert type(weight) is int
@@ -104,13 +104,13 @@ def test_an_estimate_is_a_whole_weight_of_at_least_one(model, tokens):
     assert weight % MILLI == 0
 
 
-def test_a_fixed_weight_replaces_the_whole_estimate():
+def test_fixed_weight_replaces_the_whole_estimate():
     assert estimate_weight("claude-opus-5", 500_000, {"claude-opus-5": 1.5}) == 1500
     assert estimate_weight("claude-opus-5", 500_000, {"claude-*": 4}) == 4000
     assert estimate_weight("claude-opus-5", 0, {"gpt-*": 4}) == 5000
 
 
-def test_the_name_goes_before_the_globs_and_those_in_their_order():
+def test_name_precedes_globs_and_globs_keep_their_order():
     fixed = {"*": 9.0, "gpt-4o*": 8.0, "gpt-4o": 7.0}
 
     assert estimate_weight("gpt-4o", 0, fixed) == 7000
@@ -119,15 +119,15 @@ def test_the_name_goes_before_the_globs_and_those_in_their_order():
     assert estimate_weight(None, 0, fixed) == 9000
 
 
-def test_a_name_that_looks_like_a_glob_is_a_name_first():
+def test_name_like_a_glob_is_a_name_first():
     assert estimate_weight("odd[1]", 0, {"odd[1]": 3}) == 3000
 
 
 @pytest.mark.parametrize(("weight", "milli"), [(0.0015, 2), (1 / 3, 333), (2, 2000), (1e-9, 1)])
-def test_a_fixed_weight_may_be_a_fraction(weight, milli):
+def test_fixed_weight_may_be_a_fraction(weight, milli):
     assert estimate_weight("m", 0, {"m": weight}) == milli
 
 
-def test_d21f_a_dated_name_weighs_the_same():
+def test_d21f_dated_name_weighs_the_same():
     assert whole_weight("gpt-4o-mini-2024-07-18") == whole_weight("gpt-4o-mini") == 1
     assert whole_weight("gpt-5-nano") == 1

@@ -72,7 +72,7 @@ def test_changed_base_url_names_the_new_provider() -> None:
         assert describe(client).provider == "groq"
 
 
-def test_many_base_urls_are_not_all_remembered() -> None:
+def test_many_base_urls_are_evicted() -> None:
     urls = [httpx.URL("https://api.x.ai/v1") for _ in range(200)]
     assert {provider_hosts.find_provider(url) for url in urls} == {"x_ai"}
     assert len(provider_hosts._provider_by_url) <= provider_hosts._MAX_URLS

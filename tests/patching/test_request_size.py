@@ -30,7 +30,7 @@ def whole_weight(model: str | None, tokens: int = 0) -> float:
 # Tokens.
 
 
-def test_three_bytes_are_a_token_and_a_message_costs_four_more():
+def test_three_bytes_are_a_token_and_a_message_costs_four():
     assert estimate_tokens(user("x" * 3000)) == 1004
     assert estimate_tokens(user("x")) == 5
     assert estimate_tokens({"messages": [{"role": "user", "content": "abc"}] * 10}) == 50
@@ -87,7 +87,7 @@ def test_every_part_of_the_prompt_counts(body):
     ],
 )
 @pytest.mark.parametrize("part", ["messages", "input"])
-def test_text_tool_calls_and_their_results_count_and_what_surrounds_them_does_not(message, part):
+def test_text_of_tool_calls_and_results_counts(message, part):
     assert estimate_tokens({part: [message]}) == 1004
 
 
@@ -122,7 +122,7 @@ IMAGES = [
 
 
 @pytest.mark.parametrize("part", IMAGES)
-def test_an_image_or_a_recording_counts_the_same_however_large(part):
+def test_image_or_recording_counts_the_same_for_any_size(part):
     assert estimate_tokens(user([part])) == 1004
     assert estimate_tokens(user([part, part, {"type": "text", "text": "x" * 3000}])) == 3004
 
@@ -138,7 +138,7 @@ def test_an_image_or_a_recording_counts_the_same_however_large(part):
         {"type": "something_new", "payload": {"file_data": BLOB}},
     ],
 )
-def test_a_document_counts_the_same_however_large(part):
+def test_document_counts_the_same_for_any_size(part):
     assert estimate_tokens(user([part])) == 3004
 
 
@@ -150,7 +150,7 @@ def test_bytes_count_as_media_of_any_size(data):
     assert estimate_tokens(user([{"type": "file", "file": {"file_data": data}}])) == 3004
 
 
-def test_a_document_of_plain_text_is_text():
+def test_document_of_plain_text_is_text():
     plain = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x" * 30_000}}
     parts = {
         "type": "document",
@@ -161,11 +161,11 @@ def test_a_document_of_plain_text_is_text():
     assert estimate_tokens(user([parts])) == 10_004
 
 
-def test_text_that_only_resembles_a_data_url_is_text():
+def test_text_that_resembles_a_data_url_is_text():
     assert estimate_tokens(user("data: see the table, " + "x" * 2979)) == 1004
 
 
-def test_an_answer_that_is_handed_back_counts_like_its_json():
+def test_returned_answer_counts_like_its_json():
     class Text(BaseModel):
         type: str
         text: str
@@ -181,7 +181,7 @@ def test_an_answer_that_is_handed_back_counts_like_its_json():
     assert estimate_tokens({"input": [message]}) == 1004
 
 
-def test_any_mapping_will_do():
+def test_any_mapping_is_accepted():
     message = MappingProxyType({"role": "user", "content": UserDict({"type": "text", "text": "x" * 3000})})
 
     assert estimate_tokens(UserDict({"messages": (message,)})) == 1004
@@ -190,7 +190,7 @@ def test_any_mapping_will_do():
 # What is odd.
 
 
-def test_what_can_be_read_only_once_is_left_alone():
+def test_iterator_is_left_unread():
     def parts() -> Iterator[dict[str, str]]:
         yield {"type": "text", "text": "x" * 3000}
 
@@ -202,14 +202,14 @@ def test_what_can_be_read_only_once_is_left_alone():
     assert len(list(messages)) == 1
 
 
-def test_a_body_that_contains_itself_is_measured_all_the_same():
+def test_body_that_contains_itself_is_measured():
     loop: dict[str, object] = {"role": "user"}
     loop["content"] = [loop, loop, "x"]
 
     assert estimate_tokens({"messages": [loop], "tools": [loop]}) > 0
 
 
-def test_a_body_as_deep_as_can_be_is_measured():
+def test_deepest_body_is_measured():
     content: object = "x" * 3000
     for _ in range(50_000):
         content = [content]
@@ -245,7 +245,7 @@ class Broken(dict[str, object]):
         user(Broken()),
     ],
 )
-def test_an_odd_body_never_raises(body):
+def test_odd_body_never_raises(body):
     assert 0 <= estimate_tokens(body) < 100
 
 
@@ -266,7 +266,7 @@ def test_any_json_is_measured(body):
 # D21f: the same experiments as on the seed.
 
 
-def test_d21f_an_image_does_not_weigh_like_a_book():
+def test_d21f_image_does_not_weigh_like_a_book():
     body = user([{"type": "text", "text": "What is this?"}, IMAGES[0]])
 
     assert whole_weight("gpt-4o-mini", estimate_tokens(body)) == 1
@@ -282,7 +282,7 @@ def test_d21f_an_image_does_not_weigh_like_a_book():
         {"tools": [{"type": "function", "function": {"name": "t", "description": "word " * 160_000}}]},
     ],
 )
-def test_d21f_a_long_system_prompt_and_tools_weigh(body):
+def test_d21f_long_system_prompt_and_tools_weigh(body):
     assert 200 <= whole_weight("gpt-4o-mini", estimate_tokens({**user("hello"), **body})) <= 300
 
 
@@ -299,5 +299,5 @@ def test_d21f_a_long_system_prompt_and_tools_weigh(body):
         ({"prompt": ["a", "b"]}, None),
     ],
 )
-def test_the_most_output_counts_all_answers_to_all_prompts(body: dict[str, object], most: int | None) -> None:
+def test_maximum_output_counts_all_answers_to_all_prompts(body: dict[str, object], most: int | None) -> None:
     assert find_max_output_tokens(body) == most

@@ -22,7 +22,7 @@ def wrap(owner, word):
     return wrapt.wrap_function_wrapper(owner, "request", wrapper)
 
 
-def test_the_outermost_wrapper_is_removed():
+def test_outermost_wrapper_is_removed():
     client = make_class()
     original = vars(client)["request"]
     proxy = wrap(client, "ours")
@@ -31,7 +31,7 @@ def test_the_outermost_wrapper_is_removed():
     assert vars(client)["request"] is original
 
 
-def test_an_enclosed_wrapper_is_removed_from_between_others():
+def test_enclosed_wrapper_is_removed_between_others():
     client = make_class()
     wrap(client, "below")
     proxy = wrap(client, "ours")
@@ -43,7 +43,7 @@ def test_an_enclosed_wrapper_is_removed_from_between_others():
     assert not any(layer is proxy for layer in iterate_layers(above))
 
 
-def test_a_wrapper_under_a_plain_function_remains():
+def test_wrapper_under_a_plain_function_remains():
     client = make_class()
     proxy = wrap(client, "ours")
 
@@ -67,7 +67,7 @@ def test_removal_is_idempotent_and_keeps_replacements():
     assert vars(client)["request"] is replacement
 
 
-def test_a_wrapped_inherited_method_is_inherited_again():
+def test_wrapped_inherited_method_is_inherited_again():
     client = make_class()
     child = type("Child", (client,), {})
     proxy = wrap(child, "ours")

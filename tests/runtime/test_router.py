@@ -13,7 +13,7 @@ def route(*rules: dict[str, object], fixed: bool = False, call: tuple[Any, ...] 
     return Router([ResourceRule.model_validate(rule) for rule in rules], has_fixed_capacity=fixed).route_call(*call)
 
 
-def test_without_rules_there_is_one_resource_or_one_for_each_host() -> None:
+def test_no_rules_give_one_resource_or_one_per_host() -> None:
     assert route(fixed=True) == ("llm_api",)
     assert route() == ("openai/api.openai.com",)
     assert route(call=("anthropic", None, None)) == ("anthropic",)
@@ -36,15 +36,15 @@ def test_without_rules_there_is_one_resource_or_one_for_each_host() -> None:
     ],
 )
 @pytest.mark.parametrize("fixed", [False, True])
-def test_a_rule_matches_when_all_that_it_says_does(rule: dict[str, object], matches: bool, fixed: bool) -> None:
+def test_rule_matches_when_all_its_fields_do(rule: dict[str, object], matches: bool, fixed: bool) -> None:
     default = ("llm_api",) if fixed else ("openai/api.openai.com",)
     assert route({"name": "x", **rule}, fixed=fixed) == (("x",) if matches else default)
 
 
-def test_a_call_needs_all_that_match_in_the_order_of_their_names() -> None:
+def test_call_takes_all_matches_in_the_order_of_names() -> None:
     rules = {"name": "tier", "model": "gpt-4*"}, {"name": "gpu", "provider": "openai"}, {"name": "other", "model": "o*"}
     assert route(*rules) == ("gpu", "tier")
 
 
-def test_what_a_call_does_not_say_matches_nothing() -> None:
+def test_missing_field_matches_nothing() -> None:
     assert route({"name": "x", "model": "*"}, call=("openai", None, "h")) == ("openai/h",)

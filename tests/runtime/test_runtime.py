@@ -49,7 +49,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 # -- one per process --------------------------------------------------------------------------------------------------
 
 
-def test_threads_that_come_first_together_get_the_same_scheduler() -> None:
+def test_concurrent_first_threads_get_one_scheduler() -> None:
     together = threading.Barrier(8)
     found: list[Runtime] = []
 
@@ -67,7 +67,7 @@ def test_threads_that_come_first_together_get_the_same_scheduler() -> None:
     assert process.get_existing_runtime() is found[0]
 
 
-def test_nothing_is_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_created_before_its_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.get_existing_runtime() is None
     monkeypatch.setenv("LOCO_CAPACITY", "7")
     assert process.get_runtime().settings.capacity == 7
@@ -75,7 +75,7 @@ def test_nothing_is_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert process.get_runtime().settings.capacity == 7
 
 
-def test_replacing_it_by_nothing_reads_the_settings_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacement_by_none_reloads_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "7")
     first = process.get_runtime()
     monkeypatch.setenv("LOCO_CAPACITY", "8")
@@ -85,7 +85,7 @@ def test_replacing_it_by_nothing_reads_the_settings_anew(monkeypatch: pytest.Mon
     assert process.get_runtime().settings.capacity == 8
 
 
-def test_replacing_it_turns_away_who_waits_and_who_comes_to_the_old_one() -> None:
+def test_replacement_rejects_waiters_and_late_callers() -> None:
     first = started(capacity=1)
     held, late = slot("a"), slot("a")
     held.__enter__()
@@ -101,7 +101,7 @@ def test_replacing_it_turns_away_who_waits_and_who_comes_to_the_old_one() -> Non
     assert first.engine.take_snapshot().resources[0].active == 0
 
 
-def test_replacing_it_keeps_what_is_known_of_the_sdks() -> None:
+def test_replacement_keeps_the_sdk_facts() -> None:
     first = started()
     first.sdks["openai"] = "3.1.0"
     assert started().sdks == {"openai": "3.1.0"}
@@ -110,7 +110,7 @@ def test_replacing_it_keeps_what_is_known_of_the_sdks() -> None:
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_setting_that_cannot_be_used_is_named_each_time_until_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_setting_is_reported_each_time_until_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_CAPACITY", "none at all")
     for _ in range(2):
         with pytest.raises(
@@ -122,9 +122,7 @@ def test_a_setting_that_cannot_be_used_is_named_each_time_until_it_is_right(monk
     use()
 
 
-def test_a_variable_that_is_no_setting_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unknown_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("LOCO_CAPACTY", "4")
     use()
     assert errors(caplog) == ["LOCO_CAPACTY is not a setting of loco-otel; did you mean LOCO_CAPACITY?"]
@@ -152,7 +150,7 @@ def test_settings_change_while_the_program_runs() -> None:
     assert loco_otel.snapshot().resources[0].capacity is None
 
 
-def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
+def test_unchanged_policy_is_not_replaced() -> None:
     runtime = started(capacity=1)
     line = runtime.engine._core.resources.get_queue_set(("llm_api",))
     policy = line.policy
@@ -162,7 +160,7 @@ def test_a_policy_that_stays_is_not_put_in_place_again() -> None:
     assert line.policy is not policy
 
 
-def test_fair_takes_over_in_a_running_program_with_its_shares_and_everybody_at_their_place() -> None:
+def test_fair_applies_to_a_running_program_with_its_shares() -> None:
     runtime = started(capacity=1)
     engine = runtime.engine
 
@@ -198,7 +196,7 @@ def test_fair_takes_over_in_a_running_program_with_its_shares_and_everybody_at_t
         ({"capacity": 4, "slots": 2}, "slots is not a setting of loco-otel"),
     ],
 )
-def test_a_wrong_change_changes_nothing(changes: dict[str, object], message: str) -> None:
+def test_invalid_change_changes_nothing(changes: dict[str, object], message: str) -> None:
     runtime = started(capacity=1)
     before = runtime.settings
     standing = runtime.engine.take_snapshot().resources
@@ -230,7 +228,7 @@ def set_up_tracing(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def test_without_an_sdk_nothing_is_made_to_be_told(clock: ManualClock) -> None:
+def test_no_telemetry_is_created_without_an_sdk(clock: ManualClock) -> None:
     runtime = started(capacity=1)
     use()
     clock.advance(60)
@@ -239,7 +237,7 @@ def test_without_an_sdk_nothing_is_made_to_be_told(clock: ManualClock) -> None:
     assert runtime.capture_trace() is None
 
 
-def test_an_sdk_that_is_there_is_told_from_the_first_call(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+def test_present_sdk_receives_the_first_call(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
     exporter = set_up_tracing(monkeypatch)
     runtime = started(capacity=1)
     use()
@@ -247,9 +245,7 @@ def test_an_sdk_that_is_there_is_told_from_the_first_call(monkeypatch: pytest.Mo
     assert [span.name for span in exporter.get_finished_spans()] != []
 
 
-def test_an_sdk_that_is_set_up_later_is_noticed_within_a_second(
-    monkeypatch: pytest.MonkeyPatch, clock: ManualClock
-) -> None:
+def test_late_sdk_is_noticed_within_a_second(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
     runtime = started(capacity=1)
     use()
     exporter = set_up_tracing(monkeypatch)
@@ -277,7 +273,7 @@ def test_an_sdk_that_is_set_up_later_is_noticed_within_a_second(
     assert metrics.get_meter_provider() is not None
 
 
-def test_an_sdk_that_fails_costs_no_call(
+def test_failing_sdk_costs_no_call(
     monkeypatch: pytest.MonkeyPatch, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class BrokenProvider(TracerProvider):
@@ -295,7 +291,7 @@ def test_an_sdk_that_fails_costs_no_call(
     ]
 
 
-def test_a_closed_runtime_shows_no_gauges_any_more(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+def test_closed_runtime_shows_no_gauges(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
     reader = InMemoryMetricReader()
     monkeypatch.setattr(metrics_internal, "_METER_PROVIDER", MeterProvider([reader], shutdown_on_exit=False))
 
@@ -319,7 +315,7 @@ def test_a_closed_runtime_shows_no_gauges_any_more(monkeypatch: pytest.MonkeyPat
 # -- listeners and faults ----------------------------------------------------------------------------------------------
 
 
-def test_a_listener_that_raises_is_told_no_more_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_listener_is_removed_and_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
     runtime = started(capacity=1)
     told = []
 
@@ -339,7 +335,7 @@ def test_a_listener_that_raises_is_told_no_more_and_costs_no_call(caplog: pytest
     assert caplog.records[-1].exc_info is not None
 
 
-def test_a_call_that_goes_out_unscheduled_is_counted_each_time_and_logged_once(
+def test_bypass_is_counted_each_time_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runtime = started(capacity=1)
@@ -358,7 +354,7 @@ def test_a_call_that_goes_out_unscheduled_is_counted_each_time_and_logged_once(
     assert caplog.records[0].exc_info is not None
 
 
-def test_a_fault_before_there_is_a_scheduler_makes_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_fault_before_the_scheduler_creates_none(caplog: pytest.LogCaptureFixture) -> None:
     in_a_handler(lambda: process.record_fault("describing a call"))
     assert process.get_existing_runtime() is None
     assert len(errors(caplog)) == 1
@@ -377,7 +373,7 @@ AUTO = (
         (3, "loco-otel lets at most 3 calls of this process go at a time, policy load"),
     ],
 )
-def test_what_is_scheduled_and_within_which_limits_is_said(
+def test_startup_log_names_instrumented_sdks_and_limits(
     capacity: int | None, limits: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = started(capacity=capacity)

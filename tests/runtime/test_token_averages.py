@@ -43,24 +43,24 @@ def expected(
     return averages.predict_usage(agent, model, prompt)
 
 
-def test_until_anything_is_known_the_estimate_stands_and_the_answer_counts_nothing():
+def test_estimate_is_unchanged_before_the_first_call():
     assert expected(TokenAverages(), 1200) == (1200, 0, False)
 
 
-def test_one_call_shows_how_far_the_estimate_is_off_and_how_long_answers_are():
+def test_first_call_sets_the_ratio_and_the_answer_length():
     averages = learnt(Settled(1000, 700, 300))
 
     assert expected(averages, 1000) == (700, 300, True)
     assert expected(averages, 5000) == (3500, 300, True)
 
 
-def test_of_the_first_eight_calls_each_counts_the_same():
+def test_first_eight_calls_count_equally():
     averages = learnt(*[Settled(100, 100, written) for written in (0, 800, 0, 0, 0, 0, 0, 0)])
 
     assert expected(averages, 100) == (100, 100, True)
 
 
-def test_later_each_call_moves_the_averages_by_an_eighth():
+def test_later_call_moves_the_averages_by_an_eighth():
     averages = learnt(*[Settled(100, 100, 800)] * 100)
 
     learn(averages, Settled(100, 100, 0))
@@ -71,14 +71,14 @@ def test_later_each_call_moves_the_averages_by_an_eighth():
     assert expected(averages, 100).output_tokens == pytest.approx(80, rel=0.05)
 
 
-def test_a_short_prompt_does_not_decide_about_long_ones():
+def test_short_prompt_does_not_decide_for_long_ones():
     averages = learnt(*[Settled(5, 50, 10), Settled(5000, 5000, 10)] * 20)
 
     assert expected(averages, 5000).input_tokens == pytest.approx(5000, rel=0.02)
 
 
 @given(st.lists(CALLS, max_size=30), CALLS, COUNTS)
-def test_constant_use_is_converged_to_from_wherever_it_began(before, call, prompt):
+def test_constant_use_is_converged_to_from_any_start(before, call, prompt):
     averages = learnt(*before, *[call] * 300)
 
     read, written, _ = expected(averages, prompt)
@@ -88,7 +88,7 @@ def test_constant_use_is_converged_to_from_wherever_it_began(before, call, promp
 
 
 @given(st.lists(CALLS, min_size=1, max_size=30), COUNTS)
-def test_what_is_expected_lies_between_the_extremes_seen(calls, prompt):
+def test_expectation_lies_between_the_extremes(calls, prompt):
     read, written, known = expected(learnt(*calls), prompt)
 
     assert known
@@ -99,7 +99,7 @@ def test_what_is_expected_lies_between_the_extremes_seen(calls, prompt):
 
 
 @given(st.lists(st.tuples(AGENTS, MODELS, CALLS), max_size=40))
-def test_no_pair_learns_from_another_in_whatever_order_they_come(calls):
+def test_pairs_do_not_learn_from_each_other(calls):
     together = TokenAverages()
     for agent, model, call in calls:
         learn(together, call, agent=agent, model=model)
@@ -111,7 +111,7 @@ def test_no_pair_learns_from_another_in_whatever_order_they_come(calls):
 
 
 @given(st.lists(CALLS, max_size=20), st.integers() | st.floats() | st.none() | st.text() | st.booleans())
-def test_figures_that_can_not_be_true_are_not_learnt(calls, odd):
+def test_impossible_figures_are_not_learnt(calls, odd):
     averages = learnt(*calls)
     before = expected(averages, 100)
 
@@ -124,17 +124,17 @@ def test_figures_that_can_not_be_true_are_not_learnt(calls, odd):
 
 
 @pytest.mark.parametrize("tokens", [math.nan, math.inf, -1, 10**400, "7", True, None])
-def test_what_a_server_may_say_instead_of_a_number_is_not_learnt(tokens):
+def test_values_that_are_no_numbers_are_not_learnt(tokens):
     assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(tokens, 1))
     assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(1, tokens))
 
 
-def test_an_input_of_nothing_is_no_figure_but_an_output_of_nothing_is():
+def test_zero_input_is_ignored_and_zero_output_is_learnt():
     assert not TokenAverages().record_usage("analyst", "gpt-4o", 100, Usage(0, 7))
     assert expected(learnt(Settled(100, 50, 0)), 100) == (50, 0, True)
 
 
-def test_an_estimate_of_nothing_divides_nothing_by_zero():
+def test_zero_estimate_divides_nothing_by_zero():
     assert expected(learnt(Settled(0, 4000, 7)), 0) == (4000, 7, True)
     assert expected(learnt(Settled(0, 100_000_000, 7)), 10**9).input_tokens == 100_000_000
 
@@ -144,7 +144,7 @@ def known_of(averages: TokenAverages, agents: int) -> list[int]:
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 1000])
-def test_no_more_pairs_are_kept_than_allowed_and_the_last_learnt_of_stay(most):
+def test_most_recent_pairs_are_kept_up_to_the_limit(most):
     averages = TokenAverages(most)
     for agent in range(5 * most):
         learn(averages, Settled(1, 1, agent), agent=str(agent))
@@ -156,7 +156,7 @@ def test_no_more_pairs_are_kept_than_allowed_and_the_last_learnt_of_stay(most):
             break
 
 
-def test_by_default_a_thousand_pairs_are_kept_at_most():
+def test_thousand_pairs_are_kept_by_default():
     averages = TokenAverages()
     for agent in range(3000):
         learn(averages, Settled(1, 1, 1), agent=str(agent))
@@ -164,7 +164,7 @@ def test_by_default_a_thousand_pairs_are_kept_at_most():
     assert 500 <= len(known_of(averages, 3000)) <= 1000
 
 
-def test_who_goes_on_calling_is_not_forgotten():
+def test_active_caller_is_not_evicted():
     averages = learnt(*[Settled(1, 1, 800)] * 8, agent="old hand")
     for agent in range(5000):
         learn(averages, Settled(1, 1, 1), agent=str(agent))
@@ -174,7 +174,7 @@ def test_who_goes_on_calling_is_not_forgotten():
     assert expected(averages, 1, agent="old hand") == (1, 800, True)
 
 
-def test_threads_learn_at_once_and_nobody_sees_a_half_written_average():
+def test_concurrent_threads_never_read_a_partial_average():
     averages = TokenAverages(20)
     odd: list[PredictedUsage] = []
 

@@ -50,11 +50,11 @@ def test_fairness_has_both_indices(policy: str, alpha: float | None, served: flo
 
 
 @pytest.mark.parametrize(("alpha", "starved"), [(0.0, 0.0), (0.25, 0.0), (0.5, 1.55), (0.75, 3.40)])
-def test_fairness_starves_beyond_a_half(alpha: float, starved: float) -> None:
+def test_fairness_starves_above_a_half(alpha: float, starved: float) -> None:
     assert outcome("fairness", "load", alpha).starved == pytest.approx(starved, abs=0.7)
 
 
-def test_fairness_under_fair_serves_alike_and_starves_nobody() -> None:
+def test_fairness_under_fair_serves_alike_without_starvation() -> None:
     seen = outcome("fairness", "fair")
     assert (seen.jain_served > 0.98, seen.starved) == (True, 0.0)
     _, quiet = seen.groups
@@ -95,12 +95,12 @@ def firsts(policy: str) -> Iterator[float]:
 
 
 @pytest.mark.parametrize(("policy", "least", "most"), [("load", 55, 61), ("fifo", 110, 119), ("round-robin", 30, 35)])
-def test_provers_are_first_served_after(policy: str, least: int, most: int) -> None:
+def test_provers_are_served_first_afterwards(policy: str, least: int, most: int) -> None:
     waits = list(firsts(policy))
     assert least <= min(waits) <= fmean(waits) <= max(waits) <= most
 
 
-def test_the_scan_serves_all_and_keeps_busy() -> None:
+def test_scan_serves_all_and_stays_busy() -> None:
     seen = outcome("mdash_security", "load")
     assert [group.served // len(SEEDS) for group in seen.groups] == [40, 90, 10]
     assert (seen.busy >= 0.6, seen.starved) == (True, 0.0)

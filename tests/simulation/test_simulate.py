@@ -54,12 +54,12 @@ def test_each_scenario_is_shown_under_each_policy(scenario: str) -> None:
     assert "means over 2 runs" in done.output
 
 
-def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
+def test_same_seed_gives_the_same_and_another_does_not() -> None:
     first, again, other = (simulate("fairness", "--seed", seed).output for seed in ("1", "1", "2"))
     assert first == again != other
 
 
-def test_json_has_all_of_it() -> None:
+def test_json_has_all_fields() -> None:
     told = json.loads(simulate("burst", "--json", "--against", "", "--alpha", "0", "--capacity", "3").output)
     assert told["scenario"]["capacity"] == 3
     (only,) = told["outcomes"]
@@ -68,7 +68,7 @@ def test_json_has_all_of_it() -> None:
     assert set(only["groups"][0]) == {"group", "asked", "served", "mean", "p50", "p95", "p99", "longest"}
 
 
-def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
+def test_custom_scenario_runs(tmp_path: Path) -> None:
     path = tmp_path / "night.toml"
     path.write_text(OWN)
     done = simulate(str(path), "--policy", "load", "--against", "semaphore", "--seeds", "3", "--json")
@@ -91,7 +91,7 @@ def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
         ("ticks = = 5", "Invalid value"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(line: str, said: str, tmp_path: Path) -> None:
+def test_fault_in_a_file_is_reported(line: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     groups = "" if "groups" in line else "\n[[groups]]\nname='a'"
     path.write_text(f"name='own'\n{line}{groups}")
@@ -112,19 +112,19 @@ def test_what_is_wrong_with_a_file_is_said(line: str, said: str, tmp_path: Path)
         (["burst", "--plot", "x.what"], "x.what"),
     ],
 )
-def test_what_is_wrong_with_the_command_is_said(arguments: list[str], said: str) -> None:
+def test_fault_in_the_command_is_reported(arguments: list[str], said: str) -> None:
     done = simulate(*arguments)
     assert done.exit_code != 0
     assert said in done.output
 
 
-def test_the_picture_is_one(tmp_path: Path) -> None:
+def test_plot_is_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "spike.svg"
     assert simulate("webhook_spike", "--plot", str(path)).exit_code == 0
     assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_without_the_library_the_picture_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_plot_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert plot_module is plot_results
     with pytest.raises(ScenarioError, match=r"pip install 'loco-otel\[plot\]'"):
@@ -132,7 +132,7 @@ def test_without_the_library_the_picture_says_what_to_install(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("scenario", list_built_in())
-def test_the_example_shows_its_scenario(scenario: str) -> None:
+def test_example_shows_its_scenario(scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{scenario}.py"], capture_output=True, text=True, timeout=90, check=True
     )
@@ -144,7 +144,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (own,) = blocks("toml")
     (tmp_path / "night.toml").write_text(own)

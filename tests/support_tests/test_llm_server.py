@@ -57,7 +57,7 @@ def test_hold_counts_requests_until_released(server: LlmServer) -> None:
     assert server.state()[1:] == (3, 0, 0, 3)
 
 
-def test_release_before_arrival_lets_that_many_pass(server: LlmServer) -> None:
+def test_release_before_arrival_admits_as_many(server: LlmServer) -> None:
     server.hold()
     server.release(1)
     assert post(server)[0] == 200

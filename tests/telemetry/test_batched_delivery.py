@@ -57,7 +57,7 @@ def use(times: int = 1) -> None:
 
 
 @pytest.mark.parametrize("method", ["force_flush", "shutdown"])
-def test_whoever_flushes_or_shuts_down_the_provider_has_all_spans(rig: Rig, method: str) -> None:
+def test_flush_or_shutdown_of_the_provider_exports_all_spans(rig: Rig, method: str) -> None:
     rig.start()
     with trace.use_span(rig.provider.get_tracer("program").start_span("program"), end_on_exit=True) as program:
         use(3)
@@ -77,7 +77,7 @@ def test_whoever_flushes_or_shuts_down_the_provider_has_all_spans(rig: Rig, meth
         assert own.start_time <= span.start_time <= span.end_time <= own.end_time
 
 
-def test_a_collection_has_all_counts_and_measurements(rig: Rig) -> None:
+def test_collection_has_all_counts_and_measurements(rig: Rig) -> None:
     reader = InMemoryMetricReader()
     rig.start(MeterProvider([reader], shutdown_on_exit=False))
     for calls in (1, 2):
@@ -93,7 +93,7 @@ def test_a_collection_has_all_counts_and_measurements(rig: Rig) -> None:
         assert held.count == calls
 
 
-def test_many_events_are_told_without_a_flush(rig: Rig) -> None:
+def test_many_events_are_delivered_without_a_flush(rig: Rig) -> None:
     rig.start()
     use(15)
     assert rig.seen.events == []
@@ -101,7 +101,7 @@ def test_many_events_are_told_without_a_flush(rig: Rig) -> None:
     assert len(rig.seen.of(Released)) > 80
 
 
-def test_the_last_events_are_told_within_a_heartbeat(rig: Rig) -> None:
+def test_last_events_are_delivered_within_a_heartbeat(rig: Rig) -> None:
     told = threading.Event()
 
     def listener(event: Event, /) -> None:
@@ -114,7 +114,7 @@ def test_the_last_events_are_told_within_a_heartbeat(rig: Rig) -> None:
     assert told.wait(SOON)
 
 
-def test_spans_that_somebody_sees_one_by_one_are_made_at_once(rig: Rig) -> None:
+def test_spans_with_a_simple_processor_are_made_at_once(rig: Rig) -> None:
     seen_at_once = InMemorySpanExporter()
     rig.provider.add_span_processor(SimpleSpanProcessor(seen_at_once))
     rig.start()
@@ -122,7 +122,7 @@ def test_spans_that_somebody_sees_one_by_one_are_made_at_once(rig: Rig) -> None:
     assert len(seen_at_once.get_finished_spans()) == 1
 
 
-def test_a_runtime_that_is_closed_tells_the_rest_and_leaves_the_provider(rig: Rig) -> None:
+def test_closed_runtime_delivers_the_rest_and_keeps_the_provider(rig: Rig) -> None:
     rig.start()
     use()
     process.replace_runtime(None)
@@ -132,7 +132,7 @@ def test_a_runtime_that_is_closed_tells_the_rest_and_leaves_the_provider(rig: Ri
     assert len(rig.spans()) == 1
 
 
-def test_the_spans_of_the_last_calls_are_exported_at_exit() -> None:
+def test_spans_of_the_last_calls_are_exported_at_exit() -> None:
     program = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -155,7 +155,7 @@ def bypassed() -> Bypassed:
     return Bypassed(0.0, BypassReason.INTERNAL_ERROR)
 
 
-def test_a_flush_waits_for_the_thread_that_is_telling() -> None:
+def test_flush_waits_for_the_delivering_thread() -> None:
     outbox = Outbox()
     going, go_on = threading.Event(), threading.Event()
     told: list[Event] = []
@@ -178,7 +178,7 @@ def test_a_flush_waits_for_the_thread_that_is_telling() -> None:
     teller.join(SOON)
 
 
-def test_a_listener_may_flush() -> None:
+def test_listener_may_flush() -> None:
     outbox = Outbox()
     told: list[Event] = []
 
@@ -192,7 +192,7 @@ def test_a_listener_may_flush() -> None:
     assert len(told) == 2
 
 
-def test_an_engine_without_a_timer_tells_at_once(rig: Rig) -> None:
+def test_engine_without_a_timer_delivers_at_once(rig: Rig) -> None:
     core = Scheduler({"llm_api": 1}, FifoPolicy)
     engine = InProcessEngine(core, clock=ManualClock(), timer=False)
     engine.add_listener(rig.seen)

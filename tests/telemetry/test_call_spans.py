@@ -27,7 +27,7 @@ def span_of(rig: Rig) -> CallSpan:
     return call.call_span
 
 
-def test_it_is_a_root_around_the_call() -> None:
+def test_call_span_is_a_root_around_the_call() -> None:
     rig = Rig()
     who, call = called(rig, has_sdk_span=False)
     rig.tell(granted(who))
@@ -47,12 +47,12 @@ def test_it_is_a_root_around_the_call() -> None:
     }
 
 
-def test_it_is_not_attached() -> None:
+def test_call_span_is_not_attached() -> None:
     called(Rig())
     assert trace.get_current_span() is INVALID_SPAN
 
 
-def test_there_is_none_where_the_program_has_a_span() -> None:
+def test_call_span_is_absent_inside_a_program_span() -> None:
     rig = Rig()
     with trace.use_span(rig.parent()):
         _, call = called(rig)
@@ -67,7 +67,7 @@ def test_there_is_none_where_the_program_has_a_span() -> None:
         (AcquireTimeoutError("late", agent="a", resource="r"), "loco_otel.errors.AcquireTimeoutError"),
     ],
 )
-def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
+def test_failure_names_its_class(error: BaseException, name: str) -> None:
     rig = Rig()
     who, call = called(rig)
     call.record_error(error)
@@ -79,7 +79,7 @@ def test_a_failure_names_its_class(error: BaseException, name: str) -> None:
     assert span.events == ()
 
 
-def test_it_ends_once_whoever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_call_span_ends_once(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig()
     call = span_of(rig)
     threads = [threading.Thread(target=call.end_span) for _ in range(8)]
@@ -93,7 +93,7 @@ def test_it_ends_once_whoever_ends_it(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.records == []
 
 
-def test_it_ends_with_the_last_event_of_its_request() -> None:
+def test_call_span_ends_with_the_last_event_of_its_request() -> None:
     rig = Rig()
     who, _ = called(rig)
     rig.tell(granted(who), spent(who))
@@ -104,7 +104,7 @@ def test_it_ends_with_the_last_event_of_its_request() -> None:
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_a_call_that_was_refused_is_an_error_too() -> None:
+def test_refused_call_is_an_error() -> None:
     rig = Rig()
     who, _ = called(rig)
     rig.tell(waiting(who), rejected(who, Outcome.BACKPRESSURE))
@@ -114,7 +114,7 @@ def test_a_call_that_was_refused_is_an_error_too() -> None:
     assert [span.name for span in rig.spans()] == ["acquire llm_api", "call analyst"]
 
 
-def test_not_sampled_it_still_holds_the_trace_together() -> None:
+def test_unsampled_call_span_keeps_the_trace_together() -> None:
     rig = Rig(sampler=ALWAYS_OFF)
     call = span_of(rig)
     span = trace.get_current_span(call.context)
@@ -125,7 +125,7 @@ def test_not_sampled_it_still_holds_the_trace_together() -> None:
 
 
 @pytest.mark.parametrize("has_sdk_span", [False, True])
-def test_what_is_asked_is_forgotten_once_it_is_sent(*, has_sdk_span: bool) -> None:
+def test_request_attributes_are_dropped_once_sent(*, has_sdk_span: bool) -> None:
     # The scheduler remembers a thousand requests, each with its trace: not a thousand prompts.
     _, call = called(Rig(), has_sdk_span=has_sdk_span)
     call.begin_inference("analyst", 995.0)

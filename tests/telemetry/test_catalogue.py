@@ -92,7 +92,7 @@ def rig() -> Rig:
     return rig
 
 
-def test_the_catalogue_is_the_contract() -> None:
+def test_catalogue_is_the_contract() -> None:
     rows = {row.name: (row.kind.value, row.unit, row.prometheus_name, set(row.attributes)) for row in METRICS}
     assert rows == CONTRACT
 
@@ -102,7 +102,7 @@ def test_every_metric_is_emitted_and_no_other(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_metric(rig: Rig, row: MetricDefinition) -> None:
+def test_metric_matches_its_row(rig: Rig, row: MetricDefinition) -> None:
     metric = rig.metrics()[row.name]
 
     assert metric.unit == row.unit
@@ -117,7 +117,7 @@ def test_metric(rig: Rig, row: MetricDefinition) -> None:
         assert tuple(getattr(point, "explicit_bounds", ())) == row.buckets
 
 
-def test_the_scope(rig: Rig) -> None:
+def test_scope_has_name_and_version(rig: Rig) -> None:
     rig.clock.now += 1
     data = rig.reader.get_metrics_data()
     assert data is not None
@@ -135,7 +135,7 @@ def test_every_span_and_event_is_emitted_and_no_other(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("row", SPANS, ids=lambda row: row.name)
-def test_span(rig: Rig, row: SpanDefinition) -> None:
+def test_span_matches_its_row(rig: Rig, row: SpanDefinition) -> None:
     spans = [span for span in rig.spans() if _row_of(span) is row]
     _check(row, [span.attributes for span in spans])
     assert {span.kind for span in spans} == {SpanKind[row.kind]}
@@ -143,7 +143,7 @@ def test_span(rig: Rig, row: SpanDefinition) -> None:
         _check(event, [each.attributes for span in spans for each in span.events if each.name == event.name])
 
 
-def test_nothing_that_others_would_count_twice(rig: Rig) -> None:
+def test_nothing_is_emitted_that_others_count(rig: Rig) -> None:
     others = [span for span in rig.spans() if _row_of(span) is not SPAN_INFERENCE]
     keys = {key for span in others for key in span.attributes or ()}
     keys |= {key for span in rig.spans() for event in span.events for key in event.attributes or ()}

@@ -43,7 +43,7 @@ from loco_otel.money import Action
 # Points are named by the values of their attributes, in the order of the keys: agent, outcome, resource, ...
 
 
-def test_a_grant_is_a_request_a_grant_and_a_wait() -> None:
+def test_grant_counts_a_request_a_grant_and_a_wait() -> None:
     rig = Rig()
     rig.tell(granted(ticket()))
     assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
@@ -52,7 +52,7 @@ def test_a_grant_is_a_request_a_grant_and_a_wait() -> None:
     assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 1}
 
 
-def test_a_retrys_second_wait_is_no_second_request() -> None:
+def test_second_wait_of_a_retry_is_no_second_request() -> None:
     rig = Rig()
     who = ticket()
     rig.tell(granted(who), Suspended(996.0, who, 1.0), granted(who, repeated=True))
@@ -62,7 +62,7 @@ def test_a_retrys_second_wait_is_no_second_request() -> None:
     assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 2}
 
 
-def test_a_rejection_in_a_retrys_second_wait_is_no_second_request() -> None:
+def test_rejection_in_a_second_wait_is_no_second_request() -> None:
     rig = Rig()
     who = ticket()
     rig.tell(granted(who), Suspended(996.0, who, 1.0), rejected(who, Outcome.CANCELLED, repeated=True))
@@ -71,7 +71,7 @@ def test_a_rejection_in_a_retrys_second_wait_is_no_second_request() -> None:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.GRANTED])
-def test_a_rejection_is_a_request_and_a_wait(outcome: Outcome) -> None:
+def test_rejection_counts_a_request_and_a_wait(outcome: Outcome) -> None:
     rig = Rig()
     rig.tell(rejected(ticket(), outcome))
     assert rig.points("loco.acquire.requests") == {("analyst", outcome.value, "llm_api"): 1}
@@ -90,7 +90,7 @@ def test_every_hold_is_measured() -> None:
     assert rig.points("loco.leases.expired") == {("llm_api",): 1}
 
 
-def test_spending() -> None:
+def test_spending_is_counted() -> None:
     rig = Rig()
     rig.tell(
         spent(ticket(provider="openai", model="gpt-4o")),
@@ -105,7 +105,7 @@ def test_spending() -> None:
     assert rig.points("loco.spend.unpriced") == {}
 
 
-def test_money_is_counted_by_tenant_and_what_has_no_price_apart() -> None:
+def test_money_is_counted_by_tenant_and_unpriced_apart() -> None:
     rig = Rig()
     rig.tell(
         spent(ticket(provider="openai", model="gpt-4o", tenant="acme")),
@@ -116,13 +116,13 @@ def test_money_is_counted_by_tenant_and_what_has_no_price_apart() -> None:
     assert rig.points("loco.spend.unpriced") == {("openai", "our-own"): 1}
 
 
-def test_estimated_tokens_count_too() -> None:
+def test_estimated_tokens_are_counted() -> None:
     rig = Rig()
     rig.tell(spent(ticket(), usage=Usage(5, 6, estimated=True)))
     assert sum(rig.points("loco.tokens").values()) == 11
 
 
-def test_what_a_request_does_not_say_is_unknown() -> None:
+def test_missing_attributes_are_unknown() -> None:
     rig = Rig()
     rig.tell(spent(ticket()), throttled(ticket()))
     # The model that answered is known even so.
@@ -130,7 +130,7 @@ def test_what_a_request_does_not_say_is_unknown() -> None:
     assert rig.points("loco.throttles") == {("429", "unknown", "llm_api"): 1}
 
 
-def test_throttles_tell_load_from_an_empty_account() -> None:
+def test_throttles_separate_load_from_an_empty_account() -> None:
     rig = Rig()
     who = ticket(provider="anthropic")
     rig.tell(throttled(who, status=529), throttled(who, kind=ThrottleKind.SPEND), throttled(who))
@@ -141,7 +141,7 @@ def test_throttles_tell_load_from_an_empty_account() -> None:
     }
 
 
-def test_bypasses() -> None:
+def test_bypasses_are_counted() -> None:
     rig = Rig()
     assert rig.points("loco.bypassed") == dict.fromkeys([(reason.value,) for reason in BypassReason], 0)
     rig.tell(Bypassed(1.0, BypassReason.INTERNAL_ERROR))
@@ -151,7 +151,7 @@ def test_bypasses() -> None:
 ZEROS = {(reason.value, "llm_api"): 0 for reason in GrantReason}
 
 
-def test_counters_of_a_resource_begin_with_zero_when_it_is_first_heard_of() -> None:
+def test_counters_of_a_new_resource_start_at_zero() -> None:
     rig = Rig()
     assert rig.points("loco.grants") == {}
     rig.tell(Submitted(990.0, ticket()))
@@ -159,19 +159,19 @@ def test_counters_of_a_resource_begin_with_zero_when_it_is_first_heard_of() -> N
     assert rig.points("loco.leases.expired") == {("llm_api",): 0}
 
 
-def test_counters_of_a_known_resource_begin_with_zero_at_the_start() -> None:
+def test_counters_of_a_known_resource_start_at_zero() -> None:
     rig = Rig(resources=["llm_api"])
     assert rig.points("loco.grants") == ZEROS
     assert rig.points("loco.leases.expired") == {("llm_api",): 0}
 
 
-def test_a_set_of_resources_counts_once() -> None:
+def test_set_of_resources_counts_once() -> None:
     rig = Rig()
     rig.tell(granted(ticket(resources=("search", "llm_api"))))
     assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api+search"): 1}
 
 
-def test_measurements_land_in_the_rows_buckets() -> None:
+def test_measurements_land_in_the_buckets_of_their_row() -> None:
     rig = Rig()
     rig.tell(granted(ticket(), waited=0.0, ticks=0), granted(ticket(), waited=0.02, ticks=3))
     (point,) = rig.metrics()["loco.wait.duration"].data.data_points
@@ -180,7 +180,7 @@ def test_measurements_land_in_the_rows_buckets() -> None:
     assert list(getattr(point, "bucket_counts", ()))[:4] == [1, 0, 0, 1]
 
 
-def test_exemplars_lead_to_the_call_and_never_to_the_one_that_tells() -> None:
+def test_exemplars_link_to_the_call() -> None:
     rig = Rig()
     caller, stranger = rig.parent(), rig.parent()
     with trace.use_span(stranger):
@@ -197,7 +197,7 @@ def test_exemplars_lead_to_the_call_and_never_to_the_one_that_tells() -> None:
             assert stranger.get_span_context().trace_id not in [each.trace_id for each in point.exemplars]
 
 
-def test_gauges_say_how_everything_stands() -> None:
+def test_gauges_show_the_state() -> None:
     rig = Rig(active=[("openai", "3.54.0"), ("anthropic", "2.12.0"), ("openai", "3.54.0")])
     assert rig.points("loco.requests.waiting") == {("analyst", "llm_api"): 3, ("idle", "llm_api"): 0}
     assert rig.points("loco.requests.active") == {("analyst", "llm_api"): 1, ("idle", "llm_api"): 2}
@@ -213,14 +213,14 @@ def test_gauges_say_how_everything_stands() -> None:
     assert rig.points("loco.active") == {("openai", "3.54.0"): 1, ("anthropic", "2.12.0"): 1}
 
 
-def test_one_snapshot_per_collection() -> None:
+def test_collection_takes_one_snapshot() -> None:
     rig = Rig()
     for collections in range(1, 4):
         rig.metrics()
         assert rig.snapshots == collections
 
 
-def test_beyond_the_limit_values_are_other() -> None:
+def test_values_above_the_limit_are_other() -> None:
     rig = Rig(value_limit=2)
     for number in range(5):
         who = ticket(
@@ -259,7 +259,7 @@ def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
     assert rig.points("loco.load.score") == {("agent", "r"): 0.3}
 
 
-def test_gauges_that_are_folded_together_make_one_value() -> None:
+def test_folded_gauges_make_one_value() -> None:
     agents = tuple(AgentSnapshot(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
     resources = [ResourceSnapshot(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]
     rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)), value_limit=1)
@@ -285,13 +285,13 @@ def test_counters_and_gauges_name_the_same_agents() -> None:
     assert set(rig.points("loco.wait.ticks")) == {("analyst", "llm_api"), ("other", "llm_api")}
 
 
-def test_folding_is_per_key_and_for_good() -> None:
+def test_folding_is_permanent_and_per_key() -> None:
     fold = CardinalityLimit(2)
     assert [fold("k", value) for value in ("a", "b", "c", "a", "c")] == ["a", "b", "other", "a", "other"]
     assert fold("another", "c") == "c"
 
 
-def test_folding_holds_under_threads_and_remembers_no_more_than_the_limit() -> None:
+def test_folding_under_threads_keeps_the_limit() -> None:
     fold = CardinalityLimit(50)
     passed: list[set[str]] = []
 
@@ -307,7 +307,7 @@ def test_folding_holds_under_threads_and_remembers_no_more_than_the_limit() -> N
     assert len(fold._numbers_by_value["k"]) <= 50 + len(threads)
 
 
-def test_a_value_that_came_too_late_in_a_race_stays_other() -> None:
+def test_value_that_lost_a_race_stays_other() -> None:
     fold = CardinalityLimit(2)
     fold("k", "a")
     # As if two threads had taken a number each for a value that only one of them could add.
@@ -315,7 +315,7 @@ def test_a_value_that_came_too_late_in_a_race_stays_other() -> None:
     assert [fold("k", value) for value in ("b", "b", "c", "a")] == ["other", "other", "other", "a"]
 
 
-def test_closed_it_is_not_read_any_more_and_what_was_measured_stays() -> None:
+def test_closed_metrics_keep_counts_without_gauges() -> None:
     rig = Rig()
     rig.tell(granted(ticket()))
     rig.telemetry.close()
@@ -337,7 +337,7 @@ def again(rig: Rig, snapshot: Callable[[], Snapshot]) -> Telemetry:
     )
 
 
-def test_another_runtime_takes_the_gauges_over() -> None:
+def test_new_runtime_takes_over_the_gauges() -> None:
     # OpenTelemetry ignores the callbacks of a second instrument of the same name.
     rig = Rig()
     rig.telemetry.close()
@@ -346,14 +346,14 @@ def test_another_runtime_takes_the_gauges_over() -> None:
     assert rig.points("loco.scheduler.ticks") == {("llm_api",): 999}
 
 
-def test_closing_the_old_runtime_late_leaves_the_new_one_its_gauges() -> None:
+def test_late_close_of_the_old_runtime_keeps_new_gauges() -> None:
     rig = Rig()
     again(rig, standing)
     rig.telemetry.close()
     assert rig.points("loco.requests.active")
 
 
-def test_a_snapshot_that_fails_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_snapshot_is_logged_once_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     broken = True
 
     def snapshot() -> Snapshot:
@@ -370,7 +370,7 @@ def test_a_snapshot_that_fails_is_logged_once_and_tried_again(caplog: pytest.Log
     assert rig.points("loco.requests.active")
 
 
-def test_what_is_told_of_is_cumulative_whatever_the_order() -> None:
+def test_reported_values_are_cumulative_in_any_order() -> None:
     rig = Rig()
     seen = []
     for _ in range(3):
@@ -379,7 +379,7 @@ def test_what_is_told_of_is_cumulative_whatever_the_order() -> None:
     assert [later - earlier for earlier, later in pairwise(seen)] == [1, 1]
 
 
-def test_budgets_are_read_in_their_unit_and_their_decisions_begin_with_0() -> None:
+def test_budget_gauges_have_units_and_decisions_start_at_zero() -> None:
     rig = Rig()
     assert rig.points("loco.budget.limit") == {("analyst", "day", "agent"): 5.0}
     assert rig.points("loco.budget.spent") == {("analyst", "day", "agent"): 4.0}

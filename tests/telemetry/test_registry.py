@@ -43,11 +43,11 @@ def registry() -> Registry:
     return Registry.load(ROOT)
 
 
-def test_the_registry_is_not_stale() -> None:
+def test_registry_is_current() -> None:
     assert generator.main([str(PATH), "--check"]) == 0
 
 
-def test_a_stale_registry_is_told_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_registry_is_reported_and_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "loco.yaml"
     assert generator.main([str(path), "--check"]) == 1
     assert f"{path} is stale: run `python -m loco_otel._telemetry.registry {path}`" in capsys.readouterr().err
@@ -55,7 +55,7 @@ def test_a_stale_registry_is_told_and_written_anew(tmp_path: Path, capsys: pytes
     assert generator.main([str(path), "--check"]) == 0
 
 
-def test_yaml_reads_what_was_meant() -> None:
+def test_yaml_is_parsed_as_meant() -> None:
     assert yaml.safe_load(generator.render_registry()) == json.loads(json.dumps(generator.build_registry()))
 
 
@@ -64,7 +64,7 @@ def test_words_stay_words(value: str) -> None:
     assert yaml.safe_load(generator._format_scalar(value)) == value
 
 
-def test_the_registry_says_all(registry: Registry) -> None:
+def test_registry_is_complete(registry: Registry) -> None:
     assert registry.metrics.keys() == {row.name for row in METRICS}
     assert registry.events.keys() == {event.name for row in SPANS for event in row.events}
     assert len({form.type for form in registry.spans}) == len(SPANS)
@@ -90,14 +90,14 @@ def test_no_attribute_is_a_namespace_too(registry: Registry) -> None:
     assert not [key for key in keys for other in keys if other != key and other.startswith(key)]
 
 
-def test_a_name_that_nobody_defines_is_an_error(tmp_path: Path) -> None:
+def test_undefined_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_text((ROOT / "manifest.yaml").read_text())
     (tmp_path / "loco.yaml").write_text(PATH.read_text().replace("ref: gen_ai.agent.name", "ref: gen_ai.agent.nam"))
     with pytest.raises(KeyError, match=r"gen_ai\.agent\.nam"):
         Registry.load(tmp_path)
 
 
-def test_what_is_emitted_is_as_the_registry_says(registry: Registry) -> None:
+def test_emitted_telemetry_matches_the_registry(registry: Registry) -> None:
     rig = Rig()
     everything(rig)
     findings = check(registry, rig.spans(), rig.metrics().values())
@@ -116,14 +116,14 @@ def test_what_is_emitted_is_as_the_registry_says(registry: Registry) -> None:
         ("chat", {}, None),
     ],
 )
-def test_a_span_is_known_by_its_name(
+def test_span_is_identified_by_its_name(
     registry: Registry, name: str, attributes: dict[str, str], span_type: str | None
 ) -> None:
     form = registry.span(name, attributes)
     assert (form and form.type) == span_type
 
 
-def test_what_the_conventions_define_is_referenced(registry: Registry) -> None:
+def test_names_of_the_conventions_are_referenced(registry: Registry) -> None:
     text = PATH.read_text(encoding="utf-8")
     assert "key: gen_ai." not in text
     assert "name: gen_ai." not in text
@@ -156,7 +156,7 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in ACQUIRED.items() if name != key}
 
 
-def test_what_is_right_passes(registry: Registry) -> None:
+def test_valid_telemetry_passes(registry: Registry) -> None:
     throttled = {"http.response.status_code": 429, "loco.throttle.kind": "load"}
     assert check(
         registry,
@@ -197,7 +197,7 @@ def test_what_is_right_passes(registry: Registry) -> None:
         ),
     ],
 )
-def test_a_planted_fault_of_a_span_is_found(
+def test_planted_fault_of_a_span_is_found(
     registry: Registry, planted: tuple[ReadableSpan, ...], violation: str
 ) -> None:
     assert any(violation in each for each in check(registry, planted).violations)
@@ -233,7 +233,7 @@ def test_a_planted_fault_of_a_span_is_found(
         (lambda meter: count_request(meter, **{"loco.agent.id": 7}), "loco.agent.id: 7 is no string"),
     ],
 )
-def test_a_planted_fault_of_a_metric_is_found(
+def test_planted_fault_of_a_metric_is_found(
     registry: Registry, plant: Callable[[Meter], object], violation: str
 ) -> None:
     assert any(violation in each for each in check(registry, metrics=metrics(plant)).violations)

@@ -40,7 +40,7 @@ def acquire_of(who: FakeTicket) -> SpanContext | None:
     return call.acquire_span_context
 
 
-def test_a_grant_makes_the_span_with_all_its_facts() -> None:
+def test_grant_makes_the_span_with_all_its_facts() -> None:
     rig = Rig()
     who = ticket(weight=2500, task_type="summary", provider="openai", model="gpt-4o", context=under(rig.parent()))
     rig.tell(Submitted(990.0, who), waiting(who), granted(who))
@@ -84,7 +84,7 @@ def test_a_grant_makes_the_span_with_all_its_facts() -> None:
     }
 
 
-def test_a_free_slot_needs_no_wait() -> None:
+def test_free_slot_needs_no_wait() -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()))
     rig.tell(Submitted(995.0, who), granted(who, waited=0.0, ticks=0, reason=GrantReason.FREE))
@@ -94,7 +94,7 @@ def test_a_free_slot_needs_no_wait() -> None:
     assert [event.name for event in span.events] == ["loco.grant"]
 
 
-def test_the_clocks_are_compared_when_an_event_is_told() -> None:
+def test_clocks_are_compared_when_an_event_is_delivered() -> None:
     rig = Rig()
     rig.tell(granted(ticket()))
     # The wall clock was half a minute late, and is set right.
@@ -106,7 +106,7 @@ def test_the_clocks_are_compared_when_an_event_is_told() -> None:
     assert (second.start_time, second.end_time) == (wall(1020.0), wall(1025.0))
 
 
-def test_the_parent_is_the_callers_span_whoever_tells() -> None:
+def test_parent_is_the_span_of_the_caller() -> None:
     rig = Rig()
     parent, stranger = rig.parent(), rig.parent()
     with trace.use_span(stranger):
@@ -115,7 +115,7 @@ def test_the_parent_is_the_callers_span_whoever_tells() -> None:
 
 
 @pytest.mark.parametrize("carried", [None, "somebody else's", CallTrace(Context())])
-def test_without_a_callers_span_it_is_a_root(carried: object) -> None:
+def test_span_without_a_callers_span_is_a_root(carried: object) -> None:
     rig = Rig()
     with trace.use_span(rig.parent()):
         rig.tell(granted(ticket(context=carried)))
@@ -132,7 +132,7 @@ def test_capture_takes_the_current_span() -> None:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.GRANTED])
-def test_a_rejection_is_an_error(outcome: Outcome) -> None:
+def test_rejection_is_an_error(outcome: Outcome) -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     rig.tell(waiting(who), rejected(who, outcome))
@@ -145,13 +145,13 @@ def test_a_rejection_is_an_error(outcome: Outcome) -> None:
     assert [event.name for event in span.events] == ["loco.wait"]
 
 
-def test_a_set_of_resources_has_one_name() -> None:
+def test_set_of_resources_has_one_name() -> None:
     rig = Rig()
     rig.tell(granted(ticket(resources=("search", "llm_api"))), granted(ticket(resources=("llm_api", "search"))))
     assert {span.name for span in rig.spans()} == {"acquire llm_api+search"}
 
 
-def test_links_lead_to_those_who_held_the_resource_when_the_wait_began() -> None:
+def test_links_point_to_the_holders_at_the_start_of_the_wait() -> None:
     rig = Rig()
     holder = ticket(context=under(rig.parent()))
     foreign = ticket(context=None)
@@ -166,7 +166,7 @@ def test_links_lead_to_those_who_held_the_resource_when_the_wait_began() -> None
     assert [link.context for link in span.links] == [held]
 
 
-def test_no_more_than_sixteen_links() -> None:
+def test_links_are_at_most_sixteen() -> None:
     rig = Rig()
     holders = [ticket(context=under(rig.parent())) for _ in range(20)]
     who = ticket(context=under(rig.parent()))
@@ -174,7 +174,7 @@ def test_no_more_than_sixteen_links() -> None:
     assert [link.context for link in rig.spans()[-1].links] == [acquire_of(holder) for holder in holders[:16]]
 
 
-def test_no_links_to_spans_that_nobody_recorded() -> None:
+def test_links_omit_unrecorded_spans() -> None:
     unsampled, rig = Rig(sampler=ALWAYS_OFF), Rig()
     holder = ticket(context=under(unsampled.parent()))
     unsampled.tell(granted(holder))
@@ -183,7 +183,7 @@ def test_no_links_to_spans_that_nobody_recorded() -> None:
     assert rig.span().links == ()
 
 
-def test_a_span_that_settles_stays_open_for_the_spending_and_ends_at_the_grant() -> None:
+def test_settling_span_stays_open_and_ends_at_the_grant() -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True, model="gpt-4o")
     rig.tell(granted(who))
@@ -204,7 +204,7 @@ def test_a_span_that_settles_stays_open_for_the_spending_and_ends_at_the_grant()
 
 
 @pytest.mark.parametrize(("usage", "tokens"), [(Usage(100, 7, estimated=True), True), (None, False)])
-def test_spending_that_the_provider_did_not_state_is_estimated(usage: Usage | None, tokens: bool) -> None:
+def test_unstated_spending_is_estimated(usage: Usage | None, tokens: bool) -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     rig.tell(granted(who), spent(who, usage=usage))
@@ -213,7 +213,7 @@ def test_spending_that_the_provider_did_not_state_is_estimated(usage: Usage | No
     assert ("loco.spend.output_tokens" in attributes) is tokens
 
 
-def test_a_call_that_fails_ends_the_span_without_spending() -> None:
+def test_failed_call_ends_the_span_without_spending() -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     rig.tell(granted(who), released(who))
@@ -222,7 +222,7 @@ def test_a_call_that_fails_ends_the_span_without_spending() -> None:
     assert [event.name for event in span.events] == ["loco.grant"]
 
 
-def test_a_retrys_second_wait_is_a_span_of_its_own() -> None:
+def test_second_wait_of_a_retry_has_its_own_span() -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     rig.tell(waiting(who, 985.0), granted(who, 990.0), throttled(who, 991.0), Suspended(991.5, who, 1.5))
@@ -236,7 +236,7 @@ def test_a_retrys_second_wait_is_a_span_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 1.5])
-def test_a_throttle_is_told_on_the_open_span(retry_after: float | None) -> None:
+def test_throttle_is_an_event_of_the_open_span(retry_after: float | None) -> None:
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     refusal = throttled(who, status=529, kind=ThrottleKind.SPEND, retry_after=retry_after)
@@ -251,14 +251,14 @@ def test_a_throttle_is_told_on_the_open_span(retry_after: float | None) -> None:
 
 
 @pytest.mark.parametrize("carried", [None, object()])
-def test_without_a_trace_nothing_is_kept_open(carried: object) -> None:
+def test_nothing_is_kept_open_without_a_trace(carried: object) -> None:
     rig = Rig()
     who = ticket(context=carried, settles=True)
     rig.tell(waiting(who), granted(who), throttled(who), spent(who), released(who))
     assert [event.name for event in rig.span().events] == ["loco.grant"]
 
 
-def test_an_event_told_twice_leaves_no_span_open() -> None:
+def test_repeated_event_leaves_no_span_open() -> None:
     # Delivery is at least once: a KeyboardInterrupt in its midst repeats the event.
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
@@ -266,7 +266,7 @@ def test_an_event_told_twice_leaves_no_span_open() -> None:
     assert len(rig.spans()) == 2
 
 
-def test_nothing_is_computed_for_a_span_that_is_not_sampled() -> None:
+def test_unsampled_span_computes_nothing() -> None:
     rig = Rig(sampler=ALWAYS_OFF)
     # Whoever computes with this weight fails.
     weight = cast("int", "not a number")
@@ -282,7 +282,7 @@ def test_nothing_is_computed_for_a_span_that_is_not_sampled() -> None:
     assert rig.spans() == ()
 
 
-def test_suppressed_by_the_program() -> None:
+def test_suppressed_span_is_not_made() -> None:
     rig = Rig()
     with suppress_instrumentation():
         call = CallTrace(context.get_current())

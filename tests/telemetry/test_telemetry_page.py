@@ -11,11 +11,11 @@ from loco_otel._telemetry.page import main, render_page
 PAGE = Path(__file__).parents[2] / "docs" / "telemetry.md"
 
 
-def test_the_page_is_not_stale() -> None:
+def test_page_is_current() -> None:
     assert main([str(PAGE), "--check"]) == 0
 
 
-def test_the_page_says_all() -> None:
+def test_page_is_complete() -> None:
     page = render_page()
     for row in METRICS:
         assert f"| `{row.prometheus_name}` | `{row.name}` | {row.kind} | `{row.unit}` |" in page
@@ -33,7 +33,7 @@ def test_tables_are_whole() -> None:
             assert above.count("|") == line.count("|")
 
 
-def test_write_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "telemetry.md"
     assert main([str(path), "--check"]) == 1
     assert f"{path} is stale: run `python -m loco_otel._telemetry.page {path}`" in capsys.readouterr().err

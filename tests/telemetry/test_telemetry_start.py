@@ -30,7 +30,7 @@ def real_metrics() -> MeterProvider:
     return MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
 
 
-def test_without_an_sdk_nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_configured_without_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", None)
     assert detect_active_signals() == (False, False)
@@ -49,24 +49,24 @@ def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("tracing", [NoOpTracerProvider(), ProxyTracerProvider()])
-def test_providers_that_do_nothing_are_not_configured(tracing: trace.TracerProvider) -> None:
+def test_no_op_providers_are_not_configured(tracing: trace.TracerProvider) -> None:
     assert detect_active_signals(tracing, NoOpMeterProvider()) == (False, False)
 
 
-def test_a_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert detect_active_signals(real_tracing(), real_metrics()) == (False, False)
     assert start(real_tracing(), real_metrics()).listeners == ()
 
 
-def test_tracing_alone() -> None:
+def test_tracing_alone_is_configured() -> None:
     assert detect_active_signals(real_tracing(), NoOpMeterProvider()) == (True, False)
     telemetry = start(real_tracing(), NoOpMeterProvider())
     assert [type(listener) for listener in telemetry.listeners] == [SpanListener]
     assert telemetry.create_trace() is not None
 
 
-def test_metrics_alone() -> None:
+def test_metrics_alone_are_configured() -> None:
     assert detect_active_signals(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
     assert [type(listener) for listener in telemetry.listeners] == [MetricListener]

@@ -45,14 +45,14 @@ def hold(way: Way, agent: str = "holder") -> Caller:
 # -- the plain way ---------------------------------------------------------------------------------------------------
 
 
-def test_a_free_slot_is_granted_at_once(desk: Desk, way: Way) -> None:
+def test_free_slot_is_granted_at_once(desk: Desk, way: Way) -> None:
     caller = hold(way)
     assert desk.counts == (1, 0)
     assert caller.leave() is None
     assert desk.is_empty()
 
 
-def test_a_waiter_gets_the_slot_when_it_is_released_and_not_before(desk: Desk, way: Way) -> None:
+def test_waiter_gets_the_slot_at_its_release(desk: Desk, way: Way) -> None:
     holder = hold(way)
     (waiter,) = queue(desk, way, "waiter")
     assert not waiter.is_inside
@@ -63,7 +63,7 @@ def test_a_waiter_gets_the_slot_when_it_is_released_and_not_before(desk: Desk, w
     assert desk.is_empty()
 
 
-def test_an_agents_waiters_go_first_come_first_served(desk: Desk, way: Way) -> None:
+def test_waiters_of_an_agent_are_first_come_first_served(desk: Desk, way: Way) -> None:
     inside = hold(way)
     callers = queue(desk, way, "a", "a", "a", "a")
     for position, caller in enumerate(callers, start=1):
@@ -74,7 +74,7 @@ def test_an_agents_waiters_go_first_come_first_served(desk: Desk, way: Way) -> N
     assert inside.leave() is None
 
 
-def test_under_fifo_all_waiters_go_first_come_first_served(desk: Desk, way: Way) -> None:
+def test_waiters_under_fifo_are_first_come_first_served(desk: Desk, way: Way) -> None:
     loco_otel.configure(policy="fifo")
     inside = hold(way)
     for caller in queue(desk, way, "a", "b", "a", "c"):
@@ -84,7 +84,7 @@ def test_under_fifo_all_waiters_go_first_come_first_served(desk: Desk, way: Way)
     assert inside.leave() is None
 
 
-def test_ways_of_waiting_stand_in_one_line(desk: Desk, loop: Loop) -> None:
+def test_ways_of_waiting_share_one_queue(desk: Desk, loop: Loop) -> None:
     in_threads = Threads()
     inside = hold(loop)
     (first,) = queue(desk, in_threads, "a")
@@ -97,7 +97,7 @@ def test_ways_of_waiting_stand_in_one_line(desk: Desk, loop: Loop) -> None:
     assert inside.leave() is None
 
 
-def test_listeners_are_told_the_whole_way(desk: Desk, way: Way) -> None:
+def test_listeners_receive_every_event_of_a_call(desk: Desk, way: Way) -> None:
     listener = desk.record()
     holder = hold(way)
     (waiter,) = queue(desk, way, "waiter")
@@ -119,7 +119,7 @@ def test_listeners_are_told_the_whole_way(desk: Desk, way: Way) -> None:
 # -- interrupted: before the grant, at it, after it ------------------------------------------------------------------
 
 
-def test_interrupted_before_it_parks_a_waiter_leaves_no_trace(desk: Desk, way: Way) -> None:
+def test_waiter_interrupted_before_it_parks_leaves_no_trace(desk: Desk, way: Way) -> None:
     holder = hold(way)
     error = way.interruption()
     stop = desk.stop_next(parked=False)
@@ -133,7 +133,7 @@ def test_interrupted_before_it_parks_a_waiter_leaves_no_trace(desk: Desk, way: W
     assert desk.is_empty()
 
 
-def test_interrupted_while_it_waits_a_waiter_lets_the_next_one_pass(desk: Desk, way: Way) -> None:
+def test_waiter_interrupted_in_its_wait_frees_its_place(desk: Desk, way: Way) -> None:
     holder = hold(way)
     error = way.interruption()
     stop = desk.stop_next()
@@ -148,7 +148,7 @@ def test_interrupted_while_it_waits_a_waiter_lets_the_next_one_pass(desk: Desk, 
     assert desk.is_empty()
 
 
-def test_interrupted_at_its_grant_a_waiter_passes_the_slot_on(desk: Desk, way: Way) -> None:
+def test_waiter_interrupted_at_its_grant_passes_the_slot_on(desk: Desk, way: Way) -> None:
     # The lost grant: the slot is its own already when it learns that it shall not have it.
     in_threads = Threads()
     holder = hold(in_threads)
@@ -167,7 +167,7 @@ def test_interrupted_at_its_grant_a_waiter_passes_the_slot_on(desk: Desk, way: W
     assert desk.is_empty()
 
 
-def test_interrupted_in_its_body_a_holder_passes_the_slot_on(desk: Desk, way: Way) -> None:
+def test_holder_interrupted_in_its_body_passes_the_slot_on(desk: Desk, way: Way) -> None:
     holder = hold(way)
     (waiter,) = queue(desk, way, "a")
     error = way.interruption()
@@ -176,7 +176,7 @@ def test_interrupted_in_its_body_a_holder_passes_the_slot_on(desk: Desk, way: Wa
     assert desk.is_empty()
 
 
-def test_interrupted_when_turned_away_already_a_waiter_ends_with_the_interruption(desk: Desk, way: Way) -> None:
+def test_rejected_waiter_raises_its_interruption(desk: Desk, way: Way) -> None:
     holder = hold(way)
     error = way.interruption()
     stop = desk.stop_next()
@@ -190,7 +190,7 @@ def test_interrupted_when_turned_away_already_a_waiter_ends_with_the_interruptio
 
 
 @pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
-def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, granted: bool) -> None:
+def test_interrupted_shell_has_cancelled_the_ticket(desk: Desk, granted: bool) -> None:
     holder, ticket = (desk.engine.create_ticket(Request(agent)) for agent in ("holder", "a"))
     desk.engine.submit(holder)
     desk.engine.submit(ticket)
@@ -215,7 +215,7 @@ def test_a_shell_that_is_interrupted_has_cancelled_the_ticket(desk: Desk, grante
 
 
 @pytest.mark.parametrize("granted", [False, True], ids=["waiting", "granted"])
-def test_an_async_shell_that_is_cancelled_has_cancelled_the_ticket(desk: Desk, loop: Loop, granted: bool) -> None:
+def test_cancelled_async_shell_has_cancelled_the_ticket(desk: Desk, loop: Loop, granted: bool) -> None:
     holder, ticket = (desk.engine.create_ticket(Request(agent)) for agent in ("holder", "a"))
     desk.engine.submit(holder)
     desk.engine.submit(ticket)
@@ -245,7 +245,7 @@ def test_an_async_shell_that_is_cancelled_has_cancelled_the_ticket(desk: Desk, l
 # -- asyncio's own cancellation, against the wake that is under way ---------------------------------------------------
 
 
-def test_a_cancelled_task_leaves_the_line(desk: Desk, loop: Loop) -> None:
+def test_cancelled_task_leaves_the_queue(desk: Desk, loop: Loop) -> None:
     holder = hold(loop)
     first, second = queue(desk, loop, "a", "a")
     loop.cancel(first)
@@ -257,9 +257,7 @@ def test_a_cancelled_task_leaves_the_line(desk: Desk, loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("first_comes", ["grant", "cancellation"])
-def test_a_task_cancelled_in_the_moment_of_its_grant_passes_the_slot_on(
-    desk: Desk, loop: Loop, first_comes: str
-) -> None:
+def test_task_cancelled_at_its_grant_passes_the_slot_on(desk: Desk, loop: Loop, first_comes: str) -> None:
     holder = hold(Threads())
     first, second = queue(desk, loop, "a", "a")
     with loop.frozen():
@@ -276,7 +274,7 @@ def test_a_task_cancelled_in_the_moment_of_its_grant_passes_the_slot_on(
     assert desk.is_empty()
 
 
-def test_all_waiters_cancelled_in_the_moment_of_the_grant_leave_a_free_slot(desk: Desk, loop: Loop) -> None:
+def test_waiters_all_cancelled_at_the_grant_free_the_slot(desk: Desk, loop: Loop) -> None:
     holder = hold(Threads())
     callers = queue(desk, loop, "a", "b", "a", "c")
     with loop.frozen():
@@ -288,7 +286,7 @@ def test_all_waiters_cancelled_in_the_moment_of_the_grant_leave_a_free_slot(desk
     assert desk.is_empty()
 
 
-def test_a_task_cancelled_when_its_time_is_up_is_cancelled(desk: Desk, loop: Loop) -> None:
+def test_task_cancelled_at_its_deadline_is_cancelled(desk: Desk, loop: Loop) -> None:
     holder = hold(loop)
     (caller,) = queue(desk, loop, "a", timeout=5)
     with loop.frozen():
@@ -299,7 +297,7 @@ def test_a_task_cancelled_when_its_time_is_up_is_cancelled(desk: Desk, loop: Loo
     assert desk.is_empty()
 
 
-def test_a_task_cancelled_in_its_body_gives_the_slot_back(desk: Desk, loop: Loop) -> None:
+def test_task_cancelled_in_its_body_frees_its_slot(desk: Desk, loop: Loop) -> None:
     holder = hold(loop)
     (waiter,) = queue(desk, loop, "a")
     loop.cancel(holder)
@@ -308,7 +306,7 @@ def test_a_task_cancelled_in_its_body_gives_the_slot_back(desk: Desk, loop: Loop
     assert desk.is_empty()
 
 
-def test_a_waiter_dropped_by_the_garbage_collector_tells_nobody_there_and_then(desk: Desk, loop: Loop) -> None:
+def test_collected_waiter_calls_no_listener_in_its_finaliser(desk: Desk, loop: Loop) -> None:
     # A finaliser runs in the midst of anything, so it may not lock, wake or tell.
     holder = hold(loop)
     listener = desk.record()
@@ -329,7 +327,7 @@ def test_a_waiter_dropped_by_the_garbage_collector_tells_nobody_there_and_then(d
 
 
 @pytest.mark.parametrize("where", ["another thread", "the same thread"])
-def test_a_slot_granted_to_a_task_of_a_closed_loop_passes_on(desk: Desk, where: str) -> None:
+def test_slot_of_a_task_of_a_closed_loop_passes_on(desk: Desk, where: str) -> None:
     holder = desk.engine.create_ticket(Request("holder"))
     desk.engine.submit(holder)
     loop = asyncio.new_event_loop()
@@ -361,7 +359,7 @@ def test_a_slot_granted_to_a_task_of_a_closed_loop_passes_on(desk: Desk, where: 
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_waiter_whose_time_is_up_is_told_who_asked_for_what(desk: Desk, way: Way) -> None:
+def test_timeout_error_names_agent_and_resource(desk: Desk, way: Way) -> None:
     holder = hold(way)
     (caller,) = queue(desk, way, "a", timeout=5)
     desk.advance(4.9)
@@ -378,7 +376,7 @@ def test_a_waiter_whose_time_is_up_is_told_who_asked_for_what(desk: Desk, way: W
     assert desk.is_empty()
 
 
-def test_timed_out_before_the_grant_a_waiter_does_not_get_it(desk: Desk, way: Way) -> None:
+def test_waiter_timed_out_before_the_grant_does_not_get_it(desk: Desk, way: Way) -> None:
     in_threads = Threads()
     holder = hold(in_threads)
     stop = desk.stop_next()
@@ -394,7 +392,7 @@ def test_timed_out_before_the_grant_a_waiter_does_not_get_it(desk: Desk, way: Wa
     assert desk.is_empty()
 
 
-def test_granted_before_its_time_is_up_a_waiter_has_its_slot(desk: Desk, way: Way) -> None:
+def test_waiter_granted_before_its_deadline_has_its_slot(desk: Desk, way: Way) -> None:
     in_threads = Threads()
     holder = hold(in_threads)
     stop = desk.stop_next()
@@ -409,7 +407,7 @@ def test_granted_before_its_time_is_up_a_waiter_has_its_slot(desk: Desk, way: Wa
     assert desk.is_empty()
 
 
-def test_in_its_body_nobody_is_timed_out(desk: Desk, way: Way) -> None:
+def test_body_is_never_timed_out(desk: Desk, way: Way) -> None:
     holder = hold(way)
     (caller,) = queue(desk, way, "a", timeout=5)
     holder.leave()
@@ -419,7 +417,7 @@ def test_in_its_body_nobody_is_timed_out(desk: Desk, way: Way) -> None:
     assert caller.leave() is None
 
 
-def test_with_no_time_at_all_only_a_free_slot_is_taken(desk: Desk, way: Way) -> None:
+def test_timeout_of_zero_takes_only_a_free_slot(desk: Desk, way: Way) -> None:
     holder = way.call(partial(slot, "a", timeout=0)).inside()
     error = way.call(partial(slot, "a", timeout=0)).end()
     assert isinstance(error, AcquireTimeoutError)
@@ -428,7 +426,7 @@ def test_with_no_time_at_all_only_a_free_slot_is_taken(desk: Desk, way: Way) -> 
     assert desk.is_empty()
 
 
-def test_the_setting_limits_the_wait_where_the_call_says_nothing(desk: Desk, way: Way) -> None:
+def test_configured_timeout_applies_by_default(desk: Desk, way: Way) -> None:
     loco_otel.configure(acquire_timeout=3)
     holder = hold(way)
     (impatient,) = queue(desk, way, "a")
@@ -443,7 +441,7 @@ def test_the_setting_limits_the_wait_where_the_call_says_nothing(desk: Desk, way
 # -- limits and the end ----------------------------------------------------------------------------------------------
 
 
-def test_one_waiter_too_many_is_turned_away(desk: Desk, way: Way) -> None:
+def test_waiter_above_the_limit_is_rejected(desk: Desk, way: Way) -> None:
     loco_otel.configure(max_waiters=2)
     holder = hold(way)
     waiters = queue(desk, way, "a", "a")
@@ -457,7 +455,7 @@ def test_one_waiter_too_many_is_turned_away(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
-def test_shutdown_wakes_all_waiters_and_runs_none_of_their_bodies(desk: Desk, way: Way) -> None:
+def test_shutdown_wakes_all_waiters_and_runs_no_body(desk: Desk, way: Way) -> None:
     holder = hold(way)
     waiters = queue(desk, way, "a", "a", "b", "c")
     desk.engine.close()
@@ -469,7 +467,7 @@ def test_shutdown_wakes_all_waiters_and_runs_none_of_their_bodies(desk: Desk, wa
     assert desk.is_empty()
 
 
-def test_raising_the_capacity_grants_to_as_many_as_now_fit(desk: Desk, way: Way) -> None:
+def test_raised_capacity_grants_to_as_many_as_fit(desk: Desk, way: Way) -> None:
     holder = hold(way)
     waiters = queue(desk, way, "a", "a", "a", "a")
     loco_otel.configure(capacity=4)
@@ -480,7 +478,7 @@ def test_raising_the_capacity_grants_to_as_many_as_now_fit(desk: Desk, way: Way)
     assert desk.is_empty()
 
 
-def test_lowering_the_capacity_takes_nothing_away(desk: Desk, way: Way) -> None:
+def test_lowered_capacity_revokes_nothing(desk: Desk, way: Way) -> None:
     loco_otel.configure(capacity=2)
     first, second = hold(way), hold(way)
     loco_otel.configure(capacity=1)
@@ -492,7 +490,7 @@ def test_lowering_the_capacity_takes_nothing_away(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
-def test_without_a_limit_nobody_waits(desk: Desk, way: Way) -> None:
+def test_unlimited_capacity_blocks_no_caller(desk: Desk, way: Way) -> None:
     loco_otel.configure(capacity="auto")
     callers = [hold(way) for _ in range(20)]
     assert desk.counts == (20, 0)
@@ -507,7 +505,7 @@ def test_without_a_limit_nobody_waits(desk: Desk, way: Way) -> None:
     [RuntimeError("broken"), asyncio.CancelledError(), KeyboardInterrupt()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_body_that_raises_passes_the_slot_on(desk: Desk, way: Way, error: BaseException) -> None:
+def test_failing_body_passes_the_slot_on(desk: Desk, way: Way, error: BaseException) -> None:
     holder = hold(way)
     first, second = queue(desk, way, "a", "a")
     assert holder.leave(error) is error
@@ -517,7 +515,7 @@ def test_a_body_that_raises_passes_the_slot_on(desk: Desk, way: Way, error: Base
     assert desk.standing.tick == 3
 
 
-def test_a_generators_body_that_is_closed_passes_the_slot_on(desk: Desk, way: Way) -> None:
+def test_closed_generator_body_passes_the_slot_on(desk: Desk, way: Way) -> None:
     # Perhaps by the garbage collector, so it is done by the next operation, or by the timer.
     holder = hold(way)
     (waiter,) = queue(desk, way, "a")
@@ -528,7 +526,7 @@ def test_a_generators_body_that_is_closed_passes_the_slot_on(desk: Desk, way: Wa
     assert desk.is_empty()
 
 
-def test_a_slot_that_is_dropped_comes_back(desk: Desk, way: Way) -> None:
+def test_dropped_slot_is_reclaimed(desk: Desk, way: Way) -> None:
     way.drop(partial(slot, "careless"))
     assert desk.is_empty()
     way.drop(partial(slot, "careless"))
@@ -537,7 +535,7 @@ def test_a_slot_that_is_dropped_comes_back(desk: Desk, way: Way) -> None:
     waiter.leave()
 
 
-def test_whatever_fails_leaves_nothing_behind(desk: Desk, way: Way) -> None:
+def test_failures_leave_nothing_behind(desk: Desk, way: Way) -> None:
     loco_otel.configure(max_waiters=1)
     holder = hold(way)
     (waiter,) = queue(desk, way, "flaky", timeout=5)
@@ -553,7 +551,7 @@ def test_whatever_fails_leaves_nothing_behind(desk: Desk, way: Way) -> None:
 # -- slots as objects ------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_can_be_used_again(desk: Desk, way: Way) -> None:
+def test_slot_can_be_used_again(desk: Desk, way: Way) -> None:
     again = slot("a", weight=2.5)
     for _ in range(3):
         caller = way.call(lambda: again).inside()
@@ -564,7 +562,7 @@ def test_a_slot_can_be_used_again(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
-def test_a_slot_can_be_used_again_after_it_was_not_granted(desk: Desk, way: Way) -> None:
+def test_slot_can_be_used_again_after_a_rejection(desk: Desk, way: Way) -> None:
     holder = hold(way)
     again = slot("a", timeout=0)
     assert isinstance(way.call(lambda: again).end(), AcquireTimeoutError)
@@ -573,7 +571,7 @@ def test_a_slot_can_be_used_again_after_it_was_not_granted(desk: Desk, way: Way)
     assert desk.is_empty()
 
 
-def test_a_slot_that_is_held_cannot_be_entered_a_second_time(desk: Desk, way: Way) -> None:
+def test_held_slot_cannot_be_entered_twice(desk: Desk, way: Way) -> None:
     held = slot("a")
     holder = way.call(lambda: held).inside()
     error = way.call(lambda: held).end()
@@ -586,7 +584,7 @@ def test_a_slot_that_is_held_cannot_be_entered_a_second_time(desk: Desk, way: Wa
     assert desk.is_empty()
 
 
-def test_a_slot_counts_the_ticks_it_waited(desk: Desk, way: Way) -> None:
+def test_slot_counts_the_ticks_it_waited(desk: Desk, way: Way) -> None:
     holder = hold(way)
     first = slot("a")
     callers = [way.call(lambda: first)]
@@ -603,7 +601,7 @@ def test_a_slot_counts_the_ticks_it_waited(desk: Desk, way: Way) -> None:
     callers[1].leave()
 
 
-def test_a_sign_of_life_keeps_a_slot(desk: Desk, way: Way) -> None:
+def test_heartbeat_keeps_a_slot(desk: Desk, way: Way) -> None:
     loco_otel.configure(max_hold=10)
     slow, lost = slot("slow"), slot("lost")
     holder = way.call(lambda: slow).inside()
@@ -623,7 +621,7 @@ def test_a_sign_of_life_keeps_a_slot(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
-def test_a_second_slot_within_the_first_shares_it_where_there_is_no_other(desk: Desk, way: Way) -> None:
+def test_nested_slot_shares_the_only_one(desk: Desk, way: Way) -> None:
     listener = desk.record()
     caller = way.call(partial(slot, "a"), partial(slot, "a")).inside()
     assert desk.counts == (2, 0)
@@ -637,7 +635,7 @@ def test_a_second_slot_within_the_first_shares_it_where_there_is_no_other(desk: 
 # -- identity --------------------------------------------------------------------------------------------------------
 
 
-def test_a_caller_queues_under_the_name_that_is_said_where_it_runs(desk: Desk, way: Way) -> None:
+def test_caller_queues_under_the_name_of_its_context(desk: Desk, way: Way) -> None:
     def explicit() -> Slot:
         with as_agent("outer", tenant="acme"), as_agent("explicit"):
             return slot()

@@ -80,7 +80,7 @@ def check_full_capacity(desk: Desk) -> None:
 
 
 @each_nest
-def test_a_holder_that_needs_the_only_slot_again_shares_its_own(desk: Desk, loop: Loop, nest: Nest) -> None:
+def test_holder_that_needs_the_only_slot_again_shares_it(desk: Desk, loop: Loop, nest: Nest) -> None:
     listener = desk.record()
 
     async def program() -> None:
@@ -93,7 +93,7 @@ def test_a_holder_that_needs_the_only_slot_again_shares_its_own(desk: Desk, loop
 
 
 @each_nest
-def test_as_long_as_another_holder_can_end_nothing_is_shared(desk: Desk, loop: Loop, nest: Nest) -> None:
+def test_nothing_is_shared_while_another_holder_can_end(desk: Desk, loop: Loop, nest: Nest) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
     unrelated = Threads().call(partial(slot, "unrelated")).inside()
@@ -113,7 +113,7 @@ def test_as_long_as_another_holder_can_end_nothing_is_shared(desk: Desk, loop: L
 
 
 @each_nest
-def test_holders_that_all_need_a_second_slot_share_one_at_a_time(desk: Desk, loop: Loop, nest: Nest) -> None:
+def test_holders_that_need_a_second_slot_share_one_at_a_time(desk: Desk, loop: Loop, nest: Nest) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
 
@@ -133,7 +133,7 @@ def test_holders_that_all_need_a_second_slot_share_one_at_a_time(desk: Desk, loo
     check_full_capacity(desk)
 
 
-def test_threads_that_all_need_a_second_slot_share_one_at_a_time(desk: Desk) -> None:
+def test_threads_that_need_a_second_slot_share_one_at_a_time(desk: Desk) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
     both = threading.Barrier(2)
@@ -153,7 +153,7 @@ def test_threads_that_all_need_a_second_slot_share_one_at_a_time(desk: Desk) -> 
 
 
 @each_nest
-def test_a_thread_and_a_task_that_each_need_a_second_slot_both_finish(desk: Desk, loop: Loop, nest: Nest) -> None:
+def test_thread_and_task_that_need_a_second_slot_both_finish(desk: Desk, loop: Loop, nest: Nest) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
     thread_holds, task_holds = threading.Event(), threading.Event()
@@ -195,7 +195,7 @@ def test_each_level_of_a_deep_nest_shares(desk: Desk, loop: Loop) -> None:
     check_full_capacity(desk)
 
 
-def test_a_second_slot_that_is_not_had_in_time_is_given_up(desk: Desk, loop: Loop) -> None:
+def test_nested_slot_that_times_out_is_given_up(desk: Desk, loop: Loop) -> None:
     loco_otel.configure(capacity=2)
     unrelated = Threads().call(partial(slot, "unrelated")).inside()
 
@@ -214,7 +214,7 @@ def test_a_second_slot_that_is_not_had_in_time_is_given_up(desk: Desk, loop: Loo
     check_full_capacity(desk)
 
 
-def test_a_shared_slot_outlives_its_lender(desk: Desk, loop: Loop) -> None:
+def test_shared_slot_outlives_its_lender(desk: Desk, loop: Loop) -> None:
     outer_left, inside, leave = threading.Event(), asyncio.Event(), asyncio.Event()
 
     async def child() -> None:
@@ -258,7 +258,7 @@ def block(loop: Loop) -> threading.Event:
     return done
 
 
-def test_a_blocked_loop_whose_tasks_hold_all_slots_shares_one(desk: Desk, loop: Loop) -> None:
+def test_blocked_loop_whose_tasks_hold_all_slots_shares_one(desk: Desk, loop: Loop) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
     holders = [loop.call(partial(slot, "a")).inside() for _ in range(2)]
@@ -269,7 +269,7 @@ def test_a_blocked_loop_whose_tasks_hold_all_slots_shares_one(desk: Desk, loop: 
     check_full_capacity(desk)
 
 
-def test_a_blocked_loop_waits_as_long_as_a_holder_elsewhere_can_end(desk: Desk, loop: Loop) -> None:
+def test_blocked_loop_waits_while_another_holder_can_end(desk: Desk, loop: Loop) -> None:
     loco_otel.configure(capacity=2)
     listener = desk.record()
     on_the_loop = loop.call(partial(slot, "a")).inside()
@@ -285,7 +285,7 @@ def test_a_blocked_loop_waits_as_long_as_a_holder_elsewhere_can_end(desk: Desk, 
     check_full_capacity(desk)
 
 
-def test_a_slot_granted_to_a_task_of_a_blocked_loop_is_shared_with_what_blocks_it(desk: Desk, loop: Loop) -> None:
+def test_slot_granted_in_a_blocked_loop_is_shared_with_it(desk: Desk, loop: Loop) -> None:
     listener = desk.record()
     elsewhere = Threads().call(partial(slot, "a")).inside()
     stuck = loop.call(partial(slot, "blocking"))

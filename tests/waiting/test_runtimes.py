@@ -137,7 +137,7 @@ def test_uvloop_schedules_like_asyncio() -> None:
     assert (standing.active, standing.waiting) == (0, 0)
 
 
-def test_trio_passes_through_is_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_trio_bypass_is_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     runtime = process.replace_runtime(Settings().changed(capacity=1))
     assert runtime is not None
     listener = RecordingListener()
@@ -269,12 +269,12 @@ check_full_capacity()
 """
 
 
-def test_gevent_patched_before_our_import() -> None:
+def test_gevent_patched_before_our_import_works() -> None:
     runs_well(GREENLETS, first="from gevent import monkey\nmonkey.patch_all()\n")
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["imported", "used"])
-def test_gevent_patched_after_our_import(used: bool) -> None:
+def test_gevent_patched_after_our_import_works(used: bool) -> None:
     # As under `opentelemetry-instrument`, which imports us before the program begins.
     late = 'with slot("early"):\n    pass\n' if used else ""
     late += "from gevent import monkey\nmonkey.patch_all()\n"
@@ -289,7 +289,7 @@ THREADS_AND_FORK = ("ignore:This process:DeprecationWarning",)
 
 
 @may_fork
-def test_the_child_of_a_fork_has_all_slots_and_the_parent_keeps_its_own() -> None:
+def test_forked_child_has_all_slots_and_the_parent_its_own() -> None:
     runs_well(
         """
         engine = configured(2)
@@ -330,7 +330,7 @@ def test_the_child_of_a_fork_has_all_slots_and_the_parent_keeps_its_own() -> Non
 
 
 @may_fork
-def test_workers_forked_from_a_program_that_has_begun_each_have_a_limit_of_their_own() -> None:
+def test_workers_forked_from_a_running_program_have_own_limits() -> None:
     runs_well(
         """
         engine = configured(2)
@@ -391,7 +391,7 @@ def test_workers_forked_from_a_program_that_has_begun_each_have_a_limit_of_their
 
 
 @may_fork
-def test_a_fork_in_the_midst_of_our_own_start_leaves_the_child_no_lock() -> None:
+def test_fork_during_our_start_leaves_the_child_no_lock() -> None:
     # Here the parent's main thread holds the locks that another thread would have.
     runs_well(
         """
@@ -411,7 +411,7 @@ def test_a_fork_in_the_midst_of_our_own_start_leaves_the_child_no_lock() -> None
     )
 
 
-def test_a_system_that_does_not_fork_is_none_the_worse_for_it() -> None:
+def test_system_without_fork_is_supported() -> None:
     runs_well('with slot("a"):\n    pass\n', first="import os\ndel os.fork, os.register_at_fork\n")
 
 
@@ -482,7 +482,7 @@ def test_ctrl_c_ends_a_wait_in_asyncio_run() -> None:
 
 
 @pytest.mark.parametrize("how", ["with", "asyncio.run"])
-def test_ctrl_c_that_nobody_catches_ends_the_program_as_ever(how: str) -> None:
+def test_ctrl_c_that_is_not_caught_ends_the_program(how: str) -> None:
     enter = {
         "with": 'with slot("main"):\n    pass\n',
         "asyncio.run": 'async def main():\n    async with slot("main"):\n        pass\nasyncio.run(main())\n',
@@ -549,7 +549,7 @@ def test_ctrl_c_at_any_moment_loses_no_slot() -> None:
 # -- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_daemon_thread_that_waits_at_the_end_is_turned_away() -> None:
+def test_daemon_thread_that_waits_at_exit_is_rejected() -> None:
     out, err = finish(
         program(
             """
@@ -583,7 +583,7 @@ def test_a_daemon_thread_that_waits_at_the_end_is_turned_away() -> None:
 
 
 @pytest.mark.parametrize("many", [1, 20])
-def test_the_end_neither_hangs_nor_complains_with_daemon_threads_about(many: int) -> None:
+def test_exit_with_daemon_threads_neither_hangs_nor_warns(many: int) -> None:
     out, err = finish(
         program(
             f"""
@@ -599,7 +599,7 @@ def test_the_end_neither_hangs_nor_complains_with_daemon_threads_about(many: int
     assert err == ""
 
 
-def test_a_loop_that_waits_in_a_daemon_thread_does_not_hold_up_the_end() -> None:
+def test_loop_waiting_in_a_daemon_thread_does_not_delay_exit() -> None:
     out, err = finish(
         program(
             """

@@ -48,7 +48,7 @@ def all_ended(work: Callable[[int], None], count: int) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), asyncio.CancelledError()], ids=lambda error: type(error).__name__)
-def test_d1_a_body_that_raises_wakes_the_next_before_any_newcomer(live: Desk, way: Way, error: BaseException) -> None:
+def test_d1_failing_body_wakes_the_next_before_newcomers(live: Desk, way: Way, error: BaseException) -> None:
     """The seed skipped the tick and the grant: the waiter slept beside a free slot, and newcomers barged past it."""
     holder = way.call(partial(slot, "a")).inside()
     (waiter,) = queue(live, way, "b")
@@ -59,7 +59,7 @@ def test_d1_a_body_that_raises_wakes_the_next_before_any_newcomer(live: Desk, wa
     assert live.is_empty()
 
 
-def test_d1_sixty_calls_of_which_a_fifth_raise_all_end(live: Desk) -> None:
+def test_d1_sixty_calls_with_failures_all_end(live: Desk) -> None:
     """In the seed 44 of 60 hung for ever, with 3 slots free."""
     loco_otel.configure(capacity=3)
 
@@ -90,7 +90,7 @@ def test_d1_cancelling_one_of_five_leaves_four(live: Desk, loop: Loop) -> None:
     assert live.is_empty()
 
 
-def test_d2_a_release_at_the_very_end_of_a_waiters_time_loses_no_slot(live: Desk) -> None:
+def test_d2_release_at_a_waiters_deadline_loses_no_slot(live: Desk) -> None:
     """In the seed a waiter timed out after its grant kept the slot for ever: 109 to 120 times in 200."""
     timeout = 0.005
 
@@ -123,7 +123,7 @@ def test_d2_a_release_at_the_very_end_of_a_waiters_time_loses_no_slot(live: Desk
 
 
 @pytest.mark.parametrize("first_comes", ["release", "deadline"])
-def test_d2_release_and_deadline_at_the_same_moment_lose_no_slot(desk: Desk, way: Way, first_comes: str) -> None:
+def test_d2_release_and_deadline_together_lose_no_slot(desk: Desk, way: Way, first_comes: str) -> None:
     """The same without chance: both happen before the waiter runs again, in either order."""
     holder = Threads().call(partial(slot, "a")).inside()
     stop = desk.stop_next()
@@ -143,7 +143,7 @@ def test_d2_release_and_deadline_at_the_same_moment_lose_no_slot(desk: Desk, way
     assert desk.is_empty()
 
 
-def test_d3_a_timeout_wakes_nobody_else_of_the_same_agent(desk: Desk, way: Way) -> None:
+def test_d3_timeout_wakes_no_other_waiter_of_the_agent(desk: Desk, way: Way) -> None:
     """The seed woke another waiter of the agent without a slot: two ran at capacity 1."""
     holder = way.call(partial(slot, "a")).inside()
     (patient,) = queue(desk, way, "a")
@@ -178,7 +178,7 @@ def test_d6_two_workers_of_one_agent_are_both_served(live: Desk, way: Way) -> No
     assert live.is_empty()
 
 
-def test_d9_a_dropped_slot_is_handed_on_by_itself(live: Desk) -> None:
+def test_d9_dropped_slot_is_reclaimed(live: Desk) -> None:
     """In the seed a dropped handle was a lost slot. Nothing else happens here that could help."""
     kept = [slot("careless")]
     Context().run(kept[0].__enter__)
@@ -189,7 +189,7 @@ def test_d9_a_dropped_slot_is_handed_on_by_itself(live: Desk) -> None:
     assert live.is_empty()
 
 
-def test_d9_a_slot_within_a_slot_does_not_wait_for_itself(live: Desk, way: Way) -> None:
+def test_d9_nested_slot_does_not_deadlock(live: Desk, way: Way) -> None:
     """The seed waited for ever."""
     caller = way.call(partial(slot, "a"), partial(slot, "a"))
     assert caller.leave() is None
@@ -207,7 +207,7 @@ def test_d9_raising_the_capacity_by_three_grants_to_three(live: Desk, way: Way) 
     assert live.is_empty()
 
 
-def test_d13_a_waiter_in_an_idle_loop_is_woken_from_another(desk: Desk, loop: Loop) -> None:
+def test_d13_waiter_in_an_idle_loop_is_woken_from_another(desk: Desk, loop: Loop) -> None:
     """The seed's waiter was woken by a timer of its own loop, seconds later. This loop has nothing else to do."""
     other = Loop(asyncio.new_event_loop)
     holder = other.call(partial(slot, "a")).inside()
@@ -219,7 +219,7 @@ def test_d13_a_waiter_in_an_idle_loop_is_woken_from_another(desk: Desk, loop: Lo
     other.close()
 
 
-def test_d13_eight_threads_lose_neither_slot_nor_wake(live: Desk) -> None:
+def test_d13_eight_threads_lose_no_slot_or_wake(live: Desk) -> None:
     """In the seed: clean, 14 timeouts, or 1002 timeouts and a lost slot, in three runs."""
     inside, seen = [0], set()
     faults: list[BaseException] = []
@@ -241,7 +241,7 @@ def test_d13_eight_threads_lose_neither_slot_nor_wake(live: Desk) -> None:
     assert live.is_empty()
 
 
-def test_d16_what_fails_leaves_no_load(desk: Desk, way: Way) -> None:
+def test_d16_failures_leave_no_load(desk: Desk, way: Way) -> None:
     """In the seed five failed calls left a Qi of 15 that aged, and the flaky agent was served first."""
     loco_otel.configure(max_waiters=2)
     holder = way.call(partial(slot, "holder")).inside()
@@ -263,7 +263,7 @@ def test_d16_what_fails_leaves_no_load(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
-def test_d27_memory_does_not_grow_with_the_calls(desk: Desk) -> None:
+def test_d27_memory_does_not_grow_with_calls(desk: Desk) -> None:
     """The seed kept 190 bytes of each call."""
     calls = 3000
 

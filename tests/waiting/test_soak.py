@@ -101,7 +101,7 @@ async def in_a_loop(floor: Floor, chance: random.Random) -> None:
 
 
 @pytest.mark.timeout(100)
-def test_no_slot_is_lost_and_none_is_given_twice() -> None:
+def test_no_slot_is_lost_or_granted_twice() -> None:
     process.replace_runtime(Settings().changed(capacity=CAPACITY))
     floor = Floor()
     faults: list[BaseException] = []

@@ -53,21 +53,21 @@ def metrics(**environ: str) -> Exporter:
 
 
 @pytest.mark.parametrize(("protocol", "exporter"), [("grpc", "otlp_proto_grpc"), ("http/protobuf", "otlp_proto_http")])
-def test_reachable(protocol: str, exporter: str, listening: int) -> None:
+def test_reachable_endpoint_passes(protocol: str, exporter: str, listening: int) -> None:
     endpoint = f"http://user:planted-secret@127.0.0.1:{listening}/planted/path?key=planted"
     found = traces(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     assert found == Exporter("traces", exporter, f"127.0.0.1:{listening}", True, "reachable")
     assert "planted" not in repr(found)
 
 
-def test_unreachable(shut: int) -> None:
+def test_unreachable_endpoint_fails(shut: int) -> None:
     found = traces(OTEL_EXPORTER_OTLP_ENDPOINT=f"127.0.0.1:{shut}")
     assert (found.exporter, found.address, found.works) == ("otlp_proto_grpc", f"127.0.0.1:{shut}", False)
     assert found.finding == f"not reachable: {os.strerror(errno.ECONNREFUSED)}"
     assert not found.stops_launcher
 
 
-def test_a_signals_own_variables_win(listening: int, shut: int) -> None:
+def test_variables_of_a_signal_take_precedence(listening: int, shut: int) -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{shut}",
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{listening}/v1/metrics",
@@ -79,7 +79,7 @@ def test_a_signals_own_variables_win(listening: int, shut: int) -> None:
     ]
 
 
-def test_behind_a_proxy_nobody_can_tell(shut: int) -> None:
+def test_endpoint_behind_a_proxy_is_undecided(shut: int) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{shut}", "http_proxy": "http://p:1"}
     assert traces(**environ).works is None
     assert traces(**environ, no_proxy="127.0.0.1").works is False
@@ -89,7 +89,7 @@ def test_behind_a_proxy_nobody_can_tell(shut: int) -> None:
     ("endpoint", "address"),
     [("https://[::1", None), ("unix:///run/otel.sock", None), ("http://localhost:99999", None)],
 )
-def test_odd_endpoints(endpoint: str, address: str | None) -> None:
+def test_unusual_endpoints_are_checked(endpoint: str, address: str | None) -> None:
     found = traces(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     assert (found.address, found.works) == (address, None)
 
@@ -102,12 +102,12 @@ def test_odd_endpoints(endpoint: str, address: str | None) -> None:
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
     ],
 )
-def test_choices_that_stop_the_launcher(environ: dict[str, str]) -> None:
+def test_choices_that_stop_the_launcher_are_reported(environ: dict[str, str]) -> None:
     found = traces(**environ)
     assert (found.works, found.stops_launcher) == (False, True)
 
 
-def test_several_and_none(listening: int) -> None:
+def test_several_exporters_or_none_are_reported(listening: int) -> None:
     environ = {"OTEL_TRACES_EXPORTER": "console, otlp", "OTEL_METRICS_EXPORTER": " None ", "OTEL_LOGS_EXPORTER": "nix"}
     ways = probe_exporters({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listening}"})
     assert [(way.signal, way.exporter, way.works, way.stops_launcher) for way in ways] == [
@@ -118,7 +118,7 @@ def test_several_and_none(listening: int) -> None:
     ]
 
 
-def test_prometheus(free: int, listening: int) -> None:
+def test_prometheus_exporter_is_checked(free: int, listening: int) -> None:
     environ = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1"}
     found = metrics(**environ, OTEL_EXPORTER_PROMETHEUS_PORT=str(free))
     assert found == Exporter("metrics", "prometheus", f"127.0.0.1:{free}", True, "the port is free")
@@ -129,7 +129,7 @@ def test_prometheus(free: int, listening: int) -> None:
         assert (found.works, found.stops_launcher) == (False, True), port
 
 
-def test_configuration_file(tmp_path: Path) -> None:
+def test_configuration_file_is_reported(tmp_path: Path) -> None:
     (found,) = probe_exporters({"OTEL_CONFIG_FILE": str(tmp_path / "otel.yaml"), "OTEL_METRICS_EXPORTER": "prometheus"})
     assert (found.signal, found.exporter, found.stops_launcher) == ("all", "file", True)
 
@@ -153,7 +153,7 @@ print(len(OpenAIInstrumentor.list_patched()) > 0)
 """
 
 
-def test_a_taken_prometheus_port_is_told_and_true(doctor: Doctor, tmp_path: Path, listening: int) -> None:
+def test_taken_prometheus_port_is_reported(doctor: Doctor, tmp_path: Path, listening: int) -> None:
     hide(tmp_path, "anthropic")
     environ = {
         "LOCO_CAPACITY": "4",
@@ -170,7 +170,7 @@ def test_a_taken_prometheus_port_is_told_and_true(doctor: Doctor, tmp_path: Path
     assert (done.returncode, done.stdout) == (0, "False\n")
 
 
-def test_under_the_launcher_the_port_is_its_own(free: int) -> None:
+def test_own_prometheus_port_under_the_launcher_passes(free: int) -> None:
     environ = {
         "LOCO_CAPACITY": "4",
         "OTEL_METRICS_EXPORTER": "prometheus",
@@ -185,7 +185,7 @@ def test_under_the_launcher_the_port_is_its_own(free: int) -> None:
     assert all(hook["in_place"] for sdk in report["sdks"] for hook in sdk["hooks"])
 
 
-def test_disabled_sdk_and_planted_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
+def test_disabled_sdk_shows_no_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
     hide(tmp_path, "anthropic", "google.genai", "groq", "openai")
     done = doctor(
         "--json",

@@ -28,7 +28,7 @@ def sdk_of(output: str, name: str) -> dict[str, Any]:
     return found
 
 
-def test_one_that_works_makes_the_span(doctor: Doctor, tmp_path: Path) -> None:
+def test_working_instrumentor_makes_the_span(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic")
     put_vendor(tmp_path)
     done = doctor("--json", LOCO_CAPACITY="4")
@@ -49,7 +49,7 @@ def test_one_that_works_makes_the_span(doctor: Doctor, tmp_path: Path) -> None:
     assert all(hook["in_place"] for hook in sdk["hooks"])
 
 
-def test_those_that_do_nothing_are_named_with_the_reason(doctor: Doctor, tmp_path: Path) -> None:
+def test_idle_instrumentors_are_named_with_the_reason(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic")
     put_instrumentor(tmp_path, "opentelemetry-instrumentation-openai-v2", "import httpx_that_is_not_there")
     put_instrumentor(tmp_path, "broken", "raise RuntimeError('no licence')")
@@ -70,7 +70,7 @@ def test_those_that_do_nothing_are_named_with_the_reason(doctor: Doctor, tmp_pat
     assert all(any(name in warning and fault in warning for warning in warnings) for name, fault in faults.items())
 
 
-def test_a_disabled_one_is_not_loaded(doctor: Doctor, tmp_path: Path) -> None:
+def test_disabled_instrumentor_is_not_loaded(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic")
     put_vendor(tmp_path)
     done = doctor("--json", LOCO_CAPACITY="4", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="flask,openai")
@@ -80,7 +80,7 @@ def test_a_disabled_one_is_not_loaded(doctor: Doctor, tmp_path: Path) -> None:
     assert (sdk["wrapped"], sdk["inference_span"]) == ([], ["loco_otel"])
 
 
-def test_one_that_takes_our_hook_off(doctor: Doctor, tmp_path: Path) -> None:
+def test_instrumentor_that_removes_our_hook_is_reported(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic")
     put_instrumentor(tmp_path, "thief", "")
     (tmp_path / "thief.py").write_text("""
@@ -100,7 +100,7 @@ class Instrumentor:
     assert not sdk["patched"]
 
 
-def test_anthropic_makes_its_span_unless_told_not_to(doctor: Doctor, tmp_path: Path) -> None:
+def test_anthropic_makes_its_span_unless_disabled(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "openai")
     put_instrumentor(tmp_path, "vendor-anthropic", WRAP_ANTHROPIC, sdk="anthropic")
     with (tmp_path / "vendor_anthropic.py").open("a") as file:
@@ -125,7 +125,7 @@ wrapt.wrap_function_wrapper(Messages, "create", around)
 """
 
 
-def test_text_names_them(doctor: Doctor, tmp_path: Path) -> None:
+def test_text_names_the_instrumentors(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic")
     put_vendor(tmp_path)
     done = doctor(LOCO_CAPACITY="4")

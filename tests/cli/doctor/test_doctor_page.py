@@ -20,7 +20,7 @@ def without_versions(text: str) -> str:
     return re.sub(r" +", " ", re.sub(r"\d+(\.\d+\w*){1,3}", "N", text))
 
 
-def test_example_and_keys(doctor: Doctor) -> None:
+def test_page_equals_output_and_lists_keys(doctor: Doctor) -> None:
     environ = dict(re.findall(r"^export (\w+)=(.*)$", block("sh"), re.MULTILINE))
     with socket.create_server(("localhost", 0)) as server:
         port = str(server.getsockname()[1])

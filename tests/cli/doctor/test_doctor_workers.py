@@ -25,14 +25,14 @@ from loco_otel.cli.doctor.workers import detect_workers
         ({"GUNICORN_CMD_ARGS": "--worker-class gthread"}, None, ""),
     ],
 )
-def test_number(environ: dict[str, str], processes: int | None, origin: str) -> None:
+def test_worker_count_is_detected(environ: dict[str, str], processes: int | None, origin: str) -> None:
     found = detect_workers(environ, 5)
     assert (found.processes, found.origin) == (processes, origin)
     assert found.calls_at_once == (None if processes is None else 5 * processes)
     assert detect_workers(environ, None).calls_at_once is None
 
 
-def test_report(doctor: Doctor, tmp_path: Path) -> None:
+def test_worker_report_is_shown(doctor: Doctor, tmp_path: Path) -> None:
     hide(tmp_path, "anthropic", "google.genai", "groq", "openai")
     put(tmp_path, "gunicorn", "25.0")
     done = doctor("--json", LOCO_CAPACITY="3", WEB_CONCURRENCY="4", OTEL_METRICS_EXPORTER="prometheus")

@@ -126,7 +126,7 @@ def play(contest: Contest, game: list[tuple[str, int, int]], errors: list[int]) 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 5), shares, moves)
-def test_two_that_wait_are_served_the_same_to_within_their_largest_requests(
+def test_two_waiters_get_equal_service_within_one_request(
     capacity: int, shares: dict[str, int], game: list[tuple[str, int, int]]
 ) -> None:
     contest = Contest(capacity, shares)
@@ -138,7 +138,7 @@ def test_two_that_wait_are_served_the_same_to_within_their_largest_requests(
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 5), shares, moves, st.lists(st.integers(-HEAVIEST, 3 * HEAVIEST), min_size=1, max_size=20))
 @example(1, {"f": 250, "m": 1}, [("release", 0, 1)] * 9, [1000])  # an error as large as the call itself
-def test_corrections_widen_that_by_no_more_than_the_errors_of_what_is_under_way(
+def test_corrections_widen_the_gap_by_no_more_than_the_errors(
     capacity: int, shares: dict[str, int], game: list[tuple[str, int, int]], errors: list[int]
 ) -> None:
     contest = Contest(capacity, shares)
@@ -148,7 +148,7 @@ def test_corrections_widen_that_by_no_more_than_the_errors_of_what_is_under_way(
     assert contest.widest <= bound + contest.rounding
 
 
-def test_at_equal_shares_the_gap_is_at_most_twice_the_largest_request_and_comes_near_that() -> None:
+def test_gap_at_equal_shares_is_at_most_two_largest_requests() -> None:
     """Over a long time, so that an error in each step would add up."""
     widest = Fraction(0)
     for seed in range(10):
@@ -163,7 +163,7 @@ def test_at_equal_shares_the_gap_is_at_most_twice_the_largest_request_and_comes_
     assert widest >= HEAVIEST
 
 
-def test_under_load_the_gap_has_no_bound() -> None:
+def test_gap_under_load_has_no_bound() -> None:
     """Were this to fail, the tests above would prove nothing."""
     contest = Contest(1, {}, LoadPolicy(1.0, random.Random(1).random))
     contest.ask("f", HEAVIEST)
@@ -176,7 +176,7 @@ def test_under_load_the_gap_has_no_bound() -> None:
     assert contest.widest > 10 * HEAVIEST
 
 
-def test_who_has_twice_the_share_is_served_twice_as_much() -> None:
+def test_double_share_gets_double_service() -> None:
     contest = Contest(2, {"f": 2000})
     contest.keep_waiting(1000)
     grants = {"f": 0, "m": 0, "first": 0}
@@ -228,7 +228,7 @@ class Desk:
             order.append(holder.request.agent)
 
 
-def test_a_newcomer_passes_a_burst() -> None:
+def test_newcomer_passes_a_burst() -> None:
     """The seed's fault D10: a burst of 1000 by batch, then one by chat, which was served last of 1001."""
     desk = Desk()
     holder = desk.ask("batch")
@@ -240,7 +240,7 @@ def test_a_newcomer_passes_a_burst() -> None:
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_a_slot_taken_while_it_was_free_counts_as_service(quiet: bool) -> None:
+def test_grant_of_a_free_slot_counts_as_service(quiet: bool) -> None:
     desk = Desk(capacity=2)
     holders = [desk.ask("greedy", quiet=quiet) for _ in range(2)]
     desk.ask("greedy")
@@ -268,7 +268,7 @@ def test_idle_time_earns_nothing() -> None:
     assert desk.serve(desk.core.decided[0])[:8] == ["idle", "busy"] * 4
 
 
-def test_what_was_served_while_others_were_idle_is_not_owed() -> None:
+def test_service_while_others_were_idle_is_not_owed() -> None:
     desk = Desk()
     holder = desk.ask("alone")
     for _ in range(50):
@@ -283,7 +283,7 @@ def test_what_was_served_while_others_were_idle_is_not_owed() -> None:
     assert desk.serve(holder)[:6] == ["newcomer", "alone"] * 3
 
 
-def test_an_agent_whose_calls_take_more_than_was_thought_pays_for_it() -> None:
+def test_agent_above_its_estimate_pays_for_it() -> None:
     desk = Desk(capacity=2)
     dear, cheap = desk.ask("dear"), desk.ask("cheap")
     for _ in range(4):
@@ -296,7 +296,7 @@ def test_an_agent_whose_calls_take_more_than_was_thought_pays_for_it() -> None:
     assert order == ["cheap", "cheap"]
 
 
-def test_what_was_charged_too_much_is_given_back_while_the_agent_waits() -> None:
+def test_overcharge_is_returned_while_the_agent_waits() -> None:
     desk = Desk()
     holder = desk.ask("agent", weight=9000)
     desk.ask("agent")
@@ -307,7 +307,7 @@ def test_what_was_charged_too_much_is_given_back_while_the_agent_waits() -> None
     assert desk.serve(desk.core.decided[0]) == ["agent", "other", "other"]
 
 
-def test_of_equal_tags_the_one_goes_first_whose_waiter_is_the_oldest() -> None:
+def test_equal_tags_are_served_by_oldest_waiter() -> None:
     desk = Desk()
     holder = desk.ask("first")
     oldest = desk.ask("a")
@@ -318,7 +318,7 @@ def test_of_equal_tags_the_one_goes_first_whose_waiter_is_the_oldest() -> None:
     assert desk.serve(holder) == ["b", "a", "c"]
 
 
-def test_a_refused_call_costs_nothing() -> None:
+def test_refused_call_costs_nothing() -> None:
     desk = Desk()
     refused = desk.ask("agent", weight=9000, admission=True)
     desk.ask("agent")
@@ -330,7 +330,7 @@ def test_a_refused_call_costs_nothing() -> None:
     assert (before, desk.policy._accounts["agent"].tag) == (9_000_000, 0)
 
 
-def test_a_call_is_charged_once_however_often_it_pauses() -> None:
+def test_call_is_charged_once_however_often_it_pauses() -> None:
     desk = Desk()
     other = desk.ask("other")
     call = desk.ask("agent")
@@ -361,7 +361,7 @@ def test_shared_and_guarded_grants_are_charged() -> None:
     assert desk.policy._accounts["heavy"].tag == 18_000 * 1000
 
 
-def test_a_grant_out_of_turn_does_not_take_the_virtual_time_along() -> None:
+def test_grant_out_of_turn_leaves_virtual_time_unchanged() -> None:
     policy = FairPolicy({})
     for seq, agent in enumerate(("patient", "pushing")):
         policy.update_candidate(agent, Candidate(1000, 0, (0, seq)))
@@ -373,7 +373,7 @@ def test_a_grant_out_of_turn_does_not_take_the_virtual_time_along() -> None:
     assert [policy.compute_score(agent, 0) for agent in ("patient", "newcomer", "pushing")] == [0.0, 0.0, -18.0]
 
 
-def test_another_policy_in_the_midst_begins_with_clean_accounts() -> None:
+def test_policy_change_starts_with_clean_accounts() -> None:
     desk = Desk(capacity=2)
     holders = [desk.ask("greedy"), desk.ask("greedy")]
     desk.ask("greedy")
@@ -390,7 +390,7 @@ def test_another_policy_in_the_midst_begins_with_clean_accounts() -> None:
 # -- what it remembers ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_kept_once_nobody_waits_or_is_served() -> None:
+def test_accounts_are_empty_once_all_have_left() -> None:
     desk = Desk(capacity=3)
     holders = [desk.ask(agent, weight) for agent, weight in (("a", 1000), ("b", 9000), ("c", 10))]
     for holder in holders:
@@ -405,7 +405,7 @@ def test_nothing_is_kept_once_nobody_waits_or_is_served() -> None:
     )
 
 
-def test_an_idle_agent_is_forgotten_when_the_virtual_time_has_reached_its_tag() -> None:
+def test_idle_agent_is_evicted_at_its_tag() -> None:
     desk = Desk()
     holder = desk.ask("idle", weight=3000)
     for _ in range(6):
@@ -420,7 +420,7 @@ def test_an_idle_agent_is_forgotten_when_the_virtual_time_has_reached_its_tag() 
     assert known == [True, True, True, False, False, False]
 
 
-def test_agents_without_end_are_not_remembered_without_end() -> None:
+def test_agents_are_evicted_in_the_long_run() -> None:
     """Each comes once and never again, while one call goes on and on, so that it never ends for all."""
     desk = Desk(capacity=2)
     desk.ask("long")
@@ -431,7 +431,7 @@ def test_agents_without_end_are_not_remembered_without_end() -> None:
     assert len(desk.policy._idle._heap) <= 3 * MAX_IDLE_AGENTS
 
 
-def test_clear_forgets_all() -> None:
+def test_clear_evicts_all() -> None:
     policy = FairPolicy({})
     policy.update_candidate("waits", Candidate(1000, 0, (0, 1)))
     policy.charge_grant("served", 1000)
@@ -445,7 +445,7 @@ def test_clear_forgets_all() -> None:
 
 
 @pytest.mark.parametrize("share", [1, 1000, 1_000_000])
-def test_no_service_is_for_nothing(share: int) -> None:
+def test_no_service_is_free(share: int) -> None:
     policy = FairPolicy({"agent": share})
     policy.update_candidate("agent", Candidate(1, 0, (0, 1)))
     policy.update_candidate("other", Candidate(1, 0, (0, 2)))

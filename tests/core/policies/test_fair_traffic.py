@@ -124,7 +124,7 @@ def max_min(asked: Mapping[str, float], capacity: float) -> dict[str, float]:
     return due
 
 
-def test_max_min_gives_the_small_what_they_ask_and_the_others_the_same() -> None:
+def test_max_min_serves_small_demands_and_splits_the_rest() -> None:
     assert max_min({"a": 1.0, "b": 9.0, "c": 4.0}, 8.0) == {"a": 1.0, "b": 3.5, "c": 3.5}
 
 
@@ -143,7 +143,7 @@ def test_light_agents_beside_a_hog_hardly_wait(seed: int) -> None:
 
 
 @pytest.mark.parametrize("policy", [by_fair, FifoPolicy])
-def test_light_tenants_beside_a_hog_hardly_wait_under_any_policy(policy: Callable[[], Policy]) -> None:
+def test_light_tenants_beside_a_hog_hardly_wait_with_any_policy(policy: Callable[[], Policy]) -> None:
     traffic = Traffic(policy, BESIDE_A_HOG, seed=1, tenants={agent: f"tenant-{agent}" for agent in BESIDE_A_HOG})
 
     assert traffic.p99("light") <= 4.0
@@ -151,7 +151,7 @@ def test_light_tenants_beside_a_hog_hardly_wait_under_any_policy(policy: Callabl
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_those_who_always_wait_are_served_the_same_whatever_they_ask(seed: int) -> None:
+def test_constant_waiters_get_equal_service_for_any_weight(seed: int) -> None:
     hogs = {f"hog-{number}": 2.0 * number for number in range(1, 11)}
     traffic = Traffic(by_fair, {**dict.fromkeys(LIGHT, 0.05), **hogs}, seed, queue_cap=10_000)
 
@@ -162,7 +162,7 @@ def test_those_who_always_wait_are_served_the_same_whatever_they_ask(seed: int) 
 
 @pytest.mark.parametrize("weight", [1000, 2000])
 @pytest.mark.parametrize("seed", range(20))
-def test_a_webhook_spike_passes_a_backlog(seed: int, weight: int) -> None:
+def test_webhook_spike_passes_a_backlog(seed: int, weight: int) -> None:
     """The seed's scenario S3; there a webhook waits for 33 to 60 ticks on average."""
     core = Scheduler({DEFAULT_RESOURCE: 1}, by_fair, max_wait_ticks=0)
     chance = random.Random(seed)

@@ -66,7 +66,7 @@ class Field:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0, None], ids=str)
-def test_the_winner_is_the_one_with_the_greatest_score(alpha: float | None) -> None:
+def test_winner_has_the_greatest_score(alpha: float | None) -> None:
     """None: another alpha each time. Agents come and go, few weights and births, so that there are ties."""
     field = Field(alpha or 0.0, seed=7)
     chance = random.Random(11)
@@ -93,7 +93,9 @@ standings = st.dictionaries(
 
 @settings(max_examples=200, deadline=None)
 @given(standings, st.floats(0.0, 1.0), st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
-def test_so_it_is_for_any_numbers(table: dict[str, tuple[int, int]], alpha: float, jumps: list[int]) -> None:
+def test_winner_has_the_greatest_score_for_any_numbers(
+    table: dict[str, tuple[int, int]], alpha: float, jumps: list[int]
+) -> None:
     field = Field(alpha, seed=3)
     for agent, (weight, birth) in table.items():
         field.put(agent, weight, birth)
@@ -104,21 +106,19 @@ def test_so_it_is_for_any_numbers(table: dict[str, tuple[int, int]], alpha: floa
 
 
 @given(st.floats(0.0, 1.0), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40))
-def test_of_the_same_weight_the_older_never_scores_less(
-    alpha: float, weight: int, more: int, age: int, older: int
-) -> None:
+def test_older_of_equal_weight_never_scores_less(alpha: float, weight: int, more: int, age: int, older: int) -> None:
     """What lets the policy look at one agent for each weight; the factors are rounded, and it holds all the same."""
     most, oldest = weight + more, age + older
     assert compute_load(alpha, weight, most, oldest, oldest) >= compute_load(alpha, weight, most, age, oldest)
 
 
-def test_nothing_over_nothing_is_nothing() -> None:
+def test_zero_divided_by_zero_is_zero() -> None:
     assert compute_load(0.25, 0, 0, 0, 0) == 0.0
     assert compute_load(0.25, 4, 8, 0, 0) == 0.125
     assert compute_load(0.25, 0, 0, 4, 8) == 0.375
 
 
-def test_ties_go_to_the_older_and_then_to_the_smaller_nonce() -> None:
+def test_ties_go_to_the_older_then_to_the_smaller_nonce() -> None:
     nonces = iter([0.9, 0.1, 0.5])
     policy = LoadPolicy(1.0, lambda: next(nonces))
     for agent, birth in (("late", 3), ("early", 2), ("as early", 2)):
@@ -131,7 +131,7 @@ def test_ties_go_to_the_older_and_then_to_the_smaller_nonce() -> None:
     assert policy.pick_next(5) == "late"
 
 
-def test_between_weights_a_tie_goes_to_the_older() -> None:
+def test_tie_between_weights_goes_to_the_older() -> None:
     policy = LoadPolicy(0.5, lambda: 0.5)
     policy.update_candidate("heavy", Candidate(2000, 8, (8, 0)))
     policy.update_candidate("old", Candidate(1000, 6, (6, 0)))
@@ -141,7 +141,7 @@ def test_between_weights_a_tie_goes_to_the_older() -> None:
     assert policy.pick_next(10) == "old"
 
 
-def test_a_standing_that_is_the_same_keeps_its_nonce() -> None:
+def test_unchanged_entry_keeps_its_nonce() -> None:
     nonces = iter([0.1, 0.9])
     policy = LoadPolicy(0.5, lambda: next(nonces))
     policy.update_candidate("first", Candidate(1000, 0, (0, 1)))
@@ -151,7 +151,7 @@ def test_a_standing_that_is_the_same_keeps_its_nonce() -> None:
     assert policy.pick_next(1) == "first"
 
 
-def test_agents_that_left_are_forgotten() -> None:
+def test_agents_that_left_are_evicted() -> None:
     field = Field(0.5, seed=1)
     for number in range(1000):
         field.put(f"agent-{number}", number, number)
@@ -163,7 +163,7 @@ def test_agents_that_left_are_forgotten() -> None:
     assert field.policy._entries == {}
 
 
-def test_none_is_left_after_clear() -> None:
+def test_clear_leaves_none() -> None:
     field = Field(0.5, seed=1)
     field.put("agent", 1000, 0)
     field.policy.clear_candidates()
@@ -173,7 +173,7 @@ def test_none_is_left_after_clear() -> None:
     field.compare(9)
 
 
-def test_only_those_who_wait_are_normalised_over() -> None:
+def test_only_waiters_enter_the_normalisation() -> None:
     """The seed's fault D12: an agent with a great queue that nobody waits for made everybody else's Q vanish."""
     core = Scheduler({DEFAULT_RESOURCE: 1}, lambda: LoadPolicy(0.5, lambda: 0.5), max_wait_ticks=0)
     core.observed = True

@@ -57,7 +57,7 @@ class House:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_tenants_are_served_the_same_however_many_agents_each_sends(policy: str) -> None:
+def test_tenants_get_equal_service_for_any_count_of_agents(policy: str) -> None:
     house = House(policy)
     for agent in range(8):
         for _ in range(5):
@@ -69,7 +69,7 @@ def test_tenants_are_served_the_same_however_many_agents_each_sends(policy: str)
     assert (turns.count("many"), turns.count("one")) == (10, 10)
 
 
-def test_who_has_twice_the_share_is_served_twice_as_much() -> None:
+def test_double_share_gets_double_service() -> None:
     house = House("load", shares={"acme": 2000})
     for _ in range(30):
         for tenant in ("acme", "beta"):
@@ -79,7 +79,7 @@ def test_who_has_twice_the_share_is_served_twice_as_much() -> None:
     assert (turns.count("acme"), turns.count("beta")) == (20, 10)
 
 
-def test_a_newcomer_passes_another_tenant_s_burst() -> None:
+def test_newcomer_passes_the_burst_of_another_tenant() -> None:
     house = House("load")
     for _ in range(100):
         house.ask("acme", "batch")
@@ -88,7 +88,7 @@ def test_a_newcomer_passes_another_tenant_s_burst() -> None:
     assert ("beta", "chat") in house.order(2)
 
 
-def test_those_who_name_no_tenant_are_a_tenant_too() -> None:
+def test_callers_without_a_tenant_are_one_tenant() -> None:
     house = House("fifo")
     for agent in ("a", "b", "c"):
         house.ask(None, agent)
@@ -99,7 +99,7 @@ def test_those_who_name_no_tenant_are_a_tenant_too() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_within_a_tenant_the_chosen_policy_decides(policy: str) -> None:
+def test_chosen_policy_decides_within_a_tenant(policy: str) -> None:
     def inner_order(tenant: str | None) -> list[str]:
         house = House(policy)
         chance = random.Random(5)
@@ -127,7 +127,7 @@ def test_scores_are_normalised_within_a_tenant() -> None:
     assert (granted.ticket.request.agent, granted.score, granted.alpha, granted.policy) == ("heavy", 1.0, 0.5, "load")
 
 
-def test_two_tenants_agents_of_one_name_are_two() -> None:
+def test_agents_of_one_name_in_two_tenants_are_distinct() -> None:
     house = House("load", capacity=2)
     for tenant, weight in ((None, 1000), ("acme", 2000), ("acme", 3000), ("beta", 4000)):
         house.ask(tenant, "agent", weight)
@@ -141,7 +141,7 @@ def test_two_tenants_agents_of_one_name_are_two() -> None:
     )
 
 
-def test_a_wait_within_its_tenant_is_settled_there() -> None:
+def test_wait_inside_a_tenant_is_settled_there() -> None:
     """What one agent's call took beyond its weight is that agent's and its tenant's."""
     house = House("fair")
     for _ in range(3):
@@ -153,7 +153,7 @@ def test_a_wait_within_its_tenant_is_settled_there() -> None:
     assert house.order(4) == [("acme", "b"), ("acme", "b"), ("acme", "a"), ("acme", "a")]
 
 
-def test_a_tenant_pays_for_what_its_calls_really_took() -> None:
+def test_tenant_pays_for_the_measured_usage() -> None:
     house = House("fifo")
     for _ in range(4):
         for tenant in ("acme", "beta"):
@@ -164,7 +164,7 @@ def test_a_tenant_pays_for_what_its_calls_really_took() -> None:
     assert [tenant for tenant, _ in house.order(5)] == ["beta", "beta", "acme", "beta", "acme"]
 
 
-def test_of_equal_tenants_the_one_goes_first_whose_waiter_is_the_oldest() -> None:
+def test_equal_tenants_are_served_by_oldest_waiter() -> None:
     house = House("fifo")
     oldest = house.ask("acme", "a")
     for tenant, agent in (("beta", "b"), ("acme", "a"), ("acme", "c"), ("beta", "a")):
@@ -175,7 +175,7 @@ def test_of_equal_tenants_the_one_goes_first_whose_waiter_is_the_oldest() -> Non
     assert house.order(4) == [("beta", "b"), ("acme", "a"), ("acme", "c"), ("beta", "a")]
 
 
-def test_the_guard_passes_tenants_over_too() -> None:
+def test_guard_overrides_tenants() -> None:
     house = House("load", shares={"acme": 1_000_000}, guard=5)
     late = house.ask("beta", "chat")
     house.ask("beta", "chat")
@@ -189,7 +189,7 @@ def test_the_guard_passes_tenants_over_too() -> None:
     assert [event.reason for event in house.core.events if isinstance(event, Granted)][-2] is GrantReason.GUARD
 
 
-def test_where_no_tenant_is_named_there_is_one_policy_and_no_account() -> None:
+def test_single_policy_without_tenants_keeps_no_accounts() -> None:
     house = House("load")
     house.ask(None, "a")
     assert isinstance(house.line.policy, LoadPolicy)
@@ -198,7 +198,7 @@ def test_where_no_tenant_is_named_there_is_one_policy_and_no_account() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_another_policy_keeps_tenants_and_everybody_s_place(policy: str) -> None:
+def test_policy_change_keeps_tenants_and_order(policy: str) -> None:
     house = House("load")
     for tenant, agent in (("acme", "a"), ("acme", "a"), ("beta", "b"), (None, "c")):
         house.ask(tenant, agent)
@@ -209,7 +209,7 @@ def test_another_policy_keeps_tenants_and_everybody_s_place(policy: str) -> None
     assert house.order(4) == [("acme", "a"), ("beta", "b"), (None, "c"), ("acme", "a")]
 
 
-def test_alpha_is_every_tenant_s() -> None:
+def test_alpha_applies_to_every_tenant() -> None:
     house = House("load")
     house.ask("acme", "a")
     house.line.policy.alpha = 0.125
@@ -222,7 +222,7 @@ def test_alpha_is_every_tenant_s() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_tenants_and_agents_that_left_are_forgotten(policy: str) -> None:
+def test_tenants_and_agents_that_left_are_evicted(policy: str) -> None:
     house = House(policy)
     for number in range(100):
         house.ask(f"tenant-{number}", f"agent-{number}")

@@ -103,7 +103,7 @@ def test_no_child_hangs(server: LlmServer, tmp_path: Path) -> None:
         assert granted == spans.keys()
 
 
-def test_a_fork_while_the_parent_makes_its_gauges_leaves_the_child_no_lock(tmp_path: Path) -> None:
+def test_fork_during_gauge_creation_leaves_the_child_no_lock(tmp_path: Path) -> None:
     # Here the parent's main thread holds the lock that another thread would have.
     source = """
         import os, signal

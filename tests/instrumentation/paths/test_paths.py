@@ -220,7 +220,7 @@ every_path = pytest.mark.parametrize("path", PATHS)
 
 
 @every_path
-def test_the_same_series_with_the_same_values(path: str, on: Run) -> None:
+def test_paths_deliver_the_same_series_and_values(path: str, on: Run) -> None:
     seen = on(path)
     assert_same(seen.page, seen.otlp)
 
@@ -238,7 +238,7 @@ def assert_same(scraped: Series, pushed: Series) -> None:
 
 @every_path
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_each_metric_arrives_under_the_name_in_the_catalogue(row: MetricDefinition, path: str, on: Run) -> None:
+def test_each_metric_arrives_under_its_catalogue_name(row: MetricDefinition, path: str, on: Run) -> None:
     seen = on(path)
     (metric,) = [metric for metric in seen.metrics if metric["name"] == row.name]
     assert TYPES[row.kind] in metric
@@ -254,13 +254,13 @@ def test_each_metric_arrives_under_the_name_in_the_catalogue(row: MetricDefiniti
 
 
 @every_path
-def test_no_metric_that_the_catalogue_does_not_have(path: str, on: Run) -> None:
+def test_no_metric_is_missing_in_the_catalogue(path: str, on: Run) -> None:
     names = {metric["name"] for metric in on(path).metrics if metric["name"].startswith(("loco.", "gen_ai."))}
     assert names == {row.name for row in METRICS}
 
 
 @every_path
-def test_values_are_what_happened(path: str, on: Run) -> None:
+def test_values_match_the_run(path: str, on: Run) -> None:
     seen = on(path)
     for series in (seen.page, seen.otlp):
 
@@ -344,7 +344,7 @@ def victoria_metrics(tmp_path: Path) -> Iterator[Callable[[int], VictoriaMetrics
         yield lambda target: stack.enter_context(VictoriaMetrics(program, tmp_path, target))
 
 
-def test_a_server_that_takes_both_paths_keeps_one_name_and_one_value(
+def test_server_of_both_paths_keeps_one_name_and_value(
     victoria_metrics: Callable[[int], VictoriaMetrics], llm_server: LlmServer, tmp_path: Path
 ) -> None:
     """It scrapes the program and is sent OTLP by it, and translates by rules that others wrote."""

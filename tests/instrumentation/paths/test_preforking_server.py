@@ -85,7 +85,7 @@ def site(request: pytest.FixtureRequest, server: LlmServer, tmp_path: Path) -> I
             yield Site(port, process, rotel, collector)
 
 
-def test_each_worker_schedules_and_tells_for_itself(site: Site, server: LlmServer) -> None:
+def test_each_worker_schedules_and_reports_itself(site: Site, server: LlmServer) -> None:
     server.script({"type": "delay", "seconds": 0.25, "times": None})
     answers: Counter[str] = Counter()
     for _ in range(_MOST_WAVES):
