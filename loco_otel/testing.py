@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from loco_otel._runtime import process
 from loco_otel.compat.agent import Agent
 from loco_otel.compat.metrics import jains_fairness
 from loco_otel.compat.resource import SharedResource
 from loco_otel.compat.scheduler import LOCOScheduler, StepResult
 from loco_otel.compat.task import Task
 from loco_otel.events import Event
+
+_FLUSH_TRIES = 10
+"""Flushes of up to 1 s after which events are taken as they are."""
 
 _Kind = TypeVar("_Kind", bound=Event)
 
@@ -54,6 +58,9 @@ class ManualClock:
 class RecordingListener:
     """A `loco_otel.events.Listener` that stores all events in their order.
 
+    The scheduler delivers events after the operation that they report, some of them in a background thread. Reading
+    `events` or calling `of` first delivers those of this process's scheduler, so a test needs no wait.
+
     Example:
         >>> from loco_otel.events import Bypassed, BypassReason
         >>> listener = RecordingListener()
@@ -64,15 +71,29 @@ class RecordingListener:
     """
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self._events: list[Event] = []
 
     def __call__(self, event: Event, /) -> None:
         """Store one event."""
-        self.events.append(event)
+        self._events.append(event)
+
+    @property
+    def events(self) -> list[Event]:
+        """All stored events."""
+        _deliver_events()
+        return self._events
 
     def of(self, kind: type[_Kind]) -> list[_Kind]:
         """Return the stored events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+def _deliver_events() -> None:
+    """Deliver the pending events of this process's scheduler, if it has one."""
+    runtime = process.get_existing_runtime()
+    tries = 0
+    while runtime is not None and not runtime.engine.flush() and tries < _FLUSH_TRIES:
+        tries += 1
 
 
 def mock_resource(name: str = "test", capacity: int = 1) -> SharedResource:

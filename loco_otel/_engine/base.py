@@ -115,8 +115,8 @@ class Engine(SlotSource, Protocol):
     def set_batch_size(self, events: int) -> None:
         """Tell listeners many events at a time, where none is kept for long."""
 
-    def flush(self) -> None:
-        """Tell listeners all that has happened."""
+    def flush(self) -> bool:
+        """Deliver all events to the listeners; return False if another thread still delivers after 1 s."""
 
     def take_snapshot(self) -> Snapshot:
         """Tell how everything stands."""

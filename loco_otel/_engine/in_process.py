@@ -289,9 +289,9 @@ class InProcessEngine:
         if self._timer is not None:  # else nobody would see to the last
             self._outbox.batch_size = events
 
-    def flush(self) -> None:
-        """Tell listeners all that has happened."""
-        self._outbox.flush()
+    def flush(self) -> bool:
+        """Deliver all events to the listeners; return False if another thread still delivers after 1 s."""
+        return self._outbox.flush()
 
     def take_snapshot(self) -> Snapshot:
         """Tell how everything stands."""

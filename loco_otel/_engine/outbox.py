@@ -21,7 +21,7 @@ _MAX_CALLER_EVENTS, _MAX_CALLER_SECONDS = 64, 0.005
 """What one caller delivers at most. A background thread delivers the rest."""
 
 _FLUSH_TIMEOUT, _POLL_INTERVAL = 1.0, 0.001
-"""Seconds for which, and after which, one looks whether another thread has told what was kept."""
+"""Seconds that a flush waits while another thread delivers, and seconds between its checks."""
 
 _Item = TypeVar("_Item")
 
@@ -123,19 +123,21 @@ class Outbox:
                 _drain_queue(self._events, self._call_listeners)
                 self._delivering_thread = None
 
-    def flush(self) -> None:
-        """Do as `tell`, and wait, though not for ever, where another thread is just telling."""
-        self.deliver_events()
+    def flush(self) -> bool:
+        """Deliver all events, and wait up to 1 s while another thread delivers; return whether none is left.
+
+        A listener may flush: its own thread delivers then, and the rest follows when the listener returns.
+        """
         give_up = time.monotonic() + _FLUSH_TIMEOUT
-        # Whoever tells goes on until all is told that was kept by now. It may be this very thread: what a listener
-        # calls may flush.
-        while (
-            self._delivery_lock.locked()
-            and self._delivering_thread != threading.get_ident()
-            and time.monotonic() < give_up
-        ):
-            time.sleep(_POLL_INTERVAL)
         self.deliver_events()
+        # An event is removed after its delivery, so none is in progress once all are removed. Deliveries of several
+        # threads may follow each other: this thread delivers whenever it finds the lock free.
+        while self._events and time.monotonic() < give_up:
+            if self._delivery_lock.locked() and self._delivering_thread == threading.get_ident():
+                break
+            time.sleep(_POLL_INTERVAL)
+            self.deliver_events()
+        return not self._events
 
     def create_child_outbox(self) -> "Outbox":
         """Return the child's: the same listeners, and nothing of what the parent has to deliver."""

@@ -78,10 +78,12 @@ class Telemetry:
         tracer: Tracer | None,
         shown: tuple[Gauges, MetricsSource] | None,
         leave: Callable[[], None] | None,
+        *,
+        can_batch: bool,
     ) -> None:
         self.listeners = listeners
         """Listeners for the engine; empty if nothing is configured."""
-        self.can_batch = tracer is None or leave is not None
+        self.can_batch = can_batch
         """True if events may be delivered in batches: every reader flushes before it reads."""
         self._tracer = tracer
         self._observed_gauges = shown
@@ -121,11 +123,13 @@ class Telemetry:
         listeners: list[Listener] = []
         tracer = None
         leave = None
+        batching = True
         if tracing:
             tracer_provider = tracer_provider or get_tracer_provider()
-            if batched_delivery.is_batch_exporting(tracer_provider):
+            if batched_delivery.is_flushable(tracer_provider):
                 batched_delivery.register_flush(tracer_provider, flush_events)
                 leave = partial(batched_delivery.unregister_flush, tracer_provider, flush_events)
+            batching = batched_delivery.is_batch_exporting(tracer_provider)
             tracer = tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__)
             listeners.append(SpanListener(tracer, clock=clock, wall=wall))
         shown = None
@@ -146,7 +150,7 @@ class Telemetry:
             )
             shown = gauges.get_gauges(meter), source
             shown[0].set_source(shown[1])
-        return cls(tuple(listeners), tracer, shown, leave)
+        return cls(tuple(listeners), tracer, shown, leave, can_batch=batching)
 
     def create_trace(self) -> CallTrace:
         """Return the `context` of a new request; the current span is its parent."""

@@ -1,8 +1,9 @@
 """Batched delivery of events, invisible to every reader of the spans.
 
 During a call the SDK's code is cold and takes twice as long as in a batch, see docs/decisions/0006. If the program's
-spans wait for a batch export, ours may be created later too, with the times of their events. They must exist before the
-program flushes or shuts down its provider, so both of these flush our events first.
+spans wait for a batch export, ours may be created later too, with the times of their events. With any processor a
+background thread creates some of them. They must exist before the program flushes or shuts down its provider, so both
+of these flush our events first.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,11 @@ _BATCH, _SIMPLE = "BatchSpanProcessor", "SimpleSpanProcessor"
 
 _flushers: WeakKeyDictionary[TracerProvider, list[Callable[[], object]]] = WeakKeyDictionary()
 """Callbacks to run before a provider flushes, by provider."""
+
+
+def is_flushable(provider: TracerProvider) -> bool:
+    """Return whether a provider is the SDK's, which can be flushed."""
+    return hasattr(provider, "_active_span_processor")
 
 
 def is_batch_exporting(provider: TracerProvider) -> bool:

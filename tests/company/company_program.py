@@ -166,6 +166,7 @@ def seen(call: Callable[[], object]) -> dict[str, object]:
     gc.collect()
     if any(isinstance(event, Granted) for event in events):
         process.get_runtime().engine.run_due_actions()  # what was dropped is given back by the next operation
+    process.get_runtime().engine.flush()
     spans = exporter.get_finished_spans()
     inference = [span for span in spans if is_inference(span)]
     return {

@@ -12,6 +12,7 @@ import pytest
 
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetExceededError, BudgetManager, SharedResource, Task
+from loco_otel._runtime import process
 from loco_otel.logging import emit_budget_exceeded, emit_error, emit_grant, emit_release, emit_timeout
 from loco_otel.pretty import PrettyFormatter, install
 
@@ -28,6 +29,7 @@ class Listener(logging.Handler):
 
     @property
     def events(self) -> list[dict[str, Any]]:
+        process.get_runtime().engine.flush()
         return [json.loads(record.getMessage()) for record in self.records]
 
 
@@ -74,6 +76,7 @@ def test_every_event_is_logged(run: Run, listen: Callable[[str], Listener], name
             await made.acquire_start("b")
 
     run(program())
+    assert made.resource.engine.flush()
     about_b = {"agent": "b", "task_id": "t1", "task_cost": 2.0, "labels": {"team": "red"}}
     about_a = {"agent": "a", "task_id": "t2", "task_cost": 1.0}
     plain = {"agent": "a", "task_id": None, "task_cost": 0}

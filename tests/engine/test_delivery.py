@@ -4,11 +4,14 @@ import threading
 
 import pytest
 
+import loco_otel
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._engine import outbox
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel.events import Event, Released, Request, Submitted
+from loco_otel._runtime import process
+from loco_otel.events import Event, Granted, Released, Request, Submitted
+from loco_otel.testing import RecordingListener
 
 
 def use_slot(engine: InProcessEngine) -> None:
@@ -55,3 +58,35 @@ def test_events_dropped_by_slow_listeners_are_counted(monkeypatch: pytest.Monkey
     for _ in range(5):
         use_slot(engine)
     assert engine._outbox.dropped == 5 * 3 - 10
+
+
+def test_flush_reports_whether_another_thread_still_delivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_FLUSH_TIMEOUT", 0.01)
+    engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy))
+    entered, leave = threading.Event(), threading.Event()
+    received: list[Event] = []
+
+    def slow(event: Event) -> None:
+        entered.set()
+        leave.wait()
+        received.append(event)
+
+    engine.add_listener(slow)
+    caller = threading.Thread(target=use_slot, args=(engine,))
+    caller.start()
+    entered.wait()
+    assert not engine.flush()
+    leave.set()
+    caller.join()
+    while not engine.flush():
+        pass
+    assert [type(event) for event in received] == [Submitted, Granted, Released]
+
+
+def test_recorder_returns_events_that_are_not_delivered_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox.Outbox, "_deliver_bounded", lambda *_: None)  # the background thread has not run yet
+    recorder = RecordingListener()
+    process.get_runtime().engine.add_listener(recorder)
+    with loco_otel.slot("a"):
+        assert len(recorder.of(Granted)) == 1
+    assert [type(event) for event in recorder.events] == [Submitted, Granted, Released]

@@ -35,6 +35,7 @@ PROGRAM = """
         with client.messages.stream(**question) as stream:
             stream.get_final_text()
     loco_otel.uninstall()
+    provider.force_flush()
     for span in exporter.get_finished_spans():
         if "gen_ai.operation.name" in span.attributes:
             waited = "loco.wait.duration" in span.attributes

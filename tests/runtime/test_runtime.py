@@ -31,8 +31,10 @@ def started(**settings: object) -> Runtime:
 
 
 def use() -> None:
+    """Use a slot once, and deliver the events of it."""
     with slot("a"):
         pass
+    assert process.get_runtime().engine.flush()
 
 
 def in_a_handler(report: Callable[[], None]) -> None:

@@ -40,11 +40,12 @@ class AwaitedListener(RecordingListener):
 
         """
 
-        def told() -> bool:
-            return len(self.of(kind)) >= count
+        def received() -> bool:
+            return sum(isinstance(event, kind) for event in self._events) >= count
 
+        self.of(kind)  # delivers what has happened
         with self._changed:
-            assert self._changed.wait_for(told, SOON), f"no {count} {kind.__name__} among {self.events}"
+            assert self._changed.wait_for(received, SOON), f"no {count} {kind.__name__} among {self._events}"
 
     async def told(self, kind: type[Event], count: int = 1) -> None:
         """Do as `wait_for`, while the event loop runs on where there is one."""
@@ -72,12 +73,19 @@ class Scheduling:
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
         """Return the ended spans whose name begins so."""
+        self.deliver()
         return [span for span in self._exporter.get_finished_spans() if span.name.startswith(name)]
 
     def forget(self) -> None:
         """Drop the events and the spans so far."""
         self.seen.events.clear()
         self._exporter.clear()
+
+    def deliver(self) -> None:
+        """Deliver all events so far to the listeners, telemetry first."""
+        for _ in range(int(SOON)):
+            if self.runtime.engine.flush():
+                return
 
     def active(self) -> int:
         return sum(resource.active for resource in self.runtime.engine.take_snapshot().resources)
