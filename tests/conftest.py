@@ -1,4 +1,4 @@
-"""What every test starts with: no scheduler, no setting of the shell that runs the tests, nothing said yet."""
+"""What every test starts with: no scheduler, no setting of the shell that runs the tests, nothing logged yet."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from loco_otel._runtime import process
 
 @pytest.fixture(autouse=True)
 def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the process's scheduler before and after; whoever still waits then is turned away."""
+    """Drop the process's scheduler before and after; calls that still wait then are rejected."""
     for name in tuple(os.environ):
         if name.startswith(("LOCO_", "OTEL_")):
             monkeypatch.delenv(name)

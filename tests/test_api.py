@@ -1,4 +1,4 @@
-"""What a program may call: what it may give, who it is taken for, and what it gets."""
+"""What a program may call: its arguments, its identity, and what it gets."""
 
 import asyncio
 import gc
@@ -88,7 +88,7 @@ def test_snapshot_shows_the_holders() -> None:
         assert [(agent.agent, agent.active, agent.waiting) for agent in standing.agents] == [("a", 1, 0), ("b", 1, 0)]
 
 
-# -- who calls ---------------------------------------------------------------------------------------------------------
+# -- identity ----------------------------------------------------------------------------------------------------------
 
 
 def me() -> str:

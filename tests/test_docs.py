@@ -1,4 +1,4 @@
-"""What README and docs say is true: examples run, settings and links exist."""
+"""README and docs are true: examples run, settings and links exist."""
 
 import json
 import os

@@ -134,7 +134,7 @@ def test_demo_runs_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
         while True:
             try:
                 output += os.read(ours, 65536)
-            except OSError:  # Linux's way to say that the other end is closed
+            except OSError:  # Linux's error when the other end is closed
                 break
     os.close(ours)
     shown = output.decode()

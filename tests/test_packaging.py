@@ -1,4 +1,4 @@
-"""The distribution: one wheel with both packages, typed, with the entry points that OpenTelemetry looks for."""
+"""The distribution: one wheel with both packages, typed, with the entry points that OpenTelemetry reads."""
 
 from importlib.metadata import distribution, entry_points
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Budgets and ladders as the settings write them, and what is said of those that can't be used."""
+"""Budgets and ladders as the settings write them, and the errors of those that are invalid."""
 
 import math
 

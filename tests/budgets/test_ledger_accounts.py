@@ -1,4 +1,4 @@
-"""How many accounts the ledger keeps, and how often it looks for those that it need not."""
+"""How many accounts the ledger keeps, and how often it checks which of them it may evict."""
 
 from datetime import UTC, datetime
 

@@ -329,7 +329,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.holds: dict[str, tuple[str, int, float]] = {}
         self.spent: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self.beyond = 0
-        """What calls took beyond their estimates."""
+        """What calls cost above their estimates."""
         self.lowered = False
 
     def new_ledger(self, budgets: list[Budget]) -> Ledger:

@@ -349,7 +349,7 @@ def test_interrupted_transaction_is_rolled_back(path: Path) -> None:
     books.close()
 
 
-# What is told to those who only look.
+# What readers of the file get.
 
 
 def test_file_returns_the_limits_stated_last(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The doctor, and an environment that says nothing of servers with many processes."""
+"""The doctor, and an environment without variables of servers with many processes."""
 
 from pathlib import Path
 

@@ -199,6 +199,6 @@ def test_amounts_are_never_truncated(columns: str | None, tmp_path: Path) -> Non
     command = [sys.executable, "-m", "loco_otel.cli", "budgets", "--ledger", str(path)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout
     assert "…" not in shown
-    if columns is None:  # nobody looks at a terminal: a line each
+    if columns is None:  # not a terminal: a line each
         assert "$1234567.890123" in shown.replace(",", "")
         assert len(shown.splitlines()) == 2

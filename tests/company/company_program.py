@@ -1,4 +1,4 @@
-"""A program that runs ours and somebody else's instrumentation side by side, and tells what each made of its calls.
+"""A program that runs our instrumentation beside another vendor's, and prints what each recorded of its calls.
 
 Started as a child: `company_program.py SDK URL VENDOR STEPS`, with comma-separated steps: `ours`, `theirs`, `ours-off`,
 `theirs-off`, and `calls`, which prints one line of JSON: what was seen of each call.
@@ -57,7 +57,7 @@ def openai_calls(url: str) -> dict[str, Callable[[], object]]:
     client = OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0)
 
     def opened() -> AsyncOpenAI:
-        # Reading the certificates, for each loop's client anew, would take longer than the calls.
+        # Reading the certificates, for each loop's client, would take longer than the calls.
         http = DefaultAsyncHttpxClient(verify=False)
         return AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0, http_client=http)
 
@@ -111,7 +111,7 @@ def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
     client = Anthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0)
 
     def opened() -> AsyncAnthropic:
-        # Reading the certificates, for each loop's client anew, would take longer than the calls.
+        # Reading the certificates, for each loop's client, would take longer than the calls.
         http = DefaultAsyncHttpxClient(verify=False)
         return AsyncAnthropic(api_key="none", base_url=f"{url}/anthropic", max_retries=0, http_client=http)
 
@@ -159,7 +159,7 @@ def _run(call: Callable[[], Awaitable[None]]) -> Callable[[], object]:
 
 
 def seen(call: Callable[[], object]) -> dict[str, object]:
-    """Make one call, and tell what was made of it."""
+    """Make one call, and return what was recorded of it."""
     exporter.clear()
     events.clear()
     call()

@@ -38,7 +38,7 @@ NOT_CURRENT = {
     ("openinference", "anthropic", "helper"),
     ("openinference", "anthropic", "async helper"),
 }
-"""Calls during which their span is not the current one, so that nobody can tell it how long the call waited."""
+"""Calls during which their span is not the current one, so that it cannot get the duration of the wait."""
 
 LOST = {("openllmetry", "anthropic", "broken off")}
 """Calls whose span they begin and never end, with or without us."""
@@ -72,7 +72,7 @@ def rounds(server: LlmServer, sdk: str, vendor: str, steps: str, *, launch: bool
 def check(
     vendor: str, sdk: str, seen: Mapping[str, Mapping[str, Any]], *, scheduled: bool, told_by: str | None
 ) -> None:
-    """Check each call: whether it was scheduled, once, and who made the one inference span, if anybody."""
+    """Check each call: whether it was scheduled, once, and the source of its one inference span, if any."""
     assert seen
     for name, call in seen.items():
         once = int(scheduled)
@@ -88,7 +88,7 @@ def check(
 
 
 def check_waits(vendor: str, sdk: str, seen: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that theirs tells how long the call waited."""
+    """Check that their span has the duration of the wait."""
     told = {name: call["wait"] for name, call in seen.items()}
     assert told == {name: int((vendor, sdk, name) not in NOT_CURRENT) for name in seen}
 

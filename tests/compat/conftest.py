@@ -25,11 +25,11 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
 
 @pytest.fixture
 def settle() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    """Let the loop go on until something holds."""
+    """Run the loop until a condition holds."""
 
     async def until(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110 - nobody tells
+            while not condition():  # noqa: ASYNC110 - there is no notification
                 await asyncio.sleep(0)
 
     return until

@@ -44,7 +44,7 @@ class Noted(Task):
 
 
 def forked(work: Callable[[], object]) -> bool:
-    """Let a forked child do something, for no longer than a few seconds, and tell whether it could."""
+    """Let a forked child do something, for a bounded time, and return whether it ended well."""
     child = os.fork()
     if not child:
         signal.alarm(5)  # ends a child that hangs

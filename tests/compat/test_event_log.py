@@ -1,4 +1,4 @@
-"""The JSON event log: what is told, to whom, and how it looks."""
+"""The JSON event log: its events, its loggers and its format."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ def test_every_event_is_logged(run: Run, listen: Callable[[str], Listener], name
         with pytest.raises(TimeoutError):
             await asyncio.create_task(made.acquire_start("a", timeout=0.001))
         waiter = asyncio.create_task(made.acquire_start("a"))
-        while not made.resource.waiter_count:  # noqa: ASYNC110 - nobody tells
+        while not made.resource.waiter_count:  # noqa: ASYNC110 - there is no notification
             await asyncio.sleep(0)
         await made.release_handle(handle)
         await made.release_handle(await waiter)

@@ -179,7 +179,7 @@ def test_d2_waiter_cancelled_after_its_grant_passes_it_on(run: Run, settle: Unti
         with pytest.raises(asyncio.CancelledError):
             await granted
         await last
-        # Its task was submitted by somebody who may ask again.
+        # Its task was submitted by a caller that may ask again.
         assert made.get_agent("b").tasks == [task]
         assert await pass_by(made, "b") is task
 
@@ -758,7 +758,7 @@ def test_d20_agent_that_never_dequeues_takes_its_share(run: Run) -> None:
 
 
 def test_d21d_sync_functions_do_not_block_the_loop(run: Run) -> None:
-    """In the seed five calls of 0.2 s at capacity 5 took a second, in which the loop stood still."""
+    """In the seed five calls of 0.2 s at capacity 5 took a second, in which the loop was blocked."""
     loco_otel.configure(capacity=5)
     together = threading.Barrier(5)
 

@@ -1,4 +1,4 @@
-"""The settings: each key, where it may come from, and what is said of one that can't be used."""
+"""The settings: each key, its sources, and the error of an invalid one."""
 
 import math
 import threading
@@ -18,7 +18,7 @@ HUGE = "9" * 5000
 
 
 def fault(environ: dict[str, str]) -> str:
-    """Return what is said of an environment that can't be used: one line."""
+    """Return the error of an invalid environment: one line."""
     with pytest.raises(ConfigurationError) as raised:
         Settings.load(environ)
     message = str(raised.value)
@@ -552,7 +552,7 @@ def test_no_setting_is_unknown(config):
     assert Settings.load({**names, **config("")}).unknown == ()
 
 
-# What OpenTelemetry is told.
+# OpenTelemetry's own variables.
 
 
 @pytest.mark.parametrize(

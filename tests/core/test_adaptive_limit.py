@@ -1,4 +1,4 @@
-"""The limit that is found out: its rule, and what it makes of a provider that allows so many at a time."""
+"""The limit that is found out: its rule, and its course with a provider that allows a number at a time."""
 
 import heapq
 import random

@@ -40,7 +40,7 @@ def test_first_waiter_listed_is_the_next_served(asked: list[tuple[str, int, bool
         if guarded:
             assert first.id == turn.id
         else:
-            # Equals are told apart by lot.
+            # Equals are ordered at random.
             assert agents[first.agent].rank == 1
             assert agents[first.agent].score == agents[turn.request.agent].score
             assert first.agent != turn.request.agent or first.id == turn.id

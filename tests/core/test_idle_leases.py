@@ -1,4 +1,4 @@
-"""Slots that lie idle: when they are lent, to whom, and that nothing is lost."""
+"""Slots that lie idle: when they are lent, to which waiter, and that nothing is lost."""
 
 import pytest
 

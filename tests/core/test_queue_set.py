@@ -1,4 +1,4 @@
-"""The line before one resource: who counts, who is at its head, and the guard that bounds every wait."""
+"""The queue of one resource: which agents count, which is first, and the guard that bounds every wait."""
 
 import random
 from collections.abc import Callable
@@ -134,7 +134,7 @@ def test_clear_empties_the_queue_and_keeps_its_clock() -> None:
 
 @dataclass
 class Town:
-    """Agents that always want more, one of them greedy, at a resource that is never idle."""
+    """Agents that always request more, one of them greedy, at a resource that is never idle."""
 
     alpha: float
     guard: int
@@ -211,7 +211,7 @@ def test_wait_after_a_pause_is_bounded_by_the_rest_of_the_guard() -> None:
         return ticket
 
     def serve(ticket: Ticket) -> int:
-        """Release until the ticket is granted; tell how many releases that took."""
+        """Release until the ticket is granted; return how many releases that took."""
         nonlocal holder
         ticks = 0
         while ticket.state is not State.GRANTED:

@@ -12,7 +12,7 @@ BOTH = ("gpu", "llm")
 
 
 class House:
-    """A scheduler with an LLM and a GPU, and a clock that goes on with each step."""
+    """A scheduler with an LLM and a GPU, and a clock that advances with each step."""
 
     def __init__(self, *, guard: int = 0, llm: int = 1, gpu: int = 1) -> None:
         self.core = Scheduler({"llm": llm, "gpu": gpu}, FifoPolicy, max_wait_ticks=guard)

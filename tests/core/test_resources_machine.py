@@ -1,7 +1,7 @@
 """Everything at once: several resources, every policy, tenants, adaptive limits, rates, pauses, sharing, interruptions.
 
-Beside the machine whose model says exactly what happens (`test_scheduler_machine.py`), this one knows only what must
-always hold, and that in the end nobody is left.
+Beside the machine whose model predicts exactly what happens (`test_scheduler_machine.py`), this one checks only what
+must always hold, and that no ticket is left in the end.
 """
 
 from math import inf
@@ -202,7 +202,7 @@ class Resources(RuleBasedStateMachine):
                     assert head is min(same, key=lambda ticket: (ticket.birth, ticket.seq))
 
     def teardown(self) -> None:
-        """Let everybody end, and see that everybody has been served who waited."""
+        """End all calls, and check that every waiter has been served."""
         if not hasattr(self, "core"):
             return
         for _ in range(20 * len(self.tickets) + 20):

@@ -71,7 +71,7 @@ STORY: dict[tuple[str, type[Event]], str] = {
     ("paused", Rejected): "over",
     ("paused", Released): "over",
 }
-"""What may be told of a ticket, after what: each wait has one end, each grant has one, nothing comes after the last."""
+"""Events of a ticket that may follow each other: each wait and each grant has one end, and nothing follows the last."""
 
 TOLD: dict[str, tuple[State, ...]] = {
     "asked": (State.QUEUED, State.ADMITTING),
@@ -87,7 +87,7 @@ def has(*states: State) -> Callable[["SchedulerMachine"], bool]:
 
 
 def seldom(machine: "SchedulerMachine") -> bool:
-    """Tell whether enough tickets came since for another change of the scheduler itself."""
+    """Return whether enough tickets came since for another change of the scheduler itself."""
     return machine.changes * 3 <= len(machine.tickets)
 
 
@@ -145,7 +145,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...] | None) -> None:
         ticket = Ticket(request if self.tenants else request._replace(tenant=None))
-        # A lease's own claim is one of its places too, so that tickets tell each other apart.
+        # A lease's own claim is one of its places too, so that tickets can be distinguished.
         ticket.scopes = (*where, ticket)
         self.tickets.append(ticket)
 
@@ -386,7 +386,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert (ticket.scopes, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
 
     def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
-        """And, where it goes by service, those who are served or have a tag beyond V: nobody else."""
+        """And, by service, the agents that are served or have a tag above V, and no others."""
         policy, accounts = self.pools[name].queue_sets[0].policy, self.model.resources[name].accounts
         if isinstance(policy, TenantPolicy):
             assert isinstance(accounts, TwoLayers)
@@ -445,7 +445,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             side.events, side.decided = [], []
 
     def core_events(self, events: list[Event], name: str) -> list[Event]:
-        """Return what was told of one resource."""
+        """Return the events of one resource."""
         return [self.plain(event) for event in events if event.ticket.request.resources == (name,)]
 
     def plain(self, event: Event) -> Event:
@@ -458,7 +458,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return event
 
     def is_out_of_turn(self, record: Record) -> bool:
-        """Tell whether it brought an age along, so that its place is not the last."""
+        """Return whether it brought an age along, so that its place is not the last."""
         return record.birth < record.since_tick
 
     def tell_the_story(self) -> None:

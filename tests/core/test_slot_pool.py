@@ -1,4 +1,4 @@
-"""Sharing: when a holder has to lend its slot, to whom, and what becomes of the slot."""
+"""Sharing: when a holder has to lend its slot, to which waiter, and what becomes of the slot."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -94,7 +94,7 @@ def test_nested_call_shares_once_the_last_holder_is_blocked() -> None:
     assert (within_first.state, within_first.lender) == (GRANTED, first)
     assert within_second.state is WAITING, "one at a time: the first can end now"
     house.end(within_first)
-    # Both held slots: what blocks the second only is let in when the first is blocked again, or has ended.
+    # Both held slots: what blocks the second only is admitted when the first is blocked again, or has ended.
     assert within_second.state is WAITING
     house.end(first)
     assert (within_second.state, within_second.reason) == (GRANTED, GrantReason.SCORE)

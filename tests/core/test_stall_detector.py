@@ -1,4 +1,4 @@
-"""Resources that stand still: when that is told, how often, and in what words."""
+"""Stalled resources: when they are reported, how often, and in what words."""
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy

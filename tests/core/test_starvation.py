@@ -1,6 +1,6 @@
 """No wait is longer than what is stated: by the guard under every policy, by `load` alone for a small alpha.
 
-Each of many random runs is a line of its own with other agents, weights and arrivals. STARVATION_RUNS says how many.
+Each of many random runs is a line of its own with other agents, weights and arrivals. STARVATION_RUNS sets the number.
 """
 
 import os
@@ -27,10 +27,10 @@ _TENANTS = (None, "acme", "beta")
 
 
 class Town:
-    """A line with one slot: a release, hence a tick, a grant, and as many arrivals as `rate` says.
+    """A line with one slot: a release, hence a tick, a grant, and `rate` arrivals on average.
 
     Args:
-        line: without anybody in it.
+        line: empty.
         chance: gives agents and weights.
         tenants: whether they have any.
 

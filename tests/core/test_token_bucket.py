@@ -1,4 +1,4 @@
-"""So many in a minute: the bucket, and grants that wait for it."""
+"""Rates per minute: the bucket, and grants that wait for it."""
 
 import pytest
 from hypothesis import given
@@ -73,7 +73,7 @@ def test_requests_above_the_rate_wait_in_order() -> None:
     assert first[2].state is WAITING
     scheduler.run_due_actions(30.0)
     assert [ticket.state for ticket in first[2:]] == [GRANTED, WAITING]
-    # Its time has come when another arrives, before the timer has looked.
+    # Its time has come when another arrives, before the timer has run.
     late = ask(scheduler, 60.0)
     assert (first[3].state, late.state) == (GRANTED, WAITING)
 

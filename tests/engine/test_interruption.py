@@ -1,6 +1,6 @@
 """A KeyboardInterrupt, or the garbage collector's finalisers, may come in the midst of any operation.
 
-Python looks for signals where a function begins, after each call and at each jump backward; finalisers run at any
+Python checks for signals where a function begins, after each call and at each jump backward; finalisers run at any
 bytecode. Each operation is run once for every such point that it passes in the engine, the core and the shells, and is
 broken off, or interrupted by a finaliser, there. Whatever the point: no slot is lost, no waiter sleeps on a grant, and
 nothing deadlocks.
@@ -39,7 +39,7 @@ _WATCHED = tuple(str(_HERE / part) for part in ("_engine", "_core", "_waiting", 
 
 
 class Bench:
-    """An engine with two slots, one of them held all the time, and a note of who was woken.
+    """An engine with two slots, one of them held all the time, and a record of the tickets that were woken.
 
     With `fair` it goes by service, and each agent works for a tenant.
     """
@@ -99,7 +99,7 @@ class Bench:
         self.engine.park_ticket(ticket, lambda: self.woken.add(ticket), blocks)
 
     def within_all(self) -> tuple[Hashable, ...]:
-        """Name a place of each lease: who blocks them all must share."""
+        """Name a place of each lease: a waiter that blocks them all must share."""
         pool = self.core.resources.pools[DEFAULT_RESOURCE]
         return tuple(lease.scopes[0] for lease in pool.leases.values())
 
@@ -138,7 +138,7 @@ class Bench:
                 assert (policy._accounts, policy._open_calls, len(policy._competing)) == ({}, 0, 0)
 
     def check_the_account(self) -> None:
-        """See that slots, leases and waiters are those that the tickets' states tell of."""
+        """See that slots, leases and waiters are those of the tickets' states."""
         pool = self.core.resources.pools[DEFAULT_RESOURCE]
         leases = {ticket for ticket in self.tickets if ticket.state.is_holding}
         waiters = {ticket for ticket in self.tickets if ticket.state is State.WAITING}
@@ -181,7 +181,7 @@ class Host:
 
 
 _LOOKS_FOR_SIGNALS = ("CALL", "RESUME", "JUMP_BACKWARD")
-"""What the bytecodes begin with after which the interpreter looks for signals."""
+"""What the bytecodes begin with after which the interpreter checks for signals."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The timer is told in time of what comes sooner than it would look."""
+"""The timer is woken in time for what is due before its next check."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from loco_otel.testing import ManualClock
 
 
 class Told:
-    """Stands for the timer: counts how often it is told to look."""
+    """Replaces the timer: counts how often it is woken."""
 
     def __init__(self, _: object) -> None:
         self.times = 0

@@ -28,7 +28,7 @@ def standing(name: str) -> ResourceSnapshot:
 
 
 def resource(sdk: str, server: LlmServer) -> str:
-    """Return what stands for the server, as this SDK's provider."""
+    """Return the rule that makes the server this SDK's provider."""
     return f"{sdk}/127.0.0.1:{server.port}"
 
 

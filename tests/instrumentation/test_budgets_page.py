@@ -1,4 +1,4 @@
-"""The page about budgets says what happens: its program is run against the server, its settings are loaded."""
+"""The page about budgets is right: its program is run against the server, its settings are loaded."""
 
 import os
 import re

@@ -24,11 +24,11 @@ CALLERS = 4
 HEAD = 0.06
 """Seconds before the server sends headers."""
 BODY = 0.12
-"""Seconds that a stream stands still after its first chunks."""
+"""Seconds that a stream pauses after its first chunks."""
 
 
 class Seen(NamedTuple):
-    """What a caller got: the types of all that it was handed, and the tokens if it was told."""
+    """What a caller got: the types of all that it received, and the tokens if the answer has them."""
 
     types: tuple[type, ...]
     tokens: tuple[int, int] | None = None
@@ -379,7 +379,7 @@ async def messages_streaming_response_bytes(client: Any) -> Seen:
         return Seen((type(raw), type(b"".join([part async for part in each(raw.iter_bytes())]))))
 
 
-# -- who calls ------------------------------------------------------------------------------------------------------
+# -- callers ------------------------------------------------------------------------------------------------------
 
 
 def in_threads(server: LlmServer, way: Way, callers: int) -> list[Seen]:

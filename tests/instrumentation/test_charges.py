@@ -1,4 +1,4 @@
-"""What calls are charged that end in other ways than with an answer, or whose answers say more than tokens."""
+"""What calls are charged that end in other ways than with an answer, or whose answers have more than tokens."""
 
 import asyncio
 import json

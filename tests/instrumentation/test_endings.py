@@ -26,7 +26,7 @@ from loco_otel.events import Granted, Outcome, Rejected, Released, Spent, Submit
 _Chunk = TypeVar("_Chunk")
 
 STALL = 5.0
-"""Seconds for which a scripted stream stands still; no test waits for its end."""
+"""Seconds for which a scripted stream pauses; no test waits for its end."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The inference span of real calls: what it says, how long it lasts, when it is current, and when there is none."""
+"""The inference span of real calls: its attributes, how long it lasts, when it is current, and when there is none."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Granted, Released, Submitted, Suspended, Waiting
 
 STALL = 5.0
-"""Seconds for which a scripted stream stands still; no test waits for its end."""
+"""Seconds for which a scripted stream pauses; no test waits for its end."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def begun_and_ended(span: ReadableSpan) -> tuple[int, int]:
 PROGRAM = TracerProvider(shutdown_on_exit=False).get_tracer("program")
 
 
-# -- what it says -----------------------------------------------------------------------------------------------------
+# -- attributes ------------------------------------------------------------------------------------------------------
 
 
 @each_sdk
@@ -122,7 +122,7 @@ def test_span_shows_request_and_answer(streamed: bool, sdk: Sdk, server: LlmServ
     }
     if first_chunk is not None:
         begun, ended = begun_and_ended(span)
-        # By two clocks, and a process may stand still between two looks at them.
+        # By two clocks, and a process may be suspended between two reads of them.
         assert 0 < first_chunk <= (ended - begun) / 1e9 + 1
     assert status(span) == (StatusCode.UNSET, None)
 
@@ -206,7 +206,7 @@ def test_client_of_another_provider_has_its_name(cloud: str, scheduled: Schedule
     assert said["server.port"] == 443
 
 
-# -- under whom, and how long -----------------------------------------------------------------------------------------
+# -- parent and duration ----------------------------------------------------------------------------------------------
 
 
 @each_sdk

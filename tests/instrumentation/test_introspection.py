@@ -113,7 +113,7 @@ def test_dump_equals_the_page(server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     with server.openai() as client, ThreadPoolExecutor(1) as pool:
         with loco_otel.slot("analyst", weight=2):
-            # Of somebody else, who has nothing to do with the slot.
+            # Of another caller, which is unrelated to the slot.
             call = Context().run(pool.submit, client.chat.completions.create, **CHAT)
             scheduling.seen.wait_for(Waiting)
             text = str(loco_otel.dump())

@@ -79,7 +79,7 @@ def test_agent_with_long_answers_becomes_heavier(sdk: Sdk, way: Way, server: Llm
     }
     light = weights["terse"][0]
     assert weights["terse"] == [light] * CALLS
-    # The first is granted as if its answer were nothing; whoever has seen it knows better.
+    # The first is granted as if its answer were nothing; later ones use what it took.
     first, *rest = weights["verbose"]
     assert first == light
     assert min(rest) > 2 * light

@@ -1,4 +1,4 @@
-"""Anthropic's SDK makes inference spans by itself, unless it is told not to: a call has that one or ours."""
+"""Anthropic's SDK makes inference spans by itself, unless it is disabled: a call has that one or ours."""
 
 import subprocess
 import sys
@@ -68,5 +68,5 @@ def test_each_call_has_one_inference_span(
     )
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.splitlines()
-    # Where the span is theirs, it is told how long the call waited, and what it took stands on the acquire span.
+    # Where the span is theirs, it gets the duration of the wait, and the acquire span has what the call cost.
     assert sorted(said) == sorted([f"{ours} {not ours}", f"acquire {not ours}"] * 2)

@@ -1,4 +1,4 @@
-"""A refused call gives its slot back while it sleeps, tells the scheduler why, and queues again."""
+"""A refused call gives its slot back while it sleeps, reports the reason to the scheduler, and queues again."""
 
 import asyncio
 import threading
@@ -40,7 +40,7 @@ def refusal(status: int, retry_after: float = PAUSE, times: int | None = 1) -> R
     return {"type": "fail", "status": status, "retry_after": retry_after, "times": times}
 
 
-# -- what the scheduler is told ---------------------------------------------------------------------------------------
+# -- events and states ------------------------------------------------------------------------------------------------
 
 
 @each_sdk

@@ -1,4 +1,4 @@
-"""Spans of real calls that are made late, many at a time, say just what they say when they are made at once."""
+"""Spans of real calls that are made late, many at a time, equal those that are made at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def retry(sdk: Sdk, server: LlmServer) -> None:
 
 
 def said(spans: tuple[ReadableSpan, ...] | list[ReadableSpan]) -> list[Any]:
-    """Return all that can be compared: who is below whom, in which order, and what each says."""
+    """Return all that can be compared: parents, order and contents."""
     names = {span.context.span_id: span.name for span in spans if span.context is not None}
     return sorted(
         (

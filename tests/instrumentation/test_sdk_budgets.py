@@ -55,7 +55,7 @@ def priced(scheduled: Scheduled) -> Iterator[Any]:
 
 
 def bounded(sdk: Sdk) -> dict[str, Any]:
-    return {"max_tokens": BOUND} if sdk.name == "openai" else {}  # Anthropic's call says it anyway
+    return {"max_tokens": BOUND} if sdk.name == "openai" else {}  # Anthropic's call has it anyway
 
 
 def ask(sdk: Sdk, client: Any, bound: int) -> Any:
@@ -70,12 +70,12 @@ def only() -> BudgetStatus:
 
 
 def cost(scheduling: Scheduling) -> int:
-    """What all calls took, as their answers say."""
+    """What all calls cost, by their answers."""
     return sum((event.spending.usage or (0, 0))[1] * TOKEN for event in scheduling.seen.of(Spent))
 
 
 def refused_or_answered(sdk: Sdk, server: LlmServer, callers: int, bound: int = BOUND) -> Counter[str]:
-    """Let so many call at the same moment."""
+    """Make a number of calls at the same moment."""
     ends: Counter[str] = Counter()
 
     async def one(client: Any) -> None:
@@ -132,7 +132,7 @@ def test_callers_at_a_barrier_never_overspend(sdk: Sdk, capacity: object, server
 def test_overspending_is_bounded_by_the_errors_of_estimates(sdk: Sdk, server: LlmServer, priced: Any) -> None:
     limit = 5 * TOKEN
     scheduling = priced(2, budgets=f"*={limit / MICRO}")
-    # Nothing is expected of an answer: it has more tokens than the call says that it may.
+    # Nothing is expected of an answer: it has more tokens than the call permits.
     ends = refused_or_answered(sdk, server, CALLERS, bound=1)
     scheduling.settled(CALLERS)
     spendings = [event.spending.usd or 0 for event in scheduling.seen.of(Spent)]
@@ -579,7 +579,7 @@ def test_call_dropped_during_its_wait_has_spent_nothing(server: LlmServer, price
     async def wait() -> None:
         with loco_otel.slot("holder"):
             waiting = contextvars.Context().run(asyncio.create_task, client.chat.completions.create(**CHAT))
-            while not scheduling.waiting():  # noqa: ASYNC110 - no event tells of it
+            while not scheduling.waiting():  # noqa: ASYNC110 - no event reports it
                 await asyncio.sleep(0)
             # As the garbage collector closes a coroutine whose loop has ended.
             waiting.get_coro().close()

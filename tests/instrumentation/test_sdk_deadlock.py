@@ -1,4 +1,4 @@
-"""Who reads a stream may make another call, at any capacity; and no slot is shared as long as that can be avoided."""
+"""The reader of a stream may make another call, at any capacity; a slot is shared only as the last resort."""
 
 import asyncio
 import threading
@@ -123,7 +123,7 @@ def test_sync_call_during_an_async_stream_finishes(
                     elif where == "on the loop":
                         sync.ask(other)
                     else:
-                        # In a context that knows nothing of the stream; but it blocks the loop of its reader.
+                        # In a context without the stream; but it blocks the loop of its reader.
                         done = asyncio.get_running_loop().create_future()
                         loop = asyncio.get_running_loop()
                         loop.call_soon(lambda: done.set_result(sync.ask(other)), context=Context())  # noqa: B023
@@ -158,7 +158,7 @@ def test_chunks_read_by_a_task_each_finish(sdk: Sdk, server: LlmServer, schedule
 
 @each_async_sdk
 def test_reader_that_leaves_during_a_wait_finishes(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
-    """It leaves the stream open, to those who had it before."""
+    """It leaves the stream open, held by its earlier holders."""
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -477,7 +477,7 @@ def test_nested_call_of_a_task_waits_for_a_stream_that_can_end(
 
 @each_async_sdk
 def test_stream_handed_to_another_task_belongs_to_it(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
-    """Who opened it does not hold it any more: a call there waits for its end, and shares nothing."""
+    """The task that opened it does not hold it any more: a call there waits for its end, and shares nothing."""
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -521,7 +521,7 @@ def test_stream_handed_to_another_task_is_lent_to_it(sdk: Sdk, server: LlmServer
                     break
                 await stream.close()
 
-            # In a context that knows nothing of the stream.
+            # In a context without the stream.
             await asyncio.create_task(read(), context=Context())
 
     sdk.run(main())

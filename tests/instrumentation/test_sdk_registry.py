@@ -1,4 +1,4 @@
-"""What calls of the real SDKs emit is as semconv/loco.yaml says."""
+"""Calls of the real SDKs emit what semconv/loco.yaml defines."""
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider

@@ -312,7 +312,7 @@ def test_d13_hammer_of_threads_loses_and_exceeds_no_slot(scheduled: Scheduled) -
     assert not scheduling.seen.of(Rejected)
 
 
-# -- D16: what failed goes on weighing --------------------------------------------------------------------------------
+# -- D16: failed calls keep their weight ------------------------------------------------------------------------------
 
 
 def nobody_queues(scheduling: Scheduling) -> bool:
@@ -394,7 +394,7 @@ def test_d27_ended_calls_leave_nothing_behind(scheduled: Scheduled, monkeypatch:
     with answering(at_once) as client:
         tracemalloc.start()
         try:
-            # The fairness index looks back over so many calls.
+            # The fairness index covers this number of calls.
             work(120)
             before = work(20)
             after = work(200)

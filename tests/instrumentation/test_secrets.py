@@ -38,7 +38,7 @@ ADAPTERS = {"openai": OpenAIAdapter, "anthropic": AnthropicAdapter}
 
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of fault is logged once in a process: begin anew."""
+    """Each kind of fault is logged once in a process: reset that."""
     monkeypatch.setattr(process, "_logged_once", set())
 
 

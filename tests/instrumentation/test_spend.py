@@ -1,4 +1,4 @@
-"""What calls cost, told in USD: real SDKs, the provider's own figures."""
+"""What calls cost in USD: real SDKs, the provider's own figures."""
 
 import pytest
 from sdk_calls import Sdk, each_sdk, now, opened

@@ -1,4 +1,4 @@
-"""`LOCO_STREAM_USAGE`: streams tell their tokens to the scheduler, and the program reads what it would have read."""
+"""`LOCO_STREAM_USAGE`: streams report their tokens to the scheduler, and the program reads what it would have read."""
 
 import asyncio
 import copy
@@ -25,7 +25,7 @@ Play = Callable[[Read], list[Any]]
 
 
 def told(item: Any) -> Any:
-    """Return all that a chunk says, what it leaves out included, but for what differs from call to call."""
+    """Return all fields of a chunk, unset ones included, but for what differs from call to call."""
     return item.model_copy(update={"id": "", "created": 0}).model_dump(exclude_unset=True)
 
 

@@ -1,4 +1,4 @@
-"""Whatever fails on our side, and whoever else is there: the program's calls go on."""
+"""Whatever fails on our side, and with other wrappers: the program's calls succeed."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
 
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of fault is logged once in a process: begin anew."""
+    """Each kind of fault is logged once in a process: reset that."""
     monkeypatch.setattr(process, "_logged_once", set())
 
 
@@ -227,7 +227,7 @@ def test_failing_identity_reader_costs_no_call(
     assert "cannot read the running agent from reader0" in record.getMessage()
 
 
-# -- faults of those who listen ---------------------------------------------------------------------------------------
+# -- faults of listeners ----------------------------------------------------------------------------------------------
 
 
 @each_sdk
@@ -318,7 +318,7 @@ OTHER_CALLS: list[tuple[str, Callable[[Any], Any], int]] = [
 def test_other_calls_are_not_scheduled(
     is_async: bool, name: str, call: Callable[[Any], Any], status: int, server: LlmServer, scheduled: Scheduled
 ) -> None:
-    """At a full house: they wait for nothing, and nothing is told of them."""
+    """With all slots held: they do not wait, and emit no events."""
     sdk = Sdk(name, is_async=is_async)
     scheduling = scheduled(capacity=1)
 
@@ -407,7 +407,7 @@ def count_with_wrapt(counted: list[str]) -> None:
 
 
 def count_with_a_closure(counted: list[str]) -> None:
-    """Wrap as those who know no better do; it cannot be looked through."""
+    """Wrap with a plain function, which hides the wrapped one."""
 
     def wrap(wrapped: Any) -> Any:
         def closure(*args: Any, **kwargs: Any) -> Any:

@@ -162,7 +162,7 @@ def message_events(first: Json, last: Json) -> list[Json]:
 @pytest.mark.parametrize(
     ("first", "last", "counted"),
     [
-        # a proxy that knows the input only at the end
+        # a proxy that counts the input only at the end
         (
             {"input_tokens": 0, "output_tokens": 0},
             {

@@ -1,4 +1,4 @@
-"""Agent, workflow and session: from the first source that knows each."""
+"""Agent, workflow and session: from the first source that has each."""
 
 import contextvars
 import logging

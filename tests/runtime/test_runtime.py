@@ -214,7 +214,7 @@ def test_invalid_change_changes_nothing(changes: dict[str, object], message: str
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
-    """What the runtime goes by when it looks for an SDK; no provider is set as yet."""
+    """What the runtime reads to detect an SDK; no provider is set as yet."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(metrics_internal, "_METER_PROVIDER", None)
     clock = ManualClock()

@@ -1,7 +1,7 @@
 """The four scenarios of loco-agent: its figures under `load`, and better ones under `fair`.
 
 The figures beside each are those of loco-agent 0.2.2 over twenty seeds, measured; its random numbers are not ours, so
-ours are held to within a tenth, where nothing else is said. The guard is off, as it has none.
+ours are held to within a tenth, unless stated otherwise. The guard is off, as it has none.
 """
 
 from collections.abc import Iterator

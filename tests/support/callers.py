@@ -1,7 +1,7 @@
 """Callers of slots under a test's control, one kind for each way of waiting, and the scheduler that they come to.
 
-A caller makes its slots, enters them one inside the other, and stays in the innermost body until it is told to leave.
-Whatever it ends with is kept for the test to look at. Nothing here sleeps: a test waits for what happens, and gives up
+A caller makes its slots, enters them one inside the other, and stays in the innermost body until the test ends it.
+Its result is kept for the test. Nothing here sleeps: a test waits for what happens, and gives up
 after `PATIENCE`.
 """
 
@@ -124,7 +124,7 @@ class Threads:
         gc.collect()
 
     def close(self) -> None:
-        """Leave it to the runtime, which turns away whoever waits."""
+        """Leave it to the runtime, which rejects all waiters."""
 
 
 class Loop:
@@ -222,7 +222,7 @@ class Loop:
 
 
 class Stop:
-    """A place where the next waiter stands still until the test lets it go on."""
+    """A place where the next waiter blocks until the test resumes it."""
 
     def __init__(self, *, parked: bool) -> None:
         self.parked = parked
@@ -241,7 +241,7 @@ class Stop:
         self._go_on.set()
 
     def interrupt(self, error: BaseException) -> None:
-        """Let it go on with an exception."""
+        """Resume it with an exception."""
         self._error = error
 
     def stand_still(self) -> None:
@@ -253,7 +253,7 @@ class Stop:
 
 
 class Desk:
-    """The scheduler that callers come to. Its clock moves when the test says so, and it sees who parks."""
+    """The scheduler that callers come to. The test moves its clock, and it records which tickets park."""
 
     def __init__(self, engine: InProcessEngine, clock: ManualClock) -> None:
         self.engine = engine
@@ -276,13 +276,13 @@ class Desk:
             stop.stand_still()
 
     def stop_next(self, *, parked: bool = True) -> Stop:
-        """Let the next waiter stand still right after it has parked, or right before."""
+        """Block the next waiter right after it has parked, or right before."""
         stop = Stop(parked=parked)
         self._stops.append(stop)
         return stop
 
     def waiters(self, count: int) -> None:
-        """Wait until so many are parked."""
+        """Wait until a number of waiters are parked."""
 
         def arrived() -> bool:
             return sum(ticket.state is State.WAITING for ticket in self._parked) == count
@@ -296,14 +296,14 @@ class Desk:
         self.engine.run_due_actions()
 
     def record(self) -> RecordingListener:
-        """Return a listener that is told everything from now on."""
+        """Return a listener of all events from now on."""
         listener = RecordingListener()
         self.engine.add_listener(listener)
         return listener
 
     @property
     def standing(self) -> ResourceSnapshot:
-        """How the one resource stands."""
+        """The state of the one resource."""
         return self.engine.take_snapshot().resources[0]
 
     @property
@@ -313,6 +313,6 @@ class Desk:
         return standing.active, standing.waiting
 
     def is_empty(self) -> bool:
-        """Tell whether nobody holds, waits or is remembered."""
+        """Return whether nothing holds, waits or is kept."""
         standing = self.standing
         return (standing.active, standing.waiting, standing.agents) == (0, 0, ())

@@ -1,4 +1,4 @@
-"""What the conformance suite has to know of an SDK, and callers of either colour that it controls from outside.
+"""What the conformance suite requires of an SDK, and callers of either colour that it controls from outside.
 
 A folder under `loco_otel_instrumentation` adds one `ConformingSdk` to `SDKS`, and `test_conformance.py` then runs all
 of its tests against that SDK. Tests of one SDK alone are for what no other SDK has.
@@ -111,7 +111,7 @@ class Caller:
         await now(stream.close())
 
     async def call_and_cancel(self, model: str, turns: int, *, streamed: bool) -> None:
-        """Cancel a call after so many turns of the loop."""
+        """Cancel a call after a number of turns of the loop."""
         task = asyncio.ensure_future(self.call(model, streamed=streamed))
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -36,7 +36,7 @@ def spend(path: Path, name: str) -> int:
 
 
 def hold(path: Path) -> None:
-    """Spend something, reserve something, say so, and wait for the end."""
+    """Spend something, reserve something, report it, and wait for the end."""
     books = ledger(path)
     books.settle_reservation("done", charge(300), NOW)
     books.reserve_estimate("under way", charge(600), NOW)

@@ -1,4 +1,4 @@
-"""The scheduler as its documentation has it, without any data structure: everything is looked for among all tickets.
+"""The scheduler as its documentation has it, without any data structure: everything is searched among all tickets.
 
 A slot is a list of the leases on it, so sharing needs no account of hosts and heirs. The numbers that break ties under
 `load` are an agent's own here, not random: `Drawn` sees to that in the real scheduler.
@@ -65,7 +65,7 @@ def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> 
 
 @dataclass(eq=False)
 class Record:
-    """What the model knows of one ticket."""
+    """What the model stores of one ticket."""
 
     ticket: Ticket
     places: tuple[Hashable, ...]
@@ -96,7 +96,7 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """Who queues: two tenants' agents are two, whatever their names."""
+        """What queues: two tenants' agents are two, whatever their names."""
         return (self.tenant, self.ticket.request.agent) if self.tenant else self.ticket.request.agent
 
     @property
@@ -124,13 +124,13 @@ class Accounts:
         self.open: deque[Key] = deque()
         self.waiting: set[Key] = set()
         self.fresh: set[Key] = set()
-        """Those who wait, owed nothing when they began to, and were not granted since."""
+        """Waiters that were owed nothing at their start, and were not granted since."""
 
     def tag(self, key: Key) -> int:
         return self.tags[key] if key in self.waiting else max(self.virtual, self.tags.get(key, 0))
 
     def compete(self, keys: Iterable[Key]) -> None:
-        """Note who waits now: whoever comes anew starts at V."""
+        """Record the waiters: a newcomer starts at V."""
         keys = set(keys)
         for key in keys - self.waiting:
             if self.tags.get(key, 0) <= self.virtual:
@@ -182,7 +182,7 @@ class TwoLayers(Accounts):
 
 @dataclass(eq=False)
 class Resource:
-    """One resource, its slots, and all who want it."""
+    """One resource, its slots, and all its waiters."""
 
     name: str
     capacity: float
@@ -232,7 +232,7 @@ class Resource:
                 scores |= {key: load(self.alpha, weights[key], most, ages[key], oldest) for key in keys}
         return scores
 
-    # -- who was served what ------------------------------------------------------------------------------------
+    # -- service by agent ---------------------------------------------------------------------------------------
 
     @property
     def metered(self) -> bool:
@@ -252,7 +252,7 @@ class Resource:
         self.note()
 
     def note(self) -> None:
-        """Tell the accounts who waits now."""
+        """Pass the waiters to the accounts."""
         keys = {each.key for each in self.waiters}
         if isinstance(self.accounts, TwoLayers):
             tenants = {each.tenant for each in self.waiters}
@@ -278,12 +278,12 @@ class Resource:
                 self.accounts.settled(record.tenant, delta)
 
     def start_anew(self) -> None:
-        """Forget who was served what."""
+        """Clear the service by agent."""
         self.accounts = TwoLayers() if isinstance(self.accounts, TwoLayers) else Accounts(SHARES)
         self.note()
 
     def next(self) -> tuple[Record, GrantReason]:
-        """Choose who is granted next."""
+        """Choose the next grant."""
         waiters = self.waiters
         if self.guard and self.tick - waiters[0].birth >= self.guard:
             return waiters[0], GrantReason.GUARD
@@ -305,7 +305,7 @@ class Resource:
 
 
 class SchedulerModel:
-    """Does what the scheduler ought to do, and says what it ought to say in `events` and `decided`."""
+    """Does what the scheduler should do, and stores what it should emit in `events` and `decided`."""
 
     def __init__(self, resources: dict[str, Resource], *, max_waiters: int, max_hold: float, observed: bool) -> None:
         self.resources = resources
@@ -408,7 +408,7 @@ class SchedulerModel:
             self.share(now)
 
     def run_due_actions(self, now: float) -> None:
-        # In the order of the deadlines, over all resources: who leaves one may let a holder of another go on.
+        # In the order of the deadlines, over all resources: the end of one may unblock a holder of another.
         while due := [
             each
             for each in self.live()
@@ -502,7 +502,7 @@ class SchedulerModel:
         self.share(now)
 
     def share(self, now: float) -> None:
-        """Let in, one by one, whoever would wait for ever."""
+        """Admit, one by one, the waiters that would wait for ever."""
         waiters = [each for each in self.live() if each.state is State.WAITING]
         lost = self.lost(waiters)
         able = [
@@ -523,7 +523,7 @@ class SchedulerModel:
             self.share(now)
 
     def lost(self, waiters: list[Record]) -> list[Record]:
-        """Those who could not go on though everybody did all that they can."""
+        """Tickets that could not proceed even if all others did all that they can."""
         lost = list(waiters)
 
         def may_end(lease: Record) -> bool:
@@ -603,13 +603,13 @@ class SchedulerModel:
         ticks = resource.tick - record.since_tick if asked else 0
         self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated))
 
-    # -- how it stands ------------------------------------------------------------------------------------------
+    # -- snapshots -----------------------------------------------------------------------------------------------
 
     def live(self) -> Iterator[Record]:
         return (record for record in self.records.values() if not record.state.is_ended)
 
     def rebuild_state(self) -> None:
-        """Do what is not promised not to change: who came first is told by the numbers of the tickets again."""
+        """Do what is not promised not to change: the numbers of the tickets give the order of arrival again."""
         for record in sorted(self.live(), key=lambda each: each.ticket.seq):
             record.stood = next(self.order)
         for resource in self.resources.values():
@@ -618,7 +618,7 @@ class SchedulerModel:
             resource.start_anew()
 
     def compute_next_wakeup(self) -> float:
-        """Tell when a wait or a lease runs out next."""
+        """Return when a wait or a lease runs out next."""
         deadlines = [each.deadline for each in self.live() if each.state is State.WAITING and each.deadline is not None]
         leases = [lease.touched_at + self.max_hold for each in self.resources.values() for lease in each.order]
         return min([*deadlines, *leases], default=inf)

@@ -1,6 +1,6 @@
-"""A provider that allows so many calls at a time: a process, which answers the others with 429.
+"""A provider that allows a number of calls at a time: a process, which answers the others with 429.
 
-Run as `python sdk_busy.py ALLOWED SECONDS RETRY_AFTER`: it prints its port. `GET /` tells what it has seen.
+Run as `python sdk_busy.py ALLOWED SECONDS RETRY_AFTER`: it prints its port. `GET /` returns what it has received.
 """
 
 import json

@@ -43,7 +43,7 @@ class Running:
 
     Args:
         command: its first word is a path.
-        folder: where it runs, and where what it says is kept.
+        folder: where it runs, and where its output is kept.
         environ: all of its environment; this process's by default.
 
     """
@@ -77,7 +77,7 @@ class Running:
         return self._errors.read_text(errors="replace")
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until this is so; it must go on running meanwhile."""
+        """Wait until a condition holds; the program must run on meanwhile."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain: {self.lines()[-20:]} {self.errors()}"

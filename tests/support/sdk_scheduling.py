@@ -1,4 +1,4 @@
-"""What the scheduler says of patched calls, and how to wait for it without sleeping."""
+"""What the scheduler reports of patched calls, and how to wait for it without sleeping."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ class AwaitedListener(RecordingListener):
             self._changed.notify_all()
 
     def wait_for(self, kind: type[Event], count: int = 1) -> None:
-        """Return once `count` events of a kind have been told.
+        """Return once `count` events of a kind have been delivered.
 
         Raises:
             AssertionError: they were not within `SOON`.
@@ -94,7 +94,7 @@ class Scheduling:
         return sum(resource.waiting for resource in self.runtime.engine.take_snapshot().resources)
 
     def settled(self, calls: int) -> None:
-        """Check that so many calls were made, that each gave back what it got, and that nothing is left."""
+        """Check that a number of calls were made, that each gave back what it got, and that nothing is left."""
         seen = self.seen
         seen.wait_for(Submitted, calls)
         asked = Counter(event.ticket.id for event in seen.of(Submitted))

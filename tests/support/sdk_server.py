@@ -14,7 +14,7 @@ from anthropic import Anthropic, AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
 
 LAG = 0.05
-"""Seconds by which the server may note the end of a call later than the client that stopped at `[DONE]` and went on.
+"""Seconds by which the server may note the end of a call later than the client that stopped at `[DONE]`.
 Calls whose overlap is judged last several times as long."""
 
 _STARTUP = 30.0

@@ -17,7 +17,7 @@ PAIR = os.environ.get("SDK_PAIR", "")
 
 
 def has(sdk: str, first: str) -> bool:
-    """Tell whether an SDK is of a version or a later one."""
+    """Return whether an SDK is of a version or a later one."""
     return Version(version(sdk)) >= Version(first)
 
 
@@ -31,4 +31,4 @@ def since(sdk: str, first: str) -> Any:
 TRACES_ITSELF = find_spec("anthropic._tracing") is not None
 """Whether Anthropic's SDK makes inference spans by itself."""
 BEDROCK_KEY = {"api_key": "key"} if has("anthropic", "0.88") else {"aws_access_key": "key", "aws_secret_key": "key"}
-"""What its client for Bedrock wants to know."""
+"""What its client for Bedrock requires."""

@@ -1,4 +1,4 @@
-"""Reads a registry of semantic conventions from its files alone, as somebody would who has never seen the catalogue."""
+"""Reads a registry of semantic conventions from its files alone, without the catalogue."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ STAND_INS = {
     "https://opentelemetry.io/schemas/1.44.0": _HERE / "core",
     "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev": _HERE / "genai",
 }
-"""Where a registry that ours depends on is looked up, as the network is no part of a test."""
+"""Where a registry that ours depends on is read from, as the network is no part of a test."""
 
 
 class Attribute(NamedTuple):
@@ -112,7 +112,7 @@ class Registry:
         return cls(attributes, tuple(spans), events, metrics)
 
     def span(self, name: str, attributes: Mapping[str, object]) -> SpanForm | None:
-        """Return what a span of this name has to be. Where no word of the name is fixed, its attributes tell."""
+        """Return what a span of this name has to be. Where no word of the name is fixed, its attributes decide."""
         by_prefix = (form for form in self.spans if form.prefix and name.startswith(form.prefix))
         by_attributes = (form for form in self.spans if form.named(attributes) == name)
         return next(chain(by_prefix, by_attributes), None)

@@ -1,4 +1,4 @@
-"""Where spans are exported in batches listeners are told many events at a time, and nobody sees less for it."""
+"""Where spans are exported in batches listeners get many events at a time, and no reader gets less for it."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ SOON = 10.0
 
 
 class Rig:
-    """A runtime that tells a provider whose batches nothing but a flush exports, and a listener of our own."""
+    """A runtime with a provider whose batches nothing but a flush exports, and a listener of our own."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -190,7 +190,7 @@ def test_flush_waits_for_the_delivering_thread() -> None:
     teller = threading.Thread(target=box.deliver_due)
     teller.start()
     assert going.wait(SOON)
-    # Somebody else's events, which the one who is telling takes along.
+    # Events of another caller, which the delivering thread takes along.
     box.add_batch([], [bypassed(), bypassed()])
     threading.Timer(0.05, go_on.set).start()
     box.flush()

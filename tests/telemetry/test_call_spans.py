@@ -89,7 +89,7 @@ def test_call_span_ends_once(caplog: pytest.LogCaptureFixture) -> None:
         thread.join()
     call.end_span("ValueError")
     assert rig.span().status.status_code is StatusCode.UNSET
-    # The SDK says so when a span is ended twice.
+    # The SDK logs a span that is ended twice.
     assert caplog.records == []
 
 

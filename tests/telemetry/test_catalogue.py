@@ -152,7 +152,7 @@ def test_nothing_is_emitted_that_others_count(rig: Rig) -> None:
 
 def test_prometheus_names_are_those_of_the_real_exporter() -> None:
     reader = PrometheusMetricReader()
-    # Into a registry of its own; the oldest exporter that we support cannot be told to.
+    # Into a registry of its own; the oldest exporter that we support has no option for it.
     REGISTRY.unregister(reader._collector)
     registry = CollectorRegistry()
     registry.register(reader._collector)

@@ -1,4 +1,4 @@
-"""semconv/loco.yaml is made from the catalogue, and what is emitted is as it says."""
+"""semconv/loco.yaml is made from the catalogue, and what is emitted matches it."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def test_registry_is_complete(registry: Registry) -> None:
     assert registry.events.keys() == {event.name for row in SPANS for event in row.events}
     assert len({form.type for form in registry.spans}) == len(SPANS)
     for key, row in ATTRIBUTES.items():
-        # Of what others define, too: there the stand-ins say what is right.
+        # Of what others define, too: there the replacements define what is right.
         assert registry.attributes[key].type == row.type, key
         assert not row.values or registry.attributes[key].values >= set(row.values), key
 
@@ -127,7 +127,7 @@ def test_names_of_the_conventions_are_referenced(registry: Registry) -> None:
     text = PATH.read_text(encoding="utf-8")
     assert "key: gen_ai." not in text
     assert "name: gen_ai." not in text
-    # Its unit stands in the registry of others alone.
+    # Its unit is in the registry of others alone.
     assert registry.metrics["gen_ai.client.token.usage"].unit == "{token}"
 
 

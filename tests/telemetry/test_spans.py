@@ -1,4 +1,4 @@
-"""The acquire span: when, under whom, linked to whom, and what it says."""
+"""The acquire span: its times, its parent, its links and its attributes."""
 
 import gc
 import weakref
@@ -268,7 +268,7 @@ def test_repeated_event_leaves_no_span_open() -> None:
 
 def test_unsampled_span_computes_nothing() -> None:
     rig = Rig(sampler=ALWAYS_OFF)
-    # Whoever computes with this weight fails.
+    # All arithmetic with this weight fails.
     weight = cast("int", "not a number")
     who = ticket(context=under(rig.parent()), settles=True, weight=weight)
     holding = waiting(who)._replace(queue_weight=weight)

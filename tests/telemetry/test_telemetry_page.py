@@ -1,4 +1,4 @@
-"""docs/telemetry.md is made from the catalogue, and says all that is in it."""
+"""docs/telemetry.md is made from the catalogue, and has all that is in it."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,6 +1,6 @@
 """OpenTelemetry's own tool reads semconv/ and finds nothing wrong with what is emitted.
 
-What it says of spans and events it says only with matchers, as neither names its definition.
+It reports on spans and events only with matchers, as neither names its definition.
 """
 
 import json
@@ -45,7 +45,7 @@ exclude_samples = ["service.*", "telemetry.sdk.*"]
 
 @pytest.fixture(autouse=True)
 def weaver_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write weaver's settings where it looks for them: the working directory."""
+    """Write weaver's settings where it reads them: the working directory."""
     (tmp_path / ".weaver.toml").write_text(_SETTINGS + "".join(_settings()))
     monkeypatch.chdir(tmp_path)
 

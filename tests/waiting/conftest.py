@@ -1,4 +1,4 @@
-"""The ways of waiting that must behave alike, and a scheduler of one slot whose clock stands still."""
+"""The ways of waiting that must behave alike, and a scheduler of one slot whose clock the test moves."""
 
 import asyncio
 from collections.abc import Callable, Iterator

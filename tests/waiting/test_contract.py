@@ -1,7 +1,7 @@
 """What every way of waiting owes its callers, each behaviour written once: see `conftest.py` for the ways.
 
-The clock stands still and no timer runs, so each order of events is the one that the test brings about: a waiter is
-stopped before it parks or after, is granted or turned away meanwhile, and then goes on or is interrupted.
+The test moves the clock and no timer runs, so each order of events is the one that the test brings about: a waiter is
+stopped before it parks or after, is granted or rejected meanwhile, and then resumes or is interrupted.
 """
 
 import asyncio
@@ -307,7 +307,7 @@ def test_task_cancelled_in_its_body_frees_its_slot(desk: Desk, loop: Loop) -> No
 
 
 def test_collected_waiter_calls_no_listener_in_its_finaliser(desk: Desk, loop: Loop) -> None:
-    # A finaliser runs in the midst of anything, so it may not lock, wake or tell.
+    # A finaliser runs in the midst of anything, so it may not lock, wake or deliver.
     holder = hold(loop)
     listener = desk.record()
 
@@ -331,7 +331,7 @@ def test_slot_of_a_task_of_a_closed_loop_passes_on(desk: Desk, where: str) -> No
     holder = desk.engine.create_ticket(Request("holder"))
     desk.engine.submit(holder)
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # it is told of the task that nobody will run
+    loop.set_exception_handler(lambda *_: None)  # it gets the task that will never run
 
     async def enter() -> None:
         async with slot("a"):

@@ -246,7 +246,7 @@ def test_shared_slot_outlives_its_lender(desk: Desk, loop: Loop) -> None:
 
 
 def block(loop: Loop) -> threading.Event:
-    """Wait for a slot in the loop's thread, outside of any holder's context; return what tells that it was had."""
+    """Wait for a slot in the loop's thread, outside of any holder's context; return a future of its grant."""
     done = threading.Event()
 
     def wait() -> None:

@@ -38,7 +38,7 @@ def queue(desk: Desk, way: Way, *agents: str, timeout: float | None = None) -> l
 
 
 def all_ended(work: Callable[[int], None], count: int) -> None:
-    """Run `work` in so many threads at once, and see all of them end."""
+    """Run `work` in a number of threads at once, and wait for all of them."""
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
@@ -159,7 +159,7 @@ def test_d3_timeout_wakes_no_other_waiter_of_the_agent(desk: Desk, way: Way) -> 
 
 
 def test_d4_shutdown_runs_no_body(live: Desk, way: Way) -> None:
-    """The seed ran them all: 11 bodies at once at capacity 1, and nobody was told."""
+    """The seed ran them all: 11 bodies at once at capacity 1, and without an error."""
     holder = way.call(partial(slot, "a")).inside()
     waiters = queue(live, way, *["a"] * 10)
     live.engine.close()

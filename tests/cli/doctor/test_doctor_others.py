@@ -1,4 +1,4 @@
-"""Who else is there: instrumentors that work, that do not, and that are in the way."""
+"""Other instrumentors: those that work, that do not, and that are in the way."""
 
 import json
 from pathlib import Path

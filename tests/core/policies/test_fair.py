@@ -54,7 +54,7 @@ class Contest:
                 self.ask(rival, weight)
 
     def release(self, number: int, error: int) -> None:
-        """End a call that took so much more than its weight, and count who is granted."""
+        """End a call that cost this much more than its weight, and count the grants."""
         ticket = self.holders.pop(number % len(self.holders))
         error = max(error, 1 - ticket.request.weight)
         if error:
@@ -192,7 +192,7 @@ def test_double_share_gets_double_service() -> None:
 
 
 class Desk:
-    """A scheduler under `fair`, the order in which it grants, and nobody told."""
+    """A scheduler under `fair`, the order in which it grants, without listeners."""
 
     def __init__(self, capacity: int = 1, shares: Mapping[str, int] | None = None, guard: int = 0) -> None:
         self.core = Scheduler({DEFAULT_RESOURCE: capacity}, lambda: FairPolicy(shares or {}), max_wait_ticks=guard)
@@ -217,7 +217,7 @@ class Desk:
             self.core.release(ticket, 0.0)
 
     def serve(self, holder: Ticket) -> list[str]:
-        """Release one after another until nobody holds; tell whose turn it was."""
+        """Release one after another until none holds; return the order of the grants."""
         order = []
         while True:
             self.core.decided.clear()
@@ -421,7 +421,7 @@ def test_idle_agent_is_evicted_at_its_tag() -> None:
 
 
 def test_agents_are_evicted_in_the_long_run() -> None:
-    """Each comes once and never again, while one call goes on and on, so that it never ends for all."""
+    """Each comes once and never again, while one call never ends, so that the resource is never idle."""
     desk = Desk(capacity=2)
     desk.ask("long")
     for number in range(3 * MAX_IDLE_AGENTS):

@@ -28,7 +28,7 @@ def by_fair() -> Policy:
 class Traffic:
     """Calls come at random and last for random times, 1 on average; a full queue turns its agent's next call away.
 
-    Nobody knows beforehand how long a call takes: each asks with a weight of 1, and is settled by its time.
+    The duration of a call is not known beforehand: each asks with a weight of 1, and is settled by its time.
 
     Args:
         rates: calls per mean service time, by agent.

@@ -17,7 +17,7 @@ COMPARISONS = 4_000
 
 
 class Field:
-    """The agents that compete, as a table, and the policy that ought to know them."""
+    """The agents that compete, as a table, and the policy that should contain them."""
 
     def __init__(self, alpha: float, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -61,7 +61,7 @@ class Field:
         best = self.best(tick)
         assert self.policy.pick_next(tick) == best
         for agent in (best, self.chance.choice([*self.table])):
-            # As bytes, so to say: an approximation would be another argmax.
+            # As bytes: an approximation would be another argmax.
             assert self.policy.compute_score(agent, tick).hex() == self.score(agent, tick).hex()
 
 
@@ -107,7 +107,7 @@ def test_winner_has_the_greatest_score_for_any_numbers(
 
 @given(st.floats(0.0, 1.0), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40))
 def test_older_of_equal_weight_never_scores_less(alpha: float, weight: int, more: int, age: int, older: int) -> None:
-    """What lets the policy look at one agent for each weight; the factors are rounded, and it holds all the same."""
+    """What permits the policy to compare one agent for each weight; it holds although factors are rounded."""
     most, oldest = weight + more, age + older
     assert compute_load(alpha, weight, most, oldest, oldest) >= compute_load(alpha, weight, most, age, oldest)
 

@@ -42,7 +42,7 @@ class House:
         return ticket
 
     def next(self, weight: int | None = None) -> Who:
-        """End the call that is under way the longest; tell whose turn it was."""
+        """End the call that is under way the longest; return whose turn it was."""
         ended = self.holders.pop(0)
         if weight is not None:
             self.core.record_spending(ended, Spending(None, weight, None), 0.0)
@@ -142,7 +142,7 @@ def test_agents_of_one_name_in_two_tenants_are_distinct() -> None:
 
 
 def test_wait_inside_a_tenant_is_settled_there() -> None:
-    """What one agent's call took beyond its weight is that agent's and its tenant's."""
+    """What one agent's call cost above its weight is that agent's and its tenant's."""
     house = House("fair")
     for _ in range(3):
         for agent in ("a", "b"):

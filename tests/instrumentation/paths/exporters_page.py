@@ -9,7 +9,7 @@ _PAGE = Path(__file__).parents[3] / "docs" / "exporters.md"
 
 
 class Commands(NamedTuple):
-    """What a section tells its reader to type."""
+    """The commands of a section."""
 
     settings: dict[str, str]
     command: list[str]

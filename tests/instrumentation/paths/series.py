@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Values by name of sample and labels; those that tell where a metric came from are left out."""
+"""Values by name of sample and labels; those of a metric's origin are left out."""
 
 _ORIGIN = ("otel_scope_", "scope_", "service_", "telemetry_", "instance", "job", "__name__")
 
@@ -22,7 +22,7 @@ def ours(name: str) -> bool:
 def translated(name: str, unit: str, kind: str, monotonic: bool) -> str:
     """Return the name under which Prometheus keeps an OTLP metric, where its OTLP receiver translates as by default.
 
-    Dots become underscores, the unit follows unless the name has it, `1` is a gauge's ratio, what stands in braces
+    Dots become underscores, the unit follows unless the name has it, `1` is a gauge's ratio, what is in braces
     is dropped, and a counter's total ends the name.
     """
     words = [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]

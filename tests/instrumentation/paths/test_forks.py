@@ -1,4 +1,4 @@
-"""Two hundred forks of a program whose threads are busy in calls: no child hangs, and the parent goes on."""
+"""Two hundred forks of a program whose threads are busy in calls: no child hangs, and the parent continues."""
 
 import sys
 from collections import Counter

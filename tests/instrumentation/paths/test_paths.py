@@ -1,6 +1,6 @@
 """OTLP over HTTP and gRPC, the Prometheus exporter, and Prometheus itself: the same names, the same values.
 
-One program is exported on two paths at once, so that even durations must be equal. It stands still meanwhile: one
+One program is exported on two paths at once, so that even durations must be equal. It is idle meanwhile: one
 agent holds the only slot, another waits.
 """
 
@@ -105,7 +105,7 @@ class Seen(NamedTuple):
 
 
 def holding(server: LlmServer, folder: Path, section: str, endpoint: str, shown: int, **changes: str) -> Running:
-    """Start the program as a section of the page says; OTLP to an endpoint, and shown on a port to who scrapes it."""
+    """Start the program by a section of the page; OTLP to an endpoint, and shown on a port."""
     server.reset()
     server.script(REFUSAL)
     typed = commands(section)
@@ -137,7 +137,7 @@ def waiting(series: Series) -> bool:
 
 
 def steady(program: Running, shown: int) -> str:
-    """Return the page once the program stands still."""
+    """Return the page once the program is idle."""
     program.until(lambda: program.lines() == ["holding"])
     program.until(lambda: waiting(of_page(page(shown))))
     return page(shown)
@@ -226,7 +226,7 @@ def test_paths_deliver_the_same_series_and_values(path: str, on: Run) -> None:
 
 
 def assert_same(scraped: Series, pushed: Series) -> None:
-    """Compare all; only the seconds of the one who waits go on, and OTLP is looked at last."""
+    """Compare all; only the seconds of the waiter increase, and OTLP is read last."""
     assert scraped.keys() == pushed.keys()
     waited = {point for point in scraped if point[0] == QUEUE_WAIT.prometheus_name and scraped[point]}
     assert len(waited) == 1

@@ -1,4 +1,4 @@
-"""gunicorn loads the program once and forks four workers: each schedules, and tells, for itself."""
+"""gunicorn loads the program once and forks four workers: each schedules and reports for itself."""
 
 import http.client
 from collections import Counter, defaultdict
@@ -48,7 +48,7 @@ class Site:
         self._port = port
 
     def wave(self) -> list[str]:
-        """Ask many times at once; return who answered each."""
+        """Ask many times at once; return which process answered each."""
         with ThreadPoolExecutor(WAVE) as threads:
             return list(threads.map(lambda _: self.get(), range(WAVE)))
 
@@ -107,7 +107,7 @@ def test_each_worker_schedules_and_reports_itself(site: Site, server: LlmServer)
         return by_instance(span for span in site.collector.spans() if span.item["name"] == "acquire llm_api")
 
     def counted() -> dict[str, int]:
-        """Return how many requests each process says that it decided, when it said so last."""
+        """Return how many requests each process decided, by its last report."""
         return {
             instance: sum(int(point["asInt"]) for point in metrics[-1]["sum"]["dataPoints"])
             for instance, metrics in by_instance(

@@ -65,7 +65,7 @@ class BedrockApi:
         return json_answer(answer, headers=_describe_counts(usage, has_output="embedding" not in answer))
 
     def refuse(self, operation: Operation, refusal: Refusal) -> Answer:
-        """Return an error response. Bedrock says nothing of a delay."""
+        """Return an error response. Bedrock sends no delay."""
         body = refusal.body if refusal.body is not None else {"message": refusal.message}
         kind = refusal.kind or _KINDS.get(refusal.status, "InternalServerException")
         headers = {**_REQUEST_ID, "x-amzn-errortype": kind, **refusal.headers}

@@ -163,8 +163,8 @@ class LlmServer:
             retry_after: seconds, sent as the provider does: a header, `RetryInfo` in Gemini's body, nothing on Bedrock.
             headers: additional headers.
             body: replaces the provider's error body.
-            after_chunks: sends the error within the stream, after so many chunks of a response with status 200. A
-                request that is not streamed then gets its answer.
+            after_chunks: sends the error within the stream, after this number of chunks of a response with status
+                200. A request that is not streamed then gets its answer.
             match: conditions.
 
         """

@@ -1,4 +1,4 @@
-"""The server process: answers requests as the script says, and records them."""
+"""The server process: answers requests by the script, and records them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class _Exchange:
         self._openings = server.gate.openings
 
     async def run(self, plan: Plan, request: Request) -> None:
-        """Send what the plan says."""
+        """Send what the plan contains."""
         if plan.hold is not None and plan.hold.after_chunks is None:
             await self._hold()
         settings = self._server.settings
