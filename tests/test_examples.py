@@ -14,6 +14,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
+from patience import PATIENCE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUN = EXAMPLES / "demo" / "run.py"
@@ -46,7 +47,7 @@ class Marked:
 
     def run(self, *arguments: str | Path, **variables: str) -> tuple[int, str]:
         with self.start(*arguments, **variables) as process:
-            output, _ = process.communicate(timeout=90)
+            output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
     def left(self) -> list[int]:

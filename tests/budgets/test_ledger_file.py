@@ -13,6 +13,7 @@ from pathlib import Path
 import ledger_process
 import pytest
 from ledger_process import LEASE, LIMIT, NOW, charge
+from patience import PATIENCE
 
 from loco_otel._budgets import account
 from loco_otel._budgets.ledger_client import LedgerClient
@@ -21,8 +22,6 @@ from loco_otel._budgets.sqlite_file import SqliteFile
 from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
 from loco_otel.errors import LedgerError
 from loco_otel.money import AccountKey, Action, Budget, Period, Scope, Unit
-
-PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from doctor_process import Doctor
 from fake_distributions import hide, put
+from patience import PATIENCE
 
 from loco_otel import __version__
 from loco_otel._config.settings import Settings
@@ -45,7 +46,7 @@ def test_version_is_printed() -> None:
 
 def test_installed_command_runs() -> None:
     command = Path(sysconfig.get_path("scripts"), "loco-otel")
-    done = subprocess.run([command, "version"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([command, "version"], check=False, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0
     assert done.stdout.startswith(f"loco-otel {__version__}\n")
 
@@ -195,7 +196,9 @@ print(len(OpenAIInstrumentor.list_patched()))
 base.SyncAPIClient.request = plain
 print(*OpenAIInstrumentor.list_patched())
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     pauses = ("SyncAPIClient._sleep_for_retry", "AsyncAPIClient._sleep_for_retry")
     reads = ("SyncAPIClient._process_response", "AsyncAPIClient._process_response")

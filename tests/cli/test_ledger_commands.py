@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from loco_otel._budgets.forecast import predict_exhaustion
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
@@ -137,7 +138,7 @@ def test_missing_ledger_names_the_setting(command: str, tmp_path: Path) -> None:
 def test_installed_command_reads_a_ledger_in_use(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loco_otel.cli", "spend", "--ledger", path, "--json"],
-        check=True, capture_output=True, text=True, timeout=60,
+        check=True, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert len(json.loads(done.stdout)["spend"]) == 3
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from sdk_server import LlmServer
 
 PROGRAM = Path(__file__).with_name("company_program.py")
@@ -63,7 +64,7 @@ def rounds(server: LlmServer, sdk: str, vendor: str, steps: str, *, launch: bool
     launcher = [str(Path(sys.executable).with_name("opentelemetry-instrument"))] if launch else []
     url = server.url("anthropic").removesuffix("/anthropic")
     command = [*launcher, sys.executable, str(PROGRAM), sdk, url, vendor, steps]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "Failed to detach context" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

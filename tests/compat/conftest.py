@@ -5,9 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-
-PATIENCE = 20.0
-"""Seconds after which a program hangs."""
+from patience import PATIENCE
 
 
 @pytest.fixture

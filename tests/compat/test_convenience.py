@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, BudgetExceededError, Settings, ShutdownError
@@ -19,8 +20,6 @@ from loco_otel.testing import RecordingListener
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-PATIENCE = 20.0
 
 
 def capacity() -> int | None:

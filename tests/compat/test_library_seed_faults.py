@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel import (
@@ -31,8 +32,6 @@ from loco_otel import (
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
-
-PATIENCE = 20.0
 
 
 def scheduler(*names: str, capacity: int = 1, **options: Any) -> AsyncLOCOScheduler:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from patience import PATIENCE
 
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
@@ -72,7 +73,7 @@ def test_timer_without_a_thread_is_logged_once_and_retried(
     monkeypatch.setattr(timer, "start_new_thread", start_thread)
     decided = threading.Event()
     engine.park_ticket(waiting, decided.set, ())
-    assert decided.wait(10), "the timer, started now, ends the wait"
+    assert decided.wait(PATIENCE), "the timer, started now, ends the wait"
     assert waiting.outcome is Outcome.TIMEOUT
 
 

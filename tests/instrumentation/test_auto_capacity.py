@@ -13,10 +13,11 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from patience import PATIENCE
 from sdk_busy import BusyServer
 from sdk_calls import CHAT, MESSAGE, Sdk, each_sdk, each_sync_sdk, now, opened
 from sdk_http import client_of, http_of
-from sdk_scheduling import SOON, Scheduled
+from sdk_scheduling import Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
@@ -73,7 +74,7 @@ def test_limited_provider_refuses_little_and_slows_no_other(server: LlmServer, s
         list(pool.map(lambda _: client.chat.completions.create(**CHAT), range(300)))
         seen = busy.seen()
         for future in meanwhile:
-            future.result(SOON)
+            future.result(PATIENCE)
     assert (seen["served"], first > 0) == (400, True)
     # One in a hundred, as the patience goes. Left alone nearly two are refused for each that is served.
     assert seen["refused"] - first <= 0.05 * 300
@@ -103,7 +104,7 @@ def test_nothing_is_sent_before_the_providers_instant(server: LlmServer, schedul
         scheduling.seen.wait_for(Throttled)
         others = [pool.submit(client.chat.completions.create, **CHAT) for _ in range(3)]
         for future in (refused, *others):
-            future.result(SOON)
+            future.result(PATIENCE)
     first, *following = server.requests()
     assert (first.status, len(following)) == (429, 4)
     assert all(request.started_at >= first.ended_at + 0.45 for request in following)
@@ -241,7 +242,7 @@ def test_call_takes_all_resources_that_match(tmp_path: Path, server: LlmServer, 
             assert standing("gpu-models").waiting == standing("tier").waiting == 1
             with loco_otel.slot("holder", resources="gpu", timeout=0):
                 assert standing("gpu").active == 1
-        call.result(SOON)
+        call.result(PATIENCE)
     assert next(span.name for span in scheduling.spans("acquire")) == "acquire gpu-models+tier"
     with pytest.raises(ValueError, match="resources must be of llm_api, gpu, tier, gpu-models, not 'tpu'"):
         loco_otel.slot("a", resources=["tpu"])
@@ -256,7 +257,7 @@ def test_resources_change_in_a_running_program(server: LlmServer, scheduled: Sch
             call = Context().run(pool.submit, client.chat.completions.create, **CHAT)
             scheduling.seen.wait_for(Waiting)
             loco_otel.configure(resources=[{"name": "narrow", "provider": "openai", "capacity": 2}])
-            call.result(SOON)
+            call.result(PATIENCE)
         loco_otel.configure(resources=[])
         client.chat.completions.create(**CHAT)
     resources = [event.ticket.request.resources for event in scheduling.seen.of(Granted)]
@@ -285,7 +286,7 @@ def test_default_is_auto_without_waits(server: LlmServer, scheduled: Scheduled) 
     with server.openai() as client, ThreadPoolExecutor(8) as pool:
 
         def call(_: int) -> None:
-            barrier.wait(SOON)
+            barrier.wait(PATIENCE)
             client.chat.completions.create(**CHAT)
 
         list(pool.map(call, range(8)))

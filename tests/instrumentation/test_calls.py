@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import anthropic
 import openai
 import pytest
+from patience import PATIENCE
 from pydantic import BaseModel
 from sdk_calls import CHAT, MESSAGE, PROMPT, each, finished, now, opened
 from sdk_http import client_of, http_of
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
 from sdk_versions import BEDROCK_KEY, since
 
@@ -384,7 +385,7 @@ async def messages_streaming_response_bytes(client: Any) -> Seen:
 
 def in_threads(server: LlmServer, way: Way, callers: int) -> list[Seen]:
     with getattr(server, way.sdk)() as client, ThreadPoolExecutor(callers) as pool:
-        return list(pool.map(lambda _: finished(way.call(client)), range(callers), timeout=SOON))
+        return list(pool.map(lambda _: finished(way.call(client)), range(callers), timeout=PATIENCE))
 
 
 def in_one_loop(server: LlmServer, way: Way, callers: int) -> list[Seen]:
@@ -398,7 +399,7 @@ def in_one_loop(server: LlmServer, way: Way, callers: int) -> list[Seen]:
 def in_several_loops(server: LlmServer, way: Way, callers: int) -> list[Seen]:
     loops = min(callers, 2)
     with ThreadPoolExecutor(loops) as pool:
-        each_loop = pool.map(lambda _: in_one_loop(server, way, callers // loops), range(loops), timeout=SOON)
+        each_loop = pool.map(lambda _: in_one_loop(server, way, callers // loops), range(loops), timeout=PATIENCE)
         return [seen for loop in each_loop for seen in loop]
 
 
@@ -482,7 +483,7 @@ class Provider:
             self._open += 1
             self.most = max(self.most, self._open)
             self.urls.add(str(request.url))
-        self._together.wait(SOON)
+        self._together.wait(PATIENCE)
         with self._lock:
             self._open -= 1
         return self._library.Response(200, json=self._answer)
@@ -612,7 +613,7 @@ def test_client_of_another_provider_has_its_name(name: str, colour: str, schedul
     scheduling = scheduled(capacity=CAPACITY)
     if colour == "sync":
         with cloud.sync(provider.http()) as client, ThreadPoolExecutor(CALLERS) as pool:
-            answers: Sequence[Any] = list(pool.map(lambda _: cloud.call(client), range(CALLERS), timeout=SOON))
+            answers: Sequence[Any] = list(pool.map(lambda _: cloud.call(client), range(CALLERS), timeout=PATIENCE))
     else:
 
         async def main() -> list[Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from patience import PATIENCE
 from sdk_calls import CHAT, MESSAGE, Sdk, each_async_sdk, each_sync_sdk
 from sdk_http import client_of, http_of
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
 import loco_otel
@@ -174,7 +175,7 @@ def test_call_past_max_hold_keeps_its_reservation(server: LlmServer, scheduled: 
             scheduling.seen.wait_for(Submitted)  # until its slot is taken back
         with pytest.raises(BudgetExceededError, match="reserved"):
             client.chat.completions.create(**CHAT, max_tokens=100)
-        long.join(SOON)
+        long.join(PATIENCE)
     assert only().spent == spent_once().usd <= only().limit
     assert only().reserved == 0
 
@@ -200,9 +201,9 @@ def test_callback_may_change_the_budgets(server: LlmServer, scheduled: Scheduled
                 scheduling.seen.wait_for(Submitted, 2)
             lowering = threading.Thread(target=loco_otel.configure, kwargs={"budgets": "*=0.001"}, daemon=True)
             lowering.start()
-            lowering.join(SOON)
+            lowering.join(PATIENCE)
             assert not lowering.is_alive()
-            waiting.join(SOON)
+            waiting.join(PATIENCE)
     finally:
         leave()
     assert len(told) == len(scheduling.seen.of(Rejected)) == 1
@@ -233,4 +234,4 @@ def test_call_is_paid_by_its_process_and_not_by_a_fork(with_file: bool, server: 
         assert standing.spent == usage.total_tokens * {TOKEN}, (standing, usage)
         assert standing.reserved == 0
     """
-    subprocess.run([sys.executable, "-c", dedent(program)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", dedent(program)], check=True, timeout=PATIENCE)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from conformance import PROMPT_TOKENS, SDKS, ConformingSdk, Mode
 from llm_server import LlmServer
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from patience import PATIENCE
+from sdk_scheduling import Scheduled, Scheduling
 
 from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Waiting
 
@@ -64,7 +65,7 @@ def test_peak_at_server_equals_capacity(
         server.wait_for(finished=1, held=2)
         server.release()
         for call in calls:
-            call.result(SOON)
+            call.result(PATIENCE)
     assert server.peak() == 2
     check_settled(scheduling, 5)
 
@@ -74,7 +75,7 @@ def test_usage_is_that_of_provider(sdk: ConformingSdk, mode: Mode, server: LlmSe
     scheduling = scheduled(capacity=1, stream_usage=True)
     server.configure(output_tokens=7, cached_tokens=2)
     with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
-        caller.start(caller.call("m", streamed=mode.streamed)).result(SOON)
+        caller.start(caller.call("m", streamed=mode.streamed)).result(PATIENCE)
     check_settled(scheduling, 1)
     (spent,) = scheduling.seen.of(Spent)
     usage = spent.spending.usage
@@ -100,8 +101,8 @@ def test_slot_is_free_during_back_off(sdk: ConformingSdk, mode: Mode, server: Ll
         scheduling.seen.wait_for(Waiting, 2)
         assert server.state().received == 2
         server.release()
-        first.result(SOON)
-        second.result(SOON)
+        first.result(PATIENCE)
+        second.result(PATIENCE)
     assert [request.model for request in server.requests()] == ["first", "second", "first"]
     assert server.peak() == 1
     assert len(scheduling.seen.of(Suspended)) == 1
@@ -130,8 +131,8 @@ def test_stream_holds_slot_until_it_ends(
             gate.set()
         else:
             server.release()
-        second.result(SOON)
-        raised = first.exception(SOON)
+        second.result(PATIENCE)
+        raised = first.exception(PATIENCE)
     assert (raised is not None) == (ending == "broken")
     ends = {"read": "complete", "closed": "disconnected", "broken": "broken"}
     assert [request.end for request in server.requests()] == [ends[ending], "complete"]
@@ -152,10 +153,10 @@ def test_cancelled_call_frees_slot(sdk: ConformingSdk, mode: Mode, server: LlmSe
         second = caller.start(caller.call("second", streamed=mode.streamed))
         scheduling.seen.wait_for(Waiting, 2)
         first.cancel()
-        second.result(SOON)
+        second.result(PATIENCE)
         for cancelled in (first, waiting):
             with pytest.raises(CancelledError):
-                cancelled.result(SOON)
+                cancelled.result(PATIENCE)
     assert [request.model for request in server.requests()] == ["first", "second"]
     assert server.peak() == 1
     check_settled(scheduling, 3)
@@ -189,7 +190,7 @@ def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer
             else:
                 work = caller.call("m", streamed=True)
             calls.append(caller.start(work))
-        wait(calls, 6 * SOON)
+        wait(calls, PATIENCE)
         failed = 0
         for call in calls:
             with suppress(Exception):

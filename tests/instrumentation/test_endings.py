@@ -14,6 +14,7 @@ import anthropic
 import openai
 import pytest
 from opentelemetry.trace import StatusCode
+from patience import PATIENCE
 from sdk_calls import Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
@@ -699,9 +700,9 @@ def test_close_by_another_thread_during_a_read_frees_slot(sdk: Sdk, server: LlmS
         errors: list[Exception] = []
         reader = threading.Thread(target=read)
         reader.start()
-        reading.wait(5)
+        reading.wait(PATIENCE)
         stream.close()
-        reader.join(5)
+        reader.join(PATIENCE)
         assert not reader.is_alive()
     scheduling.settled(1)
     assert len(scheduling.seen.of(Submitted)) == 1

@@ -15,6 +15,7 @@ from langchain_core.runnables import config as runnable_config
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
+from patience import PATIENCE
 from pydantic import SecretStr
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY, LlmServer
@@ -54,7 +55,7 @@ def agents(scheduling: Scheduling) -> Counter[str]:
 def test_parallel_nodes_queue_under_their_names(scheduled: Scheduled, model: ChatOpenAI) -> None:
     scheduling = scheduled(capacity=1)
     sessions = []
-    both_run = threading.Barrier(2, timeout=10)
+    both_run = threading.Barrier(2, timeout=PATIENCE)
 
     def ask(state: MessagesState) -> dict[str, list[BaseMessage]]:
         both_run.wait()

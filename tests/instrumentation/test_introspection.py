@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from patience import PATIENCE
 from sdk_calls import CHAT
 from sdk_program import environ, script
-from sdk_scheduling import SOON, Scheduled
+from sdk_scheduling import Scheduled
 from sdk_server import LlmServer, free_port
 
 import loco_otel
@@ -34,9 +35,9 @@ import loco_otel
 ready = threading.Barrier(4)
 
 def hold(agent, weight):
-    ready.wait(10)
+    ready.wait()
     with loco_otel.slot(agent, weight=weight):
-        done.wait(60)
+        done.wait()
 
 done = threading.Event()
 threads = [
@@ -106,7 +107,7 @@ def test_busy_program_is_shown_from_inside_and_outside(server: LlmServer, tmp_pa
         assert table.startswith("llm_api: 2 hold, 3 wait, 2 at a time, alpha 0.25, tick 0\n")
         assert re.search(r"^ +1  writer ", table, re.MULTILINE)
     finally:
-        program.communicate("", timeout=30)
+        program.communicate("", timeout=PATIENCE)
 
 
 def test_dump_equals_the_page(server: LlmServer, scheduled: Scheduled) -> None:
@@ -118,7 +119,7 @@ def test_dump_equals_the_page(server: LlmServer, scheduled: Scheduled) -> None:
             scheduling.seen.wait_for(Waiting)
             text = str(loco_otel.dump())
             told = loco_otel.dump(tickets=1).as_dict()
-        call.result(SOON)
+        call.result(PATIENCE)
     (shown,) = re.findall(r"^```text\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert alike(text) == alike(shown)
     (resource,) = told["resources"]

@@ -9,8 +9,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from patience import PATIENCE
 from sdk_collector import Collector
-from sdk_program import PATIENCE, environ, script
+from sdk_program import environ, script
 from sdk_server import KEY, LlmServer, free_port, peak
 from sdk_versions import TRACES_ITSELF
 

@@ -5,13 +5,12 @@ import sys
 from textwrap import dedent
 
 import pytest
+from patience import PATIENCE
 from sdk_server import KEY, LlmServer
 from sdk_versions import TRACES_ITSELF
 
 pytestmark = pytest.mark.skipif(not TRACES_ITSELF, reason="this version of the SDK makes no spans")
 
-PATIENCE = 60.0
-"""Seconds within which a program ends by itself."""
 
 PROGRAM = """
     import os

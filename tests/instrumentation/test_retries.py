@@ -9,9 +9,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from patience import PATIENCE
 from sdk_calls import Sdk, each_async_sdk, each_sdk, each_sync_sdk, now, opened
 from sdk_http import Handler, client_of, http_of
-from sdk_scheduling import SOON, Scheduled
+from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
@@ -205,7 +206,7 @@ def test_slot_is_free_while_a_thread_sleeps(sdk: Sdk, server: LlmServer, schedul
         sleeper = pool.submit(_ask_as, "sleeper", sdk, client)
         scheduling.seen.wait_for(Suspended)
         _ask_as("other", sdk, client)
-        sleeper.result(SOON)
+        sleeper.result(PATIENCE)
 
     check_that_the_other_went_between(scheduling.seen.events, server)
     scheduling.settled(2)
@@ -272,7 +273,7 @@ def test_second_wait_past_its_timeout_raises(sdk: Sdk, server: LlmServer, schedu
         scheduling.seen.wait_for(Suspended)
         with loco_otel.slot():
             taken.set()
-            done.wait(SOON)
+            done.wait(PATIENCE)
 
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         taker = pool.submit(take)
@@ -280,7 +281,7 @@ def test_second_wait_past_its_timeout_raises(sdk: Sdk, server: LlmServer, schedu
             sdk.ask(client)
         assert taken.is_set()
         done.set()
-        taker.result(SOON)
+        taker.result(PATIENCE)
     check_rejected(scheduling, Outcome.TIMEOUT)
 
 
@@ -371,7 +372,7 @@ def test_many_refused_callers_lose_no_slot(sdk: Sdk, server: LlmServer, schedule
     server.script(refusal(429, 0.02, times=12))
     scheduling = scheduled(capacity=2)
     with sdk.client(server, max_retries=20) as client, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: sdk.ask(client), range(16), timeout=SOON))
+        list(pool.map(lambda _: sdk.ask(client), range(16), timeout=PATIENCE))
     scheduling.settled(16)
     assert len(scheduling.seen.of(Throttled)) == 12
     assert len(scheduling.seen.of(Granted)) == 16 + 12

@@ -16,8 +16,9 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from sdk_calls import CHAT, MESSAGE, Sdk, each, each_sdk, now
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
 import loco_otel
@@ -192,7 +193,7 @@ def test_request_above_the_budget_is_refused_without_a_wait(server: LlmServer, p
     with loco_otel.slot("holder"):
         thread = threading.Thread(target=call)
         thread.start()
-        thread.join(SOON)
+        thread.join(PATIENCE)
     assert refused
     assert server.requests() == []
     assert [event.outcome for event in scheduling.seen.of(Rejected)] == [Outcome.BUDGET]
@@ -224,7 +225,7 @@ def test_waiter_is_refused_once_the_budget_is_used_up(server: LlmServer, priced:
     # While they wait, somebody lowers the limit to what is under way.
     loco_otel.configure(budgets=f"*={BOUND * TOKEN / MICRO}")
     for thread in (first, *rest):
-        thread.join(10)
+        thread.join(PATIENCE)
     assert ends == {"answered": 1, "refused": 3}
     assert len(server.requests()) == 1
 
@@ -252,7 +253,7 @@ def test_waiters_for_tokens_are_refused_by_a_used_up_budget(server: LlmServer, p
             threading.Event().wait(0.01)
     loco_otel.configure(budgets="*=0.001")
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(PATIENCE)
     assert ends == {"answered": 1, "refused": 2}
     assert len(server.requests()) == 1
 
@@ -702,7 +703,7 @@ def test_killed_stream_keeps_spending_and_no_reservation(server: LlmServer, ledg
     view = LedgerView(ledger)
     (before,) = view.read_statuses(now)
     victim.kill()
-    victim.communicate(timeout=SOON)
+    victim.communicate(timeout=PATIENCE)
     (after,) = view.read_statuses(now + 61)
     view.close()
     assert before.reserved == BOUND * TOKEN

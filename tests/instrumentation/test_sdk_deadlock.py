@@ -8,8 +8,9 @@ from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from sdk_calls import Sdk, each_async_sdk, each_sdk, each_sync_sdk, now, opened
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
 import loco_otel
@@ -72,7 +73,7 @@ async def in_the_same_task(call: Callable[[], Coroutine[Any, Any, None]]) -> Non
 
 async def in_wait_for(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """On 3.11 it makes a task."""
-    await asyncio.wait_for(call(), SOON)
+    await asyncio.wait_for(call(), PATIENCE)
 
 
 async def in_a_child(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -148,8 +149,8 @@ def test_chunks_read_by_a_task_each_finish(sdk: Sdk, server: LlmServer, schedule
 
             for _ in range(2):
                 await asyncio.create_task(read())
-                await asyncio.wait_for(stream.__anext__(), SOON)
-                await asyncio.wait_for(sdk.ask(client), SOON)
+                await asyncio.wait_for(stream.__anext__(), PATIENCE)
+                await asyncio.wait_for(sdk.ask(client), PATIENCE)
 
     sdk.run(main())
     scheduling.settled(3)
@@ -179,7 +180,7 @@ def test_reader_that_leaves_during_a_wait_finishes(sdk: Sdk, server: LlmServer, 
             await scheduling.seen.told(Waiting)
             go.set()
             await reader
-            await asyncio.wait_for(asker, SOON)
+            await asyncio.wait_for(asker, PATIENCE)
 
     sdk.run(main())
     scheduling.settled(2)
@@ -199,7 +200,7 @@ def test_chunk_read_by_a_kept_task_finishes(sdk: Sdk, server: LlmServer, schedul
 
             reader = asyncio.create_task(read())
             await asyncio.wait({reader})
-            await asyncio.wait_for(sdk.ask(client), SOON)
+            await asyncio.wait_for(sdk.ask(client), PATIENCE)
             assert reader.done()
 
     sdk.run(main())
@@ -217,7 +218,7 @@ def test_sync_chunks_read_by_to_thread_finish(sdk: Sdk, server: LlmServer, sched
             async with coloured.client(server) as client:
                 for _ in range(2):
                     await asyncio.to_thread(next, stream)
-                    await asyncio.wait_for(coloured.ask(client), SOON)
+                    await asyncio.wait_for(coloured.ask(client), PATIENCE)
 
     asyncio.run(main())
     scheduling.settled(3)
@@ -239,7 +240,7 @@ def test_chunks_read_in_another_thread_finish(sdk: Sdk, server: LlmServer, sched
         generated = generate(client)
         for _ in range(3):
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(copy_context().run, next, generated).result(SOON)
+                pool.submit(copy_context().run, next, generated).result(PATIENCE)
         generated.close()
     scheduling.settled(4)
     assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT, REENTRANT]
@@ -256,11 +257,11 @@ def test_two_threads_with_nested_calls_finish(sdk: Sdk, server: LlmServer, sched
     def read(client: Any) -> None:
         with sdk.stream(client) as stream:
             next(stream)
-            both.wait(SOON)
+            both.wait(PATIENCE)
             sdk.ask(client)
 
     with sdk.client(server) as client, ThreadPoolExecutor(2) as pool:
-        list(pool.map(read, [client] * 2, timeout=SOON))
+        list(pool.map(read, [client] * 2, timeout=PATIENCE))
     scheduling.settled(4)
     assert reasons(scheduling)[:3] == [FREE, FREE, REENTRANT]
     assert most_at_once(scheduling) == 3, "one at a time"
@@ -309,7 +310,7 @@ def test_thread_pool_of_a_waiting_reader_finishes(sdk: Sdk, server: LlmServer, s
     with sdk.client(server) as client, ThreadPoolExecutor(2) as pool, sdk.stream(client) as stream:
         for _ in range(2):
             next(stream)
-            list(pool.map(lambda _: sdk.ask(client), range(2), timeout=SOON))
+            list(pool.map(lambda _: sdk.ask(client), range(2), timeout=PATIENCE))
     scheduling.settled(5)
     assert reasons(scheduling) == [FREE, *[REENTRANT] * 4]
 
@@ -324,7 +325,7 @@ def test_run_in_executor_during_an_async_stream_finishes(sdk: Sdk, server: LlmSe
             async with sdk.client(server) as client, await sdk.stream(client) as stream:
                 await stream.__anext__()
                 asked = asyncio.get_running_loop().run_in_executor(None, sync.ask, other)
-                await asyncio.wait_for(asked, SOON)
+                await asyncio.wait_for(asked, PATIENCE)
 
     sdk.run(main())
     scheduling.settled(2)
@@ -337,10 +338,10 @@ def test_pool_calls_run_under_slot_and_name_of_the_submitter(sdk: Sdk, server: L
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         with loco_otel.as_agent("writer"):
             with loco_otel.slot():
-                pool.submit(sdk.ask, client).result(SOON)
+                pool.submit(sdk.ask, client).result(PATIENCE)
             inherited = pool.submit(sdk.ask, client)
-        inherited.result(SOON)
-        pool.submit(sdk.ask, client).result(SOON)
+        inherited.result(PATIENCE)
+        pool.submit(sdk.ask, client).result(PATIENCE)
     ended = [event.ticket for event in scheduling.seen.of(Released)]
     assert [(ticket.request.agent, ticket.is_nested) for ticket in ended] == [
         ("writer", True),
@@ -387,7 +388,7 @@ def test_streams_opened_together_and_read_later_finish(
                 async for _ in stream:
                     pass
 
-    sdk.run(asyncio.wait_for(main(), SOON))
+    sdk.run(asyncio.wait_for(main(), PATIENCE))
     scheduling.settled(4)
 
 
@@ -401,7 +402,7 @@ def test_streams_opened_by_a_pool_and_read_later_finish(sdk: Sdk, server: LlmSer
             while not all(each.done() for each in opening):
                 scheduling.runtime.engine.run_due_actions()
         for each in opening:
-            list(each.result(SOON))
+            list(each.result(PATIENCE))
     scheduling.settled(4)
     assert reasons(scheduling) == [FREE, REENTRANT, REENTRANT, REENTRANT]
 
@@ -410,7 +411,7 @@ def test_streams_opened_by_a_pool_and_read_later_finish(sdk: Sdk, server: LlmSer
 def test_stream_lends_its_slot_while_its_reader_is_busy(
     sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", -SOON)
+    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", -1.0)
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(1) as pool:
         with sdk.stream(client) as stream:
@@ -420,7 +421,7 @@ def test_stream_lends_its_slot_while_its_reader_is_busy(
             assert reasons(scheduling) == [FREE], "not read yet, and not for long"
             next(stream)
             scheduling.runtime.engine.run_due_actions()
-            other.result(SOON)
+            other.result(PATIENCE)
     scheduling.settled(2)
     assert reasons(scheduling) == [FREE, REENTRANT]
 
@@ -443,7 +444,7 @@ def test_nested_call_waits_for_a_stream_that_can_end(sdk: Sdk, server: LlmServer
         scheduling.seen.wait_for(Waiting)
         assert reasons(scheduling) == [FREE, FREE]
         unrelated.close()
-        reader.result(SOON)
+        reader.result(PATIENCE)
     scheduling.settled(3)
     assert reasons(scheduling) == [FREE, FREE, SCORE]
 
@@ -539,7 +540,7 @@ def test_stream_handed_to_another_thread_belongs_to_it(sdk: Sdk, server: LlmServ
         def read() -> None:
             for _ in stream:
                 begun.set()
-                go_on.wait(SOON)
+                go_on.wait(PATIENCE)
 
         def release() -> None:
             scheduling.seen.wait_for(Waiting)
@@ -547,11 +548,11 @@ def test_stream_handed_to_another_thread_belongs_to_it(sdk: Sdk, server: LlmServ
             go_on.set()
 
         reader = pool.submit(read)
-        begun.wait(SOON)
+        begun.wait(PATIENCE)
         releaser = pool.submit(release)
         sdk.ask(client)
-        reader.result(SOON)
-        releaser.result(SOON)
+        reader.result(PATIENCE)
+        releaser.result(PATIENCE)
     scheduling.settled(2)
     assert reasons(scheduling) == [FREE, SCORE]
 

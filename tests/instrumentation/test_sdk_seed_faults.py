@@ -14,9 +14,10 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from patience import PATIENCE
 from sdk_calls import Sdk, each_async_sdk, each_sync_sdk
 from sdk_http import Handler, client_of, http_of
-from sdk_scheduling import SOON, Scheduled, Scheduling
+from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY, LlmServer, peak
 
 import loco_otel
@@ -78,7 +79,7 @@ def test_d1_errors_in_bodies_strand_no_waiter(sdk: Sdk, server: LlmServer, sched
             raised.append(error)
 
     with sdk.client(server) as client, ThreadPoolExecutor(20) as threads:
-        list(threads.map(guarded, range(60), timeout=SOON))
+        list(threads.map(guarded, range(60), timeout=PATIENCE))
     assert len(raised) == 12
     scheduling.settled(60)
 
@@ -104,7 +105,7 @@ def test_d1_cancelled_body_strands_no_waiter(sdk: Sdk, server: LlmServer, schedu
             others = [asyncio.create_task(ask()) for _ in range(4)]
             await scheduling.seen.told(Waiting, 4)
             reader.cancel()
-            await asyncio.wait_for(asyncio.gather(*others), SOON)
+            await asyncio.wait_for(asyncio.gather(*others), PATIENCE)
 
     sdk.run(main())
     scheduling.settled(5)
@@ -154,10 +155,10 @@ def test_d2_timed_out_at_its_grant_loses_no_slot(scheduled: Scheduled) -> None:
 
     with answering(at_once) as client, ThreadPoolExecutor(1) as threads:
         for _ in range(trials):
-            with loco_otel.slot("holder", timeout=SOON):
+            with loco_otel.slot("holder", timeout=PATIENCE):
                 waiter = Context().run(threads.submit, ask)
                 never.wait(timeout)
-            waiter.result(SOON)
+            waiter.result(PATIENCE)
             assert scheduling.active() == 0
     scheduling.settled(2 * trials)
 
@@ -176,11 +177,11 @@ def test_d3_timeout_wakes_no_other_waiter(sdk: Sdk, server: LlmServer, scheduled
         second = asking(threads, sdk, client)
         scheduling.seen.wait_for(Waiting, 2)
         with pytest.raises(AcquireTimeoutError):
-            first.result(SOON)
+            first.result(PATIENCE)
         assert not second.done()
         assert (scheduling.active(), scheduling.waiting()) == (1, 1)
         stream.close()
-        second.result(SOON)
+        second.result(PATIENCE)
     scheduling.settled(3)
     assert len(server.requests()) == 2
 
@@ -198,7 +199,7 @@ def test_d4_call_rejected_by_shutdown_does_not_run(sdk: Sdk, server: LlmServer, 
         scheduling.runtime.close()
         for waiter in waiters:
             with pytest.raises(ShutdownError):
-                waiter.result(SOON)
+                waiter.result(PATIENCE)
         with pytest.raises(ShutdownError):
             sdk.ask(client)
         assert list(stream), "who holds may finish"
@@ -216,7 +217,7 @@ def test_d6_workers_of_one_agent_run_in_turn(sdk: Sdk, server: LlmServer, schedu
     with sdk.client(server) as client, ThreadPoolExecutor(4) as threads:
         workers = [asking(threads, sdk, client) for _ in range(4)]
         for worker in workers:
-            worker.result(SOON)
+            worker.result(PATIENCE)
     scheduling.settled(4)
     waited = [event.ticket.id for event in scheduling.seen.of(Waiting)]
     granted = [event.ticket.id for event in scheduling.seen.of(Granted) if event.reason is GrantReason.SCORE]
@@ -235,7 +236,7 @@ def test_d9_dropped_stream_admits_the_next(sdk: Sdk, server: LlmServer, schedule
         waiter = asking(threads, sdk, client)
         scheduling.seen.wait_for(Waiting)
         del stream
-        waiter.result(SOON)
+        waiter.result(PATIENCE)
     scheduling.settled(2)
 
 
@@ -249,7 +250,7 @@ def test_d9_raised_capacity_admits_all(sdk: Sdk, server: LlmServer, scheduled: S
         loco_otel.configure(capacity=4)
         scheduling.seen.wait_for(Granted, 4)
         for waiter in waiters:
-            waiter.result(SOON)
+            waiter.result(PATIENCE)
         stream.close()
     scheduling.settled(4)
 
@@ -280,7 +281,7 @@ def test_d13_waiter_in_another_loop_is_woken(sdk: Sdk, server: LlmServer, schedu
 
     with ThreadPoolExecutor(2) as threads:
         for loop in [threads.submit(asyncio.run, hold()), threads.submit(asyncio.run, ask())]:
-            loop.result(SOON)
+            loop.result(PATIENCE)
     scheduling.settled(2)
     first = scheduling.seen.of(Released)[0]
     # Less than the second after which the timer would have found out by itself.
@@ -305,7 +306,7 @@ def test_d13_hammer_of_threads_loses_and_exceeds_no_slot(scheduled: Scheduled) -
                 client.chat.completions.create(**CHAT)
 
     with answering(answer) as client, ThreadPoolExecutor(8) as threads:
-        list(threads.map(work, range(8), timeout=60))
+        list(threads.map(work, range(8), timeout=PATIENCE))
     scheduling.settled(200)
     assert len(most) == 200
     assert max(most) <= 3
@@ -342,7 +343,7 @@ def test_d16_rejected_calls_leave_no_load(sdk: Sdk, server: LlmServer, scheduled
             with pytest.raises(BackpressureError):
                 Context().run(sdk.ask, client)
         with pytest.raises(AcquireTimeoutError):
-            waiter.result(SOON)
+            waiter.result(PATIENCE)
         stream.close()
         assert nobody_queues(scheduling)
     scheduling.settled(5)
@@ -357,7 +358,7 @@ def test_d21e_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServer
     server.script({"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": 0.12, "times": None})
     scheduling = scheduled(capacity=1)
     with sdk.client(server) as client, ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: list(sdk.stream(client)), range(8), timeout=SOON))
+        list(threads.map(lambda _: list(sdk.stream(client)), range(8), timeout=PATIENCE))
     scheduling.settled(8)
     assert peak(server.requests()) == 1
     for event in scheduling.seen.of(Spent):

@@ -16,8 +16,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
+from patience import PATIENCE
 from sdk_calls import Sdk, each, each_sdk, now, opened
-from sdk_scheduling import SOON, Scheduled
+from sdk_scheduling import Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
@@ -110,7 +111,7 @@ def test_no_secret_is_exposed(
             said.append(f"{raised.value!r} {raised.value}")
 
     with ThreadPoolExecutor(1) as threads, loco_otel.slot("holder"):
-        threads.submit(Context().run, sdk.run, rejected()).result(SOON)
+        threads.submit(Context().run, sdk.run, rejected()).result(PATIENCE)
     sdk.run(calls())
 
     scheduling.settled(7)

@@ -15,14 +15,13 @@ from contextvars import Context
 from types import TracebackType
 from typing import Protocol, Self
 
+from patience import PATIENCE
+
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._waiting.slot import Slot
 from loco_otel.events import ResourceSnapshot
 from loco_otel.testing import ManualClock, RecordingListener
-
-PATIENCE = 20.0
-"""Seconds after which what should have happened has not. No test that passes waits for it."""
 
 Make = Callable[[], Slot]
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from patience import PATIENCE
+
 Doctor = Callable[..., subprocess.CompletedProcess[str]]
 
 NOWHERE = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
@@ -17,6 +19,6 @@ def doctor_in(directory: Path) -> Doctor:
     def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, **NOWHERE, "PYTHONPATH": str(directory), **variables}
         command = [sys.executable, "-W", "error", "-m", "loco_otel.cli", "doctor", *options]
-        return subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=PATIENCE)
 
     return run

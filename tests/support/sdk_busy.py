@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from patience import PATIENCE
+
 ANSWER = {
     "id": "1",
     "object": "chat.completion",
@@ -34,7 +36,7 @@ class BusyServer:
 
     def seen(self) -> dict[str, int]:
         """Return how many calls it has served and refused, and how many at once at most."""
-        with urllib.request.urlopen(self.url, timeout=10) as answer:
+        with urllib.request.urlopen(self.url, timeout=PATIENCE) as answer:
             seen: dict[str, int] = json.load(answer)
         return seen
 
@@ -45,7 +47,7 @@ class BusyServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Its standard input ends with this process too, whatever becomes of it.
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE)
 
 
 def serve(allowed: int, seconds: float, retry_after: float) -> None:

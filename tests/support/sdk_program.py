@@ -10,10 +10,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Self
 
+from patience import PATIENCE
 from sdk_server import KEY, LlmServer
-
-PATIENCE = 60.0
-"""Seconds within which each program ends, or does what it is waited for."""
 
 _TERMINATION = 5.0
 

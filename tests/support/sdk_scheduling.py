@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel._config.settings import Settings
@@ -15,9 +16,6 @@ from loco_otel._runtime import process
 from loco_otel._runtime.process import Runtime
 from loco_otel.events import Event, Granted, Rejected, Released, Spent, Submitted, Suspended
 from loco_otel.testing import RecordingListener
-
-SOON = 10.0
-"""Seconds after which a test gives up on something that happens at once."""
 
 
 class AwaitedListener(RecordingListener):
@@ -36,7 +34,7 @@ class AwaitedListener(RecordingListener):
         """Return once `count` events of a kind have been delivered.
 
         Raises:
-            AssertionError: they were not within `SOON`.
+            AssertionError: they were not within `PATIENCE`.
 
         """
 
@@ -45,7 +43,7 @@ class AwaitedListener(RecordingListener):
 
         self.of(kind)  # delivers what has happened
         with self._changed:
-            assert self._changed.wait_for(received, SOON), f"no {count} {kind.__name__} among {self._events}"
+            assert self._changed.wait_for(received, PATIENCE), f"no {count} {kind.__name__} among {self._events}"
 
     async def told(self, kind: type[Event], count: int = 1) -> None:
         """Do as `wait_for`, while the event loop runs on where there is one."""
@@ -83,7 +81,7 @@ class Scheduling:
 
     def deliver(self) -> None:
         """Deliver all events so far to the listeners, telemetry first."""
-        for _ in range(int(SOON)):
+        for _ in range(int(PATIENCE)):
             if self.runtime.engine.flush():
                 return
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Self
 
 from anthropic import Anthropic, AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
+from patience import PATIENCE
 
 LAG = 0.05
 """Seconds by which the server may note the end of a call later than the client that stopped at `[DONE]`.
 Calls whose overlap is judged last several times as long."""
 
-_STARTUP = 30.0
 _TERMINATION = 3.0
 
 KEY = "sk-planted-key-0123456789"
@@ -92,7 +92,7 @@ class LlmServer:
         self._admin("POST", "reset")
 
     def _admin(self, method: str, path: str, body: object = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, f"/_llmock/{path}", None if body is None else json.dumps(body))
             answer = connection.getresponse()
@@ -103,7 +103,7 @@ class LlmServer:
         return json.loads(content)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _STARTUP
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 self.reset()

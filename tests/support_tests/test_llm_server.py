@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from llm_server import LlmServer
 from llm_server.eventstream import encode_event
+from patience import PATIENCE
 
 CHAT = "/v1/chat/completions"
 PROMPT = {"model": "m", "messages": [{"role": "user", "content": "tell me about the harbour"}]}
@@ -29,7 +30,7 @@ def server(process: LlmServer) -> LlmServer:
 
 
 def post(server: LlmServer, path: str = CHAT, body: Any = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     try:
         connection.request("POST", path, json.dumps(PROMPT if body is None else body))
         answer = connection.getresponse()
@@ -76,7 +77,7 @@ def test_hold_by_model_holds_no_other(server: LlmServer) -> None:
 
 def test_disconnect_of_held_stream_ends_request(server: LlmServer) -> None:
     server.hold(after_chunks=2)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.request("POST", CHAT, json.dumps({**PROMPT, "stream": True}))
     answer = connection.getresponse()
     assert answer.readline().startswith(b"data: ")

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel._core.policies.fifo import FifoPolicy
@@ -24,8 +25,6 @@ from loco_otel._runtime.process import Runtime
 from loco_otel._telemetry import batched_delivery
 from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
 from loco_otel.testing import ManualClock
-
-SOON = 10.0
 
 
 class Rig:
@@ -130,7 +129,7 @@ def test_last_events_are_delivered_within_a_heartbeat(rig: Rig) -> None:
 
     rig.start().engine.add_listener(listener)
     use()
-    assert delivered.wait(SOON)
+    assert delivered.wait(PATIENCE)
     assert threading.get_ident() not in threads, "by the timer"
 
 
@@ -167,7 +166,7 @@ with loco_otel.slot(agent="analyst"):
     pass
 print("the end")
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert ran.stdout.splitlines() == ["the end", "acquire llm_api"], ran.stderr
 
 
@@ -182,20 +181,20 @@ def test_flush_waits_for_the_delivering_thread() -> None:
 
     def slow(event: Event, /) -> None:
         going.set()
-        assert go_on.wait(SOON)
+        assert go_on.wait(PATIENCE)
         told.append(event)
 
     box.listeners.append(slow)
     box.add_batch([], [bypassed()])
     teller = threading.Thread(target=box.deliver_due)
     teller.start()
-    assert going.wait(SOON)
+    assert going.wait(PATIENCE)
     # Events of another caller, which the delivering thread takes along.
     box.add_batch([], [bypassed(), bypassed()])
     threading.Timer(0.05, go_on.set).start()
     box.flush()
     assert len(told) == 3
-    teller.join(SOON)
+    teller.join(PATIENCE)
 
 
 def test_listener_may_flush() -> None:

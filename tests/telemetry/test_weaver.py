@@ -15,6 +15,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from patience import PATIENCE
 from semconv_registry import ROOT, STAND_INS, Registry
 from telemetry_scenario import Rig, everything
 
@@ -23,8 +24,6 @@ pytestmark = pytest.mark.skipif(
     reason="`weaver` is not on the PATH (github.com/open-telemetry/weaver/releases; no package index has it)",
 )
 
-WITHIN = 60.0
-"""Seconds after which weaver is given up."""
 
 _SETTINGS = """\
 [registry]
@@ -52,7 +51,7 @@ def weaver_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weaver_accepts_the_registry() -> None:
     command = ("weaver", "registry", "check", "--registry", str(ROOT))
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WITHIN)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

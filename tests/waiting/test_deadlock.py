@@ -7,7 +7,8 @@ from contextvars import Context
 from functools import partial
 
 import pytest
-from callers import PATIENCE, Desk, Loop, Threads, happens
+from callers import Desk, Loop, Threads, happens
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, slot

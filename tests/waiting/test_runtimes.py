@@ -14,15 +14,13 @@ import textwrap
 import pytest
 import trio
 import uvloop
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, Settings, slot
 from loco_otel._runtime import process
 from loco_otel.events import Bypassed, BypassReason
 from loco_otel.testing import RecordingListener
-
-PATIENCE = 60.0
-"""Seconds that a program may take. None needs more than a few."""
 
 PREAMBLE = """
 import asyncio, gc, os, signal, sys, threading

@@ -12,7 +12,8 @@ from contextvars import Context
 from functools import partial
 
 import pytest
-from callers import PATIENCE, Caller, Desk, Loop, Threads, Way
+from callers import Caller, Desk, Loop, Threads, Way
+from patience import PATIENCE
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, BackpressureError, Settings, ShutdownError, slot

@@ -100,7 +100,6 @@ async def in_a_loop(floor: Floor, chance: random.Random) -> None:
     await asyncio.gather(*(work() for _ in range(TASKS)))
 
 
-@pytest.mark.timeout(100)
 def test_no_slot_is_lost_or_granted_twice() -> None:
     process.replace_runtime(Settings().changed(capacity=CAPACITY))
     floor = Floor()

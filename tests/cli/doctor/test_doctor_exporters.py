@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from doctor_process import Doctor
 from fake_distributions import hide
+from patience import PATIENCE
 
 from loco_otel.cli.doctor.exporters import probe_exporters
 from loco_otel.cli.doctor.report import Exporter
@@ -142,7 +143,7 @@ def launched(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from exporters_page import commands
+from patience import PATIENCE
 from receivers import Rotel
 from sdk_collector import Collector, Told
 from sdk_program import Running, environ, script
@@ -53,7 +54,7 @@ class Site:
             return list(threads.map(lambda _: self.get(), range(WAVE)))
 
     def get(self) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
             connection.request("GET", "/", headers={"Connection": "close"})
             answer = connection.getresponse()
