@@ -113,10 +113,10 @@ def test_nothing_is_sent_before_the_providers_instant(server: LlmServer, schedul
 @each_sdk
 def test_late_answer_lowers_the_limit(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity="auto")
-    server.script({"type": "delay", "seconds": 5.0, "times": 1})
+    server.script({"type": "delay", "seconds": 8.0, "times": 1})
 
     async def main() -> None:
-        async with opened(sdk.client(server, timeout=0.3, max_retries=1)) as client:
+        async with opened(sdk.client(server, timeout=2.0, max_retries=1)) as client:
             await now(sdk.ask(client))
 
     sdk.run(main())

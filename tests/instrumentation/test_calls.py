@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -419,18 +420,22 @@ def test_each_way_of_calling_is_scheduled_once(mode: Mode, way: Way, server: Llm
         {"type": "stream_fault", "kind": "stall", "after_chunks": 2, "stall_seconds": BODY, "times": None},
     )
     scheduling = scheduled(capacity=CAPACITY)
-    assert mode(server, way, CALLERS) == unpatched * CALLERS
+    with scheduling.full_until_waiting(CAPACITY, CALLERS):
+        assert mode(server, way, CALLERS) == unpatched * CALLERS
 
-    scheduling.settled(CALLERS)
+    scheduling.settled(CALLERS + CAPACITY)
     requests = server.requests()
     assert len(requests) == CALLERS
-    assert peak(requests) == CAPACITY
+    # Two are granted together, whether or not the second reaches a busy server before the first has its answer.
+    assert peak(requests) <= CAPACITY
     assert most_granted(scheduling) == CAPACITY
-    granted = scheduling.seen.of(Granted)
-    assert len(granted) == CALLERS
-    assert {event.reason for event in granted} == {GrantReason.FREE, GrantReason.SCORE}
-    for event in scheduling.seen.of(Submitted):
-        asked = event.ticket.request
+    assert Counter(event.reason for event in scheduling.seen.of(Granted)) == {
+        GrantReason.FREE: CAPACITY,
+        GrantReason.SCORE: CALLERS,
+    }
+    asked_for = [event.ticket.request for event in scheduling.seen.of(Submitted)][CAPACITY:]
+    assert len(asked_for) == CALLERS
+    for asked in asked_for:
         assert (asked.provider, asked.task_type, asked.model) == (way.sdk, way.operation, request.body["model"])
     check_spending(scheduling, way, unpatched[0])
 

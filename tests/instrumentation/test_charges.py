@@ -47,9 +47,10 @@ def budgeted(scheduled: Scheduled, **settings: object) -> Scheduling:
 @each_sync_sdk
 def test_abandoned_call_is_charged_its_prompt(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = budgeted(scheduled)
-    server.script({"type": "delay", "seconds": 1.0, "times": 1})
+    server.script({"type": "delay", "seconds": 5.0, "times": 1})
+    timeout = http_of(sdk.name).Timeout(PATIENCE, read=0.2)
     error = openai.APITimeoutError if sdk.name == "openai" else anthropic.APITimeoutError
-    with sdk.client(server, max_retries=0, timeout=0.2) as client, pytest.raises(error):
+    with sdk.client(server, max_retries=0, timeout=timeout) as client, pytest.raises(error):
         sdk.ask(client)
     scheduling.settled(1)
     totals = spent_once()

@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
+from patience import PATIENCE
 from sdk_calls import Sdk, each, each_async_sdk, each_sdk, each_sync_sdk, now, opened
 from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
@@ -254,7 +255,7 @@ def test_span_lasts_from_the_grant_to_the_end_of_the_body(sdk: Sdk, server: LlmS
         calling = pool.submit(Context().run, sdk.run, call())
         scheduling.seen.wait_for(Waiting)
         loco_otel.configure(capacity=2)
-        calling.result(STALL)
+        calling.result(PATIENCE)
     scheduling.settled(2)
     (acquire,) = (span for span in scheduling.spans("acquire ") if facts(span)["loco.agent.id"] != "holder")
     span = inference(scheduling)
@@ -388,7 +389,7 @@ def test_rejected_call_has_no_span(sdk: Sdk, server: LlmServer, scheduled: Sched
                 await now(sdk.ask(client))
 
     with loco_otel.slot("holder"), ThreadPoolExecutor(1) as pool:
-        pool.submit(Context().run, sdk.run, call()).result(STALL)
+        pool.submit(Context().run, sdk.run, call()).result(PATIENCE)
     scheduling.settled(2)
     assert not [span for span in scheduling.spans() if span.kind is SpanKind.CLIENT]
     (around,) = scheduling.spans("call ")
@@ -506,7 +507,7 @@ def test_stream_may_be_read_in_another_thread(sdk: Sdk, server: LlmServer, sched
             next(stream)
         reader = threading.Thread(target=lambda: seen.extend(current() for _ in stream))
         reader.start()
-        reader.join(STALL)
+        reader.join(PATIENCE)
     assert seen
     assert set(seen) == {trace.INVALID_SPAN_ID}
     scheduling.settled(1)
@@ -562,7 +563,7 @@ def test_suppressed_call_is_scheduled_without_telemetry(
             calling = pool.submit(Context().run, sdk.run, call())
             scheduling.seen.wait_for(Waiting)
             assert not server.requests()
-        calling.result(STALL)
+        calling.result(PATIENCE)
     scheduling.settled(2)
     assert not scheduling.spans()
     points = _points(reader)

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -14,7 +15,7 @@ import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 from loco_otel._runtime.process import Runtime
-from loco_otel.events import Event, Granted, Rejected, Released, Spent, Submitted, Suspended
+from loco_otel.events import Event, Granted, Rejected, Released, Request, Spent, Submitted, Suspended, Waiting
 from loco_otel.testing import RecordingListener
 
 
@@ -90,6 +91,25 @@ class Scheduling:
 
     def waiting(self) -> int:
         return sum(resource.waiting for resource in self.runtime.engine.take_snapshot().resources)
+
+    @contextmanager
+    def full_until_waiting(self, slots: int, callers: int) -> Iterator[None]:
+        """Hold this many slots, all of them, until a number of callers wait; these then start together."""
+        engine = self.runtime.engine
+        holders = [engine.create_ticket(Request("holder")) for _ in range(slots)]
+        for holder in holders:
+            engine.submit(holder)
+        assert self.active() == slots
+
+        def release() -> None:
+            self.seen.wait_for(Waiting, callers)
+            for holder in holders:
+                engine.release(holder)
+
+        releasing = threading.Thread(target=release, daemon=True)
+        releasing.start()
+        yield
+        releasing.join()
 
     def settled(self, calls: int) -> None:
         """Check that a number of calls were made, that each gave back what it got, and that nothing is left."""
