@@ -1,4 +1,4 @@
-# make check | demo | test | test-pairs | bench | company | lint | fmt | docs | clean
+# make check | demo | test | test-pairs | nightly | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -19,7 +19,9 @@ test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/in
 
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
-.PHONY: check demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
+NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py)
+
+.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
@@ -38,6 +40,10 @@ test-pairs:
 
 $(PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
+
+# The tests that draw at random, and those of forks, with twenty times the runs.
+nightly: .venv/.test
+	TEST_EFFORT=20 $(BIN)/python -m pytest -o timeout=0 -n auto --dist worksteal $(NIGHTLY_TESTS)
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2

@@ -4,8 +4,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from effort import scale
+from hypothesis import settings
 
 from loco_otel._runtime import process
+
+# Without a deadline: an example takes as long as a busy machine needs.
+settings.register_profile("effort", max_examples=scale(100), deadline=None)
+settings.load_profile("effort")
 
 
 @pytest.fixture(autouse=True)

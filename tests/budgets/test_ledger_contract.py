@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from zoneinfo import ZoneInfo
 
 import pytest
+from effort import scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -437,9 +438,9 @@ class FileLedgerMachine(LedgerMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=scale(100), stateful_step_count=40, deadline=None)
 TestFileLedgerMachine = FileLedgerMachine.TestCase
-TestFileLedgerMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestFileLedgerMachine.settings = settings(max_examples=scale(25), stateful_step_count=30, deadline=None)
 
 
 # When periods end.

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from effort import scale
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
@@ -36,7 +37,7 @@ MODELS = sorted(
     output=st.integers(0, 50_000),
     tier=st.sampled_from([None, "flex", "priority", "batch", "default"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=scale(300), deadline=None)
 def test_cost_equals_the_published_prices(
     model: tuple[str, str], fresh: int, read: int, written: int, output: int, tier: str | None
 ) -> None:

@@ -2,6 +2,7 @@
 
 import random
 
+from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -71,7 +72,7 @@ class HeapMachine(RuleBasedStateMachine):
 
 
 TestHeap = HeapMachine.TestCase
-TestHeap.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestHeap.settings = settings(max_examples=scale(60), stateful_step_count=60, deadline=None)
 
 
 def test_memory_does_not_grow_with_removed_entries() -> None:

@@ -7,6 +7,7 @@ must always hold, and that no ticket is left in the end.
 from math import inf
 from typing import Any
 
+from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -228,4 +229,4 @@ class Resources(RuleBasedStateMachine):
 
 
 TestResources = Resources.TestCase
-TestResources.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestResources.settings = settings(max_examples=scale(150), stateful_step_count=40, deadline=None)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
 
+from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -483,4 +484,4 @@ def _of(tickets: list[Ticket], name: str) -> list[Ticket]:
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
+TestScheduler.settings = settings(max_examples=scale(100), stateful_step_count=80, deadline=None)

@@ -1,14 +1,14 @@
 """No wait is longer than what is stated: by the guard under every policy, by `load` alone for a small alpha.
 
-Each of many random runs is a line of its own with other agents, weights and arrivals. STARVATION_RUNS sets the number.
+Each of many random runs is a line of its own with other agents, weights and arrivals.
 """
 
-import os
 import random
 from collections.abc import Callable
 from math import ceil
 
 import pytest
+from effort import scale
 
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fair import FairPolicy
@@ -18,7 +18,7 @@ from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request
 
-RUNS = int(os.environ.get("STARVATION_RUNS", "10000"))
+RUNS = scale(10_000)
 BATCHES = 10
 
 WEIGHTS = (1000, 1000, 2000, 9000)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from effort import scale
 
 import loco_otel
 from loco_otel import AcquireTimeoutError, Settings, slot
@@ -20,7 +21,7 @@ THREADS = 4
 LOOPS = 4
 TASKS = 5
 """In each loop."""
-ROUNDS = 100_000
+ROUNDS = scale(100_000)
 """In all."""
 
 _EACH = ROUNDS // (THREADS + LOOPS)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
+from effort import scale
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +125,7 @@ def play(contest: Contest, game: list[tuple[str, int, int]], errors: list[int]) 
         contest.keep_waiting(weight)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scale(150), deadline=None)
 @given(st.integers(1, 5), shares, moves)
 def test_two_waiters_get_equal_service_within_one_request(
     capacity: int, shares: dict[str, int], game: list[tuple[str, int, int]]
@@ -135,7 +136,7 @@ def test_two_waiters_get_equal_service_within_one_request(
     assert contest.widest <= contest.largest["f"] + contest.largest["m"] + contest.rounding
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scale(150), deadline=None)
 @given(st.integers(1, 5), shares, moves, st.lists(st.integers(-HEAVIEST, 3 * HEAVIEST), min_size=1, max_size=20))
 @example(1, {"f": 250, "m": 1}, [("release", 0, 1)] * 9, [1000])  # an error as large as the call itself
 def test_corrections_widen_the_gap_by_no_more_than_the_errors(

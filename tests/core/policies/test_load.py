@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from effort import scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,7 +92,7 @@ standings = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=scale(200), deadline=None)
 @given(standings, st.floats(0.0, 1.0), st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
 def test_winner_has_the_greatest_score_for_any_numbers(
     table: dict[str, tuple[int, int]], alpha: float, jumps: list[int]

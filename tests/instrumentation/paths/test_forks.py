@@ -5,11 +5,12 @@ from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
+from effort import scale
 from sdk_collector import Collector
 from sdk_program import Running, environ, launched
 from sdk_server import LlmServer
 
-FORKS = 200
+FORKS = scale(200)
 
 PROGRAM = f"""
     import os, signal, sys, threading
