@@ -30,8 +30,9 @@ demo: .venv/.demo
 check: lint
 	$(BIN)/python -m pytest -q -n auto --dist worksteal $(UNIT_TESTS)
 
+# The tests wait more than they compute: two at a time take little more than half the time.
 test: lint company
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-pairs
 
 # They wait more than they compute, and wait together. Agent frameworks need the newest SDKs.

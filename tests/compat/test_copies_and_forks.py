@@ -47,7 +47,7 @@ def forked(work: Callable[[], object]) -> bool:
     """Let a forked child do something, for a bounded time, and return whether it ended well."""
     child = os.fork()
     if not child:
-        signal.alarm(5)  # ends a child that hangs
+        signal.alarm(180)  # ends a child that hangs
         try:
             work()
         except BaseException:

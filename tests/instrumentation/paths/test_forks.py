@@ -37,7 +37,7 @@ PROGRAM = f"""
                 ask(mine, "parent")
 
     def child():
-        signal.alarm(20)
+        signal.alarm(180)
         with client() as mine:
             ask(mine, "child")
         assert not [agent for agent in loco_otel.snapshot().resources[0].agents if agent.active or agent.waiting]
