@@ -61,7 +61,7 @@ class AdaptiveAlphaTuner:
         resource = self._scheduler.resource
 
         def look(core: Scheduler, _: float) -> None:
-            core.get_queue_set(resource.key).tune_alpha(self.rule)
+            core.resources.get_queue_set((resource.key,)).tune_alpha(self.rule)
 
         resource.engine.update_core(look)
         return self.rule.alpha

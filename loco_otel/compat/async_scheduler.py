@@ -148,7 +148,7 @@ class AsyncLOCOScheduler:
 
     def _find_queue_set(self) -> None:
         self._core: Scheduler = self.resource.engine.update_core(lambda core, _: core)
-        self._queue_set: QueueSet = self._core.get_queue_set(self.resource.key)
+        self._queue_set: QueueSet = self._core.resources.get_queue_set((self.resource.key,))
 
     def _apply_to_core(self) -> None:
         def change(core: Scheduler, _: float) -> None:
@@ -387,7 +387,7 @@ class AsyncLOCOScheduler:
         return sum(ticket.state.is_holding for ticket in self._list_tickets())
 
     def _list_tickets(self) -> list[LeaseTicket]:
-        tickets = self._core.list_tickets()
+        tickets = self.resource.engine.list_tickets()
         return [ticket for ticket in tickets if isinstance(ticket, LeaseTicket) and ticket.scheduler is self]
 
 

@@ -68,7 +68,7 @@ class SharedResource:
             RuntimeError: somebody holds it or waits for it.
 
         """
-        if self._core.list_tickets():
+        if self.engine.list_tickets():
             raise RuntimeError(f"{self.name!r} is in use: add it to its pool before that")
         capacity = self.capacity
         engine.update_core(lambda core, _: core.resources.add_resource(self.key, capacity))
@@ -79,7 +79,7 @@ class SharedResource:
     @property
     def pool(self) -> SlotPool:
         """Its slots; to be read only."""
-        return self._core.get_pool(self.key)
+        return self._core.resources.pools[self.key]
 
     @property
     def capacity(self) -> int:
@@ -100,7 +100,7 @@ class SharedResource:
     @property
     def waiter_count(self) -> int:
         """How many wait."""
-        return sum(line.waiting for line in self.pool.queue_sets)
+        return self.engine.get_resource(self.key).waiting
 
     @property
     def available_slots(self) -> int:

@@ -126,6 +126,6 @@ def test_the_timer_warns_of_what_stands_still(caplog: pytest.LogCaptureFixture) 
         engine.run_due_actions()
     (warning,) = caplog.records
     assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
-    assert "nothing has moved at narrow" in warning.getMessage()
+    assert "no call at narrow has progressed" in warning.getMessage()
     engine.release(holder)
     assert waiter.state is State.GRANTED

@@ -140,7 +140,7 @@ def test_settings_change_while_the_program_runs() -> None:
     (standing,) = loco_otel.snapshot().resources
     assert (standing.capacity, standing.policy) == (5, "fifo")
     core = runtime.engine._core
-    assert (core.max_waiters, core.max_hold) == (9, 11)
+    assert (core.max_waiters, core.deadlines.max_hold) == (9, 11)
     assert core.resources.get_queue_set(("llm_api",)).max_wait_ticks == 7
     default = slot()
     assert (default.agent, default._request.timeout) == ("b", 13)
