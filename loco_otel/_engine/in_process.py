@@ -50,7 +50,7 @@ _REENTRANT_ERROR = (
 _MANY_WAITERS = 1000
 _MANY_WAITERS_WARNING = (
     f"{_MANY_WAITERS:,} calls or more wait for a slot, and no bound is set: set LOCO_MAX_WAITERS to reject calls "
-    "beyond a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
+    "above a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
 )
 _RECOVERY_WARNING = (
     "an operation of the scheduler was interrupted by an exception; its state was rebuilt from the calls that wait and "

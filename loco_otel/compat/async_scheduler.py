@@ -360,9 +360,7 @@ class AsyncLOCOScheduler:
 
         """
         self.closed = True
-        turned_away = self.resource.engine.update_core(
-            lambda core, now: core.reject_waiting(self._list_tickets(), Outcome.SHUTDOWN, now)
-        )
+        turned_away = self.resource.engine.reject_waiting(self._list_tickets(), Outcome.SHUTDOWN)
         loop = asyncio.get_running_loop()
         due = loop.time() + timeout
         while (left := due - loop.time()) > 0 and self._count_holders():

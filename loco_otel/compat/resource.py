@@ -100,7 +100,7 @@ class SharedResource:
     @property
     def waiter_count(self) -> int:
         """How many wait."""
-        return self.engine.get_resource(self.key).waiting
+        return sum(queue_set.waiting for queue_set in self._core.resources.list_queue_sets(self.pool))
 
     @property
     def available_slots(self) -> int:
