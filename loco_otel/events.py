@@ -396,7 +396,7 @@ class TicketSnapshot(NamedTuple):
     agent: str
     tenant: str | None
     state: str
-    """`holding`, `admitting`, `paused` (before a retry), `waiting` or `queued` (created, not waiting yet)."""
+    """`holding`, `admitting`, `paused` (before a retry) or `waiting`."""
     resources: tuple[str, ...]
     weight: int
     """Milli-weights."""

@@ -7,7 +7,7 @@ import pytest
 from effort import scale
 from hypothesis import settings
 
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
 
 # Without a deadline: an example takes as long as a busy machine needs.
 settings.register_profile("effort", max_examples=scale(100), deadline=None)
@@ -20,7 +20,7 @@ def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in tuple(os.environ):
         if name.startswith(("LOCO_", "OTEL_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(process, "_logged_once", set())
+    monkeypatch.setattr(faults, "_logged", set())
     process.replace_runtime(None)
     yield
     process.replace_runtime(None)

@@ -42,7 +42,7 @@ def test_negative_timeout_is_rejected(timeout: float) -> None:
 @pytest.mark.parametrize("name", ["", 7, b"a"])
 @pytest.mark.parametrize("take", [slot, as_agent])
 def test_agent_is_a_name(take: Callable[[Any], object], name: object) -> None:
-    with pytest.raises(ValueError, match=r"^agent must be a name, not "):
+    with pytest.raises(ValueError, match=r"^agent must be a non-empty string, not "):
         take(name)
 
 
@@ -163,7 +163,7 @@ def test_payer_comes_with_the_agent_or_from_baggage() -> None:
 @pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])
 @pytest.mark.parametrize("value", ["", 5])
 def test_invalid_name_is_rejected(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a name or None, not {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} must be a non-empty string or None, not {value!r}"):
         as_agent("a", **{name: value})  # type: ignore[arg-type]
 
 
@@ -318,7 +318,7 @@ def test_install_does_nothing_when_disabled(
     with caplog.at_level(logging.INFO, "loco_otel"):
         assert loco_otel.install() == ()
     assert instrumentors == []
-    assert caplog.messages == ["nothing is patched, as LOCO_ENABLED is false (set it to true to schedule calls)"]
+    assert caplog.messages == ["no SDK is patched, as LOCO_ENABLED is false (set it to true to schedule calls)"]
 
 
 # -- types -------------------------------------------------------------------------------------------------------------

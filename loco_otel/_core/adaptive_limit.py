@@ -1,34 +1,34 @@
-"""How much a provider can take at a time, found out from its refusals.
+"""A concurrency limit that adapts to a provider's refusals.
 
-Without any refusal there is no limit. The first one sets it to half of what is in flight. From then on it is additive
-increase, multiplicative decrease (D.-M. Chiu, R. Jain: "Analysis of the Increase and Decrease Algorithms for Congestion
-Avoidance in Computer Networks", 1989), with a memory:
+Without any refusal there is no limit. The first one sets it to half of the requests in flight. From then on it is
+additive increase, multiplicative decrease (D.-M. Chiu, R. Jain: "Analysis of the Increase and Decrease Algorithms for
+Congestion Avoidance in Computer Networks", 1989), with a memory:
 
-- A refusal halves the limit, once for all requests that were in flight together: one that was granted before the last
-  decrease says nothing new.
-- Below the level that was refused the limit climbs by one with each success: in a round trip it is back, one short of
-  that level. Plain additive increase would stay at three quarters of it on average.
-- There it stays until it has been patient: a limit's worth of successes at first, twice as many after each refused
-  try, at most 128; and where a refused try cost a pause, for 20 times as long as that. Then it tries one more. A try
-  that brings a limit's worth of successes was right: the level is forgotten, the patience is small again, and each
-  limit's worth of successes adds one.
+- A refusal halves the limit, once for all requests that were in flight together: a request that was granted before the
+  last decrease does not count.
+- Below the refused level the limit grows by one with each success: within a round trip it is one below that level.
+  Plain additive increase would stay at three quarters of it on average.
+- It stays there for a number of successes: as many as the limit at first, twice as many after each refused probe, at
+  most 128; and if a refused probe caused a pause, for 20 times the pause. Then it probes one more request. If a probe
+  is followed by as many successes as the limit, the refused level is discarded, the number of successes is reset, and
+  from then on the limit grows by one for as many successes as the limit.
 
-It grows only while it is what holds calls back: successes while slots are free say nothing.
+It grows only while it delays calls: successes while slots are free do not count.
 """
 
 from math import inf
 
 _MAX_SUCCESSES_BETWEEN_PROBES = 128
-"""Successes between two tries: a refusal for each hundred calls or so, however constant the provider's limit is."""
+"""Maximal number of successes between two probes: about one refusal per hundred calls at a constant limit."""
 _PROBE_DELAY_FACTOR = 20
-"""Time between two tries, in pauses that the last one cost: else a provider that asks for long ones stands idle."""
+"""Time between two probes, in units of the last pause, so that long pauses do not leave the provider idle."""
 
 
 class AdaptiveLimit:
-    """One provider's limit, in requests at a time. `now` is the scheduler's clock.
+    """The limit of one provider, in concurrent requests. `now` is the scheduler's clock, in seconds.
 
     Args:
-        ceiling: what it never exceeds.
+        ceiling: the maximum of the limit.
 
     """
 
@@ -46,37 +46,37 @@ class AdaptiveLimit:
     def __init__(self, ceiling: float = inf) -> None:
         self.ceiling = ceiling
         self.limit = ceiling
-        """Slots; inf while nothing is known."""
+        """Slots; inf before the first refusal."""
         self._refused_level = inf
-        """The level at which the provider last said no."""
+        """The level at the last refusal."""
         self._decreased_at = -inf
         self._successes = 0
         """Successes at this level."""
         self._successes_required = 0
         self._probe_not_before = -inf
-        """No try before."""
+        """Time before which there is no probe."""
         self._is_probing = False
 
     @property
     def is_learnt(self) -> bool:
-        """Whether the provider has ever said no."""
+        """Whether the provider has ever refused a request."""
         return self._decreased_at > -inf
 
     def set_ceiling(self, ceiling: float) -> None:
-        """Change what it never exceeds."""
+        """Change the maximum of the limit."""
         if self.limit == self.ceiling and not self.is_learnt:
             self.limit = ceiling
         self.ceiling = ceiling
         self.limit = min(self.limit, ceiling)
 
     def record_refusal(self, in_flight: int, granted_at: float, now: float, pause: float = 0.0) -> bool:
-        """Note a refusal; return True when it lowers the limit.
+        """Record a refusal, and return whether it lowers the limit.
 
         Args:
-            in_flight: requests that the provider has, the refused one included.
-            granted_at: when the refused one was let go.
+            in_flight: requests in flight, including the refused one.
+            granted_at: when the refused request was granted.
             now: the time.
-            pause: seconds for which the provider wants to be left alone.
+            pause: seconds that the provider named before the next request.
 
         """
         if granted_at < self._decreased_at:
@@ -95,10 +95,10 @@ class AdaptiveLimit:
         return True
 
     def record_success(self, in_flight: int, now: float) -> bool:
-        """Note a success; return True when it raises the limit.
+        """Record a success, and return whether it raises the limit.
 
         Args:
-            in_flight: requests that the provider had, this one included.
+            in_flight: requests in flight, including this one.
             now: the time.
 
         """
@@ -111,7 +111,7 @@ class AdaptiveLimit:
         if self._is_probing or self._refused_level == inf:
             if self._successes < limit:
                 return False
-            # It has borne more than was refused once.
+            # The provider accepts more than it refused before.
             self._refused_level, self._successes_required, self._is_probing = inf, 0, False
             return self._increase_limit()
         if self._successes < max(self._successes_required, limit) or now < self._probe_not_before:

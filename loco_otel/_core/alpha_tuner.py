@@ -1,14 +1,15 @@
-"""Adaptive alpha: towards the oldest where ages differ much, towards the heaviest where queues grow.
+"""Adaptive alpha: lower (oldest first) if ages differ much, higher (heaviest first) if queues grow.
 
-    CV(D) > 0.5                  alpha - step     some agents wait far longer than others
+    CV(D) > 0.5                  alpha - step     some agents wait much longer than others
     else Q grew by over 20 %     alpha + step     over the last releases
 
-where CV is the standard deviation over the mean of the ages D of those that have something queued. Alpha stays in
+where CV is the standard deviation divided by the mean of the ages D of the agents that have requests queued. Alpha
+stays in
 
     [low, min(high, 0.45, 0.9 / (1 + arrivals per release))]
 
-because the load rule bounds waits only for alpha < 1 / (1 + arrivals per release), see `load.py`. Arrivals are told by
-the number queued: over a time in which it grew by g, releases went by and 1 + g per release arrived.
+because the load rule bounds waits only for alpha < 1 / (1 + arrivals per release), see `load.py`. Arrivals are
+estimated from the number of queued requests: if it grew by g per release, 1 + g per release have arrived.
 """
 
 from collections import deque
@@ -19,7 +20,7 @@ _GROWTH_THRESHOLD = 1.2
 _MAX_ALPHA = 0.45
 _STARVATION_MARGIN = 0.9
 _AGENTS_PER_RELEASE = 16
-"""So many agents are looked at for each release, on average, so that a look never costs more than the releases."""
+"""Agents examined per release, on average, so that an update never costs more than the releases."""
 _MAX_ADJUSTMENTS = 1000
 
 
@@ -27,12 +28,12 @@ class AlphaTuner:
     """See the module.
 
     Args:
-        alpha: where to begin.
-        step: how much alpha changes at once.
-        low: alpha's least.
-        high: alpha's most.
+        alpha: the initial value.
+        step: the change of alpha per update.
+        low: the minimum of alpha.
+        high: the maximum of alpha.
         spread: the CV above which alpha falls.
-        window: looks over which growth is seen.
+        window: updates over which growth is measured.
 
     """
 
@@ -57,20 +58,20 @@ class AlphaTuner:
         """Tick, alpha and reason of the last changes."""
 
     def is_due(self, tick: int, agents: int) -> bool:
-        """Tell whether to look at so many agents now."""
+        """Return whether to examine this number of agents now."""
         if tick < self._next_tick:
             return False
         self._next_tick = tick + 1 + agents // _AGENTS_PER_RELEASE
         return True
 
     def update_alpha(self, tick: int, ages: Sequence[int], weight: int, count: int) -> float:
-        """Return alpha after a look at the queues.
+        """Return alpha, updated from the state of the queues.
 
         Args:
             tick: the time.
-            ages: those of the agents that have something queued.
-            weight: what all have queued together.
-            count: how many pieces or requests that is.
+            ages: of the agents that have requests queued, in ticks.
+            weight: of all that is queued.
+            count: number of requests or pieces of work that are queued.
 
         """
         self._observations.append((tick, weight, count))
@@ -92,7 +93,7 @@ class AlphaTuner:
         return alpha
 
     def _estimate_arrivals(self) -> float:
-        """Return arrivals per release over the looks that are remembered."""
+        """Return arrivals per release over the window."""
         (since, _, before), (now, _, count) = self._observations[0], self._observations[-1]
         return max(0.0, 1.0 + (count - before) / (now - since)) if now > since else 1.0
 

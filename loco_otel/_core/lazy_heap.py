@@ -1,18 +1,18 @@
-"""A heap whose entries may be struck out anywhere, at the cost of a push."""
+"""A heap from which any entry can be removed, at the cost of a push."""
 
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 Entry: TypeAlias = list[Any]
-"""`[key..., serial, item]`: the serial number keeps items, and the None of a struck one, from being compared."""
+"""`[key..., serial, item]`: the serial number prevents the comparison of items, and of the None of a removed one."""
 
 _COMPACTION_SLACK = 8
 
 
 class LazyHeap:
-    """Smallest entry first; `strike` marks an entry, and `first` drops the marked ones it meets.
+    """Smallest entry first; `remove_entry` marks an entry, and `peek_entry` drops marked ones at the top.
 
-    Never holds more struck entries than live ones plus a constant, so the memory is O(live).
+    It never holds more marked entries than live ones plus a constant, so the memory is O(live).
     """
 
     __slots__ = ("_heap", "_removed", "_serial")
@@ -26,21 +26,21 @@ class LazyHeap:
         return len(self._heap) - self._removed
 
     def push_entry(self, *key: Any, item: object) -> Entry:
-        """Add an item; of equal keys the one that came first goes first. O(log n)."""
+        """Add an item; of equal keys the earlier one is smaller. O(log n)."""
         self._serial += 1
         entry = [*key, self._serial, item]
         heappush(self._heap, entry)
         return entry
 
     def pop_entry(self) -> Entry | None:
-        """Take out and return the smallest live entry, or None. O(log n) amortised."""
+        """Remove and return the smallest live entry, or None. O(log n) amortised."""
         entry = self.peek_entry()
         if entry is not None:
             heappop(self._heap)
         return entry
 
     def remove_entry(self, entry: Entry) -> None:
-        """Take out an entry that was pushed and not struck since. O(1) amortised."""
+        """Remove an entry that was pushed and not removed since. O(1) amortised."""
         entry[-1] = None
         self._removed += 1
         if self._removed > len(self._heap) // 2 + _COMPACTION_SLACK:

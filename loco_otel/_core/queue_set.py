@@ -1,104 +1,30 @@
-"""Those who ask for the same resources: a queue per agent, the policy over these, and the guard over the policy."""
+"""The requests that compete for the same resources: a queue per agent, the policy, and the guard."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.lazy_heap import LazyHeap
-from loco_otel._core.policies.base import Candidate, Key, Policy, key_of
+from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.policies.tenants import TenantPolicy
-from loco_otel._core.ticket import State, Ticket
-
-if TYPE_CHECKING:
-    from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.ticket import Ticket
 
 _NO_SHARES: Mapping[str, int] = {}
 
 
-class AgentQueue:
-    """One agent's queued tickets, oldest first; `waiting` of them have a waiter. Its backlog counts as its own."""
-
-    __slots__ = ("_backlog", "_own_weight", "_queued_heap", "_waiting_heap", "key", "waiting")
-
-    def __init__(self, key: Key, backlog: Backlog | None = None) -> None:
-        self.key = key
-        self.waiting = 0
-        self._own_weight = 0
-        self._backlog = backlog
-        self._waiting_heap = LazyHeap()
-        self._queued_heap = LazyHeap()
-
-    def __len__(self) -> int:
-        return len(self._waiting_heap) + len(self._queued_heap)
-
-    @property
-    def weight(self) -> int:
-        """Qi in milli-weights."""
-        return self._own_weight if self._backlog is None else self._own_weight + self._backlog.weight
-
-    def count_queued(self) -> int:
-        """Count what is queued: those who wait only to take from the backlog are what is in it."""
-        own = len(self._waiting_heap) + len(self._queued_heap)
-        return own if self._backlog is None else max(own, len(self._backlog))
-
-    def add_ticket(self, ticket: Ticket) -> None:
-        """Add a ticket that is QUEUED or WAITING."""
-        heap = self._queued_heap
-        if ticket.state is State.WAITING:
-            heap = self._waiting_heap
-            self.waiting += 1
-        ticket.queue_entry = heap.push_entry(ticket.birth, ticket.seq, item=ticket)
-        self._own_weight += ticket.request.weight
-
-    def remove_ticket(self, ticket: Ticket, *, waited: bool) -> None:
-        """Remove a ticket, which was put as one that waits or as one that does not."""
-        entry, ticket.queue_entry = ticket.queue_entry, None
-        assert entry is not None  # noqa: S101 - invariant: it is in this queue
-        if waited:
-            self._waiting_heap.remove_entry(entry)
-            self.waiting -= 1
-        else:
-            self._queued_heap.remove_entry(entry)
-        self._own_weight -= ticket.request.weight
-
-    def set_backlog(self, backlog: Backlog | None) -> None:
-        """Count what is queued apart."""
-        self._backlog = backlog
-
-    def find_head(self) -> Ticket | None:
-        """Return the oldest ticket that has a waiter."""
-        first = self._waiting_heap.peek_entry()
-        if first is None:
-            return None
-        ticket: Ticket = first[-1]
-        return ticket
-
-    def find_birth_tick(self) -> int:
-        """Return the tick at which its oldest ticket was born, waited for or not; it is not empty.
-
-        Those who wait only to take from the backlog are as old as what is in it.
-        """
-        work = None if self._backlog is None else self._backlog.find_oldest_work()
-        if work is not None and not self._own_weight:
-            return work.birth
-        firsts = (self._waiting_heap.peek_entry(), self._queued_heap.peek_entry())
-        born = min(int(first[0]) for first in firsts if first is not None)
-        return born if work is None else min(born, work.birth)
-
-
 class QueueSet:
-    """All who ask for one resource, or for the same set of them: their logical clock, and who of them goes next.
+    """All requests for one resource, or for the same set of resources, with their logical clock.
 
-    A tick is one release of the resource, or of any of the set. With `max_wait_ticks` = N > 0 the oldest waiter goes
-    first once it has waited N ticks, whatever the policy says. From then on nothing younger can pass it, so a wait for
-    one resource is at most N plus one tick for each ticket that waits and is older: at most N + max_waiters,
-    where that is set.
+    A tick is one release of the resource, or of any resource of the set. With `max_wait_ticks` = N > 0 the oldest
+    waiter is granted first once it has waited N ticks, whatever the policy. From then on no younger one can pass it, so
+    a wait for one resource is at most N plus one tick for each older waiter: at most N + max_waiters, if that is set.
 
     Args:
-        policy: makes the policy, one for each tenant once there are any.
-        max_wait_ticks: the guard; 0 turns it off.
-        pools: what they ask for: a slot in each of these, in one step.
+        policy: creates the policy, one for each tenant once a tenant is named.
+        max_wait_ticks: the guard; 0 disables it.
+        pools: the resources: a grant takes a slot of each, in one step.
         tenant_shares: in thousandths, by tenant; others have 1.
 
     """
@@ -123,13 +49,13 @@ class QueueSet:
         self,
         policy: Callable[[], Policy],
         max_wait_ticks: int,
-        pools: "tuple[SlotPool, ...]" = (),
+        pools: tuple[SlotPool, ...] = (),
         *,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
     ) -> None:
         self.pools = pools
         self.single_pool = pools[0] if len(pools) == 1 else None
-        """The one pool, where it is one."""
+        """The pool of a queue set for one resource; else None."""
         self._make_policy = policy
         self._tenant_shares = tenant_shares
         self._has_tenants = False
@@ -139,21 +65,22 @@ class QueueSet:
         self.waiting = 0
         self.queues: dict[Key, AgentQueue] = {}
         self.backlogs: dict[str, Backlog] = {}
-        """Of the agents that have one; they name no tenant."""
+        """By agent. Backlogs have no tenant."""
         self.tuner: AlphaTuner | None = None
-        """Finds alpha by itself."""
+        """Adapts alpha."""
         self._by_age = LazyHeap()
 
+    # -- waiters ------------------------------------------------------------------------------------------------
+
     def add_ticket(self, ticket: Ticket) -> AgentQueue:
-        """Add a ticket that is QUEUED or WAITING."""
+        """Add a WAITING ticket to its agent's queue."""
         key = key_of(ticket.request)
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = AgentQueue(key, self.backlogs.get(key) if isinstance(key, str) else None)
         queue.add_ticket(ticket)
-        if ticket.state is State.WAITING:
-            self.waiting += 1
-            ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
+        self.waiting += 1
+        ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
         if ticket.request.tenant and not self._has_tenants:
             self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
             self._has_tenants = True
@@ -162,19 +89,21 @@ class QueueSet:
         return queue
 
     def remove_ticket(self, ticket: Ticket) -> None:
-        """Remove a ticket; an agent with none left is forgotten."""
+        """Remove a ticket, the queue of an agent without further tickets, and the slots reserved for this set."""
         queue = self.queues[key_of(ticket.request)]
         age_entry, ticket.age_entry = ticket.age_entry, None
-        queue.remove_ticket(ticket, waited=age_entry is not None)
-        if age_entry is not None:
-            self.waiting -= 1
-            self._by_age.remove_entry(age_entry)
+        queue.remove_ticket(ticket)
+        assert age_entry is not None  # noqa: S101 - invariant: it waits
+        self.waiting -= 1
+        self._by_age.remove_entry(age_entry)
         if not queue:
             del self.queues[queue.key]
         self._update_policy(queue)
+        if self.single_pool is None:
+            self.unreserve_slots()
 
     def select_next(self) -> tuple[Ticket, bool]:
-        """Return the waiter to be granted next, and whether the guard chose it; someone waits."""
+        """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
         if self.max_wait_ticks:
             oldest = self.find_oldest_waiter()
             if oldest is not None and self.tick - oldest.birth >= self.max_wait_ticks:
@@ -184,15 +113,26 @@ class QueueSet:
         return ticket, False
 
     def find_oldest_waiter(self) -> Ticket | None:
-        """Return the oldest of all waiters."""
+        """Return the oldest of all waiters; None if no ticket waits."""
         first = self._by_age.peek_entry()
         if first is None:
             return None
         ticket: Ticket = first[-1]
         return ticket
 
+    def clear_queues(self) -> None:
+        """Empty all queues without changing the tickets; the clock stays."""
+        self.policy.clear_candidates()
+        self.queues = {}
+        self.waiting = 0
+        self._by_age = LazyHeap()
+        for backlog in self.backlogs.values():
+            backlog.rebuild_index()
+
+    # -- backlogs and policy ------------------------------------------------------------------------------------
+
     def set_backlog(self, agent: str, backlog: Backlog | None) -> None:
-        """Count what an agent has queued apart from its waiters; None ends that."""
+        """Count an agent's backlog with its waiters; None removes it."""
         if backlog is None:
             self.backlogs.pop(agent, None)
         else:
@@ -203,13 +143,13 @@ class QueueSet:
             self._update_policy(queue)
 
     def refresh_agent(self, agent: str) -> None:
-        """Note that an agent's backlog has changed."""
+        """Update the policy after a change of an agent's backlog."""
         queue = self.queues.get(agent)
         if queue is not None:
             self._update_policy(queue)
 
     def tune_alpha(self, tuner: AlphaTuner) -> None:
-        """Let a rule look at the queues, and go on with the alpha that it finds."""
+        """Set alpha to what a tuner computes from the queues and backlogs."""
         backlogs = [backlog for agent, backlog in self.backlogs.items() if agent not in self.queues]
         births = [queue.find_birth_tick() for queue in self.queues.values()]
         births += [work.birth for backlog in backlogs if (work := backlog.find_oldest_work()) is not None]
@@ -218,31 +158,22 @@ class QueueSet:
         self.policy.alpha = tuner.update_alpha(self.tick, [self.tick - birth for birth in births], weight, count)
 
     def replace_policy(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
-        """Go on under another policy; nobody has been served yet under that."""
+        """Change the policy; what agents were served under the previous policy does not count."""
         self._make_policy = policy
         self._tenant_shares = tenant_shares
         self._switch_policy(TenantPolicy(policy, tenant_shares) if self._has_tenants else policy())
 
     def charge_ticket(self, ticket: Ticket) -> None:
-        """Count a grant as service: once for each call, whatever its pauses."""
+        """Charge a ticket's agent for a grant: once per call, whatever its pauses."""
         if ticket.charged_by is not self.policy:
             ticket.charged_by = self.policy
             self.policy.charge_grant(key_of(ticket.request), ticket.resolve_request().weight)
 
     def settle_charge(self, ticket: Ticket) -> None:
-        """Correct the account of a charged ticket, which ends."""
+        """Correct the charge of a ticket that ends; no-op if it was not charged."""
         policy, ticket.charged_by = ticket.charged_by, None
-        if policy is self.policy:
+        if policy is not None and policy is self.policy:
             policy.adjust_charge(key_of(ticket.request), ticket.correction)
-
-    def clear_queues(self) -> None:
-        """Empty all queues, keeping the clock; the tickets are untouched."""
-        self.policy.clear_candidates()
-        self.queues = {}
-        self.waiting = 0
-        self._by_age = LazyHeap()
-        for backlog in self.backlogs.values():
-            backlog.rebuild_index()
 
     def _switch_policy(self, policy: Policy) -> None:
         self.policy = policy
@@ -250,10 +181,64 @@ class QueueSet:
             self._update_policy(queue)
 
     def _update_policy(self, queue: AgentQueue) -> None:
-        head = queue.find_head()
-        if head is None:
+        candidate = queue.build_candidate()
+        if candidate is None:
             self.policy.remove_candidate(queue.key)
         else:
-            self.policy.update_candidate(
-                queue.key, Candidate(queue.weight, queue.find_birth_tick(), (head.birth, head.seq))
-            )
+            self.policy.update_candidate(queue.key, candidate)
+
+    # -- slots: the same operation on each pool -----------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Return whether each pool has a slot that is free and not reserved for another queue set."""
+        return all(pool.has_room(self) for pool in self.pools)
+
+    def reserve_slots(self) -> None:
+        """Reserve the next free slot of each pool, unless one of them is reserved already."""
+        if all(pool.reserved_for is None for pool in self.pools):
+            for pool in self.pools:
+                pool.reserved_for = self
+
+    def unreserve_slots(self) -> None:
+        """Remove the reservations of this queue set."""
+        for pool in self.pools:
+            if pool.reserved_for is self:
+                pool.reserved_for = None
+
+    def start_lease(self, ticket: Ticket, now: float) -> None:
+        """Count a ticket that was granted among the leases, and take its rate tokens."""
+        for pool in self.pools:
+            pool.add_lease(ticket)
+            if pool.is_gated:
+                pool.take_rate_tokens(1, ticket.request.tokens, now)
+
+    def end_lease(self, ticket: Ticket) -> list[SlotPool]:
+        """Remove a ticket from the leases, and return the pools that have a slot more."""
+        return [pool for pool in self.pools if pool.remove_lease(ticket)]
+
+    def record_served(self, ticket: Ticket) -> None:
+        """Count a call that has ended as service."""
+        for pool in self.pools:
+            pool.record_served(ticket.request)
+        self.settle_charge(ticket)
+
+    def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
+        """Take requests and tokens from the rate limits; negative amounts are returned to them."""
+        for pool in self.pools:
+            pool.take_rate_tokens(requests, tokens, now)
+
+    def handle_success(self, now: float) -> None:
+        """Update adaptive limits after a success of a call that still holds its slots."""
+        for pool in self.pools:
+            pool.handle_success(now)
+
+    def handle_throttling(self, ticket: Ticket, now: float, pause: float) -> bool:
+        """Update adaptive limits after a refusal, and return whether one of them has learnt a limit."""
+        for pool in self.pools:
+            pool.handle_throttling(ticket, now, pause)
+        return any(pool.has_learnt for pool in self.pools)
+
+    def set_pause(self, until: float) -> None:
+        """Pause grants until a time, where the limit is adaptive."""
+        for pool in self.pools:
+            pool.set_pause(until)

@@ -1,15 +1,18 @@
-"""All resources: the pool of each, the lines before them, and whose turn it is.
+"""All resources: their pools, the queue sets that compete for them, and the selection of the next grant.
 
-A request may ask for several resources, and gets a slot of each in one step or none at all: nobody holds one while
-waiting for another, so no two can wait for each other. Requests for the same set stand in one line, which its policy
-orders. Where several lines want the same pool, the turn is that of the line whose oldest waiter has waited longest, of
-those for which there is room: a line that does not fit now holds nobody up. So that one which needs much is not passed
-for ever, a line whose guard has fired keeps a slot in each of its pools from then on: no other line takes the last one
-there. Lines keep all their pools or none, one line at a time for each pool, so they never wait for each other either.
-From then on a wide request waits until one lease in each of its pools has ended, after those that kept a slot before.
+A request may name several resources, and gets a slot of each in one step or none at all: no request holds one resource
+while it waits for another, so requests cannot deadlock over resources. Requests for the same set of resources share a
+queue set, which its policy orders. If several queue sets compete for a pool, the next grant goes to the one whose
+oldest waiter has waited longest, of those that have room: a queue set without room delays no other.
+
+So that a request for many resources does not wait forever, a queue set whose guard has fired reserves a slot in each of
+its pools: from then on no other queue set takes the last free slot there. A queue set reserves all its pools or none,
+and each pool is reserved for one queue set at a time, so reservations cannot deadlock either. From then on the request
+waits until one lease in each of its pools has ended, after the requests that reserved a slot before.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from operator import itemgetter
 from typing import TypeAlias
@@ -22,22 +25,22 @@ from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
 Capacity: TypeAlias = int | AdaptiveLimit | None
-"""Slots: so many, any number, or what turns out."""
+"""Slots: a fixed number, adaptive, or unlimited."""
 
 _MAX_QUEUE_SETS = 1000
-"""Kept at once, and as many pools that were made when asked for; beyond, those are forgotten that nobody uses."""
+"""Queue sets kept at once, and pools that were created on request. Above that, unused ones are removed."""
 
 
 class Resources:
-    """Pools by name, and lines by what they ask for, made when first asked for.
+    """Pools by name, and queue sets by the resources that they name, created on their first request.
 
     Args:
         capacities: slots by resource.
-        policy: makes the policy of a line.
-        max_wait_ticks: the guard, see `Line`.
-        unknown: makes a resource that is asked for and not known; without it that is an error.
+        policy: creates the policy of a queue set.
+        max_wait_ticks: the guard, see `QueueSet`.
+        make_unknown_pool: creates the pool of an unknown resource; without it a request for one is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
-        tuner: makes what finds alpha for a line; None leaves it as it is.
+        tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
 
     """
 
@@ -46,17 +49,19 @@ class Resources:
         capacities: Mapping[str, Capacity],
         policy: Callable[[], Policy],
         max_wait_ticks: int,
-        unknown: Callable[[str], SlotPool] | None = None,
+        make_unknown_pool: Callable[[str], SlotPool] | None = None,
         *,
         tenant_shares: Mapping[str, int],
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
     ) -> None:
         self.opens_at = inf
-        """When somebody may go who has room but must wait for the time, as far as `next` has seen."""
-        self._make_unknown_pool = unknown
+        """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
+        self._make_unknown_pool = make_unknown_pool
         self.pools: dict[str, SlotPool] = {}
         self.queue_sets: dict[tuple[str, ...], QueueSet] = {}
-        """By what they ask for, in the order of the names."""
+        """By the names of their resources, in order."""
+        self._competing: defaultdict[str, list[QueueSet]] = defaultdict(list)
+        """By resource; each has at least one."""
         self._other_orders: dict[tuple[str, ...], QueueSet] = {}
         self._configured_names = set(capacities)
         self._make_tuner = tuner
@@ -66,74 +71,79 @@ class Resources:
         for name, capacity in capacities.items():
             self.add_resource(name, capacity)
 
-    def add_resource(self, name: str, capacity: Capacity) -> None:
-        """Add a resource that is not known yet."""
+    def add_resource(self, name: str, capacity: Capacity) -> SlotPool:
+        """Add a new resource."""
         self._configured_names.add(name)
-        self.pools[name] = SlotPool(name, capacity)
+        pool = self.pools[name] = SlotPool(name, capacity)
         self.get_queue_set((name,))
+        return pool
 
     def get_queue_set(self, names: tuple[str, ...]) -> QueueSet:
-        """Return the line of those who ask for these resources.
+        """Return the queue set of the requests for these resources.
 
         Raises:
-            KeyError: one of them is not known.
-            ValueError: none is named, or one twice.
+            KeyError: a resource is unknown.
+            ValueError: no resource is named, or one is named twice.
 
         """
-        line = self.queue_sets.get(names) or self._other_orders.get(names)
-        return self._make_queue_set(names) if line is None else line
+        queue_set = self.queue_sets.get(names) or self._other_orders.get(names)
+        return self._make_queue_set(names) if queue_set is None else queue_set
+
+    def list_queue_sets(self, pool: SlotPool) -> Sequence[QueueSet]:
+        """Return the queue sets that compete for a pool."""
+        return self._competing[pool.name]
 
     def select_next_grant(self, pools: tuple[SlotPool, ...], now: float) -> tuple[Ticket, bool] | None:
-        """Return the waiter to be granted next of those who ask for these pools, and whether a guard chose it.
+        """Return the waiter for one of these pools that is granted next, and whether a guard selected it.
 
-        None when there is no room for any, or it is not the time yet.
+        None if no waiter has room, or pauses and rate limits delay all that have.
         """
-        if len(pools) == 1 and len(pools[0].queue_sets) == 1:
-            (pool,), (line,) = pools, pools[0].queue_sets
-            if not line.waiting or pool.used >= pool.capacity:
+        if len(pools) == 1 and len(competing := self._competing[pools[0].name]) == 1:
+            (pool,), (queue_set,) = pools, competing
+            if not queue_set.waiting or pool.used >= pool.capacity:
                 return None
-            turn = line.select_next()
-            return turn if not pool.is_gated or self.is_ready(line, turn[0], now) else None
+            turn = queue_set.select_next()
+            return turn if not pool.is_gated or self.is_ready(queue_set, turn[0], now) else None
         turns: list[tuple[bool, float, int, QueueSet, Ticket]] = []
-        for line in dict.fromkeys(line for pool in pools for line in pool.queue_sets):
-            oldest = line.find_oldest_waiter()
+        for queue_set in self._list_competing(pools):
+            oldest = queue_set.find_oldest_waiter()
             if oldest is not None:
-                ticket, guarded = line.select_next()
+                ticket, guarded = queue_set.select_next()
                 if not guarded:
-                    self.unreserve_slots(line)
-                turns.append((not guarded, oldest.waiting_since, oldest.seq, line, ticket))
+                    queue_set.unreserve_slots()
+                turns.append((not guarded, oldest.waiting_since, oldest.seq, queue_set, ticket))
         turns.sort(key=itemgetter(0, 1, 2))
-        for by_policy, *_, line, _ in turns:
-            if not by_policy and line.single_pool is None:
-                self._reserve_slots(line)
-        for by_policy, *_, line, ticket in turns:
-            if all(pool.has_room(line) for pool in line.pools) and self.is_ready(line, ticket, now):
+        for by_policy, *_, queue_set, _ in turns:
+            if not by_policy and queue_set.single_pool is None:
+                queue_set.reserve_slots()
+        for by_policy, *_, queue_set, ticket in turns:
+            if queue_set.has_room() and self.is_ready(queue_set, ticket, now):
                 return ticket, not by_policy
         return None
 
-    def can_grant_now(self, line: QueueSet, ticket: Ticket, now: float) -> bool:
-        """Tell whether a newcomer may go at once: there is room, it is the time, and nobody waits in its line."""
-        # Somebody may wait whose time has just come: the newcomer queues behind.
+    def can_grant_now(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
+        """Return whether a new ticket can be granted at once: a slot is free, no limit delays it, and none waits.
+
+        A ticket queues behind waiters of its queue set also when the delay of those has just ended.
+        """
         return (
-            not line.waiting
-            and all(pool.has_room(line) for pool in line.pools)
-            and all(not pool.is_gated or pool.compute_open_time(ticket, now) <= now for pool in line.pools)
+            not queue_set.waiting
+            and all(pool.has_room(queue_set) for pool in queue_set.pools)
+            and all(not pool.is_gated or pool.compute_open_time(ticket, now) <= now for pool in queue_set.pools)
         )
 
-    def is_ready(self, line: QueueSet, ticket: Ticket, now: float) -> bool:
-        """Tell whether a ticket may go as far as time is concerned; if not, note when it may."""
-        at = max(pool.compute_open_time(ticket, now) if pool.is_gated else now for pool in line.pools)
+    def is_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
+        """Return whether pauses and rate limits allow a ticket; if not, record in `opens_at` when they will."""
+        at = max(pool.compute_open_time(ticket, now) if pool.is_gated else now for pool in queue_set.pools)
         if at > now:
             self.opens_at = min(self.opens_at, at)
         return at <= now
 
     def set_resource(self, name: str, capacity: Capacity, requests: float | None, tokens: float | None) -> SlotPool:
-        """Make a resource, or change its limits: an adaptive one keeps what it has learnt."""
+        """Add a resource, or change its limits; an adaptive limit stays at what it has learnt."""
         pool = self.pools.get(name)
         if pool is None:
-            self._configured_names.add(name)
-            pool = self.pools[name] = SlotPool(name, capacity)
-            self.get_queue_set((name,))
+            pool = self.add_resource(name, capacity)
         elif pool.adaptive_limit is not None and isinstance(capacity, AdaptiveLimit):
             pool.adaptive_limit.set_ceiling(capacity.ceiling)
             pool.capacity = pool.adaptive_limit.limit
@@ -143,25 +153,20 @@ class Resources:
         return pool
 
     def list_created(self) -> list[str]:
-        """Return the names of the resources that were made because they were asked for."""
+        """Return the names of the resources that were created on request."""
         return [name for name in self.pools if name not in self._configured_names]
 
-    def unreserve_slots(self, line: QueueSet) -> None:
-        """Note that one of a line waits no more: what was kept for it is free."""
-        for pool in line.pools:
-            if pool.reserved_for is line:
-                pool.reserved_for = None
-
     def advance_ticks(self, pools: Iterable[SlotPool]) -> None:
-        """Let time go on for all who ask for these pools, of which one has a slot more."""
-        for line in dict.fromkeys(line for pool in pools for line in pool.queue_sets):
-            line.tick += 1
-            if line.tuner is not None and line.tuner.is_due(line.tick, len(line.queues) + len(line.backlogs)):
-                line.tune_alpha(line.tuner)
+        """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
+        for queue_set in self._list_competing(pools):
+            queue_set.tick += 1
+            tuner = queue_set.tuner
+            if tuner is not None and tuner.is_due(queue_set.tick, len(queue_set.queues) + len(queue_set.backlogs)):
+                queue_set.tune_alpha(tuner)
 
     def count_waiting(self) -> int:
-        """Count those that wait."""
-        return sum(line.waiting for line in self.queue_sets.values())
+        """Return the number of waiting tickets."""
+        return sum(queue_set.waiting for queue_set in self.queue_sets.values())
 
     def replace_policies(
         self,
@@ -170,68 +175,71 @@ class Resources:
         tenant_shares: Mapping[str, int],
         tuner: Callable[[], AlphaTuner | None],
     ) -> None:
-        """Go on under another policy, guard and shares; nobody loses their place in their queue."""
+        """Change policy, guard and shares; each ticket keeps its place in its queue."""
         self._make_policy = policy
         self._make_tuner = tuner
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
-        for line in self.queue_sets.values():
-            line.max_wait_ticks = max_wait_ticks
-            line.tuner = tuner()
-            line.replace_policy(policy, tenant_shares)
+        for queue_set in self.queue_sets.values():
+            queue_set.max_wait_ticks = max_wait_ticks
+            queue_set.tuner = tuner()
+            queue_set.replace_policy(policy, tenant_shares)
 
     def clear_state(self) -> None:
-        """Forget holders and waiters, keeping the clocks; the tickets are untouched."""
+        """Remove all leases and waiters without changing the tickets; the clocks stay."""
         for pool in self.pools.values():
             pool.clear_leases()
-        for line in self.queue_sets.values():
-            line.clear_queues()
+        for queue_set in self.queue_sets.values():
+            queue_set.clear_queues()
 
-    def _reserve_slots(self, line: QueueSet) -> None:
-        """Keep a slot in each of a line's pools, unless one is kept there for another already."""
-        if all(pool.reserved_for is None for pool in line.pools):
-            for pool in line.pools:
-                pool.reserved_for = line
+    def _list_competing(self, pools: Iterable[SlotPool]) -> Iterable[QueueSet]:
+        return dict.fromkeys(queue_set for pool in pools for queue_set in self._competing[pool.name])
 
     def _make_queue_set(self, names: tuple[str, ...]) -> QueueSet:
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"a request names one or more resources, each once, not {names!r}")
+            raise ValueError(f"a request must name at least one resource, and each once, not {names!r}")
         ordered = tuple(sorted(names))
         if ordered != names:
-            line = self._other_orders[names] = self.get_queue_set(ordered)
-        else:
-            if len(self.queue_sets) >= _MAX_QUEUE_SETS or len(self.pools) >= _MAX_QUEUE_SETS:
-                self._forget_idle()
-            for name in names:
-                if name not in self.pools:
-                    self.pools[name] = self._make_pool(name)
-            wanted = tuple(self.pools[name] for name in names)
-            line = QueueSet(self._make_policy, self._max_wait_ticks, wanted, tenant_shares=self._tenant_shares)
-            line.tuner = self._make_tuner()
-            for pool in line.pools:
-                pool.queue_sets.append(line)
-            self.queue_sets[names] = line
-        return line
+            queue_set = self._other_orders[names] = self.get_queue_set(ordered)
+            return queue_set
+        if len(self.queue_sets) >= _MAX_QUEUE_SETS or len(self.pools) >= _MAX_QUEUE_SETS:
+            self._remove_unused()
+        for name in names:
+            if name not in self.pools:
+                self.pools[name] = self._make_pool(name)
+        pools = tuple(self.pools[name] for name in names)
+        queue_set = QueueSet(self._make_policy, self._max_wait_ticks, pools, tenant_shares=self._tenant_shares)
+        queue_set.tuner = self._make_tuner()
+        for pool in pools:
+            competing = self._competing[pool.name]
+            competing.append(queue_set)
+            pool.is_contested = len(competing) > 1
+        self.queue_sets[names] = queue_set
+        return queue_set
 
     def _make_pool(self, name: str) -> SlotPool:
         if self._make_unknown_pool is None:
             raise KeyError(f"{name!r} is no resource; there are {', '.join(map(repr, self.pools))}")
         return self._make_unknown_pool(name)
 
-    def _forget_idle(self) -> None:
-        """Forget lines in which nobody is queued, and pools of which nothing is held or known; they are made again."""
-        made = {
+    def _remove_unused(self) -> None:
+        """Remove queue sets without waiters, and pools without leases and learnt limits; requests recreate them."""
+        unused = {
             pool.name
             for pool in self.pools.values()
             if pool.name not in self._configured_names and not pool.leases and not pool.has_learnt
         }
         self._other_orders = {}
-        for names, line in list(self.queue_sets.items()):
-            if not line.queues and (len(names) > 1 or names[0] in made):
+        for names, queue_set in list(self.queue_sets.items()):
+            if queue_set.queues or (len(names) == 1 and names[0] not in unused):
+                continue
+            if all(pool.name in unused or len(self._competing[pool.name]) > 1 for pool in queue_set.pools):
                 del self.queue_sets[names]
-                for pool in line.pools:
-                    if line in pool.queue_sets:
-                        pool.queue_sets.remove(line)
-        for name in made:
-            if not self.pools[name].queue_sets:
-                del self.pools[name]
+                for pool in queue_set.pools:
+                    competing = self._competing[pool.name]
+                    if queue_set in competing:
+                        competing.remove(queue_set)
+                    pool.is_contested = len(competing) > 1
+        for name in unused:
+            if not self._competing[name]:
+                del self.pools[name], self._competing[name]

@@ -1,21 +1,23 @@
-"""The state machine of tickets: who waits, who holds, who is next."""
+"""The state machine of tickets: which wait, which hold slots, which is granted next."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 
+from loco_otel._core import event_builders
 from loco_otel._core.alpha_tuner import AlphaTuner
-from loco_otel._core.dump import build_resource_dumps
+from loco_otel._core.deadlock import DeadlockDetector
+from loco_otel._core.idle_leases import find_idle_borrower
+from loco_otel._core.leases import Deadlines
 from loco_otel._core.policies.base import Policy
+from loco_otel._core.provider_pause import compute_pause
 from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.resources import Capacity
+from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.snapshot import build_resource_snapshot
-from loco_otel._core.stall_detector import Stall, detect_stall
-from loco_otel._core.steps import Steps
+from loco_otel._core.snapshot import SnapshotBuilder
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._core.token_bucket import compute_refill_delay
 from loco_otel.events import (
+    Event,
     GrantReason,
     Outcome,
     RateLimits,
@@ -30,128 +32,86 @@ from loco_otel.events import (
     ThrottleKind,
 )
 
-# Bound once: on 3.11 each look at an enum's member costs as much as a call.
-_FREE = GrantReason.FREE
+# Bound once: on 3.11 each access to an enum's member costs as much as a call.
 _ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
 _RELEASED = State.RELEASED
+_WAITING = State.WAITING
 
-_MAX_PAUSE = 900.0
-"""Seconds that a provider may ask for: a header gone wrong must not stop a program for a day."""
+_NO_LENDERS: Mapping[str, Ticket] = MappingProxyType({})
 _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 
 
-class Scheduler(Steps):
+class Scheduler:
     """Grants slots of resources to tickets.
 
-    Operations leave what they did in two lists that the caller empties: `decided`, the tickets whose wait ended and
-    whose waiters must be woken; and `events`, in order, kept only while `observed`.
+    Operations append to two lists that the caller empties: `decided`, the tickets whose wait has ended and whose
+    waiters must be woken; and `events`, in order, filled only while `observed`.
 
-    An operation may be broken off anywhere (a KeyboardInterrupt between two bytecodes): each ticket's state is the
-    truth and changes in one assignment, all else is derived from the states, and `recover` derives it anew.
+    An operation may be interrupted anywhere (a KeyboardInterrupt between two bytecodes). Each ticket's state is the
+    truth and changes in one assignment; all else is derived from the states, and `rebuild_state` derives it again.
 
     Args:
-        capacities: slots by resource: None is unlimited, an `AdaptiveLimit` finds out.
-        policy: makes the policy of a resource's line.
-        max_wait_ticks: the guard, see `Line`; 0 turns it off.
-        max_waiters: the most tickets that may wait, all resources together; None is no bound.
-        max_hold: seconds without a sign of life after which a lease is taken back.
-        unknown: makes a resource that is asked for and not known; without it that is an error.
+        capacities: slots by resource: None is unlimited, an `AdaptiveLimit` adapts to the provider's refusals.
+        policy: creates the policy of a queue set.
+        max_wait_ticks: the guard, see `QueueSet`; 0 disables it.
+        max_waiters: the maximum of waiting tickets, all resources together; None is no maximum.
+        max_hold: seconds without a sign of life after which a lease expires.
+        make_unknown_pool: creates the pool of an unknown resource; without it a request for one is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
-        tuner: makes what finds alpha for a line; None leaves it as it is.
+        tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
 
     """
 
-    # -- the way of a ticket ------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        capacities: Mapping[str, Capacity],
+        policy: Callable[[], Policy],
+        *,
+        max_wait_ticks: int = 1000,
+        max_waiters: int | None = None,
+        max_hold: float = inf,
+        make_unknown_pool: Callable[[str], SlotPool] | None = None,
+        tenant_shares: Mapping[str, int] = _NO_SHARES,
+        tuner: Callable[[], AlphaTuner | None] = lambda: None,
+    ) -> None:
+        self.observed = False
+        self.events: list[Event] = []
+        self.decided: list[Ticket] = []
+        self.max_waiters = max_waiters
+        self.closed = False
+        self.has_learnt = False
+        """Whether an adaptive limit was ever lowered."""
+        self.deadlines = Deadlines(max_hold)
+        self.resources = Resources(
+            capacities, policy, max_wait_ticks, make_unknown_pool, tenant_shares=tenant_shares, tuner=tuner
+        )
+        self.tickets: dict[int, Ticket] = {}
+        """All that have not ended, by sequence number."""
+        self.deadlock_detector = DeadlockDetector()
 
-    def submit(self, ticket: Ticket, now: float, *, wait: bool = True) -> None:
-        """Take a new ticket; it ends up QUEUED (without `wait`), WAITING, ADMITTING, GRANTED or REJECTED.
+    # -- operations ---------------------------------------------------------------------------------------------
+
+    def submit(self, ticket: Ticket, now: float) -> None:
+        """Take a new ticket; its state is then WAITING, ADMITTING, GRANTED or REJECTED.
 
         Raises:
-            KeyError: the request names a resource that is not known.
+            KeyError: the request names an unknown resource.
 
         """
-        line = self._find_queue_set(ticket)
-        self._tickets[ticket.seq] = ticket
-        if self.observed:
-            self.events.append(Submitted(now, ticket))
-        ticket.birth = line.tick
-        if not wait and not self.closed:
-            ticket.state = State.QUEUED
-            line.add_ticket(ticket)
-            return
-        self._grant_or_enqueue(line, ticket, now)
-
-    def try_submit_fast(self, ticket: Ticket, now: float) -> bool:
-        """Do as `submit`, if there is a slot at once and nobody is to be told; else do nothing and return False.
-
-        The hot path of a program without contention or telemetry: `submit` in one step.
-        """
-        request = ticket.request
-        line = self.resources.get_queue_set(request.resources)
-        pool = line.single_pool
-        if pool is None or pool.used >= pool.capacity or pool.is_gated or pool.reserved_for is not None:
-            return False
-        if self.observed or self.closed or (request.admission and ticket.backlog is not None):
-            return False
-        seq = ticket.seq
-        self._tickets[seq] = ticket
-        ticket.birth = line.tick
-        ticket.reason = _FREE
-        ticket.waiting_since = ticket.granted_at = ticket.touched_at = now
-        if ticket.backlog is None:
-            ticket.state = _ADMITTING if request.admission else _GRANTED
-        else:
-            ticket.backlog.bind_oldest_work(ticket)
-            ticket.state = _GRANTED
-            ticket.request = ticket.resolve_request()
-        pool.leases[seq] = ticket
-        pool.used += 1
-        if self.leases_due == inf:
-            self.leases_due = now + self.max_hold
-        if line.policy.is_metered:
-            line.charge_ticket(ticket)
-        return True
-
-    def try_release_fast(self, ticket: Ticket) -> bool:
-        """Do as `release`, if nobody waits and nobody is to be told; else do nothing and return False."""
-        line = self.resources.get_queue_set(ticket.request.resources)
-        pool = line.single_pool
-        if pool is None or pool.sharer_count or pool.is_gated or line.waiting or len(pool.queue_sets) > 1:
-            return False
-        if ticket.state is not _GRANTED or self.observed or line.policy.is_metered:
-            return False
-        seq = ticket.seq
-        ticket.state = _RELEASED
-        ticket.scopes = ()
-        del self._tickets[seq]
-        del pool.leases[seq]
-        pool.used -= 1
-        line.tick += 1
-        pool.record_served(ticket.request)
-        return True
+        self._grant_or_enqueue(self._register_ticket(ticket, now), ticket, now)
 
     def park_ticket(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
-        """Note that whoever waits for a WAITING ticket stands still, and what cannot end until it goes on."""
-        if ticket.state is State.WAITING:
-            self._deadlock_detector.remove_waiter(ticket)
-            ticket.blocked_scopes = blocks
-            self._deadlock_detector.add_waiter(ticket)
+        """Record that the caller blocks until a WAITING ticket is decided, and which scopes it blocks meanwhile."""
+        if ticket.state is _WAITING:
+            self.deadlock_detector.update_waiter(ticket, blocks)
             self._resolve_deadlocks(now)
 
-    def start_waiting(self, ticket: Ticket, now: float) -> None:
-        """Let a QUEUED ticket compete: somebody waits for it now."""
-        if ticket.state is not State.QUEUED:
-            return
-        line = self._find_queue_set(ticket)
-        line.remove_ticket(ticket)
-        self._grant_or_enqueue(line, ticket, now)
-
     def admit_ticket(self, ticket: Ticket, now: float) -> None:
-        """Say yes to an ADMITTING ticket."""
-        if ticket.state is not State.ADMITTING:
+        """Grant an ADMITTING ticket; no-op in any other state."""
+        if ticket.state is not _ADMITTING:
             return
-        ticket.state = State.GRANTED
+        ticket.state = _GRANTED
         ticket.granted_at = ticket.touched_at = now
         grant = ticket.grant
         ticket.grant = grant if ticket.explain else None
@@ -159,107 +119,73 @@ class Scheduler(Steps):
             self.events.append(grant._replace(at=now))
 
     def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
-        """Say no to an ADMITTING ticket; its slot passes on. Work that was refused itself does not queue again."""
-        if ticket.state is State.ADMITTING:
+        """Reject an ADMITTING ticket and free its slot; its work is queued again, unless its budget refused it."""
+        if ticket.state is _ADMITTING:
             if ticket.backlog is not None and outcome is not Outcome.BUDGET:
                 ticket.backlog.return_work(ticket)
-            line = self._find_queue_set(ticket)
-            if not ticket.repeated:
-                ticket.correction = -ticket.request.weight
-            for pool in line.pools:
-                pool.take_rate_tokens(-1, -ticket.request.tokens, now)
-            self._mark_rejected(line, ticket, outcome, now)
-            self._free_slots(line, ticket, now)
+            queue_set = self._find_queue_set(ticket)
+            ticket.correction = ticket.correction if ticket.repeated else -ticket.request.weight
+            queue_set.take_rate_tokens(-1, -ticket.request.tokens, now)
+            self._mark_rejected(queue_set, ticket, outcome, now)
+            self._free_slots(queue_set, ticket, now)
+
+    def reject_new(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        """Take a new ticket and reject it at once."""
+        queue_set = self._register_ticket(ticket, now)
+        ticket.waiting_since, ticket.waiting_tick = now, queue_set.tick
+        self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN if self.closed else outcome, now)
+
+    def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome, now: float) -> int:
+        """Reject those of the given tickets that wait, and return their number.
+
+        No slot is granted before the last one is rejected: a rejection can open a gate for another of the tickets.
+        """
+        waiting = [ticket for ticket in dict.fromkeys(tickets) if ticket.state is _WAITING]
+        pools: dict[SlotPool, None] = {}
+        for ticket in waiting:
+            queue_set = self._find_queue_set(ticket)
+            self._dequeue_ticket(queue_set, ticket)
+            self._mark_rejected(queue_set, ticket, outcome, now)
+            pools.update(dict.fromkeys(queue_set.pools))
+        for pool in pools:
+            self._grant_waiting((pool,), now)
+        return len(waiting)
 
     def record_spending(self, ticket: Ticket, spending: Spending, now: float) -> None:
-        """Note what a ticket's call took, before its release."""
+        """Record the usage of a ticket's call, before its release."""
         if ticket.state.is_ended:
             return
         ticket.correction = spending.weight - ticket.request.weight
         if self.observed:
             self.events.append(Spent(now, ticket, spending))
         usage = spending.usage
-        if usage is not None and ticket.state is State.GRANTED and not ticket.spending_recorded:
+        if usage is not None and ticket.state is _GRANTED and not ticket.spending_recorded:
             ticket.spending_recorded = True
-            for pool in self._find_queue_set(ticket).pools:
-                if pool.token_bucket is not None:
-                    pool.take_rate_tokens(0, usage.input_tokens + usage.output_tokens - ticket.request.tokens, now)
-
-    def release(self, ticket: Ticket, now: float) -> None:
-        """End a ticket that holds or is suspended; anything else is left alone, so releasing twice is harmless."""
-        if ticket.state is State.ADMITTING:
-            self.refuse_admission(ticket, Outcome.CANCELLED, now)
-        elif ticket.state in (State.GRANTED, State.SUSPENDED):
-            if ticket.state is State.GRANTED:
-                for pool in self._find_queue_set(ticket).pools:
-                    pool.handle_success(now)
-            self._end_ticket(ticket, now)
-
-    def cancel(self, ticket: Ticket, now: float) -> None:
-        """End a ticket wherever it is: one that waits leaves, one that holds is released. Total, and idempotent."""
-        if ticket.state.is_queued:
-            self._reject_queued(ticket, Outcome.CANCELLED, now)
-        elif ticket.state is State.ADMITTING:
-            self.refuse_admission(ticket, Outcome.CANCELLED, now)
-        elif not ticket.state.is_ended and ticket.state is not State.NEW:
-            if ticket.backlog is not None:
-                ticket.backlog.return_work(ticket)
-            self._refund_tokens(ticket, now)
-            self._end_ticket(ticket, now)
-
-    def end_nested(self, ticket: Ticket, spending: Spending | None, now: float) -> None:
-        """End a ticket that ran under a slot of the program's own, and tell what it took."""
-        if ticket.state.is_ended:
-            return
-        ticket.state = State.RELEASED
-        if self.observed:
-            if spending is not None:
-                self.events.append(Spent(now, ticket, spending))
-            self.events.append(Released(now, ticket, None, expired=False))
-
-    def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome, now: float) -> int:
-        """Reject those of the given tickets that are queued, and return their number.
-
-        No slot is granted before the last one is rejected: a rejection can open a gate for another of the tickets.
-        """
-        queued = [ticket for ticket in dict.fromkeys(tickets) if ticket.state.is_queued]
-        pools: dict[SlotPool, None] = {}
-        for ticket in queued:
-            line = self._find_queue_set(ticket)
-            self._dequeue_ticket(line, ticket)
-            self._mark_rejected(line, ticket, outcome, now)
-            pools.update(dict.fromkeys(line.pools))
-        for pool in pools:
-            self._grant_waiting((pool,), now)
-        return len(queued)
+            excess = usage.input_tokens + usage.output_tokens - ticket.request.tokens
+            self._find_queue_set(ticket).take_rate_tokens(0, excess, now)
 
     def record_throttling(self, event: Throttled) -> None:
-        """Note that the provider pushed a holder back.
+        """Record that the provider throttled a call.
 
-        Unless it is for money, adaptive limits are lowered, and nothing is granted there before the time that it names,
-        or else before the time when there is more of what it says has run out.
+        Unless the reason is a spending limit, adaptive limits are lowered, and the call's resources grant nothing for
+        the time that the provider named, or until the limit that it reported as used up is refilled.
         """
         if self.observed:
             self.events.append(event)
         ticket, now = event.ticket, event.at
-        if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is not ThrottleKind.SPEND:
-            pause = event.retry_after
-            if pause is None:
-                pause = _compute_limits_pause(ticket, event.limits)
-            for pool in self._find_queue_set(ticket).pools:
-                pool.handle_throttling(ticket, now, _clamp_pause(pause))
-                self.has_learnt |= pool.has_learnt
+        if isinstance(ticket, Ticket) and ticket.state is _GRANTED and event.kind is not ThrottleKind.SPEND:
+            pause = compute_pause(ticket, event.limits, event.retry_after)
+            self.has_learnt |= self._find_queue_set(ticket).handle_throttling(ticket, now, pause)
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
-        """Note what the provider says is left: too little for another such request, and none is granted until then."""
-        pause = _clamp_pause(_compute_limits_pause(ticket, limits))
-        if pause and ticket.state is State.GRANTED:
-            for pool in self._find_queue_set(ticket).pools:
-                pool.set_pause(now + pause)
+        """Pause the ticket's resources if the provider's remaining limits are too small for another such request."""
+        pause = compute_pause(ticket, limits)
+        if pause and ticket.state is _GRANTED:
+            self._find_queue_set(ticket).set_pause(now + pause)
 
     def suspend_ticket(self, ticket: Ticket, now: float) -> None:
-        """Give the slot back for the length of a pause; the ticket stays."""
-        if ticket.state is not State.GRANTED:
+        """Free the slot of a GRANTED ticket for the length of a pause; the ticket stays."""
+        if ticket.state is not _GRANTED:
             return
         self._refund_tokens(ticket, now)
         ticket.state = State.SUSPENDED
@@ -268,67 +194,69 @@ class Scheduler(Steps):
         self._free_slots(self._find_queue_set(ticket), ticket, now)
 
     def resume_ticket(self, ticket: Ticket, now: float) -> None:
-        """Queue a SUSPENDED ticket again, no older than the ticks that it has really waited.
+        """Submit a SUSPENDED ticket again, with the age in ticks that it has actually waited.
 
-        It was let in once, so the bound on waiters does not turn it away.
+        `max_waiters` does not apply, as the ticket was granted before.
         """
         if ticket.state is not State.SUSPENDED:
             return
-        line = self._find_queue_set(ticket)
+        queue_set = self._find_queue_set(ticket)
         ticket.repeated = True
         ticket.blocked_scopes = ()
-        ticket.birth = line.tick - ticket.waited_ticks
-        self._grant_or_enqueue(line, ticket, now)
+        ticket.birth = queue_set.tick - ticket.waited_ticks
+        self._grant_or_enqueue(queue_set, ticket, now)
 
-    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
-        """Note that a lease lives elsewhere now."""
-        ticket.scopes = places
+    def set_scopes(self, ticket: Ticket, scopes: tuple[Hashable, ...], now: float) -> None:
+        """Change the scopes in which a lease is used."""
+        ticket.scopes = scopes
         if ticket.state.is_holding:
             self._resolve_deadlocks(now)
 
-    # -- time, limits, the end ----------------------------------------------------------------------------------
+    def release(self, ticket: Ticket, now: float) -> None:
+        """End a ticket that holds a slot or is suspended; no-op in any other state, so idempotent."""
+        if ticket.state is _ADMITTING:
+            self.refuse_admission(ticket, Outcome.CANCELLED, now)
+        elif ticket.state in (_GRANTED, State.SUSPENDED):
+            if ticket.state is _GRANTED:
+                self._find_queue_set(ticket).handle_success(now)
+            self._end_ticket(ticket, now)
+
+    def cancel(self, ticket: Ticket, now: float) -> None:
+        """End a ticket in any state: a waiting one leaves its queue, a lease is released. Idempotent."""
+        if ticket.state is _WAITING:
+            self._reject_waiter(ticket, Outcome.CANCELLED, now)
+        elif ticket.state is _ADMITTING:
+            self.refuse_admission(ticket, Outcome.CANCELLED, now)
+        elif not ticket.state.is_ended and ticket.state is not State.NEW:
+            if ticket.backlog is not None:
+                ticket.backlog.return_work(ticket)
+            self._refund_tokens(ticket, now)
+            self._end_ticket(ticket, now)
+
+    def close(self, now: float) -> None:
+        """Reject all waiters and all later requests; leases stay until their release."""
+        self.closed = True
+        self.reject_waiting(tuple(self.tickets.values()), Outcome.SHUTDOWN, now)
 
     def run_due_actions(self, now: float) -> None:
-        """Reject what has waited too long, take back what has been held too long, lend what lies idle.
+        """Reject waiters past their deadline, end expired leases, and lend idle slots.
 
-        While anybody waits it is to be called now and then, for nothing tells when a slot begins to lie idle.
+        While a ticket waits this must be called regularly: no operation occurs when a lease becomes idle.
         """
-        while (first := self._deadlines.peek_entry()) is not None and first[0] <= now:
-            self._reject_queued(first[-1], Outcome.TIMEOUT, now)
-        if self.leases_due <= now:
+        while (ticket := self.deadlines.find_timed_out(now)) is not None:
+            self._reject_waiter(ticket, Outcome.TIMEOUT, now)
+        if self.deadlines.lease_check_at <= now:
             self._expire_leases(now)
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
-            self._grant_all_waiting(now)
+            self.grant_all_waiting(now)
         if self.count_waiting():
-            self._lend_idle_slots(now)
-
-    def _expire_leases(self, now: float) -> None:
-        self.leases_due = inf
-        for pool in tuple(self.resources.pools.values()):
-            for ticket in list(pool.leases.values()):
-                if not ticket.state.is_holding:
-                    continue  # it held several, and has ended at another of them
-                due = ticket.touched_at + self.max_hold
-                if due > now:
-                    self.leases_due = min(self.leases_due, due)
-                elif ticket.state is State.ADMITTING:
-                    self.refuse_admission(ticket, Outcome.TIMEOUT, now)
-                else:
-                    self._end_ticket(ticket, now, expired=True)
-
-    def detect_stalls(self, now: float) -> list[Stall]:
-        """Tell, once each, of resources where somebody waits and nothing has moved for long."""
-        if not self.count_waiting():
-            return []
-        found = (detect_stall(pool, now) for pool in self.resources.pools.values())
-        return [each for each in found if each is not None]
+            while (loan := find_idle_borrower(self.resources, self.deadlock_detector.is_blocked, now)) is not None:
+                self._grant_shared(loan, now)
 
     def compute_next_wakeup(self) -> float:
-        """Return when `advance` has something to do at the earliest; inf when never."""
-        first = self._deadlines.peek_entry()
-        deadline = inf if first is None else float(first[0])
-        return min(self.leases_due, self.resources.opens_at, deadline)
+        """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
+        return min(self.deadlines.compute_next(), self.resources.opens_at)
 
     def set_resource(
         self,
@@ -339,19 +267,19 @@ class Scheduler(Steps):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
     ) -> None:
-        """Make a resource, or change its limits: more room grants at once, less takes effect as leases end."""
+        """Add a resource, or change its limits: a higher limit grants at once, a lower one applies as leases end."""
         pool = self.resources.set_resource(name, capacity, requests_per_minute, tokens_per_minute)
         self._grant_waiting((pool,), now)
 
     def set_capacity(self, name: str, capacity: Capacity, now: float) -> None:
-        """Change a resource's slots alone."""
+        """Change the capacity of a resource, and nothing else."""
         pool = self.resources.pools[name]
         pool.set_capacity(capacity)
         self._grant_waiting((pool,), now)
 
     def set_max_hold(self, seconds: float, now: float) -> None:
-        """Change the time without a sign of life after which a lease is taken back."""
-        self.max_hold = seconds
+        """Change the time without a sign of life after which a lease expires."""
+        self.deadlines.max_hold = seconds
         self._expire_leases(now)
 
     def set_policy(
@@ -362,53 +290,161 @@ class Scheduler(Steps):
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
     ) -> None:
-        """Go on under another policy, guard and shares; nobody loses their place in their queue."""
+        """Change policy, guard and shares; each ticket keeps its place in its queue."""
         self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner)
-        self._grant_all_waiting(now)
-
-    def close(self, now: float) -> None:
-        """Turn away all who wait and all who come; holders may finish."""
-        self.closed = True
-        for ticket in list(self._tickets.values()):
-            if ticket.state.is_queued:
-                line = self._find_queue_set(ticket)
-                self._dequeue_ticket(line, ticket)
-                self._mark_rejected(line, ticket, Outcome.SHUTDOWN, now)
+        self.grant_all_waiting(now)
 
     def take_snapshot(self, now: float) -> Snapshot:
-        """Tell how everything stands."""
-        return Snapshot(now, tuple(build_resource_snapshot(pool, now) for pool in self.resources.pools.values()))
+        """Return the state of all resources and agents."""
+        return SnapshotBuilder(self.resources, now).build_snapshot()
 
     def take_dump(self, most: int, now: float) -> tuple[ResourceDump, ...]:
-        """Tell how everything stands, request by request: so many of each resource."""
-        return build_resource_dumps(self.resources, self._tickets.values(), most, now)
+        """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
+        return SnapshotBuilder(self.resources, now).build_dump(self.tickets.values(), most)
 
-    def list_tickets(self) -> tuple[Ticket, ...]:
-        """Return all that have not ended."""
-        return tuple(self._tickets.values())
+    def count_waiting(self) -> int:
+        """Return the number of waiting tickets."""
+        return self.resources.count_waiting()
 
-    def get_pool(self, resource: str) -> SlotPool:
-        """Return the slots of one resource."""
-        return self.resources.pools[resource]
+    # -- steps of the operations --------------------------------------------------------------------------------
 
-    def get_queue_set(self, resource: str) -> QueueSet:
-        """Return those who ask for one resource alone."""
-        return self.resources.get_queue_set((resource,))
+    def _find_queue_set(self, ticket: Ticket) -> QueueSet:
+        return self.resources.get_queue_set(ticket.request.resources)
 
+    def _register_ticket(self, ticket: Ticket, now: float) -> QueueSet:
+        queue_set = self._find_queue_set(ticket)
+        self.tickets[ticket.seq] = ticket
+        if self.observed:
+            self.events.append(Submitted(now, ticket))
+        ticket.birth = queue_set.tick
+        return queue_set
 
-def _compute_limits_pause(ticket: Ticket, limits: RateLimits | None) -> float:
-    """Return in how many seconds there is enough for another such request."""
-    if limits is None:
-        return 0.0
-    buckets = (
-        (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
-        (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
-    )
-    return max(
-        compute_refill_delay(needed, left, limit, reset) if left is not None and reset is not None else 0.0
-        for needed, left, limit, reset in buckets
-    )
+    def _grant_or_enqueue(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        ticket.lenders = _NO_LENDERS
+        ticket.waiting_since = now
+        ticket.waiting_tick = queue_set.tick
+        timeout = ticket.request.timeout
+        if self.closed:
+            self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN, now)
+        elif self.resources.can_grant_now(queue_set, ticket, now):
+            self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
+        elif timeout is not None and timeout <= 0:
+            self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
+        elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
+            self._mark_rejected(queue_set, ticket, Outcome.BACKPRESSURE, now)
+        else:
+            ticket.deadline = None if timeout is None else now + timeout
+            ticket.state = _WAITING
+            self.enqueue_ticket(queue_set, ticket)
+            if self.observed:
+                self.events.append(event_builders.build_waiting(queue_set, ticket, now))
+            if any(pool.is_gated for pool in queue_set.pools):
+                self._grant_waiting(queue_set.pools, now)
 
+    def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
+        """Add a WAITING ticket to its queue."""
+        queue_set.add_ticket(ticket)
+        self.deadlock_detector.add_waiter(ticket)
+        self.deadlines.add_waiter(ticket)
 
-def _clamp_pause(pause: float) -> float:
-    return min(pause, _MAX_PAUSE) if pause > 0 else 0.0
+    def _dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
+        queue_set.remove_ticket(ticket)
+        self.deadlock_detector.remove_waiter(ticket)
+        self.deadlines.remove_waiter(ticket)
+
+    def _grant_waiting(self, pools: tuple[SlotPool, ...], now: float) -> None:
+        while (turn := self.resources.select_next_grant(pools, now)) is not None:
+            ticket, guarded = turn
+            reason = GrantReason.GUARD if guarded else GrantReason.SCORE
+            self._grant_ticket(self._find_queue_set(ticket), ticket, reason, now)
+        self._resolve_deadlocks(now)
+
+    def grant_all_waiting(self, now: float) -> None:
+        """Grant every waiter that can be granted now."""
+        for pool in self.resources.pools.values():
+            self._grant_waiting((pool,), now)
+
+    def _resolve_deadlocks(self, now: float) -> None:
+        detector = self.deadlock_detector
+        while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
+            self._grant_shared(loan, now)
+
+    def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
+        ticket, lenders = loan
+        ticket.lenders = lenders
+        self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.REENTRANT, now)
+
+    def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
+        waited = ticket.state is _WAITING
+        if self.observed or ticket.explain:
+            ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now)
+        if ticket.backlog is not None:
+            ticket.backlog.bind_oldest_work(ticket)
+        if queue_set.policy.is_metered:
+            queue_set.charge_ticket(ticket)
+        if waited:
+            self._dequeue_ticket(queue_set, ticket)
+        request = ticket.resolve_request()
+        # A plain slot costs nothing, so it needs no admission.
+        admission = request.admission and (ticket.backlog is None or ticket.work is not None)
+        ticket.reason = reason
+        ticket.waited_ticks = queue_set.tick - ticket.birth
+        ticket.granted_at = ticket.touched_at = now
+        ticket.state = _ADMITTING if admission else _GRANTED
+        ticket.request = request
+        queue_set.start_lease(ticket, now)
+        if self.deadlines.lease_check_at == inf:
+            self.deadlines.lease_check_at = now + self.deadlines.max_hold
+        if waited:
+            self.decided.append(ticket)
+        if self.observed and not admission and ticket.grant is not None:
+            self.events.append(ticket.grant)
+            ticket.grant = ticket.grant if ticket.explain else None
+
+    def _expire_leases(self, now: float) -> None:
+        for ticket in self.deadlines.iter_expired_leases(self.resources.pools.values(), now):
+            if ticket.state is _ADMITTING:
+                self.refuse_admission(ticket, Outcome.TIMEOUT, now)
+            else:
+                self._end_ticket(ticket, now, expired=True)
+
+    def _end_ticket(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
+        queue_set = self._find_queue_set(ticket)
+        held = ticket.state.is_holding
+        ticket.state = _RELEASED
+        ticket.scopes = ()  # a claim among them refers back to the ticket
+        del self.tickets[ticket.seq]
+        if self.observed:
+            self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
+        queue_set.record_served(ticket)
+        if held:
+            self._free_slots(queue_set, ticket, now)
+
+    def _refund_tokens(self, ticket: Ticket, now: float) -> None:
+        """Return the tokens of a request that produced no usage."""
+        if ticket.state is _GRANTED and not ticket.spending_recorded:
+            self._find_queue_set(ticket).take_rate_tokens(0, -ticket.request.tokens, now)
+
+    def _free_slots(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        self.resources.advance_ticks(queue_set.end_lease(ticket))
+        self._grant_waiting(queue_set.pools, now)
+
+    def _reject_waiter(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        queue_set = self._find_queue_set(ticket)
+        self._dequeue_ticket(queue_set, ticket)
+        self._mark_rejected(queue_set, ticket, outcome, now)
+        self._grant_waiting(queue_set.pools, now)
+
+    def _mark_rejected(self, queue_set: QueueSet, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        waited = ticket.state is not State.NEW
+        ticket.waited_seconds = now - ticket.waiting_since
+        ticket.outcome = outcome
+        ticket.state = State.REJECTED
+        ticket.scopes = ()
+        if waited:
+            # Before its removal: `rebuild_state` must find each ticket that has to be woken.
+            self.decided.append(ticket)
+        del self.tickets[ticket.seq]
+        queue_set.settle_charge(ticket)
+        if self.observed:
+            self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, now))

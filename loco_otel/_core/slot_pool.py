@@ -1,30 +1,29 @@
-"""One resource: its slots, who holds them, and what else keeps a request from going."""
+"""One resource: its slots, the leases that hold them, and what else delays a request."""
 
 from collections import deque
 from math import inf
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
-from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
 from loco_otel.events import Request
 
 _FAIRNESS_WINDOW = 1000
-"""Releases over which the fairness index looks back."""
+"""Releases that the fairness index covers."""
 
 
 class SlotPool:
-    """The slots of one resource, and the lines before it."""
+    """The slots of one resource."""
 
     __slots__ = (
         "adaptive_limit",
         "capacity",
+        "is_contested",
         "is_gated",
         "leases",
         "name",
         "paused_until",
-        "queue_sets",
         "recently_served",
         "reported_stall",
         "request_bucket",
@@ -37,36 +36,36 @@ class SlotPool:
     def __init__(self, name: str, capacity: int | AdaptiveLimit | None) -> None:
         self.name = name
         self.adaptive_limit: AdaptiveLimit | None = None
-        """Finds the capacity out, where nobody has set it."""
+        """Adapts the capacity to the provider, if it is not fixed."""
         self.capacity: float = inf
         """Slots; inf while unlimited."""
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
-        """Nobody is granted before."""
+        """Nothing is granted before this time."""
         self.is_gated = False
-        """Whether more than the slots has to be looked at."""
+        """Whether a grant depends on more than a free slot: a rate limit, a pause or an adaptive limit."""
         self.set_capacity(capacity)
-        self.queue_sets: list[QueueSet] = []
-        """Of those who ask for this resource, alone or among others."""
+        self.is_contested = False
+        """Whether several queue sets compete for it."""
         self.leases: dict[int, Ticket] = {}
-        """Those that hold a slot or share one, in the order of their grants."""
+        """Tickets that hold or share a slot, in the order of their grants."""
         self.used = 0
-        """Slots taken: the leases less those that share."""
+        """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
         self.reported_stall: tuple[float, int] | None = None
-        """Its last sign of life and its releases when it was told that it stands still."""
-        self.reserved_for: QueueSet | None = None
-        """Whose the next free slot is: a line that asks for other resources too, and has waited too long."""
+        """Last sign of life and number of releases at the last report of a stall."""
+        self.reserved_for: object | None = None
+        """The queue set that the next free slot is reserved for: it needs other resources too, and its guard fired."""
         self.recently_served: deque[tuple[Key, int]] = deque(maxlen=_FAIRNESS_WINDOW)
         """Queue key and weight of the last requests served, for the fairness index.
 
-        Never the requests: they refer to the program's contexts, and through these to its spans.
+        Not the requests themselves: they refer to the program's contexts, and through these to its spans.
         """
 
     def set_capacity(self, capacity: int | AdaptiveLimit | None) -> None:
-        """Set the number of slots: None is unlimited, an adaptive limit finds it out."""
+        """Set the number of slots: None is unlimited, an adaptive limit changes it."""
         self.adaptive_limit = capacity if isinstance(capacity, AdaptiveLimit) else None
         if isinstance(capacity, AdaptiveLimit):
             self.capacity = capacity.limit
@@ -77,11 +76,11 @@ class SlotPool:
 
     @property
     def has_learnt(self) -> bool:
-        """Whether its provider has ever refused anything."""
+        """Whether its provider has ever refused a request."""
         return self.adaptive_limit is not None and self.adaptive_limit.is_learnt
 
     def set_rate_limits(self, requests: float | None, tokens: float | None) -> None:
-        """Set how many requests and tokens may go in a minute; None is any number."""
+        """Set the requests and tokens per minute; None is unlimited."""
         if requests != (self.request_bucket and self.request_bucket.per_minute):
             self.request_bucket = None if requests is None else TokenBucket(requests)
         if tokens != (self.token_bucket and self.token_bucket.per_minute):
@@ -89,7 +88,7 @@ class SlotPool:
         self._update_gate()
 
     def handle_throttling(self, ticket: Ticket, now: float, pause: float) -> None:
-        """Note that the provider refused one of the holders, for load, and for how long it wants to be left alone."""
+        """Update the adaptive limit after a refusal of a lease's request, and pause for `pause` seconds."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_refusal(
             self.used, ticket.granted_at, now, pause
         ):
@@ -98,24 +97,24 @@ class SlotPool:
             self.set_pause(now + pause)
 
     def handle_success(self, now: float) -> None:
-        """Note that the provider has served one of the holders, who has not left yet."""
+        """Update the adaptive limit after a success of a request whose lease has not ended yet."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_success(self.used, now):
             self._apply_adaptive_limit()
 
     def set_pause(self, until: float) -> None:
-        """Grant nothing before, as the provider asks; a capacity that somebody has set is nobody's to pause."""
+        """Grant nothing before a time that the provider named. A fixed capacity is never paused."""
         if self.adaptive_limit is not None and until > self.paused_until:
             self.paused_until = until
             self._update_gate()
 
     def _apply_adaptive_limit(self) -> None:
-        """Do as the adaptive limit says."""
+        """Set the capacity to the adaptive limit."""
         if self.adaptive_limit is not None:
             self.capacity = self.adaptive_limit.limit
         self._update_gate()
 
     def compute_open_time(self, ticket: Ticket, now: float) -> float:
-        """Return when a ticket may go as far as time is concerned: `now` or before when it may."""
+        """Return when pauses and rate limits allow a ticket; `now` or earlier if they allow it now."""
         at = self.paused_until
         if self.request_bucket is not None:
             at = max(at, self.request_bucket.compute_available_at(1, now))
@@ -124,7 +123,7 @@ class SlotPool:
         return at
 
     def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
-        """Take from what may go in a minute; negative amounts give back."""
+        """Take requests and tokens from the rate limits; negative amounts are returned to them."""
         if self.request_bucket is not None and requests:
             self.request_bucket.take_tokens(requests, now)
         if self.token_bucket is not None and tokens:
@@ -139,14 +138,14 @@ class SlotPool:
         """Count a request that was served in the fairness index."""
         self.recently_served.append((key_of(request), request.weight))
 
-    def has_room(self, line: QueueSet) -> bool:
-        """Tell whether there is a slot for a line: one that is kept for another is none."""
-        if self.reserved_for is None or self.reserved_for is line:
+    def has_room(self, queue_set: object) -> bool:
+        """Return whether a slot is free for a queue set, not counting a slot reserved for another."""
+        if self.reserved_for is None or self.reserved_for is queue_set:
             return self.used < self.capacity
         return self.used + 1 < self.capacity
 
     def add_lease(self, ticket: Ticket) -> None:
-        """Count a ticket among the holders; its state says so already."""
+        """Count a ticket among the leases, after the change of its state."""
         self.leases[ticket.seq] = ticket
         if self.name in ticket.lenders:
             self.sharer_count += 1
@@ -154,25 +153,25 @@ class SlotPool:
             self.used += 1
 
     def remove_lease(self, ticket: Ticket) -> bool:
-        """Take a ticket out of the holders; return True when that gave a slot back.
+        """Remove a ticket from the leases, and return whether that freed a slot.
 
-        A slot that somebody shares passes on to the sharer.
+        A shared slot passes to the lease that shares it.
         """
         del self.leases[ticket.seq]
-        if self.sharer_count and self._pass_slot_on(ticket):
+        if self.sharer_count and self._pass_slot(ticket):
             return False
         self.used -= 1
         return True
 
     def clear_leases(self) -> None:
-        """Forget holders; the tickets are untouched."""
+        """Remove all leases without changing the tickets."""
         self.leases = {}
         self.used = 0
         self.sharer_count = 0
         self.reserved_for = None
         self._apply_adaptive_limit()
 
-    def _pass_slot_on(self, ticket: Ticket) -> bool:
+    def _pass_slot(self, ticket: Ticket) -> bool:
         name = self.name
         if name in ticket.lenders:
             ticket.lenders = _without_lender(ticket, name)

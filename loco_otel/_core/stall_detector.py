@@ -1,72 +1,83 @@
-"""When nothing has moved at a resource for long though somebody waits: what a program's log is told, once each time.
+"""Detection of stalls: a resource with waiters at which nothing has progressed for long; each is reported once.
 
-There are holders that nobody can tell from dead ones, see decision 0003: they wait for a thread whose call waits for
-their slot. A provider may also ask for a long pause, or take long. Who operates the program is to know who waits for
-whom.
+Some leases cannot be distinguished from dead ones, see decision 0003: their code waits for a thread whose call waits
+for their slot. A provider may also name a long pause, or take long to respond. The report names waiters and leases, so
+that an operator can decide.
 """
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 
 STALL_AFTER = 60.0
-"""Seconds without a grant, a chunk or a release after which a resource stands still."""
+"""Seconds without a grant, a chunk or a release after which a resource counts as stalled."""
 
 _MAX_NAMED_HOLDERS = 5
-"""Holders that are named."""
 
 
 class Stall(NamedTuple):
-    """A resource that stands still."""
+    """A resource that has stalled."""
 
     resource: str
     seconds: float
     waiting: int
     first: str
-    """The agent that has waited the longest."""
+    """Agent of the oldest waiter."""
     waited: float
     holders: tuple[tuple[str, float], ...]
-    """Agents that hold a slot, and for how many seconds: the first few of them."""
+    """Agents with a lease, and its age in seconds: the oldest few leases."""
     active: int
     pause: float
-    """Seconds for which the provider still wants to be left alone."""
+    """Seconds left of a pause that the provider named."""
 
     def __str__(self) -> str:
-        said = (
-            f"nothing has moved at {self.resource} for {self.seconds:.0f} s: {self.waiting} wait, the first is"
-            f" {self.first} since {self.waited:.0f} s"
+        text = (
+            f"no call at {self.resource} has progressed for {self.seconds:.0f} s: {self.waiting} waiting, the oldest "
+            f"of {self.first} for {self.waited:.0f} s"
         )
         if self.holders:
-            held = ", ".join(f"{agent} since {seconds:.0f} s" for agent, seconds in self.holders)
+            leases = ", ".join(f"{agent} for {seconds:.0f} s" for agent, seconds in self.holders)
             more = f" and {self.active - len(self.holders)} more" if self.active > len(self.holders) else ""
-            said += f"; {self.active} hold: {held}{more}"
+            text += f"; {self.active} holding a slot: {leases}{more}"
         if self.pause:
-            said += f"; its provider asked for a pause of another {self.pause:.0f} s"
-        return said
+            text += f"; the provider's pause lasts another {self.pause:.0f} s"
+        return (
+            f"{text}. The calls keep waiting: `loco-otel ps` lists them, LOCO_ACQUIRE_TIMEOUT limits a wait, and "
+            "LOCO_MAX_HOLD frees slots that are not used"
+        )
 
 
-def detect_stall(pool: SlotPool, now: float) -> Stall | None:
-    """Return what is to be told of a resource now; None where it moves, nobody waits, or this has been told."""
-    oldest = [first for line in pool.queue_sets if (first := line.find_oldest_waiter()) is not None]
+def detect_stalls(resources: Resources, now: float) -> list[Stall]:
+    """Return the resources that have stalled, each stall once."""
+    if not resources.count_waiting():
+        return []
+    found = (_detect_stall(pool, resources.list_queue_sets(pool), now) for pool in resources.pools.values())
+    return [stall for stall in found if stall is not None]
+
+
+def _detect_stall(pool: SlotPool, queue_sets: Sequence[QueueSet], now: float) -> Stall | None:
+    oldest = [first for queue_set in queue_sets if (first := queue_set.find_oldest_waiter()) is not None]
     if not oldest:
         return None
     first = min(oldest, key=attrgetter("waiting_since"))
-    moved = max((lease.touched_at for lease in pool.leases.values()), default=0.0)
-    since = max(moved, first.waiting_since)
-    standstill = moved, sum(line.tick for line in pool.queue_sets)
-    if now - since < STALL_AFTER or pool.reported_stall == standstill:
+    touched_at = max((lease.touched_at for lease in pool.leases.values()), default=0.0)
+    since = max(touched_at, first.waiting_since)
+    progress = touched_at, sum(queue_set.tick for queue_set in queue_sets)
+    if now - since < STALL_AFTER or pool.reported_stall == progress:
         return None
-    pool.reported_stall = standstill
+    pool.reported_stall = progress
+    named = list(pool.leases.values())[:_MAX_NAMED_HOLDERS]
     return Stall(
         pool.name,
         now - since,
-        sum(line.waiting for line in pool.queue_sets),
+        sum(queue_set.waiting for queue_set in queue_sets),
         first.request.agent,
         now - first.waiting_since,
-        tuple(
-            [(lease.request.agent, now - lease.granted_at) for lease in list(pool.leases.values())[:_MAX_NAMED_HOLDERS]]
-        ),
+        tuple((lease.request.agent, now - lease.granted_at) for lease in named),
         len(pool.leases),
         max(0.0, pool.paused_until - now),
     )

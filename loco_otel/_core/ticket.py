@@ -1,99 +1,130 @@
-"""One request's way through the scheduler."""
+"""A ticket: one request and its state in the scheduler."""
 
 from collections.abc import Callable, Hashable, Mapping
 from enum import Enum
 from itertools import count
 from math import inf
 from types import MappingProxyType
+from typing import Protocol
 
-from loco_otel._core.backlog import Backlog, Work
 from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.policies.base import Policy
 from loco_otel.events import Granted, GrantReason, Outcome, Request
 
 
 class State(Enum):
-    """Where a ticket is. Only the core changes it, and each change is one assignment.
+    """The state of a ticket. Only the core changes it, and each change is one assignment.
 
-    `NEW -> QUEUED -> WAITING -> [ADMITTING] -> GRANTED -> RELEASED`, or `REJECTED`; `GRANTED -> SUSPENDED -> WAITING`
-    around a retry's pause. All else that the core keeps can be told from the states, see `Scheduler.recover`.
+    `NEW -> WAITING -> [ADMITTING] -> GRANTED -> RELEASED`, or `REJECTED`; `GRANTED -> SUSPENDED -> WAITING` around the
+    pause of a retry. All other data of the core can be derived from the states, see `_core/recovery.py`.
     """
 
     NEW = 0
-    QUEUED = 1
-    """In its agent's queue, and nobody waits for it yet."""
-    WAITING = 2
-    ADMITTING = 3
-    """Has its slot; whoever keeps the budgets is being asked."""
-    GRANTED = 4
-    SUSPENDED = 5
-    """Between two attempts of one call: holds nothing."""
-    RELEASED = 6
-    REJECTED = 7
+    WAITING = 1
+    ADMITTING = 2
+    """Has its slot, until its budget admits or refuses it."""
+    GRANTED = 3
+    SUSPENDED = 4
+    """Between two attempts of one call: holds no slot."""
+    RELEASED = 5
+    REJECTED = 6
 
     def __init__(self, _: int) -> None:
         # Plain attributes: a property would cost a call on the hot path.
-        self.is_queued = self._name_ in {"QUEUED", "WAITING"}
         self.is_holding = self._name_ in {"ADMITTING", "GRANTED"}
         self.is_ended = self._name_ in {"RELEASED", "REJECTED"}
-        self.is_unheld = self._name_ in {"NEW", "QUEUED", "WAITING"}
+        self.is_unheld = self._name_ in {"NEW", "WAITING"}
 
 
 _sequence = count(1)
 
 
-class Ticket:
-    """A request and its state. Made by a shell, filled in by the core, under the engine's lock.
+class Work(Protocol):
+    """One piece of work in a backlog."""
 
-    What most tickets never need stands as a default on the class: making a ticket is on the hot path.
+    birth: int
+    """The tick at which its age was 0."""
+    holder: "Ticket | None"
+    """The ticket that took it. It is the truth about the binding, and changes in one assignment."""
+    entry: Entry | None
+    """The backlog's own."""
+
+    @property
+    def milli(self) -> int:
+        """Its weight in milli-weights."""
+
+    @property
+    def request(self) -> Request:
+        """The request of the ticket that takes it."""
+
+
+class WorkSource(Protocol):
+    """What a ticket takes its work from: a `Backlog`."""
+
+    weight: int
+    """Milli-weights of the work that no ticket has taken."""
+
+    def find_oldest_work(self) -> Work | None:
+        """Return the oldest work; None if there is none."""
+
+    def bind_oldest_work(self, ticket: "Ticket") -> None:
+        """Bind the oldest work to a ticket; no-op if there is none."""
+
+    def return_work(self, ticket: "Ticket") -> None:
+        """Take back the work of a ticket that has not started it."""
+
+
+class Ticket:
+    """A request and its state. Created by a shell, changed by the core under the engine's lock.
+
+    Attributes that few tickets need are defaults of the class, as creating a ticket is on the hot path.
     """
 
     reason: GrantReason | None = None
     outcome: Outcome | None = None
     admission: "Callable[[Ticket], bool] | None" = None
-    """Who keeps its budgets, where it is not whom the engine asks."""
+    """Checks its budgets, in place of the engine's admission."""
     denial: Exception | None = None
-    """Why its budget refuses it, where that is known."""
+    """The reason for which its budget refused it, if there is one."""
     wake: Callable[[], None] | None = None
-    """Called, any number of times, once the ticket no longer waits. A hint: the state is the truth."""
+    """Called at least once after the ticket has stopped waiting. A hint: the state is the truth."""
     scopes: tuple[Hashable, ...] = ()
-    """Where its lease lives: a thread, the contexts that inherited it. Set by the shell, changed by `move`."""
+    """Where its lease is used: a thread, the contexts that inherited it. Set by the shell."""
     blocked_scopes: tuple[Hashable, ...] = ()
-    """While somebody is parked on it, no lease that lists one of these among its places can end; see `park`."""
+    """While its caller is parked, no lease that is used in one of these scopes can end; see `park_ticket`."""
     lenders: "Mapping[str, Ticket]" = MappingProxyType({})
-    """The holders whose slots it shares, by resource. Never changed in place."""
+    """The leases whose slots it shares, by resource. Never changed in place."""
     grant: Granted | None = None
-    """What will be told once it is admitted."""
+    """The event that is emitted once it is admitted."""
     is_nested = False
-    """Runs under a slot of the program's own: in no queue, and holds nothing."""
+    """Runs under a slot of the program's own: is in no queue, and holds no slot."""
     explain = False
-    """Describe its grant in `grant` even where nobody listens, for whoever made it."""
-    backlog: Backlog | None = None
-    """Where it takes its work from at the grant. Its own request weighs nothing then."""
+    """Keep the event of its grant in `grant`, also while nothing is observed."""
+    backlog: WorkSource | None = None
+    """What it takes its work from at the grant. Its own request has no weight then."""
     work: Work | None = None
-    """What it took there; without a backlog what it was made for."""
+    """The work that it took; without a backlog the work that it was created for."""
     birth = 0
-    """The tick at which its age was 0; ticks waited before a pause are taken off."""
+    """The tick at which its age was 0, moved back by the ticks that it waited before a pause."""
     waited_ticks = 0
     charged_by: Policy | None = None
-    """The policy that counts it as served, where one goes by that."""
+    """The policy that has charged it, if the policy is metered."""
     correction = 0
-    """Milli-weights that it took beyond its request's, as far as is known."""
+    """Difference between its actual weight and that of its request, in milli-weights."""
     repeated = False
-    """True from the first pause on."""
+    """Whether it was suspended before."""
     spending_recorded = False
-    """Whether it is known what it took."""
+    """Whether its usage was recorded."""
     waiting_since = 0.0
     waited_seconds = 0.0
-    """How long a rejected ticket waited."""
+    """How long it waited before it was rejected."""
     waiting_tick = 0
     granted_at = 0.0
     touched_at = 0.0
-    """The last sign of life."""
+    """Time of the last sign of life."""
     idle_after = inf
-    """Seconds after that from which its slot is idle (see `_core/idle_leases.py`); inf while its holder works under it.
-
-    Set by the shell, without the lock.
+    """Seconds after `touched_at` at which its slot becomes idle (see `_core/idle_leases.py`); inf while code runs
+    under it. Set by the shell, without the lock.
     """
     deadline: float | None = None
     queue_entry: Entry | None = None
@@ -103,22 +134,22 @@ class Ticket:
     def __init__(self, request: Request, owner: str = "") -> None:
         self.request = request
         self.owner = owner
-        """The process that made it."""
+        """The process that created it."""
         self.seq = next(_sequence)
         self.state = State.NEW
 
     @property
     def lender(self) -> "Ticket | None":
-        """A holder whose slot it shares; None where all its slots are its own."""
+        """A lease whose slot it shares; None if all its slots are its own."""
         return next(iter(self.lenders.values()), None)
 
     @property
     def id(self) -> str:
-        """Unique among all processes that share an engine."""
+        """Identifier, unique among all processes that share an engine."""
         return f"{self.owner}-{self.seq}"
 
     def resolve_request(self) -> Request:
-        """Return what it asks for with the work that it took from its backlog."""
+        """Return its request, with the work that it took from its backlog."""
         request, work = self.request, self.work
         if self.backlog is None or work is None:
             return request
@@ -127,11 +158,11 @@ class Ticket:
         return work.request._replace(context=request.context, timeout=request.timeout)
 
     def compute_demand(self) -> int:
-        """Return what its agent has queued, in milli-weights, where nothing but this ticket and its backlog is."""
+        """Return the weight of the ticket and its backlog, in milli-weights."""
         return self.request.weight + (0 if self.backlog is None else self.backlog.weight)
 
     def find_oldest_birth(self) -> int:
-        """Return the tick at which the oldest of that was born."""
+        """Return the tick at which the oldest work of its backlog was queued, or the ticket, without work."""
         work = None if self.backlog is None else self.backlog.find_oldest_work()
         return self.birth if work is None else work.birth
 

@@ -1,20 +1,20 @@
-"""So many requests, or tokens, in a minute: a token bucket.
+"""A limit on requests or tokens per minute: a token bucket.
 
-The bucket holds a minute's worth, is full at the start and fills evenly. A grant takes what the request is expected to
-need; once its real need is known the difference is taken or given back, so the bucket may be in debt for a while. What
-needs more than a whole bucket may go when the bucket is full.
+The bucket holds the amount of one minute, is full at the start and fills evenly. A grant takes the estimate of a
+request; once the usage is recorded the difference is taken or returned, so the level may be negative for a while. A
+request that needs more than a full bucket is granted when the bucket is full.
 """
 
 _MINUTE = 60.0
 
 
 def compute_refill_delay(needed: float, left: float, size: float | None, full_in: float) -> float:
-    """Return in how many seconds a provider's own bucket will hold what is needed, by what it tells of it.
+    """Return the seconds until a provider's own bucket holds the needed amount, from what it reported.
 
     Args:
-        needed: how much.
-        left: how much there is.
-        size: how much there is in a full one; where that is not told, only a full one is sure to be enough.
+        needed: the amount.
+        left: the reported level.
+        size: the reported size; None if not reported: then only a full bucket is certain to suffice.
         full_in: seconds until it is full.
 
     """
@@ -29,7 +29,7 @@ class TokenBucket:
     """A token bucket. `now` is the scheduler's clock, in seconds.
 
     Args:
-        per_minute: what flows in, and what the bucket holds.
+        per_minute: the rate, and the size of the bucket.
 
     """
 
@@ -38,15 +38,15 @@ class TokenBucket:
     def __init__(self, per_minute: float) -> None:
         self.per_minute = per_minute
         self._level_and_time = per_minute, 0.0
-        """What there was, and when. One value, so that nobody sees the one without the other."""
+        """The level, and the time at which it was computed. One value, so that both change in one assignment."""
 
     def compute_available_at(self, amount: float, now: float) -> float:
-        """Return when there is as much as is needed; `now` or before when there is."""
+        """Return when the amount is available; `now` or earlier if it is available now."""
         missing = min(amount, self.per_minute) - self._compute_level(now)
         return now if missing <= 0 else now + missing * _MINUTE / self.per_minute
 
     def take_tokens(self, amount: float, now: float) -> None:
-        """Take what a request needs; a negative amount gives back."""
+        """Take an amount; a negative one is returned to the bucket."""
         self._level_and_time = min(self.per_minute, self._compute_level(now) - amount), now
 
     def _compute_level(self, now: float) -> float:

@@ -1,1 +1,1 @@
-"""Where the core lives: in this process, and later in a server that several processes share."""
+"""Engines that host the core: in this process, and later in a server that several processes share."""

@@ -1,8 +1,8 @@
-"""What a shell needs of an engine.
+"""The interface between engines and their callers.
 
-Operations never block on anything but a short lock, are harmless when repeated for the same ticket, and answer
-through the ticket's state; `park` says whom to call when it is decided. Nothing here assumes that the queue is in
-this process: ticks, ages and the expiry of leases are the engine's, ticket ids are unique among processes.
+Operations block on nothing but a short lock, are idempotent for a ticket, and change the ticket's state; `park_ticket`
+registers a callback for its decision. The interface does not require that the queue is in this process: the engine owns
+ticks, ages and the expiry of leases, and ticket ids are unique among processes.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -23,56 +23,56 @@ from loco_otel.events import (
 
 
 class Admission(Protocol):
-    """Whoever keeps the budgets: asked outside the lock, after the slot and before the call."""
+    """Checks budgets. Called outside the lock, after the slot is taken and before the call is sent."""
 
     def __call__(self, ticket: Ticket, /) -> bool:
-        """Reserve what the ticket's request will cost; False refuses it.
+        """Reserve the estimated cost of a ticket's request, and return whether its budgets admit it.
 
         Raises:
-            AcquireRejectedError: it is refused, and this is why.
+            AcquireRejectedError: its budgets refuse it; the error has the reason.
 
         """
 
 
 class SlotSource(Protocol):
-    """Where one call asks for its slot, and gives it back."""
+    """Grants one call its slot, and takes it back."""
 
     @property
     def observed(self) -> bool:
-        """Whether somebody listens: then facts for telemetry are worth making."""
+        """Whether there are listeners; without any, callers skip the preparation of telemetry."""
 
     def create_ticket(self, request: Request) -> Ticket:
-        """Make a ticket, not submitted yet."""
+        """Return a new ticket, not submitted yet."""
 
     def submit(self, ticket: Ticket) -> None:
-        """Ask for what the ticket's request says."""
+        """Request the slots that the ticket's request names."""
 
     def park_ticket(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:
         """Call `wake`, at least once, when the ticket no longer waits; at once if it does not.
 
-        Until then the caller stands still, and so does every lease that has one of `blocks` among its places.
+        Until then the caller is blocked, and so is every lease that is used in one of the scopes `blocks`.
         """
 
     def admit_ticket(self, ticket: Ticket) -> None:
-        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED."""
+        """Run the budget check of an ADMITTING ticket, which is then GRANTED or REJECTED."""
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """End a lease, and note what the call took; harmless when it has ended already."""
+        """End a lease, and record its usage; no-op if it has ended."""
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """End a ticket wherever it is, and note what was spent though nothing came of it."""
+        """End a ticket in any state, and record what was spent nevertheless. Idempotent."""
 
     def abandon_ticket(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """Settle and cancel a ticket that was dropped. For finalisers: takes no lock, wakes nobody, logs nothing."""
+        """Cancel a ticket later. For finalizers: acquires no lock, calls no foreign code, logs nothing."""
 
     def touch_lease(self, ticket: Ticket) -> None:
-        """Note a sign of life of a lease."""
+        """Record a sign of life of a lease."""
 
     def read_clock(self) -> float:
-        """Return the time by the scheduler's clock, in seconds."""
+        """Return the time of the scheduler's clock, in seconds."""
 
-    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
-        """Note that a lease lives elsewhere now."""
+    def set_scopes(self, ticket: Ticket, scopes: tuple[Hashable, ...]) -> None:
+        """Change the scopes in which a lease is used."""
 
     def record_throttling(
         self,
@@ -82,47 +82,47 @@ class SlotSource(Protocol):
         retry_after: float | None,
         limits: RateLimits | None,
     ) -> None:
-        """Note that the provider pushed back."""
+        """Record that the provider throttled a call."""
 
 
 class Engine(SlotSource, Protocol):
     """Hosts the scheduler."""
 
     def reject(self, ticket: Ticket) -> None:
-        """Turn a new ticket away that its budget has no room for."""
+        """Reject a new ticket whose budget is exhausted."""
 
     def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
-        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
+        """Reject those of the tickets that wait, as their budget is exhausted, and return their number."""
 
     def suspend_ticket(self, ticket: Ticket) -> None:
-        """Give the slot back for the length of a retry's pause."""
+        """Free the slot for the pause before a retry."""
 
     def resume_ticket(self, ticket: Ticket) -> None:
-        """Ask for the slot again."""
+        """Request the slot again."""
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
-        """Note what the provider says is left."""
+        """Record the remaining limits that the provider reported."""
 
     def record_bypass(self, reason: BypassReason) -> None:
-        """Note that a call went out unscheduled."""
+        """Record that a call was sent unscheduled."""
 
     def emit(self, make: Callable[[float], Event]) -> None:
-        """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
+        """Emit an event from outside the scheduler, made from the current time, in order with the others."""
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell a listener every event from now on."""
+        """Call a listener with every event from now on."""
 
     def set_batch_size(self, events: int) -> None:
-        """Tell listeners many events at a time, where none is kept for long."""
+        """Deliver events to listeners in batches of this size, and the rest after a heartbeat or at a flush."""
 
     def flush(self) -> bool:
         """Deliver all events to the listeners; return False if another thread still delivers after 1 s."""
 
     def take_snapshot(self) -> Snapshot:
-        """Tell how everything stands."""
+        """Return the state of all resources and agents."""
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
-        """Tell how everything stands, request by request: so many of each resource."""
+        """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
 
     def close(self) -> None:
-        """Turn away all who wait and all who come."""
+        """Reject all waiters and all later requests."""

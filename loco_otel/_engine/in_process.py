@@ -1,19 +1,24 @@
-"""The engine of a program that shares nothing with others: the core behind one lock."""
+"""The engine of a program that shares no queue with other processes: the core behind one lock."""
 
 import logging
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from typing import Any, TypeVar
 
 from loco_otel import _fork
+from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.recovery import end_all_tickets, rebuild_state
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.stall_detector import Stall
+from loco_otel._core.stall_detector import Stall, detect_stalls
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
+from loco_otel._engine.nested import end_nested_ticket
 from loco_otel._engine.outbox import Outbox
+from loco_otel._engine.resource_view import ResourceView
 from loco_otel._engine.timer import Timer
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import AcquireRejectedError
@@ -35,15 +40,17 @@ from loco_otel.events import (
 _logger = logging.getLogger("loco_otel")
 
 _HEARTBEAT = 1.0
-"""Seconds between two looks of the timer while someone waits or is to be woken or told: the most that a lost wake can
-cost, and the longest that an event is kept."""
+"""Maximal seconds between two runs of the timer while a ticket waits, or a wake or event is undelivered: the longest
+that a lost wake delays a caller, and that an event is kept."""
 
-_REENTRANT_ERROR = "a finaliser asked the scheduler in the midst of an operation"
-
+_REENTRANT_ERROR = (
+    "the scheduler was called by a finalizer while this thread was inside another of its operations; the call is "
+    "refused, as it would wait for itself: do not send requests from __del__ or weakref callbacks"
+)
 _MANY_WAITERS = 1000
 _MANY_WAITERS_WARNING = (
     f"{_MANY_WAITERS:,} calls or more wait for a slot, and no bound is set: set LOCO_MAX_WAITERS to reject calls "
-    "beyond a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
+    "above a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
 )
 _RECOVERY_WARNING = (
     "an operation of the scheduler was interrupted by an exception; its state was rebuilt from the calls that wait and "
@@ -58,18 +65,18 @@ _Result = TypeVar("_Result")
 
 
 class InProcessEngine:
-    """All threads and event loops of one process share it.
+    """Hosts the scheduler for all threads and event loops of one process. Thread-safe.
 
-    The lock is held for one operation of the core, never over a wait or anybody else's code. `_busy` is set while an
-    operation is under way. When an exception breaks one off it stays set, and the next operation recovers first.
-    Garbage collection may run a finaliser in the midst of an operation, in the same thread: what ends a ticket there is
-    put off, what would have to wait is refused.
+    The lock is held for one operation of the core, never while a caller waits or foreign code runs. `_busy` is set
+    during an operation. If an exception interrupts it, `_busy` stays set and the next operation recovers first. Garbage
+    collection may run a finalizer inside an operation, in the same thread: there the end of a ticket is deferred, and
+    any other operation raises.
 
     Args:
-        scheduler: the core; nobody else may use it.
+        scheduler: the core; only the engine may use it.
         clock: the time.
-        timer: whether a thread watches the clock; without it somebody must call `advance`.
-        admission: whoever keeps the budgets.
+        timer: whether a thread calls `run_due_actions`; without it the caller must.
+        admission: checks budgets.
 
     """
 
@@ -92,43 +99,44 @@ class InProcessEngine:
         _fork.on_child(self, _fork.ForkPhase.ENGINES)
 
     def _reset_lock(self) -> None:
-        # Never taken twice: it is one that can tell whether this thread has it.
+        # Never acquired twice: it is an RLock because that can report whether this thread holds it.
         self._lock: Any = threading.RLock()
         self._owner = uuid.uuid4().hex[:12]
         self._busy = False
         self._timer_due = inf
 
-    # -- the way of a ticket: `submit` and `release` are the hot path, so they spell out what `_do` does ---------
+    # -- calls: `submit` and `release` are the hot path, so they repeat what `_locked` does ---------------------------
 
     @property
     def owner(self) -> str:
-        """What the ids of this process's tickets begin with."""
+        """The prefix of the ids of this process's tickets."""
         return self._owner
 
     def create_ticket(self, request: Request) -> Ticket:
-        """Make a ticket, not submitted yet."""
+        """Return a new ticket, not submitted yet."""
         return Ticket(request, self._owner)
 
     def submit(self, ticket: Ticket) -> None:
-        """Ask for what the ticket's request says.
+        """Request the slots that the ticket's request names.
 
         Raises:
-            RuntimeError: called by a finaliser in the midst of another operation of this thread.
+            RuntimeError: called by a finalizer inside another operation of this thread.
 
         """
         if self._lock._is_owned():
             raise RuntimeError(_REENTRANT_ERROR)
         core = self._core
-        now = self._clock()
         with self._lock:
+            # Read under the lock, so that events are in the order of their times.
+            now = self._clock()
             if self._busy or self._abandoned:
                 self._recover(now)
             self._busy = True
-            quiet = core.try_submit_fast(ticket, now)
+            quiet = try_submit_fast(core, ticket, now)
             if not quiet:
                 core.submit(ticket, now)
                 self._collect()
-            if core.leases_due < self._timer_due or (not quiet and self._is_timer_late(now)):
+            if core.deadlines.lease_check_at < self._timer_due or (not quiet and self._is_timer_late(now)):
                 self._arm_timer(now)
                 quiet = quiet and not self._outbox
             self._busy = False
@@ -136,7 +144,7 @@ class InProcessEngine:
             self._outbox.deliver_due()
 
     def release(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """End a lease, and note what the call took; harmless when it has ended already."""
+        """End a lease, and record its usage; no-op if it has ended."""
         if self._lock._is_owned():
             self.abandon_ticket(ticket, spending)
             return
@@ -145,7 +153,7 @@ class InProcessEngine:
             if self._busy or self._abandoned:
                 self._recover(self._clock())
             self._busy = True
-            quiet = core.try_release_fast(ticket)
+            quiet = try_release_fast(core, ticket)
             if not quiet:
                 now = self._clock()
                 if spending is not None:
@@ -170,10 +178,10 @@ class InProcessEngine:
             wake()
 
     def admit_ticket(self, ticket: Ticket) -> None:
-        """Ask whoever keeps the budgets about an ADMITTING ticket; it ends up GRANTED or REJECTED.
+        """Run the budget check of an ADMITTING ticket, which is then GRANTED or REJECTED.
 
         Raises:
-            AcquireRejectedError: they gave their reasons.
+            AcquireRejectedError: raised by the check.
 
         """
         if ticket.state is not State.ADMITTING:
@@ -186,71 +194,59 @@ class InProcessEngine:
             error.waited = ticket.waited_seconds
             raise
         if admitted:
-            self._complete_admission(ticket)
+            self._locked(lambda core, now: core.admit_ticket(ticket, now))
         else:
             self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
 
-    def _complete_admission(self, ticket: Ticket) -> None:
-        now = self._clock()
-        with self._lock:
-            if self._busy or self._abandoned:
-                self._recover(now)
-            self._busy = True
-            self._core.admit_ticket(ticket, now)
-            self._collect()
-            self._busy = False
-        self._outbox.deliver_due()
-
     def reject(self, ticket: Ticket) -> None:
-        """Turn a new ticket away that its budget has no room for."""
+        """Reject a new ticket whose budget is exhausted."""
+        self._locked(lambda core, now: core.reject_new(ticket, Outcome.BUDGET, now))
 
-        def operation(core: Scheduler, now: float) -> None:
-            core.submit(ticket, now, wait=False)
-            core.reject_waiting((ticket,), Outcome.BUDGET, now)
-
-        self._locked(operation)
-
-    def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
-        """Turn those of the tickets away that wait, as their budget has been used up; return how many."""
-        return self._locked(lambda core, now: core.reject_waiting(tickets, Outcome.BUDGET, now))
+    def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome = Outcome.BUDGET) -> int:
+        """Reject those of the tickets that wait, and return their number."""
+        return self._locked(lambda core, now: core.reject_waiting(tickets, outcome, now))
 
     def cancel(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """End a ticket wherever it is, and note what was spent though nothing came of it."""
+        """End a ticket in any state, and record what was spent nevertheless. Idempotent."""
         if self._lock._is_owned():
             self.abandon_ticket(ticket, spending)
             return
         self._locked(lambda core, now: _cancel_ticket(core, ticket, spending, now))
 
     def abandon_ticket(self, ticket: Ticket, spending: Spending | None = None) -> None:
-        """Settle and cancel a ticket that was dropped.
+        """Cancel a ticket later, with the next operation or run of the timer. For finalizers.
 
-        Finalisers run anywhere, in the midst of an operation too: this appends and pokes, both reentrant.
+        A finalizer may run inside an operation: this only appends to a deque and wakes the timer, both reentrant.
         """
         self._abandoned.append((ticket, spending))
         if self._timer is not None:
             self._timer.wake_timer()
 
     def suspend_ticket(self, ticket: Ticket) -> None:
-        """Give the slot back for the length of a retry's pause."""
+        """Free the slot for the pause before a retry."""
         self._locked(lambda core, now: core.suspend_ticket(ticket, now))
 
     def resume_ticket(self, ticket: Ticket) -> None:
-        """Ask for the slot again."""
+        """Request the slot again."""
         self._locked(lambda core, now: core.resume_ticket(ticket, now))
 
     def touch_lease(self, ticket: Ticket) -> None:
-        """Note a sign of life of a lease. One store, so it needs no lock."""
+        """Record a sign of life of a lease. One store, so it needs no lock."""
         ticket.touched_at = self._clock()
 
     def read_clock(self) -> float:
-        """Return the time by the scheduler's clock, in seconds."""
+        """Return the time of the scheduler's clock, in seconds."""
         return self._clock()
 
-    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
-        """Note that a lease lives elsewhere now."""
-        self._locked(lambda core, now: core.set_scopes(ticket, places, now))
+    def set_scopes(self, ticket: Ticket, scopes: tuple[Hashable, ...]) -> None:
+        """Change the scopes in which a lease is used."""
+        self._locked(lambda core, now: core.set_scopes(ticket, scopes, now))
 
-    # -- what only listeners care about --------------------------------------------------------------------------
+    def list_tickets(self) -> tuple[Ticket, ...]:
+        """Return all tickets that have not ended."""
+        return self._locked(lambda core, _: tuple(core.tickets.values()))
+
+    # -- reports of the provider, and events --------------------------------------------------------------------------
 
     def record_throttling(
         self,
@@ -260,33 +256,33 @@ class InProcessEngine:
         retry_after: float | None,
         limits: RateLimits | None,
     ) -> None:
-        """Note that the provider pushed back."""
+        """Record that the provider throttled a call."""
         self._locked(
             lambda core, now: core.record_throttling(Throttled(now, ticket, status, kind, retry_after, limits))
         )
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
-        """Note what the provider says is left."""
+        """Record the remaining limits that the provider reported."""
         self._locked(lambda core, now: core.record_rate_limits(ticket, limits, now))
 
     def record_bypass(self, reason: BypassReason) -> None:
-        """Note that a call went out unscheduled."""
+        """Record that a call was sent unscheduled."""
         self.emit(lambda now: Bypassed(now, reason))
 
     def emit(self, make: Callable[[float], Event]) -> None:
-        """Tell an event that is none of the scheduler's, made from the time, in its place among the others."""
+        """Emit an event from outside the scheduler, made from the current time, in order with the others."""
         if self.observed:
             self._locked(lambda core, now: core.events.append(make(now)))
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell a listener every event from now on."""
+        """Call a listener with every event from now on."""
         with self._lock:
             self._outbox.listeners.append(listener)
             self.observed = self._core.observed = True
 
     def set_batch_size(self, events: int) -> None:
-        """Tell listeners so many events at a time, or what there is a heartbeat later, or at a flush."""
-        if self._timer is not None:  # else nobody would see to the last
+        """Deliver events to listeners in batches of this size, and the rest after a heartbeat or at a flush."""
+        if self._timer is not None:  # without it the last events would never be delivered
             self._outbox.batch_size = events
 
     def flush(self) -> bool:
@@ -294,44 +290,51 @@ class InProcessEngine:
         return self._outbox.flush()
 
     def take_snapshot(self) -> Snapshot:
-        """Tell how everything stands."""
+        """Return the state of all resources and agents."""
         return self._locked(lambda core, now: core.take_snapshot(now))
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
-        """Tell how everything stands, request by request: so many of each resource."""
+        """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
         return self._locked(lambda core, now: core.take_dump(most, now))
 
-    # -- limits, time, the end -----------------------------------------------------------------------------------
+    # -- limits, time, the end ----------------------------------------------------------------------------------------
+
+    @property
+    def max_waiters(self) -> int | None:
+        """The maximum of waiting tickets, all resources together; None is no maximum."""
+        return self._core.max_waiters
+
+    def set_max_waiters(self, bound: int | None) -> None:
+        """Change the maximum of waiting tickets; those that wait already stay."""
+        self._core.max_waiters = bound
+
+    def add_resource(self, name: str, capacity: int | None) -> None:
+        """Add a new resource; None is unlimited."""
+        self._locked(lambda core, _: core.resources.add_resource(name, capacity))
+
+    def get_resource(self, name: str) -> ResourceView:
+        """Return a view of a resource, which reads its state and changes its limits and policy.
+
+        Raises:
+            KeyError: there is no such resource.
+
+        """
+        return self._locked(lambda core, _: ResourceView(self, core, name))
 
     def update_core(self, change: Callable[[Scheduler, float], _Result]) -> _Result:
-        """Change limits or policy, and return what that returns; whoever may go now is granted at once."""
+        """Run a change of limits or policy as one operation, and return its result; `change` must not keep the core."""
         return self._locked(change)
 
     def update_loads(self, change: Callable[..., _Result], *args: object) -> _Result:
-        """Change what the core derives loads from, as one operation that grants nobody. Cheaper than `configure`.
-
-        Raises:
-            RuntimeError: called by a finaliser in the midst of another operation of this thread.
-
-        """
-        if self._lock._is_owned():
-            raise RuntimeError(_REENTRANT_ERROR)
-        with self._lock:
-            if self._busy or self._abandoned:
-                self._recover(self._clock())
-            self._busy = True
-            result = change(*args)
-            self._busy = False
-        if self._outbox:
-            self._outbox.deliver_due()
-        return result
+        """Run a change of what loads are derived from (backlogs) as one operation, and return its result."""
+        return self._locked(lambda _, __: change(*args))
 
     def close(self) -> None:
-        """Turn away all who wait and all who come; holders may finish."""
+        """Reject all waiters and all later requests; leases stay until their release."""
         self._locked(lambda core, now: core.close(now))
 
     def run_due_actions(self) -> float:
-        """Do what the time demands, and return when to call again; the timer does."""
+        """Run what is due, and return when to call this again. Called by the timer."""
         stalls = self._locked(self._run_core_actions)
         self._outbox.deliver_events()
         for stall in stalls:
@@ -343,28 +346,37 @@ class InProcessEngine:
             self._outbox.add_fault(logging.WARNING, _MANY_WAITERS_WARNING)
         core.run_due_actions(now)
         self._timer_due = self._compute_next_due(now)
-        return core.detect_stalls(now)
+        return detect_stalls(core.resources, now)
 
     def _locked(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
-        now = self._clock()
+        """Run one operation of the core under the lock, deliver what it caused, and return its result.
+
+        A function and not a context manager: an exception between two frames of one could leave the lock held.
+
+        Raises:
+            RuntimeError: called by a finalizer inside another operation of this thread.
+
+        """
         if self._lock._is_owned():
             raise RuntimeError(_REENTRANT_ERROR)
         with self._lock:
+            now = self._clock()
             if self._busy or self._abandoned:
                 self._recover(now)
             self._busy = True
             result = operation(self._core, now)
             self._collect()
-            self._arm_timer(now)
+            if self._is_timer_late(now):
+                self._arm_timer(now)
             self._busy = False
         self._outbox.deliver_due()
         return result
 
     def _recover(self, now: float) -> None:
-        """Recover from an operation that was broken off, and cancel what was dropped."""
+        """Rebuild the state after an interrupted operation, and cancel abandoned tickets."""
         core = self._core
         if self._busy:
-            core.rebuild_state(now)
+            rebuild_state(core, now)
             self._outbox.add_fault(logging.WARNING, _RECOVERY_WARNING)
         self._busy = True
         while self._abandoned:
@@ -381,7 +393,7 @@ class InProcessEngine:
             core.events = []
 
     def _is_timer_late(self, now: float) -> bool:
-        """Tell whether the timer may have to look earlier than it will; under load it does so at each heartbeat."""
+        """Return whether the timer may have to run earlier than planned; under load it runs at each heartbeat."""
         return self._timer_due > now + _HEARTBEAT or self._core.compute_next_wakeup() < self._timer_due
 
     def _arm_timer(self, now: float) -> None:
@@ -400,18 +412,23 @@ class InProcessEngine:
         return min(due, now + _HEARTBEAT) if self._outbox or self._core.count_waiting() else due
 
     def after_fork(self) -> None:
-        """Start afresh in the child: its parent's leases and waiters are not its own."""
+        """Start empty in a forked child, which has no part in the leases and waiters of its parent."""
         self._reset_lock()
         self._outbox = self._outbox.create_child_outbox()
         self._abandoned.clear()
         if self._timer is not None:
             self._timer = self._timer.create_child_timer()
-        self._core.end_all_tickets()
+        end_all_tickets(self._core)
+
+
+def create_engine(capacities: Mapping[str, int | None], *, max_waiters: int | None = None) -> InProcessEngine:
+    """Return an engine with these resources, each with policy `fifo` until `ResourceView.set_policy` changes it."""
+    return InProcessEngine(Scheduler(capacities, FifoPolicy, max_waiters=max_waiters))
 
 
 def _cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
     if ticket.is_nested:
-        core.end_nested(ticket, spending, now)
+        end_nested_ticket(core, ticket, spending, now)
         return
     if spending is not None:
         core.record_spending(ticket, spending, now)

@@ -1,21 +1,22 @@
-"""The desk of calls that run under a slot of the program's own: they wait for nothing, and give nothing back.
+"""Calls that run under a slot of the program's own: they never wait, and free no slot.
 
-What they take is told and paid for as any call's is. They are in no queue, so the core only tells of their end.
+Their usage is recorded and charged as that of any call. They are in no queue, so the core only emits their end.
 """
 
 from collections.abc import Callable, Hashable
 
+from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
 from loco_otel.errors import AcquireRejectedError
-from loco_otel.events import RateLimits, Request, ThrottleKind
+from loco_otel.events import RateLimits, Released, Request, Spending, Spent, ThrottleKind
 
 
 class NestedEngine:
-    """Stands in for a program's engine.
+    """Takes the place of the program's engine for a nested call.
 
     Args:
-        engine: that one.
+        engine: the program's.
 
     """
 
@@ -28,26 +29,26 @@ class NestedEngine:
 
     @property
     def observed(self) -> bool:
-        """Whether somebody listens."""
+        """Whether there are listeners."""
         return self._engine.observed
 
     def create_ticket(self, request: Request) -> Ticket:
-        """Make a ticket."""
+        """Return a new ticket."""
         ticket = self._engine.create_ticket(request)
         ticket.is_nested = True
         return ticket
 
     def submit(self, ticket: Ticket) -> None:
-        """Let it go at once, if whoever keeps its budgets does."""
+        """Grant a ticket at once, if its budgets admit it."""
         ticket.granted_at = ticket.touched_at = ticket.waiting_since = self.read_clock()
         ticket.state = State.ADMITTING
         self.admit_ticket(ticket)
 
     def admit_ticket(self, ticket: Ticket) -> None:
-        """Ask whoever keeps its budgets.
+        """Run the budget check of a ticket, if it has one.
 
         Raises:
-            AcquireRejectedError: they gave their reasons.
+            AcquireRejectedError: raised by the check.
 
         """
         try:
@@ -60,15 +61,15 @@ class NestedEngine:
         ticket.state = State.GRANTED
 
     def park_ticket(self, ticket: Ticket, wake: Callable[[], None], blocks: tuple[Hashable, ...]) -> None:  # noqa: ARG002 - the protocol's
-        """Wake at once: none of them waits."""
+        """Call `wake` at once: nested calls never wait."""
         wake()
 
     def touch_lease(self, ticket: Ticket) -> None:
-        """Note a sign of life, by which chunks are timed."""
+        """Record a sign of life, from which the time of chunks is measured."""
         ticket.touched_at = self.read_clock()
 
-    def set_scopes(self, ticket: Ticket, places: tuple[Hashable, ...]) -> None:
-        """Note nothing: it holds nothing."""
+    def set_scopes(self, ticket: Ticket, scopes: tuple[Hashable, ...]) -> None:
+        """Do nothing: a nested call has no lease."""
 
     def record_throttling(
         self,
@@ -78,4 +79,15 @@ class NestedEngine:
         retry_after: float | None,
         limits: RateLimits | None,
     ) -> None:
-        """Note nothing: the slot around it is not of the resource that the provider speaks of."""
+        """Do nothing: the slot around the call is not of the resource that the provider throttled."""
+
+
+def end_nested_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    """End the ticket of a nested call, and emit its usage and its end; no-op if it has ended."""
+    if ticket.state.is_ended:
+        return
+    ticket.state = State.RELEASED
+    if core.observed:
+        if spending is not None:
+            core.events.append(Spent(now, ticket, spending))
+        core.events.append(Released(now, ticket, None, expired=False))

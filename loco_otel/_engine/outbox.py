@@ -1,4 +1,4 @@
-"""Delivery outside the engine's lock: waiters are woken first, then listeners are told, each in order."""
+"""Delivery outside the engine's lock: waiters are woken first, then listeners are called, each in order."""
 
 import logging
 import threading
@@ -18,10 +18,17 @@ _logger = logging.getLogger("loco_otel")
 _MAX_EVENTS = 10_000
 
 _MAX_CALLER_EVENTS, _MAX_CALLER_SECONDS = 64, 0.005
-"""What one caller delivers at most. A background thread delivers the rest."""
+"""The most that one caller delivers. A background thread delivers the rest."""
 
 _FLUSH_TIMEOUT, _POLL_INTERVAL = 1.0, 0.001
-"""Seconds that a flush waits while another thread delivers, and seconds between its checks."""
+"""Seconds: how long a flush waits for the delivery by another thread, and between two checks of it."""
+
+_OVERFLOW_WARNING = (
+    "listeners are %d events behind, and the oldest events are dropped: spans and metrics are incomplete, calls are "
+    "not affected; use a BatchSpanProcessor or a faster exporter (logged once)"
+)
+_LISTENER_ERROR = "listener %r raised and is removed: it receives no further events; calls are not affected"
+_WAKE_ERROR = "the callback that wakes %r raised; its caller may continue up to a second late"
 
 _Item = TypeVar("_Item")
 
@@ -49,14 +56,14 @@ class Outbox:
         """Events that no listener received."""
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
-        """Those still to be woken."""
+        """Tickets whose callers are still to be woken."""
         self.batch_size = 1
-        """How many events are kept until listeners are told of them."""
+        """Number of events at which listeners are called."""
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
         self._wake_lock = threading.Lock()
         self._delivery_lock = threading.Lock()
         self._delivering_thread: int | None = None
-        """The thread that is telling."""
+        """The thread that is calling listeners."""
         self._overflowed = False
         self._faults: deque[tuple[int, str, Exception | None]] = deque()
         self._known_faults: set[str] = set()
@@ -65,30 +72,30 @@ class Outbox:
         return bool(self.decided or self._events or self._faults)
 
     def add_batch(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
-        """Add what an operation did. Under the engine's lock."""
+        """Add the decisions and events of an operation. Called under the engine's lock."""
         self.decided.extend(decided)
         self.dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
         self._events.extend(events)
 
     def add_fault(self, level: int, message: str, error: Exception | None = None) -> None:
-        """Add a log message, once for each text. Under the engine's lock, where a log handler must not run."""
+        """Add a log message, once per text. For code under the engine's lock, where a log handler must not run."""
         if message not in self._known_faults:
             self._known_faults.add(message)
             self._faults.append((level, message, error))
 
     def deliver_due(self) -> None:
-        """Wake and tell all that is due. Outside the engine's lock."""
-        # `with` takes and gives back a lock in one bytecode each, so no KeyboardInterrupt leaves it taken.
+        """Wake callers, write log messages, and call listeners if a batch is complete. Called outside the lock."""
+        # `with` acquires and releases a lock in one bytecode each, so no KeyboardInterrupt leaves it held.
         while self.decided and not self._wake_lock.locked():
             with self._wake_lock:
                 _drain_queue(self.decided, _wake_ticket)
         while self._faults:
-            with suppress(IndexError):  # another thread logs too
+            with suppress(IndexError):  # another thread may have logged it
                 level, message, error = self._faults.popleft()
                 _logger.log(level, message, exc_info=error)
         if len(self._events) == _MAX_EVENTS and not self._overflowed:
             self._overflowed = True
-            _logger.warning("listeners are %d events behind: telemetry is incomplete", _MAX_EVENTS)
+            _logger.warning(_OVERFLOW_WARNING, _MAX_EVENTS)
         if len(self._events) >= self.batch_size:
             if self._background is None:
                 self.deliver_events()
@@ -111,12 +118,12 @@ class Outbox:
                 self.deliver_events()
 
     def _deliver_in_background(self) -> float:
-        """Call listeners with all events; return when to do so again unless poked: never."""
+        """Call listeners with all events, and return when to do so again: only when the timer is woken."""
         self.deliver_events()
         return inf
 
     def deliver_events(self) -> None:
-        """Tell all that is kept."""
+        """Call listeners with all events."""
         while self._events and not self._delivery_lock.locked():
             with self._delivery_lock:
                 self._delivering_thread = threading.get_ident()
@@ -140,7 +147,7 @@ class Outbox:
         return not self._events
 
     def create_child_outbox(self) -> "Outbox":
-        """Return the child's: the same listeners, and nothing of what the parent has to deliver."""
+        """Return the outbox of a forked child: the same listeners, without the parent's undelivered items."""
         fresh = Outbox(None if self._background is None else self._background.create_child_timer())
         fresh.listeners = self.listeners
         fresh.batch_size = self.batch_size
@@ -151,7 +158,7 @@ class Outbox:
             try:
                 listener(event)
             except Exception:
-                _logger.exception("listener %r failed and will not be told again", listener)
+                _logger.exception(_LISTENER_ERROR, listener)
                 self.listeners.remove(listener)
 
 
@@ -160,7 +167,7 @@ def _wake_ticket(ticket: Ticket) -> None:
         try:
             ticket.wake()
         except Exception:
-            _logger.exception("waking %r failed", ticket)
+            _logger.exception(_WAKE_ERROR, ticket)
 
 
 def _drain_queue(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
@@ -174,6 +181,6 @@ def _deliver_first(items: deque[_Item], deliver: Callable[[_Item], None]) -> Non
     except IndexError:
         return
     deliver(item)
-    # What is full drops from this end too, so the item may be gone already.
+    # A full deque drops items at this end, so the item may have been removed.
     if items and items[0] is item:
         items.popleft()

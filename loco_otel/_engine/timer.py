@@ -1,4 +1,4 @@
-"""One thread that watches the clock for one engine."""
+"""A thread that runs an engine's due actions."""
 
 import logging
 import weakref
@@ -11,15 +11,20 @@ from loco_otel.clock import Clock
 
 _logger = logging.getLogger("loco_otel")
 
-# `start_new_thread` and `SimpleQueue` are bound together, here: both are the real ones, or both gevent's. Where gevent
-# patches later than this import, a greenlet must not block in a real queue, it would stop the program. A plain thread
-# is no part of `threading`, which joins its threads at exit; this one may be cut off at any time.
+_ACTION_ERROR = (
+    "an action of the scheduler's timer raised: timeouts, LOCO_MAX_HOLD and rates per minute may take effect late; it "
+    "runs again in a second, so please report this traceback"
+)
+
+# `start_new_thread` and `SimpleQueue` are bound together, here: both are the real ones, or both gevent's. If gevent
+# patches after this import, a greenlet must not block in a real queue, as that would stop the program. A plain thread
+# is not joined at exit, unlike those of `threading`; this one may be stopped at any time.
 
 
 class Timer:
-    """Calls an action when it is due and whenever poked; the action returns when it is due again, inf for never.
+    """Calls an action when it is due and when woken; the action returns when it is due again, inf for never.
 
-    Its thread starts with `start`, and ends with the object that the action belongs to.
+    The thread starts with `start_watching`, and ends with the object that the action belongs to.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -27,7 +32,7 @@ class Timer:
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._action: weakref.WeakMethod[Callable[[], float]] | None = None
         self.failure: RuntimeError | None = None
-        """Why its thread could not be started the last time; None if it runs, or if the interpreter shuts down."""
+        """The error of the last attempt to start the thread; None if it runs, or if the interpreter shuts down."""
 
     def start_watching(self, action: Callable[[], float]) -> bool:
         """Start the thread that calls `action`, or wake it if it runs; return False if it can't be started.
@@ -42,7 +47,7 @@ class Timer:
         try:
             start_new_thread(self._run_actions, (watched,))
         except RuntimeError as error:
-            # At shutdown it is no fault: the engine wakes whatever waits.
+            # At shutdown this is expected: the engine wakes all waiters.
             self.failure = None if "shutdown" in str(error) else error
             return False
         self._action = watched
@@ -54,7 +59,7 @@ class Timer:
         return Timer(self._clock)
 
     def wake_timer(self) -> None:
-        """Look again now. Reentrant (`SimpleQueue.put` is), so that finalisers may."""
+        """Call the action now. Reentrant, as `SimpleQueue.put` is, so finalizers may call this."""
         self._wakeups.put(None)
 
     def _run_actions(self, action: weakref.WeakMethod[Callable[[], float]]) -> None:
@@ -62,7 +67,7 @@ class Timer:
             try:
                 due = call()
             except Exception:
-                _logger.exception("the scheduler's timer failed")
+                _logger.exception(_ACTION_ERROR)
                 due = self._clock() + 1.0
             del call
             try:

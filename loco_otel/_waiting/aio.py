@@ -1,4 +1,4 @@
-"""The shell for asyncio: a waiter awaits, on whichever loop it runs."""
+"""Waiting in asyncio: the caller awaits on its running event loop."""
 
 import asyncio
 from collections.abc import Callable, Hashable
@@ -12,26 +12,26 @@ from loco_otel._waiting.rejection import raise_if_rejected
 BlockedScopesFinder: TypeAlias = Callable[[], tuple[Hashable, ...]]
 
 UNSUPPORTED_LOOP = "an event loop that is not asyncio's (trio)"
-"""What to say where `supported` says no."""
+"""What is reported as unsupported if `is_supported` returns False."""
 
 
 def is_supported() -> bool:
-    """Tell whether the code here runs under asyncio (uvloop included), and not under trio."""
+    """Return whether the caller runs under asyncio (including uvloop), and not under trio."""
     return asyncio._get_running_loop() is not None
 
 
 async def wait_until_decided(
     engine: SlotSource, ticket: Ticket, *, find_blocked: BlockedScopesFinder = ownership.list_scopes_blocked_by_task
 ) -> None:
-    """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
+    """Return when a ticket is granted. Anything else that ends the wait cancels the ticket.
 
     Args:
-        engine: where it was submitted.
-        ticket: what is waited for.
-        find_blocked: names what cannot end while this task waits.
+        engine: to which it was submitted.
+        ticket: the submitted ticket.
+        find_blocked: returns the scopes that this task blocks while it waits.
 
     Raises:
-        AcquireRejectedError: it was turned away; the subclass says why.
+        AcquireRejectedError: it was rejected; the subclass depends on the reason.
 
     """
     try:
@@ -39,7 +39,7 @@ async def wait_until_decided(
             await _park_task(engine, ticket, find_blocked)
         engine.admit_ticket(ticket)
     except GeneratorExit:
-        # The task was dropped: this may be the garbage collector, in the midst of anything.
+        # The task was destroyed, perhaps by the garbage collector inside any other operation.
         engine.abandon_ticket(ticket)
         raise
     except BaseException:
@@ -61,7 +61,7 @@ async def _park_task(engine: SlotSource, ticket: Ticket, blocked: BlockedScopesF
         try:
             loop.call_soon_threadsafe(_open_gate, gate)
         except RuntimeError:
-            # The loop is closed, so nobody is there to take the slot.
+            # The loop is closed, so no task can use the slot.
             engine.abandon_ticket(ticket)
 
     blocks = blocked()

@@ -1,12 +1,12 @@
-"""Who holds what for whom: the marks that let the core see that a waiter blocks a holder, see `_core/deadlock.py`.
+"""Scopes of leases and waiters, from which the core detects that a waiter blocks a lease, see `_core/deadlock.py`.
 
-A lease lives in the thread and the context that reads its body. Contexts are inherited: a child task and
-`asyncio.to_thread` see the claims of their parent. A sync waiter also blocks its whole thread, and with it every task
+A lease is used in the thread and the context that reads its body. Contexts are inherited: a child task and
+`asyncio.to_thread` have the claims of their parent. A sync waiter also blocks its whole thread, and with it every task
 of the event loop that runs there.
 
-Threads are told apart by `threading.get_ident`, looked up at each call, because gevent replaces it by one that tells
-greenlets apart. An ident may be used again after its thread has ended; then an unread body that a dead thread left
-behind counts as one of the new thread's, which at worst shares a slot where the old one would never have been freed.
+Threads are identified by `threading.get_ident`, resolved at each call, because gevent replaces it by one that
+identifies greenlets. An ident may be reused after its thread has ended; then an unread body of the ended thread counts
+as one of the new thread. At worst that shares a slot that would never have been freed.
 """
 
 import asyncio
@@ -20,10 +20,11 @@ from loco_otel._core.ticket import Ticket
 
 
 class Claim:
-    """One context's hold on a lease that moved there, and kept alive by that context alone.
+    """The claim of a context on a lease that moved there. Only that context keeps it alive.
 
-    A lease has one claim at a time: that of its reader. When its reader is gone, those before have it again: a task
-    that reads each chunk in a child task (`wait_for` makes one on 3.11), or in `asyncio.to_thread`.
+    A lease has one claim at a time: that of its reader. When the reader's context is destroyed, the previous ones have
+    the claim again: a task that reads each chunk in a child task (`wait_for` creates one on 3.11), or in
+    `asyncio.to_thread`.
     """
 
     __slots__ = ("__weakref__", "scope", "ticket")
@@ -34,7 +35,7 @@ class Claim:
 
 
 class ClaimScope:
-    """A claim as the core knows it."""
+    """The scope of a claim, for the core."""
 
     __slots__ = ("_claim", "_task")
 
@@ -44,7 +45,7 @@ class ClaimScope:
         self._task = None if task is None else weakref.ref(task)
 
     def is_abandoned(self) -> bool:
-        """Tell whether the task that made the claim, or every context that held it, is gone."""
+        """Return whether the task that made the claim has ended, or no context holds it any more."""
         if self._claim() is None:
             return True
         if self._task is None:
@@ -54,28 +55,28 @@ class ClaimScope:
 
 
 RECHECK_INTERVAL = 1.0
-"""Seconds after which a waiter that holds claims says anew what it blocks: a reader may be gone by then."""
+"""Seconds after which a waiter with claims recomputes the scopes that it blocks, as a reader may have ended."""
 
 Claimant: TypeAlias = Ticket | Claim
-"""The claim of the context that acquired a lease is the ticket itself."""
+"""A claim; that of the context that acquired a lease is the ticket itself."""
 
 ContextToken: TypeAlias = tuple[tuple[Ticket | Claim | None, ...], tuple[Ticket | Claim | None, ...]]
-"""What a context held before and after."""
+"""The values of `claims_var` before and after a change."""
 
 EMPTY_CONTEXT: tuple[Ticket | Claim | None, ...] = (None,)
-"""What a context holds that has never held anything."""
+"""The value in a context that never held a claim."""
 
 claims_var: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=EMPTY_CONTEXT)
-"""First the ticket under which the code here runs, or None; then the claims of this context."""
+"""First the ticket under which the current code runs, or None; then the claims of this context."""
 
 
 def bind_here(ticket: Ticket) -> None:
-    """Let a ticket's lease live in this thread, under the ticket's own claim."""
+    """Set a ticket's scopes to this thread and the ticket's own claim."""
     ticket.scopes = (threading.get_ident(), ticket)
 
 
 def enter_slot(ticket: Ticket) -> ContextToken:
-    """Run what follows in this context under a ticket, and hold its claim; return what to give to `leave`."""
+    """Run the following code of this context under a ticket, with its claim; return the token for `exit_context`."""
     before = claims_var.get()
     here = (ticket, ticket) if len(before) == 1 else (ticket, *_iter_live_claims(before), ticket)
     claims_var.set(here)
@@ -83,9 +84,9 @@ def enter_slot(ticket: Ticket) -> ContextToken:
 
 
 def exit_context(scope: ContextToken) -> bool:
-    """Take off again what `enter` or `cover` put on; claims that came since stay.
+    """Undo `enter_slot` or `enter_call`; claims that were added since stay.
 
-    Return False, and do nothing, where something else is on: this is another context, in which the garbage collector
+    Return False without a change if another ticket is current: this is another context, in which the garbage collector
     closes a coroutine or a generator, or a body that was entered later is still open.
     """
     before, here = scope
@@ -100,7 +101,7 @@ def exit_context(scope: ContextToken) -> bool:
 
 
 def enter_call(ticket: Ticket) -> ContextToken:
-    """Run what follows in this context under a ticket, without a claim; return what to give to `leave`."""
+    """Run the following code of this context under a ticket, without a claim; return the token for `exit_context`."""
     before = claims_var.get()
     here = (ticket, *before[1:])
     claims_var.set(here)
@@ -108,26 +109,26 @@ def enter_call(ticket: Ticket) -> ContextToken:
 
 
 def current_ticket() -> Ticket | None:
-    """Return the live ticket under which the code here runs: a call within it is not scheduled again."""
+    """Return the live ticket under which the current code runs; calls within it are not scheduled again."""
     ticket = claims_var.get()[0]
     return ticket if isinstance(ticket, Ticket) and not ticket.state.is_ended else None
 
 
 def add_claim(hold: Claimant) -> None:
-    """Let this context, and those that inherit it from now on, hold a claim."""
+    """Add a claim to this context, and to those that inherit it from now on."""
     scope = claims_var.get()
     ticket = _get_ticket(hold)
     claims_var.set((scope[0], *[other for other in _iter_live_claims(scope) if _get_ticket(other) is not ticket], hold))
 
 
 def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
-    """Name what cannot end while this task waits; with `counts`, of those tickets alone for which it is true."""
+    """Return the scopes that this task blocks while it waits; with `counts`, only of tickets for which it is true."""
     scope = claims_var.get()
     return tuple(_iter_blocked_scopes(scope, counts)) if len(scope) > 1 else ()
 
 
 def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:
-    """Name what cannot end while this thread waits."""
+    """Return the scopes that this thread blocks while it waits."""
     return (threading.get_ident(), *list_scopes_blocked_by_task())
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a ticket that was not granted."""
+"""The exception of a ticket that was not granted."""
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.errors import (
@@ -21,13 +21,14 @@ _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
     ),
     Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was rejected"),
 }
+_CANCELLED = (AcquireRejectedError, "The request of {agent!r} for {resource!r} was cancelled")
 
 
 def raise_if_rejected(ticket: Ticket) -> None:
-    """Raise the rejection of a ticket that was not granted.
+    """Raise the rejection of a ticket; no-op if it was granted.
 
     Raises:
-        AcquireRejectedError: the subclass that fits the ticket's outcome.
+        AcquireRejectedError: the subclass of the ticket's outcome.
 
     """
     if ticket.state is State.GRANTED:
@@ -41,7 +42,7 @@ def raise_if_rejected(ticket: Ticket) -> None:
         if isinstance(denial, AcquireRejectedError):
             denial.waited = ticket.waited_seconds
         raise denial
-    error, text = _REJECTIONS.get(ticket.outcome, (AcquireRejectedError, "The request of {agent!r} was withdrawn"))
+    error, text = _REJECTIONS.get(ticket.outcome, _CANCELLED)
     raise error(
         text.format(agent=request.agent, resource=resource, timeout=request.timeout),
         agent=request.agent,

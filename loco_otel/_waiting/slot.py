@@ -10,29 +10,29 @@ from loco_otel._waiting import aio, ownership, threads
 from loco_otel._waiting.ownership import ContextToken
 from loco_otel.events import MILLI, Request
 
-# Bound once: on 3.11 each look at an enum's member costs as much as a call.
+# Bound once: on 3.11 each access to an enum's member costs as much as a call.
 _GRANTED = State.GRANTED
 
 
 class SlotRuntime(Protocol):
-    """What a slot needs of the runtime."""
+    """The runtime that a slot uses."""
 
     @property
     def engine(self) -> Engine:
-        """Where to ask."""
+        """The engine that grants slots."""
 
     def capture_trace(self) -> object:
-        """Capture the caller's context, for listeners."""
+        """Return the caller's trace context, for listeners."""
 
     def record_unsupported(self, what: str) -> None:
-        """Say that something runs where nothing can be scheduled."""
+        """Record that a call runs where it cannot be scheduled."""
 
 
 class Slot:
     """Holds one slot of a resource, from entering `with` or `async with` to leaving it.
 
-    Patched SDK calls in the body run under this slot and are not scheduled again. It can be used again, but entered
-    only once at a time.
+    Patched SDK calls in the body run under this slot and are not scheduled again. A slot is reusable, but not
+    reentrant.
     """
 
     __slots__ = ("__weakref__", "_context_token", "_engine", "_request", "_runtime", "_ticket")
@@ -46,21 +46,21 @@ class Slot:
 
     @property
     def agent(self) -> str:
-        """Who holds it."""
+        """The agent that holds it."""
         return self._request.agent
 
     @property
     def weight(self) -> float:
-        """What it weighs."""
+        """Its weight."""
         return self._request.weight / MILLI
 
     @property
     def waited_ticks(self) -> int:
-        """How many releases it waited for; 0 outside of its body."""
+        """Number of releases that it waited for; 0 outside its body."""
         return 0 if self._ticket is None else self._ticket.waited_ticks
 
     def touch(self) -> None:
-        """Give a sign of life, so that a body longer than `LOCO_MAX_HOLD` keeps its slot."""
+        """Record a sign of life, so that a body longer than `LOCO_MAX_HOLD` keeps its slot."""
         if self._ticket is not None:
             self._engine.touch_lease(self._ticket)
 
@@ -102,7 +102,7 @@ class Slot:
         self._end_ticket(kind is GeneratorExit)
 
     def __del__(self) -> None:
-        # A body that was never left: a dropped generator, an ExitStack that nobody closed, a KeyboardInterrupt
+        # A body that was not exited: an abandoned generator, an ExitStack that was not closed, a KeyboardInterrupt
         # between two bytecodes.
         ticket = self._ticket
         if ticket is not None and ticket.state is not State.NEW and not ticket.state.is_ended:
@@ -123,7 +123,7 @@ class Slot:
         if ticket is None:
             return
         if dropped:
-            # A generator that is closed, perhaps by the garbage collector in the midst of anything.
+            # A generator that is closed, perhaps by the garbage collector inside any other operation.
             self._engine.abandon_ticket(ticket)
         elif ticket.state is _GRANTED:
             self._engine.release(ticket)

@@ -1,4 +1,4 @@
-"""The shell for threads (and greenlets): a waiter blocks."""
+"""Waiting in threads and greenlets: the caller blocks."""
 
 import threading
 
@@ -9,10 +9,10 @@ from loco_otel._waiting.rejection import raise_if_rejected
 
 
 def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
-    """Return when the ticket is granted. Whatever ends the wait otherwise has cancelled the ticket.
+    """Return when a ticket is granted. Anything else that ends the wait cancels the ticket.
 
     Raises:
-        AcquireRejectedError: it was turned away; the subclass says why.
+        AcquireRejectedError: it was rejected; the subclass depends on the reason.
 
     """
     try:
@@ -28,7 +28,7 @@ def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
 
 
 def _park_thread(engine: SlotSource, ticket: Ticket) -> None:
-    # Looked up now: in a program that gevent patched this is a lock that lets other greenlets run.
+    # Resolved at each call: after a patch by gevent this is a lock that lets other greenlets run.
     gate = threading.Lock()
     gate.acquire()
 
@@ -36,7 +36,7 @@ def _park_thread(engine: SlotSource, ticket: Ticket) -> None:
         try:
             gate.release()
         except RuntimeError:
-            return  # open already: a wake is a hint and may come twice
+            return  # released already: a wake is a hint and may occur twice
 
     blocks = ownership.list_scopes_blocked_by_thread()
     engine.park_ticket(ticket, wake, blocks)

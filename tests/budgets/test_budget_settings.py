@@ -163,7 +163,7 @@ def test_key_that_never_matches_is_rejected(text, message, tmp_path):
 def test_line_rejects_globs_of_agents_and_empty_lines(tmp_path):
     with pytest.raises(ConfigurationError, match="only the key of a model may be a glob"):
         load(tmp_path, LOCO_BUDGETS="worker-*=5")
-    with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names nobody; none is for no budgets"):
+    with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names no agent; write none for no budgets"):
         load(tmp_path, LOCO_BUDGETS=" , ,")
 
 

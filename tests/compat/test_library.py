@@ -102,7 +102,7 @@ def test_starving_alpha_is_guarded_and_reported_once(
     scheduler("a", alpha=0.9)
     (message,) = caplog.messages
     assert "alpha 0.9 is above 0.5" in message
-    assert made._queue_set.max_wait_ticks == 1000
+    assert made.resource.view._queue_set.max_wait_ticks == 1000
 
 
 def test_agents_can_be_added_and_removed(run: Run, settle: Until) -> None:
@@ -197,7 +197,7 @@ def test_served_order_equals_granted_order(run: Run) -> None:
                 pass
 
     run(program())
-    assert list(made.resource.pool.recently_served) == [("a", 2000), ("b", 3000)]
+    assert list(made.resource.view._pool.recently_served) == [("a", 2000), ("b", 3000)]
 
 
 def test_queued_tasks_are_visible_before_a_wait(run: Run) -> None:
@@ -488,11 +488,11 @@ def test_tuner_samples_on_request(run: Run) -> None:
 def test_process_tunes_itself_where_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_AUTO_TUNE", "true")
     made = loco_otel.configure(capacity=1)
-    assert made._queue_set.tuner is not None
+    assert made.resource.view._queue_set.tuner is not None
     loco_otel.configure(auto_tune=False)
-    assert made._queue_set.tuner is None
+    assert made.resource.view._queue_set.tuner is None
     loco_otel.configure(auto_tune=True, policy="fifo")
-    assert made._queue_set.tuner is None
+    assert made.resource.view._queue_set.tuner is None
 
 
 # -- step by step ------------------------------------------------------------------------------------------------------

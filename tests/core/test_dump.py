@@ -49,23 +49,21 @@ def test_first_waiter_listed_is_the_next_served(asked: list[tuple[str, int, bool
 def test_dump_shows_every_state_and_shared_slots() -> None:
     core = Scheduler({"llm": 1}, FifoPolicy)
 
-    def ask(agent: str, now: float, *, wait: bool = True, **wishes: object) -> Ticket:
+    def ask(agent: str, now: float, **wishes: object) -> Ticket:
         ticket = Ticket(Request(agent, resources=("llm",), **wishes))  # type: ignore[arg-type]
-        core.submit(ticket, now, wait=wait)
+        core.submit(ticket, now)
         return ticket
 
     paused = ask("sleeper", 0.0)
     core.suspend_ticket(paused, 1.0)
     asking = ask("asker", 1.0, admission=True)
     waiting = ask("waiter", 2.0, timeout=5.0, model="gpt-4o", provider="openai", tenant="acme")
-    queued = ask("submitter", 2.0, wait=False)
 
     told = {ticket.id: ticket for ticket in dumped(core, now=3.0).tickets}
-    assert [told[ticket.id].state for ticket in (paused, asking, waiting, queued)] == [
+    assert [told[ticket.id].state for ticket in (paused, asking, waiting)] == [
         "paused",
         "admitting",
         "waiting",
-        "queued",
     ]
     it = told[waiting.id]
     assert (it.agent, it.tenant, it.model, it.provider) == ("waiter", "acme", "gpt-4o", "openai")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
@@ -42,7 +43,7 @@ class House:
         if kind == "submit":
             ticket = Ticket(Request(agent, 1000 + number, resources=resources, admission=admission))
             self.tickets.append(ticket)
-            if self.fast and self.core.try_submit_fast(ticket, now):
+            if self.fast and try_submit_fast(self.core, ticket, now):
                 self.fast_count += 1
             else:
                 self.core.submit(ticket, now)
@@ -50,7 +51,7 @@ class House:
             ticket = self.tickets[number % len(self.tickets)]
             if kind == "admit":
                 self.core.admit_ticket(ticket, now)
-            elif self.fast and self.core.try_release_fast(ticket):
+            elif self.fast and try_release_fast(self.core, ticket):
                 self.fast_count += 1
             else:
                 self.core.release(ticket, now)
@@ -70,7 +71,7 @@ class House:
             for pool in self.core.resources.pools.values()
         ]
         queues = {names: (line.tick, line.waiting) for names, line in self.core.resources.queue_sets.items()}
-        listed = [places[ticket.seq] for ticket in self.core.list_tickets()]
+        listed = [places[ticket.seq] for ticket in self.core.tickets.values()]
         return tickets, pools, queues, listed, self.core.compute_next_wakeup(), len(self.core.decided)
 
 

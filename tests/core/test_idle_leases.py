@@ -3,6 +3,7 @@
 import pytest
 
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import GrantReason, Request
@@ -45,7 +46,7 @@ def test_waiter_shares_a_slot_that_is_idle_for_long() -> None:
     house.core.run_due_actions(PATIENCE)
 
     assert (waiter.state, waiter.reason, waiter.lender) == (GRANTED, GrantReason.REENTRANT, idle)
-    assert house.core.get_pool("a").used == 1
+    assert house.core.resources.pools["a"].used == 1
     house.end(idle, waiter)
 
 
@@ -108,7 +109,7 @@ def test_request_of_several_shares_the_idle_and_takes_the_free() -> None:
     house.core.run_due_actions(PATIENCE)
 
     assert (wide.state, dict(wide.lenders)) == (GRANTED, {"a": idle})
-    assert (house.core.get_pool("a").used, house.core.get_pool("c").used) == (1, 1)
+    assert (house.core.resources.pools["a"].used, house.core.resources.pools["c"].used) == (1, 1)
     house.end(wide, idle)
 
 
@@ -146,8 +147,8 @@ def test_shared_slot_survives_a_recovery() -> None:
     house.leave(idle)
     waiter = house.ask()
     house.core.run_due_actions(PATIENCE)
-    house.core.rebuild_state(PATIENCE)
+    rebuild_state(house.core, PATIENCE)
 
-    assert (waiter.state, waiter.lender, house.core.get_pool("a").used) == (GRANTED, idle, 1)
+    assert (waiter.state, waiter.lender, house.core.resources.pools["a"].used) == (GRANTED, idle, 1)
     house.end(idle, waiter)
     assert idle.state is ENDED

@@ -130,7 +130,7 @@ def test_unknown_and_repeated_names_are_rejected() -> None:
         house.ask("tpu")
     with pytest.raises(ValueError, match="each once"):
         house.ask("llm", "llm")
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="at least one"):
         house.ask()
 
 

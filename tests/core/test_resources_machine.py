@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.registry import POLICIES, make_policy_factory
+from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
@@ -66,7 +67,7 @@ class Resources(RuleBasedStateMachine):
         demand=st.sampled_from(DEMANDS),
         weight=st.integers(1, 4),
         timeout=st.sampled_from([None, None, None, 0, 4.0]),
-        wait=st.sampled_from([True, True, False]),
+        accepted=st.sampled_from([True, True, False]),
         admission=st.sampled_from([False, False, True]),
         tokens=st.integers(0, 50),
         places=PLACES,
@@ -85,14 +86,12 @@ class Resources(RuleBasedStateMachine):
         ticket = Ticket(request)
         ticket.scopes = drawn["places"]
         self.tickets.append(ticket)
-        self.core.submit(ticket, self.now, wait=drawn["wait"])
+        if not drawn["accepted"]:
+            self.core.reject_new(ticket, Outcome.BUDGET, self.now)
+            return
+        self.core.submit(ticket, self.now)
         if ticket.state is State.WAITING:
             self.core.park_ticket(ticket, drawn["blocks"], self.now)
-
-    @rule(data=st.data())
-    def wait_for_queued(self, data: st.DataObject) -> None:
-        if ticket := self.some(data, State.QUEUED):
-            self.core.start_waiting(ticket, self.now)
 
     @rule(data=st.data(), how=st.sampled_from(["release", "cancel", "settle", "suspend_ticket"]))
     def end(self, data: st.DataObject, how: str) -> None:
@@ -120,7 +119,7 @@ class Resources(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        if ticket := self.some(data, State.WAITING, State.QUEUED, State.SUSPENDED):
+        if ticket := self.some(data, State.WAITING, State.SUSPENDED):
             self.core.cancel(ticket, self.now)
 
     @rule(data=st.data(), retry_after=st.sampled_from([None, 1.0]), left=st.sampled_from([None, 0, 3]))
@@ -148,7 +147,7 @@ class Resources(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         before = [ticket.state for ticket in self.tickets]
-        self.core.rebuild_state(self.now)
+        rebuild_state(self.core, self.now)
         assert [ticket.state for ticket in self.tickets] == before, "nothing was broken off, so nothing was lost"
 
     # -- what always holds --------------------------------------------------------------------------------------
@@ -215,8 +214,6 @@ class Resources(RuleBasedStateMachine):
                     self.core.admit_ticket(ticket, self.now)
                 if ticket.state is State.SUSPENDED:
                     self.core.resume_ticket(ticket, self.now)
-                elif ticket.state is State.QUEUED:
-                    self.core.start_waiting(ticket, self.now)
                 elif ticket.state.is_holding:
                     self.core.release(ticket, self.now)
             if (wakeup := self.core.compute_next_wakeup()) < inf:
@@ -225,7 +222,7 @@ class Resources(RuleBasedStateMachine):
         assert [ticket for ticket in self.tickets if not ticket.state.is_ended] == []
         for pool in self.pools.values():
             assert (pool.used, pool.sharer_count, pool.leases, pool.reserved_for) == (0, 0, {}, None)
-        assert not self.core._deadlock_detector
+        assert not self.core.deadlock_detector
 
 
 TestResources = Resources.TestCase

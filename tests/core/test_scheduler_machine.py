@@ -8,12 +8,14 @@ from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduler_model import HOLDS, QUEUED, SHARES, TENANT_SHARES, Drawn, Record, Resource, SchedulerModel, TwoLayers
+from scheduler_model import HOLDS, SHARES, TENANT_SHARES, Drawn, Record, Resource, SchedulerModel, TwoLayers
 
+from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Key, Policy, tenant_of
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
@@ -75,7 +77,7 @@ STORY: dict[tuple[str, type[Event]], str] = {
 """Events of a ticket that may follow each other: each wait and each grant has one end, and nothing follows the last."""
 
 TOLD: dict[str, tuple[State, ...]] = {
-    "asked": (State.QUEUED, State.ADMITTING),
+    "asked": (State.ADMITTING,),
     "waiting": (State.WAITING, State.ADMITTING),
     "held": (State.GRANTED,),
     "paused": (State.SUSPENDED, State.ADMITTING),
@@ -141,29 +143,30 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(crowd=crowds)
     def arrive(self, crowd: list[tuple[Request, tuple[str, ...], bool, tuple[str, ...] | None]]) -> None:
-        for request, where, wait, blocks in crowd:
-            self.submit(request, where, wait, blocks)
+        for request, where, accepted, blocks in crowd:
+            self.submit(request, where, accepted, blocks)
 
-    def submit(self, request: Request, where: tuple[str, ...], wait: bool, blocks: tuple[str, ...] | None) -> None:
+    def submit(self, request: Request, where: tuple[str, ...], accepted: bool, blocks: tuple[str, ...] | None) -> None:
         ticket = Ticket(request if self.tenants else request._replace(tenant=None))
         # A lease's own claim is one of its places too, so that tickets can be distinguished.
         ticket.scopes = (*where, ticket)
         self.tickets.append(ticket)
 
         def submit(core: Scheduler, now: float) -> None:
-            quiet = wait and core.try_submit_fast(ticket, now)
+            quiet = try_submit_fast(core, ticket, now)
             if not quiet:
-                core.submit(ticket, now, wait=wait)
+                core.submit(ticket, now)
             assert not (quiet and core.observed)
 
-        self.step(submit, lambda model, now: model.submit(ticket, ticket.scopes or where, now, wait=wait))
+        if accepted:
+            self.step(submit, lambda model, now: model.submit(ticket, ticket.scopes or where, now))
+        else:
+            self.step(
+                lambda core, now: core.reject_new(ticket, Outcome.BUDGET, now),
+                lambda model, now: model.reject_new(ticket, now),
+            )
         if ticket.state is State.WAITING and blocks is not None:
             self.let_park(ticket, blocks)
-
-    @precondition(has(State.QUEUED))
-    @rule(data=st.data())
-    def wait(self, data: st.DataObject) -> None:
-        self.on_ticket(Scheduler.start_waiting, SchedulerModel.start_waiting, data, State.QUEUED)
 
     @precondition(has(State.WAITING))
     @rule(data=st.data(), blocks=places, claims=st.booleans())
@@ -196,7 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         def release(core: Scheduler, ticket: Ticket, now: float) -> None:
             if spending and ticket.state is State.GRANTED:
                 core.record_spending(ticket, spending, now)
-            if not core.try_release_fast(ticket):
+            if not try_release_fast(core, ticket):
                 core.release(ticket, now)
 
         def released(model: SchedulerModel, ticket: Ticket, now: float) -> None:
@@ -206,17 +209,17 @@ class SchedulerMachine(RuleBasedStateMachine):
 
         self.on_ticket(release, released, data, State.GRANTED)
 
-    @precondition(has(State.WAITING, State.QUEUED, State.ADMITTING, State.SUSPENDED))
+    @precondition(has(State.WAITING, State.ADMITTING, State.SUSPENDED))
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         """A holder is released rather than cancelled, as a rule."""
-        states = (State.WAITING, State.QUEUED, State.ADMITTING, State.SUSPENDED)
+        states = (State.WAITING, State.ADMITTING, State.SUSPENDED)
         self.on_ticket(Scheduler.cancel, SchedulerModel.cancel, data, *states)
 
     @precondition(lambda self: self.tickets)
     @rule(
         data=st.data(),
-        what=st.sampled_from(["start_waiting", "admit_ticket", "release", "cancel", "suspend_ticket", "resume_ticket"]),
+        what=st.sampled_from(["admit_ticket", "release", "cancel", "suspend_ticket", "resume_ticket"]),
     )
     def come_too_late_or_too_early(self, data: st.DataObject, what: str) -> None:
         self.on_ticket(getattr(Scheduler, what), getattr(SchedulerModel, what), data, *State)
@@ -293,7 +296,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         self.changes += 1
-        self.core.rebuild_state(self.now)
+        rebuild_state(self.core, self.now)
         live = [record.ticket for record in self.model.live()]
         assert set(self.core.decided) == {
             ticket for ticket in live if ticket.wake is not None and ticket.state is not State.WAITING
@@ -316,8 +319,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.nothing_is_kept_of_what_ended()
         for pool in self.pools.values():
             assert (pool.used, pool.sharer_count, pool.leases) == (0, 0, {})
-            assert pool.queue_sets[0].queues == {}
-        assert self.core._tickets == {}
+            assert self.core.resources.list_queue_sets(pool)[0].queues == {}
+        assert self.core.tickets == {}
 
     # -- what always holds --------------------------------------------------------------------------------------
 
@@ -345,7 +348,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def no_slot_is_held_beyond_the_capacity_or_idle_while_somebody_waits(self) -> None:
         for name, pool in self.pools.items():
             assert pool.used <= max(pool.capacity, self.most[name])
-            assert pool.used >= pool.capacity or not pool.queue_sets[0].waiting
+            assert pool.used >= pool.capacity or not self.core.resources.list_queue_sets(pool)[0].waiting
             self.most[name] = max(pool.capacity, min(self.most[name], pool.used))
 
     @invariant()
@@ -357,9 +360,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_wait_is_longer_than_the_guard_allows(self) -> None:
         for name, pool in self.pools.items():
-            if pool.queue_sets[0].max_wait_ticks:
+            if self.core.resources.list_queue_sets(pool)[0].max_wait_ticks:
                 for record in self.model.resources[name].waiters:
-                    assert pool.queue_sets[0].tick - record.since_tick <= record.allowance
+                    assert self.core.resources.list_queue_sets(pool)[0].tick - record.since_tick <= record.allowance
 
     @invariant()
     def a_wake_is_planned_for_all_that_runs_out(self) -> None:
@@ -368,19 +371,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_ended(self) -> None:
         live = list(self.model.live())
-        assert set(self.core._tickets.values()) == {record.ticket for record in live}
+        assert set(self.core.tickets.values()) == {record.ticket for record in live}
         timed = [each for each in live if each.state is State.WAITING and each.deadline is not None]
-        assert len(self.core._deadlines) == len(timed)
+        assert len(self.core.deadlines) == len(timed)
         for name, pool in self.pools.items():
-            line = pool.queue_sets[0]
+            line = self.core.resources.list_queue_sets(pool)[0]
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
-            assert set(line.queues) == {record.key for record in mine if record.state in QUEUED}
+            assert set(line.queues) == {record.key for record in waiters}
             self.a_policy_knows_those_who_wait(name, {record.key for record in waiters})
             assert len(line._by_age) == len(waiters)
         waiters = [record for record in live if record.state is State.WAITING]
-        assert set(self.core._deadlock_detector._waiters.values()) == {each.ticket for each in waiters if each.blocks}
-        assert set(self.core._deadlock_detector._blocked_counts) == {place for each in waiters for place in each.blocks}
+        assert set(self.core.deadlock_detector._waiters.values()) == {each.ticket for each in waiters if each.blocks}
+        assert set(self.core.deadlock_detector._blocked_counts) == {place for each in waiters for place in each.blocks}
         for record in self.model.records.values():
             if record.state.is_ended:
                 ticket = record.ticket
@@ -388,7 +391,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
         """And, by service, the agents that are served or have a tag above V, and no others."""
-        policy, accounts = self.pools[name].queue_sets[0].policy, self.model.resources[name].accounts
+        policy = self.core.resources.get_queue_set((name,)).policy
+        accounts = self.model.resources[name].accounts
         if isinstance(policy, TenantPolicy):
             assert isinstance(accounts, TwoLayers)
             known = {tenant for tenant in accounts.tags if not accounts.is_forgotten(tenant)}

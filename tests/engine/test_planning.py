@@ -127,6 +127,6 @@ def test_timer_warns_of_stalls(caplog: pytest.LogCaptureFixture) -> None:
         engine.run_due_actions()
     (warning,) = caplog.records
     assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
-    assert "nothing has moved at narrow" in warning.getMessage()
+    assert "no call at narrow has progressed" in warning.getMessage()
     engine.release(holder)
     assert waiter.state is State.GRANTED

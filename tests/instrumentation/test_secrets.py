@@ -22,7 +22,7 @@ from sdk_scheduling import Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Released, Submitted
 
@@ -40,7 +40,7 @@ ADAPTERS = {"openai": OpenAIAdapter, "anthropic": AnthropicAdapter}
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: reset that."""
-    monkeypatch.setattr(process, "_logged_once", set())
+    monkeypatch.setattr(faults, "_logged", set())
 
 
 def broken(*_: object, **__: object) -> Any:

@@ -18,9 +18,12 @@ import loco_otel
 from loco_otel import ConfigurationError, Settings, ShutdownError, slot
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime import runtime as runtime_module
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
+
+ONCE = "(logged once; LOCO_ENABLED=false turns loco-otel off)"
 
 
 def started(**settings: object) -> Runtime:
@@ -140,7 +143,7 @@ def test_settings_change_while_the_program_runs() -> None:
     (standing,) = loco_otel.snapshot().resources
     assert (standing.capacity, standing.policy) == (5, "fifo")
     core = runtime.engine._core
-    assert (core.max_waiters, core.max_hold) == (9, 11)
+    assert (core.max_waiters, core.deadlines.max_hold) == (9, 11)
     assert core.resources.get_queue_set(("llm_api",)).max_wait_ticks == 7
     default = slot()
     assert (default.agent, default._request.timeout) == ("b", 13)
@@ -218,7 +221,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(metrics_internal, "_METER_PROVIDER", None)
     clock = ManualClock()
-    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(runtime_module, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -289,7 +292,7 @@ def test_failing_sdk_costs_no_call(
         clock.advance(1)
     assert not runtime.engine.observed
     assert errors(caplog) == [
-        "loco-otel failed at looking for an OpenTelemetry SDK; the program goes on, and this is logged once"
+        f"loco-otel internal error while detecting an OpenTelemetry SDK; calls continue without telemetry {ONCE}"
     ]
 
 
@@ -333,7 +336,7 @@ def test_failing_listener_is_removed_and_costs_no_call(caplog: pytest.LogCapture
     assert [type(event) for event in told] == [Submitted]
     assert [type(event) for event in well.events] == [Submitted, Granted, Released] * 2
     (message,) = errors(caplog)
-    assert "will not be told again" in message
+    assert "receives no further events" in message
     assert caplog.records[-1].exc_info is not None
 
 
@@ -350,8 +353,8 @@ def test_bypass_is_counted_each_time_and_logged_once(
     internal, unsupported = BypassReason.INTERNAL_ERROR, BypassReason.UNSUPPORTED_RUNTIME
     assert [event.reason for event in listener.of(Bypassed)] == [internal, internal, unsupported] * 2
     assert errors(caplog) == [
-        "loco-otel failed at describing a call; the program goes on, and this is logged once",
-        "a strange loop: the call goes on unscheduled; logged once",
+        f"loco-otel internal error while describing a call; the call is sent unscheduled {ONCE}",
+        "a strange loop: the call is sent unscheduled (logged once)",
     ]
     assert caplog.records[0].exc_info is not None
 
@@ -363,8 +366,8 @@ def test_fault_before_the_scheduler_creates_none(caplog: pytest.LogCaptureFixtur
 
 
 AUTO = (
-    "LOCO_CAPACITY is auto: calls of this process go at once until a provider pushes back, "
-    "then as many at a time as it takes, policy load"
+    "LOCO_CAPACITY is auto: calls are not limited until a provider throttles one, then their number adapts to the "
+    "provider, policy load"
 )
 
 
@@ -372,7 +375,7 @@ AUTO = (
     ("capacity", "limits"),
     [
         (None, AUTO),
-        (3, "loco-otel lets at most 3 calls of this process go at a time, policy load"),
+        (3, "at most 3 concurrent calls in this process (LOCO_CAPACITY), policy load"),
     ],
 )
 def test_startup_log_names_instrumented_sdks_and_limits(

@@ -30,7 +30,6 @@ from loco_otel.events import (
     Waiting,
 )
 
-QUEUED = (State.QUEUED, State.WAITING)
 HOLDS = (State.ADMITTING, State.GRANTED)
 
 
@@ -320,22 +319,18 @@ class SchedulerModel:
 
     # -- operations ---------------------------------------------------------------------------------------------
 
-    def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float, *, wait: bool) -> None:
+    def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket] = Record(ticket, places)
         resource = self.of(record)
         self.tell(Submitted(now, ticket))
         record.birth = resource.tick
-        if wait or self.closed:
-            self.begin_wait(record, now)
-        else:
-            record.state = State.QUEUED
-            resource.join(record)
+        self.begin_wait(record, now)
 
-    def start_waiting(self, ticket: Ticket, now: float) -> None:
-        record = self.records[ticket]
-        if record.state is State.QUEUED:
-            self.of(record).leave(record)
-            self.begin_wait(record, now)
+    def reject_new(self, ticket: Ticket, now: float) -> None:
+        record = self.records[ticket] = Record(ticket, ())
+        self.tell(Submitted(now, ticket))
+        record.since, record.since_tick = now, self.of(record).tick
+        self.reject(record, Outcome.SHUTDOWN if self.closed else Outcome.BUDGET, now)
 
     def park_ticket(self, ticket: Ticket, blocks: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket]
@@ -381,7 +376,7 @@ class SchedulerModel:
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket]
-        if record.state in QUEUED:
+        if record.state is State.WAITING:
             self.leave(record, Outcome.CANCELLED, now)
         else:
             self.release(ticket, now)
@@ -447,7 +442,7 @@ class SchedulerModel:
     def close(self, now: float) -> None:
         self.closed = True
         for record in self.records.values():
-            if record.state in QUEUED:
+            if record.state is State.WAITING:
                 self.of(record).leave(record)
                 self.reject(record, Outcome.SHUTDOWN, now)
 
@@ -594,13 +589,11 @@ class SchedulerModel:
 
     def reject(self, record: Record, outcome: Outcome, now: float) -> None:
         resource = self.of(record)
-        asked = record.state is not State.QUEUED
         if record.state is not State.NEW:
             self.decided.append(record.ticket)
         record.state, record.outcome = State.REJECTED, outcome
         self.end(record)
-        waited = now - record.since if asked else 0.0
-        ticks = resource.tick - record.since_tick if asked else 0
+        waited, ticks = now - record.since, resource.tick - record.since_tick
         self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated))
 
     # -- snapshots -----------------------------------------------------------------------------------------------

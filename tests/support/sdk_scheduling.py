@@ -14,7 +14,7 @@ from patience import PATIENCE
 import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Event, Granted, Rejected, Released, Request, Spent, Submitted, Suspended, Waiting
 from loco_otel.testing import RecordingListener
 

@@ -1,20 +1,20 @@
-"""Who goes next: the seam between a line of waiters and the rule that orders it."""
+"""The interface between a queue set and the policy that selects the next grant."""
 
 from typing import NamedTuple, Protocol, TypeAlias
 
 from loco_otel.events import Request
 
 Key: TypeAlias = str | tuple[str, str]
-"""Who queues apart from others: an agent, or tenant and agent where a tenant is named."""
+"""What has a queue of its own: an agent, or tenant and agent if the request names a tenant."""
 
 
 def key_of(request: Request) -> Key:
-    """Return under which key a request queues."""
+    """Return the key of the queue that a request belongs to."""
     return (request.tenant, request.agent) if request.tenant else request.agent
 
 
 def tenant_of(key: Key) -> str:
-    """Return the tenant of a key; those who name none are a tenant of their own, the empty name."""
+    """Return the tenant of a key; requests without one belong to the tenant with the empty name."""
     return "" if isinstance(key, str) else key[0]
 
 
@@ -24,54 +24,54 @@ def agent_of(key: Key) -> str:
 
 
 class Candidate(NamedTuple):
-    """What a policy may look at: one agent that has at least one waiter."""
+    """What a policy compares: one agent that has at least one waiter."""
 
     weight: int
-    """Qi: milli-weights of all that it has queued."""
+    """Qi: milli-weights of all its queued requests."""
     birth: int
-    """Tick at which its oldest queued ticket was born: Di = tick - birth."""
+    """Tick at which its oldest request was queued: Di = tick - birth."""
     head: tuple[int, int]
-    """Birth and sequence number of its oldest waiter, the one that would be granted."""
+    """Birth and sequence number of its oldest waiter, which would be granted."""
 
 
 class Policy(Protocol):
-    """Orders the agents that have a waiter. Agents without one are not there, so they weigh on nothing."""
+    """Orders the agents that have a waiter. Agents without one have no influence."""
 
     name: str
     alpha: float
-    """Share of Q in the score; 0 for a policy that has no score."""
+    """Share of Q in the score; 0 for a policy without a score."""
     is_metered: bool
-    """Whether it goes by what was served: only then `granted` and `settled` are called."""
+    """Whether it depends on past service: only then `charge_grant` and `adjust_charge` are called."""
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        """Let an agent compete, or note its new standing."""
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
+        """Add an agent, or update it."""
 
     def remove_candidate(self, key: Key) -> None:
-        """Let an agent compete no more."""
+        """Remove an agent."""
 
     def clear_candidates(self) -> None:
-        """Forget all agents."""
+        """Remove all agents."""
 
     def pick_next(self, tick: int) -> Key:
-        """Name the agent to be granted next; at least one competes."""
+        """Return the agent to be granted next; there must be one."""
 
     def compute_score(self, key: Key, tick: int) -> float:
-        """Tell the score of an agent that competes: the higher, the better placed."""
+        """Return the score of an agent: the highest is granted next."""
 
     def charge_grant(self, key: Key, weight: int) -> None:
-        """Charge an agent for a call; one that competes is then `put` again or dropped."""
+        """Charge an agent for a call; if it has a waiter, it is then updated or removed."""
 
     def adjust_charge(self, key: Key, delta: int) -> None:
-        """Note that a call that was charged is over, and took so many milli-weights more than that."""
+        """Correct the charge of a call that has ended by a difference in milli-weights."""
 
 
 class UnmeteredPolicy:
-    """What a policy does about service that does not go by it: nothing."""
+    """A policy that does not depend on past service."""
 
     is_metered = False
 
     def charge_grant(self, key: Key, weight: int) -> None:
-        """Charge nobody."""
+        """Do nothing."""
 
     def adjust_charge(self, key: Key, delta: int) -> None:
-        """Nobody was charged."""
+        """Do nothing."""

@@ -1,36 +1,35 @@
-"""The `fair` policy: the agent that was served least goes next, by the cost of what it was served.
+"""The `fair` policy: the agent that was served least, by cost, is granted next.
 
 Start-time fair queueing: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queuing: A Scheduling Algorithm for Integrated
 Services Packet Switching Networks", SIGCOMM 1996. Each agent has a tag, the virtual time at which its next call starts.
-A grant moves it on by cost / share, and the smallest tag goes next. The virtual time V is the smallest tag at the last
-grant. An agent that begins to wait starts at max(V, its tag): time spent idle earns nothing, and what it owes stays
-owed. Of equal tags those go first that came with nothing owed, for the others have been served since V; then those
-whose waiter is the oldest.
+A grant increases it by cost / share, and the smallest tag is granted next. The virtual time V is the smallest tag at
+the last grant. An agent that begins to wait starts at max(V, its tag): idle time earns nothing, and debt stays. Of
+equal tags those without debt come first, as the others have been served since V; then those with the oldest waiter.
 
-**Bound.** Let two agents f and m have a waiter all the time, with shares r, and let l be the largest request of each.
-What they are served meanwhile, each divided by its share, differs by at most
+**Bound.** Let two agents f and m always have a waiter, with shares r, and let l be the largest request of each. Their
+service in that time, each divided by its share, differs by at most
 
     l_f / r_f + l_m / r_m        (at most twice the largest request, at equal shares)
 
 Proof: f is only granted while tag_f <= tag_m, so tag_f <= tag_m + l_f / r_f after it, and while f is not granted tag_f
-stands still and tag_m grows. The same the other way round, so the difference of the tags stays within
-[-l_m / r_m, l_f / r_f]; between two moments it changes by no more than the length of that, and while an agent waits its
-tag moves by nothing but its service. It holds for any number of slots, counted when calls are granted.
+is constant and tag_m grows. The converse holds as well, so the difference of the tags stays within
+[-l_m / r_m, l_f / r_f]; between two moments it changes by at most the length of that interval, and while an agent
+waits its tag changes by its service only. It holds for any number of slots, counted when calls are granted.
 
-**Corrections.** What a call costs is known when it is over; until then its estimate counts. A settlement moves the tag
-by the difference. Let n be the most calls of the two that are under way at once and e the greatest error of one,
-divided by its share. After the last grant of f, corrections can push tag_f - tag_m by at most n e, for a call granted
-later still does not cost less than nothing. So the tags differ by at most n e more to either side, and the service by
+**Corrections.** The cost of a call is measured when it ends; until then its estimate counts. A settlement changes the
+tag by the difference. Let n be the maximal number of concurrent calls of the two and e the greatest error of one,
+divided by its share. After the last grant of f, corrections can change tag_f - tag_m by at most n e, as no call has a
+negative cost. So the tags differ by at most n e more to either side, and the service by
 
     l_f / r_f + l_m / r_m + 2 n e
 
-The guard and shared slots pass the policy over; what they grant is charged, and for so long the bound rests.
+The guard and shared slots bypass the policy; their grants are charged, and the bound does not hold meanwhile.
 
 Tags are integers, so they can be computed anywhere, in a Lua script too: milli-weights times `TAGS_PER_MILLI` at share
-1, rounded up, with shares in thousandths. O(log n) a change, n being the agents that wait, are served, or have
-a tag beyond V. Idle agents with a tag of at most V are forgotten, which loses nothing, and so are all once nobody waits
-or is served. Of the other idle ones `REMEMBERED` are kept: beyond them V rises to the smallest tag, as nobody can
-tell that agent from a newcomer any more.
+1, rounded up, with shares in thousandths. O(log n) per change, where n counts the agents that wait, are
+served, or have a tag above V. Idle agents with a tag of at most V are removed, which loses nothing, and so are all
+agents once none waits or is served. Of the other idle agents `MAX_IDLE_AGENTS` are kept: above that number V rises to
+the smallest tag, as that agent is then equivalent to a new one.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,14 +39,14 @@ from loco_otel._core.policies.base import Candidate, Key, agent_of
 from loco_otel.events import MILLI
 
 TAGS_PER_MILLI = 1000
-"""What a tag moves by for a milli-weight, at share 1."""
+"""Increase of a tag per milli-weight, at share 1."""
 
 MAX_IDLE_AGENTS = 1000
-"""Idle agents that may be ahead of the virtual time."""
+"""Maximal number of idle agents with a tag above the virtual time."""
 
 
 class _ServiceAccount:
-    """One agent's. `open` counts its calls that are charged and not settled."""
+    """The account of one agent. `open_calls` counts its calls that are charged and not settled."""
 
     __slots__ = ("entry", "is_competing", "open_calls", "share", "tag")
 
@@ -57,15 +56,15 @@ class _ServiceAccount:
         self.is_competing = False
         self.open_calls = 0
         self.entry: Entry | None = None
-        """Among those who compete, or among the idle; the served ones who do not wait have none."""
+        """Its entry among the competing or the idle agents; None while it is served and has no waiter."""
 
 
 class FairPolicy:
-    """See the module.
+    """The policy that the module describes.
 
     Args:
         shares: in thousandths, by agent; others have 1.
-        forgotten: told whom it has forgotten.
+        forgotten: called with the key of each account that is removed.
 
     """
 
@@ -85,13 +84,13 @@ class FairPolicy:
         self._competing = LazyHeap()
         self._idle = LazyHeap()
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        """Let an agent compete, from V on if it did not, or note its new standing."""
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
+        """Add an agent, with a tag of at least V, or update it."""
         account = self._get_account(key)
         entry = account.entry
         if account.is_competing and entry is not None:
             granted = entry[0] != account.tag
-            if not granted and (entry[2], entry[3]) == standing.head:
+            if not granted and (entry[2], entry[3]) == candidate.head:
                 return
             self._competing.remove_entry(entry)
             owing = granted or entry[1]
@@ -99,10 +98,10 @@ class FairPolicy:
             owing = account.tag > self._virtual_time
             self._activate_account(account)
             account.is_competing = True
-        account.entry = self._competing.push_entry(account.tag, owing, *standing.head, item=key)
+        account.entry = self._competing.push_entry(account.tag, owing, *candidate.head, item=key)
 
     def remove_candidate(self, key: Key) -> None:
-        """Let an agent compete no more; its tag stays."""
+        """Remove an agent; its account stays."""
         account = self._accounts.get(key)
         if account is None or not account.is_competing:
             return
@@ -113,18 +112,18 @@ class FairPolicy:
         self._deactivate_account(key, account)
 
     def clear_candidates(self) -> None:
-        """Forget all agents, and what they were served."""
+        """Remove all agents and their accounts."""
         self._reset_accounts()
 
     def pick_next(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
-        """Name the agent with the smallest tag. At least one competes."""
+        """Return the agent with the smallest tag; there must be one."""
         first = self._competing.peek_entry()
         assert first is not None  # noqa: S101 - invariant: asked only while someone waits
         key: Key = first[-1]
         return key
 
     def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
-        """Tell by how many weights, at share 1, an agent is behind the virtual time; negative when ahead."""
+        """Return the weight, at share 1, by which an agent is behind the virtual time; negative if ahead."""
         return (self._virtual_time - self._accounts[key].tag) / (TAGS_PER_MILLI * MILLI)
 
     def charge_grant(self, key: Key, weight: int) -> None:
@@ -141,7 +140,7 @@ class FairPolicy:
         self._open_calls += 1
 
     def adjust_charge(self, key: Key, delta: int) -> None:
-        """Correct what a call was charged, now that it is over."""
+        """Correct the charge of a call that has ended."""
         account = self._accounts.get(key)
         if account is None or not account.open_calls:
             return
@@ -163,14 +162,14 @@ class FairPolicy:
         return account
 
     def _activate_account(self, account: _ServiceAccount) -> None:
-        """Let one that did not wait start no sooner than now."""
+        """Raise the tag of an agent that begins to wait to the virtual time."""
         if account.entry is not None:
             self._idle.remove_entry(account.entry)
             account.entry = None
         account.tag = max(account.tag, self._virtual_time)
 
     def _deactivate_account(self, key: Key, account: _ServiceAccount) -> None:
-        """See what is to be kept of one that does not wait."""
+        """Keep or remove the account of an agent that does not wait."""
         if account.open_calls:
             return
         account.entry = self._idle.push_entry(account.tag, item=key)
@@ -183,7 +182,7 @@ class FairPolicy:
             self._advance_virtual_time(int(first[0]))
 
     def _advance_virtual_time(self, virtual: int | None) -> None:
-        """Go on to a virtual time, to the end of all with None, and forget the idle whose tags have come."""
+        """Advance the virtual time, with None past all tags, and remove idle accounts that it has reached."""
         while (first := self._idle.peek_entry()) is not None and (virtual is None or first[0] <= virtual):
             key: Key = first[-1]
             self._idle.remove_entry(first)
@@ -195,5 +194,5 @@ class FairPolicy:
 
 
 def _compute_tag_increment(weight: int, share: int) -> int:
-    """Return what a tag moves by: rounded up, so that nothing is for nothing."""
+    """Return the increase of a tag, rounded up, so that no request is free."""
     return -(-weight * TAGS_PER_MILLI * MILLI // share)

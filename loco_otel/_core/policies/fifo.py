@@ -1,4 +1,4 @@
-"""The `fifo` policy: the oldest waiter goes next, whoever it belongs to."""
+"""The `fifo` policy: the oldest waiter of all agents is granted next."""
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
@@ -14,29 +14,29 @@ class FifoPolicy(UnmeteredPolicy):
         self._heap = LazyHeap()
         self._entries: dict[Key, Entry] = {}
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        """Let an agent compete, or note its new standing."""
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
+        """Add an agent, or update it."""
         self.remove_candidate(key)
-        self._entries[key] = self._heap.push_entry(standing.head, item=key)
+        self._entries[key] = self._heap.push_entry(candidate.head, item=key)
 
     def remove_candidate(self, key: Key) -> None:
-        """Forget an agent."""
+        """Remove an agent."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._heap.remove_entry(entry)
 
     def clear_candidates(self) -> None:
-        """Forget all agents."""
+        """Remove all agents."""
         self._heap = LazyHeap()
         self._entries = {}
 
     def pick_next(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
-        """Name the agent of the oldest waiter. At least one competes."""
+        """Return the agent of the oldest waiter; there must be one."""
         first = self._heap.peek_entry()
         assert first is not None  # noqa: S101 - invariant: asked only while someone waits
         key: Key = first[-1]
         return key
 
     def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
-        """There is no score: 0."""
+        """Return 0, as there is no score."""
         return 0.0

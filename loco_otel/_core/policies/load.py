@@ -1,4 +1,4 @@
-"""The `load` policy: the agent with the most load goes next.
+"""The `load` policy: the agent with the highest load is granted next.
 
     L(i) = alpha * Qi / max Q + (1 - alpha) * Di / max D
 
@@ -11,8 +11,9 @@ formula is evaluated on their tops. Qs are integers, and distinct positive integ
 sqrt(2M) of them for a total queued weight M in whole weights. Cost per change O(log n), per pick O(distinct Qs).
 
 The rule favours the heavy. With lambda arrivals per release and alpha < 1/(1 + lambda) a wait is at most
-(W + lambda*r*A) / (1 - lambda*r) ticks, where r = alpha/(1-alpha), W is what waited at the start, by how much arrivals
-ever exceed their rate included, and A the greatest age then; beyond that alpha only the guard in `line.py` bounds it.
+(W + lambda*r*A) / (1 - lambda*r) ticks, where r = alpha/(1-alpha), W is the weight that waited at the start plus the
+largest excess of arrivals over their rate, and A the greatest age then; above that alpha only the guard bounds it (see
+`QueueSet`).
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
 
 
 class LoadPolicy(UnmeteredPolicy):
-    """See the module. `draw` gives the nonces: numbers in [0, 1), from a seeded generator."""
+    """The policy that the module describes. `draw` returns nonces: numbers in [0, 1), from a seeded generator."""
 
     name = "load"
 
@@ -32,21 +33,21 @@ class LoadPolicy(UnmeteredPolicy):
         self._by_weight: dict[int, LazyHeap] = {}
         self._entries: dict[Key, tuple[int, Entry]] = {}
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        """Let an agent compete, or note its new standing."""
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
+        """Add an agent, or update it."""
         known = self._entries.get(key)
         if known is not None:
-            if known[0] == standing.weight and known[1][0] == standing.birth:
+            if known[0] == candidate.weight and known[1][0] == candidate.birth:
                 return
             self.remove_candidate(key)
-        heap = self._by_weight.get(standing.weight)
+        heap = self._by_weight.get(candidate.weight)
         if heap is None:
-            heap = self._by_weight[standing.weight] = LazyHeap()
-        entry = heap.push_entry(standing.birth, self._draw_nonce(), item=key)
-        self._entries[key] = (standing.weight, entry)
+            heap = self._by_weight[candidate.weight] = LazyHeap()
+        entry = heap.push_entry(candidate.birth, self._draw_nonce(), item=key)
+        self._entries[key] = (candidate.weight, entry)
 
     def remove_candidate(self, key: Key) -> None:
-        """Forget an agent."""
+        """Remove an agent."""
         known = self._entries.pop(key, None)
         if known is None:
             return
@@ -56,12 +57,12 @@ class LoadPolicy(UnmeteredPolicy):
             del self._by_weight[known[0]]
 
     def clear_candidates(self) -> None:
-        """Forget all agents."""
+        """Remove all agents."""
         self._by_weight = {}
         self._entries = {}
 
     def pick_next(self, tick: int) -> Key:
-        """Name the agent with the greatest L. At least one competes."""
+        """Return the agent with the highest L; there must be one."""
         tops = self._find_oldest_by_weight()
         max_weight = max(self._by_weight)
         max_age = tick - min([top[0] for top in tops.values()])
@@ -74,16 +75,16 @@ class LoadPolicy(UnmeteredPolicy):
         return winner
 
     def compute_score(self, key: Key, tick: int) -> float:
-        """Tell L of an agent that competes."""
+        """Return L of an agent."""
         weight, entry = self._entries[key]
         max_age = tick - min([top[0] for top in self._find_oldest_by_weight().values()])
         return compute_load(self.alpha, weight, max(self._by_weight), tick - entry[0], max_age)
 
     def _find_oldest_by_weight(self) -> dict[int, Entry]:
-        # A heap without a live entry is dropped with its last agent, so each has a first.
+        # A heap is removed with its last agent, so each has a live entry.
         return {weight: top for weight, heap in self._by_weight.items() if (top := heap.peek_entry()) is not None}
 
 
 def compute_load(alpha: float, weight: float, max_weight: float, age: int, max_age: int) -> float:
-    """Evaluate L(i) as specified, with 0/0 = 0."""
+    """Return L(i), with 0/0 = 0."""
     return (alpha * weight / max_weight if max_weight else 0.0) + ((1.0 - alpha) * age / max_age if max_age else 0.0)

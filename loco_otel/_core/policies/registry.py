@@ -13,13 +13,13 @@ POLICIES = ("load", "fair", "fifo")
 def make_policy_factory(
     name: str, *, alpha: float, shares: Mapping[str, int], draw: Callable[[], float]
 ) -> Callable[[], Policy]:
-    """Return what makes a policy.
+    """Return a function that creates a policy.
 
     Args:
         name: one of `POLICIES`.
         alpha: of `load`.
         shares: of `fair`, in thousandths, by agent.
-        draw: gives the nonces by which `load` tells equals apart.
+        draw: returns the nonces by which `load` breaks ties.
 
     """
     if name == "fifo":

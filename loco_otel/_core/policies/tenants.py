@@ -1,9 +1,9 @@
-"""Tenants: a fair layer over them, and the chosen policy among the agents of each.
+"""Tenants: `fair` among tenants, and the configured policy among the agents of each.
 
-The outer layer is `FairPolicy` over tenants, with its bound: of two tenants with a waiter all the time neither is
-served more than their two largest requests beyond the other, whatever their agents do. Each tenant has a policy of its
-own, so scores are normalised within it. Those who name no tenant are one more tenant. A line takes this up with the
-first that queues for a tenant; without tenants nobody pays for it.
+The outer layer is `FairPolicy` over tenants, with its bound: of two tenants that always have a waiter, the service
+differs by at most their two largest requests, whatever their agents do. Each tenant has a policy of its own, so scores
+are normalised within it. Requests without a tenant form one more tenant. A queue set switches to this policy with the
+first request that names a tenant; without tenants it has no cost.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,19 +23,19 @@ class _TenantState:
         self.heads = LazyHeap()
         self.entries: dict[Key, Entry] = {}
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
         entry = self.entries.get(key)
-        if entry is None or (entry[0], entry[1]) != standing.head:
+        if entry is None or (entry[0], entry[1]) != candidate.head:
             self._remove_head(key)
-            self.entries[key] = self.heads.push_entry(*standing.head, item=key)
-        self.policy.update_candidate(key, standing)
+            self.entries[key] = self.heads.push_entry(*candidate.head, item=key)
+        self.policy.update_candidate(key, candidate)
 
     def remove_candidate(self, key: Key) -> None:
         self._remove_head(key)
         self.policy.remove_candidate(key)
 
     def build_candidate(self) -> Candidate | None:
-        """Tell how the tenant stands among tenants: only its oldest waiter counts there."""
+        """Return what the outer layer compares: only the oldest waiter of the tenant."""
         first = self.heads.peek_entry()
         return None if first is None else Candidate(0, 0, (first[0], first[1]))
 
@@ -46,10 +46,10 @@ class _TenantState:
 
 
 class TenantPolicy:
-    """See the module.
+    """The policy that the module describes.
 
     Args:
-        policy: makes the policy of a tenant.
+        policy: creates the policy of a tenant.
         shares: in thousandths, by tenant; others have 1.
 
     """
@@ -62,12 +62,12 @@ class TenantPolicy:
         self._alpha = like.alpha
         self._make_policy = policy
         self._tenants: dict[str, _TenantState] = {}
-        """As long as the outer layer knows them."""
+        """While the outer layer has an account of them."""
         self._tenant_order = FairPolicy(shares, lambda name: self._tenants.pop(str(name)))
 
     @property
     def alpha(self) -> float:
-        """Of every tenant's policy."""
+        """Share of Q in the score, for every tenant's policy."""
         return self._alpha
 
     @alpha.setter
@@ -76,15 +76,15 @@ class TenantPolicy:
         for tenant in self._tenants.values():
             tenant.policy.alpha = alpha
 
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        """Let an agent compete within its tenant, and its tenant among tenants."""
+    def update_candidate(self, key: Key, candidate: Candidate) -> None:
+        """Add or update an agent within its tenant, and the tenant in the outer layer."""
         name = tenant_of(key)
         tenant = self._get_tenant(name)
-        tenant.update_candidate(key, standing)
+        tenant.update_candidate(key, candidate)
         self._update_tenant(name, tenant)
 
     def remove_candidate(self, key: Key) -> None:
-        """Let an agent compete no more, nor its tenant when nobody else waits for it."""
+        """Remove an agent, and its tenant if none of its agents is left."""
         name = tenant_of(key)
         tenant = self._tenants.get(name)
         if tenant is not None:
@@ -92,20 +92,20 @@ class TenantPolicy:
             self._update_tenant(name, tenant)
 
     def clear_candidates(self) -> None:
-        """Forget all agents and tenants, and what they were served."""
+        """Remove all agents, tenants and their accounts."""
         self._tenants.clear()
         self._tenant_order.clear_candidates()
 
     def pick_next(self, tick: int) -> Key:
-        """Name the agent that its tenant would grant next, of the tenant that was served least."""
+        """Return the next agent of the tenant that was served least."""
         return self._tenants[str(self._tenant_order.pick_next(tick))].policy.pick_next(tick)
 
     def compute_score(self, key: Key, tick: int) -> float:
-        """Tell the score of an agent within its tenant."""
+        """Return the score of an agent within its tenant."""
         return self._tenants[tenant_of(key)].policy.compute_score(key, tick)
 
     def charge_grant(self, key: Key, weight: int) -> None:
-        """Charge the tenant of an agent, and the agent where the policy goes by that."""
+        """Charge the tenant of an agent, and the agent if its policy is metered."""
         name = tenant_of(key)
         tenant = self._get_tenant(name)
         if tenant.policy.is_metered:
@@ -113,7 +113,7 @@ class TenantPolicy:
         self._tenant_order.charge_grant(name, weight)
 
     def adjust_charge(self, key: Key, delta: int) -> None:
-        """Correct what both were charged."""
+        """Correct the charges of both."""
         name = tenant_of(key)
         tenant = self._tenants.get(name)
         if tenant is not None:
@@ -130,8 +130,8 @@ class TenantPolicy:
         return tenant
 
     def _update_tenant(self, name: str, tenant: _TenantState) -> None:
-        standing = tenant.build_candidate()
-        if standing is None:
+        candidate = tenant.build_candidate()
+        if candidate is None:
             self._tenant_order.remove_candidate(name)
         else:
-            self._tenant_order.update_candidate(name, standing)
+            self._tenant_order.update_candidate(name, candidate)

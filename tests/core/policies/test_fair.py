@@ -9,6 +9,7 @@ from effort import scale
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Candidate, Policy
 from loco_otel._core.policies.fair import MAX_IDLE_AGENTS, FairPolicy
 from loco_otel._core.policies.load import LoadPolicy
@@ -206,7 +207,7 @@ class Desk:
 
     def ask(self, agent: str, weight: int = 1000, *, quiet: bool = False, admission: bool = False) -> Ticket:
         ticket = Ticket(Request(agent, weight, admission=admission))
-        if not (quiet and self.core.try_submit_fast(ticket, 0.0)):
+        if not (quiet and try_submit_fast(self.core, ticket, 0.0)):
             assert not quiet
             self.core.submit(ticket, 0.0)
         return ticket
@@ -214,7 +215,7 @@ class Desk:
     def end(self, ticket: Ticket, weight: int | None = None) -> None:
         if weight is not None:
             self.core.record_spending(ticket, Spending(None, weight, None), 0.0)
-        if not self.core.try_release_fast(ticket):
+        if not try_release_fast(self.core, ticket):
             self.core.release(ticket, 0.0)
 
     def serve(self, holder: Ticket) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 from effort import scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from queued_work import QueuedWork, backlog_of
 
 from loco_otel._core.policies.base import Candidate
 from loco_otel._core.policies.load import LoadPolicy, compute_load
@@ -179,15 +180,14 @@ def test_only_waiters_enter_the_normalisation() -> None:
     core = Scheduler({DEFAULT_RESOURCE: 1}, lambda: LoadPolicy(0.5, lambda: 0.5), max_wait_ticks=0)
     core.observed = True
 
-    def submit(agent: str, weight: int, *, wait: bool = True) -> Ticket:
+    def submit(agent: str, weight: int) -> Ticket:
         ticket = Ticket(Request(agent, weight))
-        core.submit(ticket, 0.0, wait=wait)
+        core.submit(ticket, 0.0)
         return ticket
 
     line = core.resources.get_queue_set((DEFAULT_RESOURCE,))
     holder = submit("holder", 1000)
-    for _ in range(50):
-        submit("backlog", 9000, wait=False)
+    line.set_backlog("backlog", backlog_of(*(QueuedWork(birth=0, milli=9000) for _ in range(50))))
     line.tick = 10
     old = submit("old", 1000)
     line.tick = 11

@@ -1,0 +1,72 @@
+"""The waiting tickets of one agent."""
+
+from loco_otel._core.backlog import Backlog
+from loco_otel._core.lazy_heap import LazyHeap
+from loco_otel._core.policies.base import Candidate, Key
+from loco_otel._core.ticket import Ticket
+
+
+class AgentQueue:
+    """One agent's waiting tickets, oldest first. Weight and age include those of the agent's backlog."""
+
+    __slots__ = ("_backlog", "_own_weight", "_waiters", "key")
+
+    def __init__(self, key: Key, backlog: Backlog | None = None) -> None:
+        self.key = key
+        self._own_weight = 0
+        self._backlog = backlog
+        self._waiters = LazyHeap()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    @property
+    def weight(self) -> int:
+        """Qi in milli-weights."""
+        return self._own_weight if self._backlog is None else self._own_weight + self._backlog.weight
+
+    def count_queued(self) -> int:
+        """Return the number of queued requests; waiters that only take work from the backlog are not counted twice."""
+        return len(self._waiters) if self._backlog is None else max(len(self._waiters), len(self._backlog))
+
+    def add_ticket(self, ticket: Ticket) -> None:
+        """Add a waiting ticket."""
+        ticket.queue_entry = self._waiters.push_entry(ticket.birth, ticket.seq, item=ticket)
+        self._own_weight += ticket.request.weight
+
+    def remove_ticket(self, ticket: Ticket) -> None:
+        """Remove a ticket that was added."""
+        entry, ticket.queue_entry = ticket.queue_entry, None
+        assert entry is not None  # noqa: S101 - invariant: it is in this queue
+        self._waiters.remove_entry(entry)
+        self._own_weight -= ticket.request.weight
+
+    def set_backlog(self, backlog: Backlog | None) -> None:
+        """Change the backlog that is counted with the waiters; None removes it."""
+        self._backlog = backlog
+
+    def find_head(self) -> Ticket | None:
+        """Return the oldest ticket; None if the queue is empty."""
+        first = self._waiters.peek_entry()
+        if first is None:
+            return None
+        ticket: Ticket = first[-1]
+        return ticket
+
+    def find_birth_tick(self) -> int:
+        """Return the tick at which the oldest ticket or work was queued; the queue must not be empty.
+
+        Tickets that only take work from the backlog are as old as the work.
+        """
+        work = None if self._backlog is None else self._backlog.find_oldest_work()
+        if work is not None and not self._own_weight:
+            return work.birth
+        first = self._waiters.peek_entry()
+        assert first is not None  # noqa: S101 - invariant: an empty queue is removed
+        birth = int(first[0])
+        return birth if work is None else min(birth, work.birth)
+
+    def build_candidate(self) -> Candidate | None:
+        """Return what the policy compares; None if the queue is empty."""
+        head = self.find_head()
+        return None if head is None else Candidate(self.weight, self.find_birth_tick(), (head.birth, head.seq))
