@@ -55,7 +55,7 @@ def test_peak_at_server_equals_capacity(
 ) -> None:
     scheduling = scheduled(capacity=2)
     server.hold()
-    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+    with sdk.open_caller(server.url(sdk.api), is_async=mode.is_async) as caller:
         calls = [caller.start(caller.call("m", streamed=mode.streamed)) for _ in range(5)]
         server.wait_for(held=2)
         scheduling.seen.wait_for(Waiting, 3)
@@ -73,7 +73,7 @@ def test_peak_at_server_equals_capacity(
 def test_usage_is_that_of_provider(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1, stream_usage=True)
     server.configure(output_tokens=7, cached_tokens=2)
-    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+    with sdk.open_caller(server.url(sdk.api), is_async=mode.is_async) as caller:
         caller.start(caller.call("m", streamed=mode.streamed)).result(SOON)
     check_settled(scheduling, 1)
     (spent,) = scheduling.seen.of(Spent)
@@ -89,7 +89,7 @@ def test_slot_is_free_during_back_off(sdk: ConformingSdk, mode: Mode, server: Ll
     scheduling = scheduled(capacity=1)
     server.hold()
     server.throttle(1, retry_after=0.01, model="first")
-    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+    with sdk.open_caller(server.url(sdk.api), is_async=mode.is_async) as caller:
         first = caller.start(caller.call("first", streamed=mode.streamed))
         server.wait_for(held=1)
         second = caller.start(caller.call("second", streamed=mode.streamed))
@@ -118,7 +118,7 @@ def test_stream_holds_slot_until_it_ends(
     if ending == "broken":
         server.break_off(1, after_chunks=2, model="first")
     gate = threading.Event()
-    with sdk.open_caller(server.url(sdk.name), is_async=mode.is_async) as caller:
+    with sdk.open_caller(server.url(sdk.api), is_async=mode.is_async) as caller:
         reading = caller.open_and_close("first", gate) if ending == "closed" else caller.call("first", streamed=True)
         first = caller.start(reading)
         server.wait_for(held=1)
@@ -143,7 +143,7 @@ def test_stream_holds_slot_until_it_ends(
 def test_cancelled_call_frees_slot(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     server.hold(after_chunks=2 if mode.streamed else None, model="first")
-    with sdk.open_caller(server.url(sdk.name), is_async=True) as caller:
+    with sdk.open_caller(server.url(sdk.api), is_async=True) as caller:
         first = caller.start(caller.call("first", streamed=mode.streamed))
         server.wait_for(held=1)
         waiting = caller.start(caller.call("waiting", streamed=mode.streamed))
@@ -167,7 +167,7 @@ def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer
     server.break_off(None, after_chunks=2, model="broken")
     server.throttle(None, status=400, model="refused")
     with ExitStack() as stack:
-        url = server.url(sdk.name)
+        url = server.url(sdk.api)
         callers = [
             stack.enter_context(sdk.open_caller(url, is_async=is_async))
             for is_async in sorted({mode.is_async for mode in sdk.modes})

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Self
 import anthropic
 import groq
 import openai
+from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from sdk_calls import each, finished, now
+from sdk_versions import has
 
 PROMPT = [{"role": "user", "content": "tell me about the harbour"}]
 PROMPT_TOKENS = 5
@@ -39,23 +41,31 @@ class ConformingSdk:
     """One SDK: how its clients are made, how it is called, and what it lacks."""
 
     name: str
-    """Of its API at the server."""
-    make_client: Callable[..., Any]
+    """Of the SDK."""
+    make_client: Callable[..., Any] | None
     """Takes `api_key` and `base_url`."""
-    make_async_client: Callable[..., Any]
+    make_async_client: Callable[..., Any] | None
     create: Callable[..., Any]
     """`create(client, model=.., messages=.., stream=..)`: makes a call. Of an async client it returns an awaitable."""
     modes: tuple[Mode, ...] = ALL_MODES
     reports_cached_tokens: bool = True
     has_retries: bool = True
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
+    server_api: str | None = None
+    """The server's name of its API; None if it is `name`."""
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def api(self) -> str:
+        """The name of its API at the server."""
+        return self.server_api or self.name
+
     def open_caller(self, url: str, *, is_async: bool) -> "Caller":
         """Return a caller whose client talks to a URL."""
         make = self.make_async_client if is_async else self.make_client
+        assert make is not None
         return Caller(self, lambda: make(api_key="fake", base_url=url), is_async=is_async)
 
 
@@ -131,11 +141,38 @@ def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
 
 
+def _list_modes(*, is_async: bool) -> tuple[Mode, ...]:
+    return tuple(mode for mode in ALL_MODES if mode.is_async == is_async)
+
+
+_BOTOCORE_HAS_CACHE = has("botocore", "1.36")
+"""Older versions drop the tokens of the cache from Converse's usage."""
 _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
 """Older versions drop the details of the usage."""
 
-SDKS = (
+SDKS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
-)
+    ConformingSdk(
+        "botocore",
+        make_bedrock,
+        None,
+        open_conversation,
+        modes=_list_modes(is_async=False),
+        reports_cached_tokens=_BOTOCORE_HAS_CACHE,
+        server_api="bedrock",
+    ),
+]
+if AIOBOTOCORE is not None:
+    SDKS.append(
+        ConformingSdk(
+            "aiobotocore",
+            None,
+            AsyncBedrock,
+            open_conversation,
+            modes=_list_modes(is_async=True),
+            reports_cached_tokens=_BOTOCORE_HAS_CACHE,
+            server_api="bedrock",
+        )
+    )
