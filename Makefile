@@ -14,6 +14,8 @@ COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry op
 PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
 # Without the tests of what no pair changes.
 PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py'
+# Only what aiobotocore and its older botocore change.
+test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py)
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 

@@ -2,11 +2,13 @@
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from packaging.requirements import Requirement
@@ -16,7 +18,13 @@ from loco_otel.patching import LocoInstrumentor
 
 OVERLAYS = Path(__file__).parents[2] / ".venv" / "pairs"
 
-INSTRUMENTORS = {"openai": OpenAIInstrumentor, "anthropic": AnthropicInstrumentor, "groq": GroqInstrumentor}
+INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
+    "openai": OpenAIInstrumentor,
+    "anthropic": AnthropicInstrumentor,
+    "groq": GroqInstrumentor,
+    "botocore": BotocoreInstrumentor,
+    "aiobotocore": AiobotocoreInstrumentor,
+}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
@@ -30,11 +38,14 @@ def required(pair: str) -> dict[str, Requirement]:
 @each_instrumentor
 def test_the_pair_under_test_is_the_one_that_is_meant(instrumentor: type[LocoInstrumentor]) -> None:
     sdk = instrumentor.sdk
+    if find_spec(sdk) is None:
+        pytest.skip(f"{sdk} is not installed")
     wanted = required(PAIR) if PAIR else {}
     if sdk in wanted:
         assert version(sdk) in wanted[sdk].specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
-    assert import_module(f"{sdk}._version").__version__ == version(sdk)
+    module = import_module(sdk if sdk.endswith("botocore") else f"{sdk}._version")
+    assert module.__version__ == version(sdk)
     assert instrumentor.supports_version(version(sdk))
 
 

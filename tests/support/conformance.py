@@ -145,7 +145,7 @@ def _list_modes(*, is_async: bool) -> tuple[Mode, ...]:
     return tuple(mode for mode in ALL_MODES if mode.is_async == is_async)
 
 
-_BOTOCORE_HAS_CACHE = has("botocore", "1.36")
+_BOTOCORE_HAS_CACHE = has("botocore", "1.38")
 """Older versions drop the tokens of the cache from Converse's usage."""
 _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
 """Older versions drop the details of the usage."""

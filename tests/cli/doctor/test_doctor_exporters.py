@@ -186,7 +186,7 @@ def test_under_the_launcher_the_port_is_its_own(free: int) -> None:
 
 
 def test_disabled_sdk_and_planted_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
-    hide(tmp_path, "anthropic", "google.genai", "groq", "openai")
+    hide(tmp_path, "aiobotocore", "anthropic", "botocore", "google.genai", "groq", "openai")
     done = doctor(
         "--json",
         OTEL_SDK_DISABLED="True",
