@@ -1,11 +1,11 @@
 """Translates between Bedrock's runtime, as botocore calls it, and the scheduler."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from loco_otel.patching import Call, CallDescription, ExtendedRequest, Refusal, UsageMeter, parse_address, stream_proxy
+from loco_otel_instrumentation.botocore.model_chunks import read_model_chunk, set_usage
 from loco_otel_instrumentation.botocore.models import find_family, shorten_model_id
 from loco_otel_instrumentation.botocore.request_bodies import neutralise_converse, neutralise_invoke
 
@@ -42,8 +42,6 @@ _FINISH_REASONS = {
 }
 """Its words for what the conventions call otherwise."""
 
-_METRICS = "amazon-bedrock-invocationMetrics"
-"""What Bedrock adds to the last chunk of any model's stream."""
 _HEADER_PREFIX = "x-amzn-bedrock-"
 
 
@@ -106,7 +104,7 @@ class BedrockAdapter:
         elif "messageStop" in chunk:
             _read_finish_reason(chunk["messageStop"].get("stopReason"), meter)
         elif "chunk" in chunk:
-            _read_model_chunk(chunk["chunk"].get("bytes") or b"", meter)
+            read_model_chunk(chunk["chunk"].get("bytes") or b"", meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Return whether a daily limit is used up: a lower rate does not end it."""
@@ -153,7 +151,7 @@ def _read_usage(known: Mapping[str, Any], meter: UsageMeter) -> None:
     """Read the usage of Converse, whose input tokens are without those of the cache."""
     usage = known.get("usage") or {}
     if usage.get("inputTokens") is not None:
-        _set_usage(
+        set_usage(
             meter,
             usage["inputTokens"],
             usage.get("outputTokens"),
@@ -171,30 +169,7 @@ def _read_headers(headers: Mapping[str, str], meter: UsageMeter) -> None:
         for name in ("input", "output", "cache-read-input", "cache-write-input")
     )
     if plain is not None:
-        _set_usage(meter, plain, answered, read, written)
-
-
-def _read_model_chunk(data: bytes, meter: UsageMeter) -> None:
-    """Read a part of a model's own stream: of those that are not the last only the length is used."""
-    if _METRICS.encode() not in data:
-        meter.raw_bytes += len(data)
-        return
-    known = json.loads(data)
-    metrics = known[_METRICS]
-    _set_usage(
-        meter,
-        metrics["inputTokenCount"],
-        metrics.get("outputTokenCount"),
-        metrics.get("cacheReadInputTokenCount"),
-        metrics.get("cacheWriteInputTokenCount"),
-    )
-
-
-def _set_usage(meter: UsageMeter, plain: int, answered: int | None, read: int | None, written: int | None) -> None:
-    """Set the figures; an answer without a count, as of an embedding, has no output."""
-    meter.input_tokens = plain + (read or 0) + (written or 0)
-    meter.output_tokens = answered or 0
-    meter.cache_read_tokens, meter.cache_write_tokens = read, written
+        set_usage(meter, plain, answered, read, written)
 
 
 def _read_finish_reason(reason: str | None, meter: UsageMeter) -> None:
