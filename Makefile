@@ -18,6 +18,9 @@ PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore
 # Only google-genai.
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
   interactions.py conformance.py) -k 'genai or gemini or interactions'
+# Only what aiobotocore and its older botocore change.
+test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
+  -k 'botocore or bedrock'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 

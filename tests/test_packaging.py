@@ -20,7 +20,8 @@ def test_entry_points_load() -> None:
     ours = {
         entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"
     }
-    assert ours.keys() == {"loco_openai", "loco_anthropic", "loco_google_genai", "loco_groq"}
+    sdks = ("openai", "anthropic", "google_genai", "groq", "botocore", "aiobotocore")
+    assert ours.keys() == {f"loco_{sdk}" for sdk in sdks}
     for entry in ours.values():
         assert issubclass(entry.load(), LocoInstrumentor)
 

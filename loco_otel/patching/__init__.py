@@ -5,7 +5,16 @@ sync and the async wrapper are defined here, once.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
-from loco_otel.patching import attempt_wrappers, generator_wrappers, iterator_body, speakeasy, stainless, wrappers
+from loco_otel.patching import (
+    attempt_wrappers,
+    decision_wrappers,
+    generator_wrappers,
+    iterator_body,
+    speakeasy,
+    stainless,
+    stream_proxy,
+    wrappers,
+)
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
 from loco_otel.patching.address import parse_address
 from loco_otel.patching.agent_identity import (
@@ -16,12 +25,14 @@ from loco_otel.patching.agent_identity import (
     record_reader_fault,
 )
 from loco_otel.patching.arguments import NamedArguments
+from loco_otel.patching.call import Call
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
 
 __all__ = [
     "Adapter",
+    "Call",
     "CallDescription",
     "ExtendedRequest",
     "FrameworkReader",
@@ -33,6 +44,7 @@ __all__ = [
     "UsageMeter",
     "as_mapping",
     "attempt_wrappers",
+    "decision_wrappers",
     "generator_wrappers",
     "get_field",
     "is_live_tracer",
@@ -43,5 +55,6 @@ __all__ = [
     "record_reader_fault",
     "speakeasy",
     "stainless",
+    "stream_proxy",
     "wrappers",
 ]

@@ -14,6 +14,7 @@ from loco_otel.events import Spending
 from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter
 from loco_otel.patching.estimates import create_reservation
 from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.refusal import RefusalReader
 from loco_otel.patching.request_size import estimate_tokens
 from loco_otel.patching.throttling import is_caller_gone
 
@@ -137,11 +138,18 @@ class CallAccounting:
         """
         if not self._reservation.is_open:
             return self._spending
-        if error is not None and not self.meter.has_started and getattr(error, "body", None) is not None:
+        if error is not None and not self.meter.has_started and self._is_refusal(error):
             self._reservation.cancel(self._ticket)
             return None
         self._spending = self._settle_usage(self._reservation.settle_cost)
         return self._spending
+
+    def _is_refusal(self, error: BaseException) -> bool:
+        """Return whether a provider answered with this error."""
+        adapter = self._adapter
+        if isinstance(adapter, RefusalReader):
+            return adapter.read_refusal(error) is not None
+        return getattr(error, "body", None) is not None
 
     def settle_failure(self, error: BaseException, *, sent: bool) -> Spending | None:
         """Settle a call that failed without a body, and return its spending.

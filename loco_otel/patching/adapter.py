@@ -26,6 +26,8 @@ class CallDescription(NamedTuple):
     """Where it will be sent, with `host`, `port` and `scheme`; None where that is not known."""
     has_sdk_span: bool = False
     """Whether the SDK makes the inference span of this call by itself."""
+    accepts_model: Callable[[str], bool] | None = None
+    """Whether the body can be sent to another model; None if it can be sent to any."""
 
 
 class ExtendedRequest(NamedTuple):

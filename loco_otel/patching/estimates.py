@@ -6,6 +6,7 @@
 `docs/budgets.md` states what these estimates guarantee.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,17 +28,18 @@ def create_reservation(
     runtime: Runtime, caller: Identity, description: CallDescription, resources: tuple[str, ...], prompt_tokens: int
 ) -> Reservation:
     """Return the reservation of a call that needs these resources, not admitted yet."""
-    provider, operation, model, body, url, _ = description
+    provider, operation, model, body, url, _, accepts_model = description
     bound = None
     if runtime.budgets.has_budgets:
         bound = 0 if operation == "embeddings" else find_max_output_tokens(body)
+    has_same_route = partial(_has_same_route, runtime, provider, url, resources)
     subject = ChargeContext(
         caller,
         provider,
         None if url is None else url.host,
         model,
         partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
-        partial(_has_same_route, runtime, provider, url, resources),
+        has_same_route if accepts_model is None else partial(_is_replaceable, has_same_route, accepts_model),
         _PRIORITY_TIER if body.get("service_tier") == _PRIORITY_TIER else None,
     )
     return Reservation(runtime.budgets, subject)
@@ -51,6 +53,11 @@ def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int
         output = expected.output_tokens if expected.learnt else _DEFAULT_OUTPUT_TOKENS
     usage = Usage(expected.input_tokens, output, estimated=True)
     return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
+
+
+def _is_replaceable(has_same_route: Callable[[str], bool], accepts_model: Callable[[str], bool], model: str) -> bool:
+    """Return whether a call has the same route with another model, and a body that it reads."""
+    return accepts_model(model) and has_same_route(model)
 
 
 def _has_same_route(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:

@@ -67,7 +67,7 @@ class ResponseBody:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
     __slots__ = (
-        *("_call", "_is_closed", "_strip_chunk", "_reader_task"),
+        *("__weakref__", "_call", "_is_closed", "_strip_chunk", "_reader_task"),
         *("inference_context", "meter", "is_fast_path", "chunk_reader", "reader_thread", "ticket", "touch"),
     )
 
@@ -132,7 +132,7 @@ class ResponseBody:
         if isinstance(iterator, _FollowedStream | AsyncFollowedStream):
             return
         self.mark_unread()
-        if type(stream).__module__.startswith(f"{self._call.adapter.sdk}."):  # else it may keep more on itself
+        if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
             iterator = _break_iterator_cycle(stream, iterator)
         stream._iterator = (
             AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)

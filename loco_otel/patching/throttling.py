@@ -12,9 +12,14 @@ from loco_otel.patching.refusal import Refusal, RefusalReader
 THROTTLE_STATUSES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
-_READ_TIMEOUT_CLASSES = frozenset({"ReadTimeout", "SocketTimeoutError", "TimeoutError"})
-"""Classes of httpx, httpx2 and aiohttp that mean that a provider did not answer in time a request that was sent."""
-_TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {"ConnectTimeout", "WriteTimeout", "ServerTimeoutError"}
+_READ_TIMEOUT_CLASSES = frozenset(
+    {"ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"}
+)
+"""Classes of httpx, httpx2, aiohttp, botocore and aiobotocore that mean that a provider did not answer in time a
+request that was sent."""
+_TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {
+    *("ConnectTimeout", "WriteTimeout", "ServerTimeoutError", "ConnectTimeoutError"),
+}
 """All that mean so. `PoolTimeout` is the program's own."""
 
 

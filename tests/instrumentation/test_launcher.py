@@ -92,8 +92,8 @@ def test_install_imports_nothing_before_the_program(program: Program) -> None:
     """
     result = program.run(source, PATCHED, launched=False)
     assert (
-        result.stdout
-        == "('loco_anthropic', 'loco_google_genai', 'loco_groq', 'loco_openai') set()\nopenai True\nanthropic True\n"
+        result.stdout == "('loco_anthropic', 'loco_botocore', 'loco_google_genai', 'loco_groq', 'loco_openai') set()\n"
+        "openai True\nanthropic True\n"
     )
 
 

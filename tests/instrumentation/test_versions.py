@@ -2,11 +2,13 @@
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
@@ -19,13 +21,15 @@ from loco_otel.patching import LocoInstrumentor
 
 OVERLAYS = Path(__file__).parents[2] / ".venv" / "pairs"
 
-INSTRUMENTORS = {
+INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "openai": OpenAIInstrumentor,
     "anthropic": AnthropicInstrumentor,
     "groq": GroqInstrumentor,
     "google-genai": GoogleGenaiInstrumentor,
+    "botocore": BotocoreInstrumentor,
+    "aiobotocore": AiobotocoreInstrumentor,
 }
-VERSION_MODULES = {"google.genai": "google.genai.version"}
+VERSION_MODULES = {"google.genai": "google.genai.version", "botocore": "botocore", "aiobotocore": "aiobotocore"}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
@@ -45,6 +49,8 @@ def find_oldest(sdk: str) -> Version:
 @each_instrumentor
 def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumentor]) -> None:
     sdk = instrumentor.sdk
+    if find_spec(sdk) is None:
+        pytest.skip(f"{sdk} is not installed")
     wanted = required(PAIR).get(canonicalize_name(sdk)) if PAIR else None
     if wanted is not None:
         assert version(sdk) in wanted.specifier

@@ -15,9 +15,11 @@ import anthropic
 import groq
 import httpx
 import openai
+from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from google import genai
 from llm_server import LlmServer
 from sdk_calls import each, finished, now
+from sdk_versions import has
 
 PROMPT = [{"role": "user", "content": "tell me about the harbour"}]
 PROMPT_TOKENS = 5
@@ -43,9 +45,9 @@ class ConformingSdk:
 
     name: str
     """Of the row."""
-    make_client: Callable[..., Any]
+    make_client: Callable[..., Any] | None
     """Takes `api_key` and `base_url`."""
-    make_async_client: Callable[..., Any]
+    make_async_client: Callable[..., Any] | None
     create: Callable[..., Any]
     """`create(client, model=.., messages=.., stream=..)`: makes a call. Of an async client it returns an awaitable."""
     api: str | None = None
@@ -66,6 +68,7 @@ class ConformingSdk:
         """Return a caller whose client talks to a server."""
         url = server.url(self.api or self.name)
         make = self.make_async_client if is_async else self.make_client
+        assert make is not None
         return Caller(self, lambda: make(api_key="fake", base_url=url), is_async=is_async)
 
 
@@ -176,10 +179,16 @@ def _create_interaction(client: Any, *, model: str, messages: Any, stream: bool)
     return client.interactions.create(model=model, input=messages[0]["content"], stream=stream)
 
 
+def _list_modes(*, is_async: bool) -> tuple[Mode, ...]:
+    return tuple(mode for mode in ALL_MODES if mode.is_async == is_async)
+
+
+_BOTOCORE_HAS_CACHE = has("botocore", "1.38")
+"""Older versions drop the tokens of the cache from Converse's usage."""
 _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
 """Older versions drop the details of the usage."""
 
-SDKS = (
+SDKS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
@@ -205,4 +214,25 @@ SDKS = (
         operation="generate_content",
         mixed_share=0.1,  # its SDK spends 80 ms of CPU time on each
     ),
-)
+    ConformingSdk(
+        "botocore",
+        make_bedrock,
+        None,
+        open_conversation,
+        api="bedrock",
+        modes=_list_modes(is_async=False),
+        reports_cached_tokens=_BOTOCORE_HAS_CACHE,
+    ),
+]
+if AIOBOTOCORE is not None:
+    SDKS.append(
+        ConformingSdk(
+            "aiobotocore",
+            None,
+            AsyncBedrock,
+            open_conversation,
+            api="bedrock",
+            modes=_list_modes(is_async=True),
+            reports_cached_tokens=_BOTOCORE_HAS_CACHE,
+        )
+    )

@@ -187,7 +187,7 @@ def test_own_prometheus_port_under_the_launcher_passes(free: int) -> None:
 
 
 def test_disabled_sdk_shows_no_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
-    hide(tmp_path, "anthropic", "google.genai", "groq", "openai")
+    hide(tmp_path, "aiobotocore", "anthropic", "botocore", "google.genai", "groq", "openai")
     done = doctor(
         "--json",
         OTEL_SDK_DISABLED="True",

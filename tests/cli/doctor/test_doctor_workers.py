@@ -33,7 +33,7 @@ def test_worker_count_is_detected(environ: dict[str, str], processes: int | None
 
 
 def test_worker_report_is_shown(doctor: Doctor, tmp_path: Path) -> None:
-    hide(tmp_path, "anthropic", "google.genai", "groq", "openai")
+    hide(tmp_path, "aiobotocore", "anthropic", "botocore", "google.genai", "groq", "openai")
     put(tmp_path, "gunicorn", "25.0")
     done = doctor("--json", LOCO_CAPACITY="3", WEB_CONCURRENCY="4", OTEL_METRICS_EXPORTER="prometheus")
     report = json.loads(done.stdout)

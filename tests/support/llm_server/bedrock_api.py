@@ -65,10 +65,12 @@ class BedrockApi:
         return json_answer(answer, headers=_describe_counts(usage, has_output="embedding" not in answer))
 
     def refuse(self, operation: Operation, refusal: Refusal) -> Answer:
-        """Return an error response. Bedrock sends no delay."""
+        """Return an error response."""
         body = refusal.body if refusal.body is not None else {"message": refusal.message}
         kind = refusal.kind or _KINDS.get(refusal.status, "InternalServerException")
         headers = {**_REQUEST_ID, "x-amzn-errortype": kind, **refusal.headers}
+        if refusal.retry_after is not None:
+            headers["x-amz-retry-after"] = f"{refusal.retry_after * 1000:.0f}"
         return json_answer(body, status=refusal.status, headers=headers)
 
     def refuse_in_stream(self, operation: Operation, refusal: Refusal) -> bytes:

@@ -160,7 +160,7 @@ class LlmServer:
             status: the HTTP status; any error, not only 429.
             kind: the provider's code, such as `insufficient_quota`; by default the one of the status.
             message: the text for people.
-            retry_after: seconds, sent as the provider does: a header, `RetryInfo` in Gemini's body, nothing on Bedrock.
+            retry_after: seconds, sent as the provider does: a header, `RetryInfo` in Gemini's body.
             headers: additional headers.
             body: replaces the provider's error body.
             after_chunks: sends the error within the stream, after this number of chunks of a response with status
