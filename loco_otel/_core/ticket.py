@@ -5,6 +5,7 @@ from enum import Enum
 from itertools import count
 from math import inf
 from types import MappingProxyType
+from typing import Any
 
 from loco_otel._core.backlog import Backlog, Work
 from loco_otel._core.lazy_heap import Entry
@@ -95,6 +96,8 @@ class Ticket:
 
     Set by the shell, without the lock.
     """
+    engine: Any = None
+    """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None
     queue_entry: Entry | None = None
     age_entry: Entry | None = None

@@ -20,7 +20,7 @@ def wrap_attempt(adapter: Adapter) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ticket = _get_suspended_ticket()
         if ticket is not None:
-            resume_slot(process.get_runtime().engine, ticket)
+            resume_slot(ticket)
         try:
             return wrapped(*args, **kwargs)
         except Exception as error:
@@ -42,7 +42,7 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
     async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ticket = _get_suspended_ticket()
         if ticket is not None:
-            await resume_slot_async(process.get_runtime().engine, ticket)
+            await resume_slot_async(ticket)
         try:
             answer = await wrapped(*args, **kwargs)
         except Exception as error:
