@@ -17,6 +17,6 @@ def doctor_in(directory: Path) -> Doctor:
     def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, **NOWHERE, "PYTHONPATH": str(directory), **variables}
         command = [sys.executable, "-W", "error", "-m", "loco_otel.cli", "doctor", *options]
-        return subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, check=False, env=environ, capture_output=True, text=True, timeout=300)
 
     return run

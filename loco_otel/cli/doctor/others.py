@@ -5,7 +5,6 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +14,7 @@ from opentelemetry.instrumentation.dependencies import get_dist_dependency_confl
 from loco_otel._telemetry.foreign_instrumentors import is_foreign
 from loco_otel.cli.doctor.hooks import format_exception
 from loco_otel.cli.doctor.report import ForeignInstrumentor, Sdk, WrappedMethod
+from loco_otel.cli.doctor.source import find_module_file
 
 OURS = "loco_otel"
 
@@ -30,6 +30,12 @@ _OFFICIAL_PREFIX = "opentelemetry.instrumentation.genai"
 _DEPRECATED_DISTRIBUTION = "opentelemetry-instrumentation-openai-v2"
 """Fails with openai 3 for want of a module, which the launcher logs at DEBUG only; opentelemetry-bootstrap proposes it
 all the same."""
+
+
+def has_instrumentors(sdk: str, left_out: Collection[str]) -> bool:
+    """Return whether another instrumentor of an SDK is installed and not excluded."""
+    entries = entry_points(group="opentelemetry_instrumentor", name=sdk)
+    return not all(_find_exclusion_reason(entry, left_out) for entry in entries)
 
 
 @contextmanager
@@ -143,7 +149,7 @@ def find_span_sources(sdk: Sdk, environ: Mapping[str, str]) -> tuple[str, ...]:
 def _has_own_tracing(sdk: str, environ: Mapping[str, str]) -> bool:
     """Tell whether an SDK makes spans of its own, as anthropic does since version 2, unless it is told not to."""
     variable = f"{sdk.upper()}_OPEN_TELEMETRY"
-    return environ.get(variable, "").lower() != "false" and find_spec(f"{sdk}._tracing") is not None
+    return environ.get(variable, "").lower() != "false" and find_module_file(f"{sdk}._tracing") is not None
 
 
 @contextmanager
