@@ -81,7 +81,7 @@ def set_wait_on_inner_span(ticket: Ticket) -> None:
 def _start_trace(runtime: Runtime, description: CallDescription, agent: str, wrapped: Any) -> CallTrace | None:
     trace = runtime.capture_trace()
     if trace is not None:
-        provider, operation, model, body, url, has_sdk_span = description
+        provider, operation, model, body, url, has_sdk_span, _ = description
         subject = InferenceRequest(operation, provider, model, url, body)
         trace.begin_call(agent, subject, has_sdk_span=has_sdk_span or has_foreign_wrapper(wrapped))
     return trace

@@ -7,14 +7,13 @@
 """
 
 from functools import partial
-from typing import Any
 
 from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.process import Runtime
 from loco_otel.events import Usage
 from loco_otel.patching.adapter import CallDescription
-from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.dialects.model_tiers import estimate_weight
 from loco_otel.patching.request_size import find_max_output_tokens
 
 _PRIORITY_TIER = "priority"
@@ -27,7 +26,7 @@ def create_reservation(
     runtime: Runtime, caller: Identity, description: CallDescription, resources: tuple[str, ...], prompt_tokens: int
 ) -> Reservation:
     """Return the reservation of a call that needs these resources, not admitted yet."""
-    provider, operation, model, body, url, _ = description
+    provider, operation, model, body, url, *_ = description
     bound = None
     if runtime.budgets.has_budgets:
         bound = 0 if operation == "embeddings" else find_max_output_tokens(body)
@@ -37,7 +36,7 @@ def create_reservation(
         None if url is None else url.host,
         model,
         partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
-        partial(_has_same_route, runtime, provider, url, resources),
+        partial(_has_same_route, runtime, description, resources),
         _PRIORITY_TIER if body.get("service_tier") == _PRIORITY_TIER else None,
     )
     return Reservation(runtime.budgets, subject)
@@ -53,9 +52,11 @@ def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int
     return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
 
 
-def _has_same_route(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
-    """Return whether a call with another model goes to the same host, under the same resources."""
+def _has_same_route(runtime: Runtime, description: CallDescription, resources: tuple[str, ...], model: str) -> bool:
+    """Return whether a call with another model can be sent, and requires the same resources."""
+    url = description.url
     host, port = (None, None) if url is None else (url.host, url.port)
-    if "/deployments/" in str(getattr(url, "path", "")):
-        return False  # Azure's client for one deployment: its model answers, whichever the request names
-    return runtime.router.route_call(provider, model, host, port) == resources
+    return (
+        not description.is_model_fixed
+        and runtime.router.route_call(description.provider, model, host, port) == resources
+    )

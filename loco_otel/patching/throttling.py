@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
-from loco_otel.patching.rate_limit_headers import read_rate_limits, read_retry_after
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after
 from loco_otel.patching.refusal import Refusal, RefusalReader
 
 THROTTLE_STATUSES = frozenset({429, 503, 529})

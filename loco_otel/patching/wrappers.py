@@ -18,7 +18,7 @@ from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import STAINLESS_OPTIONS, Arguments, CallArguments, SingleArgument
 from loco_otel.patching.call import Call
 from loco_otel.patching.call_setup import record_retry_wait, set_wait_on_inner_span, start_call
-from loco_otel.patching.rate_limit_headers import read_rate_limits
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits
 from loco_otel.patching.response_body import follow_answer
 from loco_otel.patching.throttling import read_throttle_signal
 
