@@ -104,8 +104,8 @@ def wrap_async_pause(adapter: Adapter) -> Wrapper:
 def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> Wrapper:
     """See an attempt go out, in `_build_request`, which has one colour and is further down than others.
 
-    Here the inference span of the SDK's own making, or of somebody who wraps below us, is the current one. And a call
-    that got here without a slot went around our wrappers, so they are looked after.
+    Here the inference span of the SDK itself, or of an instrumentation below ours, is the current one. A call that
+    arrives here without a slot has bypassed our wrappers, so they are reapplied.
     """
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,7 +124,7 @@ def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> 
 
 
 def observe_response(_: Adapter) -> Wrapper:
-    """See what the headers of an answer say is left, in `_process_response(*, response, ...)` of either colour.
+    """Read from the headers of an answer what is left, in `_process_response(*, response, ...)` of either colour.
 
     Nothing is read until a provider has pushed back.
     """

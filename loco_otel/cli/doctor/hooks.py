@@ -73,7 +73,7 @@ def _patch_sdk(instrumentor: LocoInstrumentor) -> str:
     """Patch an SDK, and return what went wrong."""
     with collect_log() as records:
         if not instrumentor.is_instrumented_by_opentelemetry:
-            # As the launcher does, which looks at our distribution's version only.
+            # As the launcher does, which checks only our distribution's version.
             instrumentor.instrument(skip_dep_check=True)
         try:
             import_module(instrumentor.list_targets()[0].module)

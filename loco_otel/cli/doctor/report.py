@@ -94,9 +94,9 @@ class WorkerProcesses(NamedTuple):
     servers: tuple[str, ...]
     """Installed packages that start several."""
     processes: int | None
-    """How many, where the environment says."""
+    """How many; None if the environment does not define it."""
     origin: str
-    """Which variable says it."""
+    """The variable that defines it."""
     calls_at_once: int | None
     """Of all of them together; None where either number is not known."""
 
