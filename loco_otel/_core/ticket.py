@@ -5,7 +5,7 @@ from enum import Enum
 from itertools import count
 from math import inf
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.policies.base import Policy
@@ -126,6 +126,8 @@ class Ticket:
     """Seconds after `touched_at` at which its slot becomes idle (see `_core/idle_leases.py`); inf while code runs
     under it. Set by the shell, without the lock.
     """
+    engine: Any = None
+    """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None
     queue_entry: Entry | None = None
     age_entry: Entry | None = None

@@ -92,13 +92,22 @@ def read_frameworks() -> PartialIdentity:
         if None not in found:
             break
         try:
-            read = reader.read_identity()
-            if read is not None:
-                agent, workflow, session = _check_identity(read)
-                found = PartialIdentity(found.agent or agent, found.workflow or workflow, found.session or session)
+            agent, workflow, session = read_names(reader)
+            found = PartialIdentity(found.agent or agent, found.workflow or workflow, found.session or session)
         except Exception as error:
             record_reader_fault(reader.name, error)
     return found
+
+
+def read_names(reader: IdentityReader) -> PartialIdentity:
+    """Return the names that one reader returns here; none outside its framework.
+
+    Raises:
+        TypeError: it returned something else. It may raise anything.
+
+    """
+    read = reader.read_identity()
+    return _NOTHING if read is None else _check_identity(read)
 
 
 def record_reader_fault(framework: str, error: Exception) -> None:

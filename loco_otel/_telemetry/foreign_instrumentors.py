@@ -6,7 +6,8 @@ There are four signs, checked in the order of their cost:
 - OpenTelemetry's own GenAI instrumentors set a key in the context;
 - the current span has the attributes of an inference span;
 - OpenLLMetry's framework instrumentors set a key too, but their span is not always the current one;
-- a wrapper whose span becomes current later, or never, is on the call stack.
+- a wrapper whose span becomes current later, or never, is on the call stack. If such a wrapper may create no span, its
+  span is read from its frame.
 
 Inner instrumentations are found by the SDK's adapter and by the wrapped method, see `has_foreign_wrapper`.
 """
@@ -28,6 +29,8 @@ _OPENLLMETRY_CONTEXT_KEY = "suppress_language_model_instrumentation"
 
 _OPENINFERENCE_KIND = "openinference.span.kind"
 _OPENINFERENCE_KINDS = frozenset({"LLM", "EMBEDDING"})
+_LANGFUSE_TYPE = "langfuse.observation.type"
+_LANGFUSE_TYPES = frozenset({"generation", "embedding"})
 _INFERENCE_OPERATIONS = frozenset(key.OPERATIONS)
 
 _WRAPPER_PACKAGES = (
@@ -39,12 +42,18 @@ _WRAPPER_PACKAGES = (
 """Packages that create inference spans while their frames are on the stack. The official instrumentors are omitted:
 their frames stay on the stack when disabled, and they set a context key when enabled.
 """
+_SPAN_VARIABLES = {"langfuse.openai": ("generation", "_otel_span")}
+"""Modules whose wrappers create a span only if they are configured, and never make it the current one.
+
+By module: the wrapper's local variable, and its attribute that is the OpenTelemetry span.
+"""
+_WRAPPER_MODULES = (*_WRAPPER_PACKAGES, *_SPAN_VARIABLES)
 
 _MAX_FRAMES = 24
 """The most frames between a wrapper around an SDK's method and our own below it."""
 
-_foreign_by_code: dict[CodeType, bool] = {}
-"""Cache: whether code belongs to such a package. Few code objects are on the path of a call."""
+_module_by_code: dict[CodeType, str] = {}
+"""Cache: the module of code that belongs to such a package, else "". Few code objects are on the path of a call."""
 
 
 class OuterSpan(NamedTuple):
@@ -69,9 +78,9 @@ def find_outer_span(span: Span, context: Context) -> OuterSpan:
     """
     if context.get(_GENAI_CONTEXT_KEYS[0]) or context.get(_GENAI_CONTEXT_KEYS[1]) or is_inference_span(span):
         return OuterSpan(True, span)
-    if context.get(_OPENLLMETRY_CONTEXT_KEY) or _has_wrapper_frame():
+    if context.get(_OPENLLMETRY_CONTEXT_KEY):
         return OuterSpan(True, None)
-    return _NO_OUTER_SPAN
+    return _find_wrapper_span()
 
 
 def is_inference_span(span: Span) -> bool:
@@ -79,9 +88,13 @@ def is_inference_span(span: Span) -> bool:
     attributes: Mapping[str, Any] | None = getattr(span, "attributes", None)
     if not attributes:
         return False
+    operation = attributes.get(key.OPERATION)
     return (
-        attributes.get(key.OPERATION) in _INFERENCE_OPERATIONS
+        operation in _INFERENCE_OPERATIONS
+        # The span of an agent or a tool has an operation; our own call span has `loco.agent.id`.
+        or (operation is None and key.MODEL in attributes and key.AGENT not in attributes)
         or attributes.get(_OPENINFERENCE_KIND) in _OPENINFERENCE_KINDS
+        or attributes.get(_LANGFUSE_TYPE) in _LANGFUSE_TYPES
     )
 
 
@@ -106,21 +119,31 @@ def has_foreign_wrapper(function: Any) -> bool:
 
 def is_foreign(module: str) -> bool:
     """Return whether a module belongs to an instrumentation that creates inference spans."""
-    return any(module == package or module.startswith(f"{package}.") for package in _WRAPPER_PACKAGES)
+    return any(module == package or module.startswith(f"{package}.") for package in _WRAPPER_MODULES)
 
 
-def _has_wrapper_frame() -> bool:
-    if not any(package in sys.modules for package in _WRAPPER_PACKAGES):
-        return False
+def _find_wrapper_span() -> OuterSpan:
+    if not any(package in sys.modules for package in _WRAPPER_MODULES):
+        return _NO_OUTER_SPAN
     frame: FrameType | None = sys._getframe(2)
     for _ in range(_MAX_FRAMES):
         if frame is None:
-            return False
+            break
         code = frame.f_code
-        theirs = _foreign_by_code.get(code)
-        if theirs is None:
-            theirs = _foreign_by_code[code] = is_foreign(frame.f_globals.get("__name__") or "")
-        if theirs:
-            return True
+        module = _module_by_code.get(code)
+        if module is None:
+            name = frame.f_globals.get("__name__") or ""
+            module = _module_by_code[code] = name if is_foreign(name) else ""
+        if module in _SPAN_VARIABLES:
+            span = _read_span_variable(frame, *_SPAN_VARIABLES[module])
+            if span is not None:
+                return OuterSpan(True, span)
+        elif module:
+            return OuterSpan(True, None)
         frame = frame.f_back
-    return False
+    return _NO_OUTER_SPAN
+
+
+def _read_span_variable(frame: FrameType, variable: str, attribute: str) -> Span | None:
+    span = getattr(frame.f_locals.get(variable), attribute, None)
+    return span if isinstance(span, Span) and span.is_recording() else None

@@ -42,15 +42,16 @@ def print_version() -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
+@click.option("--import", "imports", is_flag=True, help="Import and patch each SDK, and test agent frameworks. Slow.")
 @click.pass_context
-def doctor(context: click.Context, *, as_json: bool) -> None:
+def doctor(context: click.Context, *, as_json: bool, imports: bool) -> None:
     """Check whether LLM calls would be scheduled here, and explain why not.
 
-    Patches the SDKs in this process, as opentelemetry-instrument does in yours, with other instrumentors, and checks
-    the result. Tests the exporters too. Exits with 1 if calls would be unscheduled.
+    Reads the SDKs' source. Imports and patches an SDK that other instrumentors patch too, as opentelemetry-instrument
+    does, and checks the result. Tests the exporters too. Exits with 1 if calls would be unscheduled.
     """
     with redirect_stdout(sys.stderr):  # what other packages print on import
-        report = examine_environment(os.environ)
+        report = examine_environment(os.environ, imports=imports)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

@@ -12,8 +12,8 @@ from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Spending
 from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter
+from loco_otel.patching.dialects.model_tiers import estimate_weight
 from loco_otel.patching.estimates import create_reservation
-from loco_otel.patching.model_tiers import estimate_weight
 from loco_otel.patching.refusal import RefusalReader
 from loco_otel.patching.request_size import estimate_tokens
 from loco_otel.patching.throttling import is_caller_gone

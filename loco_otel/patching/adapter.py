@@ -1,4 +1,4 @@
-"""What an SDK's folder says about its calls: pure translation, no scheduling, no I/O."""
+"""The interface that an SDK's folder implements: pure translation, no scheduling, no I/O."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -40,7 +40,7 @@ class ExtendedRequest(NamedTuple):
 
 
 class UsageMeter:
-    """Collects what one answer says of itself and of its tokens, or what lets them be estimated."""
+    """Collects the metadata and the token counts of one answer, or what is required to estimate the counts."""
 
     model: str | None = None
     response_id: str | None = None
@@ -102,22 +102,22 @@ class Adapter(Protocol):
     """The SDK's import name."""
 
     def describe_call(self, client: Any, options: Any) -> CallDescription | None:
-        """Tell what a request is about to do; None when it is no call of a model."""
+        """Describe a request; return None if it calls no model."""
 
     def request_usage(self, options: Any) -> ExtendedRequest | None:
-        """Ask a stream for its usage; None for a request that tells it anyway, or that must be left alone."""
+        """Return a request that asks for the usage of its stream; None if it contains it anyway, or must not change."""
 
     def with_model(self, options: Any, model: str | None) -> Any:
         """Return a request that is sent with another model; the program's own options are left as they are."""
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
-        """Note the usage in a whole answer."""
+        """Read the usage of a whole answer."""
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note what one event of a stream says. On the hot path: once per chunk."""
+        """Read one event of a stream. On the hot path: once per chunk."""
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note of one event only the provider's figures: all that is read where nobody listens."""
+        """Read only the usage that the provider reports in one event. Called instead if nothing observes the call."""
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Tell from the JSON of a 429 whether money has run out, rather than room."""

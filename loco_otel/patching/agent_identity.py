@@ -30,6 +30,7 @@ __all__ = [
     "PartialIdentity",
     "disable_readers",
     "enable_readers",
+    "get_framework_name",
     "list_framework_modules",
     "pop_identity",
     "push_identity",
@@ -54,6 +55,11 @@ class FrameworkReader(IdentityReader, Protocol):
 def list_framework_modules() -> list[EntryPoint]:
     """Return the readers' entry points; each is named after the module that loads it."""
     return sorted(entry_points(group=_GROUP), key=lambda entry: entry.name)
+
+
+def get_framework_name(entry: EntryPoint) -> str:
+    """Return the name of a reader's framework: the last part of the module that defines the reader."""
+    return entry.value.partition(":")[0].rpartition(".")[2]
 
 
 def enable_readers(user: object) -> None:
@@ -85,7 +91,7 @@ def _load_reader(entry: EntryPoint, _: Any = None) -> None:
     """Load one reader. It runs within the framework's import, so it never raises."""
     if not _users:
         return
-    name = entry.value.partition(":")[0].rpartition(".")[2]
+    name = get_framework_name(entry)
     try:
         if f"loco_{name}" in process.get_runtime().settings.disabled_instrumentations:
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._runtime import faults, process
+from loco_otel._runtime import faults
 from loco_otel._waiting import ownership
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.throttling import is_caller_gone
@@ -57,14 +57,14 @@ def resume_suspended_call() -> None:
     """Wait for the slot of the call under way here, if a failed attempt has given it back."""
     ticket = _get_suspended_ticket()
     if ticket is not None:
-        resume_slot(process.get_runtime().engine, ticket)
+        resume_slot(ticket)
 
 
 async def resume_suspended_call_async() -> None:
     """Wait for the slot of the call under way here, if a failed attempt has given it back."""
     ticket = _get_suspended_ticket()
     if ticket is not None:
-        await resume_slot_async(process.get_runtime().engine, ticket)
+        await resume_slot_async(ticket)
 
 
 def _get_suspended_ticket() -> Ticket | None:

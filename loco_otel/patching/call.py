@@ -82,6 +82,7 @@ class Call:
             0 if accounting is None else accounting.tokens,
         )
         self.ticket: Ticket = engine.create_ticket(request)
+        self.ticket.engine = engine
         ownership.bind_here(self.ticket)
         if accounting is not None:
             accounting.bind_ticket(self.ticket)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from loco_otel._core.ticket import Ticket
-from loco_otel._engine.base import Engine
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel._waiting import ownership
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.wrappers import Wrapper, resume_slot, resume_slot_async, suspend_slot
@@ -29,7 +28,7 @@ def wrap_decision(adapter: Adapter, find_failure: FindFailure, watch: WatchDecis
         pause = _Pause(adapter)
         decision = pause.watch_decision(wrapped, instance, find_failure(args, kwargs), watch)(*args, **kwargs)
         if pause.suspended is not None:
-            resume_slot(*pause.suspended)
+            resume_slot(pause.suspended)
         return decision
 
     return wrapper
@@ -42,7 +41,7 @@ def wrap_async_decision(adapter: Adapter, find_failure: FindFailure, watch: Watc
         pause = _Pause(adapter)
         decision = await pause.watch_decision(wrapped, instance, find_failure(args, kwargs), watch)(*args, **kwargs)
         if pause.suspended is not None:
-            await resume_slot_async(*pause.suspended)
+            await resume_slot_async(pause.suspended)
         return decision
 
     return wrapper
@@ -56,7 +55,7 @@ class _Pause:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
         self._failure: BaseException | None = None
-        self.suspended: tuple[Engine, Ticket] | None = None
+        self.suspended: Ticket | None = None
         """What gave its slot back for the pause."""
 
     def watch_decision(
@@ -69,7 +68,7 @@ class _Pause:
         try:
             return watch(wrapped, instance, self._begin)
         except Exception:
-            process.log_fault("watching the decision on a retry")
+            faults.log_fault("watching the decision on a retry")
             return wrapped
 
     def _begin(self) -> None:

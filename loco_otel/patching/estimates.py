@@ -6,16 +6,14 @@
 `docs/budgets.md` states what these estimates guarantee.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._runtime.identity import Identity
 from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Usage
 from loco_otel.patching.adapter import CallDescription
-from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.dialects.model_tiers import estimate_weight
 from loco_otel.patching.request_size import find_max_output_tokens
 
 _PRIORITY_TIER = "priority"
@@ -28,18 +26,17 @@ def create_reservation(
     runtime: Runtime, caller: Identity, description: CallDescription, resources: tuple[str, ...], prompt_tokens: int
 ) -> Reservation:
     """Return the reservation of a call that needs these resources, not admitted yet."""
-    provider, operation, model, body, url, _, accepts_model = description
+    provider, operation, model, body, url, *_ = description
     bound = None
     if runtime.budgets.has_budgets:
         bound = 0 if operation == "embeddings" else find_max_output_tokens(body)
-    has_same_route = partial(_has_same_route, runtime, provider, url, resources)
     subject = ChargeContext(
         caller,
         provider,
         None if url is None else url.host,
         model,
         partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
-        has_same_route if accepts_model is None else partial(_is_replaceable, has_same_route, accepts_model),
+        partial(_has_same_route, runtime, description, resources),
         _PRIORITY_TIER if body.get("service_tier") == _PRIORITY_TIER else None,
     )
     return Reservation(runtime.budgets, subject)
@@ -55,14 +52,10 @@ def _estimate_usage(runtime: Runtime, agent: str, prompt_tokens: int, bound: int
     return Estimate(usage, estimate_weight(model, usage.input_tokens + output, runtime.settings.weights))
 
 
-def _is_replaceable(has_same_route: Callable[[str], bool], accepts_model: Callable[[str], bool], model: str) -> bool:
-    """Return whether a call has the same route with another model, and a body that it reads."""
-    return accepts_model(model) and has_same_route(model)
-
-
-def _has_same_route(runtime: Runtime, provider: str, url: Any, resources: tuple[str, ...], model: str) -> bool:
-    """Return whether a call with another model goes to the same host, under the same resources."""
+def _has_same_route(runtime: Runtime, description: CallDescription, resources: tuple[str, ...], model: str) -> bool:
+    """Return whether a call with another model can be sent, and requires the same resources."""
+    if description.accepts_model is not None and not description.accepts_model(model):
+        return False
+    url = description.url
     host, port = (None, None) if url is None else (url.host, url.port)
-    if "/deployments/" in str(getattr(url, "path", "")):
-        return False  # Azure's client for one deployment: its model answers, whichever the request names
-    return runtime.router.route_call(provider, model, host, port) == resources
+    return runtime.router.route_call(description.provider, model, host, port) == resources

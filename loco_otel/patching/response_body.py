@@ -1,4 +1,4 @@
-"""The body of an answer: who reads it, and when it ends.
+"""The body of an answer: its reader, and its end.
 
 A slot is given back when the body has ended: read out, closed, broken off or dropped. That is seen at the HTTP
 response, whose `close` every way of ending calls, or which is dropped; only for usage is the stream's iterator read
@@ -32,7 +32,7 @@ _READING_IDLE_SECONDS = inf
 
 def follow_answer(call: Call, answer: Any) -> None:
     """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
-    # Of pydantic, as all parsed answers are: these have read their body, and are slow to say what they lack.
+    # Of pydantic, as all parsed answers are: these have read their body, and are slow to raise for a missing attribute.
     response = None if "__pydantic_validator__" in type(answer).__dict__ else _find_response(answer)
     if response is None:
         call.record_answer(answer)
@@ -57,7 +57,7 @@ def _find_response(answer: Any) -> Any:
     """Return the HTTP response that an SDK's answer reads from, or is; None for an answer that is parsed."""
     known = as_mapping(answer)
     for response in (known.get("http_response"), known.get("response"), answer):
-        # Asked of the class: pydantic models, which answers are, take long to say that they lack something.
+        # Asked of the class: pydantic models, which answers are, are slow to raise for a missing attribute.
         if hasattr(type(response), "num_bytes_downloaded") and hasattr(response, "is_closed"):
             return response
     return None
@@ -181,14 +181,14 @@ class ResponseBody:
         if hasattr(parsed, "_iterator"):
             self.wrap_stream(parsed)
         elif self._is_closed:
-            # Reading the whole has closed it, and only now is it known what it said.
+            # Reading the whole has closed it, and only now its content is complete.
             self._call.record_answer(parsed)
             self.end_body(error)
 
     def begin_chunk(self) -> None:
-        """Note that a chunk is being read, and by whom."""
+        """Record that a chunk is being read, and its reader."""
         self.ticket.idle_after = _READING_IDLE_SECONDS
-        # Readers are told apart by thread, and by task where there is one.
+        # Readers are distinguished by thread, and by task if there is one.
         task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
         if task != self._reader_task or threading.get_ident() != self.reader_thread:
             self._reader_task, self.reader_thread = task, threading.get_ident()
@@ -258,7 +258,7 @@ class ResponseBody:
 
 
 class _FollowedStream:
-    """The iterator of a sync stream, and a look at what it yields."""
+    """The iterator of a sync stream, which observes what it yields."""
 
     def __init__(self, inner: Iterator[Any], body: ResponseBody) -> None:
         self._inner = inner
@@ -312,7 +312,7 @@ def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  
 
 
 class AsyncFollowedStream:
-    """The iterator of an async stream, and a look at what it yields."""
+    """The iterator of an async stream, which observes what it yields."""
 
     def __init__(self, inner: AsyncIterator[Any], body: ResponseBody) -> None:
         self._inner = inner
@@ -350,11 +350,11 @@ class AsyncFollowedStream:
 
 
 def _break_iterator_cycle(stream: Any, iterator: Any) -> Any:
-    """Return a stream's iterator, made anew where it refers back to the stream.
+    """Return a stream's iterator, created again if it refers back to the stream.
 
     OpenAI's streams hold a generator that holds the stream. Dropped half read, both would stay until the garbage
     collector comes by, and so would the slot. A generator that has not begun can as well run on a copy of the stream,
-    as those of Anthropic's SDK do. What looks in any way unfamiliar is left as it is.
+    as those of Anthropic's SDK do. Anything else is left as it is.
     """
     frame = _get_frame(iterator)
     # Before a generator begins, its only local variable is its argument.

@@ -41,7 +41,7 @@ def build_targets(adapter: Adapter, package: str | None = None) -> tuple[Target,
 
 
 class Endpoints:
-    """Tells what a request asks, by the end of its path, and of whom, by its client's class and base URL.
+    """Determines a request's operation by the end of its path, and its provider by its client's class and base URL.
 
     Args:
         operations: `gen_ai.operation.name` by the end of a path.

@@ -1,4 +1,4 @@
-"""What a provider's refusal says: how long to stay away, how much is left, and whether it is about load at all."""
+"""What a provider's refusal contains: how long to wait, how much is left, and whether its reason is load."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
-from loco_otel.patching.rate_limit_headers import read_rate_limits, read_retry_after
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after
 from loco_otel.patching.refusal import Refusal, RefusalReader
 
 THROTTLE_STATUSES = frozenset({429, 503, 529})
@@ -40,7 +40,7 @@ def read_throttle_signal(
     """Read an HTTP response; None when it is no refusal.
 
     Args:
-        adapter: knows the provider's words for an empty account, and for what goes wrong within a stream.
+        adapter: recognizes an account without credit, and errors within a stream.
         response: an httpx or httpx2 response, or None.
         body: its parsed JSON, where the SDK has it already.
         error: what the attempt failed with, where there was no response: a provider that does not answer in time is
@@ -53,7 +53,7 @@ def read_throttle_signal(
             return _read_refusal(adapter, refusal)
         response = body = None
     if isinstance(body, Mapping) and (response is None or response.is_success):
-        # Begun well, and broken off; what the headers said was before.
+        # It began well and was broken off; its headers are from before.
         status = adapter.read_error_status(body)
         return ThrottleSignal(status, ThrottleKind.LOAD, None, None) if status in THROTTLE_STATUSES else None
     if response is None:
@@ -75,7 +75,7 @@ def _read_refusal(adapter: Adapter, refusal: Refusal) -> ThrottleSignal | None:
     if status not in THROTTLE_STATUSES:
         return None
     if in_stream:
-        return ThrottleSignal(status, ThrottleKind.LOAD, None, None)  # what the headers said was before
+        return ThrottleSignal(status, ThrottleKind.LOAD, None, None)  # its headers are from before
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
     if retry_after is None:

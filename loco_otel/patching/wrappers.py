@@ -18,7 +18,7 @@ from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import STAINLESS_OPTIONS, Arguments, CallArguments, SingleArgument
 from loco_otel.patching.call import Call
 from loco_otel.patching.call_setup import record_retry_wait, set_wait_on_inner_span, start_call
-from loco_otel.patching.rate_limit_headers import read_rate_limits
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits
 from loco_otel.patching.response_body import follow_answer
 from loco_otel.patching.throttling import read_throttle_signal
 
@@ -80,10 +80,10 @@ def wrap_pause(adapter: Adapter) -> Wrapper:
     """Give the slot back for the length of a sync `_sleep_for_retry(*, response, ...)`."""
 
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        paused = suspend_slot(adapter, kwargs.get("response"), sys.exception())
+        ticket = suspend_slot(adapter, kwargs.get("response"), sys.exception())
         wrapped(*args, **kwargs)
-        if paused is not None:
-            resume_slot(*paused)
+        if ticket is not None:
+            resume_slot(ticket)
 
     return wrapper
 
@@ -92,10 +92,10 @@ def wrap_async_pause(adapter: Adapter) -> Wrapper:
     """Give the slot back for the length of an async `_sleep_for_retry(*, response, ...)`."""
 
     async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        paused = suspend_slot(adapter, kwargs.get("response"), sys.exception())
+        ticket = suspend_slot(adapter, kwargs.get("response"), sys.exception())
         await wrapped(*args, **kwargs)
-        if paused is not None:
-            await resume_slot_async(*paused)
+        if ticket is not None:
+            await resume_slot_async(ticket)
 
     return wrapper
 
@@ -103,8 +103,8 @@ def wrap_async_pause(adapter: Adapter) -> Wrapper:
 def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> Wrapper:
     """See an attempt go out, in `_build_request`, which has one colour and is further down than others.
 
-    Here the inference span of the SDK's own making, or of somebody who wraps below us, is the current one. And a call
-    that got here without a slot went around our wrappers, so they are looked after.
+    Here the inference span of the SDK itself, or of an instrumentation below ours, is the current one. A call that
+    arrives here without a slot has bypassed our wrappers, so they are reapplied.
     """
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -123,7 +123,7 @@ def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> 
 
 
 def observe_response(_: Adapter) -> Wrapper:
-    """See what the headers of an answer say is left, in `_process_response(*, response, ...)` of either colour.
+    """Read from the headers of an answer what is left, in `_process_response(*, response, ...)` of either colour.
 
     Nothing is read until a provider has pushed back.
     """
@@ -136,7 +136,7 @@ def observe_response(_: Adapter) -> Wrapper:
                 if ticket is not None and ticket.request.settles:
                     limits = read_rate_limits(kwargs["response"].headers)
                     if limits is not None:
-                        runtime.engine.record_rate_limits(ticket, limits)
+                        ticket.engine.record_rate_limits(ticket, limits)
         except Exception:
             faults.log_fault("reading what a provider says is left")
         return wrapped(*args, **kwargs)
@@ -214,29 +214,41 @@ def _try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
     return answer if followed is None else followed
 
 
-def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -> tuple[Engine, Ticket] | None:
-    """Give back the slot of the call under way here, if it is one of ours, and note why it failed.
+def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -> Ticket | None:
+    """Suspend the slot of the call that runs here and record why it failed. Return its ticket; None if it is not ours.
 
-    Where there was no response, the SDK pauses while it handles what it failed with.
+    The ticket's own engine is used: the runtime may have been replaced since it was granted.
+
+    Args:
+        adapter: reads the refusal.
+        response: the provider's response; None if there was none.
+        error: the exception that the SDK handles while it pauses.
+
     """
     ticket = ownership.current_ticket()
     if ticket is None or not ticket.request.settles or ticket.state is not State.GRANTED:
         return None
     try:
-        engine = process.get_runtime().engine
-        pushback = read_throttle_signal(adapter, response, error=error)
-        if pushback is not None:
-            engine.record_throttling(ticket, *pushback)
+        engine: Engine = ticket.engine
+        signal = read_throttle_signal(adapter, response, error=error)
+        if signal is not None:
+            engine.record_throttling(ticket, *signal)
         engine.suspend_ticket(ticket)
     except Exception:
         faults.log_fault("giving a slot back for a pause")
         return None
-    return engine, ticket
+    return ticket
 
 
-def resume_slot(engine: Engine, ticket: Ticket) -> None:
-    """Wait for the slot of a call that was suspended."""
+def resume_slot(ticket: Ticket) -> None:
+    """Wait for the slot of a call that was suspended.
+
+    Raises:
+        LocoError: the call was rejected.
+
+    """
     try:
+        engine: Engine = ticket.engine
         engine.resume_ticket(ticket)
         if ticket.state is not State.GRANTED:
             threads.wait_until_decided(engine, ticket)
@@ -247,9 +259,15 @@ def resume_slot(engine: Engine, ticket: Ticket) -> None:
         process.record_fault("queueing again after a pause")
 
 
-async def resume_slot_async(engine: Engine, ticket: Ticket) -> None:
-    """Wait for the slot of a call that was suspended."""
+async def resume_slot_async(ticket: Ticket) -> None:
+    """Wait for the slot of a call that was suspended.
+
+    Raises:
+        LocoError: the call was rejected.
+
+    """
     try:
+        engine: Engine = ticket.engine
         engine.resume_ticket(ticket)
         if ticket.state is not State.GRANTED:
             await aio.wait_until_decided(engine, ticket)

@@ -27,6 +27,7 @@ VENDORS = {
     ("openllmetry", "openai"): "opentelemetry.instrumentation.openai:OpenAIInstrumentor",
     ("openllmetry", "anthropic"): "opentelemetry.instrumentation.anthropic:AnthropicInstrumentor",
     ("openinference", "openai"): "openinference.instrumentation.openai:OpenAIInstrumentor",
+    ("langfuse", "openai"): "langfuse_drop_in:DropIn",
     ("openinference", "anthropic"): "openinference.instrumentation.anthropic:AnthropicInstrumentor",
 }
 QUESTION: list[Any] = [{"role": "user", "content": "tell me about the harbour"}]
@@ -184,6 +185,7 @@ def is_inference(span: ReadableSpan) -> bool:
     return (
         known.get("gen_ai.operation.name") in {"chat", "embeddings", "text_completion"}
         or known.get("openinference.span.kind") in {"LLM", "EMBEDDING"}
+        or known.get("langfuse.observation.type") in {"generation", "embedding"}
         or span.name.startswith(("openai.", "anthropic."))
     )
 

@@ -59,6 +59,7 @@ def rounds(server: LlmServer, sdk: str, vendor: str, steps: str, *, launch: bool
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
+        "LANGFUSE_BASE_URL": server.url("anthropic"),
         **environ,
     }
     launcher = [str(Path(sys.executable).with_name("opentelemetry-instrument"))] if launch else []
@@ -158,3 +159,18 @@ def test_anthropics_own_tracing_beside_theirs_adds_none_of_ours(vendor: str, com
         assert (call["granted"], call["released"]) == (1, 1), name
         assert len(call["inference"]) == (1 if (vendor, "anthropic", name) in LOST else 2), name
         assert OURS not in call["inference"]
+
+
+LANGFUSE_KEYS = {"LANGFUSE_PUBLIC_KEY": "none", "LANGFUSE_SECRET_KEY": "none"}
+
+
+@pytest.mark.parametrize("first", ["ours,theirs", "theirs,ours"])
+def test_langfuse_drop_in_has_the_only_span(first: str, company_server: LlmServer) -> None:
+    (both,) = rounds(company_server, "openai", "langfuse", f"{first},calls", **LANGFUSE_KEYS)
+    check("langfuse", "openai", both, scheduled=True, told_by="theirs")
+    check_waits("langfuse", "openai", both)
+
+
+def test_langfuse_without_keys_leaves_the_span_to_us(company_server: LlmServer) -> None:
+    (both,) = rounds(company_server, "openai", "langfuse", "ours,theirs,calls")
+    check("langfuse", "openai", both, scheduled=True, told_by=OURS)

@@ -17,7 +17,9 @@ from sdk_scheduling import Scheduled
 from sdk_server import LlmServer
 
 import loco_otel
-from loco_otel.errors import AcquireTimeoutError
+from loco_otel._config.settings import Settings
+from loco_otel._runtime import process
+from loco_otel.errors import AcquireTimeoutError, ShutdownError
 from loco_otel.events import (
     Granted,
     Outcome,
@@ -32,6 +34,8 @@ from loco_otel.events import (
     ThrottleKind,
     Waiting,
 )
+from loco_otel.patching import wrappers
+from loco_otel.patching.wrappers import suspend_slot
 
 PAUSE = 0.1
 """Seconds that the server asks its clients to stay away."""
@@ -93,6 +97,33 @@ def test_overloaded_provider_lowers_the_limit(status: int, sdk: Sdk, server: Llm
     scheduling.settled(1)
     (throttled,) = scheduling.seen.of(Throttled)
     assert (throttled.status, throttled.kind, throttled.retry_after) == (status, ThrottleKind.LOAD, PAUSE)
+
+
+@each_sdk
+def test_retry_after_new_runtime_frees_the_old_slot(
+    sdk: Sdk, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script(refusal(429))
+    scheduling = scheduled(capacity=1)
+    replaced = []
+
+    def replace_runtime(*pause: Any) -> Any:
+        if not replaced:
+            replaced.append(process.replace_runtime(Settings.load({"LOCO_CAPACITY": "1"})))
+        return suspend_slot(*pause)
+
+    monkeypatch.setattr(wrappers, "suspend_slot", replace_runtime)
+
+    async def main() -> None:
+        async with opened(sdk.client(server)) as client:
+            # Its scheduler is closed, so it is rejected as calls are that waited when it closed.
+            with pytest.raises(ShutdownError):
+                await now(sdk.ask(client))
+
+    sdk.run(main())
+    scheduling.settled(1)
+    assert len(scheduling.seen.of(Throttled)) == len(scheduling.seen.of(Suspended)) == 1
+    assert [resource.active for resource in loco_otel.snapshot().resources] == [0]
 
 
 @each_sdk

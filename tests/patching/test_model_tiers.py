@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loco_otel.events import MILLI
-from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.dialects.model_tiers import estimate_weight
 
 
 def whole_weight(model: str | None, tokens: int = 0) -> float:

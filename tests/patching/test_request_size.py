@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from loco_otel.events import MILLI
-from loco_otel.patching.model_tiers import estimate_weight
+from loco_otel.patching.dialects.model_tiers import estimate_weight
 from loco_otel.patching.request_size import estimate_tokens, find_max_output_tokens
 
 BLOB = base64.b64encode(bytes(range(256)) * 1200).decode()  # 400 kB of text, an image of 300 kB

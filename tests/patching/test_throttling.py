@@ -10,8 +10,8 @@ import pytest
 from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
 
 from loco_otel.events import RateLimits
-from loco_otel.patching import rate_limit_headers
-from loco_otel.patching.rate_limit_headers import read_rate_limits
+from loco_otel.patching.dialects import rate_limit_headers
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits
 from loco_otel.patching.throttling import read_throttle_signal
 
 AHEAD = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)

@@ -27,7 +27,7 @@ _INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_rea
 """Anthropic counts the three apart; `gen_ai.usage.input_tokens` means their sum."""
 
 _FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_call"}
-"""Its words for what the conventions call otherwise."""
+"""Stop reasons of Anthropic by the names that the conventions use."""
 
 
 class AnthropicAdapter:
@@ -36,14 +36,14 @@ class AnthropicAdapter:
     sdk = "anthropic"
 
     def describe_call(self, client: Any, options: Any) -> CallDescription | None:
-        """Tell what a request is about to do; None when it is no call of a model."""
+        """Describe a request; return None if it calls no model."""
         description = _ENDPOINTS.describe_request(client, options)
         if description is None or not _has_sdk_span(client, options):
             return description
         return description._replace(has_sdk_span=True)
 
     def request_usage(self, options: Any) -> ExtendedRequest | None:  # noqa: ARG002 - the protocol's
-        """Ask for nothing: every stream tells its usage."""
+        """Return None: every stream contains its usage."""
         return None
 
     def with_model(self, options: Any, model: str | None) -> Any:
@@ -51,7 +51,7 @@ class AnthropicAdapter:
         return stainless.replace_model(options, model)
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
-        """Note what a whole answer says."""
+        """Read the usage of a whole answer."""
         known = as_mapping(answer)
         usage = known.get("usage")
         if usage is not None:
@@ -59,7 +59,7 @@ class AnthropicAdapter:
             _read_end(known, as_mapping(usage), meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note what one event of a stream says."""
+        """Read one event of a stream."""
         known = as_mapping(chunk)
         if known.get("type") == "content_block_delta":
             delta = as_mapping(known["delta"])
@@ -69,7 +69,7 @@ class AnthropicAdapter:
             self.read_usage(chunk, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note of one event only the provider's figures."""
+        """Read only the usage that the provider reports in one event."""
         known = as_mapping(chunk)
         kind = known.get("type")
         if kind == "message_start":
@@ -81,19 +81,19 @@ class AnthropicAdapter:
             _read_end(as_mapping(known["delta"]), as_mapping(usage), meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
-        """Tell from the JSON of a 429 whether a spending limit is reached."""
+        """Return whether the JSON of a 429 means that a spending limit is reached."""
         inner = error.get("error", error)
         details = inner.get("details") if isinstance(inner, Mapping) else None
         return isinstance(details, Mapping) and details.get("error_code") in _SPEND_LIMIT_CODES
 
     def read_error_status(self, error: Mapping[str, object]) -> int | None:
-        """Return the HTTP status of an error whose JSON came within a stream."""
+        """Return the HTTP status that corresponds to an error within a stream."""
         inner = error.get("error")
         return _STREAM_ERROR_STATUSES.get(str(inner.get("type"))) if isinstance(inner, Mapping) else None
 
 
 def _has_sdk_span(client: Any, options: Any) -> bool:
-    """Tell whether the SDK, which does so since 2.x unless it is told not to, makes a span of this call."""
+    """Return whether the SDK creates a span of this call, as it does since 2.x unless that is disabled."""
     return bool(getattr(options, "span_name", None)) and is_live_tracer(getattr(client, "_tracer", None))
 
 

@@ -13,5 +13,5 @@ class OpenAIInstrumentor(LocoInstrumentor):
     requires = "openai >= 1.76, < 4"
 
     def list_targets(self) -> tuple[Target, ...]:
-        """Return the two methods that all calls pass, and the two pauses between attempts."""
+        """Return the methods that Stainless generates for all SDKs."""
         return stainless.build_targets(OpenAIAdapter())

@@ -27,13 +27,20 @@ _ENDPOINTS = stainless.Endpoints(
     find_provider,
 )
 
+_DEPLOYMENT_PATH = "/deployments/"
+"""Part of the base URL of an Azure client for one deployment: that deployment's model answers each request."""
+
 _SPEND_LIMIT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 _STREAM_ERROR_STATUSES = {"rate_limit_exceeded": 429, "server_overloaded": 503, "slow_down": 503}
 
 _FINISH_REASONS = {"completed": "stop", "failed": "error", "cancelled": "error"}
 _INCOMPLETE_REASONS = {"max_output_tokens": "length"}
-"""Words of the Responses API for what chat completions, and the conventions, call otherwise."""
+"""Finish reasons of the Responses API by the names that chat completions and the conventions use."""
+
+
+def _accept_no_model(_: str) -> bool:
+    return False
 
 
 class OpenAIAdapter:
@@ -42,11 +49,14 @@ class OpenAIAdapter:
     sdk = "openai"
 
     def describe_call(self, client: Any, options: Any) -> CallDescription | None:
-        """Tell what a request is about to do; None when it is no call of a model."""
-        return _ENDPOINTS.describe_request(client, options)
+        """Describe a request; return None if it calls no model."""
+        description = _ENDPOINTS.describe_request(client, options)
+        if description is not None and _DEPLOYMENT_PATH in getattr(description.url, "path", ""):
+            return description._replace(accepts_model=_accept_no_model)
+        return description
 
     def request_usage(self, options: Any) -> ExtendedRequest | None:
-        """Ask a stream of completions for its usage; the Responses API tells it anyway."""
+        """Request the usage of a stream of completions. The Responses API always sends it."""
         return stream_usage.request_stream_usage(options)
 
     def with_model(self, options: Any, model: str | None) -> Any:
@@ -54,7 +64,7 @@ class OpenAIAdapter:
         return stainless.replace_model(options, model)
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
-        """Note what a whole answer says."""
+        """Read the usage of a whole answer."""
         known = as_mapping(answer)
         choices = known.get("choices")
         if choices is None:
@@ -63,7 +73,7 @@ class OpenAIAdapter:
         read_completion(known, choices, meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note what one event of a stream says: a chunk of a completion, or an event of the Responses API."""
+        """Read one event of a stream: a chunk of a completion, or an event of the Responses API."""
         known = getattr(chunk, "__dict__", chunk)
         choices = known.get("choices")
         if choices is None:
@@ -74,7 +84,7 @@ class OpenAIAdapter:
                 read_usage(usage, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
-        """Note of one event only the provider's figures."""
+        """Read only the usage that the provider reports in one event."""
         known = as_mapping(chunk)
         usage = known.get("usage")
         if usage is None:
@@ -89,14 +99,14 @@ class OpenAIAdapter:
             read_usage(usage, meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
-        """Tell from the JSON of a 429 whether the account is empty."""
+        """Return whether the JSON of a 429 means that the account has no credit."""
         inner = error.get("error", error)
         return isinstance(inner, Mapping) and (
             inner.get("code") in _SPEND_LIMIT_CODES or inner.get("type") in _SPEND_LIMIT_CODES
         )
 
     def read_error_status(self, error: Mapping[str, object]) -> int | None:
-        """Return the HTTP status of an error whose JSON came within a stream."""
+        """Return the HTTP status that corresponds to an error within a stream."""
         return _STREAM_ERROR_STATUSES.get(str(error.get("code"))) or _STREAM_ERROR_STATUSES.get(str(error.get("type")))
 
 
@@ -111,7 +121,7 @@ def _read_responses_event(known: Mapping[str, Any], meter: UsageMeter) -> None:
 
 
 def _read_response(known: Mapping[str, Any], meter: UsageMeter) -> None:
-    """Note what an answer of the Responses API, or a list of embeddings, says."""
+    """Read an answer of the Responses API, or a list of embeddings."""
     meter.model = known.get("model") or meter.model
     meter.response_id = known.get("id")
     meter.service_tier = known.get("service_tier")

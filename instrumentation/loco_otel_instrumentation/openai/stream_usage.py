@@ -1,7 +1,7 @@
-"""Asks a stream of completions for its usage where the program did not, and keeps the answer from the program.
+"""Requests the usage of a stream of completions if the program did not, and removes it from what the program reads.
 
-OpenAI tells the usage of a stream only when `stream_options.include_usage` says so, in one chunk more, the last, which
-has no choices. A program that did not ask may well take `choices[0]` of every chunk.
+OpenAI sends the usage of a stream only if `stream_options.include_usage` is true: in one additional chunk, the last,
+which has no choices. A program that did not request it may read `choices[0]` of every chunk.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _STREAM_OPTIONS = "stream_options"
 
 
 def request_stream_usage(options: Any) -> ExtendedRequest | None:
-    """Return a stream's options with the wish added; None where the program has said yes or no to it, or can't."""
+    """Return a stream's options with `include_usage`; None if the program has set it, or it cannot be set."""
     body = options.json_data
     if not isinstance(body, Mapping) or body.get("stream") is not True:
         return None
@@ -32,26 +32,26 @@ def request_stream_usage(options: Any) -> ExtendedRequest | None:
 
 
 class _UsageStripper:
-    """Strips one stream of the usage that it has only because loco-otel asked."""
+    """Removes the usage from one stream that contains it only because loco-otel requested it."""
 
     __slots__ = ("_is_unasked",)
 
     def __init__(self) -> None:
         self._is_unasked = False
-        """Whether the server sends usage with its text, as no answer to `include_usage` does."""
+        """Whether the server sends usage beside text, which no server does because of `include_usage`."""
 
     def strip_chunk(self, chunk: Any) -> bool:
-        """Strip a chunk; True where the program must not get it at all."""
+        """Remove the usage from a chunk; return True if the program must not receive the chunk."""
         known = as_mapping(chunk)
         if known.get("usage") is not None:
             if choices := known.get("choices"):
-                # Some servers put it into the chunk that ends the last choice: that one the program must have.
+                # Some servers put it into the chunk that ends the last choice, which the program requires.
                 if not all(as_mapping(choice).get("finish_reason") for choice in choices):
                     self._is_unasked = True
                 return False
             return not self._is_unasked
         if "usage" in known and not self._is_unasked:
-            # Where it was asked for, all the other chunks say `usage: null`.
+            # If it was requested, all other chunks have `usage: null`.
             if isinstance(chunk, dict):
                 del chunk["usage"]
             else:

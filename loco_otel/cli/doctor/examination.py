@@ -11,8 +11,9 @@ from loco_otel._version import __version__
 from loco_otel.api import _find_instrumentors
 from loco_otel.cli.doctor import others
 from loco_otel.cli.doctor.exporters import PROMETHEUS, probe_exporters
+from loco_otel.cli.doctor.frameworks import examine_frameworks
 from loco_otel.cli.doctor.hooks import patch_for_inspection, refresh_hooks
-from loco_otel.cli.doctor.report import Exporter, Report, Sdk, WorkerProcesses, join_names
+from loco_otel.cli.doctor.report import AgentFramework, Exporter, Report, Sdk, WorkerProcesses, join_names
 from loco_otel.cli.doctor.workers import detect_workers
 from loco_otel.errors import ConfigurationError
 
@@ -28,10 +29,16 @@ def collect_versions() -> dict[str, str | None]:
     }
 
 
-def examine_environment(environ: Mapping[str, str]) -> Report:
-    """Find out how calls would fare in this environment.
+def examine_environment(environ: Mapping[str, str], *, imports: bool = False) -> Report:
+    """Examine whether calls would be scheduled in this environment.
 
-    Patches the SDKs in this process, and lets others patch them too. Ours is taken back, of theirs traces may stay.
+    An SDK with other instrumentors is imported and patched in this process, by them too. Our patches are removed;
+    parts of theirs may remain.
+
+    Args:
+        environ: the environment variables.
+        imports: whether to import and patch each SDK, and to test the reader of each agent framework.
+
     """
     settings, bad_setting = None, ""
     try:
@@ -39,7 +46,8 @@ def examine_environment(environ: Mapping[str, str]) -> Report:
         open_ledger(settings).close()
     except ConfigurationError as error:
         settings, bad_setting = None, str(error)
-    sdks = tuple(_examine_sdk(entry, settings, environ) for entry in _find_instrumentors())
+    sdks = tuple(_examine_sdk(entry, settings, environ, imports=imports) for entry in _find_instrumentors())
+    frameworks = examine_frameworks(settings, imports=imports)
     ways_out = tuple(probe_exporters(environ))
     division = detect_workers(environ, settings.capacity if settings else None)
     errors = tuple(
@@ -49,11 +57,13 @@ def examine_environment(environ: Mapping[str, str]) -> Report:
     )
     early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
     warnings = [*_check_settings(settings, environ), *_check_sdks(sdks, early=early)]
+    warnings += _check_frameworks(frameworks)
     warnings += [*_check_exporters(ways_out), *_check_workers(division, ways_out, settings)]
     return Report(
         collect_versions(),
         early,
         sdks,
+        frameworks,
         ways_out,
         division,
         settings.rows() if settings else (),
@@ -63,10 +73,11 @@ def examine_environment(environ: Mapping[str, str]) -> Report:
     )
 
 
-def _examine_sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str]) -> Sdk:
+def _examine_sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str], *, imports: bool) -> Sdk:
     left_out = settings.disabled_instrumentations if settings else frozenset()
+    imports = imports or others.has_instrumentors(entry.load().sdk, left_out)
     with ExitStack() as stack:
-        sdk, instrumentor = stack.enter_context(patch_for_inspection(entry, settings))
+        sdk, instrumentor = stack.enter_context(patch_for_inspection(entry, settings, imports=imports))
         if sdk.version is None:
             return sdk
         # Theirs after ours, as the launcher does it.
@@ -74,7 +85,9 @@ def _examine_sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[
         sdk = sdk._replace(wrapped=others.find_wrapped_methods(sdk.sdk))
         if not sdk.is_patched:
             return sdk
-        return refresh_hooks(sdk, instrumentor)._replace(inference_span=others.find_span_sources(sdk, environ))
+        if sdk.imported:
+            sdk = refresh_hooks(sdk, instrumentor)
+        return sdk._replace(inference_span=others.find_span_sources(sdk, environ))
 
 
 def _find_launcher_errors(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
@@ -119,6 +132,15 @@ def _check_sdks(sdks: tuple[Sdk, ...], *, early: bool) -> Iterator[str]:
                 yield f"{sdk.sdk.upper()}_OPEN_TELEMETRY=false turns off the one that {sdk.sdk} makes itself"
         if sdk.instrumentors and not early:
             yield f"others may patch {sdk.sdk} before us: the entry point opentelemetry_pre_instrument is missing"
+
+
+def _check_frameworks(frameworks: tuple[AgentFramework, ...]) -> Iterator[str]:
+    for framework in frameworks:
+        if framework.tested and framework.fault:
+            yield (
+                f"no agent is read from {framework.framework} ({framework.fault}): its calls queue under the name of"
+                " the current span, or else LOCO_AGENT_ID"
+            )
 
 
 def _check_exporters(ways_out: tuple[Exporter, ...]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # typeshed does not know it
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # missing in typeshed
 
 from opentelemetry.metrics import get_meter_provider
 

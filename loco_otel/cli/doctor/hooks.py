@@ -1,4 +1,4 @@
-"""Our own hooks: whether each SDK would be patched, found out by patching it."""
+"""Our own hooks: whether each SDK can be patched, read from its source, or determined by patching it."""
 
 import logging
 import sys
@@ -9,13 +9,23 @@ from importlib.metadata import EntryPoint
 
 from loco_otel._config.settings import Settings
 from loco_otel.cli.doctor.report import Hook, Sdk
+from loco_otel.cli.doctor.source import defines_targets
 from loco_otel.patching import LocoInstrumentor
 from loco_otel.patching.versions import find_installed_version
 
 
 @contextmanager
-def patch_for_inspection(entry: EntryPoint, settings: Settings | None) -> Iterator[tuple[Sdk, LocoInstrumentor]]:
-    """Find out about one SDK, whose patches stay for the length of the body, unless they were there before."""
+def patch_for_inspection(
+    entry: EntryPoint, settings: Settings | None, *, imports: bool
+) -> Iterator[tuple[Sdk, LocoInstrumentor]]:
+    """Examine one SDK. If it is patched for that, the patches stay for the length of the body.
+
+    Args:
+        entry: the entry point of its instrumentor.
+        settings: those of the environment; None if they cannot be used.
+        imports: whether to import and patch the SDK, even if its source shows that it can be patched.
+
+    """
     instrumentor: LocoInstrumentor = entry.load()()
     number = find_installed_version(instrumentor.sdk)
     sdk = Sdk(instrumentor.sdk, number, instrumentor.requires)
@@ -26,10 +36,14 @@ def patch_for_inspection(entry: EntryPoint, settings: Settings | None) -> Iterat
     if not sdk.is_patched:
         yield sdk, instrumentor
         return
+    targets = instrumentor.list_targets()
+    if not imports and targets[0].module not in sys.modules and defines_targets(targets):
+        yield sdk._replace(hooks=tuple(Hook(str(target), True) for target in targets)), instrumentor
+        return
     before = instrumentor.is_instrumented_by_opentelemetry
     fault = _patch_sdk(instrumentor)
     try:
-        yield refresh_hooks(sdk._replace(fault=fault), instrumentor), instrumentor
+        yield refresh_hooks(sdk._replace(fault=fault, imported=True), instrumentor), instrumentor
     finally:
         if not before and instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
@@ -59,9 +73,9 @@ def _find_disabling_setting(entry: EntryPoint, settings: Settings | None) -> str
 
 def _patch_sdk(instrumentor: LocoInstrumentor) -> str:
     """Patch an SDK, and return what went wrong."""
-    with _collect_log() as records:
+    with collect_log() as records:
         if not instrumentor.is_instrumented_by_opentelemetry:
-            # As the launcher does, which looks at our distribution's version only.
+            # As the launcher does, which checks only our distribution's version.
             instrumentor.instrument(skip_dep_check=True)
         try:
             import_module(instrumentor.list_targets()[0].module)
@@ -83,7 +97,7 @@ class _LogCollector(logging.Handler):
 
 
 @contextmanager
-def _collect_log() -> Iterator[list[logging.LogRecord]]:
+def collect_log() -> Iterator[list[logging.LogRecord]]:
     """Collect what loco-otel logs, instead of logging it."""
     handler = _LogCollector()
     logger = logging.getLogger("loco_otel")

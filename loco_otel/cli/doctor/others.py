@@ -1,11 +1,10 @@
-"""Other instrumentors of the same SDK, what they wrap, and who makes the inference span."""
+"""Other instrumentors of the same SDK, what they wrap, and which component makes the inference span."""
 
 import logging
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +14,7 @@ from opentelemetry.instrumentation.dependencies import get_dist_dependency_confl
 from loco_otel._telemetry.foreign_instrumentors import is_foreign
 from loco_otel.cli.doctor.hooks import format_exception
 from loco_otel.cli.doctor.report import ForeignInstrumentor, Sdk, WrappedMethod
+from loco_otel.cli.doctor.source import find_module_file
 
 OURS = "loco_otel"
 
@@ -25,11 +25,17 @@ _DECORATORS = frozenset({"pydantic", "typing_extensions"})
 """Beside the standard library, whose functions wrap an SDK's methods where it defines them."""
 
 _OFFICIAL_PREFIX = "opentelemetry.instrumentation.genai"
-"""They leave a mark in the context, so that the telemetry need not look for their frames."""
+"""They set a key in the context, so that the telemetry need not search for their frames."""
 
 _DEPRECATED_DISTRIBUTION = "opentelemetry-instrumentation-openai-v2"
 """Fails with openai 3 for want of a module, which the launcher logs at DEBUG only; opentelemetry-bootstrap proposes it
 all the same."""
+
+
+def has_instrumentors(sdk: str, left_out: Collection[str]) -> bool:
+    """Return whether another instrumentor of an SDK is installed and not excluded."""
+    entries = entry_points(group="opentelemetry_instrumentor", name=sdk)
+    return not all(_find_exclusion_reason(entry, left_out) for entry in entries)
 
 
 @contextmanager
@@ -103,7 +109,7 @@ def _find_sdk_classes(sdk: str) -> set[type]:
 def _iterate_wrapper_modules(function: Any, sdk: str) -> Iterator[str]:
     """Name the modules of the wrappers around a function, the outermost first, without those that were born with it."""
     while function is not None:
-        if isinstance(function, _PROXY_TYPE):  # which says of itself that it is a function too
+        if isinstance(function, _PROXY_TYPE):  # whose `__class__` is that of a function too
             inner = function.__wrapped__
             wrapper = getattr(function, "_self_wrapper", None)
             module = getattr(wrapper, "__module__", None) or type(function).__module__
@@ -126,7 +132,7 @@ def _is_ours(module: str) -> bool:
 
 
 def find_span_sources(sdk: Sdk, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Name those who make the inference span of an SDK's calls: others, the SDK itself, and only else us."""
+    """Return what makes the inference span of an SDK's calls: others, the SDK itself, otherwise loco-otel."""
     layers = {module for method in sdk.wrapped for module in method.by}
     working = [other.module for other in sdk.instrumentors if not other.fault]
     modules = [module for module in working if any(f"{layer}.".startswith(f"{module}.") for layer in layers)]
@@ -141,14 +147,14 @@ def find_span_sources(sdk: Sdk, environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _has_own_tracing(sdk: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether an SDK makes spans of its own, as anthropic does since version 2, unless it is told not to."""
+    """Return whether an SDK makes spans of its own, as anthropic does since version 2 unless that is disabled."""
     variable = f"{sdk.upper()}_OPEN_TELEMETRY"
-    return environ.get(variable, "").lower() != "false" and find_spec(f"{sdk}._tracing") is not None
+    return environ.get(variable, "").lower() != "false" and find_module_file(f"{sdk}._tracing") is not None
 
 
 @contextmanager
 def _suppress_logging() -> Iterator[None]:
-    """Keep others' log lines, which say less than what is found, off the terminal."""
+    """Suppress log lines of others, which contain less than the report."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

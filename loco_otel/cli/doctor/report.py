@@ -48,6 +48,8 @@ class Sdk(NamedTuple):
     """Whether its version is one of them; others are left alone."""
     fault: str = ""
     """Why it is not patched; empty where it is."""
+    imported: bool = False
+    """Whether it was imported and patched for this report. Otherwise its source was read."""
     hooks: tuple[Hook, ...] = ()
     instrumentors: tuple[ForeignInstrumentor, ...] = ()
     wrapped: tuple[WrappedMethod, ...] = ()
@@ -58,6 +60,18 @@ class Sdk(NamedTuple):
     def is_patched(self) -> bool:
         """Whether its calls pass the scheduler."""
         return self.version is not None and not self.fault
+
+
+class AgentFramework(NamedTuple):
+    """The reader of one installed agent framework."""
+
+    framework: str
+    module: str
+    """The module whose import loads the reader."""
+    tested: bool
+    """Whether it was loaded and called for this report, or failed in this process before."""
+    fault: str = ""
+    """Why it reads no names; empty if no fault was found."""
 
 
 class Exporter(NamedTuple):
@@ -80,9 +94,9 @@ class WorkerProcesses(NamedTuple):
     servers: tuple[str, ...]
     """Installed packages that start several."""
     processes: int | None
-    """How many, where the environment says."""
+    """How many; None if the environment does not define it."""
     origin: str
-    """Which variable says it."""
+    """The variable that defines it."""
     calls_at_once: int | None
     """Of all of them together; None where either number is not known."""
 
@@ -94,6 +108,7 @@ class Report(NamedTuple):
     early: bool
     """Whether `opentelemetry-instrument` lets us patch before it loads any other instrumentor."""
     sdks: tuple[Sdk, ...]
+    frameworks: tuple[AgentFramework, ...]
     exporters: tuple[Exporter, ...]
     workers: WorkerProcesses
     settings: tuple[SettingRow, ...]

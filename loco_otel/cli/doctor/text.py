@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 
-from loco_otel.cli.doctor.report import Report, Sdk
+from loco_otel.cli.doctor.report import AgentFramework, Report, Sdk
 
 
 def print_report(report: Report) -> None:
@@ -19,6 +19,11 @@ def print_report(report: Report) -> None:
         console.print(line, style=style, markup=False)
         for detail in _format_details(sdk):
             console.print(f"    {detail}", markup=False)
+
+    if report.frameworks:
+        _print_heading(console, "Agent frameworks")
+        for line in _align_columns((each.framework, each.module, _format_reader(each)) for each in report.frameworks):
+            console.print(line, markup=False)
 
     _print_heading(console, "Exporters")
     ways = report.exporters
@@ -53,6 +58,12 @@ def _format_state(sdk: Sdk) -> str:
     if sdk.fault:
         return f"NOT patched: {sdk.fault}"
     return f"patched, {len(sdk.hooks)} methods"
+
+
+def _format_reader(framework: AgentFramework) -> str:
+    if framework.fault:
+        return f"NOT read: {framework.fault}"
+    return "agents are read" if framework.tested else "installed, not tested (--import tests it)"
 
 
 def _format_details(sdk: Sdk) -> Iterator[str]:

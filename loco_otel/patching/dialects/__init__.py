@@ -1,1 +1,1 @@
-"""Request and response formats that several SDKs share."""
+"""What several SDKs and providers share: formats of requests and answers, headers, hosts, names of models."""

@@ -34,6 +34,7 @@ def test_page_equals_output_and_lists_keys(doctor: Doctor) -> None:
     assert top == report.keys()
     assert all(of_sdk == sdk.keys() for sdk in report["sdks"])
     rows = [*report["exporters"], *report["settings"], report["workers"], *report["sdks"][0]["hooks"]]
+    rows += report["frameworks"]
     assert all(f"`{key}`" in PAGE for row in rows for key in row)
     assert report["verdict"] == done.stdout.splitlines()[-1]
 
@@ -41,3 +42,13 @@ def test_page_equals_output_and_lists_keys(doctor: Doctor) -> None:
 def first_columns() -> list[str]:
     tables = re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
     return ["\n".join(line.split("|")[1] for line in table.splitlines()[2:]) for table in tables]
+
+
+def test_import_and_source_give_the_same_report(doctor: Doctor) -> None:
+    read, imported = (json.loads(doctor("--json", *options).stdout) for options in ((), ("--import",)))
+    assert not any(sdk.pop("imported") for sdk in read["sdks"])
+    assert all(sdk.pop("imported") for sdk in imported["sdks"])
+    assert not any(framework.pop("tested") for framework in read["frameworks"])
+    assert all(framework.pop("tested") for framework in imported["frameworks"])
+    assert read == imported
+    assert all(len(sdk["hooks"]) > 1 for sdk in read["sdks"])
