@@ -194,7 +194,7 @@ class InProcessEngine:
             error.waited = ticket.waited_seconds
             raise
         if admitted:
-            self._locked(lambda core, now: core.admit_ticket(ticket, now))
+            self._locked(lambda core, now: core.admit_ticket(ticket, now), is_timed=False)
         else:
             self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
 
@@ -327,7 +327,7 @@ class InProcessEngine:
 
     def update_loads(self, change: Callable[..., _Result], *args: object) -> _Result:
         """Run a change of what loads are derived from (backlogs) as one operation, and return its result."""
-        return self._locked(lambda _, __: change(*args))
+        return self._locked(lambda _, __: change(*args), is_timed=False)
 
     def close(self) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""
@@ -348,8 +348,10 @@ class InProcessEngine:
         self._timer_due = self._compute_next_due(now)
         return detect_stalls(core.resources, now)
 
-    def _locked(self, operation: Callable[[Scheduler, float], _Result]) -> _Result:
+    def _locked(self, operation: Callable[[Scheduler, float], _Result], *, is_timed: bool = True) -> _Result:
         """Run one operation of the core under the lock, deliver what it caused, and return its result.
+
+        With `is_timed` False the operation does not change when the timer is due, which is then not computed.
 
         A function and not a context manager: an exception between two frames of one could leave the lock held.
 
@@ -366,10 +368,11 @@ class InProcessEngine:
             self._busy = True
             result = operation(self._core, now)
             self._collect()
-            if self._is_timer_late(now):
+            if is_timed and self._is_timer_late(now):
                 self._arm_timer(now)
             self._busy = False
-        self._outbox.deliver_due()
+        if is_timed or self._outbox:
+            self._outbox.deliver_due()
         return result
 
     def _recover(self, now: float) -> None:
