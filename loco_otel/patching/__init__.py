@@ -5,7 +5,7 @@ sync and the async wrapper are defined here, once.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
-from loco_otel.patching import attempt_wrappers, generator_wrappers, iterator_body, stainless, wrappers
+from loco_otel.patching import attempt_wrappers, generator_wrappers, iterator_body, speakeasy, stainless, wrappers
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
 from loco_otel.patching.address import parse_address
 from loco_otel.patching.agent_identity import (
@@ -41,6 +41,7 @@ __all__ = [
     "pop_identity",
     "push_identity",
     "record_reader_fault",
+    "speakeasy",
     "stainless",
     "wrappers",
 ]

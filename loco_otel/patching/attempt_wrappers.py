@@ -1,4 +1,4 @@
-"""The wrappers around one attempt of a call, for SDKs whose pause between two attempts cannot be seen.
+"""The wrappers around one attempt of a call, for SDKs whose pause between two attempts is no method of their own.
 
 An attempt that failed gives the slot back, and the next one of the same call asks for it again.
 """
@@ -18,9 +18,7 @@ def wrap_attempt(adapter: Adapter) -> Wrapper:
     """Hold the slot for the length of a sync attempt, and of the body that it opens."""
 
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ticket = _get_suspended_ticket()
-        if ticket is not None:
-            resume_slot(process.get_runtime().engine, ticket)
+        resume_suspended_call()
         try:
             return wrapped(*args, **kwargs)
         except Exception as error:
@@ -40,9 +38,7 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
     """
 
     async def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ticket = _get_suspended_ticket()
-        if ticket is not None:
-            await resume_slot_async(process.get_runtime().engine, ticket)
+        await resume_suspended_call_async()
         try:
             answer = await wrapped(*args, **kwargs)
         except Exception as error:
@@ -55,6 +51,20 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
         return answer
 
     return wrapper
+
+
+def resume_suspended_call() -> None:
+    """Wait for the slot of the call under way here, if a failed attempt has given it back."""
+    ticket = _get_suspended_ticket()
+    if ticket is not None:
+        resume_slot(process.get_runtime().engine, ticket)
+
+
+async def resume_suspended_call_async() -> None:
+    """Wait for the slot of the call under way here, if a failed attempt has given it back."""
+    ticket = _get_suspended_ticket()
+    if ticket is not None:
+        await resume_slot_async(process.get_runtime().engine, ticket)
 
 
 def _get_suspended_ticket() -> Ticket | None:

@@ -4,6 +4,7 @@ import logging
 import sys
 from abc import abstractmethod
 from collections.abc import Collection
+from types import ModuleType
 from typing import Any
 
 import wrapt
@@ -33,12 +34,17 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """The versions that can be patched, as a requirement."""
 
     _is_active = False
-    _has_import_hook = False
+    _hooked_modules: set[str]
+    """Those whose targets are wrapped after their import."""
     _patch_set: PatchSet
 
     @abstractmethod
     def list_targets(self) -> tuple[Target, ...]:
-        """Return the methods to wrap, all of one module."""
+        """Return what to wrap.
+
+        The targets of a module are wrapped when the program imports it. The SDK counts as patched with the module of
+        the first target. Other modules may be missing from some versions, and are not imported for our sake.
+        """
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the requirement that the SDK must meet."""
@@ -56,6 +62,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._hooked_modules = set()
         cls._patch_set = PatchSet()
 
     def instrument(self, **kwargs: Any) -> None:
@@ -83,12 +90,15 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return
         cls._is_active = True
         agent_identity.enable_readers(cls)
-        module = self.list_targets()[0].module
-        if not cls._has_import_hook:
-            cls._has_import_hook = True
-            wrapt.register_post_import_hook(lambda _: self._wrap_targets(), module)
-        elif module in sys.modules:
-            self._wrap_targets()
+        for module in dict.fromkeys(target.module for target in self.list_targets()):
+            if module not in cls._hooked_modules:
+                cls._hooked_modules.add(module)
+                wrapt.register_post_import_hook(self._wrap_imported, module)
+            elif module in sys.modules:
+                self._wrap_targets(module)
+
+    def _wrap_imported(self, module: ModuleType) -> None:
+        self._wrap_targets(module.__name__)
 
     def _can_patch(self) -> bool:
         """Check the SDK's version: OpenTelemetry's launcher checks only our own distribution's."""
@@ -117,17 +127,20 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         agent_identity.disable_readers(cls)
         cls._patch_set.remove_patches()
 
-    def _wrap_targets(self) -> None:
-        """Wrap all targets, or none of them. The SDK must be imported."""
+    def _wrap_targets(self, module: str) -> None:
+        """Wrap all targets of a module, which must be imported. If one cannot be wrapped, none of the SDK stays so."""
         cls = type(self)
         if not cls._is_active:
             return
+        targets = self.list_targets()
         try:
-            cls._patch_set.apply_patches(self.list_targets())
+            cls._patch_set.apply_patches(target for target in targets if target.module == module)
         except Exception:
             self._unwrap_targets()
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
+            return
+        if module != targets[0].module:
             return
         repatching.register_reapply(cls._patch_set.reapply_patches)
         thread_context.enable_propagation(cls)

@@ -35,14 +35,15 @@ class _SwitchableWrapper:
 
 
 class _AppliedPatch(NamedTuple):
-    owner: type
-    method: str
+    target: Target
+    owner: Any
+    """A class, or the module of a function."""
     proxy: Any
     """The wrapper as wrapt installed it, which identifies it for the removal."""
 
     @property
     def is_applied(self) -> bool:
-        return any(layer is self.proxy for layer in iterate_layers(vars(self.owner).get(self.method)))
+        return any(layer is self.proxy for layer in iterate_layers(vars(self.owner).get(self.target.method)))
 
 
 class PatchSet:
@@ -56,7 +57,9 @@ class PatchSet:
     def patched_methods(self) -> tuple[str, ...]:
         """The methods that are wrapped now, without those that were restored by others."""
         return tuple(
-            f"{patch.owner.__module__}.{patch.owner.__name__}.{patch.method}"
+            str(patch.target._replace(module=patch.owner.__module__, owner=patch.owner.__name__))
+            if isinstance(patch.owner, type)
+            else str(patch.target)
             for patch in self._patches
             if patch.is_applied
         )
@@ -84,24 +87,24 @@ class PatchSet:
                 if not any(_is_our_layer(layer, wrapper) for layer in iterate_layers(vars(owner).get(target.method))):
                     proxy = wrapt.wrap_function_wrapper(owner, target.method, wrapper)
                     self._patches = [patch for patch in self._patches if patch.is_applied]
-                    self._patches.append(_AppliedPatch(owner, target.method, proxy))
+                    self._patches.append(_AppliedPatch(target, owner, proxy))
 
     def remove_patches(self) -> None:
         """Remove all wrappers, and disable those that cannot be removed."""
         for wrapper in self._wrappers.values():
             wrapper.is_enabled = False
         patches, self._patches, self._wrappers = self._patches, [], {}
-        for owner, method, proxy in patches:
-            if not remove_wrapper(owner, method, proxy):
-                _logger.debug("%s.%s keeps a wrapper that has no effect now", owner, method)
+        for target, owner, proxy in patches:
+            if not remove_wrapper(owner, target.method, proxy):
+                _logger.debug("%s.%s keeps a wrapper that has no effect now", owner, target.method)
 
 
-def _find_owners(target: Target) -> Iterator[type]:
-    """Yield the class that defines a method, and its subclasses that have a copy of it."""
+def _find_owners(target: Target) -> Iterator[Any]:
+    """Yield the class that defines a method, and its subclasses that have a copy of it; of a function, its module."""
     first = target.resolve_owner()
     original = inspect.unwrap(getattr(first, target.method))
     yield first
-    below = first.__subclasses__()
+    below: list[type] = first.__subclasses__() if isinstance(first, type) else []
     while below:
         owner = below.pop()
         below += owner.__subclasses__()

@@ -131,13 +131,17 @@ class ResponseBody:
         iterator = stream._iterator
         if isinstance(iterator, _FollowedStream | AsyncFollowedStream):
             return
-        self.touch(self.ticket)
-        self.ticket.idle_after = _UNREAD_IDLE_SECONDS
-        if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
+        self.mark_unread()
+        if type(stream).__module__.startswith(f"{self._call.adapter.sdk}."):  # else it may keep more on itself
             iterator = _break_iterator_cycle(stream, iterator)
         stream._iterator = (
             AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)
         )
+
+    def mark_unread(self) -> None:
+        """Note that its reading will be seen, and has not begun."""
+        self.touch(self.ticket)
+        self.ticket.idle_after = _UNREAD_IDLE_SECONDS
 
     def wrap_parse(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""

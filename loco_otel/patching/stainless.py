@@ -20,9 +20,15 @@ _MAX_PATHS = 64
 """Whose operation is remembered; there are more only where ids are in them."""
 
 
-def build_targets(adapter: Adapter) -> tuple[Target, ...]:
-    """Return what to wrap of the adapter's SDK."""
-    module = f"{adapter.sdk}._base_client"
+def build_targets(adapter: Adapter, package: str | None = None) -> tuple[Target, ...]:
+    """Return what to wrap of the adapter's SDK.
+
+    Args:
+        adapter: of the SDK.
+        package: what Stainless generated; None for the whole SDK.
+
+    """
+    module = f"{package or adapter.sdk}._base_client"
     return (
         Target(module, "SyncAPIClient", "request", wrappers.wrap_call(adapter)),
         Target(module, "AsyncAPIClient", "request", wrappers.wrap_async_call(adapter)),

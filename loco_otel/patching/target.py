@@ -1,4 +1,4 @@
-"""The name of a method to wrap, and its wrapper."""
+"""The name of a method or function to wrap, and its wrapper."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -7,22 +7,23 @@ from loco_otel.patching.wrappers import Wrapper
 
 
 class Target(NamedTuple):
-    """One method of an SDK, by name: constructing it does not import the SDK."""
+    """One method or function of an SDK, by name: constructing it does not import the SDK."""
 
     module: str
-    owner: str
-    """Name of the class in its module."""
+    owner: str | None
+    """Name of the class in its module; None for a function, which callers must find in the module by its name."""
     method: str
     wrapper: Wrapper
 
     def resolve_owner(self) -> Any:
-        """Return the class. Its module must be imported.
+        """Return the class, or the module of a function. Its module must be imported.
 
         Raises:
             AttributeError: this version of the SDK lacks the class.
 
         """
-        return getattr(importlib.import_module(self.module), self.owner)
+        module = importlib.import_module(self.module)
+        return module if self.owner is None else getattr(module, self.owner)
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.owner}.{self.method}"
+        return ".".join(filter(None, (self.module, self.owner, self.method)))

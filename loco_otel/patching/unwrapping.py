@@ -1,4 +1,4 @@
-"""The removal of a wrapt wrapper from a class, by the same code under wrapt 1, which has no function for it, and 2."""
+"""The removal of a wrapt wrapper from a class or module, under wrapt 1, which has no function for it, and wrapt 2."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +9,13 @@ _PROXY_TYPE: type[Any] = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 """The base of all of wrapt's wrappers: the first name is wrapt 2's."""
 
 
-def remove_wrapper(owner: type, name: str, proxy: Any) -> bool:
-    """Remove a wrapper from a class's method; return False if it remains, under a function that is no wrapt wrapper.
+def remove_wrapper(owner: Any, name: str, proxy: Any) -> bool:
+    """Remove a wrapper from a method or function; return False if it remains, under a function that wrapt did not make.
 
     Idempotent: returns True if the wrapper is not there.
 
     Args:
-        owner: the class whose attribute was wrapped.
+        owner: the class or module whose attribute was wrapped.
         name: of the attribute.
         proxy: what `wrapt.wrap_function_wrapper` returned.
 
@@ -48,6 +48,6 @@ def iterate_layers(function: Any) -> Iterator[Any]:
         function = getattr(function, "__wrapped__", None)
 
 
-def _find_inherited(owner: type, name: str) -> Any:
-    """Return what the class inherits under a name."""
-    return next((vars(base)[name] for base in owner.__mro__[1:] if name in vars(base)), None)
+def _find_inherited(owner: Any, name: str) -> Any:
+    """Return what a class inherits under a name; None for a module."""
+    return next((vars(base)[name] for base in getattr(owner, "__mro__", ())[1:] if name in vars(base)), None)

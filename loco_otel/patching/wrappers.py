@@ -32,7 +32,7 @@ _BUILD_OPTIONS = SingleArgument("options", 0)
 """The request of `_build_request(options, ...)`."""
 
 
-def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS) -> Wrapper:
+def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS, follow: Follow = follow_answer) -> Wrapper:
     """Schedule a sync method that makes a call."""
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -48,8 +48,7 @@ def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS) -> Wra
             raise
         finally:
             call.exit_sdk_call()
-        _try_follow_answer(call, answer)
-        return answer
+        return _try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -204,7 +203,7 @@ def try_fail_call(call: Call, error: BaseException) -> None:
         process.log_fault("noting a failed call")
 
 
-def _try_follow_answer(call: Call, answer: Any, follow: Follow = follow_answer) -> Any:
+def _try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
     """Return what the program reads: the answer, or what follows its body."""
     try:
         followed = follow(call, answer)

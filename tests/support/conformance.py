@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, Self
 
 import anthropic
 import groq
+import httpx
 import openai
+from google import genai
+from llm_server import LlmServer
 from sdk_calls import each, finished, now
 
 PROMPT = [{"role": "user", "content": "tell me about the harbour"}]
@@ -39,12 +42,16 @@ class ConformingSdk:
     """One SDK: how its clients are made, how it is called, and what it lacks."""
 
     name: str
-    """Of its API at the server."""
+    """Of the row."""
     make_client: Callable[..., Any]
     """Takes `api_key` and `base_url`."""
     make_async_client: Callable[..., Any]
     create: Callable[..., Any]
     """`create(client, model=.., messages=.., stream=..)`: makes a call. Of an async client it returns an awaitable."""
+    api: str | None = None
+    """Name of its API at the server; None for the name of the row."""
+    operation: str = "chat"
+    """As its inference spans are named."""
     modes: tuple[Mode, ...] = ALL_MODES
     reports_cached_tokens: bool = True
     has_retries: bool = True
@@ -53,8 +60,9 @@ class ConformingSdk:
     def __str__(self) -> str:
         return self.name
 
-    def open_caller(self, url: str, *, is_async: bool) -> "Caller":
-        """Return a caller whose client talks to a URL."""
+    def open_caller(self, server: LlmServer, *, is_async: bool) -> "Caller":
+        """Return a caller whose client talks to a server."""
+        url = server.url(self.api or self.name)
         make = self.make_async_client if is_async else self.make_client
         return Caller(self, lambda: make(api_key="fake", base_url=url), is_async=is_async)
 
@@ -76,7 +84,7 @@ class Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.start(_close_client(self._client)).result()
+        self.start(_close(self._client)).result()
         if self._loop is not None:
             self.start(self._loop.shutdown_default_executor()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -108,7 +116,7 @@ class Caller:
             break
         if gate is not None:
             await now(asyncio.to_thread(gate.wait) if self.is_async else gate.wait())
-        await now(stream.close())
+        await _close(stream)
 
     async def call_and_cancel(self, model: str, turns: int, *, streamed: bool) -> None:
         """Cancel a call after so many turns of the loop."""
@@ -119,8 +127,9 @@ class Caller:
         await asyncio.wait([task])
 
 
-async def _close_client(client: Any) -> None:
-    await now(client.close())
+async def _close(value: Any) -> None:
+    """Close a client or a stream of either colour."""
+    await now((getattr(value, "aclose", None) or value.close)())
 
 
 def _create_chat(client: Any, **request: Any) -> Any:
@@ -131,6 +140,40 @@ def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
 
 
+def _make_gemini(*, api_key: str, base_url: str, **options: Any) -> genai.Client:
+    # Retries are off by default, and a delay that Gemini names is not honoured.
+    retries = {"attempts": 3, "initial_delay": 0.01, "max_delay": 0.01, "jitter": 0.0}
+    where = {"base_url": base_url, "api_version": "v1beta"}
+    return genai.Client(api_key=api_key, http_options={**where, "retry_options": retries, **options})  # type: ignore[arg-type]
+
+
+def _make_httpx_gemini(**options: Any) -> Any:
+    return _make_gemini(**options, async_client_args={"transport": httpx.AsyncHTTPTransport()}).aio
+
+
+def _make_aiohttp_gemini(**options: Any) -> Any:
+    return _make_gemini(**options).aio
+
+
+def _generate_content(client: Any, *, model: str, messages: Any, stream: bool) -> Any:
+    models = client.models
+    generate = models.generate_content_stream if stream else models.generate_content
+    return generate(model=model, contents=messages[0]["content"])
+
+
+def _make_interactions(*, api_key: str, base_url: str) -> genai.Client:
+    # With the retries that it makes by default.
+    return _make_gemini(api_key=api_key, base_url=base_url, retry_options=None)
+
+
+def _make_async_interactions(**options: Any) -> Any:
+    return _make_interactions(**options).aio
+
+
+def _create_interaction(client: Any, *, model: str, messages: Any, stream: bool) -> Any:
+    return client.interactions.create(model=model, input=messages[0]["content"], stream=stream)
+
+
 _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
 """Older versions drop the details of the usage."""
 
@@ -138,4 +181,22 @@ SDKS = (
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
+    ConformingSdk("gemini", _make_gemini, _make_httpx_gemini, _generate_content, operation="generate_content"),
+    ConformingSdk(
+        "gemini-aiohttp",
+        _make_gemini,
+        _make_aiohttp_gemini,
+        _generate_content,
+        api="gemini",
+        operation="generate_content",
+        modes=tuple(mode for mode in ALL_MODES if mode.is_async),
+    ),
+    ConformingSdk(
+        "interactions",
+        _make_interactions,
+        _make_async_interactions,
+        _create_interaction,
+        api="gemini",
+        operation="generate_content",
+    ),
 )

@@ -7,9 +7,16 @@ from loco_otel.patching import (
     attempt_wrappers,
     generator_wrappers,
     iterator_body,
+    speakeasy,
+    stainless,
     wrappers,
 )
 from loco_otel_instrumentation.google_genai.adapter import GoogleGenaiAdapter, break_stream_cycle
+from loco_otel_instrumentation.google_genai.interactions import (
+    InteractionsAdapter,
+    SpeakeasyRequests,
+    StainlessRequests,
+)
 
 __all__ = ["GoogleGenaiInstrumentor"]
 
@@ -19,13 +26,17 @@ _ARGUMENTS = NamedArguments(("http_method", "path", "request_dict", "http_option
 
 
 class GoogleGenaiInstrumentor(LocoInstrumentor):
-    """Schedules the generation of content, whole and streamed, and embeddings; counting tokens passes."""
+    """Schedules content, embeddings, images and interactions, whole and streamed; token counts and files pass."""
 
     sdk = "google.genai"
     requires = "google-genai >= 1.65, < 4"
 
     def list_targets(self) -> tuple[Target, ...]:
-        """Return the four methods that all calls pass, their attempts, and what builds the request."""
+        """Return the four methods that all calls but interactions pass, their attempts, and what builds the request.
+
+        Interactions have a generated client of their own: Stainless made the one of google-genai 1, Speakeasy the one
+        since 2. Each version has one of the two.
+        """
         adapter = GoogleGenaiAdapter()
         call = wrappers.wrap_call(adapter, _ARGUMENTS)
         stream = generator_wrappers.wrap_generator(adapter, _ARGUMENTS)
@@ -40,4 +51,6 @@ class GoogleGenaiInstrumentor(LocoInstrumentor):
             Target(_MODULE, _CLIENT, "_request_once", attempt_wrappers.wrap_attempt(adapter)),
             Target(_MODULE, _CLIENT, "_async_request_once", async_attempt),
             Target(_MODULE, _CLIENT, "_build_request", wrappers.observe_attempt(adapter, _ARGUMENTS)),
+            *speakeasy.build_targets(InteractionsAdapter(SpeakeasyRequests()), "google.genai._gaos"),
+            *stainless.build_targets(InteractionsAdapter(StainlessRequests()), "google.genai._interactions"),
         )

@@ -1,6 +1,7 @@
 """Our own hooks: whether each SDK would be patched, found out by patching it."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -37,7 +38,9 @@ def patch_for_inspection(entry: EntryPoint, settings: Settings | None) -> Iterat
 def refresh_hooks(sdk: Sdk, instrumentor: LocoInstrumentor) -> Sdk:
     """Return an SDK with its hooks as they are now."""
     patched = instrumentor.list_patched()
-    hooks = tuple(Hook(name, name in patched) for name in map(str, instrumentor.list_targets()))
+    # Other modules are patched when they are imported, if this version has them.
+    names = [str(target) for target in instrumentor.list_targets() if target.module in sys.modules]
+    hooks = tuple(Hook(name, name in patched) for name in names)
     missing = [hook.method for hook in hooks if not hook.in_place]
     fault = sdk.fault or (f"not patched: {', '.join(missing)}" if missing else "")
     return sdk._replace(hooks=hooks, fault=fault)

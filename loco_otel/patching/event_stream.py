@@ -1,0 +1,91 @@
+"""Bodies of server-sent events that the SDK reads from an HTTP response: their usage is found in the bytes.
+
+The slot is released when the response ends; see `response_body`.
+"""
+
+import json
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from loco_otel.patching.adapter import UsageMeter
+from loco_otel.patching.call import Call
+from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, iterate_chunks
+
+_MAX_EVENT_BYTES = 1 << 20
+"""The longest event, in bytes, that is parsed. Events that contain the usage have a few hundred."""
+_FIELD = b"data:"
+
+
+class EventStreamReader:
+    """A chunk reader for bytes. It passes the JSON of each event to a reader of events.
+
+    Args:
+        read_event: notes what one event contains.
+
+    """
+
+    __slots__ = ("_is_too_long", "_read_event", "_rest")
+
+    def __init__(self, read_event: Callable[[Any, UsageMeter], None]) -> None:
+        self._read_event = read_event
+        self._rest = bytearray()
+        """The beginning of a line whose end has not arrived yet."""
+        self._is_too_long = False
+
+    def __call__(self, chunk: bytes, meter: UsageMeter) -> None:
+        """Read the lines that end within a chunk."""
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            begun, is_too_long = bytes(self._rest), self._is_too_long
+            self._rest.clear()
+            self._is_too_long = False
+            if not is_too_long:
+                self._read_line(begun + line, meter)
+        if self._is_too_long or len(self._rest) + len(rest) > _MAX_EVENT_BYTES:
+            self._rest.clear()
+            self._is_too_long = True
+        else:
+            self._rest += rest
+
+    def _read_line(self, line: bytes, meter: UsageMeter) -> None:
+        if not line.startswith(_FIELD):
+            return
+        try:
+            event = json.loads(line[len(_FIELD) :])
+        except ValueError:
+            return  # a mark such as `[DONE]`
+        if isinstance(event, dict):
+            self._read_event(event, meter)
+
+
+def follow_event_stream(call: Call, response: Any) -> None:
+    """Tie the end of a call to that of a response, and read the usage while the SDK reads its bytes.
+
+    Args:
+        call: whose answer has begun.
+        response: of httpx or httpx2, with a stream of events.
+
+    """
+    body = ResponseBody(call)
+    if body.chunk_reader is not None:
+        body.chunk_reader = EventStreamReader(body.chunk_reader)
+    body.install_close_hooks(response)
+    # Nothing on the response may refer to it or to its attributes: dropped half read, it must be freed at once.
+    weak = weakref.ref(response)
+
+    def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        return iterate_chunks(_restore_method(weak(), "iter_bytes")(*args, **kwargs), body)
+
+    def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        return AsyncFollowedStream(_restore_method(weak(), "aiter_bytes")(*args, **kwargs), body)
+
+    response.iter_bytes, response.aiter_bytes = iter_bytes, aiter_bytes
+    body.mark_unread()
+    call.claim_slot()
+
+
+def _restore_method(response: Any, name: str) -> Any:
+    """Return a response's own method, and remove ours: a body is read once."""
+    vars(response).pop(name, None)
+    return getattr(response, name)
