@@ -13,7 +13,11 @@ COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry op
 # The pairs of versions that the patch suite passes beside the newest: a requirement file for each.
 PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
 # Without the tests of what no pair changes.
-PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py'
+PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py' \
+  -k 'not (google_genai or gemini or interactions)'
+# Only google-genai.
+test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
+  interactions.py conformance.py) -k 'genai or gemini or interactions'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 

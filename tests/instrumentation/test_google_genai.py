@@ -1,29 +1,28 @@
-"""google-genai against a real server process: both colours, whole and streamed, over each of its transports."""
+"""What google-genai has beside the conformance suite: its own errors, lazy streams, Vertex AI, and what passes."""
 
 import asyncio
 import gc
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import google.auth.credentials
 import pytest
 from google import genai
 from google.genai import _api_client, errors
 from llm_server import LlmServer
+from loco_otel_instrumentation.google_genai.adapter import GoogleGenaiAdapter
 from opentelemetry.trace import StatusCode
 from sdk_scheduling import Scheduled
 
-from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Throttled, Usage
+from loco_otel.events import Released, Spent, Submitted, Throttled, Usage
 
 # The SDK extends a class of aiohttp that is not meant to be.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 
 MODEL = "gemini-2.5-flash"
 PROMPT = "tell me about the harbour"
-CAPACITY, CALLS = 2, 6
-RETRIES = {"attempts": 3, "initial_delay": 0.01, "max_delay": 0.01, "jitter": 0.0}
+CAPACITY = 2
 
 
 @pytest.fixture(scope="module")
@@ -55,67 +54,36 @@ class Mode:
         where = {"base_url": server.url("gemini"), "api_version": "v1beta"}
         return genai.Client(api_key="fake", http_options={**where, **options})  # type: ignore[arg-type]
 
-    def ask(self, client: genai.Client, calls: int = 1, **options: Any) -> None:
-        """Make calls at the same time, and read their answers."""
+    def ask(self, client: genai.Client, **options: Any) -> None:
+        """Make a call, and read its answer."""
         options = {"model": MODEL, "contents": PROMPT, **options}
-        if self.colour == "sync":
-            with ThreadPoolExecutor(calls) as pool:
-                for done in [pool.submit(self._ask, client, options) for _ in range(calls)]:
-                    done.result()
-        else:
-            asyncio.run(self._ask_all(client, calls, options))
-
-    def _ask(self, client: genai.Client, options: Any) -> None:
-        if self.streamed:
+        if self.colour != "sync":
+            asyncio.run(self._ask_async(client, options))
+        elif self.streamed:
             list(client.models.generate_content_stream(**options))
         else:
             client.models.generate_content(**options)
 
-    async def _ask_all(self, client: genai.Client, calls: int, options: Any) -> None:
+    async def _ask_async(self, client: genai.Client, options: Any) -> None:
         try:
-            await asyncio.gather(*[self._ask_async(client, options) for _ in range(calls)])
+            if self.streamed:
+                async for _ in await client.aio.models.generate_content_stream(**options):
+                    pass
+            else:
+                await client.aio.models.generate_content(**options)
         finally:
             await client.aio.aclose()
-
-    async def _ask_async(self, client: genai.Client, options: Any) -> None:
-        if self.streamed:
-            async for _ in await client.aio.models.generate_content_stream(**options):
-                pass
-        else:
-            await client.aio.models.generate_content(**options)
 
 
 MODES = [Mode(colour, streamed=streamed) for colour in ("sync", "httpx", "aiohttp") for streamed in (False, True)]
 each_mode = pytest.mark.parametrize("mode", MODES, ids=str)
-each_stream = pytest.mark.parametrize("mode", [mode for mode in MODES if mode.streamed], ids=str)
 each_colour = pytest.mark.parametrize("mode", [mode for mode in MODES if not mode.streamed], ids=str)
 
 
-def in_background(target: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=target)
-    thread.start()
-    return thread
-
-
 @each_mode
-def test_peak_equals_the_capacity(
+def test_span_and_usage_have_details(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduling = scheduled(capacity=CAPACITY)
-    client = mode.client(gemini, monkeypatch)
-    gemini.hold(after_chunks=1 if mode.streamed else None)
-    thread = in_background(lambda: mode.ask(client, CALLS))
-    gemini.wait_for(held=CAPACITY)
-    scheduling.seen.wait_for(Submitted, CALLS)
-    assert gemini.state().received == CAPACITY
-    gemini.release()
-    thread.join()
-    scheduling.settled(CALLS)
-    assert gemini.peak() == CAPACITY
-
-
-@each_mode
-def test_usage_is_exact(mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduling = scheduled(capacity=CAPACITY)
     gemini.configure(output_tokens=7, cached_tokens=2, reasoning_tokens=3)
     mode.ask(mode.client(gemini, monkeypatch), config={"max_output_tokens": 50})
@@ -132,22 +100,6 @@ def test_usage_is_exact(mode: Mode, gemini: LlmServer, scheduled: Scheduled, mon
 
 
 @each_mode
-def test_slot_is_free_during_back_off(
-    mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scheduling = scheduled(capacity=1)
-    # Options of the client: those of one call are ignored for async streams by 1.65.
-    client = mode.client(gemini, monkeypatch, retry_options=RETRIES)
-    gemini.throttle(2)
-    mode.ask(client)
-    scheduling.settled(1)
-    assert [request.status for request in gemini.requests()] == [429, 429, 200]
-    assert len(scheduling.seen.of(Suspended)) == 2
-    assert len(scheduling.seen.of(Granted)) == 3
-    assert [event.status for event in scheduling.seen.of(Throttled)] == [429, 429]
-
-
-@each_mode
 def test_refusal_counts_as_throttling_once(
     mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,20 +113,6 @@ def test_refusal_counts_as_throttling_once(
     assert not scheduling.seen.of(Spent)
     (span,) = scheduling.spans("call ")
     assert span.status.status_code is StatusCode.ERROR
-
-
-@each_stream
-def test_broken_stream_frees_slot(
-    mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scheduling = scheduled(capacity=1)
-    gemini.break_off(1, after_chunks=2)
-    with pytest.raises(Exception, match=r"(?i)peer closed|payload"):
-        mode.ask(mode.client(gemini, monkeypatch))
-    scheduling.settled(1)
-    (spent,) = scheduling.seen.of(Spent)
-    assert spent.spending.usage is not None
-    assert spent.spending.usage.estimated
 
 
 @pytest.mark.parametrize("ending", ["close", "drop"])
@@ -259,3 +197,93 @@ def test_embeddings_are_scheduled_and_token_counts_are_not(
         asyncio.run(ask())
     scheduling.settled(1)
     assert len(scheduling.spans("embeddings ")) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "cachedContents"),
+        ("get", "files/f"),
+        ("post", "upload/v1beta/files"),
+        ("post", f"models/{MODEL}:countTokens"),
+        ("post", f"publishers/google/models/{MODEL}:computeTokens"),
+        ("post", f"models/{MODEL}:batchGenerateContent"),
+        ("post", f"models/{MODEL}:asyncBatchEmbedContent"),
+        ("post", "models/veo-3:predictLongRunning"),
+        ("post", "tunedModels"),
+        ("get", "operations/o"),
+        ("get", f"models/{MODEL}"),
+    ],
+)
+def test_request_that_generates_nothing_passes(method: str, path: str) -> None:
+    client = genai.Client(api_key="fake")._api_client
+    assert describe(client, path, method) is None
+
+
+def describe(client: Any, path: str, method: str = "post", **body: Any) -> Any:
+    options = {"http_method": method, "path": path, "request_dict": body, "http_options": None}
+    return GoogleGenaiAdapter().describe_call(client, options)
+
+
+class Credentials(google.auth.credentials.Credentials):  # type: ignore[misg, no-untyped-call]
+    """Of a project that nobody has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = "fake"
+
+    def refresh(self, request: Any) -> None:
+        raise AssertionError("the token is good")
+
+
+def make_vertex_client(**options: Any) -> genai.Client:
+    where: Any = {"project": "p", "location": "europe-west4", "credentials": Credentials()}
+    return genai.Client(vertexai=True, **where, http_options=options or None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (f"publishers/google/models/{MODEL}:generateContent", MODEL),
+        (f"projects/p/locations/global/publishers/google/models/{MODEL}:streamGenerateContent?alt=sse", MODEL),
+        ("publishers/meta/models/llama-4:generateContent", "llama-4"),
+        ("projects/p/locations/europe-west4/endpoints/123:generateContent", "123"),
+    ],
+)
+def test_model_of_vertex_is_the_end_of_its_name(path: str, model: str) -> None:
+    description = describe(make_vertex_client()._api_client, path, contents=[])
+    assert (description.provider, description.operation) == ("gcp.vertex_ai", "generate_content")
+    assert description.model == model
+    assert description.url.host == "europe-west4-aiplatform.googleapis.com"
+
+
+@each_mode
+def test_vertex_calls_are_scheduled(
+    mode: Mode, gemini: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduling = scheduled(capacity=1)
+    gemini.configure(output_tokens=7)
+    monkeypatch.setattr(_api_client, "has_aiohttp", mode.colour == "aiohttp")
+    mode.ask(make_vertex_client(base_url=gemini.url("gemini")))
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage == Usage(5, 7, False)
+    (span,) = scheduling.spans("generate_content ")
+    assert (span.attributes or {})["gen_ai.provider.name"] == "gcp.vertex_ai"
+    (request,) = gemini.requests()
+    assert request.path.endswith(
+        f"/projects/p/locations/europe-west4/publishers/google/models/{MODEL}:{request.operation}"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The generate_images method")
+def test_predictions_of_vertex_are_embeddings_or_images(gemini: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    client = make_vertex_client(base_url=gemini.url("gemini"))
+    client.models.embed_content(model="text-embedding-005", contents=[PROMPT, "again"])
+    client.models.generate_images(model="imagen-4", prompt=PROMPT)
+    scheduling.settled(2)
+    assert [request.operation for request in gemini.requests()] == ["predict", "predict"]
+    assert len(scheduling.spans("embeddings text-embedding-005")) == 1
+    assert len(scheduling.spans("generate_content imagen-4")) == 1
+    assert scheduling.seen.of(Spent)[0].spending.usage == Usage(2, 0, False)

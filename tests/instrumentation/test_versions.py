@@ -7,16 +7,25 @@ from pathlib import Path
 import pytest
 import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from sdk_versions import PAIR, PAIRS
 
 from loco_otel.patching import LocoInstrumentor
 
 OVERLAYS = Path(__file__).parents[2] / ".venv" / "pairs"
 
-INSTRUMENTORS = {"openai": OpenAIInstrumentor, "anthropic": AnthropicInstrumentor, "groq": GroqInstrumentor}
+INSTRUMENTORS = {
+    "openai": OpenAIInstrumentor,
+    "anthropic": AnthropicInstrumentor,
+    "groq": GroqInstrumentor,
+    "google-genai": GoogleGenaiInstrumentor,
+}
+VERSION_MODULES = {"google.genai": "google.genai.version"}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
@@ -24,17 +33,23 @@ each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values
 def required(pair: str) -> dict[str, Requirement]:
     lines = PAIRS.joinpath(f"{pair}.txt").read_text().splitlines()
     found = [Requirement(line) for line in lines if not line.startswith("#")]
-    return {requirement.name: requirement for requirement in found}
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def find_oldest(sdk: str) -> Version:
+    """Return the oldest version of an SDK that a pair pins."""
+    pins = [required(path.stem).get(canonicalize_name(sdk)) for path in PAIRS.glob("*.txt")]
+    return min(Version(it.version.removesuffix(".*")) for pin in pins if pin is not None for it in pin.specifier)
 
 
 @each_instrumentor
 def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumentor]) -> None:
     sdk = instrumentor.sdk
-    wanted = required(PAIR) if PAIR else {}
-    if sdk in wanted:
-        assert version(sdk) in wanted[sdk].specifier
+    wanted = required(PAIR).get(canonicalize_name(sdk)) if PAIR else None
+    if wanted is not None:
+        assert version(sdk) in wanted.specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
-    assert import_module(f"{sdk}._version").__version__ == version(sdk)
+    assert import_module(VERSION_MODULES.get(sdk, f"{sdk}._version")).__version__ == version(sdk)
     assert instrumentor.supports_version(version(sdk))
 
 
@@ -48,6 +63,5 @@ def test_installed_wrapt_is_that_of_the_pair() -> None:
 
 @each_instrumentor
 def test_support_starts_with_the_oldest_pair(instrumentor: type[LocoInstrumentor]) -> None:
-    (oldest,) = required("oldest")[instrumentor.sdk].specifier
     (floor,) = (it for it in Requirement(instrumentor.requires).specifier if it.operator == ">=")
-    assert oldest.version.startswith(floor.version)
+    assert find_oldest(instrumentor.sdk) == Version(floor.version)

@@ -54,6 +54,8 @@ class ConformingSdk:
     """As its inference spans are named."""
     modes: tuple[Mode, ...] = ALL_MODES
     reports_cached_tokens: bool = True
+    mixed_share: float = 1.0
+    """Share of the mixed calls that the row makes, where an SDK has several rows."""
     has_retries: bool = True
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
 
@@ -181,7 +183,9 @@ SDKS = (
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
-    ConformingSdk("gemini", _make_gemini, _make_httpx_gemini, _generate_content, operation="generate_content"),
+    ConformingSdk(
+        "gemini", _make_gemini, _make_httpx_gemini, _generate_content, operation="generate_content", mixed_share=0.6
+    ),
     ConformingSdk(
         "gemini-aiohttp",
         _make_gemini,
@@ -189,6 +193,7 @@ SDKS = (
         _generate_content,
         api="gemini",
         operation="generate_content",
+        mixed_share=0.3,
         modes=tuple(mode for mode in ALL_MODES if mode.is_async),
     ),
     ConformingSdk(
@@ -198,5 +203,6 @@ SDKS = (
         _create_interaction,
         api="gemini",
         operation="generate_content",
+        mixed_share=0.1,  # its SDK spends 80 ms of CPU time on each
     ),
 )

@@ -99,12 +99,13 @@ class Scheduling:
         given_back = _count(seen, Released)
         paused = _count(seen, Suspended)
         rejected = _count(seen, Rejected)
+        spent = _count(seen, Spent)
         for ticket in asked:
             assert given_back[ticket] + rejected[ticket] == 1, f"{ticket} has not ended once"
             if not rejected[ticket]:
                 # A call that gives up in its pause ends without another grant.
                 assert granted[ticket] in (1 + paused[ticket], paused[ticket])
-            assert sum(event.ticket.id == ticket for event in seen.of(Spent)) <= 1
+            assert spent[ticket] <= 1
 
     def close(self) -> None:
         loco_otel.uninstall()

@@ -14,6 +14,7 @@ _OPERATIONS = {
     "streamGenerateContent": "generate_content",
     "embedContent": "embeddings",
     "batchEmbedContents": "embeddings",
+    "predict": "generate_content",
 }
 _FINISH_REASONS = {
     "STOP": "stop",
@@ -39,6 +40,8 @@ class GoogleGenaiAdapter:
         if found is None or operation is None:
             return None
         body = _neutralise_body(options["request_dict"])
+        if found["method"] == "predict" and _is_text_to_embed(options["request_dict"]):
+            operation = "embeddings"
         if found["method"] == "streamGenerateContent":
             body["stream"] = True
         provider = "gcp.vertex_ai" if client.vertexai else "gcp.gemini"
@@ -106,7 +109,7 @@ def _neutralise_body(body: Mapping[str, Any]) -> dict[str, object]:
     """Return a request's body under the names that the toolkit reads."""
     config = body.get("generationConfig") or {}
     neutral = {
-        "input": body.get("contents") or body.get("content") or body.get("requests"),
+        "input": body.get("contents") or body.get("content") or body.get("requests") or body.get("instances"),
         "system": body.get("systemInstruction"),
         "tools": body.get("tools"),
         "response_format": config.get("responseSchema") or config.get("responseJsonSchema"),
@@ -122,6 +125,12 @@ def _neutralise_body(body: Mapping[str, Any]) -> dict[str, object]:
     return {name: value for name, value in neutral.items() if value is not None}
 
 
+def _is_text_to_embed(body: Mapping[str, Any]) -> bool:
+    """Return whether a prediction on Vertex AI is of embeddings; else it is of images, with a prompt."""
+    instances = body.get("instances") or ()
+    return any("content" in each for each in instances if isinstance(each, Mapping))
+
+
 def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:
     usage = known.get("usageMetadata")
     if usage:
@@ -132,6 +141,11 @@ def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:
         candidates = usage.get("candidatesTokenCount")
         if candidates is not None or thoughts is not None:
             meter.output_tokens = (candidates or 0) + (thoughts or 0)
+    predictions = known.get("predictions") or ()
+    statistics = [(each.get("embeddings") or {}).get("statistics") or {} for each in predictions]
+    if any(statistics):
+        meter.input_tokens = sum(int(each.get("token_count") or 0) for each in statistics)
+        meter.output_tokens = 0
     meter.model = known.get("modelVersion") or meter.model
     meter.response_id = known.get("responseId") or meter.response_id
     reasons = [candidate.get("finishReason") for candidate in known.get("candidates") or ()]
