@@ -1,9 +1,12 @@
 """The removal of one wrapper among others, under either major version of wrapt."""
 
+import textwrap
 from functools import wraps
 
 import wrapt
 
+from loco_otel.patching import Target
+from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.unwrapping import iterate_layers, remove_wrapper
 
 
@@ -75,3 +78,16 @@ def test_wrapped_inherited_method_is_inherited_again():
     assert remove_wrapper(child, "request", proxy)
     assert "request" not in vars(child)
     assert child().request() == "answer"
+
+
+def test_function_of_module_is_wrapped_and_restored():
+    original = textwrap.indent
+    patch_set = PatchSet()
+    target = Target("textwrap", None, "indent", lambda wrapped, _, args, kwargs: wrapped(*args, **kwargs) + "!")
+    patch_set.apply_patches([target])
+    patch_set.reapply_patches()
+    assert textwrap.indent("a", " ") == " a!"
+    assert patch_set.patched_methods == (str(target),) == ("textwrap.indent",)
+    patch_set.remove_patches()
+    assert textwrap.indent is original
+    assert patch_set.patched_methods == ()
