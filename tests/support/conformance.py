@@ -168,7 +168,9 @@ def _generate_content(client: Any, *, model: str, messages: Any, stream: bool) -
 
 def _make_interactions(*, api_key: str, base_url: str) -> genai.Client:
     # With the retries that it makes by default.
-    return _make_gemini(api_key=api_key, base_url=base_url, retry_options=None)
+    client = _make_gemini(api_key=api_key, base_url=base_url, retry_options=None)
+    assert client.interactions, "imported here, as that takes seconds on a busy machine"
+    return client
 
 
 def _make_async_interactions(**options: Any) -> Any:

@@ -33,18 +33,20 @@ def defines_targets(targets: Iterable[Target]) -> bool:
 
 
 def _defines_target(target: Target) -> bool:
-    classes = _parse_classes(target.module)
-    return any(target.method in _list_methods(classes[name]) for name in _iterate_bases(classes, target.owner))
+    module = _parse_module(target.module)
+    if target.owner is None:
+        return target.method in _list_functions(module)
+    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+    return any(target.method in _list_functions(classes[name]) for name in _iterate_bases(classes, target.owner))
 
 
 @cache
-def _parse_classes(module: str) -> dict[str, ast.ClassDef]:
+def _parse_module(module: str) -> ast.Module:
     file = find_module_file(module)
     try:
-        tree = ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
+        return ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
     except (OSError, SyntaxError, ValueError):
-        return {}
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        return ast.Module([], [])
 
 
 def _iterate_bases(classes: dict[str, ast.ClassDef], name: str) -> Iterator[str]:
@@ -61,5 +63,5 @@ def _iterate_bases(classes: dict[str, ast.ClassDef], name: str) -> Iterator[str]
                     pending.append(plain.id)
 
 
-def _list_methods(definition: ast.ClassDef) -> set[str]:
-    return {node.name for node in definition.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+def _list_functions(scope: ast.Module | ast.ClassDef) -> set[str]:
+    return {node.name for node in scope.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
