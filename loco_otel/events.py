@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
-from loco_otel.money import Action, BudgetStatus
+from loco_otel.money import Action, BilledItem, BudgetStatus
 
 MILLI = 1000
 """Milli-weights in one unit of weight."""
@@ -120,6 +120,8 @@ class Usage(NamedTuple):
     """Input tokens written to the provider's cache."""
     reasoning_tokens: int | None = None
     """Output tokens used for reasoning."""
+    items: tuple[BilledItem, ...] = ()
+    """All else that the provider reports and bills."""
 
 
 class Spending(NamedTuple):
@@ -148,8 +150,8 @@ class Spending(NamedTuple):
     """The action of a budget without room for the call."""
     sent_model: str | None = None
     """The model that the call was sent with, if it is not the one that the program named."""
-    service_tier: str | None = None
-    """`batch`, `flex` or `priority`, if the provider reports it: each has prices of its own."""
+    unpriced: tuple[str, ...] = ()
+    """What of the call has no known price and is not in `usd`, by kind of `BilledItem`; empty without any price."""
 
 
 class RateLimits(NamedTuple):

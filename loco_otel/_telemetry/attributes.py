@@ -37,6 +37,8 @@ SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
 SPENT_OUTPUT = "loco.spend.output_tokens"
 SPEND_ESTIMATED = "loco.spend.estimated"
+SPEND_KIND = "loco.spend.kind"
+SPEND_UNPRICED = "loco.spend.unpriced"
 BUDGET_SCOPE = "loco.budget.scope"
 BUDGET_KEY = "loco.budget.key"
 BUDGET_PERIOD = "loco.budget.period"
@@ -148,6 +150,15 @@ ATTRIBUTES = {
         AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),
         AttributeDefinition(SPENT_OUTPUT, "int", "Tokens received."),
         AttributeDefinition(SPEND_ESTIMATED, "boolean", "True if the provider reported no usage."),
+        AttributeDefinition(
+            SPEND_KIND,
+            "string",
+            "What has no known price, such as `web_searches`; `all` for a model without one.",
+            is_limited=True,
+        ),
+        AttributeDefinition(
+            SPEND_UNPRICED, "string[]", "What of the call has no known price and is missing in `loco.spend.usd`."
+        ),
         AttributeDefinition(
             BUDGET_SCOPE, "string", "The kind of entity whose spending the budget limits.", tuple(Scope)
         ),

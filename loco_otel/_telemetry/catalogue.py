@@ -175,8 +175,9 @@ SPENT = MetricDefinition(
     (key.AGENT, key.TENANT, key.PROVIDER, key.MODEL),
 )
 UNPRICED = MetricDefinition(
-    "loco.spend.unpriced", InstrumentKind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
-    (key.PROVIDER, key.MODEL),
+    "loco.spend.unpriced", InstrumentKind.COUNTER, "{request}",
+    "Settled calls of which all or a part has no known price; one for each kind.",
+    (key.PROVIDER, key.MODEL, key.SPEND_KIND),
 )
 BUDGET_LIMIT = MetricDefinition(
     "loco.budget.limit", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
@@ -262,7 +263,8 @@ EVENT_SPEND = SpanEventDefinition(
     "which has ended by then.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
     optional=(
-        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
+        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.SPEND_UNPRICED, key.BUDGET_REMAINING, key.BUDGET_ACTION,
+        key.BUDGET_MODEL,
     ),
 )  # fmt: skip
 _BUDGET_ATTRIBUTES = (

@@ -262,6 +262,7 @@ def everything(rig: Rig) -> None:
         997_500,
         Action.DOWNGRADE,
         "gpt-4o-mini",
+        ("web_searches",),
     )
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))

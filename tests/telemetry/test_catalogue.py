@@ -50,7 +50,7 @@ CONTRACT = {
     "loco.throttles": ("counter", "{throttle}", "loco_throttles_total", {R, P, "error.type"}),
     "loco.tokens": ("counter", "{token}", "loco_tokens_total", {A, P, M, "gen_ai.token.type"}),
     "loco.spend": ("counter", "USD", "loco_spend_USD_total", {A, P, M, TENANT}),
-    "loco.spend.unpriced": ("counter", "{request}", "loco_spend_unpriced_total", {P, M}),
+    "loco.spend.unpriced": ("counter", "{request}", "loco_spend_unpriced_total", {P, M, "loco.spend.kind"}),
     "loco.spend.weight": ("counter", "{weight}", "loco_spend_weight_total", {A, P, M}),
     "loco.budget.limit": ("observable gauge", "USD", "loco_budget_limit_USD", BUDGET),
     "loco.budget.spent": ("observable gauge", "USD", "loco_budget_spent_USD", BUDGET),

@@ -113,7 +113,18 @@ def test_money_is_counted_by_tenant_and_what_has_no_price_apart() -> None:
         spent(ticket(provider="openai", model="our-own"), usd=None),
     )
     assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "acme"): 0.005}
-    assert rig.points("loco.spend.unpriced") == {("openai", "our-own"): 1}
+    assert rig.points("loco.spend.unpriced") == {("openai", "our-own", "all"): 1}
+
+
+def test_item_without_a_price_is_counted_by_its_kind() -> None:
+    rig = Rig()
+    event = spent(ticket(provider="openai", model="gpt-4o"))
+    rig.tell(event._replace(spending=event.spending._replace(unpriced=("web_searches", "inference_geo"))))
+    assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "unknown"): 0.0025}
+    assert rig.points("loco.spend.unpriced") == {
+        ("openai", "gpt-4o", "web_searches"): 1,
+        ("openai", "gpt-4o", "inference_geo"): 1,
+    }
 
 
 def test_estimated_tokens_count_too() -> None:
