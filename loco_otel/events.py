@@ -220,9 +220,8 @@ class Granted(NamedTuple):
     waited_ticks: int
     """Ticks of this wait."""
     score: float
-    """The score L at the grant; under `fair` the weights by which its agent is behind V, negative if ahead.
-
-    0 if no requests were compared.
+    """The score L at the grant; under `fair` the weights by which its agent is behind V, negative if ahead; 0 if no
+    requests were compared.
     """
     alpha: float
     queue_weight: int
@@ -428,6 +427,10 @@ class ResourceSnapshot(NamedTuple):
     fairness: float
     """Jain's index of the weight served over the last grants; starved agents count as 0."""
     agents: tuple[AgentSnapshot, ...]
+    pause: float = 0.0
+    """Seconds for which its provider still asks for a pause."""
+    pause_header: str | None = None
+    """The header that states them."""
 
 
 class ResourceDump(NamedTuple):
@@ -435,9 +438,7 @@ class ResourceDump(NamedTuple):
 
     standing: ResourceSnapshot
     tickets: tuple[TicketSnapshot, ...]
-    """Holders in the order of their grants, then waiters in the order in which they would be granted next, then the
-    rest.
-    """
+    """Holders by their grants, then waiters in the order in which they would be granted next, then the rest."""
     left_out: int
     """Requests that the dump's limit leaves out."""
 

@@ -15,6 +15,7 @@ from loco_otel._core.stall_detector import Stall, detect_stall
 from loco_otel._core.steps import Steps
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._core.token_bucket import compute_refill_delay
+from loco_otel.clock import StatedDelay
 from loco_otel.events import (
     GrantReason,
     Outcome,
@@ -247,15 +248,16 @@ class Scheduler(Steps):
             if pause is None:
                 pause = _compute_limits_pause(ticket, event.limits)
             for pool in self._find_queue_set(ticket).pools:
-                pool.handle_throttling(ticket, now, _clamp_pause(pause))
+                pool.handle_throttling(ticket, now, _clamp_pause(pause), getattr(pause, "header", None))
                 self.has_learnt |= pool.has_learnt
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
         """Note what the provider says is left: too little for another such request, and none is granted until then."""
-        pause = _clamp_pause(_compute_limits_pause(ticket, limits))
+        stated = _compute_limits_pause(ticket, limits)
+        pause = _clamp_pause(stated)
         if pause and ticket.state is State.GRANTED:
             for pool in self._find_queue_set(ticket).pools:
-                pool.set_pause(now + pause)
+                pool.set_pause(now + pause, getattr(stated, "header", None))
 
     def suspend_ticket(self, ticket: Ticket, now: float) -> None:
         """Give the slot back for the length of a pause; the ticket stays."""
@@ -404,10 +406,12 @@ def _compute_limits_pause(ticket: Ticket, limits: RateLimits | None) -> float:
         (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
         (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
     )
-    return max(
-        compute_refill_delay(needed, left, limit, reset) if left is not None and reset is not None else 0.0
-        for needed, left, limit, reset in buckets
-    )
+    longest = 0.0
+    for needed, left, limit, reset in buckets:
+        delay = compute_refill_delay(needed, left, limit, reset) if left is not None and reset is not None else 0.0
+        if delay > longest:
+            longest = StatedDelay(delay, reset.header) if isinstance(reset, StatedDelay) else delay
+    return longest
 
 
 def _clamp_pause(pause: float) -> float:

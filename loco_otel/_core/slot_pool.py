@@ -23,6 +23,7 @@ class SlotPool:
         "is_gated",
         "leases",
         "name",
+        "pause_header",
         "paused_until",
         "queue_sets",
         "recently_served",
@@ -44,6 +45,8 @@ class SlotPool:
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
         """Nobody is granted before."""
+        self.pause_header: str | None = None
+        """The header that states it."""
         self.is_gated = False
         """Whether more than the slots has to be looked at."""
         self.set_capacity(capacity)
@@ -88,24 +91,25 @@ class SlotPool:
             self.token_bucket = None if tokens is None else TokenBucket(tokens)
         self._update_gate()
 
-    def handle_throttling(self, ticket: Ticket, now: float, pause: float) -> None:
+    def handle_throttling(self, ticket: Ticket, now: float, pause: float, header: str | None) -> None:
         """Note that the provider refused one of the holders, for load, and for how long it wants to be left alone."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_refusal(
             self.used, ticket.granted_at, now, pause
         ):
             self._apply_adaptive_limit()
         if pause:
-            self.set_pause(now + pause)
+            self.set_pause(now + pause, header)
 
     def handle_success(self, now: float) -> None:
         """Note that the provider has served one of the holders, who has not left yet."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_success(self.used, now):
             self._apply_adaptive_limit()
 
-    def set_pause(self, until: float) -> None:
+    def set_pause(self, until: float, header: str | None) -> None:
         """Grant nothing before, as the provider asks; a capacity that somebody has set is nobody's to pause."""
         if self.adaptive_limit is not None and until > self.paused_until:
             self.paused_until = until
+            self.pause_header = header
             self._update_gate()
 
     def _apply_adaptive_limit(self) -> None:

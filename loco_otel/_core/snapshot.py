@@ -26,6 +26,8 @@ def build_resource_snapshot(pool: SlotPool, now: float) -> ResourceSnapshot:
         alpha=own.policy.alpha,
         fairness=_compute_fairness(pool),
         agents=tuple(_build_agent_snapshots(pool, now)),
+        pause=max(0.0, pool.paused_until - now),
+        pause_header=pool.pause_header if pool.paused_until > now else None,
     )
 
 

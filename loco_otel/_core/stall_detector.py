@@ -31,6 +31,8 @@ class Stall(NamedTuple):
     active: int
     pause: float
     """Seconds for which the provider still wants to be left alone."""
+    pause_header: str | None
+    """The header that states them."""
 
     def __str__(self) -> str:
         said = (
@@ -43,6 +45,7 @@ class Stall(NamedTuple):
             said += f"; {self.active} hold: {held}{more}"
         if self.pause:
             said += f"; its provider asked for a pause of another {self.pause:.0f} s"
+            said += f" in {self.pause_header}" if self.pause_header else ""
         return said
 
 
@@ -69,4 +72,5 @@ def detect_stall(pool: SlotPool, now: float) -> Stall | None:
         ),
         len(pool.leases),
         max(0.0, pool.paused_until - now),
+        pool.pause_header,
     )

@@ -32,6 +32,7 @@ GRANT_REASON = "loco.grant.reason"
 BYPASS_REASON = "loco.bypass.reason"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
+GATE_CAUSE = "loco.gate.cause"
 SPENT_WEIGHT = "loco.spend.weight"
 SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
@@ -145,6 +146,9 @@ ATTRIBUTES = {
         AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
         AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
         AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
+        AttributeDefinition(
+            GATE_CAUSE, "string", "What keeps a resource closed: the header in which its provider asks for a pause."
+        ),
         AttributeDefinition(SPENT_WEIGHT, "double", "Weight of the call, by its actual tokens if known."),
         AttributeDefinition(SPENT_USD, "double", "Cost of the call in USD; absent if the price is unknown."),
         AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),

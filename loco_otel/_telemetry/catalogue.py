@@ -141,6 +141,11 @@ CAPACITY = MetricDefinition(
     "Slots of a resource; no point while it is unlimited.",
     (key.RESOURCE,),
 )
+GATE_CLOSED = MetricDefinition(
+    "loco.gate.closed", InstrumentKind.OBSERVABLE_GAUGE, "s",
+    "How much longer nothing is granted, because the provider asks for a pause; no point while there is none.",
+    (key.RESOURCE, key.GATE_CAUSE),
+)
 ALPHA = MetricDefinition(
     "loco.scheduler.alpha", InstrumentKind.OBSERVABLE_GAUGE, "{alpha}",
     "Share of the queue's weight in the score, against its age.",
@@ -233,7 +238,7 @@ ACTIVE = MetricDefinition(
 
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
-    QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
+    QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, GATE_CLOSED, ALPHA, TICKS, FAIRNESS,
     THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
     BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
 )  # fmt: skip

@@ -226,7 +226,7 @@ def standing() -> Snapshot:
         1000.0,
         (
             ResourceSnapshot("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
-            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, ()),
+            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, (), 12.5, "retry-after"),
         ),
     )
 

@@ -44,6 +44,7 @@ CONTRACT = {
     "loco.bypassed": ("counter", "{request}", "loco_bypassed_total", {"loco.bypass.reason"}),
     "loco.load.score": ("observable gauge", "{score}", "loco_load_score", {A, R}),
     "loco.resource.capacity": ("observable gauge", "{request}", "loco_resource_capacity", {R}),
+    "loco.gate.closed": ("observable gauge", "s", "loco_gate_closed_seconds", {R, "loco.gate.cause"}),
     "loco.scheduler.alpha": ("observable gauge", "{alpha}", "loco_scheduler_alpha", {R}),
     "loco.scheduler.ticks": ("observable counter", "{tick}", "loco_scheduler_ticks_total", {R}),
     "loco.fairness.index": ("observable gauge", "{index}", "loco_fairness_index", {R}),

@@ -270,6 +270,14 @@ def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
     assert rig.points("loco.load.score") == {("agent", "r"): 0.3}
 
 
+def test_pause_of_a_provider_is_a_gauge_with_its_header() -> None:
+    resources = [ResourceSnapshot("r", "load", 1, 0, 0, 0, 0.0, 1.0, (), 40.0, header) for header in ("x", None)]
+    rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)))
+    assert rig.points("loco.gate.closed") == {("x", "r"): 40.0, ("unknown", "r"): 40.0}
+    resources[:] = [resources[0]._replace(pause=0.0)]
+    assert rig.points("loco.gate.closed") == {}
+
+
 def test_gauges_that_are_folded_together_make_one_value() -> None:
     agents = tuple(AgentSnapshot(f"agent-{n}", n, n, 1000 * n, n, float(n), n / 10) for n in range(1, 5))
     resources = [ResourceSnapshot(f"r-{n}", "load", n, n, n, 10 * n, n / 10, n / 10, agents[:n]) for n in range(1, 5)]

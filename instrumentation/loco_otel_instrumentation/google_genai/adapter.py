@@ -98,7 +98,7 @@ class GoogleGenaiAdapter:
         # Within a stream the response is the SDK's own, which was a good one.
         in_stream = getattr(response, "status_code", None) == 200  # noqa: PLR2004
         headers = getattr(response, "headers", None) or {}
-        return Refusal(code, headers, details, in_stream, _read_retry_delay(details))
+        return Refusal(code, headers, details, in_stream)
 
 
 def break_stream_cycle(response: Any) -> None:
@@ -194,17 +194,3 @@ def _read_grounding(grounding: Mapping[str, Any], meter: UsageMeter) -> None:
         meter.set_item("web_searches", 1 if is_billed_once else searches)
     if any("maps" in chunk for chunk in grounding.get("groundingChunks") or ()):
         meter.set_item("map_searches", 1)
-
-
-def _read_retry_delay(details: object) -> float | None:
-    """Return in how many seconds to come again, as `RetryInfo` in the body of an error says."""
-    error = details.get("error", details) if isinstance(details, Mapping) else None
-    items = error.get("details") if isinstance(error, Mapping) else None
-    for item in items if isinstance(items, list) else ():
-        delay = item.get("retryDelay") if isinstance(item, Mapping) else None
-        if isinstance(delay, str):
-            try:
-                return float(delay.removesuffix("s"))
-            except ValueError:
-                return None
-    return None
