@@ -83,7 +83,7 @@ def run() -> dict[str, float]:
     )
     print_table("Slot taken and given back, with what is paid (goal: two budgets add at most 15 us)", times, without)
     print(f"  two budgets add {times['two budgets, in memory'] - times[without]:.1f} us")
-    with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").SlotPool(_WRITERS) as pool:
+    with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(_WRITERS) as pool:
         path = str(Path(folder, "ledger.db"))
         _make_loop({**_BUDGETS, "LOCO_LEDGER": path}, paid=True)(1)
         ends = pool.map(partial(_write_ledger, path), range(_WRITERS), chunksize=1)

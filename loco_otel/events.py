@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
-from loco_otel.money import Action, BudgetStatus
+from loco_otel.money import Action, BilledItem, BudgetStatus
 
 MILLI = 1000
 """Milli-weights in one unit of weight."""
@@ -120,6 +120,8 @@ class Usage(NamedTuple):
     """Input tokens written to the provider's cache."""
     reasoning_tokens: int | None = None
     """Output tokens used for reasoning."""
+    items: tuple[BilledItem, ...] = ()
+    """All else that the provider reports and bills."""
 
 
 class Spending(NamedTuple):
@@ -148,8 +150,8 @@ class Spending(NamedTuple):
     """The action of a budget without room for the call."""
     sent_model: str | None = None
     """The model that the call was sent with, if it is not the one that the program named."""
-    service_tier: str | None = None
-    """`batch`, `flex` or `priority`, if the provider reports it: each has prices of its own."""
+    unpriced: tuple[str, ...] = ()
+    """What of the call has no known price and is not in `usd`, by kind of `BilledItem`; empty without any price."""
 
 
 class RateLimits(NamedTuple):
@@ -218,9 +220,8 @@ class Granted(NamedTuple):
     waited_ticks: int
     """Ticks of this wait."""
     score: float
-    """The score L at the grant; under `fair` the weights by which its agent is behind V, negative if ahead.
-
-    0 if no requests were compared.
+    """The score L at the grant; under `fair` the weights by which its agent is behind V, negative if ahead; 0 if no
+    requests were compared.
     """
     alpha: float
     queue_weight: int
@@ -426,6 +427,10 @@ class ResourceSnapshot(NamedTuple):
     fairness: float
     """Jain's index of the weight served over the last grants; starved agents count as 0."""
     agents: tuple[AgentSnapshot, ...]
+    pause: float = 0.0
+    """Seconds for which its provider still asks for a pause."""
+    pause_header: str | None = None
+    """The header that states them."""
 
 
 class ResourceDump(NamedTuple):
@@ -433,9 +438,7 @@ class ResourceDump(NamedTuple):
 
     standing: ResourceSnapshot
     tickets: tuple[TicketSnapshot, ...]
-    """Holders in the order of their grants, then waiters in the order in which they would be granted next, then the
-    rest.
-    """
+    """Holders by their grants, then waiters in the order in which they would be granted next, then the rest."""
     left_out: int
     """Requests that the dump's limit leaves out."""
 

@@ -129,6 +129,32 @@ class AccountKey(NamedTuple):
     period: Period
 
 
+ALL_KINDS = "all"
+"""In place of a kind of `BilledItem`: nothing of the call has a known price."""
+REPORTED_CHARGE = "reported_usd"
+"""The kind of the charge in micro-USD that a provider or router reports itself."""
+
+
+class BilledItem(NamedTuple):
+    """One figure of an answer that a provider bills, beside the token counts of `Usage`.
+
+    Example:
+        >>> item = BilledItem('web_searches', 2)
+        >>> f'{item.amount} {item.kind}'
+        '2 web_searches'
+
+    """
+
+    kind: str
+    """The name that `genai-prices` has for its unit, such as `input_audio_tokens` or `cache_write_1h_tokens`; else a
+    name of the same form.
+
+    Tokens of a modality or of a cache are a part of the token counts of `Usage`. Input tokens of a modality exclude
+    those read from a cache.
+    """
+    amount: int
+
+
 class Charge(NamedTuple):
     """The cost of one call, actual or estimated, and the identities that it is charged to.
 
@@ -154,6 +180,8 @@ class Charge(NamedTuple):
     output_tokens: int = 0
     estimated: bool = False
     """True if the provider reported no usage."""
+    underpriced: bool = False
+    """True if a part of the call has no known price."""
 
     def key(self, scope: Scope) -> str | None:
         """Return the charged name within a scope; None if the call has none."""
@@ -202,7 +230,7 @@ class Totals(NamedTuple):
     """Micro-USD of the calls that have a price."""
     weight: int
     unpriced: int
-    """Calls of models without a known price."""
+    """Calls of which all or a part has no known price."""
     estimated: int
     """Calls for which the provider reported no usage."""
     input_tokens: int

@@ -62,6 +62,8 @@ class Settlement(NamedTuple):
     """What remains of the tightest budget in USD; None without one."""
     action: Action | None
     """The action of a budget without room."""
+    unpriced: tuple[str, ...] = ()
+    """The kinds of what the amount leaves out, as it has no known price."""
 
 
 class _ModelChoice(NamedTuple):
@@ -140,10 +142,10 @@ class Reservation:
     def settle_cost(self, ticket: Ticket, bill: ActualCost) -> Settlement:
         """Spend the call's actual cost."""
         self._is_open = False
-        charge = self._make_actual_charge(bill)
+        charge, unpriced = self._make_actual_charge(bill)
         standings = self._budgets.settle_charge(ticket, charge)
         left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
-        return Settlement(charge.usd, min(left, default=None), self.action)
+        return Settlement(charge.usd, min(left, default=None), self.action, unpriced)
 
     def cancel(self, ticket: Ticket) -> None:
         """End the reservation without spending."""
@@ -156,23 +158,27 @@ class Reservation:
 
         Safe in finalisers: takes no lock, logs and loads nothing.
         """
-        charge = None if bill is None else self._make_actual_charge(bill, in_finalizer=True)
+        charge, unpriced = (None, ()) if bill is None else self._make_actual_charge(bill, in_finalizer=True)
         if self.is_open:
             self._is_open = False
             self._budgets.ledger_client.defer_settlement(ticket, charge)
-        return Settlement(None if charge is None else charge.usd, None, self.action)
+        return Settlement(None if charge is None else charge.usd, None, self.action, unpriced)
 
-    def _make_actual_charge(self, bill: ActualCost, *, in_finalizer: bool = False) -> Charge:
-        subject = self._context
-        usd = self._budgets.prices.compute_cost(
-            subject.provider,
-            (bill.model, self.model),
-            bill.usage,
-            host=subject.host,
-            service_tier=bill.service_tier,
-            in_finalizer=in_finalizer,
+    def _make_actual_charge(self, bill: ActualCost, *, in_finalizer: bool = False) -> tuple[Charge, tuple[str, ...]]:
+        """Return the charge, and the kinds of what it leaves out."""
+        subject, prices = self._context, self._budgets.prices
+        models = bill.model, self.model
+        usage, weight, _, tier = bill
+        unpriced: tuple[str, ...] = ()
+        usd = prices.compute_cost(
+            subject.provider, models, usage, host=subject.host, service_tier=tier, in_finalizer=in_finalizer
         )
-        return self._build_charge(self.model or bill.model, usd, bill.weight, bill.usage)
+        if usd is not None and (usage.items or tier is not None):
+            unpriced = prices.find_unpriced(
+                subject.provider, models, usage, host=subject.host, service_tier=tier, in_finalizer=in_finalizer
+            )
+        charge = self._build_charge(self.model or bill.model, usd, weight, usage)
+        return (charge._replace(underpriced=True) if unpriced else charge), unpriced
 
     def _make_estimated_charge(self, model: str | None) -> Charge:
         subject = self._context

@@ -28,10 +28,8 @@ class SpendTotals:
         )  # fmt: skip
         sums = self._sums.get(key) or self._create_sums(key)
         sums[0] += 1
-        if charge.usd is None:
-            sums[3] += 1
-        else:
-            sums[1] += charge.usd
+        sums[1] += charge.usd or 0
+        sums[3] += charge.usd is None or charge.underpriced
         sums[2] += charge.weight
         sums[4] += charge.estimated
         sums[5] += charge.input_tokens

@@ -270,7 +270,7 @@ def _add_to_spend(database: sqlite3.Connection, charge: Charge, now: float) -> N
     """Add a call to its caller's sums of that day."""
     day = datetime.fromtimestamp(now, UTC).date().isoformat()
     key = [day, *(getattr(charge, name) for name in ATTRIBUTION)]
-    unpriced = charge.usd is None
+    unpriced = charge.usd is None or charge.underpriced
     sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
     where = " AND ".join(f"{name} IS ?" for name in ("day", *ATTRIBUTION))
     added = ", ".join(f"{name} = {name} + ?" for name in _SUM_COLUMNS)

@@ -34,6 +34,8 @@ class Price(BaseModel):
     cache_read: _Cost | None = None
     """The price of cached input; None for the input's price."""
     cache_write: _Cost | None = None
+    items: Mapping[str, _Cost] = {}
+    """Prices of what else is billed, by kind: in USD, those of tokens per million."""
 
 
 class BudgetRule(BaseModel):

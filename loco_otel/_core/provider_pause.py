@@ -2,29 +2,40 @@
 
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import compute_refill_delay
+from loco_otel.clock import StatedDelay
 from loco_otel.events import RateLimits
 
 _MAX_PAUSE = 900.0
 """Seconds. A malformed header must not stop a program for a day."""
 
 
-def compute_pause(ticket: Ticket, limits: RateLimits | None, retry_after: float | None = None) -> float:
-    """Return the seconds until another request like the ticket's can succeed, at most 900.
+def compute_pause(
+    ticket: Ticket, limits: RateLimits | None, retry_after: float | None = None
+) -> tuple[float, str | None]:
+    """Return the seconds until another request like the ticket's can succeed, at most 900, and the header of them.
 
     `retry_after` takes precedence; without it the provider's remaining requests and tokens decide.
     """
-    pause = _compute_refill_pause(ticket, limits) if retry_after is None else retry_after
-    return min(pause, _MAX_PAUSE) if pause > 0 else 0.0
+    pause, header = (
+        _compute_refill_pause(ticket, limits) if retry_after is None else (retry_after, _get_header(retry_after))
+    )
+    return (min(float(pause), _MAX_PAUSE), header) if pause > 0 else (0.0, None)
 
 
-def _compute_refill_pause(ticket: Ticket, limits: RateLimits | None) -> float:
+def _compute_refill_pause(ticket: Ticket, limits: RateLimits | None) -> tuple[float, str | None]:
     if limits is None:
-        return 0.0
+        return 0.0, None
     buckets = (
         (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
         (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
     )
     return max(
-        compute_refill_delay(needed, left, limit, reset) if left is not None and reset is not None else 0.0
+        (compute_refill_delay(needed, left, limit, reset), _get_header(reset))
+        if left is not None and reset is not None
+        else (0.0, None)
         for needed, left, limit, reset in buckets
     )
+
+
+def _get_header(delay: float) -> str | None:
+    return delay.header if isinstance(delay, StatedDelay) else None

@@ -232,13 +232,13 @@ class QueueSet:
         for pool in self.pools:
             pool.handle_success(now)
 
-    def handle_throttling(self, ticket: Ticket, now: float, pause: float) -> bool:
+    def handle_throttling(self, ticket: Ticket, now: float, pause: float, header: str | None) -> bool:
         """Update adaptive limits after a refusal, and return whether one of them has learnt a limit."""
         for pool in self.pools:
-            pool.handle_throttling(ticket, now, pause)
+            pool.handle_throttling(ticket, now, pause, header)
         return any(pool.has_learnt for pool in self.pools)
 
-    def set_pause(self, until: float) -> None:
+    def set_pause(self, until: float, header: str | None) -> None:
         """Pause grants until a time, where the limit is adaptive."""
         for pool in self.pools:
-            pool.set_pause(until)
+            pool.set_pause(until, header)

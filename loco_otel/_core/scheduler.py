@@ -174,14 +174,14 @@ class Scheduler:
             self.events.append(event)
         ticket, now = event.ticket, event.at
         if isinstance(ticket, Ticket) and ticket.state is _GRANTED and event.kind is not ThrottleKind.SPEND:
-            pause = compute_pause(ticket, event.limits, event.retry_after)
-            self.has_learnt |= self._find_queue_set(ticket).handle_throttling(ticket, now, pause)
+            pause, header = compute_pause(ticket, event.limits, event.retry_after)
+            self.has_learnt |= self._find_queue_set(ticket).handle_throttling(ticket, now, pause, header)
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
         """Pause the ticket's resources if the provider's remaining limits are too small for another such request."""
-        pause = compute_pause(ticket, limits)
+        pause, header = compute_pause(ticket, limits)
         if pause and ticket.state is _GRANTED:
-            self._find_queue_set(ticket).set_pause(now + pause)
+            self._find_queue_set(ticket).set_pause(now + pause, header)
 
     def suspend_ticket(self, ticket: Ticket, now: float) -> None:
         """Free the slot of a GRANTED ticket for the length of a pause; the ticket stays."""

@@ -23,6 +23,7 @@ class SlotPool:
         "is_gated",
         "leases",
         "name",
+        "pause_header",
         "paused_until",
         "recently_served",
         "reported_stall",
@@ -43,6 +44,8 @@ class SlotPool:
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
         """Nothing is granted before this time."""
+        self.pause_header: str | None = None
+        """The header that states it, if one did."""
         self.is_gated = False
         """Whether a grant depends on more than a free slot: a rate limit, a pause or an adaptive limit."""
         self.set_capacity(capacity)
@@ -87,24 +90,25 @@ class SlotPool:
             self.token_bucket = None if tokens is None else TokenBucket(tokens)
         self._update_gate()
 
-    def handle_throttling(self, ticket: Ticket, now: float, pause: float) -> None:
+    def handle_throttling(self, ticket: Ticket, now: float, pause: float, header: str | None) -> None:
         """Update the adaptive limit after a refusal of a lease's request, and pause for `pause` seconds."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_refusal(
             self.used, ticket.granted_at, now, pause
         ):
             self._apply_adaptive_limit()
         if pause:
-            self.set_pause(now + pause)
+            self.set_pause(now + pause, header)
 
     def handle_success(self, now: float) -> None:
         """Update the adaptive limit after a success of a request whose lease has not ended yet."""
         if self.adaptive_limit is not None and self.adaptive_limit.record_success(self.used, now):
             self._apply_adaptive_limit()
 
-    def set_pause(self, until: float) -> None:
-        """Grant nothing before a time that the provider named. A fixed capacity is never paused."""
+    def set_pause(self, until: float, header: str | None) -> None:
+        """Grant nothing before a time that the provider named, in this header. A fixed capacity is never paused."""
         if self.adaptive_limit is not None and until > self.paused_until:
             self.paused_until = until
+            self.pause_header = header
             self._update_gate()
 
     def _apply_adaptive_limit(self) -> None:

@@ -81,6 +81,8 @@ class SnapshotBuilder:
             alpha=own.policy.alpha,
             fairness=_compute_fairness(pool, queue_sets),
             agents=tuple(self._iter_agent_snapshots(pool, queue_sets, with_ranks=with_ranks)),
+            pause=max(0.0, pool.paused_until - self._now),
+            pause_header=pool.pause_header if pool.paused_until > self._now else None,
         )
 
     def _iter_agent_snapshots(

@@ -33,6 +33,8 @@ class Stall(NamedTuple):
     active: int
     pause: float
     """Seconds left of a pause that the provider named."""
+    pause_header: str | None
+    """The header that states it."""
 
     def __str__(self) -> str:
         text = (
@@ -44,7 +46,8 @@ class Stall(NamedTuple):
             more = f" and {self.active - len(self.holders)} more" if self.active > len(self.holders) else ""
             text += f"; {self.active} holding a slot: {leases}{more}"
         if self.pause:
-            text += f"; the provider's pause lasts another {self.pause:.0f} s"
+            named = f", named by its header {self.pause_header}" if self.pause_header else ""
+            text += f"; the provider's pause lasts another {self.pause:.0f} s{named}"
         return (
             f"{text}. The calls keep waiting: `loco-otel ps` lists them, LOCO_ACQUIRE_TIMEOUT limits a wait, and "
             "LOCO_MAX_HOLD frees slots that are not used"
@@ -80,4 +83,5 @@ def _detect_stall(pool: SlotPool, queue_sets: Sequence[QueueSet], now: float) ->
         tuple((lease.request.agent, now - lease.granted_at) for lease in named),
         len(pool.leases),
         max(0.0, pool.paused_until - now),
+        pool.pause_header,
     )

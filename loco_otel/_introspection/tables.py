@@ -64,6 +64,10 @@ class ResourceRows(NamedTuple):
     tick: int
     alpha: float
     agents: tuple[AgentRow, ...]
+    pause: float = 0.0
+    """Seconds for which the provider still asks for a pause."""
+    pause_header: str | None = None
+    """The header that states them; None if unknown."""
 
 
 def format_dump(resources: Sequence[ResourceDump]) -> str:
@@ -92,6 +96,9 @@ def print_resources(resources: Iterable[ResourceRows], out: Console) -> None:
             f" tick {it.tick}",
             style="bold",
         )
+        if it.pause:
+            header = "" if it.pause_header is None else f", by its header {it.pause_header}"
+            out.print(f"paused for another {it.pause:.1f} s: the provider asks for it{header}")
         if not it.agents:
             continue
         agents = make_table(_AGENT_COLUMNS, numeric_columns={*_AGENT_COLUMNS} - {"agent"})
@@ -124,7 +131,18 @@ def _build_rows(dump: ResourceDump) -> ResourceRows:
         )
         for agent in it.agents
     )
-    return ResourceRows(it.resource, it.policy, it.capacity, it.active, it.waiting, it.tick, it.alpha, agents)
+    return ResourceRows(
+        it.resource,
+        it.policy,
+        it.capacity,
+        it.active,
+        it.waiting,
+        it.tick,
+        it.alpha,
+        agents,
+        it.pause,
+        it.pause_header,
+    )
 
 
 def _build_ticket_table(tickets: Iterable[TicketSnapshot]) -> Table:

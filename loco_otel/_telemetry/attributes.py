@@ -32,11 +32,14 @@ GRANT_REASON = "loco.grant.reason"
 BYPASS_REASON = "loco.bypass.reason"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
+GATE_CAUSE = "loco.gate.cause"
 SPENT_WEIGHT = "loco.spend.weight"
 SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
 SPENT_OUTPUT = "loco.spend.output_tokens"
 SPEND_ESTIMATED = "loco.spend.estimated"
+SPEND_KIND = "loco.spend.kind"
+SPEND_UNPRICED = "loco.spend.unpriced"
 BUDGET_SCOPE = "loco.budget.scope"
 BUDGET_KEY = "loco.budget.key"
 BUDGET_PERIOD = "loco.budget.period"
@@ -143,11 +146,23 @@ ATTRIBUTES = {
         AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
         AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
         AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
+        AttributeDefinition(
+            GATE_CAUSE, "string", "What keeps a resource closed: the header in which its provider asks for a pause."
+        ),
         AttributeDefinition(SPENT_WEIGHT, "double", "Weight of the call, by its actual tokens if known."),
         AttributeDefinition(SPENT_USD, "double", "Cost of the call in USD; absent if the price is unknown."),
         AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),
         AttributeDefinition(SPENT_OUTPUT, "int", "Tokens received."),
         AttributeDefinition(SPEND_ESTIMATED, "boolean", "True if the provider reported no usage."),
+        AttributeDefinition(
+            SPEND_KIND,
+            "string",
+            "What has no known price, such as `web_searches`; `all` for a model without one.",
+            is_limited=True,
+        ),
+        AttributeDefinition(
+            SPEND_UNPRICED, "string[]", "What of the call has no known price and is missing in `loco.spend.usd`."
+        ),
         AttributeDefinition(
             BUDGET_SCOPE, "string", "The kind of entity whose spending the budget limits.", tuple(Scope)
         ),

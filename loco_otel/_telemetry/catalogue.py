@@ -141,6 +141,11 @@ CAPACITY = MetricDefinition(
     "Slots of a resource; no point while it is unlimited.",
     (key.RESOURCE,),
 )
+GATE_CLOSED = MetricDefinition(
+    "loco.gate.closed", InstrumentKind.OBSERVABLE_GAUGE, "s",
+    "How much longer nothing is granted, because the provider asks for a pause; no point while there is none.",
+    (key.RESOURCE, key.GATE_CAUSE),
+)
 ALPHA = MetricDefinition(
     "loco.scheduler.alpha", InstrumentKind.OBSERVABLE_GAUGE, "{alpha}",
     "Share of the queue's weight in the score, against its age.",
@@ -175,8 +180,9 @@ SPENT = MetricDefinition(
     (key.AGENT, key.TENANT, key.PROVIDER, key.MODEL),
 )
 UNPRICED = MetricDefinition(
-    "loco.spend.unpriced", InstrumentKind.COUNTER, "{request}", "Settled calls of models whose price is not known.",
-    (key.PROVIDER, key.MODEL),
+    "loco.spend.unpriced", InstrumentKind.COUNTER, "{request}",
+    "Settled calls of which all or a part has no known price; one for each kind.",
+    (key.PROVIDER, key.MODEL, key.SPEND_KIND),
 )
 BUDGET_LIMIT = MetricDefinition(
     "loco.budget.limit", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
@@ -232,7 +238,7 @@ ACTIVE = MetricDefinition(
 
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE,
-    QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, ALPHA, TICKS, FAIRNESS,
+    QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, SCORE, CAPACITY, GATE_CLOSED, ALPHA, TICKS, FAIRNESS,
     THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
     BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
 )  # fmt: skip
@@ -262,7 +268,8 @@ EVENT_SPEND = SpanEventDefinition(
     "which has ended by then.",
     (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
     optional=(
-        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
+        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.SPEND_UNPRICED, key.BUDGET_REMAINING, key.BUDGET_ACTION,
+        key.BUDGET_MODEL,
     ),
 )  # fmt: skip
 _BUDGET_ATTRIBUTES = (

@@ -169,6 +169,7 @@ class Gauges:
         for row in catalogue.METRICS:
             if row.kind is InstrumentKind.COUNTER:
                 self._create_instrument(meter, row, partial(_observe_counter, row))
+        self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_pauses)
         self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
 
     def set_source(self, source: MetricsSource) -> None:
@@ -238,6 +239,18 @@ def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> list[Obs
             point = source.cardinality_limit(key.RESOURCE, standing.resource)
             values[point] = gauge.combine(values[point], value) if point in values else value
     return [Observation(value, {key.RESOURCE: resource}, ROOT_CONTEXT) for resource, value in values.items()]
+
+
+def _observe_pauses(source: MetricsSource) -> list[Observation]:
+    pauses: dict[tuple[str, str], float] = {}
+    for standing in source.read_snapshot().resources:
+        if standing.pause:
+            point = source.cardinality_limit(key.RESOURCE, standing.resource), standing.pause_header or key.UNKNOWN
+            pauses[point] = max(standing.pause, pauses.get(point, 0.0))
+    return [
+        Observation(seconds, {key.RESOURCE: resource, key.GATE_CAUSE: cause}, ROOT_CONTEXT)
+        for (resource, cause), seconds in pauses.items()
+    ]
 
 
 def _observe_budgets(gauge: _BudgetGauge, source: MetricsSource) -> list[Observation]:

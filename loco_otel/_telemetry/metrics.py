@@ -30,7 +30,7 @@ from loco_otel.events import (
     Throttled,
     ThrottleKind,
 )
-from loco_otel.money import MICRO
+from loco_otel.money import ALL_KINDS, MICRO
 
 _GRANTED = Outcome.GRANTED.value
 
@@ -161,10 +161,12 @@ class MetricListener:
         usage = spending.usage
         if usage is not None:
             if spending.usd is None:
-                self._unpriced.add_amount(1, provider, model)
+                self._unpriced.add_amount(1, provider, model, ALL_KINDS)
             else:
                 tenant = self._limit_value(key.TENANT, request.tenant)
                 self._spent.add_amount(spending.usd, agent, tenant, provider, model)
+            for kind in spending.unpriced:
+                self._unpriced.add_amount(1, provider, model, self._cardinality_limit(key.SPEND_KIND, kind))
             self._tokens.add_amount(usage.input_tokens, agent, provider, model, key.INPUT)
             self._tokens.add_amount(usage.output_tokens, agent, provider, model, key.OUTPUT)
         if trace is not None and trace.inference_span is not None and trace.inference_request is not None:

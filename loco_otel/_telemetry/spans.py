@@ -190,6 +190,8 @@ class SpanListener:
             attributes[key.SPENT_OUTPUT] = usage.output_tokens
         if spending.usd is not None:
             attributes[key.SPENT_USD] = spending.usd / MICRO
+        if spending.unpriced:
+            attributes[key.SPEND_UNPRICED] = spending.unpriced
         if spending.remaining is not None:
             attributes[key.BUDGET_REMAINING] = spending.remaining / MICRO
         if spending.action is not None:

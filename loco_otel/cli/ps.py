@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from loco_otel._introspection.tables import AgentRow, ResourceRows
+from loco_otel._telemetry.attributes import UNKNOWN
 from loco_otel.errors import LocoError
 
 _TIMEOUT = 5.0
@@ -65,6 +66,7 @@ def parse_page(page: str, url: str) -> list[ResourceRows]:
     """
     agents: dict[tuple[str, str], dict[str, float]] = {}
     resources: dict[str, dict[str, float]] = {}
+    pauses: dict[str, tuple[float, str]] = {}
     try:
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
@@ -72,6 +74,8 @@ def parse_page(page: str, url: str) -> list[ResourceRows]:
                 if not sample.name.startswith("loco_") or resource is None:
                     continue
                 values = resources.setdefault(resource, {})
+                if (cause := sample.labels.get("loco_gate_cause")) is not None:
+                    pauses[resource] = max((sample.value, cause), pauses.get(resource, (0.0, "")))
                 if agent is not None:
                     values = agents.setdefault((resource, agent), {})
                 values[sample.name.removesuffix("_total")] = sample.value
@@ -79,11 +83,14 @@ def parse_page(page: str, url: str) -> list[ResourceRows]:
         raise PsError(f"{url} is no page of Prometheus: {error}") from error
     if not resources:
         raise PsError(f"{url} tells nothing of loco-otel: is it installed there, and are metrics on?")
-    return [_build_resource_rows(name, values, agents) for name, values in sorted(resources.items())]
+    return [_build_resource_rows(name, values, agents, pauses.get(name)) for name, values in sorted(resources.items())]
 
 
 def _build_resource_rows(
-    name: str, values: Mapping[str, float], agents: Mapping[tuple[str, str], Mapping[str, float]]
+    name: str,
+    values: Mapping[str, float],
+    agents: Mapping[tuple[str, str], Mapping[str, float]],
+    pause: tuple[float, str] | None,
 ) -> ResourceRows:
     mine = {agent: own for (resource, agent), own in agents.items() if resource == name}
     compete = [agent for agent, own in mine.items() if own.get("loco_requests_waiting") and "loco_load_score" in own]
@@ -119,4 +126,6 @@ def _build_resource_rows(
         tick=int(values.get("loco_scheduler_ticks", 0)),
         alpha=values.get("loco_scheduler_alpha", 0.0),
         agents=rows,
+        pause=0.0 if pause is None else pause[0],
+        pause_header=None if pause is None or pause[1] == UNKNOWN else pause[1],
     )

@@ -1,12 +1,17 @@
 """The interface that an SDK's folder implements: pure translation, no scheduling, no I/O."""
 
 from collections.abc import Callable, Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, NamedTuple, Protocol
 
 from loco_otel.events import Usage
+from loco_otel.money import MICRO, REPORTED_CHARGE, BilledItem
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English text under today's tokenizers; measured estimates are 0.3 (Chinese) to 1.2 (English) times the truth."""
+
+_MAX_CHARGE = 1_000_000
+"""USD for one call from which a reported charge is absurd."""
 
 _BYTES_PER_STREAMED_TOKEN = 200
 """Of a raw event stream: a token's event with its JSON envelope."""
@@ -52,6 +57,8 @@ class UsageMeter:
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    items: dict[str, int] | None = None
+    """All else that is billed: amounts by kind of `BilledItem`."""
     characters = 0
     """Of generated text seen so far."""
     raw_bytes = 0
@@ -69,6 +76,27 @@ class UsageMeter:
             self.characters or self.raw_bytes or self.input_tokens is not None or self.output_tokens is not None
         )
 
+    def set_item(self, kind: str, amount: object) -> None:
+        """Note an amount of a kind of `BilledItem`, which replaces an earlier one. No-op for 0 and for no number."""
+        if isinstance(amount, int) and amount > 0:
+            if self.items is None:
+                self.items = {}
+            self.items[kind] = amount
+
+    def set_reported_charge(self, usd: object, scale: int = 1) -> None:
+        """Note the charge that a provider reports itself. No-op for no number, and for an absurd one.
+
+        Args:
+            usd: the charge, in USD divided by `scale`.
+            scale: the parts of a USD that it is counted in.
+
+        """
+        if isinstance(usd, (int, float)) and 0 <= usd < _MAX_CHARGE * scale:
+            if self.items is None:
+                self.items = {}
+            micros = Decimal(str(usd)) * MICRO / scale
+            self.items[REPORTED_CHARGE] = int(micros.to_integral_value(ROUND_CEILING))
+
     def compute_usage(self, prompt_tokens: int) -> Usage:
         """Return the provider's figures; where one is missing, an estimate from what was seen."""
         if self.input_tokens is not None and self.output_tokens is not None:
@@ -79,6 +107,7 @@ class UsageMeter:
                 self.cache_read_tokens,
                 self.cache_write_tokens,
                 self.reasoning_tokens,
+                () if self.items is None else tuple([BilledItem(*item) for item in self.items.items()]),
             )
         output_tokens = self.output_tokens
         if output_tokens is None:
@@ -92,6 +121,7 @@ class UsageMeter:
             self.cache_read_tokens,
             self.cache_write_tokens,
             self.reasoning_tokens,
+            () if self.items is None else tuple([BilledItem(*item) for item in self.items.items()]),
         )
 
 

@@ -16,8 +16,8 @@ from loco_otel.patching.adapter import CallDescription
 from loco_otel.patching.dialects.model_tiers import estimate_weight
 from loco_otel.patching.request_size import find_max_output_tokens
 
-_PRIORITY_TIER = "priority"
-"""The service tier that costs more than a model's published price. Cheaper tiers are ignored: they may be denied."""
+_DEAR_TIERS = ("priority", "fast")
+"""The service tiers that cost more than a model's published price. Cheaper tiers are ignored: they may be denied."""
 _DEFAULT_OUTPUT_TOKENS = 256
 """Tokens reserved for an answer if the request sets no limit and no earlier call has ended."""
 
@@ -37,7 +37,7 @@ def create_reservation(
         model,
         partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
         partial(_has_same_route, runtime, description, resources),
-        _PRIORITY_TIER if body.get("service_tier") == _PRIORITY_TIER else None,
+        next((tier for tier in (body.get("speed"), body.get("service_tier")) if tier in _DEAR_TIERS), None),
     )
     return Reservation(runtime.budgets, subject)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from loco_otel.events import RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
-from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after, read_retry_info
 from loco_otel.patching.refusal import Refusal, RefusalReader
 
 THROTTLE_STATUSES = frozenset({429, 503, 529})
@@ -66,7 +66,10 @@ def read_throttle_signal(
         body = _parse_json(response)
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
-    return ThrottleSignal(status, kind, read_retry_after(headers), read_rate_limits(headers))
+    retry_after = read_retry_after(headers)
+    if retry_after is None:
+        retry_after = read_retry_info(body)
+    return ThrottleSignal(status, kind, retry_after, read_rate_limits(headers))
 
 
 def _read_refusal(adapter: Adapter, refusal: Refusal) -> ThrottleSignal | None:
@@ -78,6 +81,8 @@ def _read_refusal(adapter: Adapter, refusal: Refusal) -> ThrottleSignal | None:
         return ThrottleSignal(status, ThrottleKind.LOAD, None, None)  # its headers are from before
     spent = status == 429 and isinstance(body, Mapping) and adapter.is_spend_limit(body)  # noqa: PLR2004
     kind = ThrottleKind.SPEND if spent else ThrottleKind.LOAD
+    if retry_after is None:
+        retry_after = read_retry_info(body)
     if retry_after is None:
         retry_after = read_retry_after(headers)
     return ThrottleSignal(status, kind, retry_after, read_rate_limits(headers))

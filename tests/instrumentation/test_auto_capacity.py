@@ -157,6 +157,10 @@ def test_retry_instant_is_kept_like_a_duration(scheduled: Scheduled) -> None:
             client.chat.completions.create(**CHAT)
     (throttled,) = scheduling.seen.of(Throttled)
     assert throttled.retry_after == pytest.approx(60.0, abs=5.0)
+    paused = standing("openai/api.openai.com")
+    assert paused.pause == pytest.approx(60.0, abs=15.0)
+    assert paused.pause_header == "retry-after"
+    assert "s: the provider asks for it, by its header retry-after" in str(loco_otel.dump())
 
 
 @each_sync_sdk

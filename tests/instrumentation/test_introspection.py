@@ -173,6 +173,23 @@ def test_unknown_page_is_reported(body: bytes, said: str) -> None:
     assert url in done.output
 
 
+PAUSED = b"""# HELP loco_gate_closed_seconds pause
+# TYPE loco_gate_closed_seconds gauge
+loco_gate_closed_seconds{loco_resource_name="openai/api.openai.com",loco_gate_cause="retry-after"} 41.25
+# HELP loco_scheduler_ticks_total ticks
+# TYPE loco_scheduler_ticks_total counter
+loco_scheduler_ticks_total{loco_resource_name="openai/api.openai.com"} 3
+"""
+
+
+def test_pause_of_a_provider_is_shown_with_its_header() -> None:
+    with serving(PAUSED) as url:
+        table, document = ps("--url", url).output, json.loads(ps("--url", url, "--json").output)
+    assert "paused for another 41.2 s: the provider asks for it, by its header retry-after\n" in table
+    (resource,) = document["resources"]
+    assert (resource["pause"], resource["pause_header"]) == (41.25, "retry-after")
+
+
 def test_server_without_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 

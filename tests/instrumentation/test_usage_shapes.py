@@ -2,20 +2,29 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from anthropic import Anthropic
 from echo_server import EchoServer
+from loco_otel_instrumentation.anthropic.adapter import AnthropicAdapter
+from loco_otel_instrumentation.google_genai.adapter import GoogleGenaiAdapter
+from loco_otel_instrumentation.groq.adapter import GroqAdapter
 from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
 from openai import OpenAI
 from openai._models import FinalRequestOptions
+from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import Response
 from sdk_calls import CHAT, MESSAGE
 from sdk_scheduling import Scheduled, Scheduling
 
+import loco_otel
 from loco_otel.events import Spent, Usage
+from loco_otel.money import BilledItem
 from loco_otel.patching import UsageMeter
+from loco_otel.patching.dialects import openai_chat
 
 Json = dict[str, Any]
 
@@ -104,6 +113,39 @@ SHAPES: list[tuple[Json, Usage]] = [
 ]
 
 
+TOKENS = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+
+
+def item(kind: str, amount: int) -> Usage:
+    return Usage(100, 50, items=(BilledItem(kind, amount),))
+
+
+ADDITIONS: list[tuple[Json, Usage]] = [
+    # OpenRouter, with its own key and with the program's
+    ({**TOKENS, "cost": 0.00014, "is_byok": False}, item("reported_usd", 140)),
+    (
+        {**TOKENS, "cost": 0.01, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.25}},
+        item("reported_usd", 260_000),
+    ),
+    (
+        {**TOKENS, "cost": 0, "server_tool_use": {"web_search_requests": 2}},
+        Usage(100, 50, items=(BilledItem("reported_usd", 0), BilledItem("web_searches", 2))),
+    ),
+    # Perplexity
+    ({**TOKENS, "cost": {"input_tokens_cost": 0.1, "total_cost": 0.2}}, item("reported_usd", 200_000)),
+    ({**TOKENS, "citation_tokens": 7}, item("output_citation_tokens", 7)),
+    # xAI
+    ({**TOKENS, "cost_in_usd_ticks": 37_756_001}, item("reported_usd", 3776)),
+    ({**TOKENS, "server_side_tool_usage_details": {"x_search_calls": 3}}, item("social_searches", 3)),
+    # Mistral
+    ({**TOKENS, "prompt_audio_seconds": 203}, item("input_audio_seconds", 203)),
+    # OpenAI
+    ({**TOKENS, "completion_tokens_details": {"audio_tokens": 20}}, item("output_audio_tokens", 20)),
+    # no charge
+    *(({**TOKENS, "cost": cost}, Usage(100, 50)) for cost in (-1, 1e9, "0.1", None, {}, {"total_cost": "1"})),
+]
+
+
 @pytest.mark.parametrize(("usage", "counted"), SHAPES)
 def test_usage_of_a_whole_answer_is_read(usage: Json, counted: Usage, openai: OpenAI, scheduled: Scheduled) -> None:
     scheduling = scheduled()
@@ -117,6 +159,85 @@ def test_usage_of_a_stream_is_read(usage: Json, counted: Usage, openai: OpenAI, 
     reply = [chunk("hello"), chunk(), {**chunk(), "choices": [], "usage": usage}, "[DONE]"]
     list(openai.chat.completions.create(**CHAT, stream=True, extra_body={"reply": reply}))
     assert read_usage(scheduling) == counted
+
+
+@pytest.mark.parametrize(("usage", "counted"), ADDITIONS)
+@pytest.mark.parametrize("parse", [dict, lambda it: CompletionUsage.construct(**it)])
+def test_additions_to_usage_are_billed_items(usage: Json, counted: Usage, parse: Any) -> None:
+    meter = UsageMeter()
+    openai_chat.read_usage(parse(usage), meter)
+    assert meter.compute_usage(0) == counted
+
+
+def test_tools_of_a_response_are_counted() -> None:
+    search = {"type": "web_search_call", "id": "1", "status": "completed"}
+    reply = {
+        "model": "gpt-5.5",
+        "usage": {"input_tokens": 100, "output_tokens": 50},
+        "output": [
+            {**search, "action": {"type": "search", "query": "q"}},
+            {**search, "action": {"type": "open_page", "url": "u"}},
+            {"type": "file_search_call"},
+            {"type": "file_search_call"},
+            {"type": "code_interpreter_call"},
+            {"type": "message"},
+        ],
+    }
+    for answer in (reply, Response.construct(**reply)):
+        meter = UsageMeter()
+        OpenAIAdapter().read_answer(answer, meter)
+        assert dict(meter.compute_usage(0).items) == {"web_searches": 1, "storage_searches": 2, "code_executions": 1}
+
+
+@pytest.mark.parametrize(("model", "searches"), [("gemini-2.5-flash", 1), ("gemini-3-pro-preview", 2)])
+def test_grounding_of_gemini_is_counted(model: str, searches: int) -> None:
+    meter = UsageMeter()
+    grounding = {"webSearchQueries": ["a", "b"], "groundingChunks": [{"maps": {"uri": "u"}}]}
+    usage = {"promptTokenCount": 1, "candidatesTokenCount": 1, "trafficType": "ON_DEMAND_PRIORITY"}
+    reply = {"modelVersion": model, "usageMetadata": usage, "candidates": [{"groundingMetadata": grounding}]}
+    GoogleGenaiAdapter().read_answer(SimpleNamespace(body=json.dumps(reply)), meter)
+    assert dict(meter.compute_usage(0).items) == {"web_searches": searches, "map_searches": 1}
+    assert meter.service_tier == "priority"
+
+
+def test_fast_mode_and_tools_of_anthropic_are_billed() -> None:
+    meter = UsageMeter()
+    first = {
+        "input_tokens": 5,
+        "output_tokens": 1,
+        "speed": "fast",
+        "service_tier": "standard",
+        "inference_geo": "us",
+        "cache_creation": {"ephemeral_1h_input_tokens": 4, "ephemeral_5m_input_tokens": 0},
+    }
+    last = {"output_tokens": 9, "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 1}}
+    for event in message_events(first, last):
+        AnthropicAdapter().read_chunk(event, meter)
+    assert dict(meter.compute_usage(0).items) == {"cache_write_1h_tokens": 4, "inference_geo": 1, "web_searches": 3}
+    assert meter.service_tier == "fast"
+
+
+def test_tools_of_groq_are_counted_once() -> None:
+    meter = UsageMeter()
+    executed = [{"type": "search", "index": 0, "arguments": ""}, {"type": "visit", "index": 1, "arguments": ""}]
+    for _ in range(2):
+        piece = {"choices": [{"index": 0, "delta": {"content": None, "executed_tools": executed}}], "model": "m"}
+        GroqAdapter().read_chunk({**piece, "x_groq": {"usage": TOKENS}}, meter)
+    assert dict(meter.compute_usage(0).items) == {"web_searches": 1, "tool_calls": 1}
+
+
+def test_underpriced_call_is_marked(openai: OpenAI, scheduled: Scheduled) -> None:
+    scheduling = scheduled(count_spend=True)
+    details = {"audio_tokens": 20}
+    reply = {**completion({**TOKENS, "prompt_tokens_details": details}), "model": "gpt-4o"}
+    openai.chat.completions.create(**{**CHAT, "model": "gpt-4o"}, extra_body={"reply": reply})
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.unpriced == ("input_audio_tokens",)
+    assert spent.spending.usd
+    (marks,) = [event.attributes for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
+    assert (marks or {})["loco.spend.unpriced"] == ("input_audio_tokens",)
+    assert [total.unpriced for total in loco_otel.spend()] == [1]
 
 
 PLAIN = {"prompt_tokens": 2300, "completion_tokens": 190, "total_tokens": 2490}

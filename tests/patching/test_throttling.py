@@ -11,7 +11,7 @@ from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
 
 from loco_otel.events import RateLimits
 from loco_otel.patching.dialects import rate_limit_headers
-from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits
+from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_info
 from loco_otel.patching.throttling import read_throttle_signal
 
 AHEAD = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
@@ -46,6 +46,11 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         ({"retry-after-ms": "3500", "retry-after": "4"}, 3.5),
         ({"retry-after-ms": "soon", "retry-after": "4"}, 4.0),
         ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        # Bedrock
+        ({"x-amz-retry-after": "1500"}, 1.5),
+        # LiteLLM's proxy, of its own limits and of those of the provider behind it
+        ({"retry-after": "42.123456"}, 42.123456),
+        ({"llm_provider-retry-after": "7"}, 7.0),
         ({"retry-after": format_datetime(IN_20_S, usegmt=True), **DATE}, 20.0),
         ({"retry-after": IN_20_S.strftime("%a %b %d %H:%M:%S %Y"), **DATE}, 20.0),
         ({"retry-after": IN_20_S.isoformat(), **DATE}, 20.0),
@@ -55,6 +60,51 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 )
 def test_retry_after_of_each_form_is_read(headers: Mapping[str, str], seconds: float | None) -> None:
     assert read_retry_after(headers) == seconds
+
+
+DETAIL = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "28.5s"}
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ({"error": {"code": 429, "details": [{"@type": "QuotaFailure"}, DETAIL]}}, 28.5),
+        ([{"error": {"code": 429, "details": [DETAIL]}}], 28.5),
+        ({"code": 429, "details": [DETAIL]}, 28.5),
+        *(
+            ({"error": {"details": [{"retryDelay": delay}]}}, None)
+            for delay in ("infs", "nans", "-5s", "1e400s", "", "soon", 5, None)
+        ),
+        ({"error": {"details": DETAIL}}, None),
+        ({"error": "too many"}, None),
+        ([], None),
+    ],
+)
+def test_retry_info_of_a_body_is_read(body: object, seconds: float | None) -> None:
+    signal = read_throttle_signal(OpenAIAdapter(), httpx.Response(429, json=body))
+    assert signal is not None
+    assert signal.retry_after == seconds
+    first = read_throttle_signal(OpenAIAdapter(), httpx.Response(429, json=body, headers={"retry-after": "3"}))
+    assert first is not None
+    assert first.retry_after == 3.0
+
+
+def test_delay_names_its_header() -> None:
+    delays = (
+        read_retry_after({"retry-after": "20"}),
+        read_retry_after({"retry-after-ms": "20"}),
+        read_retry_info({"error": {"details": [DETAIL]}}),
+    )
+    limits = read_rate_limits(openai_limits("1s", "6m0s"))
+    assert limits is not None
+    delays += limits.requests_reset, limits.tokens_reset
+    assert [getattr(delay, "header", None) for delay in delays] == [
+        "retry-after",
+        "retry-after-ms",
+        "retryDelay",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-reset-tokens",
+    ]
 
 
 @pytest.mark.parametrize("date", [{}, {"date": "yesterday"}])
@@ -141,6 +191,18 @@ def anthropic_limits(reset: str, tokens: str = "tokens") -> dict[str, str]:
         (
             {"ratelimitbysize-limit": "500000", "ratelimitbysize-remaining": "0", "ratelimitbysize-reset": "33"},
             RateLimits(None, 0, None, 33.0, None, 500000),
+        ),
+        # LiteLLM's proxy, of the provider behind it
+        (
+            {f"llm_provider-{name}": text for name, text in openai_limits("1s", "6m0s").items()},
+            RateLimits(0, 149984, 1.0, 360.0, 60, 150000),
+        ),
+        (
+            {
+                **{f"llm_provider-{name}": text for name, text in anthropic_limits(IN_20_S.isoformat()).items()},
+                **DATE,
+            },
+            RateLimits(0, 39000, 20.0, 20.0, 50, 40000),
         ),
         # Envoy, Kong, and proxies that write seconds since 1970
         (

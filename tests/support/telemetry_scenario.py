@@ -226,7 +226,7 @@ def standing() -> Snapshot:
         1000.0,
         (
             ResourceSnapshot("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
-            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, ()),
+            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, (), 12.5, "retry-after"),
         ),
     )
 
@@ -262,6 +262,7 @@ def everything(rig: Rig) -> None:
         997_500,
         Action.DOWNGRADE,
         "gpt-4o-mini",
+        ("web_searches",),
     )
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))

@@ -113,7 +113,18 @@ def test_money_is_counted_by_tenant_and_unpriced_apart() -> None:
         spent(ticket(provider="openai", model="our-own"), usd=None),
     )
     assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "acme"): 0.005}
-    assert rig.points("loco.spend.unpriced") == {("openai", "our-own"): 1}
+    assert rig.points("loco.spend.unpriced") == {("openai", "our-own", "all"): 1}
+
+
+def test_item_without_a_price_is_counted_by_its_kind() -> None:
+    rig = Rig()
+    event = spent(ticket(provider="openai", model="gpt-4o"))
+    rig.tell(event._replace(spending=event.spending._replace(unpriced=("web_searches", "inference_geo"))))
+    assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "unknown"): 0.0025}
+    assert rig.points("loco.spend.unpriced") == {
+        ("openai", "gpt-4o", "web_searches"): 1,
+        ("openai", "gpt-4o", "inference_geo"): 1,
+    }
 
 
 def test_estimated_tokens_are_counted() -> None:
@@ -257,6 +268,14 @@ def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
     assert rig.points("loco.queue.age") == {("agent", "r"): 3}
     assert rig.points("loco.queue.wait") == {("agent", "r"): 3.0}
     assert rig.points("loco.load.score") == {("agent", "r"): 0.3}
+
+
+def test_pause_of_a_provider_is_a_gauge_with_its_header() -> None:
+    resources = [ResourceSnapshot("r", "load", 1, 0, 0, 0, 0.0, 1.0, (), 40.0, header) for header in ("x", None)]
+    rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)))
+    assert rig.points("loco.gate.closed") == {("x", "r"): 40.0, ("unknown", "r"): 40.0}
+    resources[:] = [resources[0]._replace(pause=0.0)]
+    assert rig.points("loco.gate.closed") == {}
 
 
 def test_folded_gauges_make_one_value() -> None:

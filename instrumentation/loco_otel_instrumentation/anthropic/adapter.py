@@ -29,6 +29,16 @@ _INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_rea
 _FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_call"}
 """Stop reasons of Anthropic by the names that the conventions use."""
 
+_FAST = "fast"
+_UNRESTRICTED_GEOGRAPHIES = frozenset({None, "global", "not_available"})
+"""Values of `inference_geo` at the ordinary price."""
+_COMPACTION_KINDS = {
+    "input_tokens": "compaction_input_tokens",
+    "cache_creation_input_tokens": "compaction_cache_write_tokens",
+    "cache_read_input_tokens": "compaction_cache_read_tokens",
+    "output_tokens": "compaction_output_tokens",
+}
+
 
 class AnthropicAdapter:
     """See `loco_otel.patching.Adapter`."""
@@ -55,8 +65,8 @@ class AnthropicAdapter:
         known = as_mapping(answer)
         usage = known.get("usage")
         if usage is not None:
-            _read_start(known, meter)
-            _read_end(known, as_mapping(usage), meter)
+            _read_start(answer, meter)
+            _read_end(answer, usage, meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Read one event of a stream."""
@@ -73,12 +83,12 @@ class AnthropicAdapter:
         known = as_mapping(chunk)
         kind = known.get("type")
         if kind == "message_start":
-            _read_start(as_mapping(known["message"]), meter)
+            _read_start(known["message"], meter)
         elif kind == "message_delta":
             # Cumulative, and final.
             usage = known["usage"]
             _replace_input(usage, meter)
-            _read_end(as_mapping(known["delta"]), as_mapping(usage), meter)
+            _read_end(known["delta"], usage, meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:
         """Return whether the JSON of a 429 means that a spending limit is reached."""
@@ -97,15 +107,22 @@ def _has_sdk_span(client: Any, options: Any) -> bool:
     return bool(getattr(options, "span_name", None)) and is_live_tracer(getattr(client, "_tracer", None))
 
 
-def _read_start(message: Mapping[str, Any], meter: UsageMeter) -> None:
-    meter.model = message.get("model")
-    meter.response_id = message.get("id")
-    known = as_mapping(message.get("usage"))
-    if known.get("input_tokens") is not None:
-        meter.input_tokens = sum([known.get(name) or 0 for name in _INPUT_TOKEN_FIELDS])
-        meter.cache_read_tokens = known.get("cache_read_input_tokens")
-        meter.cache_write_tokens = known.get("cache_creation_input_tokens")
-    meter.service_tier = known.get("service_tier")
+def _read_start(message: Any, meter: UsageMeter) -> None:
+    known = as_mapping(message)
+    meter.model = known.get("model")
+    meter.response_id = known.get("id")
+    usage = known.get("usage")
+    if (figures := as_mapping(usage)).get("input_tokens") is not None:
+        meter.input_tokens = _sum_input(figures)
+        meter.cache_read_tokens = figures.get("cache_read_input_tokens")
+        meter.cache_write_tokens = figures.get("cache_creation_input_tokens")
+    # Fast inference has a price of its own, whatever the tier.
+    meter.service_tier = _FAST if get_field(usage, "speed") == _FAST else get_field(usage, "service_tier")
+    written = get_field(usage, "cache_creation")
+    if written is not None:
+        meter.set_item("cache_write_1h_tokens", get_field(written, "ephemeral_1h_input_tokens"))
+    if get_field(usage, "inference_geo") not in _UNRESTRICTED_GEOGRAPHIES:
+        meter.set_item("inference_geo", 1)
 
 
 def _replace_input(usage: Any, meter: UsageMeter) -> None:
@@ -123,11 +140,44 @@ def _replace_input(usage: Any, meter: UsageMeter) -> None:
     meter.input_tokens = plain + (meter.cache_write_tokens or 0) + (meter.cache_read_tokens or 0)
 
 
-def _read_end(message: Mapping[str, Any], usage: Mapping[str, Any], meter: UsageMeter) -> None:
-    meter.output_tokens = usage.get("output_tokens")
-    reason = message.get("stop_reason")
+def _read_end(message: Any, usage: Any, meter: UsageMeter) -> None:
+    known, figures = as_mapping(message), as_mapping(usage)
+    meter.output_tokens = figures.get("output_tokens")
+    reason = known.get("stop_reason")
     if reason:
         meter.finish_reasons = (_FINISH_REASONS.get(reason, reason),)
-    details = usage.get("output_tokens_details")
+    details = get_field(usage, "output_tokens_details")
     if details is not None:
-        meter.reasoning_tokens = as_mapping(details).get("thinking_tokens")
+        meter.reasoning_tokens = get_field(details, "thinking_tokens")
+    tools = get_field(usage, "server_tool_use")
+    if tools is not None:
+        meter.set_item("web_searches", get_field(tools, "web_search_requests"))
+    if get_field(message, "container") is not None:
+        meter.set_item("code_executions", 1)
+    iterations = get_field(usage, "iterations")
+    if iterations:
+        _read_iterations(iterations, meter)
+
+
+def _read_iterations(iterations: Any, meter: UsageMeter) -> None:
+    """Note the tokens that the answer's own figures leave out: of compactions, and of other models."""
+    compaction = dict.fromkeys(_COMPACTION_KINDS, 0)
+    other_model = written_1h = 0
+    for iteration in iterations:
+        known = as_mapping(iteration)
+        model = known.get("model")
+        if known.get("type") == "compaction":
+            for name in compaction:
+                compaction[name] += known.get(name) or 0
+            written_1h += get_field(known.get("cache_creation"), "ephemeral_1h_input_tokens") or 0
+        elif model is not None and model != meter.model:
+            # An advisor, or a model that was tried first.
+            other_model += _sum_input(known) + (known.get("output_tokens") or 0)
+    for name, amount in compaction.items():
+        meter.set_item(_COMPACTION_KINDS[name], amount)
+    meter.set_item("compaction_cache_write_1h_tokens", written_1h)
+    meter.set_item("other_model_tokens", other_model)
+
+
+def _sum_input(usage: Mapping[str, Any]) -> int:
+    return sum([usage.get(name) or 0 for name in _INPUT_TOKEN_FIELDS])

@@ -26,6 +26,15 @@ _FINISH_REASONS = {
     "MALFORMED_FUNCTION_CALL": "error",
 }
 """Its words for what the conventions call otherwise."""
+_MODALITIES = {"AUDIO": "audio", "IMAGE": "image", "VIDEO": "video"}
+"""Those that may have a price of their own; documents cost as much as text."""
+_TRAFFIC_TIERS = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "ON_DEMAND_OFFPEAK": "off_peak",
+    "PROVISIONED_THROUGHPUT": "provisioned_throughput",
+}
+_ONCE_BILLED_MODELS = ("gemini-1", "gemini-2")
 
 
 class GoogleGenaiAdapter:
@@ -92,7 +101,7 @@ class GoogleGenaiAdapter:
         # Within a stream the response is the SDK's own, which was a good one.
         in_stream = getattr(response, "status_code", None) == 200  # noqa: PLR2004
         headers = getattr(response, "headers", None) or {}
-        return Refusal(code, headers, details, in_stream, _read_retry_delay(details))
+        return Refusal(code, headers, details, in_stream)
 
 
 def break_stream_cycle(response: Any) -> None:
@@ -141,6 +150,8 @@ def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:
         candidates = usage.get("candidatesTokenCount")
         if candidates is not None or thoughts is not None:
             meter.output_tokens = (candidates or 0) + (thoughts or 0)
+        _read_modalities(usage, meter)
+        meter.service_tier = _read_tier(usage) or meter.service_tier
     predictions = known.get("predictions") or ()
     statistics = [(each.get("embeddings") or {}).get("statistics") or {} for each in predictions]
     if any(statistics):
@@ -151,17 +162,49 @@ def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:
     reasons = [candidate.get("finishReason") for candidate in known.get("candidates") or ()]
     if any(reasons):
         meter.finish_reasons = tuple(_FINISH_REASONS.get(reason, reason.lower()) for reason in reasons if reason)
+    for candidate in known.get("candidates") or ():
+        if grounding := candidate.get("groundingMetadata"):
+            _read_grounding(grounding, meter)
 
 
-def _read_retry_delay(details: object) -> float | None:
-    """Return in how many seconds to come again, as `RetryInfo` in the body of an error says."""
-    error = details.get("error", details) if isinstance(details, Mapping) else None
-    items = error.get("details") if isinstance(error, Mapping) else None
-    for item in items if isinstance(items, list) else ():
-        delay = item.get("retryDelay") if isinstance(item, Mapping) else None
-        if isinstance(delay, str):
-            try:
-                return float(delay.removesuffix("s"))
-            except ValueError:
-                return None
-    return None
+def _read_modalities(usage: Mapping[str, Any], meter: UsageMeter) -> None:
+    """Note the tokens that are not of text. Those of the prompt include the cached ones."""
+    cached, prompt = (
+        _count_by_modality(usage, *names)
+        for names in (("cacheTokensDetails",), ("promptTokensDetails", "toolUsePromptTokensDetails"))
+    )
+    for modality, count in prompt.items():
+        read = cached.get(modality, 0)
+        meter.set_item(f"input_{modality}_tokens", count - read)
+        meter.set_item(f"cache_{modality}_read_tokens", read)
+    for modality, count in _count_by_modality(usage, "candidatesTokensDetails").items():
+        meter.set_item(f"output_{modality}_tokens", count)
+
+
+def _count_by_modality(usage: Mapping[str, Any], *names: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        for detail in usage.get(name) or ():
+            modality = _MODALITIES.get(detail.get("modality"))
+            if modality is not None:
+                counts[modality] = counts.get(modality, 0) + (detail.get("tokenCount") or 0)
+    return counts
+
+
+def _read_tier(usage: Mapping[str, Any]) -> str | None:
+    """Return the service tier: Gemini's own word, else what Vertex AI's type of traffic means."""
+    tier = usage.get("serviceTier")
+    if isinstance(tier, str):
+        tier = tier.lower().removeprefix("service_tier_")
+        return None if tier == "unspecified" else tier
+    return _TRAFFIC_TIERS.get(usage.get("trafficType") or "")
+
+
+def _read_grounding(grounding: Mapping[str, Any], meter: UsageMeter) -> None:
+    """Count searches: Gemini 3 and later bill each query, earlier models each grounded answer."""
+    searches = len(grounding.get("webSearchQueries") or ()) + len(grounding.get("imageSearchQueries") or ())
+    if searches:
+        is_billed_once = (meter.model or "").startswith(_ONCE_BILLED_MODELS)
+        meter.set_item("web_searches", 1 if is_billed_once else searches)
+    if any("maps" in chunk for chunk in grounding.get("groundingChunks") or ()):
+        meter.set_item("map_searches", 1)

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field, stainless
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_text_chunk, read_usage
 
 _ENDPOINTS = stainless.Endpoints({"/chat/completions": "chat", "/embeddings": "embeddings"}, {}, "groq")
 
 _STREAM_ERROR_STATUSES = {"rate_limit_exceeded": 429}
+
+_TOOL_KINDS = {"search": "web_searches", "python": "code_executions"}
+"""The kind of a billed item, by the type of a tool of a compound model."""
 
 
 class GroqAdapter:
@@ -32,7 +35,11 @@ class GroqAdapter:
         """Note what a whole answer contains."""
         known = as_mapping(answer)
         # Embeddings have no choices.
-        read_completion(known, known.get("choices") or (), meter)
+        choices = known.get("choices") or ()
+        read_completion(known, choices, meter)
+        _read_tier(meter)
+        for choice in choices:
+            _read_tools(get_field(choice, "message"), meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what a chunk contains: only the first and the last have `x_groq`, the last with the usage."""
@@ -41,6 +48,9 @@ class GroqAdapter:
         if known.get("x_groq") is None and meter.model is not None and read_text_chunk(known, choices, meter):
             return
         read_completion_chunk(known, choices, meter)
+        _read_tier(meter)
+        for choice in choices:
+            _read_tools(get_field(choice, "delta"), meter)
         _read_stream_usage(known, meter)
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
@@ -57,6 +67,24 @@ class GroqAdapter:
         """Return the HTTP status of an error whose JSON came within a stream."""
         inner = error.get("error", error)
         return _STREAM_ERROR_STATUSES.get(str(inner.get("code"))) if isinstance(inner, Mapping) else None
+
+
+def _read_tier(meter: UsageMeter) -> None:
+    if meter.service_tier == "flex":
+        meter.service_tier = None  # at the price of the ordinary tier
+
+
+def _read_tools(message: Any, meter: UsageMeter) -> None:
+    """Count the tools that Groq ran for a compound model. A stream repeats those that it named before."""
+    executed = get_field(message, "executed_tools")
+    if not executed:
+        return
+    counts: dict[str, int] = {}
+    for tool in executed:
+        kind = _TOOL_KINDS.get(as_mapping(tool).get("type") or "", "tool_calls")
+        counts[kind] = counts.get(kind, 0) + 1
+    for kind, count in counts.items():
+        meter.set_item(kind, max(count, (meter.items or {}).get(kind, 0)))
 
 
 def _read_stream_usage(known: Mapping[str, Any], meter: UsageMeter) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, stainless
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field, stainless
 from loco_otel.patching.dialects.openai_chat import (
     find_added_usage,
     read_completion,
     read_completion_chunk,
     read_text_chunk,
+    read_tools,
     read_usage,
 )
 from loco_otel.patching.dialects.provider_hosts import find_provider
@@ -41,6 +42,13 @@ _INCOMPLETE_REASONS = {"max_output_tokens": "length"}
 
 def _accept_no_model(_: str) -> bool:
     return False
+
+
+_IMAGE_GENERATION_KINDS = {
+    "input_tokens": "image_generation_input_tokens",
+    "output_tokens": "image_generation_output_tokens",
+}
+"""Tokens of the model that generates images, which has prices of its own."""
 
 
 class OpenAIAdapter:
@@ -132,4 +140,19 @@ def _read_response(known: Mapping[str, Any], meter: UsageMeter) -> None:
         reason = _INCOMPLETE_REASONS.get(said, said)
     if reason:
         meter.finish_reasons = (reason,)
-    read_usage(known.get("usage"), meter)
+    usage = known.get("usage")
+    if usage is not None:
+        read_usage(usage, meter)
+        read_tools(known.get("output") or (), meter)
+        _read_tool_usage(known.get("tool_usage"), meter)
+
+
+def _read_tool_usage(tool_usage: Any, meter: UsageMeter) -> None:
+    """Note what hosted tools are billed for, where the answer reports it apart from its output."""
+    if tool_usage is None:
+        return
+    known = as_mapping(tool_usage)
+    meter.set_item("web_searches", get_field(known.get("web_search"), "num_requests"))
+    images = known.get("image_gen")
+    for name, kind in _IMAGE_GENERATION_KINDS.items():
+        meter.set_item(kind, get_field(images, name))

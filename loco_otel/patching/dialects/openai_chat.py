@@ -8,6 +8,36 @@ from typing import Any
 
 from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field
 
+_INPUT_DETAILS = {
+    "audio_tokens": "input_audio_tokens",
+    "image_tokens": "input_image_tokens",
+    "video_tokens": "input_video_tokens",
+}
+_CACHE_WRITE_DETAILS = {"ttl_12h_tokens": "cache_write_12h_tokens"}
+_OUTPUT_DETAILS = {"audio_tokens": "output_audio_tokens", "image_tokens": "output_image_tokens"}
+_TOOL_KINDS = {
+    "web_search_call": "web_searches",
+    "file_search_call": "storage_searches",
+    "code_interpreter_call": "code_executions",
+    "image_generation_call": "image_generations",
+}
+"""The kind of a billed item, by the type of an output item of the Responses API."""
+_ADDED_KINDS = {
+    "citation_tokens": "output_citation_tokens",  # Perplexity, these two
+    "num_search_queries": "web_searches",
+    "prompt_audio_seconds": "input_audio_seconds",  # Mistral
+}
+_ADDED_TOOLS = {
+    "web_search_calls": "web_searches",  # xAI, these five
+    "x_search_calls": "social_searches",
+    "code_interpreter_calls": "code_executions",
+    "file_search_calls": "storage_searches",
+    "document_search_calls": "storage_searches",
+    "web_search_requests": "web_searches",  # OpenRouter
+}
+_XAI_TICKS = 10**10
+"""Parts of a USD in which xAI reports a charge."""
+
 
 def read_completion(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -> None:
     """Note what a whole answer contains."""
@@ -92,6 +122,9 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
         within = as_mapping(details)
         meter.cache_read_tokens = within.get("cached_tokens")
         meter.cache_write_tokens = within.get("cache_write_tokens")
+        _read_items(details, _INPUT_DETAILS, meter)
+        if (by_age := within.get("cache_write_tokens_details")) is not None:
+            _read_items(by_age, _CACHE_WRITE_DETAILS, meter)
     if meter.cache_read_tokens is None:
         # DeepSeek's name, and Moonshot's.
         hits = get_field(usage, "prompt_cache_hit_tokens")
@@ -99,6 +132,48 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
     details = known.get("completion_tokens_details") or known.get("output_tokens_details")
     if details is not None:
         reasoning = meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")
+        _read_items(details, _OUTPUT_DETAILS, meter)
         # xAI counts them beside the output of chat completions: the total decides.
         if reasoning and (known.get("total_tokens") or 0) >= read + meter.output_tokens + reasoning:
             meter.output_tokens += reasoning
+    added = usage if isinstance(usage, dict) else getattr(usage, "__pydantic_extra__", None)
+    if added:
+        _read_additions(added, meter)
+
+
+def read_tools(items: Any, meter: UsageMeter) -> None:
+    """Count the calls of tools that the server made, in the output of an answer of the Responses API."""
+    counts: dict[str, int] = {}
+    for item in items:
+        known = as_mapping(item)
+        kind = _TOOL_KINDS.get(known.get("type") or "")
+        # Opening a page, and searching it, are free of charge.
+        if kind is not None and (get_field(known.get("action"), "type") or "search") == "search":
+            counts[kind] = counts.get(kind, 0) + 1
+    for kind, count in counts.items():
+        meter.set_item(kind, count)
+
+
+def _read_items(details: Any, kinds: Mapping[str, str], meter: UsageMeter) -> None:
+    for name, kind in kinds.items():
+        amount = get_field(details, name)
+        if amount:
+            meter.set_item(kind, amount)
+
+
+def _read_additions(added: Mapping[str, Any], meter: UsageMeter) -> None:
+    """Note what routers and providers add to OpenAI's usage."""
+    cost = added.get("cost")
+    if isinstance(cost, Mapping):
+        meter.set_reported_charge(cost.get("total_cost"))  # Perplexity
+    elif isinstance(cost, (int, float)):
+        # OpenRouter; with the program's own key, what its provider charges comes on top.
+        own_key = added.get("cost_details") if added.get("is_byok") else None
+        upstream = as_mapping(own_key).get("upstream_inference_cost")
+        meter.set_reported_charge(cost + upstream if isinstance(upstream, (int, float)) else cost)
+    if (ticks := added.get("cost_in_usd_ticks")) is not None:
+        meter.set_reported_charge(ticks, _XAI_TICKS)
+    _read_items(added, _ADDED_KINDS, meter)
+    for place in ("server_side_tool_usage_details", "server_tool_use"):
+        if (tools := added.get(place)) is not None:
+            _read_items(tools, _ADDED_TOOLS, meter)

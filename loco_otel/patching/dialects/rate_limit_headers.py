@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import NamedTuple
 
+from loco_otel.clock import StatedDelay
 from loco_otel.events import RateLimits
 
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
@@ -34,7 +35,17 @@ _MIN_EPOCH_MS = 1e11
 _MAX_SECONDS = 31 * 86400.0
 """The longest window of a limit is a month."""
 
-_RETRY_AFTER_NAMES = (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0))
+_RETRY_AFTER_NAMES = (
+    ("retry-after-ms", 0.001),
+    ("x-ms-retry-after-ms", 0.001),
+    ("x-amz-retry-after", 0.001),
+    ("retry-after", 1.0),
+    ("llm_provider-retry-after", 1.0),  # LiteLLM's proxy, of the provider behind it
+)
+_RETRY_INFO = "retryDelay"
+"""The field of an error of Google's in which it states a delay."""
+_MAX_CAUSES = 20
+"""The most details of an error that are searched for one."""
 
 
 class _LimitNames(NamedTuple):
@@ -59,6 +70,17 @@ _REQUEST_NAMES = (
     _LimitNames("x-ratelimit-remaining", "x-ratelimit-limit", "x-ratelimit-reset"),
     # Kong and others that follow the draft of the IETF
     _LimitNames("ratelimit-remaining", "ratelimit-limit", "ratelimit-reset"),
+    # LiteLLM's proxy, of the provider behind it
+    _LimitNames(
+        "llm_provider-x-ratelimit-remaining-requests",
+        "llm_provider-x-ratelimit-limit-requests",
+        "llm_provider-x-ratelimit-reset-requests",
+    ),
+    _LimitNames(
+        "llm_provider-anthropic-ratelimit-requests-remaining",
+        "llm_provider-anthropic-ratelimit-requests-limit",
+        "llm_provider-anthropic-ratelimit-requests-reset",
+    ),
 )
 _TOKEN_NAMES = (
     _LimitNames("x-ratelimit-remaining-tokens", "x-ratelimit-limit-tokens", "x-ratelimit-reset-tokens"),
@@ -75,6 +97,16 @@ _TOKEN_NAMES = (
     ),
     # Mistral behind Kong
     _LimitNames("ratelimitbysize-remaining", "ratelimitbysize-limit", "ratelimitbysize-reset"),
+    _LimitNames(
+        "llm_provider-x-ratelimit-remaining-tokens",
+        "llm_provider-x-ratelimit-limit-tokens",
+        "llm_provider-x-ratelimit-reset-tokens",
+    ),
+    _LimitNames(
+        "llm_provider-anthropic-ratelimit-tokens-remaining",
+        "llm_provider-anthropic-ratelimit-tokens-limit",
+        "llm_provider-anthropic-ratelimit-tokens-reset",
+    ),
 )
 
 _logger = logging.getLogger("loco_otel")
@@ -88,7 +120,19 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         if name in headers:
             seconds = _read_seconds(headers, name)
             if seconds is not None:
-                return seconds * scale
+                return StatedDelay(seconds * scale, name)
+    return None
+
+
+def read_retry_info(body: object) -> float | None:
+    """Return the seconds that `RetryInfo` in the JSON of an error states, as Google sends it; None without one."""
+    error = body[0] if isinstance(body, list) and body else body
+    error = error.get("error", error) if isinstance(error, Mapping) else None
+    items = error.get("details") if isinstance(error, Mapping) else None
+    for item in items[:_MAX_CAUSES] if isinstance(items, list) else ():
+        text = item.get(_RETRY_INFO) if isinstance(item, Mapping) else None
+        if isinstance(text, str):
+            return _read_seconds({_RETRY_INFO: text}, _RETRY_INFO)
     return None
 
 
@@ -154,7 +198,7 @@ def _read_seconds(headers: Mapping[str, str], name: str) -> float | None:
     if seconds is None or seconds > _MAX_SECONDS:
         _log_malformed(name, text)
         return None
-    return seconds
+    return StatedDelay(seconds, name)
 
 
 def _take_first(text: str) -> str:
