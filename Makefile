@@ -1,4 +1,4 @@
-# make check | demo | test | test-pairs | bench | company | lint | fmt | docs | clean
+# make check | demo | test | test-pairs | others | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/in
 
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
-.PHONY: check demo test test-pairs $(PAIRS:%=test-%) bench company lint fmt docs clean
+.PHONY: check demo test test-pairs $(PAIRS:%=test-%) others bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
@@ -38,6 +38,10 @@ test-pairs:
 
 $(PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
+
+# The tests that SDKs and instrumentors publish; OTHERS names some of them: make others OTHERS=openai
+others: .venv/.others
+	nice $(BIN)/python tests/others $(OTHERS)
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2
@@ -82,6 +86,11 @@ clean:
 .venv/.pair-%: tests/pairs/%.txt .venv/.test
 	rm -rf .venv/pairs/$*
 	$(UV_INSTALL) --target .venv/pairs/$* -r $<
+	touch $@
+
+.venv/.others: tests/others/requirements.txt .venv/.test
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/others/env
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv/others/env/bin/python -e . -r $<
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python
