@@ -16,6 +16,9 @@ class Suite(NamedTuple):
     options: tuple[str, ...] = ()
     """Further options of pytest. Those that the distribution's own settings name are off."""
 
+    documented: tuple[str, ...] = ()
+    """Tests that fail with loco-otel on, because they forbid what our documentation promises."""
+
 
 _NO_MOCK_SERVER = "needs a mock server for the provider's whole API"
 _CASSETTES_ONLY = ("--vcr-record=none",)
@@ -27,6 +30,8 @@ SUITES = (
         left_out=("tests/api_resources",),
         reason=_NO_MOCK_SERVER,
         options=("-p", "tests._alias_httpx"),
+        # It lists all attributes of the SDK's own span, which loco-otel extends by loco.wait.duration.
+        documented=("tests/test_open_telemetry.py::TestCallSpans::test_unary_attributes",),
     ),
     Suite("groq", left_out=("tests/api_resources",), reason=_NO_MOCK_SERVER),
     Suite("opentelemetry-instrumentation-genai-openai", options=_CASSETTES_ONLY),
