@@ -1,4 +1,4 @@
-# make check | demo | test | test-pairs | nightly | bench | company | lint | fmt | docs | clean
+# make check | demo | test | test-pairs | nightly | others | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching tel
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py)
 
-.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) bench company lint fmt docs clean
+.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
@@ -52,6 +52,10 @@ $(PAIRS:%=test-%): test-%: .venv/.pair-%
 # The tests that draw at random, and those of forks, with twenty times the runs.
 nightly: .venv/.test
 	TEST_EFFORT=20 $(BIN)/python -m pytest -o timeout=0 -n auto --dist worksteal $(NIGHTLY_TESTS)
+
+# The tests that SDKs and instrumentors publish; OTHERS names some of them: make others OTHERS=openai
+others: .venv/.others
+	nice $(BIN)/python tests/others $(OTHERS)
 
 bench: .venv/.test company
 	-test -d .venv/published/loco || $(UV_INSTALL) --no-deps --target .venv/published loco-agent==0.2.2
@@ -96,6 +100,11 @@ clean:
 .venv/.pair-%: tests/pairs/%.txt .venv/.test
 	rm -rf .venv/pairs/$*
 	$(UV_INSTALL) --target .venv/pairs/$* -r $<
+	touch $@
+
+.venv/.others: tests/others/requirements.txt .venv/.test
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv/others/env
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv/others/env/bin/python -e . -r $<
 	touch $@
 
 $(BIN)/uv: | $(BIN)/python

@@ -1,5 +1,7 @@
 """How long a resource pauses for what its provider reported."""
 
+from operator import itemgetter
+
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import compute_refill_delay
 from loco_otel.clock import StatedDelay
@@ -16,9 +18,10 @@ def compute_pause(
 
     `retry_after` takes precedence; without it the provider's remaining requests and tokens decide.
     """
-    pause, header = (
-        _compute_refill_pause(ticket, limits) if retry_after is None else (retry_after, _get_header(retry_after))
-    )
+    if retry_after is None:
+        pause, header = _compute_refill_pause(ticket, limits)
+    else:
+        pause, header = retry_after, _get_header(retry_after)
     return (min(float(pause), _MAX_PAUSE), header) if pause > 0 else (0.0, None)
 
 
@@ -29,12 +32,12 @@ def _compute_refill_pause(ticket: Ticket, limits: RateLimits | None) -> tuple[fl
         (1, limits.remaining_requests, limits.requests_limit, limits.requests_reset),
         (max(1, ticket.request.tokens), limits.remaining_tokens, limits.tokens_limit, limits.tokens_reset),
     )
-    return max(
+    pauses = [
         (compute_refill_delay(needed, left, limit, reset), _get_header(reset))
-        if left is not None and reset is not None
-        else (0.0, None)
         for needed, left, limit, reset in buckets
-    )
+        if left is not None and reset is not None
+    ]
+    return max(pauses, key=itemgetter(0), default=(0.0, None))
 
 
 def _get_header(delay: float) -> str | None:
