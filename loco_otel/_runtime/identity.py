@@ -74,7 +74,7 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a name or None, not {value!r}")
         self._identity = Identity(
-            replace_surrogates(validate_agent_name(agent)),
+            validate_agent_name(agent),
             *[None if value is None else replace_surrogates(value) for value in others],
         )
 
@@ -99,7 +99,7 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
 
 
 def validate_agent_name(agent: str) -> str:
-    """Return an agent's name.
+    """Return an agent's name, as valid Unicode.
 
     Raises:
         ValueError: it is none.
@@ -107,7 +107,7 @@ def validate_agent_name(agent: str) -> str:
     """
     if not (isinstance(agent, str) and agent):
         raise ValueError(f"agent must be a name, not {agent!r}")
-    return agent
+    return str(replace_surrogates(agent))
 
 
 def resolve_identity(default: str) -> Identity:
