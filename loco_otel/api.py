@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel._introspection.dump import Dump
 from loco_otel._runtime import faults, process
+from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel._runtime.identity import Identity, resolve_identity, validate_agent_name
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._waiting.slot import Slot
@@ -64,7 +65,7 @@ def slot(
         agent, known_tenant = _identify_caller(runtime)[:2]
         tenant = tenant or known_tenant
     else:
-        validate_agent_name(agent)
+        agent = validate_agent_name(agent)
     runtime.detect_otel_sdk()
     request = Request(
         agent,
@@ -72,8 +73,8 @@ def slot(
         runtime.resolve_resource_names(resources),
         timeout,
         False,  # admission
-        tenant,
-        task_type,
+        replace_surrogates(tenant),
+        replace_surrogates(task_type),
         labels=labels,
     )
     return Slot(runtime, request)

@@ -71,6 +71,16 @@ def test_listeners_receive_what_is_requested() -> None:
     assert (request.provider, request.model, request.settles, request.admission) == (None, None, False, False)
 
 
+def test_half_an_emoji_in_a_slots_names_becomes_valid() -> None:
+    listener = RecordingListener()
+    process.get_runtime().engine.add_listener(listener)
+    with slot("caf\u00e9 \ud83d", tenant="t\ud83d", task_type="\ud83d"):
+        pass
+    (submitted,) = listener.of(Submitted)
+    request = submitted.ticket.request
+    assert (request.agent, request.tenant, request.task_type) == ("caf\u00e9 \ufffd", "t\ufffd", "\ufffd")
+
+
 def test_rejection_is_an_error_of_the_package() -> None:
     assert issubclass(loco_otel.AcquireTimeoutError, TimeoutError)
     for name in ("AcquireTimeoutError", "BackpressureError", "ShutdownError", "BudgetExceededError"):

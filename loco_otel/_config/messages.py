@@ -45,6 +45,7 @@ TABLE_ENTRIES = {
     "shares": "a number from 0.001 to 1000",
     "tenant_shares": "a number from 0.001 to 1000",
     "prices": "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0",
+    "providers": "the name of a provider",
     "downgrade": "a list of models, the next cheaper one first, without the model itself",
 }
 """Settings that are tables of names, and the allowed values of an entry."""

@@ -76,6 +76,7 @@ _Integer = Annotated[int, BeforeValidator(reject_bool), AfterValidator(reject_to
 _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=False), AfterValidator(reject_too_large)]
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 
 
@@ -151,6 +152,10 @@ class Settings(BaseSettings):
         default={}, description=f"a table of model names or globs, each {TABLE_ENTRIES['prices']}"
     )
     """Price of a model by name or glob, instead of the published one."""
+    providers: Mapping[str, _Name] = Field(
+        default={}, description=f"a table of hosts or globs, each with {TABLE_ENTRIES['providers']}"
+    )
+    """Provider of the calls to a host by its name or glob, instead of the one that the SDK or a known host names."""
     budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(
         default=(),
         description="names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, "

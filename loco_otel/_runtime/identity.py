@@ -79,7 +79,7 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a non-empty string or None, not {value!r}")
         self._identity = Identity(
-            replace_surrogates(validate_agent_name(agent)),
+            validate_agent_name(agent),
             *[None if value is None else replace_surrogates(value) for value in others],
         )
 
@@ -104,7 +104,7 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
 
 
 def validate_agent_name(agent: str) -> str:
-    """Return the name of an agent.
+    """Return the name of an agent, as valid Unicode.
 
     Raises:
         ValueError: it is not a non-empty string.
@@ -112,7 +112,7 @@ def validate_agent_name(agent: str) -> str:
     """
     if not (isinstance(agent, str) and agent):
         raise ValueError(f"agent must be a non-empty string, not {agent!r}")
-    return agent
+    return str(replace_surrogates(agent))
 
 
 def resolve_identity(default: str) -> Identity:

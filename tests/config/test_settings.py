@@ -203,7 +203,7 @@ def test_empty_variable_counts_as_unset(empty, config):
     names = [
         f"LOCO_{row.key.upper()}"
         for row in Settings.load({}).rows()
-        if row.key not in {"weights", "shares", "tenant_shares"}
+        if row.key not in {"weights", "providers", "shares", "tenant_shares"}
     ]
 
     assert Settings.load(dict.fromkeys(names, empty)) == Settings.load({})
@@ -327,6 +327,9 @@ def test_file_sets_every_key(config):
         output = 2
         cache_read = 0.05
 
+        [providers]
+        "llm.harbour.example" = "openrouter"
+
         [weights]
         "gpt-4o" = 4
         "claude-*" = 2.5
@@ -345,6 +348,7 @@ def test_file_sets_every_key(config):
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
     assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
     assert settings.prices == {"our-*": Price(input=0.5, output=2, cache_read=0.05)}
+    assert settings.providers == {"llm.harbour.example": "openrouter"}
     assert settings.limits == (Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),)
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
     assert (settings.budget_zone, settings.downgrade_ends) == ("Europe/Berlin", "alert")
@@ -418,6 +422,11 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("shares.chat = 1001", "shares.chat=1001 in {}: must be a number from 0.001 to 1000"),
         ("shares.chat = nan", "shares.chat=nan in {}: must be a number from 0.001 to 1000"),
         ("shares.chat = true", "shares.chat=true in {}: must be a number from 0.001 to 1000"),
+        (
+            "providers = 'openai'",
+            "providers=openai in {}: must be a table of hosts or globs, each with the name of a provider",
+        ),
+        ("providers.host = 3", "providers.host=3 in {}: must be the name of a provider"),
         (
             "tenant_shares = 'acme'",
             "tenant_shares=acme in {}: must be a table of tenants, each with a number from 0.001 to 1000",
@@ -553,7 +562,7 @@ def test_unknown_variable_is_reported_without_a_fault():
     )
 
 
-NOT_IN_A_LINE = {"weights", "prices", "resources", "shares", "tenant_shares", "downgrade"}
+NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "downgrade"}
 
 
 def test_no_setting_is_unknown(config):

@@ -1,16 +1,22 @@
 """The provider of a call of OpenAI's SDK is the one that its base URL names."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from anthropic import Anthropic
+from loco_otel_instrumentation.anthropic.adapter import AnthropicAdapter
 from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
-from openai import AzureOpenAI, OpenAI
+from openai import APIConnectionError, AzureOpenAI, OpenAI
 from openai._models import FinalRequestOptions
 
+import loco_otel
 from loco_otel._budgets.prices import Prices
-from loco_otel.events import Usage
+from loco_otel._runtime import process
+from loco_otel.events import Submitted, Usage
 from loco_otel.patching.dialects import provider_hosts
+from loco_otel.testing import RecordingListener
 
 KNOWN = [
     ("https://api.openai.com/v1", "gpt-4o", "openai"),
@@ -29,6 +35,10 @@ KNOWN = [
     ("https://api.fireworks.ai/inference/v1", "deepseek-r1-0528", "fireworks"),
     ("https://myres.openai.azure.com/openai/v1/", "gpt-4o", "azure.ai.openai"),
     ("https://myres.services.ai.azure.com/openai/v1/", "gpt-4o", "azure.ai.openai"),
+    ("https://api.anthropic.com/v1/", "claude-opus-5", "anthropic"),
+    ("https://adb-1.azuredatabricks.net/serving-endpoints", "databricks-gemma-3-12b", "databricks"),
+    ("https://api.novita.ai/openai", "baichuan/baichuan-m2-32b", "novita"),
+    ("https://api.moonshot.ai/v1", "kimi-k2-0905-preview", "moonshot"),
 ]
 UNKNOWN = [
     "http://127.0.0.1:8000/v1",
@@ -58,6 +68,36 @@ def test_known_host_names_its_provider_and_price(url: str, model: str, provider:
 def test_unknown_host_is_openai(url: str) -> None:
     with OpenAI(api_key="fake", base_url=url) as client:
         assert describe(client).provider == "openai"
+
+
+def test_known_host_names_the_provider_of_anthropics_protocol() -> None:
+    options = FinalRequestOptions(method="post", url="/v1/messages", json_data={"model": "m", "messages": []})
+    for url, provider in (
+        ("https://api.anthropic.com", "anthropic"),
+        ("https://api.deepseek.com/anthropic", "deepseek"),
+        ("http://127.0.0.1:8000", "anthropic"),
+    ):
+        with Anthropic(api_key="fake", base_url=url) as client:
+            description = AnthropicAdapter().describe_call(client, options)
+        assert description is not None
+        assert description.provider == provider
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.*", "127.*"])
+def test_setting_names_the_provider_of_a_host(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loco.toml").write_text(f'[providers]\n"{host}" = "openrouter"\n"*.else" = "groq"\n')
+    monkeypatch.setenv("LOCO_CONFIG", str(tmp_path / "loco.toml"))
+    listener = RecordingListener()
+    loco_otel.install()
+    try:
+        process.get_runtime().engine.add_listener(listener)
+        client = OpenAI(api_key="fake", base_url="http://127.0.0.1:1/v1", max_retries=0)
+        with client, pytest.raises(APIConnectionError):
+            client.chat.completions.create(model="m", messages=[])
+    finally:
+        loco_otel.uninstall()
+    assert [event.ticket.request.provider for event in listener.of(Submitted)] == ["openrouter"]
+    assert [event.ticket.request.resources for event in listener.of(Submitted)] == [("openrouter/127.0.0.1:1",)]
 
 
 def test_class_of_azure_decides_behind_a_gateway() -> None:

@@ -12,11 +12,13 @@ from loco_otel.patching import (
     is_live_tracer,
     stainless,
 )
+from loco_otel.patching.dialects.provider_hosts import find_provider
 
 _ENDPOINTS = stainless.Endpoints(
     {"/messages": "chat", "/complete": "text_completion"},
     {"Bedrock": "aws.bedrock", "AWS": "aws.bedrock", "Vertex": "gcp.vertex_ai"},
     "anthropic",
+    find_provider,
 )
 
 _SPEND_LIMIT_CODES = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})

@@ -1,10 +1,39 @@
-"""Names the provider behind a host that speaks OpenAI's protocol."""
+"""Names the provider behind a host that speaks the protocol of OpenAI or Anthropic."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 _PROVIDERS = {
+    "api.openai.com": "openai",
+    "*.api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "api.ai21.com": "ai21",
+    "dashscope*.aliyuncs.com": "alibaba",
+    "inference.baseten.co": "baseten",
     "api.cerebras.ai": "cerebras",
+    "api.cloudflare.com": "cloudflare",
+    "*.cloud.databricks.com": "databricks",
+    "*.azuredatabricks.net": "databricks",
+    "*.gcp.databricks.com": "databricks",
+    "api.deepinfra.com": "deepinfra",
+    "models.github.ai": "github",
+    "router.huggingface.co": "huggingface",
+    "*.ml.cloud.ibm.com": "ibm.watsonx.ai",
+    "api.meta.ai": "meta",
+    "api.minimax.*": "minimax",
+    "api.minimaxi.com": "minimax",
+    "*.nebius.com": "nebius",
+    "api.novita.ai": "novita",
+    "integrate.api.nvidia.com": "nvidia",
+    "*.ai.cloud.ovh.net": "ovhcloud",
+    "api.sambanova.ai": "sambanova",
+    "api.scaleway.ai": "scaleway",
+    "ai-gateway.vercel.sh": "vercel",
+    "ark.*.volces.com": "volcengine",
+    "api.voyageai.com": "voyageai",
+    "api.z.ai": "zai",
+    "open.bigmodel.cn": "zhipuai",
     "api.cohere.*": "cohere",
     "api.deepseek.com": "deepseek",
     "api.fireworks.ai": "fireworks",
@@ -13,6 +42,7 @@ _PROVIDERS = {
     "codestral.mistral.ai": "mistral_ai",
     "api.moonshot.*": "moonshot",
     "openrouter.ai": "openrouter",
+    "*.openrouter.ai": "openrouter",
     "api.perplexity.ai": "perplexity",
     "api.together.ai": "together",
     "api.together.xyz": "together",
@@ -21,7 +51,11 @@ _PROVIDERS = {
     "generativelanguage.googleapis.com": "gcp.gemini",
     "aiplatform.googleapis.com": "gcp.vertex_ai",
     "*-aiplatform.googleapis.com": "gcp.vertex_ai",
+    "aiplatform.*.rep.googleapis.com": "gcp.vertex_ai",
     "bedrock-runtime.*.amazonaws.com": "aws.bedrock",
+    "bedrock-mantle.*.api.aws": "aws.bedrock",
+    "*.inference.ai.azure.com": "azure.ai.inference",
+    "*.openai.azure.us": "azure.ai.openai",
     "*.openai.azure.com": "azure.ai.openai",
     "*.services.ai.azure.com": "azure.ai.openai",
     "*.cognitiveservices.azure.com": "azure.ai.openai",
@@ -52,3 +86,16 @@ def find_provider(url: Any) -> str | None:
         _provider_by_url.clear()
     _provider_by_url[id(url)] = (url, provider)
     return provider
+
+
+def find_configured_provider(table: Mapping[str, str], url: Any) -> str | None:
+    """Return the provider that a table of hosts and globs has for a base URL; None if it has none.
+
+    Example:
+        >>> from httpx import URL
+        >>> find_configured_provider({"*.example": "openrouter"}, URL("https://llm.example/v1"))
+        'openrouter'
+
+    """
+    host = (getattr(url, "host", None) or "").lower().rstrip(".")
+    return table.get(host) or next((name for glob, name in table.items() if fnmatchcase(host, glob.lower())), None)
