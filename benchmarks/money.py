@@ -13,7 +13,7 @@ from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import Identity
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel._waiting import threads
 from loco_otel.events import DEFAULT_RESOURCE, Request, Usage
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from loco_otel._introspection.dump import Dump
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
 from loco_otel._runtime.identity import Identity, resolve_identity, validate_agent_name
+from loco_otel._runtime.runtime import Runtime
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Request, Snapshot
@@ -78,11 +79,11 @@ def slot(
     return Slot(runtime, request)
 
 
-def _identify_caller(runtime: process.Runtime) -> Identity:
+def _identify_caller(runtime: Runtime) -> Identity:
     try:
         return resolve_identity(runtime.default_agent)
     except Exception:
-        process.log_fault("identifying the caller of slot()")
+        faults.log_fault("identifying the caller of slot()")
         return Identity(runtime.default_agent)
 
 
@@ -236,7 +237,7 @@ def pre_instrument() -> None:
             try:
                 entry.load()().instrument_early()
             except Exception:
-                process.log_fault(f"patching early with {entry.name}")
+                faults.log_fault(f"patching early with {entry.name}")
 
 
 def uninstall() -> None:

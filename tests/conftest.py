@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in tuple(os.environ):
         if name.startswith(("LOCO_", "OTEL_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(process, "_logged_once", set())
+    monkeypatch.setattr(faults, "_logged", set())
     process.replace_runtime(None)
     yield
     process.replace_runtime(None)

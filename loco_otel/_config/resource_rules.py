@@ -1,16 +1,13 @@
-"""Rules that map calls to resources, and the default for calls that no rule matches."""
+"""Rules that state which calls need which resource."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from loco_otel._config.validators import MAX_NUMBER, accept_none_word, reject_bool
 from loco_otel.events import DEFAULT_RESOURCE
-
-_MAX_CACHED_ROUTES = 1000
 
 
 def _reject_default_name(name: str) -> str:
@@ -47,38 +44,9 @@ class ResourceRule(BaseModel):
 
     def is_needed_by(self, provider: str | None, model: str | None, host: str | None) -> bool:
         """Return whether a call needs this resource. One without conditions is needed only if requested by name."""
-        told = ((self.provider, provider), (self.model, model), (self.host, host))
-        rules = [(glob, value) for glob, value in told if glob is not None]
+        pairs = ((self.provider, provider), (self.model, model), (self.host, host))
+        rules = [(glob, value) for glob, value in pairs if glob is not None]
         return bool(rules) and all(value is not None and fnmatchcase(value, glob) for glob, value in rules)
-
-
-class Router:
-    """Maps calls to the names of resources.
-
-    Args:
-        rules: the rules; all that match apply.
-        fixed: whether one capacity is set for all calls that no rule matches. If not, each provider's host has its own
-            limit.
-
-    """
-
-    def __init__(self, rules: Iterable[ResourceRule], *, has_fixed_capacity: bool) -> None:
-        self._rules = tuple(rules)
-        self._has_fixed_capacity = has_fixed_capacity
-        self.route_call = lru_cache(_MAX_CACHED_ROUTES)(self._find_resources)
-        """Return the names of a call's resources, by its provider, model, host and non-default port."""
-
-    def _find_resources(
-        self, provider: str | None, model: str | None, host: str | None, port: int | None = None
-    ) -> tuple[str, ...]:
-        names = {rule.name for rule in self._rules if rule.is_needed_by(provider, model, host)}
-        if names:
-            return tuple(sorted(names))
-        if self._has_fixed_capacity or provider is None:
-            return (DEFAULT_RESOURCE,)
-        if not host:
-            return (provider,)
-        return (f"{provider}/{host}" if port is None else f"{provider}/{host}:{port}",)
 
 
 def index_by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:

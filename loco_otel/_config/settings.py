@@ -1,9 +1,11 @@
 """The settings of loco-otel: one frozen value, read once.
 
-Nothing else in loco-otel reads the environment. A setting comes from `LOCO_<KEY>` in the environment, else
-from `key` in the TOML file that `LOCO_CONFIG` names, else it has its default. Each value remembers where it
-came from, so that `loco-otel doctor` can say so, and a fault is told in the words in which the user wrote the
-setting.
+Within the library, this module alone reads the process's environment. The command line passes its own environment to
+`Settings.load`, and also reads the variables of OpenTelemetry, gunicorn and the terminal, which it reports on.
+
+A setting comes from `LOCO_<KEY>` in the environment, else from `key` in the TOML file that `LOCO_CONFIG` names, else it
+has its default. Each value keeps its source, for `loco-otel doctor`, and an error message quotes the setting as the
+user wrote it.
 """
 
 import os

@@ -11,6 +11,7 @@ from typing import Any
 
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
 from loco_otel.compat.budget import BudgetManager
 from loco_otel.compat.functions import LeasedGenerator, is_async_generator, run_under_lease
@@ -26,7 +27,7 @@ _DEFAULT_CAPACITY = 3
 class ProcessScheduler(AsyncLOCOScheduler):
     """The process's scheduler, as one of the seed's API. Order and limits are the settings'."""
 
-    def __init__(self, runtime: process.Runtime, resource_name: str) -> None:
+    def __init__(self, runtime: Runtime, resource_name: str) -> None:
         self._runtime = runtime
         self._init_state(SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name), None)
         self.on_task_started = None
@@ -214,7 +215,7 @@ def _find_scheduler() -> ProcessScheduler | None:
     return _current
 
 
-def _create_scheduler(runtime: process.Runtime) -> ProcessScheduler:
+def _create_scheduler(runtime: Runtime) -> ProcessScheduler:
     global _current  # noqa: PLW0603 - the process's
     _current = ProcessScheduler(runtime, DEFAULT_RESOURCE)
     return _current

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from loco_otel._config.settings import Settings, is_pretty_log_enabled
-from loco_otel._runtime.process import add_start_hook
+from loco_otel._runtime.runtime import add_start_hook
 from loco_otel.compat.logging import logger
 
 _COLOURS = {

@@ -6,10 +6,10 @@ from typing import Any
 
 from loco_otel._budgets.reservation import ActualCost, Settlement
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel._runtime.identity import Identity
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Spending
 from loco_otel.patching.adapter import Adapter, CallDescription, UsageMeter
 from loco_otel.patching.estimates import create_reservation
@@ -99,7 +99,7 @@ class CallAccounting:
             try:
                 return self._adapter.with_model(options, self._reservation.model)
             except Exception:
-                process.log_fault("sending a call with a cheaper model")
+                faults.log_fault("sending a call with a cheaper model")
         return options
 
     def record_answer(self, answer: Any) -> None:
@@ -107,7 +107,7 @@ class CallAccounting:
         try:
             self._adapter.read_answer(answer, self.meter)
         except Exception:
-            process.log_fault("reading an answer")
+            faults.log_fault("reading an answer")
 
     def record_raw_body(self, response: Any) -> None:
         """Read the usage of a body that was not parsed: its JSON if that is in memory, else its length."""
@@ -174,7 +174,7 @@ class CallAccounting:
         try:
             self._reservation.cancel(self._ticket)
         except Exception:
-            process.log_fault("giving a reservation back")
+            faults.log_fault("giving a reservation back")
 
     def _settle_usage(self, pay: Callable[[Ticket, ActualCost], Settlement]) -> Spending | None:
         """Record the usage for later estimates, and pay for it; None after a fault of ours, which must not raise.
@@ -197,5 +197,5 @@ class CallAccounting:
             paid = pay(self._ticket, ActualCost(usage, weight, answered, meter.service_tier))
             return Spending(usage, weight, answered, response_id, reasons, *paid, sent)
         except Exception:
-            process.log_fault("settling a call")
+            faults.log_fault("settling a call")
             return None

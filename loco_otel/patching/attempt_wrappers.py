@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
 from loco_otel._waiting import ownership
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.throttling import is_caller_gone
@@ -51,7 +51,7 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
         try:
             prepare_answer(answer)
         except Exception:
-            process.log_fault("preparing an answer")
+            faults.log_fault("preparing an answer")
         return answer
 
     return wrapper

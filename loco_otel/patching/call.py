@@ -10,9 +10,9 @@ from opentelemetry.context import Context
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import SlotSource
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel._runtime.identity import Identity
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import CallTrace
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel._waiting import ownership
@@ -148,7 +148,7 @@ class Call:
             trace.add_wait(ticket.granted_at - ticket.waiting_since)
             context = trace.begin_inference(ticket.request.agent, self.engine.read_clock())
         except Exception:
-            process.log_fault("beginning an inference span")
+            faults.log_fault("beginning an inference span")
             return
         if context is not trace.caller_context:
             self._context_token = attach(context)
@@ -253,7 +253,7 @@ class Call:
         try:
             self.engine.cancel(self.ticket)
         except Exception:
-            process.log_fault("giving a slot back")
+            faults.log_fault("giving a slot back")
 
     def _end_call_span(self) -> None:
         if self.trace is not None and self.trace.call_span is not None:

@@ -7,7 +7,7 @@ from loco_otel._engine.base import SlotSource
 from loco_otel._engine.nested import NestedEngine
 from loco_otel._runtime import process
 from loco_otel._runtime.identity import resolve_identity
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import CallTrace, InferenceRequest
 from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
 from loco_otel._waiting import ownership

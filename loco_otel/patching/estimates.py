@@ -11,7 +11,7 @@ from typing import Any
 
 from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._runtime.identity import Identity
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Usage
 from loco_otel.patching.adapter import CallDescription
 from loco_otel.patching.model_tiers import estimate_weight

@@ -16,7 +16,7 @@ from math import inf
 from types import FrameType
 from typing import Any
 
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel.patching.adapter import as_mapping
 from loco_otel.patching.call import Call
@@ -191,7 +191,7 @@ class ResponseBody:
             try:
                 self._call.transfer_claim()
             except Exception:
-                process.log_fault("noting who reads a body")
+                faults.log_fault("noting who reads a body")
 
     def record_chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
@@ -206,14 +206,14 @@ class ResponseBody:
             if self.chunk_reader is not None:
                 self.chunk_reader(chunk, self.meter)
         except Exception:
-            process.log_fault(_READING_CHUNK)
+            faults.log_fault(_READING_CHUNK)
         try:
             if self._strip_chunk is not None:
                 concealed = self._strip_chunk(chunk)
             if self._is_closed:
                 self._call.finish_call()
         except Exception:
-            process.log_fault("noting a chunk")
+            faults.log_fault("noting a chunk")
         return concealed
 
     def end_body(self, error: BaseException | None) -> None:
@@ -222,7 +222,7 @@ class ResponseBody:
         try:
             self._finish_or_abandon(error)
         except Exception:
-            process.log_fault("noting the end of a body")
+            faults.log_fault("noting the end of a body")
 
     def _finish_or_abandon(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):
@@ -250,7 +250,7 @@ class ResponseBody:
             # Unless it was dropped, what goes wrong in the program's own loop is no error of the call.
             self._finish_or_abandon(error if isinstance(error, GeneratorExit) else None)
         except Exception:
-            process.log_fault("noting the end of a body")
+            faults.log_fault("noting the end of a body")
 
 
 class _FollowedStream:
@@ -288,7 +288,7 @@ def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  
                     if read is not None:
                         read(chunk, meter)
                 except Exception:
-                    process.log_fault(_READING_CHUNK)
+                    faults.log_fault(_READING_CHUNK)
                 yield chunk
             elif not body.record_chunk(chunk):
                 yield chunk

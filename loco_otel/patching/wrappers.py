@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
 from loco_otel._waiting import aio, ownership, threads
 from loco_otel.errors import LocoError
 from loco_otel.patching import repatching
@@ -117,7 +117,7 @@ def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> 
             elif ticket.request.settles:
                 set_wait_on_inner_span(ticket)
         except Exception:
-            process.log_fault("seeing an attempt go out")
+            faults.log_fault("seeing an attempt go out")
         return wrapped(*args, **kwargs)
 
     return wrapper
@@ -139,7 +139,7 @@ def observe_response(_: Adapter) -> Wrapper:
                     if limits is not None:
                         runtime.engine.record_rate_limits(ticket, limits)
         except Exception:
-            process.log_fault("reading what a provider says is left")
+            faults.log_fault("reading what a provider says is left")
         return wrapped(*args, **kwargs)
 
     return wrapper
@@ -201,7 +201,7 @@ def try_fail_call(call: Call, error: BaseException) -> None:
     try:
         call.fail_call(error)
     except Exception:
-        process.log_fault("noting a failed call")
+        faults.log_fault("noting a failed call")
 
 
 def _try_follow_answer(call: Call, answer: Any, follow: Follow = follow_answer) -> Any:
@@ -209,7 +209,7 @@ def _try_follow_answer(call: Call, answer: Any, follow: Follow = follow_answer) 
     try:
         followed = follow(call, answer)
     except Exception:
-        process.log_fault("following an answer")
+        faults.log_fault("following an answer")
         call.cancel_after_fault()
         return answer
     return answer if followed is None else followed
@@ -230,7 +230,7 @@ def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -
             engine.record_throttling(ticket, *pushback)
         engine.suspend_ticket(ticket)
     except Exception:
-        process.log_fault("giving a slot back for a pause")
+        faults.log_fault("giving a slot back for a pause")
         return None
     return engine, ticket
 

@@ -12,7 +12,7 @@ from sdk_server import LlmServer
 import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import MILLI, Granted, Spent
 
 SHORT = "Yes."

@@ -21,7 +21,7 @@ from sdk_scheduling import SOON, Scheduled
 from sdk_server import KEY, LlmServer
 
 import loco_otel
-from loco_otel._runtime import process
+from loco_otel._runtime import faults
 from loco_otel.errors import AcquireTimeoutError
 from loco_otel.events import Released, Submitted
 
@@ -39,7 +39,7 @@ ADAPTERS = {"openai": OpenAIAdapter, "anthropic": AnthropicAdapter}
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: begin anew."""
-    monkeypatch.setattr(process, "_logged_once", set())
+    monkeypatch.setattr(faults, "_logged", set())
 
 
 def broken(*_: object, **__: object) -> Any:

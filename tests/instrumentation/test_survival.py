@@ -25,6 +25,7 @@ from sdk_server import LlmServer
 import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._runtime import faults as fault_log
 from loco_otel._runtime import process
 from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
 
@@ -32,7 +33,7 @@ from loco_otel.events import Bypassed, BypassReason, Event, Spent, Submitted
 @pytest.fixture(autouse=True)
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault is logged once in a process: begin anew."""
-    monkeypatch.setattr(process, "_logged_once", set())
+    monkeypatch.setattr(fault_log, "_logged", set())
 
 
 class Broken(Exception):

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from loco_otel._config.resource_rules import ResourceRule, Router
+from loco_otel._config.resource_rules import ResourceRule
+from loco_otel._runtime.router import Router
 
 OPENAI = ("openai", "gpt-4o", "api.openai.com")
 

@@ -18,9 +18,12 @@ import loco_otel
 from loco_otel import ConfigurationError, Settings, ShutdownError, slot
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime import runtime as runtime_module
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
+
+ONCE = "(logged once; LOCO_ENABLED=false turns loco-otel off)"
 
 
 def started(**settings: object) -> Runtime:
@@ -218,7 +221,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(metrics_internal, "_METER_PROVIDER", None)
     clock = ManualClock()
-    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(runtime_module, "time", SimpleNamespace(monotonic=clock))
     return clock
 
 
@@ -291,7 +294,7 @@ def test_an_sdk_that_fails_costs_no_call(
         clock.advance(1)
     assert not runtime.engine.observed
     assert errors(caplog) == [
-        "loco-otel failed at looking for an OpenTelemetry SDK; the program goes on, and this is logged once"
+        f"loco-otel internal error while detecting an OpenTelemetry SDK; calls continue without telemetry {ONCE}"
     ]
 
 
@@ -352,8 +355,8 @@ def test_a_call_that_goes_out_unscheduled_is_counted_each_time_and_logged_once(
     internal, unsupported = BypassReason.INTERNAL_ERROR, BypassReason.UNSUPPORTED_RUNTIME
     assert [event.reason for event in listener.of(Bypassed)] == [internal, internal, unsupported] * 2
     assert errors(caplog) == [
-        "loco-otel failed at describing a call; the program goes on, and this is logged once",
-        "a strange loop: the call goes on unscheduled; logged once",
+        f"loco-otel internal error while describing a call; the call is sent unscheduled {ONCE}",
+        "a strange loop: the call is sent unscheduled (logged once)",
     ]
     assert caplog.records[0].exc_info is not None
 
@@ -365,8 +368,8 @@ def test_a_fault_before_there_is_a_scheduler_makes_none(caplog: pytest.LogCaptur
 
 
 AUTO = (
-    "LOCO_CAPACITY is auto: calls of this process go at once until a provider pushes back, "
-    "then as many at a time as it takes, policy load"
+    "LOCO_CAPACITY is auto: calls are not limited until a provider throttles one, then their number adapts to the "
+    "provider, policy load"
 )
 
 
@@ -374,7 +377,7 @@ AUTO = (
     ("capacity", "limits"),
     [
         (None, AUTO),
-        (3, "loco-otel lets at most 3 calls of this process go at a time, policy load"),
+        (3, "at most 3 concurrent calls in this process (LOCO_CAPACITY), policy load"),
     ],
 )
 def test_what_is_scheduled_and_within_which_limits_is_said(

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import loco_otel
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.events import Event, Granted, Rejected, Released, Spent, Submitted, Suspended
 from loco_otel.testing import RecordingListener
 

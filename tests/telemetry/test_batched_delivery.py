@@ -18,7 +18,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.outbox import Outbox
 from loco_otel._runtime import process
-from loco_otel._runtime.process import Runtime
+from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import batched_delivery
 from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener

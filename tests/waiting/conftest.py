@@ -11,6 +11,7 @@ from callers import Desk, Loop, Threads, Way
 from loco_otel import Settings
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._runtime import process
+from loco_otel._runtime import runtime as runtime_module
 from loco_otel.testing import ManualClock
 
 LOOPS: dict[str, Callable[[], Loop]] = {
@@ -41,7 +42,7 @@ def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
 def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     clock = ManualClock()
     engine = partial(InProcessEngine, clock=clock, timer=False)
-    monkeypatch.setattr(process, "InProcessEngine", engine)
+    monkeypatch.setattr(runtime_module, "InProcessEngine", engine)
     runtime = process.replace_runtime(Settings().changed(capacity=1))
     assert runtime is not None
     return Desk(runtime.engine, clock)

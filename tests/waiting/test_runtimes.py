@@ -167,7 +167,7 @@ def test_trio_passes_through_is_counted_and_warned_of_once(caplog: pytest.LogCap
     assert len(listener.events) == 3
     (record,) = caplog.records
     assert record.getMessage() == (
-        "an event loop that is not asyncio's (trio): the call goes on unscheduled; logged once"
+        "an event loop that is not asyncio's (trio): the call is sent unscheduled (logged once)"
     )
 
 

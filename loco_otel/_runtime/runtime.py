@@ -1,0 +1,284 @@
+"""The parts of one process: core, engine, telemetry and budgets, built from the settings."""
+
+import atexit
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from loco_otel._budgets.controller import BudgetController
+from loco_otel._config.settings import Settings
+from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.alpha_tuner import AlphaTuner
+from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.registry import make_policy_factory
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._fork import ForkSafeLock
+from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
+from loco_otel._runtime.identity import UNKNOWN_AGENT
+from loco_otel._runtime.router import Router
+from loco_otel._runtime.token_averages import TokenAverages
+from loco_otel._telemetry import CallTrace, Telemetry, detect_active_signals
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
+
+_logger = logging.getLogger("loco_otel")
+
+_SDK_CHECK_INTERVAL = 1.0
+"""Seconds between two searches for an OpenTelemetry SDK, while none is found."""
+
+_BATCH_SIZE = 64
+"""Events per delivery, if all listeners accept batches: the events of about sixteen calls."""
+
+
+_start_hooks: list[Callable[[Settings], None]] = []
+
+
+def add_start_hook(hook: Callable[[Settings], None]) -> None:
+    """Call a function with the settings of each runtime that is created later."""
+    _start_hooks.append(hook)
+
+
+class Runtime:
+    """One scheduler for all threads and event loops of the process, with its listeners.
+
+    Args:
+        settings: the settings that it starts with.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.sdks: dict[str, str] = {}
+        """Versions of the SDKs whose calls are scheduled, by name."""
+        core = Scheduler(
+            {},
+            _make_policy_factory(settings),
+            max_wait_ticks=settings.max_wait_ticks,
+            max_waiters=settings.max_waiters,
+            max_hold=settings.max_hold,
+            make_unknown_pool=self._create_discovered_pool,
+            tenant_shares=_convert_shares(settings.tenant_shares),
+            tuner=_make_tuner_factory(settings),
+        )
+        self._apply_resource_limits(core, 0.0)
+        self._core = core
+        self.engine = InProcessEngine(core)
+        self.averages = TokenAverages()
+        self.budgets = BudgetController(settings, self.engine)
+        self._tracing: Telemetry | None = None
+        self._metrics: Telemetry | None = None
+        self._attach_lock = ForkSafeLock()
+        self._next_sdk_check = -inf
+        for hook in _start_hooks:
+            hook(settings)
+        for message in settings.unknown:
+            _logger.warning("%s", message)
+
+    @property
+    def default_agent(self) -> str:
+        """The agent of a call that no source identifies."""
+        return self.settings.agent_id or self.settings.service_name or UNKNOWN_AGENT
+
+    @property
+    def is_weight_needed(self) -> bool:
+        """Whether anything reads the weights of calls.
+
+        Without a limit no call waits and no weight decides; without a listener no weight is reported. A limit or a
+        listener that is added later starts from estimates.
+        """
+        return self._has_limits or self.engine.observed or self._core.has_learnt or self.budgets.is_counting
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether a provider has throttled any call so far."""
+        return self._core.has_learnt
+
+    def _apply_resource_limits(self, core: Scheduler, now: float) -> None:
+        """Apply the limits of the settings."""
+        settings = self.settings
+        rates = {"requests_per_minute": settings.requests_per_minute, "tokens_per_minute": settings.tokens_per_minute}
+        fixed = settings.capacity is not None
+        self.router = Router(settings.resources, has_fixed_capacity=fixed)
+        """Maps a call to its resources."""
+        self._has_limits = fixed or bool(settings.resources) or any(rates.values())
+        core.set_resource(DEFAULT_RESOURCE, settings.capacity, now, **(rates if fixed else {}))
+        for rule in settings.resources:
+            capacity = AdaptiveLimit(rule.capacity_max or inf) if rule.capacity is None else rule.capacity
+            core.set_resource(
+                rule.name,
+                capacity,
+                now,
+                requests_per_minute=rule.requests_per_minute,
+                tokens_per_minute=rule.tokens_per_minute,
+            )
+        for name in core.resources.list_created():
+            core.set_resource(name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
+
+    def _create_discovered_pool(self, name: str) -> SlotPool:
+        """Create the resource of a provider's host at the first call to it."""
+        settings = self.settings
+        pool = SlotPool(name, AdaptiveLimit(settings.capacity_max or inf))
+        pool.set_rate_limits(settings.requests_per_minute, settings.tokens_per_minute)
+        return pool
+
+    def resolve_resource_names(self, resources: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of resources, sorted.
+
+        Raises:
+            ValueError: a name is not in the settings, a name occurs twice, or there is none.
+
+        """
+        known = (DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources))
+        names = (resources,) if isinstance(resources, str) else tuple(sorted(resources))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"resources must be names from the settings ({', '.join(known)}), not {name!r}")
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"resources must name at least one resource, each once, not {resources!r}")
+        return names
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Replace the settings. New limits and policies take effect at once."""
+        self.budgets.apply_settings(settings)
+        before, self.settings = self.settings, settings
+
+        def change(core: Scheduler, now: float) -> None:
+            core.max_waiters = settings.max_waiters
+            if settings.max_hold != before.max_hold:
+                core.set_max_hold(settings.max_hold, now)
+            order = ("policy", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune")
+            if any(getattr(settings, key) != getattr(before, key) for key in order):
+                tenant_shares = _convert_shares(settings.tenant_shares)
+                core.set_policy(
+                    _make_policy_factory(settings),
+                    settings.max_wait_ticks,
+                    now,
+                    tenant_shares,
+                    _make_tuner_factory(settings),
+                )
+            self._apply_resource_limits(core, now)
+
+        self.engine.update_core(change)
+
+    def start_telemetry(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        """Emit spans and metrics to the given or the global providers, if an OpenTelemetry SDK implements them.
+
+        Idempotent per signal.
+        """
+        with self._attach_lock:
+            self._attach_telemetry(tracer_provider, meter_provider)
+
+    def _attach_telemetry(self, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
+        found = detect_active_signals(tracer_provider, meter_provider)
+        tracing = found.tracing and self._tracing is None
+        metrics = found.metrics and self._metrics is None
+        if not tracing and not metrics:
+            return
+        telemetry = Telemetry.from_providers(
+            self.engine.take_snapshot,
+            lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
+            tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
+            meter_provider=meter_provider if metrics else NoOpMeterProvider(),
+            value_limit=self.settings.metric_values,
+            resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
+            flush_events=self.engine.flush,
+            budgets=self.budgets.read_statuses,
+        )
+        self._tracing = telemetry if tracing else self._tracing
+        self._metrics = telemetry if metrics else self._metrics
+        for listener in telemetry.listeners:
+            self.engine.add_listener(listener)
+        late = all(telemetry.can_batch for telemetry in (self._tracing, self._metrics) if telemetry is not None)
+        self.engine.set_batch_size(_BATCH_SIZE if late else 1)
+        # Handlers run in reverse order of registration: this one runs before the providers, which exist by now, shut
+        # down.
+        atexit.unregister(self._flush_at_exit)
+        atexit.register(self._flush_at_exit)
+
+    def detect_otel_sdk(self) -> None:
+        """Find an OpenTelemetry SDK that the program configured after loco-otel. Cheap enough for every call."""
+        if self._tracing is None or self._metrics is None:
+            now = time.monotonic()
+            if now >= self._next_sdk_check:
+                self._next_sdk_check = now + _SDK_CHECK_INTERVAL
+                try:
+                    self.start_telemetry()
+                except Exception:
+                    log_fault("detecting an OpenTelemetry SDK", effect="calls continue without telemetry")
+
+    def capture_trace(self) -> CallTrace | None:
+        """Capture the current context for the telemetry of a request; None without telemetry."""
+        telemetry = self._tracing or self._metrics
+        return None if telemetry is None else telemetry.create_trace()
+
+    def record_fault(self, what: str) -> None:
+        """Log the exception being handled, and count a call that is sent unscheduled."""
+        log_fault(what, effect=UNSCHEDULED)
+        self._count_bypass(BypassReason.INTERNAL_ERROR)
+
+    def record_unsupported(self, what: str) -> None:
+        """Log, once per kind, what cannot be scheduled, and count the call."""
+        log_unsupported(what)
+        self._count_bypass(BypassReason.UNSUPPORTED_RUNTIME)
+
+    def _count_bypass(self, reason: BypassReason) -> None:
+        try:
+            self.engine.record_bypass(reason)
+        except Exception:
+            log_fault("counting an unscheduled call")
+
+    def register_sdk(self, sdk: str, version: str) -> None:
+        """Record and log that the calls of an SDK are scheduled. The limits are logged before the first SDK."""
+        if not self.sdks:
+            _logger.info("%s", self._describe_limits())
+        self.sdks[sdk] = version
+        _logger.info("loco-otel schedules the calls of %s %s", sdk, version)
+
+    def _describe_limits(self) -> str:
+        capacity = self.settings.capacity
+        if capacity is None:
+            return (
+                "LOCO_CAPACITY is auto: calls are not limited until a provider throttles one, then their number adapts"
+                f" to the provider, policy {self.settings.policy}"
+            )
+        return f"at most {capacity} concurrent calls in this process (LOCO_CAPACITY), policy {self.settings.policy}"
+
+    def close(self) -> None:
+        """Reject waiting and new requests, deliver the remaining events, and stop telemetry."""
+        self.engine.close()
+        self.engine.flush()
+        for telemetry in (self._tracing, self._metrics):
+            if telemetry is not None:
+                telemetry.close()
+        self.budgets.close()
+        atexit.unregister(self._flush_at_exit)
+
+    def _flush_at_exit(self) -> None:
+        self.engine.set_batch_size(1)
+        self.engine.flush()
+
+
+def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:
+    # The order of equal agents need not be reproducible.
+    draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
+    return make_policy_factory(
+        settings.policy, alpha=settings.alpha, shares=_convert_shares(settings.shares), draw=draw
+    )
+
+
+def _convert_shares(shares: Mapping[str, float]) -> dict[str, int]:
+    return {name: round(share * MILLI) for name, share in shares.items()}
+
+
+def _make_tuner_factory(settings: Settings) -> Callable[[], AlphaTuner | None]:
+    if settings.auto_tune and settings.policy == "load":
+        return lambda: AlphaTuner(settings.alpha)
+    return lambda: None
