@@ -42,7 +42,7 @@ def test_a_timeout_is_no_negative_number(timeout: float) -> None:
 @pytest.mark.parametrize("name", ["", 7, b"a"])
 @pytest.mark.parametrize("take", [slot, as_agent])
 def test_an_agent_is_a_name(take: Callable[[Any], object], name: object) -> None:
-    with pytest.raises(ValueError, match=r"^agent must be a name, not "):
+    with pytest.raises(ValueError, match=r"^agent must be a non-empty string, not "):
         take(name)
 
 
@@ -163,7 +163,7 @@ def test_who_is_charged_comes_with_the_agent_or_else_from_baggage() -> None:
 @pytest.mark.parametrize("name", ["tenant", "team", "workflow", "session"])
 @pytest.mark.parametrize("value", ["", 5])
 def test_what_is_no_name_is_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be a name or None, not {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} must be a non-empty string or None, not {value!r}"):
         as_agent("a", **{name: value})  # type: ignore[arg-type]
 
 

@@ -115,11 +115,11 @@ def parse_budget_line(value: object) -> object:
         name, equals, amount = part.rpartition("=")
         name = name.strip()
         if not (equals and name):
-            raise ValueError(f"{part!r} is no name with an amount")
+            raise ValueError(f"{part!r} is not a name with an amount")
         try:
             limit = Decimal(amount.strip())
         except InvalidOperation:
-            raise ValueError(f"{amount!r} is no amount") from None
+            raise ValueError(f"{amount!r} is not an amount") from None
         if name == ALL_KEY:
             rules.append({"scope": Scope.ALL, "limit": limit})
         elif name == DEFAULT_KEY:
@@ -128,12 +128,12 @@ def parse_budget_line(value: object) -> object:
             _validate_key(Scope.AGENT, name)
             rules.append({"key": name, "limit": limit})
     if not rules:
-        raise ValueError("it names nobody; none is for no budgets")
+        raise ValueError("it names no agent; write none for no budgets")
     return rules
 
 
 def _validate_key(scope: Scope, key: str) -> None:
-    """Refuse a key that would never match."""
+    """Reject a key that cannot match."""
     if scope is not Scope.MODEL and not _GLOB_CHARACTERS.isdisjoint(key):
         hint = '; scope = "all" is for all together' if key == ALL_KEY else ""
         raise ValueError(f"{key!r}: only the key of a model may be a glob{hint}")

@@ -80,9 +80,9 @@ def _locate_rule_error(
     name: str, written: RawSetting, rest: Sequence[int | str], detail: ErrorDetails, allowed: str
 ) -> tuple[RawSetting, str]:
     """Return the invalid table, by its number, and the allowed values of its invalid key."""
-    said = detail["msg"].removeprefix("Value error, ")
+    reason = detail["msg"].removeprefix("Value error, ")
     if not rest:
-        return written, f"{allowed} ({said})" if detail["type"] == "value_error" else allowed
+        return written, f"{allowed} ({reason})" if detail["type"] == "value_error" else allowed
     number, *keys = rest
     rule, least = _RULE_TYPES[name]
     value = written.value
@@ -93,7 +93,7 @@ def _locate_rule_error(
     if detail["type"] == "missing":
         return written, least
     if not keys:
-        return written, f"{least} ({said})" if detail["type"] == "value_error" else least
+        return written, f"{least} ({reason})" if detail["type"] == "value_error" else least
     field = rule.model_fields.get(str(keys[0]))
     return written.get_item(keys[0]), str(field.description) if field else f"one of {', '.join(rule.model_fields)}"
 

@@ -12,7 +12,7 @@ from loco_otel.events import DEFAULT_RESOURCE
 
 def _reject_default_name(name: str) -> str:
     if name == DEFAULT_RESOURCE:
-        raise ValueError("the default resource has the settings of its own")
+        raise ValueError("the default resource has its own settings")
     return name
 
 

@@ -1,7 +1,7 @@
 """The settings of loco-otel: one frozen value, read once.
 
-Within the library, this module alone reads the process's environment. The command line passes its own environment to
-`Settings.load`, and also reads the variables of OpenTelemetry, gunicorn and the terminal, which it reports on.
+Within the library, no other module reads the process's environment, apart from `COLUMNS` for tables on a terminal. The
+command line reports on the environment, so it passes that to its own checks too.
 
 A setting comes from `LOCO_<KEY>` in the environment, else from `key` in the TOML file that `LOCO_CONFIG` names, else it
 has its default. Each value keeps its source, for `loco-otel doctor`, and an error message quotes the setting as the
@@ -42,7 +42,7 @@ from loco_otel.errors import ConfigurationError
 from loco_otel.money import Action, Budget, Period
 
 OPTIMIZE_FOR_ALPHA: Mapping[str, float] = {"latency": 0.0, "balanced": 0.25, "throughput": 0.5}
-"""The alpha behind each word of `LOCO_OPTIMIZE_FOR`."""
+"""The alpha of each value of `LOCO_OPTIMIZE_FOR`."""
 
 
 class SettingRow(NamedTuple):
@@ -61,8 +61,8 @@ def _reject_duplicate_names(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRu
 def _validate_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # no name, a directory, not known
-        raise ValueError(f"{name!r} is no time zone") from None
+    except (ValueError, OSError, KeyError):  # invalid, a directory, unknown
+        raise ValueError(f"{name!r} is not a time zone") from None
     return name
 
 
@@ -79,69 +79,69 @@ _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 
 
 class Settings(BaseSettings):
-    """All settings, validated. A field's description says what its value may be: it completes "must be"."""
+    """All settings, validated. A field's description states the allowed values: it completes "must be"."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(default=True, description="true or false")
-    """Off: patch nothing."""
+    """False: no SDK is patched."""
     capacity: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("auto")] = Field(
         default=None, description="auto or a whole number of at least 1"
     )
-    """Slots of the default resource; None, written `auto`: each provider's host has a limit of its own, which is found
-    out from its refusals."""
+    """Slots of the default resource. None, written `auto`: each provider's host has its own limit, which adapts to the
+    host's refusals."""
     capacity_max: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a whole number of at least 1"
     )
-    """What such a limit never exceeds."""
+    """The upper bound of such a limit."""
     requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
-    """How many requests may begin in a minute: of the default resource, or at each provider's host."""
+    """The most requests that may start per minute: of the default resource, or at each provider's host."""
     tokens_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
-    """How many tokens they may take, by estimate, corrected once they have ended."""
+    """The most tokens per minute, by estimate; corrected when a request ends."""
     policy: Annotated[Literal["load", "fair", "fifo"], BeforeValidator(convert_to_lower)] = Field(
         default="load", description="load, fair or fifo"
     )
-    """Who of those that wait goes next."""
+    """The policy that selects the next waiter."""
     optimize_for: Annotated[_OptimizationGoal | None, BeforeValidator(convert_to_lower)] = Field(
         default="balanced", description="latency, balanced or throughput"
     )
-    """A word for alpha; None where alpha was set itself."""
+    """A word for alpha; None if alpha itself is set."""
     alpha: Annotated[_Number, Field(ge=0, le=0.5)] = Field(
         default=OPTIMIZE_FOR_ALPHA["balanced"], description="a number from 0 to 0.5"
     )
-    """Share of the queue's weight in the load score; the rest is its age's. Above a half, agents starve."""
+    """Share of the queue's weight in the load score; the rest is the share of its age. Above 0.5 agents can starve."""
     auto_tune: bool = Field(default=False, description="true or false")
-    """Let alpha follow what is seen of the queues; where it begins is what was set."""
+    """Adapt alpha to the queues, starting from the value that is set."""
     max_wait_ticks: Annotated[_Integer, Field(ge=0)] = Field(
         default=1000, description="a whole number of at least 0 (0 is off)"
     )
-    """Ticks after which the oldest waiter goes first under every policy; 0 is never."""
+    """Ticks after which the oldest waiter is served first, under every policy; 0 disables this."""
     max_waiters: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a whole number of at least 1"
     )
-    """The most requests that may wait at once; one more is rejected. None is no bound."""
+    """The most requests that may wait at once; one more is rejected. None means no bound."""
     acquire_timeout: Annotated[Annotated[_Number, Field(ge=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number of seconds of at least 0"
     )
     """Seconds that a request may wait."""
     max_hold: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
-    """Seconds without a sign of life until a slot is taken back."""
+    """Seconds without activity after which a slot is reclaimed."""
     stream_usage: bool = Field(default=False, description="true or false")
-    """Ask OpenAI streams for the usage chunk where the program did not, and hide it from the program."""
+    """Request the usage chunk of OpenAI streams if the program did not, and hide it from the program."""
     agent_id: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
         default=None, description="a name"
     )
-    """Who calls when nothing else says."""
+    """The agent of a call that no source identifies."""
     log: Annotated[Literal["json", "pretty"], BeforeValidator(convert_to_lower)] = Field(
         default="json", description="json or pretty"
     )
-    """How the event log of the seed's API is written; `pretty` also turns it on."""
+    """Format of the event log of loco-agent's API; `pretty` also enables it."""
     metric_values: Annotated[_Integer, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
-    """Most values of one metric attribute; those beyond fold into `other`."""
+    """The most values of one metric attribute; further ones are recorded as `other`."""
     weights: Mapping[str, _Weight] = Field(
         default={}, description="a table of model names or globs, each with a number above 0"
     )
@@ -155,64 +155,67 @@ class Settings(BaseSettings):
         description="names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, "
         "each with a limit; amounts from 0.001 to 1000000000",
     )
-    """What may be spent: of the names `default` is each agent that has none of its own, `*` all together."""
+    """The budgets. The name `default` means each agent without its own budget, `*` all agents together."""
     budget_period: Annotated[Period, BeforeValidator(convert_to_lower)] = Field(
         default=Period.TOTAL, description=f"one of {', '.join(Period)}"
     )
-    """After how long budgets begin anew that do not say so themselves."""
+    """The period of budgets that do not state one."""
     budget_on_exceeded: Annotated[Action, BeforeValidator(convert_to_lower)] = Field(
         default=Action.REJECT, description=f"one of {', '.join(Action)}"
     )
-    """What happens to a call beyond a budget that does not say so itself."""
+    """The action of budgets that do not state one."""
     budget_zone: Annotated[str, AfterValidator(_validate_zone)] = Field(
         default="UTC", description="a time zone such as Europe/Berlin"
     )
-    """At whose midnight days and months end."""
+    """The time zone in which days and months end."""
     downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_wrap_single_value)]] = Field(
         default={}, description=f"a table of models, each with {TABLE_ENTRIES['downgrade']}"
     )
-    """By model: those that a call may be sent with instead, the next cheaper one first."""
+    """By model: the models that may replace it, in descending order of price."""
     downgrade_ends: Annotated[Literal["reject", "alert"], BeforeValidator(convert_to_lower)] = Field(
         default="reject", description="reject or alert"
     )
-    """What happens where there is no room for the cheapest of them either."""
+    """What happens to a call if the budget has no room for the cheapest of them."""
     ledger: Annotated[
         Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, accept_none_word("none")
     ] = Field(default=None, description="none or the path of a file")
-    """Where what is spent is kept, for a restart and for other processes; None is in memory."""
+    """The file that stores spending across restarts and processes; None keeps it in memory."""
     ledger_on_error: Annotated[Literal["closed", "open"], BeforeValidator(convert_to_lower)] = Field(
         default="closed", description="closed or open"
     )
-    """What happens to calls that have budgets while that file can't be used: refused, or let through."""
+    """What happens to calls with budgets while the file is unavailable: `closed` rejects them, `open` allows them."""
     count_spend: bool = Field(default=False, description="true or false")
-    """Count for `spend()` from the start, also where nothing else needs to know what calls take."""
+    """Count for `spend()` from the start, even if nothing else needs the cost of calls."""
     resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_reject_duplicate_names)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )
-    """Resources beside the default one, and which calls need them."""
+    """Resources besides the default one, and the calls that need them."""
     shares: Mapping[str, _Share] = Field(
         default={}, description="a table of agents, each with a number from 0.001 to 1000"
     )
-    """By agent: of two that wait, one with twice the share is served twice as much under `fair`; others have 1."""
+    """Shares by agent under `fair`: twice the share gets twice the service. The default is 1."""
     tenant_shares: Mapping[str, _Share] = Field(
         default={}, description="a table of tenants, each with a number from 0.001 to 1000"
     )
-    """The same by tenant, under every policy."""
+    """Shares by tenant, under every policy."""
 
     service_name: str | None = Field(default=None, description="a name")
-    """The service as OpenTelemetry is told it."""
+    """The service's name in OpenTelemetry's variables."""
     disabled_instrumentations: frozenset[str] = Field(default=frozenset(), description="names with commas between")
-    """The instrumentations that OpenTelemetry is told to leave out; `*` is all."""
+    """The instrumentations that OpenTelemetry's variable disables; `*` means all."""
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _unknown: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the environment, the process's own unless another is given, and the file that it names.
+        """Read the environment and the settings file that it names.
+
+        Args:
+            environ: the environment; None means that of the process.
 
         Raises:
-            ConfigurationError: a value or the file can't be used; the message names all faults.
+            ConfigurationError: a value or the file is invalid; the message names all errors.
 
         """
         environ = os.environ if environ is None else environ
@@ -225,10 +228,10 @@ class Settings(BaseSettings):
         return settings
 
     def changed(self, **overrides: object) -> Self:
-        """Return a copy with some values replaced; None leaves `alpha` and `optimize_for` as they are.
+        """Return a copy with some values replaced; None keeps `alpha` and `optimize_for`.
 
         Raises:
-            ConfigurationError: a value or a key can't be used; the message names all faults.
+            ConfigurationError: a value or a key is invalid; the message names all errors.
 
         """
         faults = [describe_unknown_setting(key, _OWN_KEYS) for key in overrides if key not in _OWN_KEYS]
@@ -247,7 +250,7 @@ class Settings(BaseSettings):
         return settings
 
     def origin(self, key: str) -> str:
-        """Say where a value came from: the variable's name, `file <path>`, `configure()` or `default`."""
+        """Return the source of a value: the variable's name, `file <path>`, `configure()` or `default`."""
         if key == "alpha" and key not in self._origins:
             key = "optimize_for"
         return self._origins.get(key, "default")
@@ -258,20 +261,20 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> tuple[Budget, ...]:
-        """The budgets as the ledger knows them."""
+        """The budgets in the form of the ledger."""
         return tuple(rule.make_budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets)
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """A message for each variable of the environment that looks like a setting and is none."""
+        """A message for each `LOCO_` variable of the environment that is not a setting."""
         return self._unknown
 
     @classmethod
     def _build_validated(cls, given: Mapping[str, RawSetting], faults: Iterable[str]) -> Self:
-        """Make settings of what was given.
+        """Validate values and return the settings.
 
         Raises:
-            ConfigurationError: there are faults, those found before included.
+            ConfigurationError: there are errors, including those found before.
 
         """
         faults = list(faults)
@@ -290,7 +293,7 @@ class Settings(BaseSettings):
         return settings
 
     def _find_conflicts(self, given: Mapping[str, RawSetting]) -> Iterable[str]:
-        """Say which values do not go together."""
+        """Yield a message for each combination of values that is invalid."""
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:
             rule_says_so = any(rule.on_exceeded is Action.DOWNGRADE for rule in self.budgets)
@@ -323,22 +326,22 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the call alone: `load` asks the sources, to know which of them answered."""
+        """Take values from the call only: `load` reads the sources, to record the source of each value."""
         return (init_settings,)
 
 
 _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
 _OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
-"""The settings of loco-otel itself, as the file and `changed` spell them."""
+"""The settings of loco-otel itself, as spelt in the file and in `changed`."""
 _FILE_ONLY_KEYS = (*TABLE_ENTRIES, "resources")
 _ENVIRONMENT_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OWN_KEYS if key not in _FILE_ONLY_KEYS}
-"""Those that the environment may set, as it spells them."""
+"""The variables of the settings that the environment may set."""
 _CONFIG_VARIABLE = "LOCO_CONFIG"
 
 
 def is_pretty_log_enabled(environ: Mapping[str, str] | None = None) -> bool:
-    """Tell whether the environment asks for the pretty event log: known on import, before settings are needed."""
+    """Return whether the environment selects the pretty event log. Needed on import, before any settings."""
     environ = os.environ if environ is None else environ
     return environ.get(_ENVIRONMENT_VARIABLES["log"], "").strip().lower() == "pretty"
 
@@ -366,13 +369,13 @@ def _parse_service_name(resource_attributes: str) -> str:
 
 
 def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:
-    """Return what the file says and what is wrong with it."""
+    """Return the values of the file, and its errors."""
     if not path:
         return {}, []
     try:
         with Path(path).expanduser().open("rb") as file:
             table = tomllib.load(file)
-    except (OSError, RuntimeError, ValueError) as error:  # no such file; no home, too deep; no TOML, no UTF-8
+    except (OSError, RuntimeError, ValueError) as error:  # no file; no home, nested too deep; no TOML, no UTF-8
         reason = getattr(error, "strerror", None) or error
         return {}, [f"{_CONFIG_VARIABLE}={format_single_line(path)}: must name a readable TOML file ({reason})"]
     place = f" in {format_single_line(path)}"
@@ -386,6 +389,6 @@ def _describe_unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
     for name in sorted(name for name, value in environ.items() if name.startswith("LOCO_") and value.strip()):
         key = name.removeprefix("LOCO_").lower()
         if key in _FILE_ONLY_KEYS:
-            yield f"{name} is not read: {key} stand in the file that {_CONFIG_VARIABLE} names"
+            yield f"{name} is not read: set {key} in the file that {_CONFIG_VARIABLE} names"
         elif name not in spelt.values():
             yield describe_unknown_setting(name, spelt)

@@ -19,7 +19,7 @@ def reject_bool(value: object) -> object:
 
     """
     if isinstance(value, bool):
-        raise ValueError("a truth value is no number")  # noqa: TRY004 - pydantic collects ValueErrors only
+        raise ValueError("a boolean is not a number")  # noqa: TRY004 - pydantic collects ValueErrors only
     return value
 
 

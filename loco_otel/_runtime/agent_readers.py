@@ -1,6 +1,7 @@
-"""What agent frameworks know of the running agent: pushed by their hooks, or read from them by a fixed rank.
+"""The running agent according to agent frameworks: pushed by their hooks, or read from them in order of rank.
 
-A reader that raises, or returns no names, costs the name alone. Its first fault is logged and kept for the doctor.
+If a reader raises or returns invalid names, only these names are missing. Its first error is logged and kept for the
+doctor.
 """
 
 import logging
@@ -12,11 +13,11 @@ from loco_otel._fork import ForkSafeLock
 _logger = logging.getLogger("loco_otel")
 
 MAX_NAME_LENGTH = 200
-"""Characters of a name that comes from elsewhere: a framework, a span, or baggage."""
+"""The most characters of a name from a framework, a span or baggage."""
 
 
 class PartialIdentity(NamedTuple):
-    """What one source knows of a call's origin; None for what it does not know."""
+    """The origin of a call according to one source; None for each unknown part."""
 
     agent: str | None = None
     workflow: str | None = None
@@ -29,28 +30,28 @@ class IdentityReader(Protocol):
     name: str
     """The framework's name, in the log and in the doctor."""
     rank: int
-    """Its place among the readers; the lowest is read first."""
+    """The position among the readers; the lowest is read first."""
 
     def read_identity(self) -> PartialIdentity | None:
-        """Return what is known here, in this thread or task; None outside the framework."""
+        """Return the identity of this thread or task; None outside the framework."""
 
 
 _NOTHING = PartialIdentity()
 
 pushed_identities: ContextVar[tuple[tuple[object, PartialIdentity], ...]] = ContextVar("loco_otel_pushed", default=())
-"""What hooks pushed in this context, each with its key; the innermost last."""
+"""The identities that hooks pushed in this context, each with its key; the innermost last."""
 
 readers: tuple[IdentityReader, ...] = ()
 """The readers of all imported frameworks, by rank."""
 
 faults: dict[str, str] = {}
-"""The first fault of each framework's reader or hook, by the framework's name."""
+"""The first error of each framework's reader or hook, by the framework's name."""
 
 _lock = ForkSafeLock()
 
 
 def add_reader(reader: IdentityReader) -> None:
-    """Read from this framework too. Idempotent for one name; thread-safe."""
+    """Add a framework's reader, or replace the one of the same name. Thread-safe."""
     global readers  # noqa: PLW0603 - replaced as a whole, so that calls read it without a lock
     with _lock:
         others = [other for other in readers if other.name != reader.name]
@@ -58,14 +59,14 @@ def add_reader(reader: IdentityReader) -> None:
 
 
 def clear_readers() -> None:
-    """Read from no framework any more."""
+    """Remove all readers."""
     global readers  # noqa: PLW0603 - see above
     with _lock:
         readers = ()
 
 
 def push_identity(key: object, identity: PartialIdentity) -> None:
-    """Name the agent that runs in this context, until `pop_identity` with the same key.
+    """Set the identity of this context, until `pop_identity` with the same key.
 
     Raises:
         TypeError: a name is not a string.
@@ -75,7 +76,7 @@ def push_identity(key: object, identity: PartialIdentity) -> None:
 
 
 def pop_identity(key: object) -> None:
-    """Undo a push, and those after it; no-op in a context without it."""
+    """Undo a push and all later ones; no-op in a context without it."""
     pushed = pushed_identities.get()
     for index, (other, _) in enumerate(pushed):
         if other is key:
@@ -84,7 +85,7 @@ def pop_identity(key: object) -> None:
 
 
 def read_frameworks() -> PartialIdentity:
-    """Return what was pushed here, and from the readers what that lacks. Never raises."""
+    """Return the identity pushed in this context, completed by the readers. Never raises."""
     pushed = pushed_identities.get()
     found = pushed[-1][1] if pushed else _NOTHING
     for reader in readers:
@@ -101,12 +102,12 @@ def read_frameworks() -> PartialIdentity:
 
 
 def record_reader_fault(framework: str, error: Exception) -> None:
-    """Log a framework's first fault, and keep it for the doctor."""
+    """Log a framework's first error, and keep it for the doctor."""
     if framework not in faults:
         faults[framework] = " ".join(f"{type(error).__name__}: {error}".split())
         _logger.error(
-            "loco-otel cannot read the running agent from %s: its calls queue under the name of the current span, or"
-            " else the default (LOCO_AGENT_ID); logged once",
+            "loco-otel cannot read the running agent from %s: calls queue under the agent of the current span, or else"
+            " the default (LOCO_AGENT_ID) (logged once)",
             framework,
             exc_info=error,
         )
@@ -118,7 +119,7 @@ def clean_name(name: str) -> str | None:
 
 
 def replace_surrogates(text: Any) -> Any:
-    """Return text in which each lone surrogate is U+FFFD: exporters lose a whole batch for one. No-op for others."""
+    """Replace each lone surrogate by U+FFFD, as one makes an exporter lose its whole batch. No-op for other values."""
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,14 +1,14 @@
-"""What calls really take: the tokens of each agent with each model, learnt from the calls that have ended.
+"""Average token usage per agent and model, computed from ended calls.
 
-    input  = estimated prompt * mean of real inputs / mean of their estimates
-    output = mean of real outputs
+    input  = estimated prompt * mean of actual inputs / mean of their estimates
+    output = mean of actual outputs
 
-Nothing is known of the first call of a pair: its input is the estimate, and its output nothing. The means are plain
-over the first eight calls; after that each call moves them by an eighth of the way, so that half their weight is on
-the last five calls and nine tenths on the last seventeen. An agent's answers differ from turn to turn: with a larger
-share one odd answer would decide the next weight, with a smaller one an agent that turned to other work would be
-judged by its old work for most of the new. The input has a ratio of means, not a mean of ratios: what a prompt of
-five tokens shows must not decide about one of five thousand.
+Before the first call of a pair ends, its input is the estimate and its output 0. The means are arithmetic over the
+first eight calls. After that each call has a share of an eighth (an exponential moving average): half of the weight is
+on the last five calls, nine tenths on the last seventeen. The outputs of an agent vary from turn to turn: a larger
+share would let one outlier determine the next weight, a smaller one would adapt too slowly when an agent changes its
+work. The input uses a ratio of means, not a mean of ratios: a prompt of five tokens does not decide about one of five
+thousand.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -18,39 +18,40 @@ from loco_otel.events import Usage
 _SHARE = 1 / 8
 _MAX_PAIRS = 1000
 _MAX_TOKENS = 100_000_000
-"""Of one call; a figure beyond is a fault of whoever counted, and so is an input of none."""
+"""The most tokens of one call; a larger count is an error of the server, and so is an input of 0."""
 
 _Pair: TypeAlias = tuple[str, str | None]
 
 
 class PredictedUsage(NamedTuple):
-    """What a call will probably take."""
+    """The predicted usage of a call."""
 
     input_tokens: int
     output_tokens: int
     learnt: bool
-    """False where no call of this agent with this model has told its tokens yet: the output is unknown, not none."""
+    """False before a call of this agent with this model has reported its usage: the output is unknown, not 0."""
 
 
 class _TokenMeans(NamedTuple):
-    """Of one agent with one model."""
+    """The means of one agent with one model."""
 
     calls: int
     estimated: float
-    """Of the prompts, as they were estimated; never below 1."""
+    """Mean of the estimated prompts; at least 1."""
     read: float
     written: float
 
 
 class TokenAverages:
-    """Averages per agent and model, for all threads, without a lock.
+    """Averages per agent and model. Thread-safe without a lock, and safe in finalizers.
 
-    What is learnt replaces one tuple in a dictionary: whoever looks meanwhile sees the old or the new one. What calls
-    teach that end in the very same moment may be lost, which an average can bear; so a finaliser may learn in the
-    midst of it too. A forked child begins with what its parent knew.
+    An update replaces one tuple in a dictionary, so a reader gets the old or the new one. Of two concurrent updates one
+    may be lost, which is acceptable for an average. A forked child starts with the averages of its parent.
 
-    At most `most_pairs` are kept, in two halves. What is learnt goes into the young half; once that is full it becomes
-    the old one, whose pairs, none of which was learnt of since, are forgotten.
+    Args:
+        most_pairs: the most pairs that are kept. They are in two halves: updates go to the young half; when that is
+            full, it becomes the old half and the previous old half is dropped.
+
     """
 
     __slots__ = ("_half", "_halves")
@@ -60,7 +61,7 @@ class TokenAverages:
         self._halves: tuple[dict[_Pair, _TokenMeans], dict[_Pair, _TokenMeans]] = ({}, {})
 
     def predict_usage(self, agent: str, model: str | None, prompt_tokens: int) -> PredictedUsage:
-        """Return what a call will take whose prompt is estimated at so many tokens."""
+        """Return the predicted usage of a call with this estimate of its prompt."""
         means = self._find_means((agent, model))
         if means is None:
             return PredictedUsage(prompt_tokens, 0, learnt=False)
@@ -68,7 +69,7 @@ class TokenAverages:
         return PredictedUsage(round(min(read, _MAX_TOKENS)), round(means.written), learnt=True)
 
     def record_usage(self, agent: str, model: str | None, prompt_tokens: int, usage: Usage) -> bool:
-        """Take note of what a call took; False where its figures are estimates, or can't be true."""
+        """Add the usage of an ended call; return False if its counts are estimates or implausible."""
         read, written, estimated = usage[:3]
         if estimated or not (_is_count(read) and _is_count(written) and read):
             return False
@@ -97,5 +98,5 @@ class TokenAverages:
 
 
 def _is_count(tokens: object) -> bool:
-    """Tell a number of tokens from what a server may say instead."""
+    """Return whether a value is a plausible number of tokens. Servers may send anything."""
     return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS

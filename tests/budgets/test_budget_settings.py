@@ -163,7 +163,7 @@ def test_a_key_that_would_never_match_is_refused(text, message, tmp_path):
 def test_a_line_refuses_globs_of_agents_and_lines_of_nothing(tmp_path):
     with pytest.raises(ConfigurationError, match="only the key of a model may be a glob"):
         load(tmp_path, LOCO_BUDGETS="worker-*=5")
-    with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names nobody; none is for no budgets"):
+    with pytest.raises(ConfigurationError, match=r"LOCO_BUDGETS=, ,: .*it names no agent; write none for no budgets"):
         load(tmp_path, LOCO_BUDGETS=" , ,")
 
 

@@ -1,5 +1,6 @@
 """The settings: each key, where it may come from, and what is said of one that can't be used."""
 
+import ast
 import math
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loco_otel
 from loco_otel._config.budget_rules import Price
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.settings import OPTIMIZE_FOR_ALPHA, Settings
@@ -15,6 +17,18 @@ from loco_otel.errors import ConfigurationError
 from loco_otel.money import Action, Budget, Period, Scope, Unit
 
 HUGE = "9" * 5000
+PACKAGE = Path(loco_otel.__file__).parent
+
+
+def test_environment_is_read_by_few_modules() -> None:
+    """In the library the settings alone; the command line reports on the environment, and tables fit the terminal."""
+    readers = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}
+    }
+    assert readers == {"_config/settings.py", "_introspection/tables.py", "cli/main.py"}
 
 
 def fault(environ: dict[str, str]) -> str:
@@ -532,8 +546,8 @@ def test_an_unknown_variable_is_told_but_no_fault():
     assert settings.capacity is None
     assert settings.unknown == (
         "LOCO_CAPCITY is not a setting of loco-otel; did you mean LOCO_CAPACITY?",
-        "LOCO_TENANT_SHARES is not read: tenant_shares stand in the file that LOCO_CONFIG names",
-        "LOCO_WEIGHTS is not read: weights stand in the file that LOCO_CONFIG names",
+        "LOCO_TENANT_SHARES is not read: set tenant_shares in the file that LOCO_CONFIG names",
+        "LOCO_WEIGHTS is not read: set weights in the file that LOCO_CONFIG names",
         "LOCO_XYZZY is not a setting of loco-otel",
         "LOCO_capacity is not a setting of loco-otel; did you mean LOCO_CAPACITY?",
     )

@@ -245,7 +245,9 @@ def test_a_call_needs_all_resources_that_match(tmp_path: Path, server: LlmServer
                 assert standing("gpu").active == 1
         call.result(SOON)
     assert next(span.name for span in scheduling.spans("acquire")) == "acquire gpu-models+tier"
-    with pytest.raises(ValueError, match="resources must be of llm_api, gpu, tier, gpu-models, not 'tpu'"):
+    with pytest.raises(
+        ValueError, match=r"must be names from the settings \(llm_api, gpu, tier, gpu-models\), not 'tpu'"
+    ):
         loco_otel.slot("a", resources=["tpu"])
 
 
