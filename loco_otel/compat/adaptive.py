@@ -1,34 +1,42 @@
-"""Adaptive alpha for a scheduler of the seed's API; the rule is `_core/adaptive.py`."""
+"""Adaptive alpha for a scheduler of loco-agent's API. The rule is in `_core/alpha_tuner.py`."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.scheduler import Scheduler
+from loco_otel.compat.resource import SharedResource
 
-if TYPE_CHECKING:
-    from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
+
+class TunedScheduler(Protocol):
+    """A scheduler whose alpha is adapted."""
+
+    resource: SharedResource
+
+    @property
+    def alpha(self) -> float:
+        """Share of Q in the load."""
 
 
 class AdaptiveAlphaTuner:
-    """Lowers alpha where some agents wait far longer than others, and raises it where queues grow.
+    """Lowers alpha if some agents wait far longer than others, and raises it if queues grow.
 
-    With `auto_tune=True` a scheduler has one, which looks at each release for which somebody waits; `update` looks
-    now. Whatever `max_alpha` says, alpha stays where no agent can starve: at most 0.45, and at most
-    0.9 / (1 + arrivals per release).
+    A scheduler with `auto_tune=True` runs one at each release while agents wait; `update` runs it now. Independently of
+    `max_alpha`, alpha stays low enough that no agent can starve: at most 0.45, and at most 0.9 / (1 + arrivals per
+    release).
 
     Args:
-        scheduler: whose alpha is tuned.
-        step_size: how much alpha changes at once.
-        min_alpha: alpha's least.
-        max_alpha: alpha's most.
+        scheduler: the scheduler whose alpha is adapted.
+        step_size: the change of alpha per step.
+        min_alpha: the lower bound of alpha.
+        max_alpha: the upper bound of alpha.
         cv_threshold: the coefficient of variation of the agents' ages above which alpha falls.
-        queue_growth_window: looks over which growth is seen.
+        queue_growth_window: the number of updates over which growth is measured.
 
     """
 
     def __init__(
         self,
-        scheduler: "AsyncLOCOScheduler",
+        scheduler: TunedScheduler,
         *,
         step_size: float = 0.01,
         min_alpha: float = 0.0,
@@ -48,7 +56,7 @@ class AdaptiveAlphaTuner:
 
     @property
     def alpha(self) -> float:
-        """What it has found."""
+        """The current alpha."""
         return self.rule.alpha
 
     @property
@@ -57,11 +65,11 @@ class AdaptiveAlphaTuner:
         return list(self.rule.adjustments)
 
     def update(self) -> float:
-        """Look at the queues, and return alpha."""
+        """Adapt alpha to the queues, and return it."""
         resource = self._scheduler.resource
 
-        def look(core: Scheduler, _: float) -> None:
+        def tune(core: Scheduler, _: float) -> None:
             core.resources.get_queue_set((resource.key,)).tune_alpha(self.rule)
 
-        resource.engine.update_core(look)
+        resource.engine.update_core(tune)
         return self.rule.alpha

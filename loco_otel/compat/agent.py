@@ -1,4 +1,4 @@
-"""A holder of a queue of tasks, as the seed's programs name and fill it."""
+"""Agents of loco-agent's API, with the tasks that they have queued and completed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,11 +14,11 @@ from loco_otel.compat.task import Task
 _Result = TypeVar("_Result")
 
 COMPLETED = 1000
-"""Completed tasks that an agent remembers."""
+"""Completed tasks that an agent keeps."""
 
 
 class Clock:
-    """The ticks of a queue that no scheduler has: it stands still unless somebody moves it."""
+    """The tick of a queue without a scheduler: constant unless its owner changes it."""
 
     __slots__ = ("tick",)
 
@@ -27,9 +27,13 @@ class Clock:
 
 
 class CompletedTasks(list[Task]):
-    """The last 1000 that were completed; `total`, `waited` and `failed` count them all.
+    """The last 1000 completed tasks; `total`, `waited` and `failed` count all of them.
 
-    Threads append without a lock, as this is on the hot path: what they append is added up when somebody asks.
+    Threads append without a lock, as this is on the hot path; the sums are computed on access.
+
+    Args:
+        tasks: the tasks to start with.
+
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
@@ -41,7 +45,7 @@ class CompletedTasks(list[Task]):
             self.append(task)
 
     def append(self, task: Task) -> None:
-        """Add one, and forget the first of too many."""
+        """Add a task; above 1000 the first one is dropped."""
         list.append(self, task)
         self._ages.append(task._age)
         if len(self) > COMPLETED:
@@ -53,25 +57,25 @@ class CompletedTasks(list[Task]):
         return _restore_completed, (list(self), self.total, self.waited, self.failed)
 
     def fail(self) -> None:
-        """Note that the work at one of them failed."""
+        """Count a completed task as failed."""
         with self._lock:
             self._failed += 1
 
     @property
     def total(self) -> int:
-        """How many there ever were."""
+        """Number of all completed tasks."""
         self._sum_ages()
         return self._total
 
     @property
     def waited(self) -> int:
-        """The sum of their ages."""
+        """Sum of the ages of all completed tasks."""
         self._sum_ages()
         return self._waited
 
     @property
     def failed(self) -> int:
-        """How many of them failed."""
+        """Number of completed tasks that failed."""
         return self._failed
 
     def _sum_ages(self) -> None:
@@ -89,9 +93,13 @@ def _restore_completed(tasks: list[Task], total: int, waited: int, failed: int) 
 
 
 class TaskList(list[Task]):
-    """An agent's queue. Programs may change it as any list: its scheduler sees it at once.
+    """An agent's queue. Programs may change it like any list, with immediate effect on the scheduler.
 
-    A task that somebody works at stays in the list until it is served, without counting as queued.
+    A task whose slot is granted stays in the list until it is served, but does not count as queued.
+
+    Args:
+        tasks: the tasks to start with.
+
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
@@ -105,18 +113,18 @@ class TaskList(list[Task]):
 
     @property
     def tick(self) -> int:
-        """The time by which the tasks age."""
+        """The time from which the ages of the tasks are computed."""
         tick: int = self.clock.tick
         return tick
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle it as a list that queues nowhere, with the ages that its tasks have."""
+        """Copy and pickle it with the ages of its tasks, but without a scheduler."""
         return TaskList, (list(self),)
 
-    # -- what schedulers do ---------------------------------------------------------------------------------------
+    # -- operations of schedulers ---------------------------------------------------------------------------------
 
     def join(self, station: QueueBinding) -> None:
-        """Queue at a station from now on, with the ages that the tasks have."""
+        """Queue the tasks at a scheduler from now on; they keep their ages."""
         self.leave()
 
         def move() -> None:
@@ -129,14 +137,14 @@ class TaskList(list[Task]):
         station.attach_backlog(self.backlog, move)
 
     def leave(self) -> None:
-        """Queue nowhere any more; the tasks keep their ages."""
+        """Leave the scheduler; the tasks keep their ages. No-op without one."""
         station, self.station = self.station, None
         if station is not None:
             station.detach_backlog(self.backlog, lambda: self._replace_clock(Clock()))
             self.backlog.rebuild_index()
 
-    def ask_for_admission(self, admission: bool) -> None:  # noqa: FBT001 - the one thing it says
-        """Say whether somebody keeps a budget from now on."""
+    def ask_for_admission(self, admission: bool) -> None:  # noqa: FBT001 - the only argument
+        """Set whether later requests need the admission of a budget."""
         station = self.station
         if station is not None:
             station.set_admission(admission)
@@ -144,13 +152,18 @@ class TaskList(list[Task]):
                 task.request = station.get_request(task)
 
     def follow(self, clock: Clock) -> None:
-        """Age by a clock of somebody's own."""
+        """Leave the scheduler, and compute ages from another clock."""
         self.leave()
         self._replace_clock(clock)
         self.backlog.rebuild_index()
 
     def serve(self, completed: CompletedTasks) -> Task | None:
-        """Complete the task whose holder runs here, or one that is held, or else the oldest."""
+        """Complete the task of the current slot, else any task with a slot, else the oldest.
+
+        Returns:
+            The task; None if the queue is empty.
+
+        """
         if len(self) > self.backlog.count:
             ticket = ownership.current_ticket()
             task: Any = None if ticket is None else ticket.work
@@ -160,9 +173,9 @@ class TaskList(list[Task]):
         return self._run_edit(self._serve_task, completed)
 
     def complete(self, task: Task, completed: CompletedTasks) -> bool:
-        """Complete a task that somebody works at; False when it has gone from here meanwhile.
+        """Complete a task with a slot; return False if it is no longer in this list.
 
-        Nothing that the core knows depends on it any more, so this needs no lock: taking it out is one step.
+        Needs no lock: the core holds nothing that depends on the task any more, and its removal is one step.
         """
         if task.queue is not self:
             return False
@@ -175,17 +188,17 @@ class TaskList(list[Task]):
         return True
 
     def withdraw(self, task: Task) -> None:
-        """Take a task out that nobody will work at; harmless when it has gone."""
+        """Remove a task that is not completed. Idempotent."""
         self._run_edit(lambda: self._remove_task(task) if task.queue is self else None)
 
     def withdraw_later(self, task: Task) -> None:
-        """Take a task out, soon. For finalisers: takes no lock."""
+        """Remove a task with the next change of the list. For finalizers: takes no lock."""
         self._dropped.append(task)
 
     def claim(self, task: Task, ticket: Ticket) -> None:
-        """Add a task that has its own holder from the start, so that it counts with that one alone.
+        """Add a task that is bound to a ticket, so that it counts as the ticket's and not as queued.
 
-        Nothing else depends on it, so this needs no lock.
+        Needs no lock, as nothing else depends on the task.
         """
         task.birth = self.clock.tick - task._age
         task.holder = ticket
@@ -215,7 +228,7 @@ class TaskList(list[Task]):
 
         self._run_edit(change)
 
-    # -- what a list can do ---------------------------------------------------------------------------------------
+    # -- operations of a list -------------------------------------------------------------------------------------
 
     def append(self, task: Task) -> None:
         """Queue a task."""
@@ -231,27 +244,27 @@ class TaskList(list[Task]):
             self.append(task)
 
     def insert(self, index: SupportsIndex, task: Task) -> None:
-        """Queue a task at a place of the list; its turn depends on its age."""
+        """Queue a task at a position of the list. The position only matters between tasks of equal age."""
         self._apply_change(lambda: super(TaskList, self).insert(index, task))
 
     def remove(self, task: Task) -> None:
-        """Take a task out."""
+        """Remove a task."""
         self._apply_change(lambda: super(TaskList, self).remove(task))
 
     def pop(self, index: SupportsIndex = -1) -> Task:
-        """Take out and return the task at a place of the list."""
+        """Remove and return the task at a position of the list."""
         return self._apply_change(lambda: super(TaskList, self).pop(index))
 
     def clear(self) -> None:
-        """Take all tasks out."""
+        """Remove all tasks."""
         self._apply_change(super().clear)
 
     def reverse(self) -> None:
-        """Reverse the list: of equally old tasks the one that stands first goes first."""
+        """Reverse the list: of equally old tasks the first is served first."""
         self._apply_change(super().reverse)
 
     def sort(self, *, key: Any = None, reverse: bool = False) -> None:
-        """Sort the list: of equally old tasks the one that stands first goes first."""
+        """Sort the list: of equally old tasks the first is served first."""
         self._apply_change(lambda: super(TaskList, self).sort(key=key, reverse=reverse))
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -265,7 +278,7 @@ class TaskList(list[Task]):
         return self
 
     def __imul__(self, count: SupportsIndex) -> "TaskList":
-        raise TypeError("a task cannot be queued twice")
+        raise TypeError("a task cannot be queued twice: create new tasks")
 
     # -- steps, each within an operation of the engine ------------------------------------------------------------
 
@@ -295,7 +308,7 @@ class TaskList(list[Task]):
         if not isinstance(task, Task):
             raise TypeError(f"a queue holds tasks, not {task!r}")
         if task.queue is not None:
-            raise ValueError(f"{task!r} is queued already")
+            raise ValueError(f"{task!r} is queued already: remove it from its list first")
         task.birth = self.clock.tick - task._age
         station = self.station
         if station is not None:
@@ -322,7 +335,7 @@ class TaskList(list[Task]):
             self._refresh_queue()
 
     def _apply_change(self, change: Callable[[], _Result]) -> _Result:
-        """Make any change, and derive everything anew."""
+        """Make any change of the list, and rebuild what is derived from it."""
 
         def edit() -> _Result:
             before = list(self)
@@ -346,7 +359,7 @@ class TaskList(list[Task]):
         self._refresh_queue()
 
     def _replace_clock(self, clock: Any) -> None:
-        """Go over to another clock: each task keeps its age."""
+        """Replace the clock; each task keeps its age."""
         ages = [task.age for task in self]
         self.clock = clock
         for task, age in zip(self, ages, strict=True):
@@ -355,14 +368,19 @@ class TaskList(list[Task]):
 
 
 class Agent:
-    """Somebody who asks for slots, and the tasks that it has queued and completed.
+    """A requester of slots, with the tasks that it has queued and completed.
 
     Args:
         agent_id: its name.
-        name: another, for people.
-        agent_type: what kind of agent it is.
-        tasks: what it has queued.
-        completed_tasks: what it has completed.
+        name: a display name.
+        agent_type: the kind of agent.
+        tasks: its queued tasks.
+        completed_tasks: its completed tasks.
+
+    Example:
+        >>> agent = Agent('analyst', tasks=[Task('summary', weight=2.0)])
+        >>> agent.queue_depth_weighted
+        2.0
 
     """
 
@@ -382,7 +400,7 @@ class Agent:
 
     @property
     def tasks(self) -> TaskList:
-        """What it has queued, and what it works at."""
+        """Its queued tasks, and those with a slot."""
         return self._tasks
 
     @tasks.setter
@@ -391,7 +409,7 @@ class Agent:
 
     @property
     def queue_depth_weighted(self) -> float:
-        """The weights of its tasks together: Qi."""
+        """The total weight of its tasks: Qi."""
         return sum(task.weight for task in self._tasks)
 
     @property
@@ -400,7 +418,7 @@ class Agent:
         return float(max((task.age for task in self._tasks), default=0))
 
     def serve_oldest_task(self) -> Task | None:
-        """Move a task to the completed ones and return it; None when there is none.
+        """Move a task to the completed ones and return it; None if there is none.
 
         It is the task that the caller's slot was granted for; without a slot, the oldest.
         """

@@ -1,4 +1,4 @@
-"""The scheduler of the seed's API for asyncio: agents queue tasks, and take turns at the slots of one resource."""
+"""The scheduler of loco-agent's API for asyncio: agents queue tasks, and share the slots of one resource."""
 
 import asyncio
 import logging
@@ -34,19 +34,19 @@ Started = Callable[[str, Task], object]
 Completed = Callable[[str, Task, object], object]
 
 MAX_WAIT_TICKS = 1000
-"""The guard, where nobody says otherwise."""
+"""The default of the guard against starvation."""
 
 _SAFE_ALPHA = 0.5
 _HOLDER_CHECK_INTERVAL = 0.1
-"""Seconds between two looks for leases that ended by themselves, while a shutdown waits for the last."""
+"""Seconds between two checks for leases that ended without `note_end`, while a shutdown waits."""
 
 
 class AcquireHandle:
-    """A slot between `acquire_start` and `release_handle`; one that is dropped gives its slot back.
+    """A slot between `acquire_start` and `release_handle`. A handle that is dropped releases its slot.
 
     Args:
-        handle_id: 12 hexadecimal digits when empty.
-        agent_id: who holds it.
+        handle_id: an identifier; empty generates 12 hexadecimal digits.
+        agent_id: the holding agent.
 
     """
 
@@ -59,14 +59,14 @@ class AcquireHandle:
 
     @property
     def handle_id(self) -> str:
-        """Its name."""
+        """Its identifier."""
         if not self._id:
             self._id = os.urandom(6).hex()
         return self._id
 
     @property
     def task(self) -> Task | None:
-        """What the slot was granted for."""
+        """The task that the slot was granted for."""
         task: Task | None = None if self.lease is None else self.lease.task
         return task
 
@@ -75,31 +75,40 @@ class AcquireHandle:
 
 
 class AsyncLOCOScheduler:
-    """Grants the slots of a resource to agents by load; any number of event loops and threads may share it.
+    """Grants the slots of a resource to agents by load. Thread-safe, also across event loops.
 
-    Each release is a tick: tasks that are queued age by one. Who waits is chosen by
-    L(i) = alpha * Qi / max Q + (1 - alpha) * Di / max D over the agents that wait, where Qi is the weight that agent i
-    has queued and Di the age of its oldest task. The agent's oldest task goes with the slot.
+    Each release is a tick: queued tasks age by one. Of the waiting agents the one with the highest load is served next,
+    L(i) = alpha * Qi / max Q + (1 - alpha) * Di / max D, where Qi is the queued weight of agent i and Di the age of its
+    oldest task. The slot is granted for the agent's oldest task.
 
     Args:
-        agents: who may ask; `submit_task` and `register_agent` add more.
-        resource: whose slots.
+        agents: the agents; `submit_task` and `register_agent` add more.
+        resource: the resource whose slots are granted.
         alpha: share of Q in the load, from 0 to 1.
-        optimize_for: a word for alpha: `latency` 0.0, `balanced` 0.25 (what holds when nothing is said), `throughput`
-            0.5.
-        max_waiters: how many may wait at once.
-        seed: of the draws between equals.
-        on_task_started: called with agent and task once a task has its slot. May be async.
-        on_task_completed: called with agent, task and result once a task's slot is free again, unless its work failed.
-            May be async.
-        auto_tune: find alpha by itself, see `AdaptiveAlphaTuner`.
-        budget: what the agents may spend.
-        max_wait_ticks: whoever has waited so many ticks goes first, whatever the load says; 0 leaves the formula
-            unguarded, which starves agents from alpha 0.5 on.
-        policy: `load`; `fair`, by cost served: a heavy agent waits for itself; or `fifo`, who asked first.
+        optimize_for: a word for alpha: `latency` 0.0, `balanced` 0.25 (the default), `throughput` 0.5.
+        max_waiters: the most requests that may wait at once.
+        seed: the seed of the draws between equal agents.
+        on_task_started: called with agent and task after the grant. May be async.
+        on_task_completed: called with agent, task and result after the release, unless the task failed. May be async.
+        auto_tune: adapt alpha, see `AdaptiveAlphaTuner`.
+        budget: the budgets of the agents.
+        max_wait_ticks: ticks after which the oldest waiter is served first, independently of the load; 0 disables this
+            guard, and agents starve from alpha 0.5 on.
+        policy: `load`; `fair`, by cost served, so that heavy work delays only its own agent; or `fifo`.
 
     Raises:
-        ValueError: alpha or the policy, or an agent twice.
+        ValueError: alpha or the policy is invalid, or an agent occurs twice.
+
+    Example:
+        >>> import asyncio
+        >>> from loco_otel import Agent, SharedResource, Task
+        >>> scheduler = AsyncLOCOScheduler([Agent('analyst')], SharedResource('llm'))
+        >>> async def main():
+        ...     await scheduler.submit_task('analyst', Task('summary'))
+        ...     async with scheduler.acquire('analyst') as task:
+        ...         return task.task_id
+        >>> asyncio.run(main())
+        'summary'
 
     """
 
@@ -127,7 +136,7 @@ class AsyncLOCOScheduler:
         self._max_wait_ticks = max_wait_ticks
         self._max_waiters = max_waiters
         self.tuner: AdaptiveAlphaTuner | None = None
-        """Finds alpha, looking at each release for which somebody waits."""
+        """Adapts alpha at each release while requests wait; None keeps it constant."""
         self._init_state(resource, budget)
         self._apply_to_core()
         resource.schedulers.add(self)
@@ -140,7 +149,7 @@ class AsyncLOCOScheduler:
             self._queue_set.tuner = self.tuner.rule
 
     def follow(self) -> None:
-        """Go where the resource is now."""
+        """Bind to the engine that the resource has moved to."""
         self._find_queue_set()
         self._apply_to_core()
         for agent in self._agents.values():
@@ -176,7 +185,7 @@ class AsyncLOCOScheduler:
         self._on_lease_end: Callable[[], None] | None = None
 
     _has_default_timeout = False
-    """Whether there may be a limit to a wait of which nobody says how long it may be."""
+    """Whether waits without an explicit timeout may have one."""
 
     # -- agents -----------------------------------------------------------------------------------------------------
 
@@ -189,7 +198,7 @@ class AsyncLOCOScheduler:
         """Return an agent.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: no agent has this name.
 
         """
         try:
@@ -198,10 +207,10 @@ class AsyncLOCOScheduler:
             raise ValueError(f"Unknown agent: {agent_id}") from None
 
     def register_agent(self, agent: Agent) -> None:
-        """Add an agent, with what it has queued.
+        """Add an agent, with its queued tasks.
 
         Raises:
-            ValueError: there is one of this name.
+            ValueError: an agent has this name.
 
         """
         agent_id = agent.agent_id
@@ -210,10 +219,10 @@ class AsyncLOCOScheduler:
         agent.tasks.join(self._bind_queue(agent_id))
 
     def unregister_agent(self, agent_id: str) -> Agent:
-        """Take an agent out, and return it with what it has queued.
+        """Remove an agent, and return it with its queued tasks.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: no agent has this name.
             RuntimeError: it holds a slot, or waits for one.
 
         """
@@ -230,10 +239,10 @@ class AsyncLOCOScheduler:
     # -- work -------------------------------------------------------------------------------------------------------
 
     async def submit_task(self, agent_id: str, task: Task) -> None:
-        """Queue a task; an agent that is not known is registered.
+        """Queue a task. An unknown agent is registered.
 
         Raises:
-            ShutdownError: nothing is taken any more.
+            ShutdownError: the scheduler is shutting down.
 
         """
         if self.closed:
@@ -247,19 +256,19 @@ class AsyncLOCOScheduler:
             event_log.emit_enqueue(self.logical_tick, agent_id, task, depth, self.resource.name)
 
     def acquire(self, agent_id: str, *, timeout: float | None = None) -> Lease:
-        """Hold a slot for the length of an `async with` body, for the agent's oldest task at that time.
+        """Hold a slot for the duration of an `async with` body, for the agent's oldest task at the grant.
 
-        The body gets that task, or None where the agent has none: then the slot is a plain one and costs nothing. What
-        the body does not take by `serve_oldest_task` is completed at its end. A body that raises costs nothing.
+        The body gets that task; it is None, and the slot costs nothing, if the agent has no task. A task that the body
+        does not complete with `serve_oldest_task` is completed at its end. A body that raises costs nothing.
 
         Args:
-            agent_id: who asks.
-            timeout: seconds to wait.
+            agent_id: the requesting agent.
+            timeout: seconds to wait; None waits without a limit.
 
         Raises:
-            ValueError: there is no agent of this name.
-            AcquireRejectedError: on entering: a timeout (then also a TimeoutError), too many waiters, a budget, or
-                shutdown; the subclass says which.
+            ValueError: no agent has this name.
+            AcquireRejectedError: on entry: a timeout (also a TimeoutError), too many waiters, a budget, or shutdown,
+                each as a subclass.
 
         """
         agent = self._agents.get(agent_id) or self.get_agent(agent_id)
@@ -268,17 +277,17 @@ class AsyncLOCOScheduler:
         return Lease(self, agent, timeout, None)
 
     def hold(self, agent_id: str, task: Task, *, timeout: float | None = None) -> Lease:
-        """Queue a task and hold a slot for just this one; where it gets none it is not queued any more.
+        """Queue a task and hold a slot for this task only; a rejected request removes the task.
 
-        For `wrap` and for adapters. An agent that is not known is registered.
+        For `wrap` and for adapters. An unknown agent is registered.
         """
         agent = self._agents.get(agent_id) or self._create_agent(agent_id)
         if task.learns:
             self.learn(task)
         return Lease(self, agent, self._resolve_timeout(timeout), task)
 
-    async def acquire_start(self, agent_id: str, *, timeout: float | None = None) -> AcquireHandle:  # noqa: ASYNC109 - the seed's
-        """Take a slot where begin and end are in different callbacks; see `acquire`."""
+    async def acquire_start(self, agent_id: str, *, timeout: float | None = None) -> AcquireHandle:  # noqa: ASYNC109 - loco-agent's
+        """Acquire a slot whose release is in another callback; see `acquire`."""
         lease = self.acquire(agent_id, timeout=timeout)
         await lease.__aenter__()
         handle = AcquireHandle(agent_id=agent_id)
@@ -286,21 +295,21 @@ class AsyncLOCOScheduler:
         return handle
 
     async def release_handle(self, handle: AcquireHandle) -> None:
-        """Give back the slot of a handle; harmless when repeated."""
+        """Release the slot of a handle. Idempotent."""
         if handle.lease is not None and handle.lease.end_lease():
             await handle.lease.call_completed_hook(None)
 
     def learn(self, task: Task) -> None:
-        """Give a task whose weight nobody stated the weight that such tasks have had."""
+        """Set the weight of a task without a stated weight to the average of its type."""
         learnt = self.metrics.learnt_weight(task.task_type)
         if learnt is not None:
             task.weight = learnt
 
     def _resolve_timeout(self, timeout: float | None) -> float | None:
-        """Return how many seconds somebody may wait.
+        """Return the timeout of a request in seconds.
 
         Raises:
-            ValueError: the time given is none.
+            ValueError: the timeout is invalid.
 
         """
         if timeout is not None and not timeout >= 0:
@@ -314,21 +323,21 @@ class AsyncLOCOScheduler:
             return self.get_agent(agent_id)
         return self._agents[agent_id]
 
-    # -- how it stands ----------------------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------------------------
 
     @property
     def alpha(self) -> float:
-        """Share of Q in the load, as it is now."""
+        """The current share of Q in the load."""
         return self._queue_set.policy.alpha
 
     @property
     def logical_tick(self) -> int:
-        """How many slots were given back."""
+        """The number of releases."""
         return self._queue_set.tick
 
     @property
     def max_waiters(self) -> int:
-        """How many may wait at once; `sys.maxsize` where no bound is set."""
+        """The most requests that may wait at once; `sys.maxsize` without a bound."""
         bound = self._core.max_waiters
         return sys.maxsize if bound is None else bound
 
@@ -338,7 +347,7 @@ class AsyncLOCOScheduler:
 
     @property
     def budget(self) -> BudgetManager | None:
-        """What the agents may spend."""
+        """The budgets of the agents; None if there are none."""
         return self._budget
 
     @budget.setter
@@ -349,26 +358,26 @@ class AsyncLOCOScheduler:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    async def shutdown(self, timeout: float = 30.0) -> dict[str, int]:  # noqa: ASYNC109 - the seed's
-        """Turn away all who wait and all who come, and wait until the holders have ended.
+    async def shutdown(self, timeout: float = 30.0) -> dict[str, int]:  # noqa: ASYNC109 - loco-agent's
+        """Reject waiting and new requests, and wait until all slots are released.
 
         Args:
-            timeout: seconds to wait for the holders.
+            timeout: seconds to wait for the releases.
 
         Returns:
-            How many waiters were turned away, and how many still hold.
+            The number of rejected waiters, and of slots still held.
 
         """
         self.closed = True
-        turned_away = self.resource.engine.reject_waiting(self._list_tickets(), Outcome.SHUTDOWN)
+        rejected = self.resource.engine.reject_waiting(self._list_tickets(), Outcome.SHUTDOWN)
         loop = asyncio.get_running_loop()
         due = loop.time() + timeout
         while (left := due - loop.time()) > 0 and self._count_holders():
             await self._wait_for_end(min(left, _HOLDER_CHECK_INTERVAL))
-        return {"cancelled_waiters": turned_away, "active_holders": self._count_holders()}
+        return {"cancelled_waiters": rejected, "active_holders": self._count_holders()}
 
     def note_end(self) -> None:
-        """Note that a lease has ended, while a shutdown may wait for it."""
+        """Notify a waiting shutdown that a lease has ended."""
         ended = self._on_lease_end
         if ended is not None:
             ended()
@@ -393,14 +402,14 @@ def _set_event_threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event)
     try:
         loop.call_soon_threadsafe(event.set)
     except RuntimeError:
-        return  # the loop is closed, so nobody waits there
+        return  # the loop is closed, so its shutdown no longer waits
 
 
 def _make_policy_factory(name: str, alpha: float, draw: Callable[[], float]) -> Callable[[], Policy]:
-    """Return what makes a policy.
+    """Return a factory of a policy.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no policy has this name.
 
     """
     if name not in POLICIES:
@@ -412,12 +421,12 @@ _has_warned = False
 
 
 def _warn_about_alpha(alpha: float, max_wait_ticks: int) -> None:
-    global _has_warned  # noqa: PLW0603 - said once in a process
+    global _has_warned  # noqa: PLW0603 - logged once per process
     if not _has_warned:
         _has_warned = True
         _logger.warning(
-            "alpha %s is above 0.5, where the load rule starves agents: whoever has waited %d ticks goes first; "
-            "max_wait_ticks=0 turns that off",
+            "alpha %s is above 0.5, where the load policy starves agents: after %d ticks the oldest waiter is served "
+            "first (max_wait_ticks=0 disables this; logged once)",
             alpha,
             max_wait_ticks,
         )

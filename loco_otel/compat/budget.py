@@ -1,7 +1,7 @@
-"""Budgets in units of weight, one per agent, as the seed's programs set them.
+"""Budgets of loco-agent's API: one per agent, in units of weight.
 
-They are kept by the ledger in memory, see `_budgets.accounts`: what is reserved for work under way is apart from
-what is spent, and check and reserve are one step.
+The ledger in memory keeps them, see `_budgets.accounts`: amounts reserved for tasks in flight are separate from amounts
+spent, and check and reservation are one step.
 """
 
 import math
@@ -22,21 +22,27 @@ __all__ = ["BudgetExceededError", "BudgetManager"]
 Mode = Literal["reject", "alert", "downgrade"]
 
 _UNITS = 1_000_000
-"""Of what is counted in one unit of weight: integers, so that sums are exact, and finer than the scheduler's."""
+"""Ledger units in a weight of 1.0: integers, so that sums are exact, and finer than the scheduler's."""
 _UNLIMITED = 10**30
 _ALERTS = 1000
 
 
 class BudgetManager:
-    """What each agent may spend, has spent, and has reserved. Threads may share it, and several schedulers too.
+    """Limits, spending and reservations by agent. Thread-safe; several schedulers may share it.
 
     Args:
-        default_limit: of an agent without one of its own; None is none.
-        on_exceeded: `reject` raises; `alert` lets the work go and remembers an alert; `downgrade` does as `alert`, and
-            `is_downgraded` says that the agent should take a cheaper model.
+        default_limit: the limit of an agent without its own; None means no limit.
+        on_exceeded: `reject` raises; `alert` allows the task and records an alert; `downgrade` also makes
+            `is_downgraded` return True, so that the agent can use a cheaper model.
 
     Raises:
-        ValueError: the mode is none of these, or the limit no number of at least 0.
+        ValueError: the mode or the limit is invalid.
+
+    Example:
+        >>> budget = BudgetManager(default_limit=5.0)
+        >>> budget.record_spend('analyst', 4.0)
+        >>> budget.remaining('analyst')
+        1.0
 
     """
 
@@ -49,7 +55,7 @@ class BudgetManager:
         self._ledger = MemoryLedger(lease=math.inf)
         self._reservation_ids = count()
         self._open_reservations: dict[tuple[str, int], list[str]] = {}
-        """Reservations by agent and units: those that are alike are one as good as the other."""
+        """Names of reservations by agent and units; equal reservations are interchangeable."""
         self._reservation_lock = ForkSafeLock()
         self._dropped: deque[tuple[str, float]] = deque()
         self._alerts: deque[dict[str, Any]] = deque(maxlen=_ALERTS)
@@ -57,7 +63,7 @@ class BudgetManager:
         _fork.on_child(self, _fork.ForkPhase.BUDGETS)
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork: work under way is its parent's."""
+        """Drop the reservations in a forked child: their tasks are the parent's."""
         self._ledger.after_fork()
         self._open_reservations = {}
 
@@ -65,7 +71,7 @@ class BudgetManager:
 
     @property
     def default_limit(self) -> float | None:
-        """The limit of an agent without one of its own; None is none."""
+        """The limit of an agent without its own; None means no limit."""
         return self._default_limit
 
     @default_limit.setter
@@ -79,12 +85,12 @@ class BudgetManager:
         self._publish_limits()
 
     def remove_limit(self, agent_id: str) -> None:
-        """Leave an agent with the default limit."""
+        """Reset an agent to the default limit."""
         self._limits.pop(agent_id, None)
         self._publish_limits()
 
     def get_limit(self, agent_id: str) -> float | None:
-        """Return an agent's limit; None for none."""
+        """Return an agent's limit; None means no limit."""
         return self._limits.get(agent_id, self._default_limit)
 
     def _publish_limits(self) -> None:
@@ -94,26 +100,26 @@ class BudgetManager:
             [Budget(Scope.AGENT, agent, limit, Unit.WEIGHT, thresholds=()) for agent, limit in limits], UTC
         )
 
-    # -- what is asked and told by programs -----------------------------------------------------------------------
+    # -- operations of programs -----------------------------------------------------------------------------------
 
     def spent(self, agent_id: str) -> float:
-        """Return what an agent has spent, without what is under way."""
+        """Return the amount that an agent has spent, without reservations."""
         return self._read_status(agent_id).spent / _UNITS
 
     def reserved(self, agent_id: str) -> float:
-        """Return what an agent's work under way will cost."""
+        """Return the amount that is reserved for an agent's tasks in flight."""
         return self._read_status(agent_id).reserved / _UNITS
 
     def remaining(self, agent_id: str) -> float | None:
-        """Return what an agent has left, without regard to what is under way; None for no limit."""
+        """Return the limit less the amount spent, without reservations; None means no limit."""
         limit = self.get_limit(agent_id)
         return None if limit is None else max(0.0, limit - self.spent(agent_id))
 
     def check(self, agent_id: str, task_cost: float) -> bool:
-        """Tell whether a cost is within the limit, beside what is spent and under way. Nothing is reserved.
+        """Return whether the limit has room for a cost beside the amounts spent and reserved. Reserves nothing.
 
         Raises:
-            BudgetExceededError: it is not, and the mode is `reject`.
+            BudgetExceededError: it has no room, and the mode is `reject`.
 
         """
         charge = _make_charge(agent_id, _convert_to_units("task_cost", task_cost))
@@ -121,21 +127,21 @@ class BudgetManager:
         return self._apply_decision(charge, self._ledger.check_estimate(charge, 0.0, (), include_reserved=True))
 
     def record_spend(self, agent_id: str, cost: float) -> None:
-        """Note that an agent has spent something."""
+        """Add to the amount that an agent has spent."""
         self._ledger.settle_reservation("", _make_charge(agent_id, _convert_to_units("cost", cost)), 0.0)
 
     def is_downgraded(self, agent_id: str) -> bool:
-        """Tell whether an agent has used up its budget and should take a cheaper model."""
+        """Return whether an agent has exhausted its budget and should use a cheaper model."""
         limit = self.get_limit(agent_id)
         return self.on_exceeded == "downgrade" and limit is not None and self.spent(agent_id) >= limit
 
     @property
     def alerts(self) -> list[dict[str, Any]]:
-        """The last 1000 times that a limit was exceeded and the work went on."""
+        """The last 1000 tasks that exceeded a limit and were allowed."""
         return list(self._alerts)
 
     def summary(self) -> dict[str, dict[str, float | None]]:
-        """Return limit, spent and remaining of each agent that has a limit of its own or has spent something."""
+        """Return limit, spent and remaining of each agent with its own limit or with spending."""
         spenders = [standing.key.key for standing in self._ledger.read_statuses(0.0) if standing.since is not None]
         return {
             agent_id: {
@@ -147,21 +153,21 @@ class BudgetManager:
         }
 
     def reset(self, agent_id: str) -> None:
-        """Set what an agent has spent to 0; what is under way stays reserved."""
+        """Set the amount that an agent has spent to 0. Reservations stay."""
         self._ledger.reset_account(_make_account_key(agent_id))
 
     def reset_all(self) -> None:
-        """Set what all have spent to 0."""
+        """Set the amounts that all agents have spent to 0."""
         for standing in self._ledger.read_statuses(0.0):
             self._ledger.reset_account(standing.key)
 
-    # -- what schedulers do ---------------------------------------------------------------------------------------
+    # -- operations of schedulers ---------------------------------------------------------------------------------
 
     def reserve(self, agent_id: str, task_cost: float) -> bool:
-        """Check and reserve in one step; False where the limit is exceeded and the work goes on all the same.
+        """Check and reserve in one step; return False if the limit is exceeded and the task is allowed.
 
         Raises:
-            BudgetExceededError: it is exceeded, and the mode is `reject`: nothing is reserved.
+            BudgetExceededError: the limit is exceeded, and the mode is `reject`. Nothing is reserved.
 
         """
         units = _convert_to_units("task_cost", task_cost)
@@ -175,7 +181,7 @@ class BudgetManager:
         return within
 
     def settle(self, agent_id: str, task_cost: float, *, spent: bool) -> None:
-        """End a reservation: of work that is done, or of work that failed and costs nothing."""
+        """End a reservation: convert it to spending, or cancel it after a failure."""
         units = _convert_to_units("task_cost", task_cost)
         name = self._pop_reservation(agent_id, units)
         if spent:
@@ -184,11 +190,11 @@ class BudgetManager:
             self._ledger.cancel_reservation(name)
 
     def give_back_later(self, agent_id: str, task_cost: float) -> None:
-        """End the reservation of work that was dropped. For finalisers: takes no lock."""
+        """Cancel a reservation with the next operation. For finalizers: takes no lock."""
         self._dropped.append((agent_id, task_cost))
 
     def _pop_reservation(self, agent_id: str, units: int) -> str:
-        """Return the name of one of an agent's reservations of so much; "" where there is none."""
+        """Remove and return one of an agent's reservations of this amount; "" if there is none."""
         with self._reservation_lock:
             alike = self._open_reservations.get((agent_id, units))
             if alike is None:
@@ -237,7 +243,7 @@ def _validate_amount(name: str, value: float) -> float:
     """Return an amount.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a finite number of at least 0.
 
     """
     if not (value >= 0 and math.isfinite(value)):

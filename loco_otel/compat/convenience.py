@@ -1,7 +1,6 @@
-"""The process's scheduler in one line: configure once, then wrap calls.
+"""Module-level functions over the process's scheduler: configure once, then wrap calls.
 
-It is the one that patched SDK calls and `slot` pass too. A patched call in the body of a wrapped one is not scheduled
-again.
+Patched SDK calls and `slot` use the same scheduler. A patched call inside a wrapped one is not scheduled again.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,11 +20,11 @@ from loco_otel.compat.task import Task
 from loco_otel.events import DEFAULT_RESOURCE
 
 _DEFAULT_CAPACITY = 3
-"""Slots of a program that configures without saying how many, where nobody else has said so either."""
+"""Slots of a program that calls `configure` without a capacity, if no other source sets one."""
 
 
 class ProcessScheduler(AsyncLOCOScheduler):
-    """The process's scheduler, as one of the seed's API. Order and limits are the settings'."""
+    """The process's scheduler in the form of loco-agent's API. The settings define policy and limits."""
 
     def __init__(self, runtime: Runtime, resource_name: str) -> None:
         self._runtime = runtime
@@ -64,22 +63,26 @@ def configure(
 ) -> ProcessScheduler:
     """Change settings of the running program, and return its scheduler.
 
-    Raising a capacity grants at once, lowering it takes effect as leases end; nobody who waits loses their place. What
-    is not named stays as it is, with one exception: a program that calls this without any of `settings`, and says no
-    capacity here or anywhere else, gets 3 slots.
+    A higher capacity grants at once, a lower one takes effect as leases end; waiting requests keep their positions.
+    Settings without an argument keep their values, with one exception: a call without any of `settings`, and without a
+    capacity here or in another source, sets a capacity of 3.
 
     Args:
-        capacity: how many slots; `"auto"` or None leaves it to loco-otel.
+        capacity: the number of slots; `"auto"` or None adapts it.
         optimize_for: `latency`, `balanced` or `throughput`.
-        resource_name: what the resource is called in the event log.
-        auto_tune: whether alpha follows what is seen of the queues.
-        max_waiters: how many may wait at once.
-        budget_mode: begin to keep budgets, see `BudgetManager`: `reject`, `alert` or `downgrade`.
-        settings: any other, under the name of its key in the file.
+        resource_name: the resource's name in the event log.
+        auto_tune: whether alpha adapts to the queues.
+        max_waiters: the most requests that may wait at once.
+        budget_mode: enables budgets, see `BudgetManager`: `reject`, `alert` or `downgrade`.
+        settings: any other settings, by their keys in the file.
 
     Raises:
-        ConfigurationError: a key or value is wrong; nothing has changed then.
-        ValueError: the budget mode is wrong; nothing has changed then.
+        ConfigurationError: a key or value is invalid. Nothing is changed.
+        ValueError: the budget mode is invalid. Nothing is changed.
+
+    Example:
+        >>> configure(capacity=2).resource.capacity
+        2
 
     """
     budget = None if budget_mode is None else BudgetManager(on_exceeded=budget_mode)
@@ -114,7 +117,7 @@ def get_scheduler() -> ProcessScheduler:
 
 
 def set_budget(agent_id: str, max_cost: float) -> None:
-    """Set what an agent may spend.
+    """Set the budget of an agent, in units of weight.
 
     Raises:
         RuntimeError: `configure` was not called with a budget mode.
@@ -122,7 +125,7 @@ def set_budget(agent_id: str, max_cost: float) -> None:
     """
     scheduler = _find_scheduler()
     if scheduler is None or scheduler.budget is None:
-        raise RuntimeError("No budgets are kept. Call loco_otel.configure(budget_mode='reject') first")
+        raise RuntimeError("Budgets are not enabled. Call loco_otel.configure(budget_mode='reject') first")
     scheduler.budget.set_limit(agent_id, max_cost)
 
 
@@ -137,22 +140,28 @@ async def wrap(
 ) -> Any:
     """Call a function under a slot, and return its result.
 
-    A sync function runs in a thread, so that the loop goes on. Of an async generator function the result is its
-    iterator, which takes the slot with its first step and keeps it until it ends or is closed.
+    A sync function runs in a thread, so that the event loop is not blocked. For an async generator function the result
+    is its iterator, which acquires the slot with its first step and holds it until it ends or is closed.
 
     Args:
-        fn: what to call.
-        agent_id: who calls; registered when not known.
-        weight: how heavy the call is; when None what such calls have taken, and 1.0 until that is known.
-        timeout: seconds to wait for the slot. A function's own argument of this name is given with `functools.partial`.
-        labels: more about the call, for programs that read events.
+        fn: the function.
+        agent_id: the calling agent; registered if unknown.
+        weight: the size of the call; None means the average of such calls, and 1.0 without one.
+        timeout: seconds to wait for the slot. Pass a function's own argument of this name with `functools.partial`.
+        labels: further values for programs that read events.
         kwargs: the function's arguments.
 
     Raises:
         RuntimeError: `configure` was not called.
-        TypeError: `fn` is a sync generator function, which could not keep its slot.
-        ValueError: the weight or timeout cannot be used.
-        AcquireRejectedError: there was no slot for it, and `fn` was not called.
+        TypeError: `fn` is a sync generator function, which cannot hold a slot.
+        ValueError: the weight or timeout is invalid.
+        AcquireRejectedError: the request was rejected, and `fn` was not called.
+
+    Example:
+        >>> import asyncio
+        >>> scheduler = configure(capacity=2)
+        >>> asyncio.run(wrap(lambda: 'answer', agent_id='analyst'))
+        'answer'
 
     """
     streams = is_async_generator(fn)
@@ -168,12 +177,12 @@ def scheduled(
     timeout: float | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function so that each call passes the scheduler; see `wrap`.
+    """Return a decorator that schedules each call of a function; see `wrap`.
 
     A sync function becomes an async one.
 
     Raises:
-        TypeError: at once, for a sync generator function.
+        TypeError: on decoration, for a sync generator function.
 
     """
 
@@ -199,7 +208,7 @@ def scheduled(
 
 
 def reset() -> None:
-    """Give up the process's scheduler as `configure` returned it; settings and calls under way stay as they are."""
+    """Discard the scheduler that `configure` returned. Settings and calls in flight are unchanged."""
     global _current
     scheduler, _current = _current, None
     if scheduler is not None:
@@ -209,7 +218,7 @@ def reset() -> None:
 
 def _find_scheduler() -> ProcessScheduler | None:
     runtime = process.get_existing_runtime()
-    # Another runtime (a test's) has nothing of this one's.
+    # The scheduler of another runtime (of a test) is not this one's.
     if _current is None or runtime is None or _current.resource.engine is not runtime.engine:
         return None
     return _current

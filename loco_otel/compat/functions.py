@@ -1,4 +1,4 @@
-"""Functions of any colour under a lease: coroutines in place, sync ones in a thread, async generators step by step."""
+"""Functions under a lease: coroutines in place, sync functions in a thread, async generators step by step."""
 
 import asyncio
 import inspect
@@ -14,7 +14,7 @@ from loco_otel.compat.lease import Lease
 
 
 class _CallThreads:
-    """The threads in which sync functions run, started as needed and kept. The slots are the limit."""
+    """The threads that run sync functions. They are started on demand and kept; slots limit their number."""
 
     def __init__(self) -> None:
         self.after_fork()
@@ -29,10 +29,10 @@ _call_threads = _CallThreads()
 
 
 def is_async_generator(function: Callable[..., Any]) -> bool:
-    """Tell whether a function is an async generator's.
+    """Return whether a function is an async generator function.
 
     Raises:
-        TypeError: it is a sync generator's, whose body runs only later and where nobody can wait.
+        TypeError: it is a sync generator function, whose body runs after the call and cannot await a slot.
 
     """
     if _has_flag(function, inspect.CO_GENERATOR):
@@ -44,8 +44,8 @@ def is_async_generator(function: Callable[..., Any]) -> bool:
 async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
     """Call a function under a lease, and return its result.
 
-    A sync function runs in a thread. Nobody can stop that, so where its caller is cancelled it keeps the slot until it
-    has ended.
+    A sync function runs in a thread, which cannot be stopped: if its caller is cancelled, the function holds the slot
+    until it ends.
     """
     await lease.__aenter__()
     running: asyncio.Future[Any] | None = None
@@ -70,11 +70,11 @@ async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
 
 
 class LeasedGenerator(AsyncIterator[Any]):
-    """An async generator that begins under a lease, and keeps it until it has ended or is closed.
+    """An async generator that acquires a lease with its first step, and holds it until it ends or is closed.
 
     Args:
-        lease: not entered yet.
-        function: makes the generator.
+        lease: a lease that is not entered yet.
+        function: returns the generator.
 
     """
 
@@ -83,7 +83,7 @@ class LeasedGenerator(AsyncIterator[Any]):
         self._function = function
         self._generator: Any = None
         self._closed = False
-        """Whether it was closed before it began."""
+        """Whether it was closed before its first step."""
 
     def __aiter__(self) -> Self:
         return self
@@ -92,28 +92,28 @@ class LeasedGenerator(AsyncIterator[Any]):
         return await self.asend(None)
 
     async def asend(self, value: Any) -> Any:
-        """Go on with the generator, and return what it yields next."""
+        """Resume the generator, and return its next value."""
         if self._closed:
             raise StopAsyncIteration
         if self._generator is None:
-            generator = self._function()  # first: with wrong arguments there is none, and no slot for it
+            generator = self._function()  # first: with wrong arguments it raises, and no slot is requested
             await self._lease.__aenter__()
             self._generator = generator
-            # What the reader does between two steps is its own, but it must not wait for ever for this slot.
+            # The code between two steps runs outside the slot, but must not wait for it, which would be a deadlock.
             self._lease.leave_scope()
             if self._lease.ticket is not None:
                 ownership.add_claim(self._lease.ticket)
         return await self._advance_generator(self._generator.asend(value))
 
     async def athrow(self, error: BaseException) -> Any:
-        """Raise an error in the generator, and return what it yields next."""
+        """Raise an error in the generator, and return its next value."""
         if self._generator is None:
             self._closed = True
             raise error
         return await self._advance_generator(self._generator.athrow(error))
 
     async def aclose(self) -> None:
-        """End the generator, and give the slot back."""
+        """Close the generator, and release the slot."""
         if self._generator is None:
             self._closed = True
         else:
@@ -147,11 +147,11 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 
 def _has_flag(function: Callable[..., Any], flag: int) -> bool:
-    # What `inspect` looks at in the end, after much that most functions do not need.
+    # The flags that `inspect` reads too, after checks that most functions do not need.
     function = _unwrap_partial(function)
     code = getattr(function, "__code__", None)
-    if code is None:  # an object that can be called
-        code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004 - its code is asked for
+    if code is None:  # a callable object
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004 - reads its code
     return code is not None and bool(code.co_flags & flag)
 
 

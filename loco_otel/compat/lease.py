@@ -1,10 +1,10 @@
-"""One slot of a scheduler of the seed's API, and the task that it was granted for: from asking to charging."""
+"""A slot of a scheduler of loco-agent's API, and the task that it was granted for: from request to charge."""
 
 import asyncio
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import ref
 
 from loco_otel._core.policies.load import compute_load
@@ -13,48 +13,75 @@ from loco_otel._waiting import aio, ownership
 from loco_otel.compat import logging as event_log
 from loco_otel.compat.agent import Agent
 from loco_otel.compat.budget import BudgetManager
+from loco_otel.compat.metrics import SchedulerMetrics
+from loco_otel.compat.resource import SharedResource
 from loco_otel.compat.task import Task
 from loco_otel.errors import AcquireTimeoutError, BudgetExceededError, ShutdownError
 from loco_otel.events import MILLI, GrantReason
 
-if TYPE_CHECKING:
-    from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
-
-# Bound once: on 3.11 each look at an enum's member costs as much as a call.
+# Bound once: on Python 3.11 each access to an enum member costs as much as a call.
 _GRANTED = State.GRANTED
 
 
+class LeasingScheduler(Protocol):
+    """The scheduler of a lease."""
+
+    resource: SharedResource
+    metrics: SchedulerMetrics
+    closed: bool
+    on_task_started: Callable[[str, Task], object] | None
+    on_task_completed: Callable[[str, Task, object], object] | None
+
+    @property
+    def budget(self) -> BudgetManager | None:
+        """The budgets of the agents."""
+
+    @property
+    def alpha(self) -> float:
+        """Share of Q in the load."""
+
+    @property
+    def logical_tick(self) -> int:
+        """The number of releases."""
+
+    def trace(self) -> object:
+        """Capture the caller's context, for listeners."""
+
+    def note_end(self) -> None:
+        """Notify a waiting shutdown that a lease has ended."""
+
+
 class LeaseTicket(Ticket):
-    """A ticket of the seed's API."""
+    """A ticket of loco-agent's API."""
 
     scheduler: object = None
-    """Who made it."""
+    """The scheduler that created it."""
     asyncio_task: object = None
-    """The asyncio task that asked, by a weak reference: its result may be what holds the ticket."""
+    """The requesting asyncio task, as a weak reference: its result may hold the ticket."""
 
 
 class Lease:
-    """Holds one slot, from entering `async with` to leaving it; for one use.
+    """Holds one slot for the duration of an `async with` body. Not reusable.
 
     Args:
-        scheduler: whom to ask.
-        agent: who asks.
+        scheduler: the scheduler of the slot.
+        agent: the requesting agent.
         timeout: seconds to wait.
-        own: what the slot is for; when None it is for the agent's oldest task at the grant.
+        own: the task that the slot is for; None means the agent's oldest task at the grant.
 
     """
 
-    # Defaults on the class: making a lease is on the hot path.
+    # Class attributes as defaults, as leases are created on the hot path.
     ticket: LeaseTicket | None = None
     task: Any = None
-    """What it was granted for: a `Task`, or None for a plain slot."""
+    """The `Task` that it was granted for; None for a slot without a task."""
     _held = False
     _scope: ownership.ContextToken | None = None
     _cost = 0.0
     _reserved: BudgetManager | None = None
-    """Who keeps a reservation of the cost."""
+    """The budgets that hold a reservation of the cost."""
 
-    def __init__(self, scheduler: "AsyncLOCOScheduler", agent: Agent, timeout: float | None, own: Task | None) -> None:
+    def __init__(self, scheduler: LeasingScheduler, agent: Agent, timeout: float | None, own: Task | None) -> None:
         self._scheduler = scheduler
         self._timeout = timeout
         self._own = own
@@ -96,15 +123,17 @@ class Lease:
             await self.call_completed_hook(None)
 
     def __del__(self) -> None:
-        # Dropped without an end: an AcquireHandle that nobody released, a task that was collected.
+        # Dropped before its end: an AcquireHandle without a release, a garbage-collected asyncio task.
         ticket = self.ticket
         if ticket is not None and ticket.state is not State.NEW and not ticket.state.is_ended:
             self._abandon_lease(ticket)
 
     def end_lease(self, error: BaseException | None = None) -> bool:
-        """Charge or not, complete the task and give the slot back; return True if a task was completed.
+        """Charge the task unless it failed, complete it and release the slot. Idempotent.
 
-        Harmless when repeated.
+        Returns:
+            Whether a task was completed without an error.
+
         """
         ticket = self.ticket
         if ticket is None or not self._held:
@@ -141,13 +170,13 @@ class Lease:
         return task is not None and error is None
 
     def leave_scope(self) -> None:
-        """Run what follows in this context outside of it; it is held on."""
+        """Run what follows in this context outside the slot, without releasing it."""
         if self._scope is not None:
             ownership.exit_context(self._scope)
             self._scope = None
 
     async def call_completed_hook(self, result: object) -> None:
-        """Tell the program's hook, after the slot is free."""
+        """Call the program's hook, after the release."""
         hook = self._scheduler.on_task_completed
         if hook is not None and self.task is not None:
             outcome = hook(self.agent.agent_id, self.task, result)
@@ -195,7 +224,7 @@ class Lease:
 
     def _handle_rejection(self, error: BaseException) -> None:
         ticket, agent = self.ticket, self.agent
-        assert ticket is not None  # noqa: S101 - invariant: it was made
+        assert ticket is not None  # noqa: S101 - invariant: `_create_ticket` has run
         ticket.asyncio_task = None
         engine = self._scheduler.resource.engine
         if isinstance(error, GeneratorExit):
@@ -204,23 +233,23 @@ class Lease:
         if not ticket.state.is_ended:
             engine.cancel(ticket)
         self._settle_budget(spent=False)
-        refused: Any = self._own or (ticket.work if isinstance(error, BudgetExceededError) else None)
-        if refused is not None:
-            # A task that came with its caller goes with it; one that its budget refuses will never fit.
-            agent.tasks.withdraw(refused)
+        rejected: Any = self._own or (ticket.work if isinstance(error, BudgetExceededError) else None)
+        if rejected is not None:
+            # A task submitted with the request ends with it; a task that its budget rejects would never fit.
+            agent.tasks.withdraw(rejected)
         if isinstance(error, AcquireTimeoutError) and event_log.logger.isEnabledFor(event_log.INFO):
             event_log.emit_timeout(self._scheduler.logical_tick, agent.agent_id, self._scheduler.resource.name)
 
-    # -- what is asked while it waits -----------------------------------------------------------------------------
+    # -- callbacks while it waits ---------------------------------------------------------------------------------
 
     def _find_blocked_scopes(self) -> tuple[Hashable, ...]:
         return ownership.list_scopes_blocked_by_task(self._is_nested)
 
     def _is_nested(self, held: Ticket) -> bool:
-        """Tell whether a lease that this task holds must be able to go on while this one waits.
+        """Return whether a lease of this asyncio task encloses this one, so that waiting for it would be a deadlock.
 
-        Of the seed's own only one of the same agent in the same task: a program that takes slots for two agents in one
-        task means two slots.
+        Of this API's leases only one of the same agent does: a program that requests slots for two agents in one
+        asyncio task needs two slots.
         """
         if not isinstance(held, LeaseTicket):
             return True
@@ -259,7 +288,7 @@ class Lease:
             budget.settle(self.agent.agent_id, self._cost, spent=spent)
 
     def _abandon_lease(self, ticket: Ticket) -> None:
-        """End it where the garbage collector may be the caller, in the midst of anything."""
+        """End it without a lock: the caller may be the garbage collector, inside any operation."""
         self._scheduler.resource.engine.abandon_ticket(ticket)
         if self._reserved is not None:
             self._reserved.give_back_later(self.agent.agent_id, self._cost)
@@ -279,7 +308,7 @@ class Lease:
         grant = None if ticket is None else ticket.grant
         agent_id = self.agent.agent_id
         if grant is None or grant.reason is GrantReason.FREE:
-            # Nobody else was there, so nothing was compared: this is the load of one who is alone.
+            # Nothing was compared, as no other agent waited: compute the load of a single agent.
             tick, alpha = scheduler.logical_tick, scheduler.alpha
             depth = self._cost + self.agent.tasks.backlog.weight / MILLI
             age = 0 if task is None else task.age

@@ -1,7 +1,7 @@
 """The event log: one JSON object per record on the logger `loco_otel.scheduler`.
 
-The logger's parent is the seed's, `loco.scheduler`, and above that stands `loco_otel`: handlers and levels set on the
-seed's name keep working, and no handler sees a record twice. Schedulers call nothing here unless somebody listens.
+The logger's parent is loco-agent's `loco.scheduler`, whose ancestor is `loco_otel`: handlers and levels of loco-agent's
+logger keep working, and no handler gets a record twice. Schedulers call nothing here unless the level is enabled.
 """
 
 import json
@@ -13,7 +13,7 @@ from loco_otel.compat.task import Task
 logger = logging.getLogger("loco_otel.scheduler")
 
 _loco_agent_logger = logging.getLogger("loco.scheduler")
-# Both made now: the logging module sets a logger's parent when it makes the logger or one above it.
+# Both are created here, as the logging module sets a logger's parent when it creates the logger or an ancestor.
 logging.getLogger("loco").parent = logging.getLogger("loco_otel")
 logger.parent = _loco_agent_logger
 
@@ -22,7 +22,7 @@ WARNING = logging.WARNING
 
 
 def emit_enqueue(tick: int, agent_id: str, task: Task, queue_depth: float, resource_name: str) -> dict[str, Any]:
-    """Tell that a task was queued."""
+    """Log that a task was queued."""
     data = {**_build_event(tick, "enqueue", agent_id, task), "queue_depth": queue_depth, "resource": resource_name}
     return _emit_event(INFO, data)
 
@@ -39,7 +39,7 @@ def emit_grant(
     cumulative_cost: float,
     budget_remaining: float | None = None,
 ) -> dict[str, Any]:
-    """Tell that an agent got a slot; Q, D and L are those that the decision was made by."""
+    """Log a grant, with the Q, D and L of the decision."""
     data = {
         **_build_event(tick, "grant", agent_id, task),
         "score": score,
@@ -55,13 +55,13 @@ def emit_grant(
 
 
 def emit_release(tick: int, agent_id: str, task: Task | None, resource_name: str, utilization: float) -> dict[str, Any]:
-    """Tell that an agent gave its slot back."""
+    """Log a release."""
     data = {**_build_event(tick, "release", agent_id, task), "resource": resource_name, "utilization": utilization}
     return _emit_event(INFO, data)
 
 
 def emit_timeout(tick: int, agent_id: str, resource_name: str) -> dict[str, Any]:
-    """Tell that an agent got no slot within the time allowed."""
+    """Log a timeout."""
     return _emit_event(INFO, {"tick": tick, "event": "timeout", "agent": agent_id, "resource": resource_name})
 
 
@@ -74,7 +74,7 @@ def emit_budget_exceeded(
     action: str,
     resource_name: str,
 ) -> dict[str, Any]:
-    """Tell that a task does not fit into its agent's budget."""
+    """Log that a task exceeds its agent's budget."""
     data = {
         **_build_event(tick, "budget_exceeded", agent_id, task),
         "current_spend": current,
@@ -86,7 +86,7 @@ def emit_budget_exceeded(
 
 
 def emit_error(tick: int, agent_id: str, error: str, resource_name: str) -> dict[str, Any]:
-    """Tell that an agent's work failed."""
+    """Log that the body of a lease raised."""
     return _emit_event(
         INFO, {"tick": tick, "event": "error", "agent": agent_id, "error": error, "resource": resource_name}
     )

@@ -1,6 +1,6 @@
-"""Several resources, of which a body holds all that it names, or none.
+"""Several resources, of which a body holds a slot of each that it names, or none.
 
-They live in one engine, so that the core grants a slot of each in one step.
+They share one engine, which grants all slots in one step.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -16,7 +16,7 @@ from loco_otel.events import MILLI, Request
 
 
 class ResourcePool:
-    """Resources by name."""
+    """Resources by name, whose slots are acquired together."""
 
     def __init__(self) -> None:
         self._resources: dict[str, SharedResource] = {}
@@ -26,8 +26,8 @@ class ResourcePool:
         """Add a resource.
 
         Raises:
-            ValueError: there is one of this name.
-            RuntimeError: somebody holds it or waits for it.
+            ValueError: a resource has this name.
+            RuntimeError: a slot of it is held or waited for.
 
         """
         if resource.name in self._resources:
@@ -39,7 +39,7 @@ class ResourcePool:
         """Return a resource.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: no resource has this name.
 
         """
         try:
@@ -49,10 +49,10 @@ class ResourcePool:
 
     @property
     def primary(self) -> SharedResource:
-        """The resource whose name comes first.
+        """The resource with the first name in sorted order.
 
         Raises:
-            RuntimeError: there is none.
+            RuntimeError: the pool is empty.
 
         """
         if not self._resources:
@@ -65,7 +65,7 @@ class ResourcePool:
         return sorted(self._resources)
 
     def utilization(self) -> dict[str, float]:
-        """Return the part of each resource's slots that is taken."""
+        """Return the fraction of slots in use, by resource."""
         return {name: self._resources[name].utilization for name in self.names}
 
     @asynccontextmanager
@@ -76,18 +76,18 @@ class ResourcePool:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - as for one resource
     ) -> AsyncIterator[None]:
-        """Hold a slot of each resource for the length of an `async with` body.
+        """Hold a slot of each resource for the duration of an `async with` body.
 
-        All come in one step: nobody holds one while waiting for another, so no two can wait for each other.
+        All slots are granted in one step. No request holds one while it waits for another, so there is no deadlock.
 
         Args:
-            agent_id: who asks.
-            resource_names: which, in any order.
-            timeout: seconds to wait.
+            agent_id: the requesting agent.
+            resource_names: names of resources, in any order.
+            timeout: seconds to wait; None waits without a limit.
 
         Raises:
-            ValueError: there is no resource of such a name.
-            AcquireTimeoutError: they did not come free in time.
+            ValueError: no resource has one of the names.
+            AcquireTimeoutError: the slots did not become free in time.
 
         """
         names = tuple(sorted({self.get(name).key for name in resource_names}))

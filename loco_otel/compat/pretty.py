@@ -1,4 +1,4 @@
-"""The event log for people: coloured lines instead of JSON, by `LOCO_LOG=pretty` or `install()`."""
+"""The event log in coloured lines instead of JSON, enabled by `LOCO_LOG=pretty` or `install()`."""
 
 import json
 import logging
@@ -57,10 +57,10 @@ _FORMATTERS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
 
 
 class PrettyFormatter(logging.Formatter):
-    """Writes an event in one line; what is no event is left as it is.
+    """Formats an event as one line. Other messages are unchanged.
 
     Args:
-        colour: mark the kind of event by a colour.
+        colour: whether to colour the kind of event.
 
     """
 
@@ -84,7 +84,7 @@ class PrettyFormatter(logging.Formatter):
 
 
 def install() -> None:
-    """Write the events to stderr in pretty lines, in place of the logger's own handlers."""
+    """Replace the handlers of the event log by one that writes lines to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(PrettyFormatter(colour=handler.stream.isatty()))
     logger.handlers = [handler]
@@ -102,5 +102,5 @@ def _install_if_configured(settings: Settings) -> None:
         install()
 
 
-# The settings of a runtime may come from a file, which is not read on import.
+# A settings file is read when a runtime is created, not on import.
 add_start_hook(_install_if_configured)

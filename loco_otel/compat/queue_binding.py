@@ -1,4 +1,4 @@
-"""Where an agent's tasks queue: the line of a resource, behind its engine."""
+"""The binding of an agent's tasks to the queue set of a resource, through its engine."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from loco_otel.compat.task import Task
 from loco_otel.events import Request
 
 _MAX_REQUESTS = 256
-"""Kept for use again, as most tasks of an agent are alike."""
+"""Requests that are cached, as most tasks of an agent have the same weight and type."""
 
 
 class QueueBinding:
@@ -36,11 +36,11 @@ class QueueBinding:
         self._admission = admission
         self._requests: dict[tuple[int, str], Request] = {}
         self.plain_request = Request(agent_id, 0, self._resources, admission=admission)
-        """What a holder asks for that takes its work from the queue."""
+        """The request of a ticket that takes its work from the queue."""
         self.edit = engine.update_loads
 
     def get_request(self, task: Task) -> Request:
-        """Say what a task asks for."""
+        """Return the request of a task."""
         if task.labels is not None:
             return self._make_request(task)
         key = (task.milli, task.task_type)
@@ -52,7 +52,7 @@ class QueueBinding:
         return request
 
     def attach_backlog(self, backlog: Backlog, change: Callable[[], None]) -> None:
-        """Begin to count a backlog."""
+        """Run a change, and count a backlog from then on, in one operation."""
 
         def begin() -> None:
             change()
@@ -61,7 +61,7 @@ class QueueBinding:
         self.edit(begin)
 
     def detach_backlog(self, backlog: Backlog, change: Callable[[], None]) -> None:
-        """Count it no more."""
+        """Stop counting a backlog, and run a change, in one operation."""
 
         def end() -> None:
             if self.queue_set.backlogs.get(self.agent_id) is backlog:
@@ -70,8 +70,8 @@ class QueueBinding:
 
         self.edit(end)
 
-    def set_admission(self, admission: bool) -> None:  # noqa: FBT001 - the one thing it says
-        """Say whether somebody keeps a budget from now on; requests made before say what they said."""
+    def set_admission(self, admission: bool) -> None:  # noqa: FBT001 - the only argument
+        """Set whether later requests need the admission of a budget; earlier ones are unchanged."""
         self._admission = admission
         self._requests = {}
         self.plain_request = self.plain_request._replace(admission=admission)

@@ -1,4 +1,4 @@
-"""A resource with a number of slots, as the seed's programs make and pass it."""
+"""Resources of loco-agent's API: a name and a number of slots."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -17,20 +17,20 @@ from loco_otel.events import MILLI, Request
 
 
 class Follower(Protocol):
-    """Somebody who must know when a resource moves."""
+    """An object that follows a resource to another engine."""
 
     def follow(self) -> None:
-        """Go where it is now."""
+        """Bind to the current engine of the resource."""
 
 
 class SharedResource:
-    """So many slots, which agents hold any number of. Threads and event loops may share it.
+    """A number of slots, of which an agent may hold several. Thread-safe, also across event loops.
 
-    An `AsyncLOCOScheduler` decides who is next; without one it is who asked first.
+    An `AsyncLOCOScheduler` decides which waiter is next; without one the first request is served first.
 
     Args:
-        name: what it is called.
-        capacity: how many slots it has; may be changed, and raising it grants at once.
+        name: its name in messages and in the event log.
+        capacity: the number of slots. It may be changed; a higher one grants at once.
 
     Raises:
         ValueError: the capacity is below 1.
@@ -44,7 +44,7 @@ class SharedResource:
 
     @classmethod
     def over(cls, engine: InProcessEngine, key: str, name: str) -> Self:
-        """Return a view of a resource that an engine has under some key."""
+        """Return a resource over an existing one of an engine."""
         self = cls.__new__(cls)
         core = engine.update_core(lambda core, _: core)
         self._init_state(name, key, core, engine)
@@ -53,23 +53,23 @@ class SharedResource:
     def _init_state(self, name: str, key: str, core: Scheduler, engine: InProcessEngine) -> None:
         self.name = name
         self.key = key
-        """Its name in the core."""
+        """Its name in the engine."""
         self.engine = engine
         self._core = core
         self._held: dict[str, deque[Ticket]] = {}
         self._waiting: dict[str, list[Ticket]] = {}
         self.schedulers: WeakSet[Follower] = WeakSet()
-        """Those who must know when it moves."""
+        """The schedulers that follow it to another engine."""
 
     def move(self, engine: InProcessEngine) -> None:
-        """Go over to another engine, where a request may ask for this one and others at once.
+        """Move to another engine, whose requests may name several of its resources.
 
         Raises:
-            RuntimeError: somebody holds it or waits for it.
+            RuntimeError: a slot is held or waited for.
 
         """
         if self.engine.list_tickets():
-            raise RuntimeError(f"{self.name!r} is in use: add it to its pool before that")
+            raise RuntimeError(f"{self.name!r} is in use: add it to the pool before its first request")
         capacity = self.capacity
         engine.update_core(lambda core, _: core.resources.add_resource(self.key, capacity))
         self.engine, self._core = engine, engine.update_core(lambda core, _: core)
@@ -83,7 +83,7 @@ class SharedResource:
 
     @property
     def capacity(self) -> int:
-        """How many may hold it at once; 0 where no limit is set."""
+        """The number of slots; 0 if it is unlimited."""
         capacity = self.pool.capacity
         return 0 if capacity == inf else int(capacity)
 
@@ -94,31 +94,31 @@ class SharedResource:
 
     @property
     def holder_count(self) -> int:
-        """How many slots are taken."""
+        """The number of slots in use."""
         return self.pool.used
 
     @property
     def waiter_count(self) -> int:
-        """How many wait."""
+        """The number of waiting requests."""
         return sum(queue_set.waiting for queue_set in self._core.resources.list_queue_sets(self.pool))
 
     @property
     def available_slots(self) -> int:
-        """How many slots are free; 0 where no limit is set."""
+        """The number of free slots; 0 if it is unlimited."""
         return max(0, self.capacity - self.holder_count)
 
     @property
     def utilization(self) -> float:
-        """The part of the slots that is taken."""
+        """The fraction of slots in use."""
         capacity = self.pool.capacity
         return self.holder_count / capacity
 
     def is_holding(self, agent_id: str) -> bool:
-        """Tell whether an agent holds a slot."""
+        """Return whether an agent holds a slot."""
         return any(ticket.request.agent == agent_id for ticket in tuple(self.pool.leases.values()))
 
     async def try_acquire(self, agent_id: str) -> bool:
-        """Take a slot if one is free."""
+        """Acquire a slot without waiting; return whether one was free."""
         ticket = self._make_ticket(agent_id, 0)
         self.engine.submit(ticket)
         if ticket.state is not State.GRANTED:
@@ -127,7 +127,7 @@ class SharedResource:
         return True
 
     async def wait_for_slot(self, agent_id: str) -> None:
-        """Take a slot, and wait for it where none is free.
+        """Acquire a slot, and wait if none is free.
 
         Raises:
             AcquireRejectedError: `cancel_waiter` was called.
@@ -147,17 +147,17 @@ class SharedResource:
         self._store_ticket(ticket)
 
     async def grant(self, agent_id: str) -> None:
-        """Give a free slot to an agent. Those who wait need no such call.
+        """Acquire a free slot for an agent. Waiting requests are granted without this call.
 
         Raises:
-            RuntimeError: none is free.
+            RuntimeError: no slot is free.
 
         """
         if not await self.try_acquire(agent_id):
             raise RuntimeError(f"No slot of {self.name!r} is free: {self.holder_count} of {self.capacity} are held")
 
     async def release(self, agent_id: str) -> None:
-        """Give back the slot that an agent took first; harmless when it took none."""
+        """Release the slot that an agent acquired first; no-op if it holds none."""
         held = self._held.get(agent_id)
         if held:
             ticket = held.popleft()
@@ -166,13 +166,13 @@ class SharedResource:
             self.engine.release(ticket)
 
     async def cancel_waiter(self, agent_id: str) -> None:
-        """Turn away the agent's waiter that came last; harmless when none waits."""
+        """Cancel the latest waiting request of an agent; no-op if none waits."""
         for ticket in self._waiting.get(agent_id, [])[-1:]:
             self.engine.cancel(ticket)
 
     @asynccontextmanager
     async def held_by(self, agent_id: str) -> AsyncIterator[None]:
-        """Hold a slot for the length of an `async with` body."""
+        """Hold a slot for the duration of an `async with` body."""
         await self.wait_for_slot(agent_id)
         try:
             yield

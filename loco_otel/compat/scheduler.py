@@ -1,4 +1,4 @@
-"""The load rule step by step: one agent is served per tick, and each step says why. For replays and tests."""
+"""The load policy step by step: each step serves one agent and returns the scores. For replays and tests."""
 
 import random
 from collections import deque
@@ -17,7 +17,7 @@ _DEFAULT_GOAL = "balanced"
 
 
 class StepResult(NamedTuple):
-    """What one step did."""
+    """The result of one step."""
 
     selected_agent: Agent | None
     served_task: Task | None
@@ -25,19 +25,24 @@ class StepResult(NamedTuple):
 
 
 class LOCOScheduler:
-    """Serves one task per step, of the agent with the greatest load, and ages what remains.
+    """Serves one task per step, of the agent with the highest load, and ages the others.
 
-    The formula as it is, without a guard: above alpha 0.5 agents starve, and this shows it.
+    It applies the bare formula: above alpha 0.5 agents starve.
 
     Args:
-        agents: who has tasks.
+        agents: the agents with their tasks.
         alpha: share of Q in the load, from 0 to 1.
-        optimize_for: a word for alpha, see `OPTIMIZE_FOR_ALPHA`; `balanced` when nothing is said.
-        max_history: steps that `history` remembers.
-        seed: of the draws between equals.
+        optimize_for: a word for alpha, see `OPTIMIZE_FOR_ALPHA`; the default is `balanced`.
+        max_history: steps that `history` keeps.
+        seed: the seed of the draws between equal agents.
 
     Raises:
-        ValueError: alpha.
+        ValueError: alpha is invalid.
+
+    Example:
+        >>> scheduler = LOCOScheduler([Agent('a', tasks=[Task()]), Agent('b', tasks=[Task(weight=3.0)])], alpha=1.0)
+        >>> scheduler.compute_load_scores()['b']
+        1.0
 
     """
 
@@ -61,14 +66,14 @@ class LOCOScheduler:
 
     @property
     def tick(self) -> int:
-        """How many steps were made."""
+        """The number of steps so far."""
         return self._clock.tick
 
     def get_agent(self, agent_id: str) -> Agent:
         """Return an agent.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: no agent has this name.
 
         """
         try:
@@ -77,11 +82,11 @@ class LOCOScheduler:
             raise ValueError(f"Unknown agent: {agent_id}") from None
 
     def new_task(self, weight: float = 1.0, task_type: str = "default") -> Task:
-        """Make a task that comes now; ids count up from 0."""
+        """Create a task that arrives now; ids count from 0."""
         return Task(str(next(self._ids)), weight, self.tick, task_type=task_type)
 
     def compute_load_scores(self) -> dict[str, float]:
-        """Return L of each agent that has tasks."""
+        """Return the load of each agent that has tasks."""
         tick = self.tick
         queues = {
             agent.agent_id: (agent.tasks.backlog.weight, tick - work.birth)
@@ -93,7 +98,7 @@ class LOCOScheduler:
         return {agent_id: compute_load(self.alpha, own[0], weight, own[1], age) for agent_id, own in queues.items()}
 
     def select_agent(self, scores: Mapping[str, float]) -> Agent | None:
-        """Return the agent with the greatest score, one of them by lot where there are several."""
+        """Return the agent with the highest score, at random among equals; None without scores."""
         if not scores:
             return None
         greatest = max(scores.values())
@@ -101,7 +106,7 @@ class LOCOScheduler:
         return self.get_agent(self._random.choice(first))
 
     def total_tasks_remaining(self) -> int:
-        """Count the tasks that are queued."""
+        """Return the number of queued tasks."""
         return sum(len(agent.tasks) for agent in self.agents.values())
 
     def mean_wait_time(self, agent_id: str) -> float:
@@ -110,7 +115,7 @@ class LOCOScheduler:
         return completed.waited / completed.total if completed.total else 0.0
 
     def _step(self, arrivals: Mapping[str, Iterable[Task]] | None = None) -> StepResult:
-        """Let tasks arrive, serve one, and age the rest by a tick."""
+        """Add arriving tasks, serve one, and age the others by a tick."""
         for agent_id, tasks in (arrivals or {}).items():
             self.get_agent(agent_id).tasks.extend(tasks)
         scores = self.compute_load_scores()
@@ -133,10 +138,10 @@ class LOCOScheduler:
 
 
 def chosen_alpha(alpha: float | None, optimize_for: str | None) -> float:
-    """Return the alpha that two arguments mean together.
+    """Return the alpha of two alternative arguments.
 
     Raises:
-        ValueError: both are given, or one cannot be used.
+        ValueError: both are given, or one is invalid.
 
     """
     if alpha is not None and optimize_for is not None:

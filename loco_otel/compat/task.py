@@ -1,48 +1,64 @@
-"""A unit of work, as the seed's programs queue them."""
+"""A unit of work of loco-agent's API."""
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import MILLI, Request
 
-if TYPE_CHECKING:
-    from loco_otel.compat.agent import TaskList
-
 _MAX_WEIGHT = 1e9
-"""So that sums of milli-weights are exact."""
+"""Up to this weight sums of milli-weights are exact."""
+
+
+class TaskQueue(Protocol):
+    """The list that a task is in."""
+
+    @property
+    def tick(self) -> int:
+        """The time from which the ages of its tasks are computed."""
+
+    def reweigh(self, task: "Task", weight: float, milli: int) -> None:
+        """Change the weight of a task in this list."""
+
+    def set_age(self, task: "Task", age: int) -> None:
+        """Change the age of a task in this list."""
 
 
 class Task:
-    """What an agent has to do, and how heavy it is.
+    """A piece of work of an agent, and its weight.
 
-    `age` counts the ticks that it has been queued; once a holder has it, it ages no more. Both `age` and `weight` may
-    be written at any time, and count at once.
+    `age` is the number of ticks for which it has been queued; it stays constant once a slot is granted for it. Both
+    `age` and `weight` may be assigned at any time, with immediate effect.
 
     Args:
-        task_id: 12 hexadecimal digits when None.
-        weight: how heavy it is, at least 1.0. When None, what tasks of its type have really taken, see
-            `SchedulerMetrics.record_actual_tokens`, and 1.0 until that is known.
-        arrival_tick: when it came; nothing here looks at it.
-        age: ticks that it has waited already.
-        task_type: what kind of work it is.
-        labels: more about it, for programs that read events.
+        task_id: an identifier; None generates 12 hexadecimal digits.
+        weight: the size of the work, at least 1.0. None means the average of tasks of its type, see
+            `SchedulerMetrics.record_actual_tokens`, and 1.0 without one.
+        arrival_tick: the tick of its arrival; not used here.
+        age: ticks that it has already waited.
+        task_type: the kind of work.
+        labels: further values for programs that read events.
 
     Raises:
-        ValueError: the weight cannot be used.
+        ValueError: the weight is invalid.
+
+    Example:
+        >>> task = Task('summary', weight=2.0)
+        >>> task.weight, task.age
+        (2.0, 0)
 
     """
 
-    # Defaults on the class: making a task is on the hot path.
+    # Class attributes as defaults, as tasks are created on the hot path.
     request: Request
     birth = 0
     """The tick at which its age was 0, while it is queued."""
     holder: Ticket | None = None
-    """Who works at it."""
+    """The ticket whose slot was granted for it."""
     entry: Entry | None = None
-    queue: "TaskList | None" = None
+    queue: TaskQueue | None = None
     """The list that it is in."""
     milli = MILLI
     _weight: float = 1.0
@@ -59,7 +75,7 @@ class Task:
     ) -> None:
         self._id = task_id
         self.learns = weight is None
-        """Whether nobody said what it weighs."""
+        """Whether its weight was not stated, so that the learnt one applies."""
         if weight is not None:
             self.milli = _convert_to_milli(weight)
             self._weight = weight
@@ -70,9 +86,9 @@ class Task:
 
     @property
     def task_id(self) -> str:
-        """Its name."""
+        """Its identifier."""
         if self._id is None:
-            # Made when somebody looks: most tasks live and die without one.
+            # Generated on first use, as most tasks never need one.
             self._id = os.urandom(6).hex()
         return self._id
 
@@ -82,7 +98,7 @@ class Task:
 
     @property
     def weight(self) -> float:
-        """How heavy it is."""
+        """The size of the work."""
         return self._weight
 
     @weight.setter
@@ -97,14 +113,14 @@ class Task:
 
     @property
     def age(self) -> int:
-        """Ticks that it has waited."""
+        """Ticks for which it has waited."""
         queue = self.queue
         if queue is None:
             return self._age
         holder = self.holder
         if holder is None or holder.state.is_unheld:
             return queue.tick - self.birth
-        # It stopped ageing when its holder was granted.
+        # Its age is constant since the grant.
         return holder.birth + holder.waited_ticks - self.birth
 
     @age.setter
@@ -116,21 +132,21 @@ class Task:
             queue.set_age(self, age)
 
     def put(self, weight: float, milli: int) -> None:
-        """Set the weight. For the list that it is in: nothing is told."""
+        """Set the weight without notifying its list. Called by that list."""
         self._weight, self.milli = weight, milli
 
     def part(self) -> None:
-        """Take it out of its list, at the age that it has. For that list."""
+        """Detach it from its list and keep its age. Called by that list."""
         self._age = self.age
         self.queue = None
         self.holder = None
         self.entry = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle it as one that is in no queue, with the age that it has."""
-        said = self.task_id, self._weight, self.learns, self.arrival_tick, self.age, self.task_type, self.labels
+        """Copy and pickle it with its age, but outside any queue."""
+        arguments = self.task_id, self._weight, self.learns, self.arrival_tick, self.age, self.task_type, self.labels
         more = {name: value for name, value in vars(self).items() if name not in _OWN_ATTRIBUTES}
-        return _restore_task, (type(self), *said), more
+        return _restore_task, (type(self), *arguments), more
 
     def __repr__(self) -> str:
         return (
@@ -140,11 +156,11 @@ class Task:
 
 
 _OWN_ATTRIBUTES = {"_age", "_id", "_weight", *Task.__annotations__, *vars(Task()), "birth", "milli"}
-"""Attributes that are a task's, not a subclass's."""
+"""Attributes of this class; others belong to subclasses."""
 
 
-def _restore_task(kind: type[Task], task_id: str, weight: float, learns: bool, *said: Any) -> Task:  # noqa: FBT001 - for pickle
-    arrival_tick, age, task_type, labels = said
+def _restore_task(kind: type[Task], task_id: str, weight: float, learns: bool, *arguments: Any) -> Task:  # noqa: FBT001 - for pickle
+    arrival_tick, age, task_type, labels = arguments
     task = kind.__new__(kind)
     Task.__init__(task, task_id, weight, arrival_tick, age, task_type, labels=labels)
     task.learns = learns
@@ -152,10 +168,10 @@ def _restore_task(kind: type[Task], task_id: str, weight: float, learns: bool, *
 
 
 def _convert_to_milli(weight: float) -> int:
-    """Return a weight in thousandths.
+    """Return a weight in milli-weights.
 
     Raises:
-        ValueError: it cannot be used.
+        ValueError: it is invalid.
 
     """
     if not 1.0 <= weight <= _MAX_WEIGHT:

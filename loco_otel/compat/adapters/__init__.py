@@ -1,1 +1,1 @@
-"""Adapters of the seed's API: other people's calls, through a scheduler that the program made itself."""
+"""Adapters of loco-agent's API: they run an agent's tasks through a scheduler of the program."""

@@ -1,4 +1,4 @@
-"""What an adapter that runs an agent's tasks can do."""
+"""The interface of an adapter that runs the tasks of agents."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from loco_otel.compat.task import Task
 
 
 class BaseAdapter(ABC):
-    """Knows how the tasks of some framework's agents are run."""
+    """Runs the tasks of one framework's agents."""
 
     @abstractmethod
     async def register_agent(self, agent_id: str, handler: Callable[..., Any]) -> Agent:
-        """Add an agent, and what runs its tasks."""
+        """Add an agent, and the function that runs its tasks."""
 
     @abstractmethod
     async def submit_task(self, agent_id: str, task: Task) -> None:
@@ -21,8 +21,8 @@ class BaseAdapter(ABC):
 
     @abstractmethod
     async def on_scheduled(self, agent_id: str, task: Task) -> Any:
-        """Run a task that has its slot, and return what comes of it."""
+        """Run a task under its slot, and return its result."""
 
     @abstractmethod
     async def on_completed(self, agent_id: str, task: Task, result: Any) -> None:
-        """Take note of what came of a task; its slot is free again."""
+        """Handle the result of a task, after the release of its slot."""

@@ -11,10 +11,10 @@ from loco_otel.compat.task import Task
 
 
 class VanillaAdapter(BaseAdapter):
-    """Runs tasks by a handler per agent: `async def handler(agent_id, task)`; a sync one will do too.
+    """Runs tasks with a handler per agent: `async def handler(agent_id, task)`, or a sync function.
 
     Args:
-        scheduler: whose slots the handlers run under.
+        scheduler: the scheduler of the slots.
 
     """
 
@@ -26,7 +26,7 @@ class VanillaAdapter(BaseAdapter):
         """Add an agent and its handler.
 
         Raises:
-            ValueError: there is an agent of this name.
+            ValueError: an agent has this name.
 
         """
         agent = Agent(agent_id)
@@ -52,18 +52,18 @@ class VanillaAdapter(BaseAdapter):
         return await outcome if inspect.isawaitable(outcome) else outcome
 
     async def on_completed(self, agent_id: str, task: Task, result: Any) -> None:
-        """Do nothing: for subclasses."""
+        """Do nothing. A hook for subclasses."""
 
-    async def run_next(self, agent_id: str, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the seed's
-        """Run the agent's oldest task under a slot, and return what comes of it.
+    async def run_next(self, agent_id: str, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - loco-agent's
+        """Run the agent's oldest task under a slot, and return its result.
 
         Args:
-            agent_id: whose task.
-            timeout: seconds to wait for the slot.
+            agent_id: the agent.
+            timeout: seconds to wait for the slot; None waits without a limit.
 
         Raises:
-            ValueError: there is no agent of this name.
-            RuntimeError: it has nothing queued.
+            ValueError: no agent has this name.
+            RuntimeError: it has no queued task.
 
         """
         if not self._scheduler.get_agent(agent_id).tasks.backlog:
@@ -71,13 +71,13 @@ class VanillaAdapter(BaseAdapter):
         lease = self._scheduler.acquire(agent_id, timeout=timeout)
         async with lease as task:
             if task is None:
-                raise RuntimeError(f"Agent {agent_id!r} has no tasks to run: another took the last")
+                raise RuntimeError(f"Agent {agent_id!r} has no tasks to run: another caller took the last one")
             result = await self.on_scheduled(agent_id, task)
         await self.on_completed(agent_id, task, result)
         return result
 
     async def run_all(self, agent_id: str) -> list[Any]:
-        """Run all that the agent has queued, one after the other."""
+        """Run all queued tasks of the agent, one after the other, and return their results."""
         results = []
         while self._scheduler.get_agent(agent_id).tasks.backlog:
             results.append(await self.run_next(agent_id))
