@@ -16,7 +16,7 @@ from loco_otel.money import BudgetStatus, Totals
 _logger = logging.getLogger("loco_otel")
 
 _MAX_WEIGHT = 1e9
-"""Sums of milli-weights stay exact, and scores finite."""
+"""Up to this weight sums of milli-weights are exact, and scores finite."""
 
 
 def slot(
@@ -131,7 +131,7 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
 
     Raises:
         ValueError: `by` has another field.
-        LedgerError: the ledger's file can't be used now.
+        LedgerError: the ledger's file is unavailable.
 
     Example:
         >>> spend('agent')
@@ -149,7 +149,7 @@ def budgets() -> tuple[BudgetStatus, ...]:
     """Return the status of each budget: its limit, and the amounts spent and reserved in this period.
 
     Raises:
-        LedgerError: the ledger's file can't be used now.
+        LedgerError: the ledger's file is unavailable.
 
     Example:
         >>> budgets()  # no budget is set
@@ -200,7 +200,7 @@ def install() -> tuple[str, ...]:
     """
     settings = process.get_runtime().settings
     if not settings.enabled:
-        _logger.info("nothing is patched, as LOCO_ENABLED is false (set it to true to schedule calls)")
+        _logger.info("no SDK is patched, as LOCO_ENABLED is false (set it to true to schedule calls)")
         return ()
     left_out = settings.disabled_instrumentations
     chosen = [entry for entry in _find_instrumentors() if "*" not in left_out and entry.name not in left_out]
@@ -208,7 +208,7 @@ def install() -> tuple[str, ...]:
     for entry in chosen:
         instrumentor = entry.load()()
         if not instrumentor.is_instrumented_by_opentelemetry:
-            # # Our instrumentors check for their SDK. OpenTelemetry would log an ERROR for each that is not installed.
+            # Our instrumentors check for their SDK. OpenTelemetry would log an ERROR for each that is not installed.
             instrumentor.instrument(skip_dep_check=True)
         if instrumentor.is_instrumented_by_opentelemetry:
             active.append(entry.name)
@@ -229,7 +229,7 @@ def pre_instrument() -> None:
     try:
         left_out = process.get_runtime().settings.disabled_instrumentations
     except ConfigurationError:
-        return  # each instrumentor logs it
+        return  # each instrumentor logs the error
     if "*" in left_out:
         return
     for entry in _find_instrumentors():

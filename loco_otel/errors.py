@@ -117,7 +117,9 @@ class BudgetExceededError(AcquireRejectedError):
         resource: str = "",
         standing: BudgetStatus | None = None,
     ) -> None:
-        super().__init__(_refusal(agent_id, current, limit, task_cost, standing), agent=agent_id, resource=resource)
+        super().__init__(
+            _describe_budget(agent_id, current, limit, task_cost, standing), agent=agent_id, resource=resource
+        )
         self.agent_id = agent_id
         self.current = current
         self.limit = limit
@@ -153,25 +155,28 @@ class BudgetExceededError(AcquireRejectedError):
         return again, (self.agent_id, self.current, self.limit, self.task_cost), {"waited": self.waited}
 
 
-def _refusal(agent: str, current: float | None, limit: float | None, cost: float, standing: BudgetStatus | None) -> str:
+def _describe_budget(
+    agent: str, current: float | None, limit: float | None, cost: float, standing: BudgetStatus | None
+) -> str:
     if standing is None:
         figures = "" if limit is None else f": current={current} + task={cost} > limit={limit}"
         return f"Agent {agent!r} would exceed its budget{figures}"
     scope, key, unit, period = standing.key
     whose = "all" if scope is Scope.ALL else f"{scope} {key!r}"
     during = "" if period is Period.TOTAL else f" a {period}"
-    anew = ""
+    reset = ""
     if standing.resets_at is not None:
-        anew = f"; it resets at {datetime.fromtimestamp(standing.resets_at, UTC).isoformat(timespec='seconds')}"
+        reset = f"; it resets at {datetime.fromtimestamp(standing.resets_at, UTC).isoformat(timespec='seconds')}"
     return (
         f"A call of {agent!r} is estimated at {unit.tell(cost)}, and the budget of {whose} has no room for it:"
         f" {unit.tell(unit.amount(standing.spent))} spent and {unit.tell(unit.amount(standing.reserved))} reserved"
-        f" of {unit.tell(unit.amount(standing.limit))}{during}{anew}"
+        f" of {unit.tell(unit.amount(standing.limit))}{during}{reset}; the call was not sent"
+        " (LOCO_BUDGETS sets the limit, LOCO_BUDGET_ON_EXCEEDED the action)"
     )
 
 
 class LedgerError(AcquireRejectedError):
-    """The ledger's file can't be used. The message names the file and the cause.
+    """The ledger's file is unavailable. The message names the file and the cause.
 
     Example:
         >>> issubclass(LedgerError, AcquireRejectedError)

@@ -318,7 +318,7 @@ def test_install_does_nothing_when_switched_off(
     with caplog.at_level(logging.INFO, "loco_otel"):
         assert loco_otel.install() == ()
     assert instrumentors == []
-    assert caplog.messages == ["nothing is patched, as LOCO_ENABLED is false (set it to true to schedule calls)"]
+    assert caplog.messages == ["no SDK is patched, as LOCO_ENABLED is false (set it to true to schedule calls)"]
 
 
 # -- types -------------------------------------------------------------------------------------------------------------

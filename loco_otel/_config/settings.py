@@ -70,6 +70,7 @@ def _wrap_single_value(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+PolicyName = Literal["load", "fair", "fifo"]
 _OptimizationGoal = Literal["latency", "balanced", "throughput"]
 _Integer = Annotated[int, BeforeValidator(reject_bool), AfterValidator(reject_too_large)]
 _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=False), AfterValidator(reject_too_large)]
@@ -102,7 +103,7 @@ class Settings(BaseSettings):
         default=None, description="none or a number above 0"
     )
     """The most tokens per minute, by estimate; corrected when a request ends."""
-    policy: Annotated[Literal["load", "fair", "fifo"], BeforeValidator(convert_to_lower)] = Field(
+    policy: Annotated[PolicyName, BeforeValidator(convert_to_lower)] = Field(
         default="load", description="load, fair or fifo"
     )
     """The policy that selects the next waiter."""

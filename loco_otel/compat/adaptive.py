@@ -3,7 +3,6 @@
 from typing import Protocol
 
 from loco_otel._core.alpha_tuner import AlphaTuner
-from loco_otel._core.scheduler import Scheduler
 from loco_otel.compat.resource import SharedResource
 
 
@@ -66,10 +65,5 @@ class AdaptiveAlphaTuner:
 
     def update(self) -> float:
         """Adapt alpha to the queues, and return it."""
-        resource = self._scheduler.resource
-
-        def tune(core: Scheduler, _: float) -> None:
-            core.resources.get_queue_set((resource.key,)).tune_alpha(self.rule)
-
-        resource.engine.update_core(tune)
+        self._scheduler.resource.view.tune_alpha(self.rule)
         return self.rule.alpha

@@ -105,7 +105,7 @@ class TaskList(list[Task]):
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         super().__init__()
         self.backlog = Backlog(self)
-        self.station: QueueBinding | None = None
+        self.binding: QueueBinding | None = None
         self.clock: Any = Clock()
         self._dropped: deque[Task] = deque()
         for task in tasks:
@@ -123,33 +123,33 @@ class TaskList(list[Task]):
 
     # -- operations of schedulers ---------------------------------------------------------------------------------
 
-    def join(self, station: QueueBinding) -> None:
+    def join(self, binding: QueueBinding) -> None:
         """Queue the tasks at a scheduler from now on; they keep their ages."""
         self.leave()
 
         def move() -> None:
-            self._replace_clock(station.queue_set)
-            self.station = station
+            self._replace_clock(binding.resource)
+            self.binding = binding
             for task in self:
-                task.request = station.get_request(task)
+                task.request = binding.get_request(task)
             self.backlog.rebuild_index()
 
-        station.attach_backlog(self.backlog, move)
+        binding.attach_backlog(self.backlog, move)
 
     def leave(self) -> None:
         """Leave the scheduler; the tasks keep their ages. No-op without one."""
-        station, self.station = self.station, None
-        if station is not None:
-            station.detach_backlog(self.backlog, lambda: self._replace_clock(Clock()))
+        binding, self.binding = self.binding, None
+        if binding is not None:
+            binding.detach_backlog(self.backlog, lambda: self._replace_clock(Clock()))
             self.backlog.rebuild_index()
 
     def ask_for_admission(self, admission: bool) -> None:  # noqa: FBT001 - the only argument
         """Set whether later requests need the admission of a budget."""
-        station = self.station
-        if station is not None:
-            station.set_admission(admission)
+        binding = self.binding
+        if binding is not None:
+            binding.set_admission(admission)
             for task in self:
-                task.request = station.get_request(task)
+                task.request = binding.get_request(task)
 
     def follow(self, clock: Clock) -> None:
         """Leave the scheduler, and compute ages from another clock."""
@@ -212,8 +212,8 @@ class TaskList(list[Task]):
             before = task.milli
             task.put(weight, milli)
             self.backlog.update_weight(task, before)
-            if self.station is not None:
-                task.request = self.station.get_request(task)
+            if self.binding is not None:
+                task.request = self.binding.get_request(task)
             self._refresh_queue()
 
         self._run_edit(change)
@@ -232,11 +232,11 @@ class TaskList(list[Task]):
 
     def append(self, task: Task) -> None:
         """Queue a task."""
-        station = self.station
-        if station is None:
+        binding = self.binding
+        if binding is None:
             self._append_task(task)
         else:
-            station.edit(self._append_task, task)
+            binding.edit(self._append_task, task)
 
     def extend(self, tasks: Iterable[Task]) -> None:
         """Queue tasks."""
@@ -283,22 +283,22 @@ class TaskList(list[Task]):
     # -- steps, each within an operation of the engine ------------------------------------------------------------
 
     def _run_edit(self, change: Callable[..., _Result], *args: object) -> _Result:
-        station = self.station
-        return change(*args) if station is None else station.edit(change, *args)
+        binding = self.binding
+        return change(*args) if binding is None else binding.edit(change, *args)
 
     def _refresh_queue(self) -> None:
-        station = self.station
-        if station is not None:
-            station.queue_set.refresh_agent(station.agent_id)
+        binding = self.binding
+        if binding is not None:
+            binding.refresh_agent()
 
     def _append_task(self, task: Task) -> None:
         self._prepare_task(task)
         list.append(self, task)
         task.queue = self
         self.backlog.add_work(task)
-        station = self.station
-        if station is not None and station.queue_set.waiting:
-            station.queue_set.refresh_agent(station.agent_id)
+        binding = self.binding
+        if binding is not None:
+            binding.refresh_agent()
 
     def _prepare_task(self, task: Task) -> None:
         while self._dropped:
@@ -310,9 +310,9 @@ class TaskList(list[Task]):
         if task.queue is not None:
             raise ValueError(f"{task!r} is queued already: remove it from its list first")
         task.birth = self.clock.tick - task._age
-        station = self.station
-        if station is not None:
-            task.request = station.get_request(task)
+        binding = self.binding
+        if binding is not None:
+            task.request = binding.get_request(task)
 
     def _serve_task(self, completed: CompletedTasks) -> Task | None:
         task: Any = None

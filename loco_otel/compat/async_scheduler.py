@@ -7,12 +7,9 @@ import random
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import get_args
 
-from loco_otel._core.policies.base import Policy
-from loco_otel._core.policies.registry import POLICIES
-from loco_otel._core.policies.registry import make_policy_factory as rule
-from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.scheduler import Scheduler
+from loco_otel._config.settings import PolicyName
 from loco_otel.compat import logging as event_log
 from loco_otel.compat.adaptive import AdaptiveAlphaTuner
 from loco_otel.compat.agent import Agent
@@ -131,14 +128,15 @@ class AsyncLOCOScheduler:
         share = chosen_alpha(alpha, optimize_for)
         if share > _SAFE_ALPHA and max_wait_ticks and policy == "load":
             _warn_about_alpha(share, max_wait_ticks)
-        draw = random.Random(seed).random  # noqa: S311 - breaks ties, keeps no secret
-        self._policy = _make_policy_factory(policy, share, draw)
+        self._policy = _validate_policy(policy)
+        self._alpha = share
+        self._draw = random.Random(seed).random  # noqa: S311 - breaks ties, keeps no secret
         self._max_wait_ticks = max_wait_ticks
         self._max_waiters = max_waiters
         self.tuner: AdaptiveAlphaTuner | None = None
         """Adapts alpha at each release while requests wait; None keeps it constant."""
         self._init_state(resource, budget)
-        self._apply_to_core()
+        self._configure_resource()
         resource.schedulers.add(self)
         self.on_task_started: Started | None = on_task_started
         self.on_task_completed: Completed | None = on_task_completed
@@ -146,41 +144,33 @@ class AsyncLOCOScheduler:
             self.register_agent(agent)
         if auto_tune and policy == "load":
             self.tuner = AdaptiveAlphaTuner(self)
-            self._queue_set.tuner = self.tuner.rule
+            self._configure_resource()
 
     def follow(self) -> None:
         """Bind to the engine that the resource has moved to."""
-        self._find_queue_set()
-        self._apply_to_core()
+        self._configure_resource()
         for agent in self._agents.values():
             agent.tasks.join(self._bind_queue(agent.agent_id))
 
-    def _find_queue_set(self) -> None:
-        self._core: Scheduler = self.resource.engine.update_core(lambda core, _: core)
-        self._queue_set: QueueSet = self._core.resources.get_queue_set((self.resource.key,))
-
-    def _apply_to_core(self) -> None:
-        def change(core: Scheduler, _: float) -> None:
-            core.max_waiters = self._max_waiters
-            line = self._queue_set
-            line.max_wait_ticks = self._max_wait_ticks
-            line.tuner = None if self.tuner is None else self.tuner.rule
-            line.replace_policy(self._policy)
-
-        self.resource.engine.update_core(change)
+    def _configure_resource(self) -> None:
+        self.resource.engine.set_max_waiters(self._max_waiters)
+        self.resource.view.set_policy(
+            self._policy,
+            alpha=self._alpha,
+            draw=self._draw,
+            max_wait_ticks=self._max_wait_ticks,
+            tuner=None if self.tuner is None else self.tuner.rule,
+        )
 
     def _bind_queue(self, agent_id: str) -> QueueBinding:
         resource = self.resource
-        return QueueBinding(
-            resource.engine, self._queue_set, resource.key, agent_id, admission=self._budget is not None
-        )
+        return QueueBinding(resource.engine, resource.view, agent_id, admission=self._budget is not None)
 
     def _init_state(self, resource: SharedResource, budget: BudgetManager | None) -> None:
         self.resource = resource
         self._budget = budget
         self.metrics = SchedulerMetrics(self)
         self.closed = False
-        self._find_queue_set()
         self._agents: dict[str, Agent] = {}
         self._on_lease_end: Callable[[], None] | None = None
 
@@ -328,17 +318,17 @@ class AsyncLOCOScheduler:
     @property
     def alpha(self) -> float:
         """The current share of Q in the load."""
-        return self._queue_set.policy.alpha
+        return self.resource.view.alpha
 
     @property
     def logical_tick(self) -> int:
         """The number of releases."""
-        return self._queue_set.tick
+        return self.resource.view.tick
 
     @property
     def max_waiters(self) -> int:
         """The most requests that may wait at once; `sys.maxsize` without a bound."""
-        bound = self._core.max_waiters
+        bound = self.resource.engine.max_waiters
         return sys.maxsize if bound is None else bound
 
     def trace(self) -> object:
@@ -405,16 +395,16 @@ def _set_event_threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event)
         return  # the loop is closed, so its shutdown no longer waits
 
 
-def _make_policy_factory(name: str, alpha: float, draw: Callable[[], float]) -> Callable[[], Policy]:
-    """Return a factory of a policy.
+def _validate_policy(name: str) -> str:
+    """Return the name of a policy.
 
     Raises:
         ValueError: no policy has this name.
 
     """
-    if name not in POLICIES:
-        raise ValueError(f"policy must be one of {list(POLICIES)}, not {name!r}")
-    return rule(name, alpha=alpha, shares={}, draw=draw)
+    if name not in get_args(PolicyName):
+        raise ValueError(f"policy must be one of {list(get_args(PolicyName))}, not {name!r}")
+    return name
 
 
 _has_warned = False

@@ -185,17 +185,17 @@ class Lease:
 
     def _create_ticket(self) -> LeaseTicket:
         scheduler, agent, own = self._scheduler, self.agent, self._own
-        station = agent.tasks.station
-        if station is None:
+        binding = agent.tasks.binding
+        if binding is None:
             raise ValueError(f"Unknown agent: {agent.agent_id}")
         if scheduler.closed:
             raise ShutdownError(
                 "The scheduler is shutting down", agent=agent.agent_id, resource=scheduler.resource.name
             )
-        request = station.plain_request if own is None else station.get_request(own)
+        request = binding.plain_request if own is None else binding.get_request(own)
         if self._timeout is not None:
             request = request._replace(timeout=self._timeout)
-        engine = station.engine
+        engine = binding.engine
         if engine.observed:
             request = request._replace(context=scheduler.trace())
         ticket = self.ticket = LeaseTicket(request, engine.owner)

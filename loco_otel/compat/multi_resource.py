@@ -6,12 +6,10 @@ They share one engine, which grants all slots in one step.
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from loco_otel._core.policies.fifo import FifoPolicy
-from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State
-from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.in_process import create_engine
 from loco_otel._waiting import aio, ownership
-from loco_otel.compat.resource import SharedResource
+from loco_otel.compat.resource import UNBOUNDED, SharedResource
 from loco_otel.events import MILLI, Request
 
 
@@ -20,7 +18,7 @@ class ResourcePool:
 
     def __init__(self) -> None:
         self._resources: dict[str, SharedResource] = {}
-        self._engine = InProcessEngine(Scheduler({}, FifoPolicy, max_waiters=10**9))
+        self._engine = create_engine({}, max_waiters=UNBOUNDED)
 
     def add(self, resource: SharedResource) -> None:
         """Add a resource.

@@ -1,10 +1,10 @@
-"""The binding of an agent's tasks to the queue set of a resource, through its engine."""
+"""The binding of an agent's tasks to the queue of a resource, through its engine."""
 
 from collections.abc import Callable
 
 from loco_otel._core.backlog import Backlog
-from loco_otel._core.queue_set import QueueSet
 from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.resource_view import ResourceView
 from loco_otel.compat.task import Task
 from loco_otel.events import Request
 
@@ -13,31 +13,29 @@ _MAX_REQUESTS = 256
 
 
 class QueueBinding:
-    """One agent's place in a line.
+    """Binds the tasks of one agent to the queue of a resource.
 
     Args:
-        engine: hosts the line.
-        line: in which the agent's tasks count.
-        resource: what they ask for, as the core names it.
-        agent_id: whose tasks.
-        admission: whether somebody keeps a budget.
+        engine: the engine of the resource.
+        resource: the resource that the tasks need.
+        agent_id: the agent.
+        admission: whether a budget must admit the requests.
 
     """
 
-    __slots__ = ("_admission", "_requests", "_resources", "agent_id", "edit", "engine", "plain_request", "queue_set")
+    __slots__ = ("_admission", "_requests", "_resources", "agent_id", "edit", "engine", "plain_request", "resource")
 
-    def __init__(
-        self, engine: InProcessEngine, line: QueueSet, resource: str, agent_id: str, *, admission: bool
-    ) -> None:
+    def __init__(self, engine: InProcessEngine, resource: ResourceView, agent_id: str, *, admission: bool) -> None:
         self.engine = engine
-        self.queue_set = line
+        self.resource = resource
         self.agent_id = agent_id
-        self._resources = (resource,)
+        self._resources = (resource.name,)
         self._admission = admission
         self._requests: dict[tuple[int, str], Request] = {}
         self.plain_request = Request(agent_id, 0, self._resources, admission=admission)
         """The request of a ticket that takes its work from the queue."""
-        self.edit = engine.update_loads
+        self.edit = resource.update_loads
+        """Runs a change of the tasks as one operation of the engine."""
 
     def get_request(self, task: Task) -> Request:
         """Return the request of a task."""
@@ -53,22 +51,15 @@ class QueueBinding:
 
     def attach_backlog(self, backlog: Backlog, change: Callable[[], None]) -> None:
         """Run a change, and count a backlog from then on, in one operation."""
-
-        def begin() -> None:
-            change()
-            self.queue_set.set_backlog(self.agent_id, backlog)
-
-        self.edit(begin)
+        self.resource.set_backlog(self.agent_id, backlog, change)
 
     def detach_backlog(self, backlog: Backlog, change: Callable[[], None]) -> None:
         """Stop counting a backlog, and run a change, in one operation."""
+        self.resource.remove_backlog(self.agent_id, backlog, change)
 
-        def end() -> None:
-            if self.queue_set.backlogs.get(self.agent_id) is backlog:
-                self.queue_set.set_backlog(self.agent_id, None)
-            change()
-
-        self.edit(end)
+    def refresh_agent(self) -> None:
+        """Update the policy after a change of the tasks. To be called within `edit`."""
+        self.resource.refresh_agent(self.agent_id)
 
     def set_admission(self, admission: bool) -> None:  # noqa: FBT001 - the only argument
         """Set whether later requests need the admission of a budget; earlier ones are unchanged."""

@@ -3,17 +3,17 @@
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from math import inf
 from typing import Protocol, Self
 from weakref import WeakSet
 
-from loco_otel._core.policies.fifo import FifoPolicy
-from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.in_process import InProcessEngine, create_engine
+from loco_otel._engine.resource_view import ResourceView
 from loco_otel._waiting import aio, ownership
 from loco_otel.events import MILLI, Request
+
+UNBOUNDED = 10**9
+"""A bound of waiters that is never reached: bounds are the business of schedulers."""
 
 
 class Follower(Protocol):
@@ -39,23 +39,22 @@ class SharedResource:
 
     def __init__(self, name: str, capacity: int = 1) -> None:
         _validate_capacity(capacity)
-        core = Scheduler({name: capacity}, FifoPolicy, max_waiters=10**9)
-        self._init_state(name, name, core, InProcessEngine(core))
+        self._init_state(name, name, create_engine({name: capacity}, max_waiters=UNBOUNDED))
 
     @classmethod
     def over(cls, engine: InProcessEngine, key: str, name: str) -> Self:
         """Return a resource over an existing one of an engine."""
         self = cls.__new__(cls)
-        core = engine.update_core(lambda core, _: core)
-        self._init_state(name, key, core, engine)
+        self._init_state(name, key, engine)
         return self
 
-    def _init_state(self, name: str, key: str, core: Scheduler, engine: InProcessEngine) -> None:
+    def _init_state(self, name: str, key: str, engine: InProcessEngine) -> None:
         self.name = name
         self.key = key
         """Its name in the engine."""
         self.engine = engine
-        self._core = core
+        self.view: ResourceView = engine.get_resource(key)
+        """Its state in the engine."""
         self._held: dict[str, deque[Ticket]] = {}
         self._waiting: dict[str, list[Ticket]] = {}
         self.schedulers: WeakSet[Follower] = WeakSet()
@@ -70,37 +69,30 @@ class SharedResource:
         """
         if self.engine.list_tickets():
             raise RuntimeError(f"{self.name!r} is in use: add it to the pool before its first request")
-        capacity = self.capacity
-        engine.update_core(lambda core, _: core.resources.add_resource(self.key, capacity))
-        self.engine, self._core = engine, engine.update_core(lambda core, _: core)
+        engine.add_resource(self.key, self.capacity)
+        self.engine, self.view = engine, engine.get_resource(self.key)
         for scheduler in tuple(self.schedulers):
             scheduler.follow()
 
     @property
-    def pool(self) -> SlotPool:
-        """Its slots; to be read only."""
-        return self._core.resources.pools[self.key]
-
-    @property
     def capacity(self) -> int:
         """The number of slots; 0 if it is unlimited."""
-        capacity = self.pool.capacity
-        return 0 if capacity == inf else int(capacity)
+        return self.view.capacity or 0
 
     @capacity.setter
     def capacity(self, capacity: int) -> None:
         _validate_capacity(capacity)
-        self.engine.update_core(lambda core, now: core.set_capacity(self.key, capacity, now))
+        self.view.set_capacity(capacity)
 
     @property
     def holder_count(self) -> int:
         """The number of slots in use."""
-        return self.pool.used
+        return self.view.used
 
     @property
     def waiter_count(self) -> int:
         """The number of waiting requests."""
-        return sum(queue_set.waiting for queue_set in self._core.resources.list_queue_sets(self.pool))
+        return self.view.waiting
 
     @property
     def available_slots(self) -> int:
@@ -110,12 +102,12 @@ class SharedResource:
     @property
     def utilization(self) -> float:
         """The fraction of slots in use."""
-        capacity = self.pool.capacity
-        return self.holder_count / capacity
+        capacity = self.view.capacity
+        return 0.0 if capacity is None else self.view.used / capacity
 
     def is_holding(self, agent_id: str) -> bool:
         """Return whether an agent holds a slot."""
-        return any(ticket.request.agent == agent_id for ticket in tuple(self.pool.leases.values()))
+        return agent_id in self.view.list_holders()
 
     async def try_acquire(self, agent_id: str) -> bool:
         """Acquire a slot without waiting; return whether one was free."""

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import MILLI, Request
 
@@ -57,7 +56,8 @@ class Task:
     """The tick at which its age was 0, while it is queued."""
     holder: Ticket | None = None
     """The ticket whose slot was granted for it."""
-    entry: Entry | None = None
+    entry: list[Any] | None = None
+    """Its place in the backlog, set by that."""
     queue: TaskQueue | None = None
     """The list that it is in."""
     milli = MILLI

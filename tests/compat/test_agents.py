@@ -91,7 +91,7 @@ class Lists(RuleBasedStateMachine):
         holder = self.engine.create_ticket(Request("holder", 1000, ("r",)))
         self.engine.submit(holder)
         self.holder = holder
-        waiter = Ticket(self.agent.tasks.station.plain_request)  # type: ignore[union-attr]
+        waiter = Ticket(self.agent.tasks.binding.plain_request)  # type: ignore[union-attr]
         waiter.backlog = self.agent.tasks.backlog
         self.engine.submit(waiter)
         assert waiter.state is State.WAITING
@@ -191,7 +191,7 @@ class Lists(RuleBasedStateMachine):
     @rule()
     def tick(self) -> None:
         ages = [task.age for task in self.agent.tasks]
-        self.scheduler._queue_set.tick += 1
+        self.scheduler.resource.view._queue_set.tick += 1
         assert [task.age for task in self.agent.tasks] == [age + 1 for age in ages]
 
     @invariant()

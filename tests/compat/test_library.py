@@ -102,7 +102,7 @@ def test_an_alpha_that_starves_is_guarded_and_told_once(
     scheduler("a", alpha=0.9)
     (message,) = caplog.messages
     assert "alpha 0.9 is above 0.5" in message
-    assert made._queue_set.max_wait_ticks == 1000
+    assert made.resource.view._queue_set.max_wait_ticks == 1000
 
 
 def test_agents_come_and_go(run: Run, settle: Until) -> None:
@@ -197,7 +197,7 @@ def test_what_was_served_is_what_was_granted(run: Run) -> None:
                 pass
 
     run(program())
-    assert list(made.resource.pool.recently_served) == [("a", 2000), ("b", 3000)]
+    assert list(made.resource.view._pool.recently_served) == [("a", 2000), ("b", 3000)]
 
 
 def test_what_is_queued_shows_before_anybody_waits(run: Run) -> None:
@@ -488,11 +488,11 @@ def test_a_tuner_looks_when_told_to(run: Run) -> None:
 def test_the_process_tunes_itself_where_the_settings_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCO_AUTO_TUNE", "true")
     made = loco_otel.configure(capacity=1)
-    assert made._queue_set.tuner is not None
+    assert made.resource.view._queue_set.tuner is not None
     loco_otel.configure(auto_tune=False)
-    assert made._queue_set.tuner is None
+    assert made.resource.view._queue_set.tuner is None
     loco_otel.configure(auto_tune=True, policy="fifo")
-    assert made._queue_set.tuner is None
+    assert made.resource.view._queue_set.tuner is None
 
 
 # -- step by step ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def scheduler(*names: str, capacity: int = 1, **options: Any) -> AsyncLOCOSchedu
 
 def is_empty(made: AsyncLOCOScheduler) -> bool:
     resource = made.resource
-    return (resource.holder_count, resource.waiter_count, len(resource.pool.leases)) == (0, 0, 0)
+    return (resource.holder_count, resource.waiter_count, len(resource.view.list_holders())) == (0, 0, 0)
 
 
 async def start(made: AsyncLOCOScheduler, settle: Until, *bodies: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
