@@ -59,8 +59,8 @@ class Bench:
         self.tickets: list[Ticket] = []
         self.spare = self.submit("spare")
         self.worker = Agent("worker", tasks=[Task(weight=2.0, age=1), Task(weight=3.0)])
-        line = self.core.resources.get_queue_set((DEFAULT_RESOURCE,))
-        self.worker.tasks.join(QueueBinding(self.engine, line, DEFAULT_RESOURCE, "worker", admission=False))
+        resource = self.engine.get_resource(DEFAULT_RESOURCE)
+        self.worker.tasks.join(QueueBinding(self.engine, resource, "worker", admission=False))
 
     def ticket(self, agent: str, timeout: float | None = None, *, admission: bool = False) -> Ticket:
         tenant = f"tenant of {agent}" if self.tenanted else None
