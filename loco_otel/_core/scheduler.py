@@ -410,7 +410,10 @@ def _compute_limits_pause(ticket: Ticket, limits: RateLimits | None) -> float:
     for needed, left, limit, reset in buckets:
         delay = compute_refill_delay(needed, left, limit, reset) if left is not None and reset is not None else 0.0
         if delay > longest:
-            longest = StatedDelay(delay, reset.header) if isinstance(reset, StatedDelay) else delay
+            longest = delay
+            if isinstance(reset, StatedDelay):
+                longest = StatedDelay(delay)
+                longest.header = reset.header
     return longest
 
 
