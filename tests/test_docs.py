@@ -156,6 +156,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
     not_in_a_line = {
         "weights",
         "prices",
+        "providers",
         "downgrade",
         "resources",
         "shares",

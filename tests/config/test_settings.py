@@ -728,6 +728,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("metric_values", "200"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
         ("prices", "none"),
+        ("providers", "none"),
         ("budgets", "none"),
         ("budget_period", "total"),
         ("budget_on_exceeded", "reject"),

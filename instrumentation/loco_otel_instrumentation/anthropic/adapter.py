@@ -113,17 +113,17 @@ def _read_start(message: Any, meter: UsageMeter) -> None:
     known = as_mapping(message)
     meter.model = known.get("model")
     meter.response_id = known.get("id")
-    usage = known.get("usage")
-    if (figures := as_mapping(usage)).get("input_tokens") is not None:
+    figures = _merge_fields(known.get("usage"))
+    if figures.get("input_tokens") is not None:
         meter.input_tokens = _sum_input(figures)
         meter.cache_read_tokens = figures.get("cache_read_input_tokens")
         meter.cache_write_tokens = figures.get("cache_creation_input_tokens")
     # Fast inference has a price of its own, whatever the tier.
-    meter.service_tier = _FAST if get_field(usage, "speed") == _FAST else get_field(usage, "service_tier")
-    written = get_field(usage, "cache_creation")
+    meter.service_tier = _FAST if figures.get("speed") == _FAST else figures.get("service_tier")
+    written = figures.get("cache_creation")
     if written is not None:
         meter.set_item("cache_write_1h_tokens", get_field(written, "ephemeral_1h_input_tokens"))
-    if get_field(usage, "inference_geo") not in _UNRESTRICTED_GEOGRAPHIES:
+    if figures.get("inference_geo") not in _UNRESTRICTED_GEOGRAPHIES:
         meter.set_item("inference_geo", 1)
 
 
@@ -143,20 +143,20 @@ def _replace_input(usage: Any, meter: UsageMeter) -> None:
 
 
 def _read_end(message: Any, usage: Any, meter: UsageMeter) -> None:
-    known, figures = as_mapping(message), as_mapping(usage)
+    known, figures = _merge_fields(message), _merge_fields(usage)
     meter.output_tokens = figures.get("output_tokens")
     reason = known.get("stop_reason")
     if reason:
         meter.finish_reasons = (_FINISH_REASONS.get(reason, reason),)
-    details = get_field(usage, "output_tokens_details")
+    details = figures.get("output_tokens_details")
     if details is not None:
         meter.reasoning_tokens = get_field(details, "thinking_tokens")
-    tools = get_field(usage, "server_tool_use")
+    tools = figures.get("server_tool_use")
     if tools is not None:
         meter.set_item("web_searches", get_field(tools, "web_search_requests"))
-    if get_field(message, "container") is not None:
+    if known.get("container") is not None:
         meter.set_item("code_executions", 1)
-    iterations = get_field(usage, "iterations")
+    iterations = figures.get("iterations")
     if iterations:
         _read_iterations(iterations, meter)
 
@@ -179,6 +179,12 @@ def _read_iterations(iterations: Any, meter: UsageMeter) -> None:
         meter.set_item(_COMPACTION_KINDS[name], amount)
     meter.set_item("compaction_cache_write_1h_tokens", written_1h)
     meter.set_item("other_model_tokens", other_model)
+
+
+def _merge_fields(value: Any) -> Mapping[str, Any]:
+    """Return a parsed object's fields, those included that its class does not declare yet."""
+    known, added = as_mapping(value), getattr(value, "__pydantic_extra__", None)
+    return {**known, **added} if added else known
 
 
 def _sum_input(usage: Mapping[str, Any]) -> int:

@@ -155,8 +155,11 @@ def read_tools(items: Any, meter: UsageMeter) -> None:
 
 
 def _read_items(details: Any, kinds: Mapping[str, str], meter: UsageMeter) -> None:
+    known = as_mapping(details)
+    if added := getattr(details, "__pydantic_extra__", None):
+        known = {**known, **added}
     for name, kind in kinds.items():
-        amount = get_field(details, name)
+        amount = known.get(name)
         if amount:
             meter.set_item(kind, amount)
 

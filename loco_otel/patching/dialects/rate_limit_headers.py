@@ -120,7 +120,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         if name in headers:
             seconds = _read_seconds(headers, name)
             if seconds is not None:
-                return StatedDelay(seconds * scale, name)
+                return _make_delay(seconds * scale, name)
     return None
 
 
@@ -198,7 +198,15 @@ def _read_seconds(headers: Mapping[str, str], name: str) -> float | None:
     if seconds is None or seconds > _MAX_SECONDS:
         _log_malformed(name, text)
         return None
-    return StatedDelay(seconds, name)
+    delay = StatedDelay(seconds)  # as `_make_delay` does: this is on the path of each answer
+    delay.header = name
+    return delay
+
+
+def _make_delay(seconds: float, name: str) -> StatedDelay:
+    delay = StatedDelay(seconds)
+    delay.header = name
+    return delay
 
 
 def _take_first(text: str) -> str:
