@@ -111,7 +111,7 @@ def test_items_above_their_whole_are_bounded_by_it() -> None:
     assert prices.compute_cost("openai", ["gpt-audio"], usage(("input_audio_tokens", 10**9))) == whole
 
 
-def test_reported_charge_goes_before_unknown_and_published_prices() -> None:
+def test_reported_charge_precedes_published_price() -> None:
     prices, charged, free = Prices(), usage((REPORTED_CHARGE, 123)), usage((REPORTED_CHARGE, 0))
     assert prices.compute_cost("openrouter", ["harbour-1"], charged) == 123
     assert prices.compute_cost("openrouter", ["harbour-1"], free) == 0
