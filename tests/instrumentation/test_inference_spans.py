@@ -545,7 +545,7 @@ def suppressed(key: str) -> Iterator[None]:
 
 
 @each_sdk
-@pytest.mark.parametrize("key", ["suppress_instrumentation", _SUPPRESS_INSTRUMENTATION_KEY])
+@pytest.mark.parametrize("key", ["suppress_instrumentation", _SUPPRESS_INSTRUMENTATION_KEY], ids=["older", "newer"])
 def test_suppressed_call_is_scheduled_without_telemetry(
     key: str, sdk: Sdk, server: LlmServer, scheduled: Scheduled, reader: InMemoryMetricReader
 ) -> None:
