@@ -4,11 +4,12 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, calls, grants, library, money, startup
+from benchmarks import acquire, calls, grants, library, money, scale, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
     "grants": grants.run,
+    "scale": scale.run,
     "library": library.run,
     "money": money.run,
     "startup": startup.run,

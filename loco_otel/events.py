@@ -13,7 +13,6 @@ from loco_otel.money import Action, BilledItem, BudgetStatus
 
 MILLI = 1000
 """Milli-weights in one unit of weight."""
-
 DEFAULT_RESOURCE = "llm_api"
 
 
@@ -444,7 +443,8 @@ class ResourceDump(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The state of all resources at one moment."""
+    """The state of all resources at one moment, and the number of events that slow listeners did not receive."""
 
     at: float
     resources: tuple[ResourceSnapshot, ...]
+    events_dropped: int = 0

@@ -14,7 +14,8 @@ _MAX_HOLDERS = 16
 def build_waiting(queue_set: QueueSet, ticket: Ticket, now: float) -> Waiting:
     """Describe a wait that begins: the ticket's queue, the capacity, the leases, and the reason."""
     queue = queue_set.queues[key_of(ticket.request)]
-    leases = dict.fromkeys(lease for pool in queue_set.pools for lease in pool.leases.values())
+    # Each pool adds at most what is shown: not all leases are read, as there may be thousands.
+    leases = dict.fromkeys(lease for pool in queue_set.pools for lease in islice(pool.leases.values(), _MAX_HOLDERS))
     shown = tuple(islice(leases, _MAX_HOLDERS))
     smallest = min(pool.capacity for pool in queue_set.pools)
     capacity = None if smallest == inf else int(smallest)

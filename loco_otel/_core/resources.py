@@ -56,6 +56,8 @@ class Resources:
     ) -> None:
         self.opens_at = inf
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
+        self.waiting = 0
+        """Waiting tickets of all queue sets, as the scheduler counts them: there may be a thousand sets."""
         self._make_unknown_pool = make_unknown_pool
         self.pools: dict[str, SlotPool] = {}
         self.queue_sets: dict[tuple[str, ...], QueueSet] = {}
@@ -166,7 +168,7 @@ class Resources:
 
     def count_waiting(self) -> int:
         """Return the number of waiting tickets."""
-        return sum(queue_set.waiting for queue_set in self.queue_sets.values())
+        return self.waiting
 
     def replace_policies(
         self,
@@ -191,6 +193,7 @@ class Resources:
             pool.clear_leases()
         for queue_set in self.queue_sets.values():
             queue_set.clear_queues()
+        self.waiting = 0
 
     def _list_competing(self, pools: Iterable[SlotPool]) -> Iterable[QueueSet]:
         return dict.fromkeys(queue_set for pool in pools for queue_set in self._competing[pool.name])

@@ -22,8 +22,6 @@ from loco_otel.events import (
     Outcome,
     RateLimits,
     Released,
-    ResourceDump,
-    Snapshot,
     Spending,
     Spent,
     Submitted,
@@ -294,13 +292,9 @@ class Scheduler:
         self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner)
         self.grant_all_waiting(now)
 
-    def take_snapshot(self, now: float) -> Snapshot:
-        """Return the state of all resources and agents."""
-        return SnapshotBuilder(self.resources, now).build_snapshot()
-
-    def take_dump(self, most: int, now: float) -> tuple[ResourceDump, ...]:
-        """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
-        return SnapshotBuilder(self.resources, now).build_dump(self.tickets.values(), most)
+    def start_snapshot(self, now: float, *, with_tickets: bool = False) -> SnapshotBuilder:
+        """Begin to read the state of all resources and agents, for a dump that of all requests too."""
+        return SnapshotBuilder(self.resources, now, self.tickets.values() if with_tickets else ())
 
     def count_waiting(self) -> int:
         """Return the number of waiting tickets."""
@@ -344,11 +338,13 @@ class Scheduler:
     def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
         queue_set.add_ticket(ticket)
+        self.resources.waiting += 1
         self.deadlock_detector.add_waiter(ticket)
         self.deadlines.add_waiter(ticket)
 
     def _dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         queue_set.remove_ticket(ticket)
+        self.resources.waiting -= 1
         self.deadlock_detector.remove_waiter(ticket)
         self.deadlines.remove_waiter(ticket)
 

@@ -1,12 +1,18 @@
-"""Snapshots and dumps: the state of all resources, agents and requests at one moment."""
+"""Snapshots and dumps: the state of all resources, agents and requests at one moment.
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+With many agents the reading would delay every caller, so the engine reads in steps, each of a bounded number of agents
+or requests, and releases its lock between two. Each agent's values are from one moment; those of agents that were read
+in different steps are some milliseconds apart. All else is computed after the last step, outside the lock.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
 from loco_otel._core.fairness import jains_index
-from loco_otel._core.policies.base import Key, agent_of, key_of, tenant_of
+from loco_otel._core.policies.base import Key, Policy, key_of, tenant_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
@@ -21,57 +27,113 @@ _STATES = {
 }
 _STATE_ORDER = {state: place for place, state in enumerate(_STATES)}
 
+_STEP = 500
+"""Agents or requests that one step reads: about a millisecond."""
 
-class _Placement(NamedTuple):
-    """Score and rank of each agent that waits in a queue set."""
 
-    scores: Mapping[Key, float]
-    ranks: Mapping[Key, int]
-    """Within the agent's tenant, from 1."""
+class _AgentState(NamedTuple):
+    """One agent in one queue set."""
+
+    waiting: int
+    weight: int
+    age: int
+    oldest_wait: float
+    score: float | None
+    """None if it has no waiter: it does not compete."""
+    head: tuple[int, int]
+    """Birth and sequence number of its oldest waiter."""
+
+
+class _PoolState(NamedTuple):
+    """One resource, without its agents."""
+
+    pool: SlotPool
+    queue_sets: Sequence[QueueSet]
+    leases: Sequence[Ticket]
+    served: Sequence[tuple[Key, int]]
+    snapshot: ResourceSnapshot
+
+
+class _TicketState(NamedTuple):
+    ticket: Ticket
+    state: State
+    queue_set: QueueSet
 
 
 class SnapshotBuilder:
-    """Builds snapshots and dumps. Each score is computed once.
+    """Builds a snapshot, or a dump. Each score is computed once, all of them in time that grows with the agents.
+
+    `read_step` must be called under the engine's lock until it returns False, then one of the two `build` methods,
+    which need no lock.
 
     Args:
         resources: all of them.
         now: the time.
+        tickets: for a dump.
 
     """
 
-    def __init__(self, resources: Resources, now: float) -> None:
+    def __init__(self, resources: Resources, now: float, tickets: Iterable[Ticket] = ()) -> None:
         self._resources = resources
         self._now = now
-        self._placements = {id(queue_set): _rank_agents(queue_set) for queue_set in resources.queue_sets.values()}
+        self._pools = [self._read_pool(pool) for pool in resources.pools.values()]
+        self._agents: dict[QueueSet, dict[Key, _AgentState]] = {
+            queue_set: {} for queue_set in resources.queue_sets.values()
+        }
+        self._unread_agents = [
+            (queue_set, iter(keys)) for queue_set in self._agents if (keys := _list_agents(queue_set))
+        ]
+        self._unread_tickets = iter(tuple(tickets))
+        self._tickets: list[_TicketState] = []
+        self._scorer: tuple[Policy, Callable[[Key], float]] | None = None
+
+    def read_step(self) -> bool:
+        """Read the next agents or requests, and return False when all are read."""
+        if self._unread_agents:
+            queue_set, keys = self._unread_agents[-1]
+            step = tuple(islice(keys, _STEP))
+            self._read_agents(queue_set, step)
+            if len(step) < _STEP:
+                self._unread_agents.pop()
+                self._scorer = None
+            return True
+        find = self._resources.get_queue_set
+        count = len(self._tickets)
+        for ticket in islice(self._unread_tickets, _STEP):
+            state = ticket.state
+            if state in _STATES:
+                self._tickets.append(_TicketState(ticket, state, find(ticket.request.resources)))
+        return len(self._tickets) > count
 
     def build_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
-        pools = self._resources.pools.values()
-        return Snapshot(self._now, tuple(self._build_resource_snapshot(pool, with_ranks=False) for pool in pools))
+        while self.read_step():
+            pass
+        return Snapshot(self._now, tuple(self._build_resource_snapshot(state, {}) for state in self._pools))
 
-    def build_dump(self, tickets: Collection[Ticket], most: int) -> tuple[ResourceDump, ...]:
+    def build_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
-        by_resource: dict[str, list[Ticket]] = {name: [] for name in self._resources.pools}
-        for ticket in tickets:
-            for pool in self._find_queue_set(ticket).pools:
-                by_resource[pool.name].append(ticket)
-        pools = self._resources.pools.values()
-        return tuple(self._build_resource_dump(pool, by_resource[pool.name], most) for pool in pools)
+        while self.read_step():
+            pass
+        ranks = {queue_set: _rank_agents(agents) for queue_set, agents in self._agents.items()}
+        by_pool: dict[SlotPool, list[_TicketState]] = {state.pool: [] for state in self._pools}
+        for ticket in self._tickets:
+            for pool in ticket.queue_set.pools:
+                by_pool.setdefault(pool, []).append(ticket)
+        return tuple(self._build_resource_dump(state, by_pool[state.pool], ranks, most) for state in self._pools)
 
-    def _build_resource_dump(self, pool: SlotPool, tickets: list[Ticket], most: int) -> ResourceDump:
-        tickets.sort(key=self._sort_key)
-        shown = tuple(self._build_ticket_snapshot(ticket, pool) for ticket in tickets[:most])
-        return ResourceDump(self._build_resource_snapshot(pool, with_ranks=True), shown, max(0, len(tickets) - most))
+    # -- steps under the lock -----------------------------------------------------------------------------------
 
-    def _build_resource_snapshot(self, pool: SlotPool, *, with_ranks: bool) -> ResourceSnapshot:
+    def _read_pool(self, pool: SlotPool) -> _PoolState:
         """Return the state of a resource.
 
         A request for several resources counts at each of them. Ticks and alpha are those of the requests for this
-        resource alone; an agent's score and rank are its best in any queue set.
+        resource alone.
         """
-        queue_sets = self._resources.list_queue_sets(pool)
+        queue_sets = tuple(self._resources.list_queue_sets(pool))
         own = next((queue_set for queue_set in queue_sets if queue_set.single_pool is pool), queue_sets[0])
-        return ResourceSnapshot(
+        is_paused = pool.paused_until > self._now
+        snapshot = ResourceSnapshot(
             resource=pool.name,
             policy=own.policy.name,
             capacity=None if pool.capacity == inf else int(pool.capacity),
@@ -79,52 +141,90 @@ class SnapshotBuilder:
             waiting=sum(queue_set.waiting for queue_set in queue_sets),
             tick=own.tick,
             alpha=own.policy.alpha,
-            fairness=_compute_fairness(pool, queue_sets),
-            agents=tuple(self._iter_agent_snapshots(pool, queue_sets, with_ranks=with_ranks)),
-            pause=max(0.0, pool.paused_until - self._now),
-            pause_header=pool.pause_header if pool.paused_until > self._now else None,
+            fairness=1.0,
+            agents=(),
+            pause=pool.paused_until - self._now if is_paused else 0.0,
+            pause_header=pool.pause_header if is_paused else None,
         )
+        return _PoolState(pool, queue_sets, tuple(pool.leases.values()), tuple(pool.recently_served), snapshot)
 
-    def _iter_agent_snapshots(
-        self, pool: SlotPool, queue_sets: Sequence[QueueSet], *, with_ranks: bool
-    ) -> Iterator[AgentSnapshot]:
-        active: dict[Key, int] = {}
-        for ticket in pool.leases.values():
-            key = key_of(ticket.request)
-            active[key] = active.get(key, 0) + 1
-        queued = {key for queue_set in queue_sets for key in queue_set.queues}
-        queued |= {agent for queue_set in queue_sets for agent, backlog in queue_set.backlogs.items() if backlog}
-        competing = [self._placements[id(queue_set)] for queue_set in queue_sets]
-        for key in sorted(active.keys() | queued, key=lambda key: (tenant_of(key), agent_of(key))):
-            queues = [(queue_set, queue_set.queues[key]) for queue_set in queue_sets if key in queue_set.queues]
-            ages = [queue_set.tick - queue.find_birth_tick() for queue_set, queue in queues]
-            weight = sum(queue.weight for _, queue in queues)
-            for queue_set in queue_sets:
-                backlog = queue_set.backlogs.get(agent_of(key))
-                if backlog is None or key in queue_set.queues or tenant_of(key):
-                    continue
+    def _read_agents(self, queue_set: QueueSet, keys: Iterable[Key]) -> None:
+        known = self._agents[queue_set]
+        tick, now, queues, backlogs = queue_set.tick, self._now, queue_set.queues, queue_set.backlogs
+        if self._scorer is None or self._scorer[0] is not queue_set.policy:
+            self._scorer = queue_set.policy, queue_set.policy.create_scorer(tick)
+        compute_score = self._scorer[1]
+        for key in keys:
+            queue = queues.get(key)
+            if queue is not None and (head := queue.find_head()) is not None:
+                known[key] = _AgentState._make(
+                    (
+                        len(queue),
+                        queue.weight,
+                        tick - queue.find_birth_tick(),
+                        max(0.0, now - head.waiting_since),
+                        compute_score(key),
+                        (head.birth, head.seq),
+                    )
+                )
+            elif isinstance(key, str) and (backlog := backlogs.get(key)) is not None:
                 work = backlog.find_oldest_work()
                 if work is not None:
                     # Work without a waiter.
-                    ages.append(queue_set.tick - work.birth)
-                    weight += backlog.weight
-            waits = [self._now - head.waiting_since for _, queue in queues if (head := queue.find_head()) is not None]
-            ranks = [placement.ranks[key] for placement in competing if key in placement.ranks] if with_ranks else []
-            yield AgentSnapshot(
-                agent=agent_of(key),
-                waiting=sum(len(queue) for _, queue in queues),
-                active=active.get(key, 0),
-                queue_weight=weight,
-                queue_age=max(ages, default=0),
-                oldest_wait=max(waits, default=0.0),
-                score=max((placement.scores[key] for placement in competing if key in placement.scores), default=None),
-                tenant=tenant_of(key) or None,
-                rank=min(ranks, default=None),
-            )
+                    known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, (0, 0))
 
-    def _build_ticket_snapshot(self, ticket: Ticket, pool: SlotPool) -> TicketSnapshot:
-        request, state, now = ticket.request, ticket.state, self._now
-        queue_set = self._find_queue_set(ticket)
+    # -- after the last step ------------------------------------------------------------------------------------
+
+    def _build_resource_snapshot(
+        self, state: _PoolState, ranks: Mapping[QueueSet, Mapping[Key, int]]
+    ) -> ResourceSnapshot:
+        active: dict[Key, int] = {}
+        for ticket in state.leases:
+            key = key_of(ticket.request)
+            active[key] = active.get(key, 0) + 1
+        agents = self._merge_agents(state)
+        best = _find_best_ranks([ranks[queue_set] for queue_set in state.queue_sets if queue_set in ranks])
+        served = dict.fromkeys((key for key, agent in agents.items() if agent.waiting), 0)
+        for key, weight in state.served:
+            served[key] = served.get(key, 0) + weight
+        snapshots = []
+        for key in _sort_keys(active.keys() | agents.keys()):
+            tenant, name = (None, key) if isinstance(key, str) else key
+            waiting, weight, age, wait, score, _ = agents.get(key, _ABSENT)
+            # Without keywords and `__new__`, as there may be thousands.
+            snapshots.append(
+                AgentSnapshot._make(
+                    (name, waiting, active.get(key, 0), weight, age, wait, score, tenant, best.get(key))
+                )
+            )
+        return state.snapshot._replace(fairness=jains_index(served.values()), agents=tuple(snapshots))
+
+    def _merge_agents(self, state: _PoolState) -> Mapping[Key, _AgentState]:
+        """Return the agents of a resource: an agent's score is its best in any queue set."""
+        parts = [agents for queue_set in state.queue_sets if (agents := self._agents.get(queue_set))]
+        if len(parts) == 1:
+            return parts[0]
+        merged: dict[Key, _AgentState] = {}
+        for part in parts:
+            for key, agent in part.items():
+                other = merged.get(key)
+                merged[key] = agent if other is None else _merge_states(other, agent)
+        return merged
+
+    def _build_resource_dump(
+        self,
+        state: _PoolState,
+        tickets: list[_TicketState],
+        ranks: Mapping[QueueSet, Mapping[Key, int]],
+        most: int,
+    ) -> ResourceDump:
+        tickets.sort(key=lambda ticket: _get_sort_key(ticket, ranks))
+        shown = tuple(self._build_ticket_snapshot(ticket, state.pool) for ticket in tickets[:most])
+        return ResourceDump(self._build_resource_snapshot(state, ranks), shown, max(0, len(tickets) - most))
+
+    def _build_ticket_snapshot(self, read: _TicketState, pool: SlotPool) -> TicketSnapshot:
+        ticket, state, queue_set = read
+        request, now = ticket.request, self._now
         since = {
             State.WAITING: ticket.waiting_since,
             State.GRANTED: ticket.granted_at,
@@ -141,41 +241,66 @@ class SnapshotBuilder:
             weight=request.weight,
             provider=request.provider,
             model=request.model,
-            seconds=now - since[state] if state in since else 0.0,
+            seconds=max(0.0, now - since[state]) if state in since else 0.0,
             ticks=queue_set.tick - ticket.waiting_tick if waits else ticket.waited_ticks,
             time_left=ticket.deadline - now if waits and ticket.deadline is not None else None,
             shares_with=None if lender is None or not state.is_holding else lender.id,
         )
 
-    def _find_queue_set(self, ticket: Ticket) -> QueueSet:
-        return self._resources.get_queue_set(ticket.request.resources)
 
-    def _sort_key(self, ticket: Ticket) -> tuple[float, ...]:
-        if ticket.state is not State.WAITING:
-            return _STATE_ORDER[ticket.state], ticket.granted_at, ticket.seq
-        queue_set = self._find_queue_set(ticket)
-        overdue = 0 < queue_set.max_wait_ticks <= queue_set.tick - ticket.birth
-        # Once the guard has fired the oldest ticket is next, whatever its agent's rank.
-        rank = 0 if overdue else self._placements[id(queue_set)].ranks[key_of(ticket.request)]
-        return _STATE_ORDER[State.WAITING], not overdue, rank, ticket.birth, ticket.seq
+_ABSENT = _AgentState(0, 0, 0, 0.0, None, (0, 0))
+"""An agent that only holds slots."""
 
 
-def _rank_agents(queue_set: QueueSet) -> _Placement:
-    scores: dict[Key, float] = {}
-    by_tenant: dict[str, list[tuple[float, int, int, Key]]] = {}
-    for key, queue in queue_set.queues.items():
-        head = queue.find_head()
-        if head is not None:
-            score = scores[key] = queue_set.policy.compute_score(key, queue_set.tick)
-            by_tenant.setdefault(tenant_of(key), []).append((-score, head.birth, head.seq, key))
-    for agents in by_tenant.values():
-        agents.sort(key=itemgetter(0, 1, 2))
-    ranks = {key: rank for agents in by_tenant.values() for rank, (*_, key) in enumerate(agents, 1)}
-    return _Placement(scores, ranks)
+def _list_agents(queue_set: QueueSet) -> list[Key]:
+    keys = list(queue_set.queues)
+    keys += [agent for agent, backlog in queue_set.backlogs.items() if backlog and agent not in queue_set.queues]
+    return keys
 
 
-def _compute_fairness(pool: SlotPool, queue_sets: Sequence[QueueSet]) -> float:
-    served: dict[Key, int] = dict.fromkeys((key for queue_set in queue_sets for key in queue_set.queues), 0)
-    for key, weight in pool.recently_served:
-        served[key] = served.get(key, 0) + weight
-    return jains_index(served.values())
+def _merge_states(one: _AgentState, other: _AgentState) -> _AgentState:
+    scores = [score for score in (one.score, other.score) if score is not None]
+    return _AgentState(
+        one.waiting + other.waiting,
+        one.weight + other.weight,
+        max(one.age, other.age),
+        max(one.oldest_wait, other.oldest_wait),
+        max(scores, default=None),
+        min(one.head, other.head),
+    )
+
+
+def _sort_keys(keys: Iterable[Key]) -> list[Key]:
+    """Return keys by tenant and agent, those without a tenant first."""
+    names: list[Key] = sorted(key for key in keys if isinstance(key, str))
+    return names + sorted(key for key in keys if not isinstance(key, str))
+
+
+def _find_best_ranks(ranks: Sequence[Mapping[Key, int]]) -> Mapping[Key, int]:
+    """Return the best rank of each agent in any queue set."""
+    best: dict[Key, int] = {}
+    for part in ranks:
+        for key, rank in part.items():
+            best[key] = min(rank, best.get(key, rank))
+    return best
+
+
+def _rank_agents(agents: Mapping[Key, _AgentState]) -> dict[Key, int]:
+    """Return the rank of each agent that competes, within its tenant and from 1."""
+    by_tenant: dict[str, list[tuple[float, tuple[int, int], Key]]] = {}
+    for key, agent in agents.items():
+        if agent.score is not None:
+            by_tenant.setdefault(tenant_of(key), []).append((-agent.score, agent.head, key))
+    for competing in by_tenant.values():
+        competing.sort(key=itemgetter(0, 1))
+    return {key: rank for competing in by_tenant.values() for rank, (*_, key) in enumerate(competing, 1)}
+
+
+def _get_sort_key(read: _TicketState, ranks: Mapping[QueueSet, Mapping[Key, int]]) -> tuple[float, ...]:
+    ticket, state, queue_set = read
+    if state is not State.WAITING:
+        return _STATE_ORDER[state], ticket.granted_at, ticket.seq
+    overdue = 0 < queue_set.max_wait_ticks <= queue_set.tick - ticket.birth
+    # Once the guard has fired the oldest ticket is next, whatever its agent's rank.
+    rank: float = 0 if overdue else ranks.get(queue_set, {}).get(key_of(ticket.request), inf)
+    return _STATE_ORDER[State.WAITING], not overdue, rank, ticket.birth, ticket.seq

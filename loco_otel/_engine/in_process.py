@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -13,10 +14,11 @@ from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.recovery import end_all_tickets, rebuild_state
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.snapshot import SnapshotBuilder
 from loco_otel._core.stall_detector import Stall, detect_stalls
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
-from loco_otel._engine.nested import end_nested_ticket
+from loco_otel._engine.nested import cancel_ticket
 from loco_otel._engine.outbox import Outbox
 from loco_otel._engine.resource_view import ResourceView
 from loco_otel._engine.timer import Timer
@@ -211,7 +213,7 @@ class InProcessEngine:
         if self._lock._is_owned():
             self.abandon_ticket(ticket, spending)
             return
-        self._locked(lambda core, now: _cancel_ticket(core, ticket, spending, now))
+        self._locked(lambda core, now: cancel_ticket(core, ticket, spending, now))
 
     def abandon_ticket(self, ticket: Ticket, spending: Spending | None = None) -> None:
         """Cancel a ticket later, with the next operation or run of the timer. For finalizers.
@@ -291,11 +293,19 @@ class InProcessEngine:
 
     def take_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
-        return self._locked(lambda core, now: core.take_snapshot(now))
+        return self._read_state(with_tickets=False).build_snapshot()._replace(events_dropped=self._outbox.dropped)
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
-        return self._locked(lambda core, now: core.take_dump(most, now))
+        return self._read_state(with_tickets=True).build_dump(most)
+
+    def _read_state(self, *, with_tickets: bool) -> SnapshotBuilder:
+        """Read the state in steps, between which other threads may take the lock."""
+        builder = self._locked(lambda core, now: core.start_snapshot(now, with_tickets=with_tickets))
+        while self._locked(lambda *_: builder.read_step(), is_timed=False):
+            # A thread that waits for the lock does not get it from one that takes it again at once.
+            time.sleep(0.0001)
+        return builder
 
     # -- limits, time, the end ----------------------------------------------------------------------------------------
 
@@ -395,7 +405,7 @@ class InProcessEngine:
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
-            _cancel_ticket(core, ticket, spending, now)
+            cancel_ticket(core, ticket, spending, now)
             self._abandoned.popleft()
         self._collect()
 
@@ -438,12 +448,3 @@ class InProcessEngine:
 def create_engine(capacities: Mapping[str, int | None], *, max_waiters: int | None = None) -> InProcessEngine:
     """Return an engine with these resources, each with policy `fifo` until `ResourceView.set_policy` changes it."""
     return InProcessEngine(Scheduler(capacities, FifoPolicy, max_waiters=max_waiters))
-
-
-def _cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
-    if ticket.is_nested:
-        end_nested_ticket(core, ticket, spending, now)
-        return
-    if spending is not None:
-        core.record_spending(ticket, spending, now)
-    core.cancel(ticket, now)

@@ -82,7 +82,17 @@ class NestedEngine:
         """Do nothing: the slot around the call is not of the resource that the provider throttled."""
 
 
-def end_nested_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+def cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
+    """End a ticket in any state, that of a nested call too, and record what was spent nevertheless."""
+    if ticket.is_nested:
+        _end_nested_ticket(core, ticket, spending, now)
+        return
+    if spending is not None:
+        core.record_spending(ticket, spending, now)
+    core.cancel(ticket, now)
+
+
+def _end_nested_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, now: float) -> None:
     """End the ticket of a nested call, and emit its usage and its end; no-op if it has ended."""
     if ticket.state.is_ended:
         return

@@ -53,6 +53,9 @@ _RESOURCE_GAUGES = (
     _ResourceGauge(catalogue.TICKS, lambda resource: resource.tick),
     _ResourceGauge(catalogue.FAIRNESS, lambda resource: resource.fairness, min),
 )
+_PROCESS_COUNTERS: dict[MetricDefinition, Callable[[Snapshot], int]] = {
+    catalogue.EVENTS_DROPPED: lambda snapshot: snapshot.events_dropped,
+}
 
 
 class _BudgetGauge(NamedTuple):
@@ -169,6 +172,8 @@ class Gauges:
         for row in catalogue.METRICS:
             if row.kind is InstrumentKind.COUNTER:
                 self._create_instrument(meter, row, partial(_observe_counter, row))
+        for metric, read in _PROCESS_COUNTERS.items():
+            self._create_instrument(meter, metric, partial(_observe_process, read))
         self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_pauses)
         self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
 
@@ -239,6 +244,10 @@ def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> list[Obs
             point = source.cardinality_limit(key.RESOURCE, standing.resource)
             values[point] = gauge.combine(values[point], value) if point in values else value
     return [Observation(value, {key.RESOURCE: resource}, ROOT_CONTEXT) for resource, value in values.items()]
+
+
+def _observe_process(read: Callable[[Snapshot], int], source: MetricsSource) -> list[Observation]:
+    return [Observation(read(source.read_snapshot()), {}, ROOT_CONTEXT)]
 
 
 def _observe_pauses(source: MetricsSource) -> list[Observation]:

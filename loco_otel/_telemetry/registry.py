@@ -116,7 +116,7 @@ def _convert_metric(row: MetricDefinition) -> _Node:
         "unit": row.unit,
         "brief": row.description,
         "stability": _STABILITY,
-        "attributes": _list_references(row),
+        **({"attributes": references} if (references := _list_references(row)) else {}),
         **({"annotations": {"explicit_bucket_boundaries": row.buckets}} if row.buckets else {}),
     }
 

@@ -13,7 +13,7 @@ NAMES = st.sampled_from("abcd")
 
 
 def dumped(core: Scheduler, most: int = 100, now: float = 0.0) -> ResourceDump:
-    (only,) = core.take_dump(most, now)
+    (only,) = core.start_snapshot(now, with_tickets=True).build_dump(most)
     return only
 
 
@@ -89,6 +89,7 @@ def test_dump_is_bounded_and_marked_as_cut() -> None:
 def test_request_of_several_resources_is_listed_at_each() -> None:
     core = Scheduler({"gpu": 1, "llm": 1}, FifoPolicy)
     core.submit(Ticket(Request("a", resources=("gpu", "llm"))), 0.0)
-    assert [[ticket.resources for ticket in shown.tickets] for shown in core.take_dump(9, 0.0)] == [
-        [("gpu", "llm")]
-    ] * 2
+    assert [
+        [ticket.resources for ticket in shown.tickets]
+        for shown in core.start_snapshot(0.0, with_tickets=True).build_dump(9)
+    ] == [[("gpu", "llm")]] * 2

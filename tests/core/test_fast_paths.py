@@ -82,7 +82,7 @@ def test_fast_and_slow_paths_leave_the_same_state(policy: str, capacity: int | N
         fast.run_step(step, float(now))
         slow.run_step(step, float(now))
         assert fast.describe_state() == slow.describe_state()
-        assert fast.core.take_snapshot(now) == slow.core.take_snapshot(now)
+        assert fast.core.start_snapshot(now).build_snapshot() == slow.core.start_snapshot(now).build_snapshot()
 
 
 def test_free_slot_takes_both_fast_paths() -> None:

@@ -330,7 +330,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert (ticket.state, ticket.outcome, ticket.reason) == (record.state, record.outcome, record.reason)
             assert ticket.waited_ticks == record.waited_ticks
         standings = tuple(self.model.standing(each, self.now) for each in self.model.resources.values())
-        assert self.core.take_snapshot(self.now).resources == standings
+        assert self.core.start_snapshot(self.now).build_snapshot().resources == standings
         assert self.core.count_waiting() == sum(each.waiting for each in standings)
 
     @invariant()

@@ -53,7 +53,7 @@ class House:
 
     @property
     def standing(self) -> ResourceSnapshot:
-        return self.core.take_snapshot(0.0).resources[0]
+        return self.core.start_snapshot(0.0).build_snapshot().resources[0]
 
     @property
     def counts(self) -> tuple[int, int, int]:

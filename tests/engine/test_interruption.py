@@ -76,9 +76,9 @@ class Bench:
 
     def ask_for_work(self) -> Ticket:
         """Make a ticket that takes the worker's oldest task at its grant."""
-        station = self.worker.tasks.station
-        assert station is not None
-        ticket = Ticket(station.plain_request)
+        binding = self.worker.tasks.binding
+        assert binding is not None
+        ticket = Ticket(binding.plain_request)
         ticket.scopes = ("worker",)
         ticket.backlog = self.worker.tasks.backlog
         self.tickets.append(ticket)

@@ -84,7 +84,7 @@ def test_recovery_after_an_exception_is_logged_once(
     holder = ask(engine, "narrow")
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(Scheduler, "take_snapshot", lambda *_: 1 / 0)
+            patch.setattr(Scheduler, "start_snapshot", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 engine.take_snapshot()
         (resource,) = engine.take_snapshot().resources

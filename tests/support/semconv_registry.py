@@ -145,7 +145,7 @@ def _attribute(kind: str | Mapping[str, Any]) -> Attribute:
 
 
 def _levels(row: Mapping[str, Any], attributes: Mapping[str, Attribute]) -> Levels:
-    levels = {ref["ref"]: ref["requirement_level"] for ref in row["attributes"]}
+    levels = {ref["ref"]: ref["requirement_level"] for ref in row.get("attributes", ())}
     for key in levels:
         if key not in attributes:
             raise KeyError(key)

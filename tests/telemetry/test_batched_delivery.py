@@ -218,3 +218,26 @@ def test_engine_without_a_timer_delivers_at_once(rig: Rig) -> None:
     engine.set_batch_size(64)
     engine.submit(engine.create_ticket(Request("analyst")))
     assert [type(event) for event in rig.seen] == [Submitted, Granted]
+
+
+def test_dropped_events_are_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_MAX_EVENTS", 3)
+    reader = InMemoryMetricReader()
+    runtime = process.get_runtime()
+    runtime.start_telemetry(None, MeterProvider([reader], shutdown_on_exit=False))
+    runtime.engine.set_batch_size(100)
+    use(2)
+    dropped = runtime.engine.take_snapshot().events_dropped
+    assert dropped > 0
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = (
+        metric
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "loco.events.dropped"
+    )
+    (point,) = metric.data.data_points
+    assert isinstance(point, NumberDataPoint)
+    assert (point.value, dict(point.attributes or {})) == (dropped, {})

@@ -1,5 +1,6 @@
 """The interface between a queue set and the policy that selects the next grant."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
 from loco_otel.events import Request
@@ -57,6 +58,9 @@ class Policy(Protocol):
 
     def compute_score(self, key: Key, tick: int) -> float:
         """Return the score of an agent: the highest is granted next."""
+
+    def create_scorer(self, tick: int) -> Callable[[Key], float]:
+        """Return a function that computes scores as `compute_score` does now, each in constant time."""
 
     def charge_grant(self, key: Key, weight: int) -> None:
         """Charge an agent for a call; if it has a waiter, it is then updated or removed."""

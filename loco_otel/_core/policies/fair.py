@@ -126,6 +126,10 @@ class FairPolicy:
         """Return the weight, at share 1, by which an agent is behind the virtual time; negative if ahead."""
         return (self._virtual_time - self._accounts[key].tag) / (TAGS_PER_MILLI * MILLI)
 
+    def create_scorer(self, tick: int) -> Callable[[Key], float]:
+        """Return a function that computes scores."""
+        return lambda key: self.compute_score(key, tick)
+
     def charge_grant(self, key: Key, weight: int) -> None:
         """Charge an agent for a call."""
         account = self._get_account(key)

@@ -1,5 +1,7 @@
 """The `fifo` policy: the oldest waiter of all agents is granted next."""
 
+from collections.abc import Callable
+
 from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
 
@@ -40,3 +42,7 @@ class FifoPolicy(UnmeteredPolicy):
     def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
         """Return 0, as there is no score."""
         return 0.0
+
+    def create_scorer(self, tick: int) -> Callable[[Key], float]:
+        """Return a function that computes scores."""
+        return lambda key: self.compute_score(key, tick)

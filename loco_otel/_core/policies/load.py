@@ -75,10 +75,20 @@ class LoadPolicy(UnmeteredPolicy):
         return winner
 
     def compute_score(self, key: Key, tick: int) -> float:
-        """Return L of an agent."""
-        weight, entry = self._entries[key]
-        max_age = tick - min([top[0] for top in self._find_oldest_by_weight().values()])
-        return compute_load(self.alpha, weight, max(self._by_weight), tick - entry[0], max_age)
+        """Return L of an agent. O(distinct Qs)."""
+        return self.create_scorer(tick)(key)
+
+    def create_scorer(self, tick: int) -> Callable[[Key], float]:
+        """Return a function that computes L in constant time, with the maximal Q and D of this moment."""
+        entries, alpha = self._entries, self.alpha
+        max_weight = max(self._by_weight, default=0)
+        max_age = tick - min([top[0] for top in self._find_oldest_by_weight().values()], default=tick)
+
+        def compute_score(key: Key) -> float:
+            weight, entry = entries[key]
+            return compute_load(alpha, weight, max_weight, tick - entry[0], max_age)
+
+        return compute_score
 
     def _find_oldest_by_weight(self) -> dict[int, Entry]:
         # A heap is removed with its last agent, so each has a live entry.

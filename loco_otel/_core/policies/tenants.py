@@ -104,6 +104,19 @@ class TenantPolicy:
         """Return the score of an agent within its tenant."""
         return self._tenants[tenant_of(key)].policy.compute_score(key, tick)
 
+    def create_scorer(self, tick: int) -> Callable[[Key], float]:
+        """Return a function that computes scores, with one function for each tenant."""
+        scorers: dict[str, Callable[[Key], float]] = {}
+
+        def compute_score(key: Key) -> float:
+            name = tenant_of(key)
+            scorer = scorers.get(name)
+            if scorer is None:
+                scorer = scorers[name] = self._tenants[name].policy.create_scorer(tick)
+            return scorer(key)
+
+        return compute_score
+
     def charge_grant(self, key: Key, weight: int) -> None:
         """Charge the tenant of an agent, and the agent if its policy is metered."""
         name = tenant_of(key)

@@ -192,7 +192,7 @@ def test_only_waiters_enter_the_normalisation() -> None:
     old = submit("old", 1000)
     line.tick = 11
     heavy = submit("heavy", 8000)
-    scores = {each.agent: each.score for each in core.take_snapshot(0.0).resources[0].agents}
+    scores = {each.agent: each.score for each in core.start_snapshot(0.0).build_snapshot().resources[0].agents}
     core.release(holder, 0.0)
 
     assert scores == {"backlog": None, "heavy": 0.5, "holder": None, "old": 0.5 / 8 + 0.5}

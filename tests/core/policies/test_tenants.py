@@ -118,7 +118,7 @@ def test_scores_are_normalised_within_a_tenant() -> None:
     house.ask("acme", "light", 1000)
     house.ask("acme", "heavy", 2000)
     house.ask("beta", "giant", 90_000)
-    scores = {each.agent: each.score for each in house.core.take_snapshot(0.0).resources[0].agents}
+    scores = {each.agent: each.score for each in house.core.start_snapshot(0.0).build_snapshot().resources[0].agents}
     house.next()
 
     assert scores == {"first": None, "light": 0.25, "heavy": 0.5, "giant": 0.5}
@@ -132,7 +132,7 @@ def test_agents_of_one_name_in_two_tenants_are_distinct() -> None:
     for tenant, weight in ((None, 1000), ("acme", 2000), ("acme", 3000), ("beta", 4000)):
         house.ask(tenant, "agent", weight)
     house.order(2)
-    standings = house.core.take_snapshot(0.0).resources[0].agents
+    standings = house.core.start_snapshot(0.0).build_snapshot().resources[0].agents
 
     assert standings == (
         AgentSnapshot("agent", 0, 1, 0, 0, 0.0, None, None),
@@ -205,7 +205,7 @@ def test_policy_change_keeps_tenants_and_order(policy: str) -> None:
     house.core.set_policy(POLICIES[policy], 0, 0.0, {"acme": 3000})
 
     assert isinstance(house.line.policy, TenantPolicy)
-    assert house.core.take_snapshot(0.0).resources[0].policy == policy
+    assert house.core.start_snapshot(0.0).build_snapshot().resources[0].policy == policy
     assert house.order(4) == [("acme", "a"), ("beta", "b"), (None, "c"), ("acme", "a")]
 
 
@@ -217,7 +217,7 @@ def test_alpha_applies_to_every_tenant() -> None:
 
     policy = house.line.policy
     assert isinstance(policy, TenantPolicy)
-    assert policy.alpha == house.core.take_snapshot(0.0).resources[0].alpha == 0.125
+    assert policy.alpha == house.core.start_snapshot(0.0).build_snapshot().resources[0].alpha == 0.125
     assert [tenant.policy.alpha for tenant in policy._tenants.values()] == [0.125] * 2
 
 
