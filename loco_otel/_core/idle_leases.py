@@ -6,46 +6,77 @@ code will. The same holds for a reader that waits, between two chunks, for a thr
 to it.
 
 A lease is idle `Ticket.idle_after` seconds after its last sign of life. If all leases of a resource are idle, or
-blocked by a waiter (see `_core/deadlock.py`), the next waiter shares a slot. The new lease is not idle, so only one
-waiter is granted at a time.
+blocked by a waiter (see `_core/deadlock.py`), waiters share its slots: the first time one, then twice as many each
+time. The new leases are not idle, so the next time comes when no code reads those either. As soon as one lease is
+read, no slot is lent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 from operator import itemgetter
+from typing import TypeAlias
 
+from loco_otel._core.leases import Deadlines
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
+_IsBlocked: TypeAlias = Callable[[Ticket], bool]
 
-def find_idle_borrower(
-    resources: Resources, is_blocked: Callable[[Ticket], bool], now: float
-) -> tuple[Ticket, dict[str, Ticket]] | None:
-    """Return the waiter that may share slots now, and the lender by resource; None if no lease is idle."""
-    idle = {pool.name for pool in resources.pools.values() if pool.leases and _is_idle(pool, is_blocked, now)}
-    if not idle:
-        return None
+
+def iter_idle_loans(
+    resources: Resources, is_blocked: _IsBlocked, deadlines: Deadlines, now: float
+) -> Iterator[tuple[Ticket, dict[str, Ticket]]]:
+    """Yield each waiter that may share slots now, with the lender by resource, and set the time of the next check.
+
+    The caller grants each waiter before it takes the next one.
+    """
+    idle_times = _compute_idle_times(resources, is_blocked, now)
+    deadlines.idle_check_at = min((at for at in idle_times.values() if at > now), default=inf)
+    # A lent slot has one lease more each time, so the number of loans doubles.
+    quotas = {name: 1 + resources.pools[name].sharer_count for name, at in idle_times.items() if at <= now}
+    while quotas and (loan := _find_loan(resources, quotas, now)) is not None:
+        for name in loan[1]:
+            quotas[name] -= 1
+        yield loan
+
+
+def _compute_idle_times(resources: Resources, is_blocked: _IsBlocked, now: float) -> dict[str, float]:
+    """Return when all leases of a resource are idle or blocked, for each full resource that a ticket waits for."""
+    idle_times: dict[str, float] = {}
+    for queue_set in resources.queue_sets.values():
+        if queue_set.waiting:
+            for pool in queue_set.pools:
+                if pool.name not in idle_times and pool.leases and not pool.has_room(queue_set):
+                    idle_times[pool.name] = _compute_idle_time(pool, is_blocked, now)
+    return idle_times
+
+
+def _compute_idle_time(pool: SlotPool, is_blocked: _IsBlocked, now: float) -> float:
+    """Return when all leases of a pool are idle or blocked, and at least one is idle; inf if that is not known."""
+    idle_at = -inf
+    for lease in pool.leases.values():
+        at = lease.touched_at + lease.idle_after
+        if at > now and is_blocked(lease):
+            continue
+        if at == inf:
+            return inf
+        idle_at = max(idle_at, at)
+    return inf if idle_at == -inf else idle_at
+
+
+def _find_loan(resources: Resources, quotas: dict[str, int], now: float) -> tuple[Ticket, dict[str, Ticket]] | None:
     turns: list[tuple[bool, float, int, QueueSet, Ticket, list[SlotPool]]] = []
     for queue_set in resources.queue_sets.values():
         full = [pool for pool in queue_set.pools if not pool.has_room(queue_set)]
-        if queue_set.waiting and full and all(pool.name in idle for pool in full):
+        if queue_set.waiting and full and all(quotas.get(pool.name) for pool in full):
             ticket, guarded = queue_set.select_next()
             turns.append((not guarded, ticket.waiting_since, ticket.seq, queue_set, ticket, full))
     for *_, queue_set, ticket, full in sorted(turns, key=itemgetter(0, 1, 2)):
         if resources.is_ready(queue_set, ticket, now):
             return ticket, {pool.name: _find_lender(pool) for pool in full if pool.leases}
     return None
-
-
-def _is_idle(pool: SlotPool, is_blocked: Callable[[Ticket], bool], now: float) -> bool:
-    found = False
-    for lease in pool.leases.values():
-        if lease.touched_at + lease.idle_after <= now:
-            found = True
-        elif not is_blocked(lease):
-            return False
-    return found
 
 
 def _find_lender(pool: SlotPool) -> Ticket:

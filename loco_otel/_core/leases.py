@@ -1,4 +1,4 @@
-"""The times at which waiters time out and leases expire."""
+"""The times at which waiters time out, and leases expire or become idle."""
 
 from collections.abc import Iterable, Iterator
 from math import inf
@@ -14,12 +14,14 @@ class Deadlines:
     A lease expires `max_hold` seconds after its last sign of life.
     """
 
-    __slots__ = ("_waiters", "lease_check_at", "max_hold")
+    __slots__ = ("_waiters", "idle_check_at", "lease_check_at", "max_hold")
 
     def __init__(self, max_hold: float) -> None:
         self.max_hold = max_hold
         self.lease_check_at = inf
         """Never later than the first time at which a lease can expire."""
+        self.idle_check_at = inf
+        """When all leases of a resource that a ticket waits for become idle, as far as the last check could see."""
         self._waiters = LazyHeap()
 
     def __len__(self) -> int:
@@ -63,9 +65,10 @@ class Deadlines:
     def compute_next(self) -> float:
         """Return the earliest time at which a waiter or a lease is due; inf if never."""
         first = self._waiters.peek_entry()
-        return self.lease_check_at if first is None else min(self.lease_check_at, float(first[0]))
+        check_at = min(self.lease_check_at, self.idle_check_at)
+        return check_at if first is None else min(check_at, float(first[0]))
 
     def clear_entries(self) -> None:
-        """Remove all waiters, and make the next check of the leases due at once."""
+        """Remove all waiters, and make the next checks of the leases due at once."""
         self._waiters = LazyHeap()
-        self.lease_check_at = -inf
+        self.lease_check_at = self.idle_check_at = -inf

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from loco_otel._core import event_builders
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.deadlock import DeadlockDetector
-from loco_otel._core.idle_leases import find_idle_borrower
+from loco_otel._core.idle_leases import iter_idle_loans
 from loco_otel._core.leases import Deadlines
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.provider_pause import compute_pause
@@ -248,9 +248,8 @@ class Scheduler:
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self.grant_all_waiting(now)
-        if self.count_waiting():
-            while (loan := find_idle_borrower(self.resources, self.deadlock_detector.is_blocked, now)) is not None:
-                self._grant_shared(loan, now)
+        for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
+            self._grant_shared(loan, now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""

@@ -6,7 +6,9 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.in_process import InProcessEngine
 from loco_otel.events import GrantReason, Request
+from loco_otel.testing import ManualClock
 
 GRANTED, WAITING, ENDED = State.GRANTED, State.WAITING, State.RELEASED
 PATIENCE = 10.0
@@ -50,19 +52,77 @@ def test_waiter_shares_a_slot_that_is_idle_for_long() -> None:
     house.end(idle, waiter)
 
 
-def test_idle_slot_admits_one_at_a_time_in_order() -> None:
+def test_idle_slot_admits_twice_as_many_each_time_in_order() -> None:
     house = House()
     idle = house.ask()
     house.leave(idle)
-    first, second = house.ask(), house.ask()
-    house.core.run_due_actions(PATIENCE)
-    house.core.run_due_actions(100 * PATIENCE)
-    assert (first.state, second.state) == (GRANTED, WAITING)
-    house.leave(first)
-    house.core.run_due_actions(200 * PATIENCE)
+    waiters = [house.ask() for _ in range(8)]
+    granted = []
+    for visit in range(1, 5):
+        house.core.run_due_actions(visit * PATIENCE)
+        house.core.run_due_actions(visit * PATIENCE)
+        granted.append([waiter.state for waiter in waiters].count(GRANTED))
+        house.leave(*waiters)
 
-    assert (second.state, second.lender) == (GRANTED, idle)
-    house.end(second, idle, first)
+    assert granted == [1, 3, 7, 8]
+    assert {waiter.lender for waiter in waiters} == {idle}
+    assert [waiter.state for waiter in waiters[:3]] == [GRANTED] * 3
+    house.end(*waiters, idle)
+
+
+def test_idle_slots_admit_one_again_once_the_others_ended() -> None:
+    house = House()
+    idle = house.ask()
+    house.leave(idle)
+    waiters = [house.ask() for _ in range(7)]
+    for visit in (1, 2):
+        house.core.run_due_actions(visit * PATIENCE)
+        house.leave(*waiters)
+    for ended in (idle, *waiters[:2]):
+        house.core.release(ended, 2 * PATIENCE)
+    house.core.run_due_actions(3 * PATIENCE)
+
+    assert [waiter.state for waiter in waiters[3:]] == [GRANTED, WAITING, WAITING, WAITING]
+    house.end(*waiters)
+
+
+def test_wakeup_is_when_the_last_lease_becomes_idle() -> None:
+    house = House(a=2)
+    first, second = house.ask(), house.ask(at=0.25)
+    house.leave(first, second)
+    house.core.run_due_actions(0.5)
+    assert house.core.compute_next_wakeup() == 10_000.0, "no ticket waits"
+    waiter = house.ask(at=0.5)
+    house.core.run_due_actions(1.0)
+    assert house.core.compute_next_wakeup() == PATIENCE + 0.25
+    house.core.run_due_actions(PATIENCE + 0.25)
+
+    assert waiter.state is GRANTED
+    house.core.run_due_actions(PATIENCE + 0.25)
+    assert house.core.compute_next_wakeup() == 10_000.0
+    house.end(first, second, waiter)
+
+
+@pytest.mark.parametrize(("count", "most"), [(12, 6.0), (20, 7.0)])
+def test_streams_opened_together_are_open_in_seconds(count: int, most: float) -> None:
+    """Streams of which none is read before all are open, on an engine whose timer is due when it returns."""
+    clock = ManualClock()
+    engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy), clock=clock, timer=False)
+    tickets = [engine.create_ticket(Request("agent", 1000, ("llm",))) for _ in range(count)]
+    for ticket in tickets:
+        engine.submit(ticket)
+    opened: set[Ticket] = set()
+    due = engine.run_due_actions()
+    while len(opened) < count and clock() < 60.0:
+        opening = {each: each.granted_at + 0.3 for each in tickets if each.state is GRANTED and each not in opened}
+        clock.advance(max(0.0, min([due, *opening.values()]) - clock()))
+        for ticket in [ticket for ticket, at in opening.items() if at <= clock()]:
+            opened.add(ticket)
+            ticket.idle_after = 1.0
+            engine.touch_lease(ticket)
+        due = engine.run_due_actions()
+
+    assert clock() < most
 
 
 @pytest.mark.parametrize("sign", ["a sign of life", "read again", "never left"])
