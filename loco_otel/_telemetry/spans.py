@@ -170,7 +170,7 @@ class SpanListener:
         if event.status is not None:
             attributes[key.STATUS_CODE] = event.status
         if event.retry_after is not None:
-            attributes[key.RETRY_AFTER] = event.retry_after
+            attributes[key.RETRY_AFTER] = float(event.retry_after)
         span.add_event(
             EVENT_THROTTLE.name, attributes, self._compute_clock_offset() + _convert_to_nanoseconds(event.at)
         )

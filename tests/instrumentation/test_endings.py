@@ -24,7 +24,7 @@ from sdk_versions import has
 
 import loco_otel
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._runtime import process
+from loco_otel._runtime import runtime
 from loco_otel.events import Granted, Outcome, Rejected, Released, Spent, Submitted, Waiting
 from loco_otel.testing import ManualClock
 
@@ -635,7 +635,7 @@ def test_each_chunk_renews_the_lease(
 ) -> None:
     """The body takes longer than `LOCO_MAX_HOLD`, no pause in it does."""
     clock = ManualClock()
-    monkeypatch.setattr(process, "InProcessEngine", partial(InProcessEngine, clock=clock))
+    monkeypatch.setattr(runtime, "InProcessEngine", partial(InProcessEngine, clock=clock))
     scheduling = scheduled(capacity=1, max_hold=0.4)
     with sdk.client(server) as client, sdk.stream(client) as stream:
         for _ in stream:

@@ -9,8 +9,8 @@ from importlib.metadata import EntryPoint
 
 from loco_otel._config.settings import Settings
 from loco_otel.cli.doctor.report import Hook, Sdk
-from loco_otel.cli.doctor.source import defines_targets
-from loco_otel.patching import LocoInstrumentor
+from loco_otel.cli.doctor.source import defines_target, find_module_file
+from loco_otel.patching import LocoInstrumentor, Target
 from loco_otel.patching.versions import find_installed_version
 
 
@@ -36,8 +36,9 @@ def patch_for_inspection(
     if not sdk.is_patched:
         yield sdk, instrumentor
         return
-    targets = instrumentor.list_targets()
-    if not imports and targets[0].module not in sys.modules and defines_targets(targets):
+    targets = _list_present_targets(instrumentor)
+    first = instrumentor.list_targets()[0]
+    if not imports and first.module not in sys.modules and first in targets and all(map(defines_target, targets)):
         yield sdk._replace(hooks=tuple(Hook(str(target), True) for target in targets)), instrumentor
         return
     before = instrumentor.is_instrumented_by_opentelemetry
@@ -52,12 +53,20 @@ def patch_for_inspection(
 def refresh_hooks(sdk: Sdk, instrumentor: LocoInstrumentor) -> Sdk:
     """Return an SDK with its hooks as they are now."""
     patched = instrumentor.list_patched()
-    # Other modules are patched when they are imported, if this version has them.
-    names = [str(target) for target in instrumentor.list_targets() if target.module in sys.modules]
-    hooks = tuple(Hook(name, name in patched) for name in names)
+    # A module that is not imported yet is patched by its import.
+    hooks = tuple(
+        Hook(str(target), str(target) in patched if target.module in sys.modules else defines_target(target))
+        for target in _list_present_targets(instrumentor)
+    )
     missing = [hook.method for hook in hooks if not hook.in_place]
     fault = sdk.fault or (f"not patched: {', '.join(missing)}" if missing else "")
     return sdk._replace(hooks=hooks, fault=fault)
+
+
+def _list_present_targets(instrumentor: LocoInstrumentor) -> list[Target]:
+    """Return the targets in modules that the installed version has."""
+    targets = instrumentor.list_targets()
+    return [target for target in targets if target.module in sys.modules or find_module_file(target.module)]
 
 
 def _find_disabling_setting(entry: EntryPoint, settings: Settings | None) -> str:

@@ -4,7 +4,7 @@ If the source does not show a method, the SDK has to be imported for the answer.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,12 +27,8 @@ def find_module_file(module: str) -> Path | None:
     return None
 
 
-def defines_targets(targets: Iterable[Target]) -> bool:
-    """Return whether the source of each target's module defines the target, or a base class there does."""
-    return all(_defines_target(target) for target in targets)
-
-
-def _defines_target(target: Target) -> bool:
+def defines_target(target: Target) -> bool:
+    """Return whether the source of a target's module defines the target, or a base class there does."""
     module = _parse_module(target.module)
     if target.owner is None:
         return target.method in _list_functions(module)
