@@ -37,8 +37,9 @@ def patch_for_inspection(
         yield sdk, instrumentor
         return
     targets = _list_present_targets(instrumentor)
-    first = instrumentor.list_targets()[0]
-    if not imports and first.module not in sys.modules and first in targets and all(map(defines_target, targets)):
+    main_module = instrumentor.list_targets()[0].module
+    is_readable = any(target.module == main_module for target in targets) and all(map(defines_target, targets))
+    if not imports and main_module not in sys.modules and is_readable:
         yield sdk._replace(hooks=tuple(Hook(str(target), True) for target in targets)), instrumentor
         return
     before = instrumentor.is_instrumented_by_opentelemetry

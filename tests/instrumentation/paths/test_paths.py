@@ -371,5 +371,5 @@ def test_server_of_both_paths_keeps_one_name_and_value(
         assert not program.errors()
     assert_same(scraped, pushed)
     ends = {InstrumentKind.HISTOGRAM: ("_bucket", "_count", "_sum")}
-    expected = {row.prometheus_name + end for row in METRICS for end in ends.get(row.kind, ("",))}
+    expected = {row.prometheus_name + end for row in EXPORTED for end in ends.get(row.kind, ("",))}
     assert {name for name, _ in pushed} == expected
