@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 
@@ -91,10 +92,10 @@ def test_install_imports_nothing_before_the_program(program: Program) -> None:
         print(loco_otel.install(), {"openai", "anthropic", "httpx", "httpx2"} & set(sys.modules))
     """
     result = program.run(source, PATCHED, launched=False)
-    assert (
-        result.stdout == "('loco_anthropic', 'loco_botocore', 'loco_google_genai', 'loco_groq', 'loco_openai') set()\n"
-        "openai True\nanthropic True\n"
-    )
+    # aiobotocore requires a botocore that is older than the newest, and is installed with that one alone.
+    first = ("loco_aiobotocore",) if find_spec("aiobotocore") else ()
+    entries = (*first, "loco_anthropic", "loco_botocore", "loco_google_genai", "loco_groq", "loco_openai")
+    assert result.stdout == f"{entries} set()\nopenai True\nanthropic True\n"
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def read_tools(items: Any, meter: UsageMeter) -> None:
         known = as_mapping(item)
         kind = _TOOL_KINDS.get(known.get("type") or "")
         # Opening a page, and searching it, are free of charge.
-        if kind is not None and (get_field(known.get("action"), "type") or "search") == "search":
+        if kind is not None and (get_field(get_field(item, "action"), "type") or "search") == "search":
             counts[kind] = counts.get(kind, 0) + 1
     for kind, count in counts.items():
         meter.set_item(kind, count)
