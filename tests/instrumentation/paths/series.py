@@ -44,7 +44,7 @@ def of_otlp(metrics: Iterable[Mapping[str, Any]]) -> Series:
         if kind != "gauge":
             assert data["aggregationTemporality"] == 2, "Prometheus takes cumulative values alone"
         for point in data["dataPoints"]:
-            labels = {item["key"].replace(".", "_"): _text(item["value"]) for item in point["attributes"]}
+            labels = {item["key"].replace(".", "_"): _text(item["value"]) for item in point.get("attributes", ())}
             for sample, value in _samples(name, kind, point):
                 series.setdefault((sample[0], frozenset({**labels, **sample[1]}.items())), value)
     return series
