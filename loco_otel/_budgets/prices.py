@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from importlib import import_module
+from typing import NamedTuple
 
 from loco_otel._budgets.published_prices import SNAPSHOT_MODULE, find_published_rates
 from loco_otel._budgets.rates import PICO_PER_MICRO, PriceSteps, Rates, find_unpriced, price_usage
@@ -19,6 +20,15 @@ from loco_otel.money import REPORTED_CHARGE, BilledItem
 _logger = logging.getLogger("loco_otel")
 
 _MAX_WARNINGS = 1000
+
+
+class CallCost(NamedTuple):
+    """What a call costs."""
+
+    usd: int | None
+    """Micro-USD, rounded up; None if the model's price is unknown."""
+    unpriced: tuple[str, ...] = ()
+    """Kinds of what the cost leaves out or contains at a rate that is too low."""
 
 
 class Prices:
@@ -44,8 +54,8 @@ class Prices:
         host: str | None = None,
         service_tier: str | None = None,
         in_finalizer: bool = False,
-    ) -> int | None:
-        """Return a call's cost in micro-USD, rounded up; None if the model's price is unknown, which is logged once.
+    ) -> CallCost:
+        """Return what a call costs. A model whose price is unknown is logged once, as is each kind without a price.
 
         A charge that the provider reports precedes published prices, but not those of the settings.
 
@@ -67,59 +77,26 @@ class Prices:
             charge = _find_reported_charge(usage.items) if usage.items else None
             # A router may report 0 for a model that it has no price of.
             if charge:
-                return charge
+                return CallCost(charge)
             if in_finalizer and SNAPSHOT_MODULE not in sys.modules:
-                return charge
+                return CallCost(charge)
             rates = find_published_rates(provider, named, host, service_tier)
-        if rates is not None:
-            return price_usage(rates, usage)
-        if charge is not None:
-            return charge
-        model = named[-1] if named else None
-        if not in_finalizer and self._is_first_warning(provider, model):
-            _logger.warning(
-                "the price of %s %s is unknown: its calls count in weight only (add it to [prices] in the settings)",
-                provider,
-                model,
-            )
-        return None
-
-    def find_unpriced(
-        self,
-        provider: str | None,
-        models: Sequence[str | None],
-        usage: Usage,
-        *,
-        host: str | None = None,
-        service_tier: str | None = None,
-        in_finalizer: bool = False,
-    ) -> tuple[str, ...]:
-        """Return the kinds of what a cost of `compute_cost` leaves out or prices too low. Each is logged once.
-
-        The arguments are those of `compute_cost`.
-        """
-        named = [model for model in models if model is not None]
-        rates = self._find_configured_rates(named)
+        subject = provider, named[-1] if named else None
         if rates is None:
-            if _find_reported_charge(usage.items):
-                return ()
-            if in_finalizer and SNAPSHOT_MODULE not in sys.modules:
-                return ()
-            rates = find_published_rates(provider, named, host, service_tier)
-            if rates is None:
-                return ()
-        kinds = find_unpriced(rates, usage, service_tier)
-        model = named[-1] if named else None
-        for kind in kinds:
-            if not in_finalizer and self._is_first_warning(provider, model, kind):
-                _logger.warning(
-                    "the price of %s of %s %s is unknown: its calls cost more than is charged to their budgets (add "
-                    "it to [prices] in the settings)",
-                    kind,
-                    provider,
-                    model,
-                )
-        return kinds
+            if charge is None and not in_finalizer:
+                self._warn_once("the price of {0} {1} is unknown: its calls count in weight only", *subject)
+            return CallCost(charge)
+        unpriced: tuple[str, ...] = ()
+        if usage.items or service_tier is not None:
+            unpriced = find_unpriced(rates, usage, service_tier)
+            if not in_finalizer:
+                for kind in unpriced:
+                    self._warn_once(
+                        "the price of {2} of {0} {1} is unknown: its calls cost more than is charged to their budgets",
+                        *subject,
+                        kind,
+                    )
+        return CallCost(price_usage(rates, usage), unpriced)
 
     def load_snapshot(self) -> None:
         """Load the published prices now, not with the first call, as this takes a third of a second."""
@@ -135,11 +112,10 @@ class Prices:
                     return own[name]
         return None
 
-    def _is_first_warning(self, *subject: str | None) -> bool:
-        if subject in self._warned or len(self._warned) >= _MAX_WARNINGS:
-            return False
-        self._warned.add(subject)
-        return True
+    def _warn_once(self, message: str, *subject: str | None) -> None:
+        if subject not in self._warned and len(self._warned) < _MAX_WARNINGS:
+            self._warned.add(subject)
+            _logger.warning("%s (add it to [prices] in the settings)", message.format(*subject))
 
 
 def _find_reported_charge(items: Sequence[BilledItem]) -> int | None:

@@ -2,11 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeAlias
 
 from loco_otel._budgets.account import Decision
 from loco_otel._budgets.controller import BudgetController
+from loco_otel._budgets.prices import CallCost
 from loco_otel._core.ticket import Ticket
 from loco_otel.errors import BudgetExceededError, LedgerError
 from loco_otel.events import BudgetExceeded, Usage
@@ -166,27 +167,28 @@ class Reservation:
 
     def _make_actual_charge(self, bill: ActualCost, *, in_finalizer: bool = False) -> tuple[Charge, tuple[str, ...]]:
         """Return the charge, and the kinds of what it leaves out."""
-        subject, prices = self._context, self._budgets.prices
-        models = bill.model, self.model
         usage, weight, _, tier = bill
-        unpriced: tuple[str, ...] = ()
-        usd = prices.compute_cost(
-            subject.provider, models, usage, host=subject.host, service_tier=tier, in_finalizer=in_finalizer
-        )
-        if usd is not None and (usage.items or tier is not None):
-            unpriced = prices.find_unpriced(
-                subject.provider, models, usage, host=subject.host, service_tier=tier, in_finalizer=in_finalizer
-            )
-        charge = self._build_charge(self.model or bill.model, usd, weight, usage)
-        return (charge._replace(underpriced=True) if unpriced else charge), unpriced
+        cost = self._compute_cost((bill.model, self.model), usage, tier, in_finalizer=in_finalizer)
+        charge = self._build_charge(self.model or bill.model, cost.usd, weight, usage)
+        return (charge._replace(underpriced=True) if cost.unpriced else charge), cost.unpriced
 
     def _make_estimated_charge(self, model: str | None) -> Charge:
-        subject = self._context
-        usage, weight = subject.estimate(model)
-        usd = self._budgets.prices.compute_cost(
-            subject.provider, (model,), usage, host=subject.host, service_tier=subject.service_tier
+        usage, weight = self._context.estimate(model)
+        cost = self._compute_cost((model,), usage, self._context.service_tier)
+        return self._build_charge(model, cost.usd, weight, usage)
+
+    def _compute_cost(
+        self, models: Sequence[str | None], usage: Usage, service_tier: str | None, *, in_finalizer: bool = False
+    ) -> CallCost:
+        context = self._context
+        return self._budgets.prices.compute_cost(
+            context.provider,
+            models,
+            usage,
+            host=context.host,
+            service_tier=service_tier,
+            in_finalizer=in_finalizer,
         )
-        return self._build_charge(model, usd, weight, usage)
 
     def _build_charge(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
         agent, tenant, team, workflow, session = self._context.caller

@@ -62,13 +62,13 @@ def test_item_costs_what_is_published(
     counted = TheirUsage(input_tokens=10_000, output_tokens=2_000, **theirs)
     exact = calc_price(counted, model, provider_id=publisher, price_context=context).total_price * 1_000_000
     prices = Prices()
-    cost = prices.compute_cost(provider, [model], ours, service_tier=tier)
+    cost = prices.compute_cost(provider, [model], ours, service_tier=tier).usd
     assert cost is not None
     assert 0 <= cost - exact < 1
-    plain = prices.compute_cost(provider, [model], Usage(10_000, 2_000, False, *ours[3:5]))
+    plain = prices.compute_cost(provider, [model], Usage(10_000, 2_000, False, *ours[3:5])).usd
     assert plain is not None
     assert cost != plain
-    assert prices.find_unpriced(provider, [model], ours, service_tier=tier) == ()
+    assert prices.compute_cost(provider, [model], ours, service_tier=tier).unpriced == ()
 
 
 @pytest.mark.parametrize(
@@ -89,41 +89,41 @@ def test_item_without_price_is_named_and_logged_once(
     prices = Prices()
     with caplog.at_level(logging.WARNING, "loco_otel"):
         for _ in range(2):
-            assert prices.find_unpriced(provider, [model], ours, service_tier=tier) == kinds
+            assert prices.compute_cost(provider, [model], ours, service_tier=tier).unpriced == kinds
     assert len(caplog.records) == len(kinds)
     assert all(kind in record.getMessage() for kind, record in zip(kinds, caplog.records, strict=True))
-    plain = prices.compute_cost(provider, [model], usage())
-    assert prices.compute_cost(provider, [model], ours, service_tier=tier) == plain
+    plain = prices.compute_cost(provider, [model], usage()).usd
+    assert prices.compute_cost(provider, [model], ours, service_tier=tier).usd == plain
 
 
 def test_compaction_costs_as_much_as_the_answers_tokens() -> None:
     kinds = ("compaction_input_tokens", 10_000), ("compaction_output_tokens", 2_000)
     prices = Prices()
-    cost = prices.compute_cost("anthropic", ["claude-opus-5"], usage())
+    cost = prices.compute_cost("anthropic", ["claude-opus-5"], usage()).usd
     assert cost
-    assert prices.compute_cost("anthropic", ["claude-opus-5"], usage(*kinds)) == 2 * cost
-    assert prices.find_unpriced("anthropic", ["claude-opus-5"], usage(*kinds)) == ()
+    assert prices.compute_cost("anthropic", ["claude-opus-5"], usage(*kinds)).usd == 2 * cost
+    assert prices.compute_cost("anthropic", ["claude-opus-5"], usage(*kinds)).unpriced == ()
 
 
 def test_items_above_their_whole_are_bounded_by_it() -> None:
     prices = Prices()
-    whole = prices.compute_cost("openai", ["gpt-audio"], usage(("input_audio_tokens", 10_000)))
-    assert prices.compute_cost("openai", ["gpt-audio"], usage(("input_audio_tokens", 10**9))) == whole
+    whole = prices.compute_cost("openai", ["gpt-audio"], usage(("input_audio_tokens", 10_000))).usd
+    assert prices.compute_cost("openai", ["gpt-audio"], usage(("input_audio_tokens", 10**9))).usd == whole
 
 
 def test_reported_charge_precedes_published_price() -> None:
     prices, charged, free = Prices(), usage((REPORTED_CHARGE, 123)), usage((REPORTED_CHARGE, 0))
-    assert prices.compute_cost("openrouter", ["harbour-1"], charged) == 123
-    assert prices.compute_cost("openrouter", ["harbour-1"], free) == 0
-    assert prices.compute_cost("openai", ["gpt-4o"], charged) == 123
-    assert prices.compute_cost("openai", ["gpt-4o"], free) == prices.compute_cost("openai", ["gpt-4o"], usage())
+    assert prices.compute_cost("openrouter", ["harbour-1"], charged).usd == 123
+    assert prices.compute_cost("openrouter", ["harbour-1"], free).usd == 0
+    assert prices.compute_cost("openai", ["gpt-4o"], charged).usd == 123
+    assert prices.compute_cost("openai", ["gpt-4o"], free).usd == prices.compute_cost("openai", ["gpt-4o"], usage()).usd
     own = Prices({"gpt-4o": Price(input=Decimal(1), output=Decimal(0))})
-    assert own.compute_cost("openai", ["gpt-4o"], charged) == 10_000
+    assert own.compute_cost("openai", ["gpt-4o"], charged).usd == 10_000
 
 
 def test_reported_charge_leaves_nothing_unpriced() -> None:
     charged = usage((REPORTED_CHARGE, 123), ("code_executions", 1))
-    assert Prices().find_unpriced("x_ai", ["grok-4"], charged, service_tier="priority") == ()
+    assert Prices().compute_cost("x_ai", ["grok-4"], charged, service_tier="priority").unpriced == ()
 
 
 def test_prices_of_the_settings_may_name_items() -> None:
@@ -131,8 +131,8 @@ def test_prices_of_the_settings_may_name_items() -> None:
         input=Decimal(1), output=Decimal(2), items={"input_audio_tokens": Decimal(5), "web_searches": Decimal("0.01")}
     )
     prices = Prices({"harbour-*": price})
-    plain = prices.compute_cost("openai", ["harbour-1"], usage())
+    plain = prices.compute_cost("openai", ["harbour-1"], usage()).usd
     items = usage(("input_audio_tokens", 1000), ("web_searches", 2), ("code_executions", 1))
     assert plain == 14_000
-    assert prices.compute_cost("openai", ["harbour-1"], items) == 14_000 + 4_000 + 20_000
-    assert prices.find_unpriced("openai", ["harbour-1"], items) == ("code_executions",)
+    assert prices.compute_cost("openai", ["harbour-1"], items).usd == 14_000 + 4_000 + 20_000
+    assert prices.compute_cost("openai", ["harbour-1"], items).unpriced == ("code_executions",)

@@ -50,8 +50,10 @@ def test_cost_equals_the_published_prices(
         cache_write_tokens=written,
     )
     exact = calc_price(theirs, name, provider_id=provider, price_context=context).total_price * 1_000_000
-    ours = Prices().compute_cost(
-        provider, [name], Usage(fresh + read + written, output, False, read, written), service_tier=tier
+    ours = (
+        Prices()
+        .compute_cost(provider, [name], Usage(fresh + read + written, output, False, read, written), service_tier=tier)
+        .usd
     )
     assert ours is not None
     assert 0 <= ours - exact < 1, "rounded up to the micro-dollar"
@@ -68,14 +70,14 @@ def test_cost_equals_the_published_prices(
     ],
 )
 def test_models_are_found_under_names_of_each_cloud(provider: str, model: str, host: str | None) -> None:
-    assert (Prices().compute_cost(provider, [model], Usage(1000, 1000), host=host) or 0) > 100
+    assert (Prices().compute_cost(provider, [model], Usage(1000, 1000), host=host).usd or 0) > 100
 
 
 def test_answering_model_is_priced_before_the_requested_one() -> None:
-    mini, full = (Prices().compute_cost("openai", [name], Usage(1000, 0)) for name in ("gpt-4o-mini", "gpt-4o"))
-    assert Prices().compute_cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)) == mini
-    assert Prices().compute_cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)) == full
-    assert Prices().compute_cost("openai", [None, "gpt-4o"], Usage(1000, 0)) == full
+    mini, full = (Prices().compute_cost("openai", [name], Usage(1000, 0)).usd for name in ("gpt-4o-mini", "gpt-4o"))
+    assert Prices().compute_cost("openai", ["gpt-4o-mini", "gpt-4o"], Usage(1000, 0)).usd == mini
+    assert Prices().compute_cost("openai", ["our-router", "gpt-4o"], Usage(1000, 0)).usd == full
+    assert Prices().compute_cost("openai", [None, "gpt-4o"], Usage(1000, 0)).usd == full
 
 
 def test_configured_prices_precede_and_names_precede_globs() -> None:
@@ -85,23 +87,23 @@ def test_configured_prices_precede_and_names_precede_globs() -> None:
         "gpt-4o": Price(input=Decimal(0), output=Decimal(0)),
     }
     prices = Prices(own)
-    assert prices.compute_cost("openai", ["our-small"], Usage(1000, 500)) == 2000
-    assert prices.compute_cost("openai", ["our-big"], Usage(1000, 500, False, 400)) == 6000 + 200 + 10_000
-    assert prices.compute_cost("openai", ["gpt-4o"], Usage(1000, 500)) == 0
+    assert prices.compute_cost("openai", ["our-small"], Usage(1000, 500)).usd == 2000
+    assert prices.compute_cost("openai", ["our-big"], Usage(1000, 500, False, 400)).usd == 6000 + 200 + 10_000
+    assert prices.compute_cost("openai", ["gpt-4o"], Usage(1000, 500)).usd == 0
 
 
 def test_price_of_a_deployment_precedes_that_of_its_model() -> None:
     prices = Prices({"harbour-chat": Price(input=Decimal(1), output=Decimal(1))})
     azure = {"provider": "azure.ai.openai", "usage": Usage(1000, 1000), "host": "x.openai.azure.com"}
-    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure) == 2000  # type: ignore[arg-type]
-    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "another"), **azure) == 12_500  # type: ignore[arg-type]
+    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "harbour-chat"), **azure).usd == 2000  # type: ignore[arg-type]
+    assert prices.compute_cost(models=("gpt-4o-2024-08-06", "another"), **azure).usd == 12_500  # type: ignore[arg-type]
 
 
 def test_missing_price_is_none_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     prices = Prices()
     with caplog.at_level(logging.WARNING, "loco_otel"):
-        assert [prices.compute_cost("openai", ["harbour-1"], Usage(1, 1)) for _ in range(3)] == [None] * 3
-        assert prices.compute_cost("openai", [None], Usage(1, 1)) is None
+        assert [prices.compute_cost("openai", ["harbour-1"], Usage(1, 1)).usd for _ in range(3)] == [None] * 3
+        assert prices.compute_cost("openai", [None], Usage(1, 1)).usd is None
     assert [record.getMessage() for record in caplog.records] == [
         "the price of openai harbour-1 is unknown: its calls count in weight only (add it to [prices] in the settings)",
         "the price of openai None is unknown: its calls count in weight only (add it to [prices] in the settings)",

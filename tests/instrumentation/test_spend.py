@@ -26,7 +26,7 @@ def test_price_of_a_call_is_on_its_span(streamed: bool, sdk: Sdk, server: LlmSer
     (spent,) = scheduling.seen.of(Spent)
     spending, request = spent.spending, spent.ticket.request
     assert spending.usage is not None
-    micros = Prices().compute_cost(request.provider, (spending.model, request.model), spending.usage)
+    micros = Prices().compute_cost(request.provider, (spending.model, request.model), spending.usage).usd
     told = [event.attributes for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
     assert micros
     assert [attributes["loco.spend.usd"] for attributes in told if attributes] == [micros / 1_000_000]
