@@ -1,8 +1,9 @@
 """Snapshots and dumps: the state of all resources, agents and requests at one moment.
 
 With many agents the reading would delay every caller, so the engine reads in steps, each of a bounded number of agents
-or requests, and releases its lock between two. Each agent's values are from one moment; those of agents that were read
-in different steps are some milliseconds apart. All else is computed after the last step, outside the lock.
+or requests, and releases its lock between two. A small program is read in the first step. Each agent's values are from
+one moment; those of agents that were read in different steps are some milliseconds apart. All else is computed after
+the last step, outside the lock.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ _STATES = {
 _STATE_ORDER = {state: place for place, state in enumerate(_STATES)}
 
 _STEP = 500
-"""Agents or requests that one step reads: about a millisecond."""
+"""Agents and requests that one step reads: about a millisecond."""
 
 
 class _AgentState(NamedTuple):
@@ -63,8 +64,8 @@ class _TicketState(NamedTuple):
 class SnapshotBuilder:
     """Builds a snapshot, or a dump. Each score is computed once, all of them in time that grows with the agents.
 
-    `read_step` must be called under the engine's lock until it returns False, then one of the two `build` methods,
-    which need no lock.
+    The constructor reads the first step. While it `is_unfinished`, `read_step` must be called, both under the engine's
+    lock; then one of the two `build` methods, which need no lock.
 
     Args:
         resources: all of them.
@@ -80,41 +81,45 @@ class SnapshotBuilder:
         self._agents: dict[QueueSet, dict[Key, _AgentState]] = {
             queue_set: {} for queue_set in resources.queue_sets.values()
         }
-        self._unread_agents = [
-            (queue_set, iter(keys)) for queue_set in self._agents if (keys := _list_agents(queue_set))
-        ]
-        self._unread_tickets = iter(tuple(tickets))
+        unread = [(queue_set, keys) for queue_set in self._agents if (keys := _list_agents(queue_set))]
+        self._unread_agents = [(queue_set, iter(keys)) for queue_set, keys in unread]
+        unread_tickets = tuple(tickets)
+        self._unread_tickets = iter(unread_tickets)
+        self._unread_count = sum(len(keys) for _, keys in unread) + len(unread_tickets)
         self._tickets: list[_TicketState] = []
         self._scorer: tuple[Policy, Callable[[Key], float]] | None = None
+        self.read_step()
 
-    def read_step(self) -> bool:
-        """Read the next agents or requests, and return False when all are read."""
-        if self._unread_agents:
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether agents or requests are left to be read."""
+        return self._unread_count > 0
+
+    def read_step(self) -> None:
+        """Read the next agents and requests."""
+        room = _STEP
+        # What has ended since the first step counts too: a step of those is not the end.
+        self._unread_count -= room
+        while room and self._unread_agents:
             queue_set, keys = self._unread_agents[-1]
-            step = tuple(islice(keys, _STEP))
+            step = tuple(islice(keys, room))
             self._read_agents(queue_set, step)
-            if len(step) < _STEP:
+            if len(step) < room:
                 self._unread_agents.pop()
                 self._scorer = None
-            return True
-        find = self._resources.get_queue_set
-        count = len(self._tickets)
-        for ticket in islice(self._unread_tickets, _STEP):
-            state = ticket.state
-            if state in _STATES:
-                self._tickets.append(_TicketState(ticket, state, find(ticket.request.resources)))
-        return len(self._tickets) > count
+            room -= len(step)
+        self._read_tickets(islice(self._unread_tickets, room))
 
     def build_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
-        while self.read_step():
-            pass
+        while self.is_unfinished:
+            self.read_step()
         return Snapshot(self._now, tuple(self._build_resource_snapshot(state, {}) for state in self._pools))
 
     def build_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
-        while self.read_step():
-            pass
+        while self.is_unfinished:
+            self.read_step()
         ranks = {queue_set: _rank_agents(agents) for queue_set, agents in self._agents.items()}
         by_pool: dict[SlotPool, list[_TicketState]] = {state.pool: [] for state in self._pools}
         for ticket in self._tickets:
@@ -172,6 +177,13 @@ class SnapshotBuilder:
                 if work is not None:
                     # Work without a waiter.
                     known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, (0, 0))
+
+    def _read_tickets(self, tickets: Iterable[Ticket]) -> None:
+        find = self._resources.get_queue_set
+        for ticket in tickets:
+            state = ticket.state
+            if state in _STATES:
+                self._tickets.append(_TicketState(ticket, state, find(ticket.request.resources)))
 
     # -- after the last step ------------------------------------------------------------------------------------
 

@@ -302,9 +302,10 @@ class InProcessEngine:
     def _read_state(self, *, with_tickets: bool) -> SnapshotBuilder:
         """Read the state in steps, between which other threads may take the lock."""
         builder = self._locked(lambda core, now: core.start_snapshot(now, with_tickets=with_tickets))
-        while self._locked(lambda *_: builder.read_step(), is_timed=False):
+        while builder.is_unfinished:
             # A thread that waits for the lock does not get it from one that takes it again at once.
             time.sleep(0.0001)
+            self._locked(lambda *_: builder.read_step(), is_timed=False)
         return builder
 
     # -- limits, time, the end ----------------------------------------------------------------------------------------
