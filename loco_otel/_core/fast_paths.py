@@ -62,5 +62,6 @@ def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
     del pool.leases[seq]
     pool.used -= 1
     queue_set.tick += 1
-    pool.record_served(ticket.request)
+    request = ticket.request
+    pool.recently_served.append(((request.tenant, request.agent) if request.tenant else request.agent, request.weight))
     return True

@@ -4,6 +4,10 @@ A lease is used in the thread and the context that reads its body. Contexts are 
 `asyncio.to_thread` have the claims of their parent. A sync waiter also blocks its whole thread, and with it every task
 of the event loop that runs there.
 
+A slot may be entered in a context that is destroyed before the slot is left: a sync dependency of FastAPI and a job of
+an executor have contexts of their own. The calls within the slot then have no claim on it and would wait for it. So a
+slot whose contexts are all destroyed becomes idle, see `_core/idle_leases.py`.
+
 Threads are identified by `threading.get_ident`, resolved at each call, because gevent replaces it by one that
 identifies greenlets. An ident may be reused after its thread has ended; then an unread body of the ended thread counts
 as one of the new thread. At worst that shares a slot that would never have been freed.
@@ -34,6 +38,18 @@ class Claim:
         self.scope = ClaimScope(self)
 
 
+class SlotClaim:
+    """The claim of the context that a slot was entered in. Only contexts keep it alive, as a token would prolong it."""
+
+    __slots__ = ("ticket",)
+
+    ticket: Ticket
+
+    def __del__(self) -> None:
+        # May run in the middle of any operation: one store, which a slot that has been left ignores.
+        self.ticket.idle_after = _UNCLAIMED_IDLE_SECONDS
+
+
 class ClaimScope:
     """The scope of a claim, for the core."""
 
@@ -54,19 +70,19 @@ class ClaimScope:
         return task is None or task.done()
 
 
+_UNCLAIMED_IDLE_SECONDS = 0.5
+"""Seconds after its last sign of life at which a slot is idle that no context has a claim on."""
+
 RECHECK_INTERVAL = 1.0
 """Seconds after which a waiter with claims recomputes the scopes that it blocks, as a reader may have ended."""
 
-Claimant: TypeAlias = Ticket | Claim
-"""A claim; that of the context that acquired a lease is the ticket itself."""
+Claimant: TypeAlias = Ticket | Claim | SlotClaim
+"""A claim; that of the context that made a call is the ticket itself."""
 
-ContextToken: TypeAlias = tuple[tuple[Ticket | Claim | None, ...], tuple[Ticket | Claim | None, ...]]
-"""The values of `claims_var` before and after a change."""
-
-EMPTY_CONTEXT: tuple[Ticket | Claim | None, ...] = (None,)
+EMPTY_CONTEXT: tuple[Claimant | None, ...] = (None,)
 """The value in a context that never held a claim."""
 
-claims_var: ContextVar[tuple[Ticket | Claim | None, ...]] = ContextVar("loco_otel_scope", default=EMPTY_CONTEXT)
+claims_var: ContextVar[tuple[Claimant | None, ...]] = ContextVar("loco_otel_scope", default=EMPTY_CONTEXT)
 """First the ticket under which the current code runs, or None; then the claims of this context."""
 
 
@@ -75,37 +91,46 @@ def bind_here(ticket: Ticket) -> None:
     ticket.scopes = (threading.get_ident(), ticket)
 
 
-def enter_slot(ticket: Ticket) -> ContextToken:
-    """Run the following code of this context under a ticket, with its claim; return the token for `exit_context`."""
+def enter_slot(ticket: Ticket) -> Claimant | None:
+    """Run the following code of this context under a ticket, with a claim; return the outer ticket for `exit_slot`."""
     before = claims_var.get()
-    here = (ticket, ticket) if len(before) == 1 else (ticket, *_iter_live_claims(before), ticket)
-    claims_var.set(here)
-    return before, here
+    claim = SlotClaim()
+    claim.ticket = ticket
+    claims_var.set((ticket, claim) if len(before) == 1 else (ticket, *_iter_live_claims(before), claim))
+    return before[0]
 
 
-def exit_context(scope: ContextToken) -> bool:
-    """Undo `enter_slot` or `enter_call`; claims that were added since stay.
+def exit_slot(ticket: Ticket, outer: Claimant | None) -> bool:
+    """Undo `enter_slot`; claims that were added since stay.
 
     Return False without a change if another ticket is current: this is another context, in which the garbage collector
     closes a coroutine or a generator, or a body that was entered later is still open.
     """
-    before, here = scope
     now = claims_var.get()
-    if now is here:
-        claims_var.set(before)
-    elif now[0] is here[0]:
-        claims_var.set((before[0], *_iter_live_claims(now)))
-    else:
+    if now[0] is not ticket:
         return False
+    if len(now) == 2 and outer is None:  # noqa: PLR2004 - the ticket and its claim
+        claims_var.set(EMPTY_CONTEXT)
+    else:
+        kept = [hold for hold in _iter_live_claims(now) if not (isinstance(hold, SlotClaim) and hold.ticket is ticket)]
+        claims_var.set((outer, *kept))
     return True
 
 
-def enter_call(ticket: Ticket) -> ContextToken:
-    """Run the following code of this context under a ticket, without a claim; return the token for `exit_context`."""
+def enter_call(ticket: Ticket) -> Claimant | None:
+    """Run the following code of this context under a ticket, without a claim; return the outer one for `exit_call`."""
     before = claims_var.get()
-    here = (ticket, *before[1:])
-    claims_var.set(here)
-    return before, here
+    claims_var.set((ticket, *before[1:]))
+    return before[0]
+
+
+def exit_call(ticket: Ticket, outer: Claimant | None) -> bool:
+    """Undo `enter_call`; claims that were added since stay. Return False where `exit_slot` does."""
+    now = claims_var.get()
+    if now[0] is not ticket:
+        return False
+    claims_var.set(EMPTY_CONTEXT if len(now) == 1 and outer is None else (outer, *_iter_live_claims(now)))
+    return True
 
 
 def current_ticket() -> Ticket | None:
@@ -121,6 +146,12 @@ def add_claim(hold: Claimant) -> None:
     claims_var.set((scope[0], *[other for other in _iter_live_claims(scope) if _get_ticket(other) is not ticket], hold))
 
 
+def list_carried_claims() -> tuple[Claimant | None, ...]:
+    """Return the `claims_var` of work that another thread does for this context: its claims, and no ticket."""
+    here = claims_var.get()
+    return EMPTY_CONTEXT if len(here) == 1 else (None, *_iter_live_claims(here))
+
+
 def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
     """Return the scopes that this task blocks while it waits; with `counts`, only of tickets for which it is true."""
     scope = claims_var.get()
@@ -132,19 +163,19 @@ def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:
     return (threading.get_ident(), *list_scopes_blocked_by_task())
 
 
-def _iter_live_claims(scope: tuple[Ticket | Claim | None, ...]) -> Iterator[Claimant]:
+def _iter_live_claims(scope: tuple[Claimant | None, ...]) -> Iterator[Claimant]:
     for hold in scope[1:]:
         if hold is not None and not _get_ticket(hold).state.is_ended:
             yield hold
 
 
 def _iter_blocked_scopes(
-    scope: tuple[Ticket | Claim | None, ...], counts: Callable[[Ticket], bool] | None
+    scope: tuple[Claimant | None, ...], counts: Callable[[Ticket], bool] | None
 ) -> Iterator[Hashable]:
     for hold in _iter_live_claims(scope):
         if counts is not None and not counts(_get_ticket(hold)):
             continue
-        own = hold.scope if isinstance(hold, Claim) else hold
+        own = hold.scope if isinstance(hold, Claim) else _get_ticket(hold)
         yield own
         for place in _get_ticket(hold).scopes:
             if place is not own and isinstance(place, ClaimScope) and place.is_abandoned():
@@ -152,4 +183,4 @@ def _iter_blocked_scopes(
 
 
 def _get_ticket(hold: Claimant) -> Ticket:
-    return hold.ticket if isinstance(hold, Claim) else hold
+    return hold if isinstance(hold, Ticket) else hold.ticket

@@ -1,5 +1,6 @@
 """A slot held for the length of a `with` body."""
 
+import threading
 from asyncio import _get_running_loop
 from types import TracebackType
 from typing import Protocol, Self
@@ -7,7 +8,7 @@ from typing import Protocol, Self
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
 from loco_otel._waiting import aio, ownership, threads
-from loco_otel._waiting.ownership import ContextToken
+from loco_otel._waiting.ownership import Claimant
 from loco_otel.events import MILLI, Request
 
 # Bound once: on 3.11 each access to an enum's member costs as much as a call.
@@ -35,14 +36,14 @@ class Slot:
     reentrant.
     """
 
-    __slots__ = ("__weakref__", "_context_token", "_engine", "_request", "_runtime", "_ticket")
+    __slots__ = ("__weakref__", "_engine", "_outer", "_request", "_runtime", "_ticket")
 
     def __init__(self, host: SlotRuntime, request: Request) -> None:
         self._runtime = host
         self._engine = host.engine
         self._request = request
         self._ticket: Ticket | None = None
-        self._context_token: ContextToken | None = None
+        self._outer: Claimant | None = None
 
     @property
     def agent(self) -> str:
@@ -70,7 +71,7 @@ class Slot:
             self._engine.submit(ticket)
             if ticket.state is not _GRANTED:
                 threads.wait_until_decided(self._engine, ticket)
-            self._context_token = ownership.enter_slot(ticket)
+            self._outer = ownership.enter_slot(ticket)
         except BaseException:
             self._end_ticket()
             raise
@@ -90,7 +91,7 @@ class Slot:
             self._engine.submit(ticket)
             if ticket.state is not _GRANTED:
                 await aio.wait_until_decided(self._engine, ticket)
-            self._context_token = ownership.enter_slot(ticket)
+            self._outer = ownership.enter_slot(ticket)
         except BaseException as error:
             self._end_ticket(isinstance(error, GeneratorExit))
             raise
@@ -115,7 +116,7 @@ class Slot:
         if engine.observed:
             request = request._replace(context=self._runtime.capture_trace())
         ticket = self._ticket = engine.create_ticket(request)
-        ownership.bind_here(ticket)
+        ticket.scopes = (threading.get_ident(), ticket)  # as `ownership.bind_here` does
         return ticket
 
     def _end_ticket(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
@@ -130,6 +131,5 @@ class Slot:
         else:
             self._engine.cancel(ticket)
         self._ticket = None
-        if self._context_token is not None:
-            ownership.exit_context(self._context_token)
-            self._context_token = None
+        ownership.exit_slot(ticket, self._outer)
+        self._outer = None

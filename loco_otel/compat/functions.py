@@ -124,7 +124,7 @@ class LeasedGenerator(AsyncIterator[Any]):
 
     async def _advance_generator(self, step: Awaitable[Any]) -> Any:
         ticket = self._lease.ticket
-        scope = None if ticket is None else ownership.enter_call(ticket)
+        outer = None if ticket is None else ownership.enter_call(ticket)
         try:
             return await step
         except StopAsyncIteration:
@@ -134,8 +134,8 @@ class LeasedGenerator(AsyncIterator[Any]):
             await self._end_lease(error)
             raise
         finally:
-            if scope is not None:
-                ownership.exit_context(scope)
+            if ticket is not None:
+                ownership.exit_call(ticket, outer)
 
     async def _end_lease(self, error: BaseException | None) -> None:
         if self._lease.end_lease(error):

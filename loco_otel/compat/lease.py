@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Hashable
+from math import inf
 from types import TracebackType
 from typing import Any, Protocol
 from weakref import ref
@@ -76,7 +77,9 @@ class Lease:
     task: Any = None
     """The `Task` that it was granted for; None for a slot without a task."""
     _held = False
-    _scope: ownership.ContextToken | None = None
+    _outer: ownership.Claimant | None = None
+    _is_entered = False
+    """Whether the current code of its context runs under it."""
     _cost = 0.0
     _reserved: BudgetManager | None = None
     """The budgets that hold a reservation of the cost."""
@@ -104,7 +107,7 @@ class Lease:
             self._handle_rejection(error)
             raise
         self._held = True
-        self._scope = ownership.enter_slot(ticket)
+        self._outer, self._is_entered = ownership.enter_slot(ticket), True
         task: Any
         task = self.task = ticket.work
         if task is not None and self._reserved is None:
@@ -139,9 +142,7 @@ class Lease:
         if ticket is None or not self._held:
             return False
         self._held = False
-        if self._scope is not None:
-            ownership.exit_context(self._scope)
-            self._scope = None
+        self.leave_scope()
         ticket.asyncio_task = None
         scheduler, task = self._scheduler, self.task
         if isinstance(error, GeneratorExit):
@@ -171,9 +172,11 @@ class Lease:
 
     def leave_scope(self) -> None:
         """Run what follows in this context outside the slot, without releasing it."""
-        if self._scope is not None:
-            ownership.exit_context(self._scope)
-            self._scope = None
+        ticket = self.ticket
+        if self._is_entered and ticket is not None:
+            self._is_entered = False
+            ownership.exit_slot(ticket, self._outer)
+            ticket.idle_after = inf  # the end of the claim is not the end of the code under it
 
     async def call_completed_hook(self, result: object) -> None:
         """Call the program's hook, after the release."""

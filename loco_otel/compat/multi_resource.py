@@ -99,11 +99,11 @@ class ResourcePool:
             engine.submit(ticket)
             if ticket.state is not State.GRANTED:
                 await aio.wait_until_decided(engine, ticket)
-            scope = ownership.enter_slot(ticket)
+            outer = ownership.enter_slot(ticket)
             try:
                 yield
             finally:
-                ownership.exit_context(scope)
+                ownership.exit_slot(ticket, outer)
         finally:
             if ticket.state is State.GRANTED:
                 engine.release(ticket)

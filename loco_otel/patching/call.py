@@ -37,7 +37,7 @@ class Call:
     """
 
     __slots__ = (
-        *("_context_token", "_runtime", "_scope", "accounting", "adapter", "engine", "extended_request", "sent"),
+        *("_context_token", "_outer", "_runtime", "accounting", "adapter", "engine", "extended_request", "sent"),
         *("ticket", "trace"),
     )
 
@@ -134,7 +134,7 @@ class Call:
 
     def enter_sdk_call(self) -> None:
         """Begin the SDK's own request, under this call's slot and span."""
-        self._scope = ownership.enter_call(self.ticket)
+        self._outer = ownership.enter_call(self.ticket)
         self.sent = True
         if self.trace is not None:
             self._context_token = None
@@ -156,7 +156,8 @@ class Call:
 
     def exit_sdk_call(self) -> None:
         """Undo `enter_sdk_call`. No-op in another context, as where the garbage collector closes a coroutine."""
-        if ownership.exit_context(self._scope) and self.trace is not None and self._context_token is not None:
+        is_here = ownership.exit_call(self.ticket, self._outer)
+        if is_here and self.trace is not None and self._context_token is not None:
             detach(self._context_token)
 
     def claim_slot(self) -> None:

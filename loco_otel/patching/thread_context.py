@@ -1,8 +1,9 @@
-"""Propagates the caller's identity and slot to the functions that a `ThreadPoolExecutor` runs.
+"""Propagates the caller's identity and claims to the functions that a `ThreadPoolExecutor` runs.
 
 `asyncio.to_thread` and tasks inherit their caller's context; the threads of an executor, which `loop.run_in_executor`
 uses too, do not. Without it, a holder that waits for such a function deadlocks if that calls a model: the call waits
-for the holder's slot. OpenTelemetry's own context is left to its instrumentation of threads.
+for the holder's slot. The slot itself is not propagated: a pool may run many functions at a time, and longer than the
+slot is held. OpenTelemetry's own context is left to its instrumentation of threads.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
 
 _VARIABLES: tuple[ContextVar[Any], ...] = (explicit_identities, pushed_identities, ownership.claims_var)
-_EMPTY = ((), (), ownership.EMPTY_CONTEXT)
 
 _patch_set = PatchSet()
 _users: set[object] = set()
@@ -42,10 +42,10 @@ def disable_propagation(user: object) -> None:
 
 
 def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    carried = tuple([variable.get() for variable in _VARIABLES])
-    if not args or carried == _EMPTY:
+    if not args:
         return wrapped(*args, **kwargs)
     function, *rest = args
+    carried = explicit_identities.get(), pushed_identities.get(), ownership.list_carried_claims()
     return wrapped(partial(_run_with_context, carried, function), *rest, **kwargs)
 
 
@@ -54,5 +54,6 @@ def _run_with_context(carried: tuple[Any, ...], function: Callable[..., Any], *a
     try:
         return function(*args, **kwargs)
     finally:
+        # Also what the function has left there, as a claim on a slot that it entered: the thread may live for long.
         for variable, token in zip(reversed(_VARIABLES), reversed(tokens), strict=True):
             variable.reset(token)
