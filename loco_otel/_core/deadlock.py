@@ -5,6 +5,9 @@ request. At capacity 1 both would wait forever. Each lease lists the scopes that
 that inherited it), and each waiter the scopes that it blocks while it waits. A lease is blocked while a waiter blocks
 one of its scopes.
 
+Contexts inherit the claim of a lease, also those of tasks and jobs that its code does not wait for. So while the body
+of a call is being read, or was until just now, waiters in other threads and tasks do not block it: it progresses.
+
 A lease can end once every waiter that blocks it can progress. A waiter can progress if in each of its resources a slot
 is free or some lease can end, and if every waiter that blocks it can progress. Those that can are found step by step,
 from the leases that no waiter blocks. If that reaches all waiters, all are granted in time. Those that it does not
@@ -13,12 +16,16 @@ Its lease is not blocked, hence only one at a time is granted in this way.
 """
 
 from collections.abc import Collection, Hashable, Iterator
+from math import inf
 
 from loco_otel._core.policies.base import key_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import READING, Ticket
+
+READING_GRACE = 0.05
+"""Seconds after a chunk for which its reader counts as reading. Waiters are checked again after somewhat more."""
 
 
 class DeadlockDetector:
@@ -64,13 +71,13 @@ class DeadlockDetector:
         None if all waiters can progress, or if a pause or rate limit delays the one that must share.
         """
         # A waiter that cannot progress needs a resource with blocked leases only: usually there is none.
-        if not self._waiters or not any(self._is_pool_blocked(pool) for pool in resources.pools.values()):
+        if not self._waiters or not any(self._is_pool_blocked(pool, now) for pool in resources.pools.values()):
             return None
-        progressing = _ProgressAnalysis(self._waiters.values(), resources).find_progressing()
+        progressing = _ProgressAnalysis(self._waiters.values(), resources, now).find_progressing()
         best: tuple[float, int, int] | None = None
         chosen: Ticket | None = None
         for waiter in self._waiters.values():
-            if waiter.seq in progressing or not self._can_end(waiter) or not _blocks_any_lease(waiter, resources):
+            if waiter.seq in progressing or not self._can_end(waiter) or not _blocks_any_lease(waiter, resources, now):
                 continue
             queue_set = resources.get_queue_set(waiter.request.resources)
             score = queue_set.policy.compute_score(key_of(waiter.request), queue_set.tick)
@@ -82,16 +89,16 @@ class DeadlockDetector:
         queue_set = resources.get_queue_set(chosen.request.resources)
         if not resources.is_ready(queue_set, chosen, now):
             return None
-        return chosen, dict(_iter_lenders(chosen, queue_set))
+        return chosen, dict(_iter_lenders(chosen, queue_set, now))
 
-    def _is_pool_blocked(self, pool: SlotPool) -> bool:
+    def _is_pool_blocked(self, pool: SlotPool, now: float) -> bool:
         """Return whether a pool has leases, all of them blocked."""
         leases = pool.leases.values()
-        return bool(leases) and all(self.is_blocked(lease) for lease in leases)
+        return bool(leases) and all(self.is_blocked(lease, now) for lease in leases)
 
-    def is_blocked(self, lease: Ticket) -> bool:
+    def is_blocked(self, lease: Ticket, now: float) -> bool:
         """Return whether a waiter blocks one of the scopes of a lease."""
-        return any(scope in self._blocked_counts for scope in lease.scopes)
+        return any(scope in self._blocked_counts for scope in _list_scopes(lease, now))
 
     def _can_end(self, waiter: Ticket) -> bool:
         # A waiter on an event loop that another waiter blocks could not run if it were granted.
@@ -102,7 +109,8 @@ class DeadlockDetector:
 class _ProgressAnalysis:
     """Computes which waiters can progress."""
 
-    def __init__(self, waiters: Collection[Ticket], resources: Resources) -> None:
+    def __init__(self, waiters: Collection[Ticket], resources: Resources, now: float) -> None:
+        self._now = now
         self._waiters = waiters
         self._resources = resources
         self._blockers: dict[Hashable, list[int]] = {}
@@ -133,7 +141,7 @@ class _ProgressAnalysis:
 
     def _is_unblocked(self, ticket: Ticket) -> bool:
         """Return whether every waiter that blocks a ticket can progress."""
-        blockers = (seq for scope in ticket.scopes for seq in self._blockers.get(scope, ()))
+        blockers = (seq for scope in _list_scopes(ticket, self._now) for seq in self._blockers.get(scope, ()))
         return all(seq in self._progressing or seq == ticket.seq for seq in blockers)
 
     def _can_get_slots(self, queue_set: QueueSet) -> bool:
@@ -150,22 +158,30 @@ def _has_reservation(queue_set: QueueSet) -> bool:
     return any(pool.reserved_for is queue_set for pool in queue_set.pools)
 
 
-def _iter_lenders(waiter: Ticket, queue_set: QueueSet) -> Iterator[tuple[str, Ticket]]:
+def _list_scopes(lease: Ticket, now: float) -> tuple[Hashable, ...]:
+    """Return the scopes that a waiter can block now: while its body is read, not the claim that contexts inherit."""
+    idle_after = lease.idle_after
+    if idle_after == READING or (idle_after != inf and now < lease.touched_at + READING_GRACE):
+        return lease.scopes[:1] + lease.scopes[2:]
+    return lease.scopes
+
+
+def _iter_lenders(waiter: Ticket, queue_set: QueueSet, now: float) -> Iterator[tuple[str, Ticket]]:
     for pool in queue_set.pools:
         if not pool.has_room(queue_set) and pool.leases:
-            lender = _find_blocked_lease(pool, waiter) or next(iter(pool.leases.values()))
+            lender = _find_blocked_lease(pool, waiter, now) or next(iter(pool.leases.values()))
             # The lender of a lease that shares is the lease that owns the slot.
             yield pool.name, lender.lenders.get(pool.name, lender)
 
 
-def _blocks_any_lease(waiter: Ticket, resources: Resources) -> bool:
-    return any(_find_blocked_lease(pool, waiter) for pool in resources.pools.values())
+def _blocks_any_lease(waiter: Ticket, resources: Resources, now: float) -> bool:
+    return any(_find_blocked_lease(pool, waiter, now) for pool in resources.pools.values())
 
 
-def _find_blocked_lease(pool: SlotPool, waiter: Ticket) -> Ticket | None:
+def _find_blocked_lease(pool: SlotPool, waiter: Ticket, now: float) -> Ticket | None:
     """Return a lease that cannot end while a waiter waits; None if there is none."""
     blocks = waiter.blocked_scopes
     for lease in pool.leases.values():
-        if any(scope in blocks for scope in lease.scopes):
+        if any(scope in blocks for scope in _list_scopes(lease, now)):
             return lease
     return None

@@ -22,7 +22,7 @@ from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
-_IsBlocked: TypeAlias = Callable[[Ticket], bool]
+_IsBlocked: TypeAlias = Callable[[Ticket, float], bool]
 
 
 def iter_idle_loans(
@@ -58,7 +58,7 @@ def _compute_idle_time(pool: SlotPool, is_blocked: _IsBlocked, now: float) -> fl
     idle_at = -inf
     for lease in pool.leases.values():
         at = lease.touched_at + lease.idle_after
-        if at > now and is_blocked(lease):
+        if at > now and is_blocked(lease, now):
             continue
         if at == inf:
             return inf

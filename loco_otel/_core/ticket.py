@@ -11,6 +11,9 @@ from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.policies.base import Policy
 from loco_otel.events import Granted, GrantReason, Outcome, Request
 
+READING = 2e9
+"""`Ticket.idle_after` while a chunk of its body is being read: a slot that never becomes idle."""
+
 
 class State(Enum):
     """The state of a ticket. Only the core changes it, and each change is one assignment.
@@ -89,7 +92,7 @@ class Ticket:
     wake: Callable[[], None] | None = None
     """Called at least once after the ticket has stopped waiting. A hint: the state is the truth."""
     scopes: tuple[Hashable, ...] = ()
-    """Where its lease is used: a thread, the contexts that inherited it. Set by the shell."""
+    """Where its lease is used, in order: a thread, the contexts that inherit its claim, a task. Set by the shell."""
     blocked_scopes: tuple[Hashable, ...] = ()
     """While its caller is parked, no lease that is used in one of these scopes can end; see `park_ticket`."""
     lenders: "Mapping[str, Ticket]" = MappingProxyType({})
@@ -123,9 +126,13 @@ class Ticket:
     touched_at = 0.0
     """Time of the last sign of life."""
     idle_after = inf
-    """Seconds after `touched_at` at which its slot becomes idle (see `_core/idle_leases.py`); inf while code runs
-    under it. Set by the shell, without the lock.
+    """Seconds after `touched_at` at which its slot becomes idle (see `_core/idle_leases.py`); `READING` while a chunk
+    is being read, inf while code runs under it. Set by the shell, without the lock.
     """
+    covered_calls: "list[Ticket | None] | None" = None
+    """Of a slot: the call that runs under it; empty while one begins. Set by the shell, see `_waiting/cover.py`."""
+    host: "Ticket | None" = None
+    """Of a nested call that outlives its slot: the slot, which ends with it."""
     engine: Any = None
     """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None

@@ -86,6 +86,8 @@ def cancel_ticket(core: Scheduler, ticket: Ticket, spending: Spending | None, no
     """End a ticket in any state, that of a nested call too, and record what was spent nevertheless."""
     if ticket.is_nested:
         _end_nested_ticket(core, ticket, spending, now)
+        if ticket.host is not None:
+            core.release(ticket.host, now)
         return
     if spending is not None:
         core.record_spending(ticket, spending, now)

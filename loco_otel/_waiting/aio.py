@@ -35,8 +35,10 @@ async def wait_until_decided(
 
     """
     try:
+        recheck = ownership.FIRST_RECHECK
         while ticket.state is State.WAITING:
-            await _park_task(engine, ticket, find_blocked)
+            await _park_task(engine, ticket, find_blocked, recheck)
+            recheck = ownership.RECHECK_INTERVAL
         engine.admit_ticket(ticket)
     except GeneratorExit:
         # The task was destroyed, perhaps by the garbage collector inside any other operation.
@@ -50,7 +52,7 @@ async def wait_until_decided(
     raise_if_rejected(ticket)
 
 
-async def _park_task(engine: SlotSource, ticket: Ticket, blocked: BlockedScopesFinder) -> None:
+async def _park_task(engine: SlotSource, ticket: Ticket, blocked: BlockedScopesFinder, recheck: float) -> None:
     loop = asyncio.get_running_loop()
     gate = loop.create_future()
 
@@ -69,7 +71,7 @@ async def _park_task(engine: SlotSource, ticket: Ticket, blocked: BlockedScopesF
     if not blocks:
         await gate
         return
-    again = loop.call_later(ownership.RECHECK_INTERVAL, _open_gate, gate)
+    again = loop.call_later(recheck, _open_gate, gate)
     try:
         await gate
     finally:

@@ -22,6 +22,9 @@ from typing import TypeAlias
 
 from loco_otel._core.ticket import Ticket
 
+TaskScope: TypeAlias = weakref.ref[asyncio.Task[object]]
+"""The scope of a task, which its children do not share."""
+
 
 class Claim:
     """The claim of a context on a lease that moved there. Only that context keeps it alive.
@@ -57,8 +60,7 @@ class ClaimScope:
 
     def __init__(self, claim: Claim) -> None:
         self._claim = weakref.ref(claim)
-        task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
-        self._task = None if task is None else weakref.ref(task)
+        self._task = get_task_scope()
 
     def is_abandoned(self) -> bool:
         """Return whether the task that made the claim has ended, or no context holds it any more."""
@@ -73,8 +75,10 @@ class ClaimScope:
 _UNCLAIMED_IDLE_SECONDS = 0.5
 """Seconds after its last sign of life at which a slot is idle that no context has a claim on."""
 
-RECHECK_INTERVAL = 1.0
-"""Seconds after which a waiter with claims recomputes the scopes that it blocks, as a reader may have ended."""
+FIRST_RECHECK, RECHECK_INTERVAL = 0.1, 1.0
+"""Seconds after which a waiter with claims recomputes the scopes that it blocks, as a reader may have ended: the first
+time, when a reader counts no longer as reading, and from then on.
+"""
 
 Claimant: TypeAlias = Ticket | Claim | SlotClaim
 """A claim; that of the context that made a call is the ticket itself."""
@@ -89,6 +93,22 @@ claims_var: ContextVar[tuple[Claimant | None, ...]] = ContextVar("loco_otel_scop
 def bind_here(ticket: Ticket) -> None:
     """Set a ticket's scopes to this thread and the ticket's own claim."""
     ticket.scopes = (threading.get_ident(), ticket)
+
+
+def list_reader_scopes(claim: Hashable) -> tuple[Hashable, ...]:
+    """Return the scopes of a call whose body is read here: this thread, the claim's scope, and the task, if any."""
+    task = get_task_scope()
+    return (threading.get_ident(), claim) if task is None else (threading.get_ident(), claim, task)
+
+
+def get_task_scope() -> TaskScope | None:
+    """Return the scope of the current task; None if there is none."""
+    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    if task is None:
+        return None
+    scope = weakref.ref(task)
+    hash(scope)  # a reference that was never hashed raises once its task is gone
+    return scope
 
 
 def enter_slot(ticket: Ticket) -> Claimant | None:
@@ -155,7 +175,11 @@ def list_carried_claims() -> tuple[Claimant | None, ...]:
 def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) -> tuple[Hashable, ...]:
     """Return the scopes that this task blocks while it waits; with `counts`, only of tickets for which it is true."""
     scope = claims_var.get()
-    return tuple(_iter_blocked_scopes(scope, counts)) if len(scope) > 1 else ()
+    if len(scope) == 1:
+        return ()
+    blocked = tuple(_iter_blocked_scopes(scope, counts))
+    task = get_task_scope() if blocked else None
+    return blocked if task is None else (*blocked, task)
 
 
 def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:

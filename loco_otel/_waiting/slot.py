@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
-from loco_otel._waiting import aio, ownership, threads
+from loco_otel._waiting import aio, cover, ownership, threads
 from loco_otel._waiting.ownership import Claimant
 from loco_otel.events import MILLI, Request
 
@@ -32,8 +32,8 @@ class SlotRuntime(Protocol):
 class Slot:
     """Holds one slot of a resource, from entering `with` or `async with` to leaving it.
 
-    Patched SDK calls in the body run under this slot and are not scheduled again. A slot is reusable, but not
-    reentrant.
+    Patched SDK calls in the body run under this slot and are not scheduled again, one at a time: calls beside another,
+    as in `gather`, are scheduled. A slot is reusable, but not reentrant.
     """
 
     __slots__ = ("__weakref__", "_engine", "_outer", "_request", "_runtime", "_ticket")
@@ -126,6 +126,8 @@ class Slot:
         if dropped:
             # A generator that is closed, perhaps by the garbage collector inside any other operation.
             self._engine.abandon_ticket(ticket)
+        elif ticket.covered_calls is not None and cover.transfer_slot(ticket):
+            pass  # a task that was started in the body still has a call under way
         elif ticket.state is _GRANTED:
             self._engine.release(ticket)
         else:

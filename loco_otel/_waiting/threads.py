@@ -16,8 +16,10 @@ def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
 
     """
     try:
+        recheck = ownership.FIRST_RECHECK
         while ticket.state is State.WAITING:
-            _park_thread(engine, ticket)
+            _park_thread(engine, ticket, recheck)
+            recheck = ownership.RECHECK_INTERVAL
         engine.admit_ticket(ticket)
     except BaseException:
         engine.cancel(ticket)
@@ -27,7 +29,7 @@ def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
     raise_if_rejected(ticket)
 
 
-def _park_thread(engine: SlotSource, ticket: Ticket) -> None:
+def _park_thread(engine: SlotSource, ticket: Ticket, recheck: float) -> None:
     # Resolved at each call: after a patch by gevent this is a lock that lets other greenlets run.
     gate = threading.Lock()
     gate.acquire()
@@ -40,4 +42,4 @@ def _park_thread(engine: SlotSource, ticket: Ticket) -> None:
 
     blocks = ownership.list_scopes_blocked_by_thread()
     engine.park_ticket(ticket, wake, blocks)
-    gate.acquire(timeout=ownership.RECHECK_INTERVAL if len(blocks) > 1 else -1)
+    gate.acquire(timeout=recheck if len(blocks) > 1 else -1)

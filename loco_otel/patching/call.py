@@ -1,6 +1,5 @@
 """One scheduled call, from its description to the end of its body. The sync and the async wrapper share it."""
 
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Token
@@ -83,7 +82,7 @@ class Call:
         )
         self.ticket: Ticket = engine.create_ticket(request)
         self.ticket.engine = engine
-        ownership.bind_here(self.ticket)
+        self.ticket.scopes = ownership.list_reader_scopes(self.ticket)
         if accounting is not None:
             accounting.bind_ticket(self.ticket)
 
@@ -167,7 +166,7 @@ class Call:
     def transfer_claim(self) -> None:
         """Record that another thread or task reads the body from now on."""
         claim = ownership.Claim(self.ticket)
-        self.engine.set_scopes(self.ticket, (threading.get_ident(), claim.scope))
+        self.engine.set_scopes(self.ticket, ownership.list_reader_scopes(claim.scope))
         ownership.add_claim(claim)
 
     def record_first_chunk(self, at: float) -> None:

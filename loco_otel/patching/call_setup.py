@@ -11,7 +11,7 @@ from loco_otel._runtime.identity import resolve_identity
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import CallTrace, InferenceRequest
 from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
-from loco_otel._waiting import ownership
+from loco_otel._waiting import cover, ownership
 from loco_otel.patching.accounting import CallAccounting
 from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.call import Call
@@ -21,26 +21,19 @@ from loco_otel.patching.dialects.provider_hosts import find_configured_provider
 def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:
     """Return the call to schedule; None if the request calls no model, is scheduled already, or after a fault of ours.
 
-    Under a slot of the program's own it is not queued again, but traced and billed.
+    Under a slot of the program's own it is not queued again, but traced and billed; see `_waiting/cover.py`.
     """
     outer = ownership.current_ticket()
     if outer is not None and (outer.request.settles or outer.is_nested):
         return None
+    is_covered = False
     try:
-        description = adapter.describe_call(client, options)
+        description = _describe_call(adapter, client, options)
         if description is None:
             return None
-        if description.model is not None and not description.model.isascii():
-            # Once, at the door: exporters lose a whole batch for one lone surrogate.
-            description = description._replace(model=replace_surrogates(description.model))
         runtime = process.get_runtime()
         runtime.detect_otel_sdk()
-        if runtime.settings.providers:
-            provider = find_configured_provider(runtime.settings.providers, description.url)
-            description = description if provider is None else description._replace(provider=provider)
         is_weighed = runtime.is_weight_needed
-        if outer is not None and not is_weighed:
-            return None
         caller = resolve_identity(runtime.default_agent)
         url = description.url
         resources = runtime.router.route_call(
@@ -48,9 +41,10 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
         )
         engine: SlotSource = runtime.engine
         accounting = trace = None
+        is_covered = outer is not None and cover.take_cover(outer)
+        if is_covered:
+            engine = NestedEngine(runtime.engine)
         if is_weighed:
-            if outer is not None:
-                engine = NestedEngine(runtime.engine)
             accounting = CallAccounting(runtime, adapter, description, caller, resources)
             trace = _start_trace(runtime, description, caller.agent, wrapped)
         call = Call(
@@ -62,14 +56,30 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
             engine=engine,
             accounting=accounting,
             trace=trace,
-            is_nested=outer is not None,
+            is_nested=is_covered,
         )
         if runtime.settings.stream_usage:
             call.extended_request = adapter.request_usage(options)
+        if outer is not None and is_covered:
+            cover.set_covered_call(outer, call.ticket)
         return call  # noqa: TRY300 - nothing else can fail
     except Exception:
+        if outer is not None and is_covered:
+            cover.set_covered_call(outer, None)
         process.record_fault("describing a call")
         return None
+
+
+def _describe_call(adapter: Adapter, client: Any, options: Any) -> CallDescription | None:
+    description = adapter.describe_call(client, options)
+    if description is None:
+        return None
+    if description.model is not None and not description.model.isascii():
+        # Once, at the door: exporters lose a whole batch for one lone surrogate.
+        description = description._replace(model=replace_surrogates(description.model))
+    providers = process.get_runtime().settings.providers
+    provider = find_configured_provider(providers, description.url) if providers else None
+    return description if provider is None else description._replace(provider=provider)
 
 
 def record_retry_wait(ticket: Ticket) -> None:

@@ -12,10 +12,10 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from copy import copy
-from math import inf
 from types import FrameType
 from typing import Any
 
+from loco_otel._core.ticket import READING
 from loco_otel._runtime import faults
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel.patching.adapter import as_mapping
@@ -27,7 +27,6 @@ _UNREAD_IDLE_SECONDS, _PAUSED_IDLE_SECONDS = 1.0, 10.0
 """Seconds after which a slot lies idle whose stream nobody has begun to read, or whose reader does something else."""
 _UNOBSERVED_IDLE_SECONDS = 1e9
 """In place of those where reading is not seen."""
-_READING_IDLE_SECONDS = inf
 
 
 def follow_answer(call: Call, answer: Any) -> None:
@@ -152,7 +151,7 @@ class ResponseBody:
         if inspect.iscoroutinefunction(answer.parse):
 
             async def aparsing(*args: Any, **kwargs: Any) -> Any:
-                self.ticket.idle_after = _READING_IDLE_SECONDS
+                self.ticket.idle_after = READING
                 try:
                     parsed = await parse(*args, **kwargs)
                 except BaseException as error:
@@ -165,7 +164,7 @@ class ResponseBody:
         else:
 
             def parsing(*args: Any, **kwargs: Any) -> Any:
-                self.ticket.idle_after = _READING_IDLE_SECONDS
+                self.ticket.idle_after = READING
                 try:
                     parsed = parse(*args, **kwargs)
                 except BaseException as error:
@@ -187,7 +186,7 @@ class ResponseBody:
 
     def begin_chunk(self) -> None:
         """Record that a chunk is being read, and its reader."""
-        self.ticket.idle_after = _READING_IDLE_SECONDS
+        self.ticket.idle_after = READING
         # Readers are distinguished by thread, and by task if there is one.
         task = None if asyncio._get_running_loop() is None else id(asyncio.current_task())
         if task != self._reader_task or threading.get_ident() != self.reader_thread:
@@ -238,7 +237,7 @@ class ResponseBody:
     @property
     def is_reading(self) -> bool:
         """Whether a chunk is being read just now."""
-        return self.ticket.idle_after == _READING_IDLE_SECONDS
+        return self.ticket.idle_after == READING
 
     def handle_close(self, response: Any) -> None:
         """Note that the response is closed."""
@@ -296,7 +295,7 @@ def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  
                 yield chunk
             elif not body.record_chunk(chunk):
                 yield chunk
-            ticket.idle_after = _READING_IDLE_SECONDS
+            ticket.idle_after = READING
             if threading.get_ident() != body.reader_thread or asyncio._get_running_loop() is not None:
                 body.begin_chunk()
             token = None if context is None else attach(context)
