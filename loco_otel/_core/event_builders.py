@@ -32,7 +32,7 @@ def _find_wait_reason(queue_set: QueueSet, ticket: Ticket, now: float) -> WaitRe
         return WaitReason.SLOTS
     if not queue_set.has_room():
         return WaitReason.RESERVED
-    if any(pool.is_gated and pool.compute_open_time(ticket, now) > now for pool in pools):
+    if any(pool.is_gated and pool.compute_open_time(ticket, now, queue_set) > now for pool in pools):
         return WaitReason.RATE_LIMIT
     return WaitReason.SLOTS
 

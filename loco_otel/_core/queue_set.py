@@ -89,7 +89,7 @@ class QueueSet:
         return queue
 
     def remove_ticket(self, ticket: Ticket) -> None:
-        """Remove a ticket, the queue of an agent without further tickets, and the slots reserved for this set."""
+        """Remove a ticket, the queue of an agent without further tickets, and what is reserved for this set."""
         queue = self.queues[key_of(ticket.request)]
         age_entry, ticket.age_entry = ticket.age_entry, None
         queue.remove_ticket(ticket)
@@ -99,8 +99,11 @@ class QueueSet:
         if not queue:
             del self.queues[queue.key]
         self._update_policy(queue)
-        if self.single_pool is None:
+        pool = self.single_pool
+        if pool is None:
             self.unreserve_slots()
+        if pool is None or pool.token_reservation is not None:
+            self.unreserve_tokens()
 
     def select_next(self) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
@@ -204,6 +207,19 @@ class QueueSet:
         for pool in self.pools:
             if pool.reserved_for is self:
                 pool.reserved_for = None
+
+    def reserve_tokens(self, ticket: Ticket) -> None:
+        """Reserve what a ticket takes of the rate limits, unless some of them are reserved for another queue set."""
+        reserved = self, ticket.request.tokens
+        if all(pool.token_reservation is None or pool.token_reservation[0] is self for pool in self.pools):
+            for pool in self.pools:
+                pool.token_reservation = reserved
+
+    def unreserve_tokens(self) -> None:
+        """Remove the token reservations of this queue set."""
+        for pool in self.pools:
+            if pool.token_reservation is not None and pool.token_reservation[0] is self:
+                pool.token_reservation = None
 
     def start_lease(self, ticket: Ticket, now: float) -> None:
         """Count a ticket that was granted among the leases, and take its rate tokens."""

@@ -9,6 +9,10 @@ So that a request for many resources does not wait forever, a queue set whose gu
 its pools: from then on no other queue set takes the last free slot there. A queue set reserves all its pools or none,
 and each pool is reserved for one queue set at a time, so reservations cannot deadlock either. From then on the request
 waits until one lease in each of its pools has ended, after the requests that reserved a slot before.
+
+Rate limits are reserved likewise, first: what the request takes of them stays in the buckets, and other queue sets get
+only what is above that. Slots are reserved once the rate limits and pauses allow the request: until then they would
+stay free for up to a minute. A queue set that reserves slots can take its tokens, so no two wait for each other.
 """
 
 from collections import defaultdict
@@ -113,11 +117,12 @@ class Resources:
                 ticket, guarded = queue_set.select_next()
                 if not guarded:
                     queue_set.unreserve_slots()
+                    queue_set.unreserve_tokens()
                 turns.append((not guarded, oldest.waiting_since, oldest.seq, queue_set, ticket))
         turns.sort(key=itemgetter(0, 1, 2))
-        for by_policy, *_, queue_set, _ in turns:
-            if not by_policy and queue_set.single_pool is None:
-                queue_set.reserve_slots()
+        for by_policy, *_, queue_set, ticket in turns:
+            if not by_policy:
+                self._reserve(queue_set, ticket, now)
         for by_policy, *_, queue_set, ticket in turns:
             if queue_set.has_room() and self.is_ready(queue_set, ticket, now):
                 return ticket, not by_policy
@@ -131,12 +136,14 @@ class Resources:
         return (
             not queue_set.waiting
             and all(pool.has_room(queue_set) for pool in queue_set.pools)
-            and all(not pool.is_gated or pool.compute_open_time(ticket, now) <= now for pool in queue_set.pools)
+            and all(
+                not pool.is_gated or pool.compute_open_time(ticket, now, queue_set) <= now for pool in queue_set.pools
+            )
         )
 
     def is_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
         """Return whether pauses and rate limits allow a ticket; if not, record in `opens_at` when they will."""
-        at = max(pool.compute_open_time(ticket, now) if pool.is_gated else now for pool in queue_set.pools)
+        at = max(pool.compute_open_time(ticket, now, queue_set) if pool.is_gated else now for pool in queue_set.pools)
         if at > now:
             self.opens_at = min(self.opens_at, at)
         return at <= now
@@ -194,6 +201,18 @@ class Resources:
         for queue_set in self.queue_sets.values():
             queue_set.clear_queues()
         self.waiting = 0
+
+    def _reserve(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        """Reserve tokens and, once pauses and rate limits allow the ticket, slots for a queue set whose guard fired."""
+        is_ready = True
+        if any(pool.is_gated for pool in queue_set.pools):
+            queue_set.reserve_tokens(ticket)
+            is_ready = self.is_ready(queue_set, ticket, now)
+        if queue_set.single_pool is None:
+            if is_ready:
+                queue_set.reserve_slots()
+            else:
+                queue_set.unreserve_slots()
 
     def _list_competing(self, pools: Iterable[SlotPool]) -> Iterable[QueueSet]:
         return dict.fromkeys(queue_set for pool in pools for queue_set in self._competing[pool.name])

@@ -31,6 +31,7 @@ class SlotPool:
         "reserved_for",
         "sharer_count",
         "token_bucket",
+        "token_reservation",
         "used",
     )  # fmt: skip
 
@@ -61,6 +62,8 @@ class SlotPool:
         """Last sign of life and number of releases at the last report of a stall."""
         self.reserved_for: object | None = None
         """The queue set that the next free slot is reserved for: it needs other resources too, and its guard fired."""
+        self.token_reservation: tuple[object, int] | None = None
+        """The queue set that a request and tokens are reserved for, as its guard fired, and the number of tokens."""
         self.recently_served: deque[tuple[Key, int]] = deque(maxlen=_FAIRNESS_WINDOW)
         """Queue key and weight of the last requests served, for the fairness index.
 
@@ -117,13 +120,18 @@ class SlotPool:
             self.capacity = self.adaptive_limit.limit
         self._update_gate()
 
-    def compute_open_time(self, ticket: Ticket, now: float) -> float:
-        """Return when pauses and rate limits allow a ticket; `now` or earlier if they allow it now."""
+    def compute_open_time(self, ticket: Ticket, now: float, queue_set: object) -> float:
+        """Return when pauses and rate limits allow a ticket of a queue set; `now` or earlier if they allow it now.
+
+        inf while another queue set needs so much that only the end of its reservation allows the ticket.
+        """
         at = self.paused_until
+        reserved = self.token_reservation
+        requests, tokens = (1, reserved[1]) if reserved is not None and reserved[0] is not queue_set else (0, 0)
         if self.request_bucket is not None:
-            at = max(at, self.request_bucket.compute_available_at(1, now))
+            at = max(at, self.request_bucket.compute_available_at(1, now, requests))
         if self.token_bucket is not None:
-            at = max(at, self.token_bucket.compute_available_at(ticket.request.tokens, now))
+            at = max(at, self.token_bucket.compute_available_at(ticket.request.tokens, now, tokens))
         return at
 
     def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
@@ -172,7 +180,7 @@ class SlotPool:
         self.leases = {}
         self.used = 0
         self.sharer_count = 0
-        self.reserved_for = None
+        self.reserved_for = self.token_reservation = None
         self._apply_adaptive_limit()
 
     def _pass_slot(self, ticket: Ticket) -> bool:

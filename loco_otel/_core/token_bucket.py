@@ -5,6 +5,8 @@ request; once the usage is recorded the difference is taken or returned, so the 
 request that needs more than a full bucket is granted when the bucket is full.
 """
 
+from math import inf
+
 _MINUTE = 60.0
 
 
@@ -40,9 +42,17 @@ class TokenBucket:
         self._level_and_time = per_minute, 0.0
         """The level, and the time at which it was computed. One value, so that both change in one assignment."""
 
-    def compute_available_at(self, amount: float, now: float) -> float:
-        """Return when the amount is available; `now` or earlier if it is available now."""
-        missing = min(amount, self.per_minute) - self._compute_level(now)
+    def compute_available_at(self, amount: float, now: float, reserved: float = 0.0) -> float:
+        """Return when the amount is available; `now` or earlier if it is available now.
+
+        `reserved` stays in the bucket for another request; inf if the bucket cannot hold both.
+        """
+        needed = min(amount, self.per_minute)
+        if reserved:
+            needed += min(reserved, self.per_minute)
+            if needed > self.per_minute:
+                return inf
+        missing = needed - self._compute_level(now)
         return now if missing <= 0 else now + missing * _MINUTE / self.per_minute
 
     def take_tokens(self, amount: float, now: float) -> None:

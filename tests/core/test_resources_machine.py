@@ -182,6 +182,10 @@ class Resources(RuleBasedStateMachine):
             if pool.reserved_for is not None:
                 assert pool.reserved_for.waiting
                 assert len(pool.reserved_for.pools) > 1
+            if pool.token_reservation is not None:
+                line, _ = pool.token_reservation
+                assert line.waiting
+                assert {each.token_reservation for each in line.pools} == {pool.token_reservation}, "all or none"
 
     @precondition(lambda self: hasattr(self, "core"))
     @invariant()
@@ -222,6 +226,7 @@ class Resources(RuleBasedStateMachine):
         assert [ticket for ticket in self.tickets if not ticket.state.is_ended] == []
         for pool in self.pools.values():
             assert (pool.used, pool.sharer_count, pool.leases, pool.reserved_for) == (0, 0, {}, None)
+            assert pool.token_reservation is None
         assert not self.core.deadlock_detector
 
 
