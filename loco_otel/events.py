@@ -1,8 +1,7 @@
 """Events of requests and snapshots of the scheduler: the values that all layers share.
 
-Events are in past tense and immutable. `at` is the scheduler's clock in seconds. Weights are milli-weights: integers,
-so that sums are exact (a weight of 1.0 is 1000). Events are NamedTuples because the hot path creates them: a frozen
-dataclass costs five times as much.
+Events are in past tense and immutable. `at` is the scheduler's clock in seconds. Weights are milli-weights: exact sums
+of integers (a weight of 1.0 is 1000). Events are NamedTuples, as a frozen dataclass costs the hot path five times more.
 """
 
 from collections.abc import Mapping
@@ -443,8 +442,9 @@ class ResourceDump(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The state of all resources at one moment, and the number of events that slow listeners did not receive."""
+    """The state of all resources at one moment; the counters are of events not delivered, and of rebuilt states."""
 
     at: float
     resources: tuple[ResourceSnapshot, ...]
     events_dropped: int = 0
+    recoveries: int = 0

@@ -1,6 +1,6 @@
 """The requests that compete for the same resources: a queue per agent, the policy, and the guard."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
@@ -9,7 +9,7 @@ from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 
 _NO_SHARES: Mapping[str, int] = {}
 
@@ -123,9 +123,14 @@ class QueueSet:
         ticket: Ticket = first[-1]
         return ticket
 
-    def clear_queues(self) -> None:
-        """Empty all queues without changing the tickets; the clock stays."""
-        self.policy.clear_candidates()
+    def clear_queues(self, tickets: Sequence[Ticket]) -> None:
+        """Empty all queues without changing the tickets; the clock, and what these tickets were charged, stay."""
+        if self.policy.is_metered:
+            charged = [key_of(ticket.request) for ticket in tickets if ticket.charged_by is self.policy]
+            waiting = {key_of(ticket.request) for ticket in tickets if ticket.state is State.WAITING}
+            self.policy.restore_accounts(charged, waiting)
+        else:
+            self.policy.clear_candidates()
         self.queues = {}
         self.waiting = 0
         self._by_age = LazyHeap()

@@ -18,10 +18,10 @@ def rebuild_state(core: Scheduler, now: float) -> None:
     core.events = []
     core.deadlines.clear_entries()
     core.deadlock_detector = DeadlockDetector()
-    core.resources.clear_state()
+    live = [ticket for ticket in core.tickets.values() if not ticket.state.is_ended and ticket.state is not State.NEW]
+    core.resources.clear_state(live)
     core.has_learnt = any(pool.has_learnt for pool in core.resources.pools.values())
     for seq, ticket in list(core.tickets.items()):
-        ticket.charged_by = None
         if ticket.state.is_ended or ticket.state is State.NEW:
             del core.tickets[seq]
         else:

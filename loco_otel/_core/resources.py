@@ -194,12 +194,15 @@ class Resources:
             queue_set.tuner = tuner()
             queue_set.replace_policy(policy, tenant_shares)
 
-    def clear_state(self) -> None:
-        """Remove all leases and waiters without changing the tickets; the clocks stay."""
+    def clear_state(self, tickets: Iterable[Ticket]) -> None:
+        """Remove all leases and waiters without changing the tickets; clocks and accounts of these tickets stay."""
         for pool in self.pools.values():
             pool.clear_leases()
+        by_queue_set: defaultdict[QueueSet, list[Ticket]] = defaultdict(list)
+        for ticket in tickets:
+            by_queue_set[self.get_queue_set(ticket.request.resources)].append(ticket)
         for queue_set in self.queue_sets.values():
-            queue_set.clear_queues()
+            queue_set.clear_queues(by_queue_set[queue_set])
         self.waiting = 0
 
     def _reserve(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:

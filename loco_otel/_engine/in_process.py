@@ -18,6 +18,13 @@ from loco_otel._core.snapshot import SnapshotBuilder
 from loco_otel._core.stall_detector import Stall, detect_stalls
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
+from loco_otel._engine.messages import (
+    MANY_WAITERS,
+    MANY_WAITERS_WARNING,
+    RECOVERY_WARNING,
+    REENTRANT_ERROR,
+    TIMER_ERROR,
+)
 from loco_otel._engine.nested import cancel_ticket
 from loco_otel._engine.outbox import Outbox
 from loco_otel._engine.resource_view import ResourceView
@@ -44,24 +51,6 @@ _logger = logging.getLogger("loco_otel")
 _HEARTBEAT = 1.0
 """Maximal seconds between two runs of the timer while a ticket waits, or a wake or event is undelivered: the longest
 that a lost wake delays a caller, and that an event is kept."""
-
-_REENTRANT_ERROR = (
-    "the scheduler was called by a finalizer while this thread was inside another of its operations; the call is "
-    "refused, as it would wait for itself: do not send requests from __del__ or weakref callbacks"
-)
-_MANY_WAITERS = 1000
-_MANY_WAITERS_WARNING = (
-    f"{_MANY_WAITERS:,} calls or more wait for a slot, and no bound is set: set LOCO_MAX_WAITERS to reject calls "
-    "above a number with BackpressureError, or raise LOCO_CAPACITY (logged once)"
-)
-_RECOVERY_WARNING = (
-    "an operation of the scheduler was interrupted by an exception; its state was rebuilt from the calls that wait and "
-    "hold, and policy fair counts what agents were served from zero (logged once)"
-)
-_TIMER_ERROR = (
-    "the scheduler's timer thread could not be started: timeouts, LOCO_MAX_HOLD and rates per minute take effect only "
-    "with the next call; every call tries again, so raise the limit on threads (logged once)"
-)
 
 _Result = TypeVar("_Result")
 
@@ -95,6 +84,7 @@ class InProcessEngine:
         self._clock = clock
         self._admission = admission
         self._outbox = Outbox(Timer(clock) if timer else None)
+        self._recoveries = 0
         self._abandoned: deque[tuple[Ticket, Spending | None]] = deque()
         self._timer = Timer(clock) if timer else None
         self._reset_lock()
@@ -126,7 +116,7 @@ class InProcessEngine:
 
         """
         if self._lock._is_owned():
-            raise RuntimeError(_REENTRANT_ERROR)
+            raise RuntimeError(REENTRANT_ERROR)
         core = self._core
         with self._lock:
             # Read under the lock, so that events are in the order of their times.
@@ -293,7 +283,8 @@ class InProcessEngine:
 
     def take_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
-        return self._read_state(with_tickets=False).build_snapshot()._replace(events_dropped=self._outbox.dropped)
+        snapshot = self._read_state(with_tickets=False).build_snapshot()
+        return snapshot._replace(events_dropped=self._outbox.dropped, recoveries=self._recoveries)
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
@@ -340,7 +331,7 @@ class InProcessEngine:
         """Run a change of what loads are derived from (backlogs) as one operation, and return its result."""
         # On the hot path: as it grants no ticket and emits no event, it skips what `_locked` does for these.
         if self._lock._is_owned():
-            raise RuntimeError(_REENTRANT_ERROR)
+            raise RuntimeError(REENTRANT_ERROR)
         with self._lock:
             if self._busy or self._abandoned:
                 self._recover(self._clock())
@@ -364,8 +355,8 @@ class InProcessEngine:
         return self._timer_due
 
     def _run_core_actions(self, core: Scheduler, now: float) -> list[Stall]:
-        if core.max_waiters is None and core.count_waiting() >= _MANY_WAITERS:
-            self._outbox.add_fault(logging.WARNING, _MANY_WAITERS_WARNING)
+        if core.max_waiters is None and core.count_waiting() >= MANY_WAITERS:
+            self._outbox.add_fault(logging.WARNING, MANY_WAITERS_WARNING)
         core.run_due_actions(now)
         self._timer_due = self._compute_next_due(now)
         return detect_stalls(core.resources, now)
@@ -382,7 +373,7 @@ class InProcessEngine:
 
         """
         if self._lock._is_owned():
-            raise RuntimeError(_REENTRANT_ERROR)
+            raise RuntimeError(REENTRANT_ERROR)
         with self._lock:
             now = self._clock()
             if self._busy or self._abandoned:
@@ -402,7 +393,8 @@ class InProcessEngine:
         core = self._core
         if self._busy:
             rebuild_state(core, now)
-            self._outbox.add_fault(logging.WARNING, _RECOVERY_WARNING)
+            self._recoveries += 1
+            self._outbox.add_fault(logging.WARNING, RECOVERY_WARNING)
         self._busy = True
         while self._abandoned:
             ticket, spending = self._abandoned[0]
@@ -430,7 +422,7 @@ class InProcessEngine:
             self._timer_due = due
         elif timer.failure is not None:
             # `_timer_due` stays late, so the next operation tries again.
-            self._outbox.add_fault(logging.ERROR, _TIMER_ERROR, timer.failure)
+            self._outbox.add_fault(logging.ERROR, TIMER_ERROR, timer.failure)
 
     def _compute_next_due(self, now: float) -> float:
         due = self._core.compute_next_wakeup()

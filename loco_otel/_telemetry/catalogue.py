@@ -136,6 +136,11 @@ EVENTS_DROPPED = MetricDefinition(
     "Events that were dropped as listeners (span processors, exporters) were too slow: spans and metrics lack them.",
     (),
 )
+RECOVERIES = MetricDefinition(
+    "loco.recoveries", InstrumentKind.OBSERVABLE_COUNTER, "{recovery}",
+    "Operations of the scheduler that an exception interrupted, after which its state was rebuilt.",
+    (),
+)
 SCORE = MetricDefinition(
     "loco.load.score", InstrumentKind.OBSERVABLE_GAUGE, "{score}",
     "Score of an agent that competes for a slot (L); the highest is next.",

@@ -55,6 +55,7 @@ _RESOURCE_GAUGES = (
 )
 _PROCESS_COUNTERS: dict[MetricDefinition, Callable[[Snapshot], int]] = {
     catalogue.EVENTS_DROPPED: lambda snapshot: snapshot.events_dropped,
+    catalogue.RECOVERIES: lambda snapshot: snapshot.recoveries,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from patience import PATIENCE
 
+from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.stall_detector import STALL_AFTER
@@ -77,7 +78,7 @@ def test_timer_without_a_thread_is_logged_once_and_retried(
     assert waiting.outcome is Outcome.TIMEOUT
 
 
-def test_recovery_after_an_exception_is_logged_once(
+def test_recovery_after_an_exception_is_logged_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
@@ -92,7 +93,23 @@ def test_recovery_after_an_exception_is_logged_once(
     (warning,) = caplog.records
     assert (warning.levelname, warning.name) == ("WARNING", "loco_otel")
     assert "its state was rebuilt" in warning.getMessage()
+    assert engine.take_snapshot().recoveries == 2
     engine.release(holder)
+
+
+def test_recovery_keeps_what_agents_were_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, lambda: FairPolicy({})), clock=ManualClock(), timer=False)
+    served = engine.create_ticket(Request("served", 9000, ("narrow",)))
+    engine.submit(served)
+    waiters = {agent: engine.create_ticket(Request(agent, 1000, ("narrow",))) for agent in ("served", "new")}
+    for waiter in waiters.values():
+        engine.submit(waiter)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "start_snapshot", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.take_snapshot()
+    engine.release(served)
+    assert [waiters[agent].state for agent in ("served", "new")] == [State.WAITING, State.GRANTED]
 
 
 def test_thousand_waiters_without_a_bound_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

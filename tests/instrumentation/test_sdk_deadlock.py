@@ -576,7 +576,7 @@ def test_call_inside_a_slot_is_not_scheduled_again(sdk: Sdk, server: LlmServer, 
 
 
 @each_async_sdk
-def test_child_tasks_of_a_slot_are_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
+def test_first_child_of_a_slot_is_not_scheduled_again(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
 
     async def main() -> None:
@@ -584,7 +584,8 @@ def test_child_tasks_of_a_slot_are_not_scheduled_again(sdk: Sdk, server: LlmServ
             await asyncio.gather(sdk.ask(client), sdk.ask(client))
 
     sdk.run(main())
-    scheduling.settled(1)
+    scheduling.settled(2)
+    assert reasons(scheduling) == [FREE, REENTRANT], "the slot, and the call beside the one that runs under it"
     assert len(server.requests()) == 2
 
 

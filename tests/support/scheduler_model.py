@@ -608,7 +608,6 @@ class SchedulerModel:
         for resource in self.resources.values():
             resource.order.sort(key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
-            resource.start_anew()
 
     def compute_next_wakeup(self) -> float:
         """Return when a wait or a lease runs out next."""

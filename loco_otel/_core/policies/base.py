@@ -1,6 +1,6 @@
 """The interface between a queue set and the policy that selects the next grant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from loco_otel.events import Request
@@ -42,7 +42,7 @@ class Policy(Protocol):
     alpha: float
     """Share of Q in the score; 0 for a policy without a score."""
     is_metered: bool
-    """Whether it depends on past service: only then `charge_grant` and `adjust_charge` are called."""
+    """Whether it depends on past service: only then its accounts are charged, adjusted and restored."""
 
     def update_candidate(self, key: Key, candidate: Candidate) -> None:
         """Add an agent, or update it."""
@@ -68,6 +68,15 @@ class Policy(Protocol):
     def adjust_charge(self, key: Key, delta: int) -> None:
         """Correct the charge of a call that has ended by a difference in milli-weights."""
 
+    def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
+        """Remove all agents, after an interrupted operation, and keep what they were served.
+
+        Args:
+            charged: the agent of each call that was charged and has not ended.
+            waiting: the agents that are then added again.
+
+        """
+
 
 class UnmeteredPolicy:
     """A policy that does not depend on past service."""
@@ -78,4 +87,7 @@ class UnmeteredPolicy:
         """Do nothing."""
 
     def adjust_charge(self, key: Key, delta: int) -> None:
+        """Do nothing."""
+
+    def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
         """Do nothing."""

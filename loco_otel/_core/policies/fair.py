@@ -32,7 +32,8 @@ agents once none waits or is served. Of the other idle agents `MAX_IDLE_AGENTS` 
 the smallest tag, as that agent is then equivalent to a new one.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key, agent_of
@@ -48,12 +49,14 @@ MAX_IDLE_AGENTS = 1000
 class _ServiceAccount:
     """The account of one agent. `open_calls` counts its calls that are charged and not settled."""
 
-    __slots__ = ("entry", "is_competing", "open_calls", "share", "tag")
+    __slots__ = ("entry", "is_competing", "is_owing", "open_calls", "share", "tag")
 
     def __init__(self, share: int, tag: int) -> None:
         self.share = share
         self.tag = tag
         self.is_competing = False
+        self.is_owing = False
+        """Whether it has been served since the virtual time, whatever its tag."""
         self.open_calls = 0
         self.entry: Entry | None = None
         """Its entry among the competing or the idle agents; None while it is served and has no waiter."""
@@ -95,7 +98,8 @@ class FairPolicy:
             self._competing.remove_entry(entry)
             owing = granted or entry[1]
         else:
-            owing = account.tag > self._virtual_time
+            owing = account.is_owing or account.tag > self._virtual_time
+            account.is_owing = False
             self._activate_account(account)
             account.is_competing = True
         account.entry = self._competing.push_entry(account.tag, owing, *candidate.head, item=key)
@@ -114,6 +118,30 @@ class FairPolicy:
     def clear_candidates(self) -> None:
         """Remove all agents and their accounts."""
         self._reset_accounts()
+
+    def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
+        """Remove all agents, and derive the accounts from their tags and the calls that are charged."""
+        before, virtual = self._accounts, self._virtual_time
+        self._reset_accounts()
+        open_calls = Counter(charged)
+        if open_calls or waiting:
+            self._virtual_time = virtual
+            for key in open_calls:
+                self._get_account(key)
+            for key, account in before.items():
+                if key in open_calls or key in waiting or account.tag > virtual:
+                    self._get_account(key).tag = account.tag
+                    entry = account.entry
+                    if account.is_competing and entry is not None:
+                        self._accounts[key].is_owing = bool(entry[0] != account.tag or entry[1])
+            for key, account in self._accounts.items():
+                account.open_calls = open_calls[key]
+                if not account.open_calls:
+                    account.entry = self._idle.push_entry(account.tag, item=key)
+            self._open_calls = len(charged)
+        if self._on_forgotten is not None:
+            for key in before.keys() - self._accounts.keys():
+                self._on_forgotten(key)
 
     def pick_next(self, tick: int) -> Key:  # noqa: ARG002 - the protocol's
         """Return the agent with the smallest tag; there must be one."""

@@ -6,7 +6,7 @@ are normalised within it. Requests without a tenant form one more tenant. A queu
 first request that names a tenant; without tenants it has no cost.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key, Policy, tenant_of
@@ -33,6 +33,14 @@ class _TenantState:
     def remove_candidate(self, key: Key) -> None:
         self._remove_head(key)
         self.policy.remove_candidate(key)
+
+    def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
+        self.heads = LazyHeap()
+        self.entries = {}
+        if self.policy.is_metered:
+            self.policy.restore_accounts(charged, waiting)
+        else:
+            self.policy.clear_candidates()
 
     def build_candidate(self) -> Candidate | None:
         """Return what the outer layer compares: only the oldest waiter of the tenant."""
@@ -63,7 +71,7 @@ class TenantPolicy:
         self._make_policy = policy
         self._tenants: dict[str, _TenantState] = {}
         """While the outer layer has an account of them."""
-        self._tenant_order = FairPolicy(shares, lambda name: self._tenants.pop(str(name)))
+        self._tenant_order = FairPolicy(shares, lambda name: self._tenants.pop(str(name), None))
 
     @property
     def alpha(self) -> float:
@@ -133,6 +141,14 @@ class TenantPolicy:
             if tenant.policy.is_metered:
                 tenant.policy.adjust_charge(key, delta)
             self._tenant_order.adjust_charge(name, delta)
+
+    def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
+        """Restore the accounts of both."""
+        for name, tenant in self._tenants.items():
+            tenant.restore_accounts(
+                [key for key in charged if tenant_of(key) == name], {key for key in waiting if tenant_of(key) == name}
+            )
+        self._tenant_order.restore_accounts([tenant_of(key) for key in charged], {tenant_of(key) for key in waiting})
 
     def _get_tenant(self, name: str) -> _TenantState:
         tenant = self._tenants.get(name)
