@@ -43,6 +43,7 @@ CONTRACT = {
     "loco.leases.expired": ("counter", "{lease}", "loco_leases_expired_total", {R}),
     "loco.bypassed": ("counter", "{request}", "loco_bypassed_total", {"loco.bypass.reason"}),
     "loco.events.dropped": ("observable counter", "{event}", "loco_events_dropped_total", set()),
+    "loco.recoveries": ("observable counter", "{recovery}", "loco_recoveries_total", set()),
     "loco.load.score": ("observable gauge", "{score}", "loco_load_score", {A, R}),
     "loco.resource.capacity": ("observable gauge", "{request}", "loco_resource_capacity", {R}),
     "loco.gate.closed": ("observable gauge", "s", "loco_gate_closed_seconds", {R, "loco.gate.cause"}),
