@@ -15,10 +15,13 @@ reach would wait for each other forever, so the best placed of them shares a slo
 Its lease is not blocked, hence only one at a time is granted in this way.
 """
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import chain
 from math import inf
+from typing import Any, NamedTuple
 
-from loco_otel._core.policies.base import key_of
+from loco_otel._core.lazy_heap import Entry, LazyHeap
+from loco_otel._core.policies.base import Key, key_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
@@ -28,15 +31,30 @@ READING_GRACE = 0.05
 """Seconds after a chunk for which its reader counts as reading. Waiters are checked again after somewhat more."""
 
 
+class _Group(NamedTuple):
+    """Waiters that differ in nothing that decides which of them can progress: of these only the first may share."""
+
+    resources: tuple[str, ...]
+    agent: Key
+    blocked_scopes: tuple[Hashable, ...]
+    scopes: tuple[Hashable, ...]
+    """Without the claim and the task of its own, which no other waiter blocks."""
+
+
 class DeadlockDetector:
     """Records which waiters block which scopes."""
 
-    __slots__ = ("_blocked_counts", "_waiters")
+    __slots__ = ("_blocked_counts", "_groups", "_resource_counts", "_waiters")
 
     def __init__(self) -> None:
         self._blocked_counts: dict[Hashable, int] = {}
         """Number of waiters that block a scope."""
-        self._waiters: dict[int, Ticket] = {}
+        self._resource_counts: dict[tuple[str, ...], int] = {}
+        """Number of waiters by the resources that they request."""
+        self._groups: dict[_Group, LazyHeap] = {}
+        """Waiters of each group, the oldest first."""
+        self._waiters: dict[int, tuple[_Group, Entry]] = {}
+        """By sequence number."""
 
     def __bool__(self) -> bool:
         return bool(self._waiters)
@@ -44,20 +62,28 @@ class DeadlockDetector:
     def add_waiter(self, ticket: Ticket) -> None:
         """Record the scopes that a new waiter blocks."""
         if ticket.blocked_scopes:
-            self._waiters[ticket.seq] = ticket
+            group = _find_group(ticket)
+            waiters = self._groups.get(group)
+            if waiters is None:
+                waiters = self._groups[group] = LazyHeap()
+            self._waiters[ticket.seq] = group, waiters.push_entry(ticket.birth, ticket.seq, item=ticket)
+            _count(self._resource_counts, group.resources, 1)
             for scope in ticket.blocked_scopes:
-                self._blocked_counts[scope] = self._blocked_counts.get(scope, 0) + 1
+                _count(self._blocked_counts, scope, 1)
 
     def remove_waiter(self, ticket: Ticket) -> None:
         """Remove a waiter, which no longer blocks its scopes."""
-        if self._waiters.pop(ticket.seq, None) is None:
+        known = self._waiters.pop(ticket.seq, None)
+        if known is None:
             return
-        for scope in ticket.blocked_scopes:
-            left = self._blocked_counts[scope] - 1
-            if left:
-                self._blocked_counts[scope] = left
-            else:
-                del self._blocked_counts[scope]
+        group, entry = known
+        waiters = self._groups[group]
+        waiters.remove_entry(entry)
+        if not waiters:
+            del self._groups[group]
+        _count(self._resource_counts, group.resources, -1)
+        for scope in group.blocked_scopes:
+            _count(self._blocked_counts, scope, -1)
 
     def update_waiter(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
         """Change the scopes that a waiter blocks."""
@@ -70,18 +96,22 @@ class DeadlockDetector:
 
         None if all waiters can progress, or if a pause or rate limit delays the one that must share.
         """
-        # A waiter that cannot progress needs a resource with blocked leases only: usually there is none.
-        if not self._waiters or not any(self._is_pool_blocked(pool, now) for pool in resources.pools.values()):
+        # A waiter that cannot progress requests a resource with blocked leases only: usually there is none.
+        requested = [resources.get_queue_set(names) for names in self._resource_counts]
+        if not any(self._is_pool_blocked(pool, now) for queue_set in requested for pool in queue_set.pools):
             return None
-        progressing = _ProgressAnalysis(self._waiters.values(), resources, now).find_progressing()
+        progressing = _ProgressAnalysis(self._groups, resources, requested, now).find_progressing()
         best: tuple[float, int, int] | None = None
         chosen: Ticket | None = None
-        for waiter in self._waiters.values():
-            if waiter.seq in progressing or not self._can_end(waiter) or not _blocks_any_lease(waiter, resources, now):
+        for group, waiters in self._groups.items():
+            first = waiters.peek_entry()
+            if group in progressing or first is None:
                 continue
-            queue_set = resources.get_queue_set(waiter.request.resources)
-            score = queue_set.policy.compute_score(key_of(waiter.request), queue_set.tick)
-            rank = (-score, waiter.birth, waiter.seq)
+            waiter: Ticket = first[-1]
+            queue_set = resources.get_queue_set(group.resources)
+            if not self._can_end(waiter) or not _blocks_any_lease(waiter, queue_set, resources, now):
+                continue
+            rank = (-queue_set.policy.compute_score(group.agent, queue_set.tick), waiter.birth, waiter.seq)
             if best is None or rank < best:
                 best, chosen = rank, waiter
         if chosen is None:
@@ -107,55 +137,86 @@ class DeadlockDetector:
 
 
 class _ProgressAnalysis:
-    """Computes which waiters can progress."""
+    """Computes which groups of waiters can progress.
 
-    def __init__(self, waiters: Collection[Ticket], resources: Resources, now: float) -> None:
+    Args:
+        groups: all of them.
+        resources: all of them.
+        requested: the queue sets of the waiters.
+        now: the time.
+
+    """
+
+    def __init__(
+        self, groups: Mapping[_Group, LazyHeap], resources: Resources, requested: Iterable[QueueSet], now: float
+    ) -> None:
         self._now = now
-        self._waiters = waiters
+        self._groups = groups
         self._resources = resources
-        self._blockers: dict[Hashable, list[int]] = {}
-        for waiter in waiters:
-            for scope in waiter.blocked_scopes:
-                self._blockers.setdefault(scope, []).append(waiter.seq)
-        self._progressing: set[int] = set()
+        self._reserving = {pool.reserved_for for queue_set in requested for pool in queue_set.pools}
+        self._blockers: dict[Hashable, list[_Group]] = {}
+        for group in groups:
+            for scope in group.blocked_scopes:
+                self._blockers.setdefault(scope, []).append(group)
+        self._progressing: set[_Group] = set()
         self._served_queue_sets: set[object] = set()
         """Queue sets with a reservation that will be granted."""
 
-    def find_progressing(self) -> set[int]:
-        """Return the sequence numbers of the waiters that can progress."""
-        reserving = [queue_set for queue_set in self._resources.queue_sets.values() if _has_reservation(queue_set)]
+    def find_progressing(self) -> set[_Group]:
+        """Return the groups whose waiters can progress."""
         found = True
         while found:
             found = False
-            for queue_set in reserving:
-                if queue_set not in self._served_queue_sets and self._can_get_slots(queue_set):
+            for queue_set in self._reserving:
+                if (
+                    isinstance(queue_set, QueueSet)
+                    and queue_set not in self._served_queue_sets
+                    and self._can_get_slots(queue_set)
+                ):
                     self._served_queue_sets.add(queue_set)
                     found = True
-            for waiter in self._waiters:
-                if waiter.seq not in self._progressing and self._is_unblocked(waiter):
-                    queue_set = self._resources.get_queue_set(waiter.request.resources)
-                    if self._can_get_slots(queue_set):
-                        self._progressing.add(waiter.seq)
-                        found = True
+            for group in self._groups:
+                if (
+                    group not in self._progressing
+                    and self._is_group_unblocked(group)
+                    and self._can_get_slots(self._resources.get_queue_set(group.resources))
+                ):
+                    self._progressing.add(group)
+                    found = True
         return self._progressing
 
-    def _is_unblocked(self, ticket: Ticket) -> bool:
-        """Return whether every waiter that blocks a ticket can progress."""
-        blockers = (seq for scope in _list_scopes(ticket, self._now) for seq in self._blockers.get(scope, ()))
-        return all(seq in self._progressing or seq == ticket.seq for seq in blockers)
+    def _is_group_unblocked(self, group: _Group) -> bool:
+        """Return whether every other waiter that blocks a waiter of a group can progress."""
+        blockers = (blocker for scope in group.scopes for blocker in self._blockers.get(scope, ()))
+        is_alone = len(self._groups[group]) == 1
+        return all(blocker in self._progressing or (blocker is group and is_alone) for blocker in blockers)
+
+    def _is_lease_unblocked(self, lease: Ticket) -> bool:
+        """Return whether every waiter that blocks a lease can progress."""
+        blockers = (blocker for scope in _list_scopes(lease, self._now) for blocker in self._blockers.get(scope, ()))
+        return all(blocker in self._progressing for blocker in blockers)
 
     def _can_get_slots(self, queue_set: QueueSet) -> bool:
         """Return whether in each of its pools a slot is free, or will be."""
         return all(
             pool.has_room(queue_set)
             or (pool.used < pool.capacity and pool.reserved_for in self._served_queue_sets)
-            or any(self._is_unblocked(lease) for lease in pool.leases.values())
+            or any(self._is_lease_unblocked(lease) for lease in pool.leases.values())
             for pool in queue_set.pools
         )
 
 
-def _has_reservation(queue_set: QueueSet) -> bool:
-    return any(pool.reserved_for is queue_set for pool in queue_set.pools)
+def _find_group(ticket: Ticket) -> _Group:
+    scopes = tuple([scope for scope in ticket.scopes[:2] if scope is not ticket])
+    return _Group(ticket.request.resources, key_of(ticket.request), ticket.blocked_scopes, scopes)
+
+
+def _count(counts: dict[Any, int], key: Hashable, change: int) -> None:
+    count = counts.get(key, 0) + change
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]
 
 
 def _list_scopes(lease: Ticket, now: float) -> tuple[Hashable, ...]:
@@ -174,8 +235,10 @@ def _iter_lenders(waiter: Ticket, queue_set: QueueSet, now: float) -> Iterator[t
             yield pool.name, lender.lenders.get(pool.name, lender)
 
 
-def _blocks_any_lease(waiter: Ticket, resources: Resources, now: float) -> bool:
-    return any(_find_blocked_lease(pool, waiter, now) for pool in resources.pools.values())
+def _blocks_any_lease(waiter: Ticket, queue_set: QueueSet, resources: Resources, now: float) -> bool:
+    # Usually a lease of what it requests: then not all pools are searched, of which there may be a thousand.
+    pools = chain(queue_set.pools, resources.pools.values())
+    return any(_find_blocked_lease(pool, waiter, now) for pool in pools)
 
 
 def _find_blocked_lease(pool: SlotPool, waiter: Ticket, now: float) -> Ticket | None:

@@ -22,6 +22,9 @@ from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
+_UNCLAIMED_IDLE_SECONDS = 0.5
+"""`Ticket.idle_after` of a slot that no context has a claim on."""
+
 _IsBlocked: TypeAlias = Callable[[Ticket, float], bool]
 
 
@@ -57,13 +60,18 @@ def _compute_idle_time(pool: SlotPool, is_blocked: _IsBlocked, now: float) -> fl
     """Return when all leases of a pool are idle or blocked, and at least one is idle; inf if that is not known."""
     idle_at = -inf
     for lease in pool.leases.values():
-        at = lease.touched_at + lease.idle_after
+        at = _get_idle_at(lease)
         if at > now and is_blocked(lease, now):
             continue
         if at == inf:
             return inf
         idle_at = max(idle_at, at)
     return inf if idle_at == -inf else idle_at
+
+
+def _get_idle_at(lease: Ticket) -> float:
+    is_unclaimed = lease.idle_after == inf and lease.claim is not None and lease.claim() is None
+    return lease.touched_at + (_UNCLAIMED_IDLE_SECONDS if is_unclaimed else lease.idle_after)
 
 
 def _find_loan(resources: Resources, quotas: dict[str, int], now: float) -> tuple[Ticket, dict[str, Ticket]] | None:

@@ -129,6 +129,8 @@ class Ticket:
     """Seconds after `touched_at` at which its slot becomes idle (see `_core/idle_leases.py`); `READING` while a chunk
     is being read, inf while code runs under it. Set by the shell, without the lock.
     """
+    claim: Callable[[], object] | None = None
+    """Of a slot: returns None once no context has a claim on it; then no code that runs under it is known."""
     covered_calls: "list[Ticket | None] | None" = None
     """Of a slot: the call that runs under it; empty while one begins. Set by the shell, see `_waiting/cover.py`."""
     host: "Ticket | None" = None

@@ -6,8 +6,6 @@ provider; calls beside it are scheduled as any other. A call that outlives the b
 Without a lock: the list of a slot is emptied by the thread that decides, and an empty list means that one does.
 """
 
-from math import inf
-
 from loco_otel._core.ticket import Ticket
 
 
@@ -38,6 +36,6 @@ def transfer_slot(slot: Ticket) -> bool:
     if call is None or call.state.is_ended:
         return False
     call.host = slot
-    slot.idle_after = inf
+    slot.claim = None  # it is used, whatever contexts there are
     # It may have ended meanwhile, without the slot.
     return not call.state.is_ended

@@ -42,15 +42,14 @@ class Claim:
 
 
 class SlotClaim:
-    """The claim of the context that a slot was entered in. Only contexts keep it alive, as a token would prolong it."""
+    """The claim of the context that a slot was entered in. Only contexts keep it alive, as a token would prolong it.
 
-    __slots__ = ("ticket",)
+    Without a finalizer: an interrupt within one would be lost, and this one would run at each end of a slot.
+    """
+
+    __slots__ = ("__weakref__", "ticket")
 
     ticket: Ticket
-
-    def __del__(self) -> None:
-        # May run in the middle of any operation: one store, which a slot that has been left ignores.
-        self.ticket.idle_after = _UNCLAIMED_IDLE_SECONDS
 
 
 class ClaimScope:
@@ -71,9 +70,6 @@ class ClaimScope:
         task = self._task()
         return task is None or task.done()
 
-
-_UNCLAIMED_IDLE_SECONDS = 0.5
-"""Seconds after its last sign of life at which a slot is idle that no context has a claim on."""
 
 FIRST_RECHECK, RECHECK_INTERVAL = 0.1, 1.0
 """Seconds after which a waiter with claims recomputes the scopes that it blocks, as a reader may have ended: the first
@@ -116,6 +112,7 @@ def enter_slot(ticket: Ticket) -> Claimant | None:
     before = claims_var.get()
     claim = SlotClaim()
     claim.ticket = ticket
+    ticket.claim = weakref.ref(claim)
     claims_var.set((ticket, claim) if len(before) == 1 else (ticket, *_iter_live_claims(before), claim))
     return before[0]
 
@@ -177,9 +174,7 @@ def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) 
     scope = claims_var.get()
     if len(scope) == 1:
         return ()
-    blocked = tuple(_iter_blocked_scopes(scope, counts))
-    task = get_task_scope() if blocked else None
-    return blocked if task is None else (*blocked, task)
+    return tuple(_iter_blocked_scopes(scope, counts))
 
 
 def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:
@@ -196,13 +191,16 @@ def _iter_live_claims(scope: tuple[Claimant | None, ...]) -> Iterator[Claimant]:
 def _iter_blocked_scopes(
     scope: tuple[Claimant | None, ...], counts: Callable[[Ticket], bool] | None
 ) -> Iterator[Hashable]:
+    task = get_task_scope()
     for hold in _iter_live_claims(scope):
-        if counts is not None and not counts(_get_ticket(hold)):
+        ticket = _get_ticket(hold)
+        if counts is not None and not counts(ticket):
             continue
-        own = hold.scope if isinstance(hold, Claim) else _get_ticket(hold)
+        own = hold.scope if isinstance(hold, Claim) else ticket
         yield own
-        for place in _get_ticket(hold).scopes:
-            if place is not own and isinstance(place, ClaimScope) and place.is_abandoned():
+        for place in ticket.scopes:
+            is_abandoned = place is not own and isinstance(place, ClaimScope) and place.is_abandoned()
+            if is_abandoned or (place is task and task is not None):
                 yield place
 
 

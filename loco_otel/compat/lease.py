@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Hashable
-from math import inf
 from types import TracebackType
 from typing import Any, Protocol
 from weakref import ref
@@ -176,7 +175,7 @@ class Lease:
         if self._is_entered and ticket is not None:
             self._is_entered = False
             ownership.exit_slot(ticket, self._outer)
-            ticket.idle_after = inf  # the end of the claim is not the end of the code under it
+            ticket.claim = None  # the end of the claim is not the end of the code under it
 
     async def call_completed_hook(self, result: object) -> None:
         """Call the program's hook, after the release."""

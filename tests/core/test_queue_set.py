@@ -116,7 +116,7 @@ def test_clear_empties_the_queue_and_keeps_its_clock() -> None:
     line = QueueSet(by_load(0.5), 0)
     line.add_ticket(waiter("agent"))
     line.tick = 4
-    line.clear_queues()
+    line.clear_queues(())
 
     assert (line.queues, line.waiting, line.find_oldest_waiter(), line.tick) == ({}, 0, None, 4)
     line.add_ticket(again := waiter("agent", birth=4))
