@@ -48,11 +48,10 @@ def iter_idle_loans(
 def _compute_idle_times(resources: Resources, is_blocked: _IsBlocked, now: float) -> dict[str, float]:
     """Return when all leases of a resource are idle or blocked, for each full resource that a ticket waits for."""
     idle_times: dict[str, float] = {}
-    for queue_set in resources.queue_sets.values():
-        if queue_set.waiting:
-            for pool in queue_set.pools:
-                if pool.name not in idle_times and pool.leases and not pool.has_room(queue_set):
-                    idle_times[pool.name] = _compute_idle_time(pool, is_blocked, now)
+    for queue_set in resources.waiting_queue_sets:
+        for pool in queue_set.pools:
+            if pool.name not in idle_times and pool.leases and not pool.has_room(queue_set):
+                idle_times[pool.name] = _compute_idle_time(pool, is_blocked, now)
     return idle_times
 
 
@@ -76,9 +75,9 @@ def _get_idle_at(lease: Ticket) -> float:
 
 def _find_loan(resources: Resources, quotas: dict[str, int], now: float) -> tuple[Ticket, dict[str, Ticket]] | None:
     turns: list[tuple[bool, float, int, QueueSet, Ticket, list[SlotPool]]] = []
-    for queue_set in resources.queue_sets.values():
+    for queue_set in resources.waiting_queue_sets:
         full = [pool for pool in queue_set.pools if not pool.has_room(queue_set)]
-        if queue_set.waiting and full and all(quotas.get(pool.name) for pool in full):
+        if full and all(quotas.get(pool.name) for pool in full):
             ticket, guarded = queue_set.select_next()
             turns.append((not guarded, ticket.waiting_since, ticket.seq, queue_set, ticket, full))
     for *_, queue_set, ticket, full in sorted(turns, key=itemgetter(0, 1, 2)):

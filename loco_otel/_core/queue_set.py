@@ -1,6 +1,7 @@
 """The requests that compete for the same resources: a queue per agent, the policy, and the guard."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
@@ -12,6 +13,15 @@ from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 
 _NO_SHARES: Mapping[str, int] = {}
+
+
+class Rank(NamedTuple):
+    """The order among queue sets: by the time since which their oldest ticket has waited."""
+
+    waiting_since: float
+    seq: int
+    queue_set: "QueueSet"
+    oldest: Ticket
 
 
 class QueueSet:
@@ -35,10 +45,12 @@ class QueueSet:
         "_make_policy",
         "_tenant_shares",
         "backlogs",
+        "has_reservation",
         "max_wait_ticks",
         "policy",
         "pools",
         "queues",
+        "rank",
         "single_pool",
         "tick",
         "tuner",
@@ -66,6 +78,10 @@ class QueueSet:
         self.queues: dict[Key, AgentQueue] = {}
         self.backlogs: dict[str, Backlog] = {}
         """By agent. Backlogs have no tenant."""
+        self.rank: Rank | None = None
+        """None until `find_rank` computes it."""
+        self.has_reservation = False
+        """Whether it may have reserved slots or tokens."""
         self.tuner: AlphaTuner | None = None
         """Adapts alpha."""
         self._by_age = LazyHeap()
@@ -80,6 +96,7 @@ class QueueSet:
             queue = self.queues[key] = AgentQueue(key, self.backlogs.get(key) if isinstance(key, str) else None)
         queue.add_ticket(ticket)
         self.waiting += 1
+        self.rank = None
         ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
         if ticket.request.tenant and not self._has_tenants:
             self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
@@ -95,15 +112,13 @@ class QueueSet:
         queue.remove_ticket(ticket)
         assert age_entry is not None  # noqa: S101 - invariant: it waits
         self.waiting -= 1
+        self.rank = None
         self._by_age.remove_entry(age_entry)
         if not queue:
             del self.queues[queue.key]
         self._update_policy(queue)
-        pool = self.single_pool
-        if pool is None:
-            self.unreserve_slots()
-        if pool is None or pool.token_reservation is not None:
-            self.unreserve_tokens()
+        if self.has_reservation:
+            self.unreserve_all()
 
     def select_next(self) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
@@ -114,6 +129,13 @@ class QueueSet:
         ticket = self.queues[self.policy.pick_next(self.tick)].find_head()
         assert ticket is not None  # noqa: S101 - invariant: only agents with a waiter compete
         return ticket, False
+
+    def find_rank(self) -> "Rank":
+        """Compute and return the rank among queue sets; a ticket must wait."""
+        oldest = self.find_oldest_waiter()
+        assert oldest is not None  # noqa: S101 - invariant: asked only while one waits
+        rank = self.rank = Rank(oldest.waiting_since, oldest.seq, self, oldest)
+        return rank
 
     def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters; None if no ticket waits."""
@@ -133,6 +155,7 @@ class QueueSet:
             self.policy.clear_candidates()
         self.queues = {}
         self.waiting = 0
+        self.rank = None
         self._by_age = LazyHeap()
         for backlog in self.backlogs.values():
             backlog.rebuild_index()
@@ -203,6 +226,7 @@ class QueueSet:
 
     def reserve_slots(self) -> None:
         """Reserve the next free slot of each pool, unless one of them is reserved already."""
+        self.has_reservation = True
         if all(pool.reserved_for is None for pool in self.pools):
             for pool in self.pools:
                 pool.reserved_for = self
@@ -215,16 +239,19 @@ class QueueSet:
 
     def reserve_tokens(self, ticket: Ticket) -> None:
         """Reserve what a ticket takes of the rate limits, unless some of them are reserved for another queue set."""
+        self.has_reservation = True
         reserved = self, ticket.request.tokens
         if all(pool.token_reservation is None or pool.token_reservation[0] is self for pool in self.pools):
             for pool in self.pools:
                 pool.token_reservation = reserved
 
-    def unreserve_tokens(self) -> None:
-        """Remove the token reservations of this queue set."""
+    def unreserve_all(self) -> None:
+        """Remove the reservations of slots and tokens of this queue set."""
+        self.unreserve_slots()
         for pool in self.pools:
             if pool.token_reservation is not None and pool.token_reservation[0] is self:
                 pool.token_reservation = None
+        self.has_reservation = False
 
     def start_lease(self, ticket: Ticket, now: float) -> None:
         """Count a ticket that was granted among the leases, and take its rate tokens."""

@@ -17,14 +17,15 @@ stay free for up to a minute. A queue set that reserves slots can take its token
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heapify, heappop
+from itertools import chain
 from math import inf
-from operator import itemgetter
 from typing import TypeAlias
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
-from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.queue_set import QueueSet, Rank
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 
@@ -61,7 +62,9 @@ class Resources:
         self.opens_at = inf
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
         self.waiting = 0
-        """Waiting tickets of all queue sets, as the scheduler counts them: there may be a thousand sets."""
+        """Waiting tickets of all queue sets."""
+        self.waiting_queue_sets: dict[QueueSet, None] = {}
+        """Those with a waiter, as there may be a thousand without."""
         self._make_unknown_pool = make_unknown_pool
         self.pools: dict[str, SlotPool] = {}
         self.queue_sets: dict[tuple[str, ...], QueueSet] = {}
@@ -110,23 +113,55 @@ class Resources:
                 return None
             turn = queue_set.select_next()
             return turn if not pool.is_gated or self.is_ready(queue_set, turn[0], now) else None
-        turns: list[tuple[bool, float, int, QueueSet, Ticket]] = []
-        for queue_set in self._list_competing(pools):
-            oldest = queue_set.find_oldest_waiter()
-            if oldest is not None:
-                ticket, guarded = queue_set.select_next()
-                if not guarded:
-                    queue_set.unreserve_slots()
-                    queue_set.unreserve_tokens()
-                turns.append((not guarded, oldest.waiting_since, oldest.seq, queue_set, ticket))
-        turns.sort(key=itemgetter(0, 1, 2))
-        for by_policy, *_, queue_set, ticket in turns:
-            if not by_policy:
-                self._reserve(queue_set, ticket, now)
-        for by_policy, *_, queue_set, ticket in turns:
-            if queue_set.has_room() and self.is_ready(queue_set, ticket, now):
-                return ticket, not by_policy
+        overdue = self._list_overdue(pools)
+        for rank in overdue:
+            self._reserve(rank.queue_set, rank.oldest, now)
+        for rank in overdue:
+            if rank.queue_set.has_room() and self.is_ready(rank.queue_set, rank.oldest, now):
+                return rank.oldest, True
+        # A heap, as usually the first fits: there may be a thousand, and only its policy is consulted.
+        others = self._list_others([pool for pool in pools if pool.used < pool.capacity], overdue)
+        heapify(others)
+        while others:
+            queue_set = heappop(others).queue_set
+            if queue_set.has_room():
+                ticket, _ = queue_set.select_next()
+                if self.is_ready(queue_set, ticket, now):
+                    return ticket, False
         return None
+
+    def _list_overdue(self, pools: Sequence[SlotPool]) -> list[Rank]:
+        """Return the ranks of the queue sets whose guard fires, in order; reservations of the others are removed."""
+        overdue: list[Rank] = []
+        for queue_set in self._list_competing(pools):
+            if queue_set.waiting:
+                rank = queue_set.rank or queue_set.find_rank()
+                if 0 < queue_set.max_wait_ticks <= queue_set.tick - rank.oldest.birth:
+                    overdue.append(rank)
+                elif queue_set.has_reservation:
+                    queue_set.unreserve_all()
+        overdue.sort()
+        return overdue
+
+    def _list_others(self, pools: Sequence[SlotPool], overdue: Sequence[Rank]) -> list[Rank]:
+        """Return the ranks of the queue sets with a waiter, without order."""
+        others = [each.rank or each.find_rank() for each in self._list_competing(pools) if each.waiting]
+        first = {rank.queue_set for rank in overdue}
+        return [rank for rank in others if rank.queue_set not in first] if first else others
+
+    def add_waiter(self, queue_set: QueueSet, ticket: Ticket) -> None:
+        """Add a WAITING ticket to its queue."""
+        queue_set.add_ticket(ticket)
+        self.waiting += 1
+        if queue_set.waiting == 1:
+            self.waiting_queue_sets[queue_set] = None
+
+    def remove_waiter(self, queue_set: QueueSet, ticket: Ticket) -> None:
+        """Remove a ticket from its queue."""
+        queue_set.remove_ticket(ticket)
+        self.waiting -= 1
+        if not queue_set.waiting:
+            del self.waiting_queue_sets[queue_set]
 
     def can_grant_now(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
         """Return whether a new ticket can be granted at once: a slot is free, no limit delays it, and none waits.
@@ -165,7 +200,7 @@ class Resources:
         """Return the names of the resources that were created on request."""
         return [name for name in self.pools if name not in self._configured_names]
 
-    def advance_ticks(self, pools: Iterable[SlotPool]) -> None:
+    def advance_ticks(self, pools: Sequence[SlotPool]) -> None:
         """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
         for queue_set in self._list_competing(pools):
             queue_set.tick += 1
@@ -204,6 +239,7 @@ class Resources:
         for queue_set in self.queue_sets.values():
             queue_set.clear_queues(by_queue_set[queue_set])
         self.waiting = 0
+        self.waiting_queue_sets = {}
 
     def _reserve(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
         """Reserve tokens and, once pauses and rate limits allow the ticket, slots for a queue set whose guard fired."""
@@ -217,8 +253,10 @@ class Resources:
             else:
                 queue_set.unreserve_slots()
 
-    def _list_competing(self, pools: Iterable[SlotPool]) -> Iterable[QueueSet]:
-        return dict.fromkeys(queue_set for pool in pools for queue_set in self._competing[pool.name])
+    def _list_competing(self, pools: Sequence[SlotPool]) -> Iterable[QueueSet]:
+        if len(pools) == 1:
+            return self._competing[pools[0].name]
+        return dict.fromkeys(chain.from_iterable(self._competing[pool.name] for pool in pools))
 
     def _make_queue_set(self, names: tuple[str, ...]) -> QueueSet:
         if not names or len(set(names)) < len(names):

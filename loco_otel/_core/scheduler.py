@@ -336,14 +336,12 @@ class Scheduler:
 
     def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
-        queue_set.add_ticket(ticket)
-        self.resources.waiting += 1
+        self.resources.add_waiter(queue_set, ticket)
         self.deadlock_detector.add_waiter(ticket)
         self.deadlines.add_waiter(ticket)
 
     def _dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
-        queue_set.remove_ticket(ticket)
-        self.resources.waiting -= 1
+        self.resources.remove_waiter(queue_set, ticket)
         self.deadlock_detector.remove_waiter(ticket)
         self.deadlines.remove_waiter(ticket)
 

@@ -56,9 +56,8 @@ class Stall(NamedTuple):
 
 def detect_stalls(resources: Resources, now: float) -> list[Stall]:
     """Return the resources that have stalled, each stall once."""
-    if not resources.count_waiting():
-        return []
-    found = (_detect_stall(pool, resources.list_queue_sets(pool), now) for pool in resources.pools.values())
+    pools = dict.fromkeys(pool for queue_set in resources.waiting_queue_sets for pool in queue_set.pools)
+    found = (_detect_stall(pool, resources.list_queue_sets(pool), now) for pool in pools)
     return [stall for stall in found if stall is not None]
 
 
