@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from typing import TypeAlias
 
 from loco_otel._core.ticket import Ticket
+from loco_otel._waiting import reentrant_loops
 
 TaskScope: TypeAlias = weakref.ref[asyncio.Task[object]]
 """The scope of a task, which its children do not share."""
@@ -174,7 +175,10 @@ def list_scopes_blocked_by_task(counts: Callable[[Ticket], bool] | None = None) 
     scope = claims_var.get()
     if len(scope) == 1:
         return ()
-    return tuple(_iter_blocked_scopes(scope, counts))
+    blocked = tuple(_iter_blocked_scopes(scope, counts))
+    for context in reentrant_loops.list_suspended_contexts():
+        blocked += tuple(_iter_blocked_scopes(context.get(claims_var, EMPTY_CONTEXT), counts))
+    return blocked
 
 
 def list_scopes_blocked_by_thread() -> tuple[Hashable, ...]:
