@@ -20,7 +20,8 @@ _RELEASED = State.RELEASED
 def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
     """Do what `Scheduler.submit` does, if a slot is free and nothing is observed."""
     request = ticket.request
-    queue_set = core.resources.get_queue_set(request.resources)
+    resources = core.resources
+    queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
     pool = queue_set.single_pool
     if pool is None or pool.used >= pool.capacity or pool.is_gated or pool.reserved_for is not None:
         return False
@@ -49,7 +50,8 @@ def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
 
 def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
     """Do what `Scheduler.release` does, if no ticket waits and nothing is observed."""
-    queue_set = core.resources.get_queue_set(ticket.request.resources)
+    request, resources = ticket.request, core.resources
+    queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
     pool = queue_set.single_pool
     if pool is None or pool.sharer_count or pool.is_gated or queue_set.waiting or pool.is_contested:
         return False
@@ -62,6 +64,5 @@ def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
     del pool.leases[seq]
     pool.used -= 1
     queue_set.tick += 1
-    request = ticket.request
     pool.recently_served.append(((request.tenant, request.agent) if request.tenant else request.agent, request.weight))
     return True

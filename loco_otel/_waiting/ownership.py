@@ -15,15 +15,15 @@ as one of the new thread. At worst that shares a slot that would never have been
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from typing import TypeAlias
+from weakref import ref
 
 from loco_otel._core.ticket import Ticket
 from loco_otel._waiting import reentrant_loops
 
-TaskScope: TypeAlias = weakref.ref[asyncio.Task[object]]
+TaskScope: TypeAlias = ref[asyncio.Task[object]]
 """The scope of a task, which its children do not share."""
 
 
@@ -59,7 +59,7 @@ class ClaimScope:
     __slots__ = ("_claim", "_task")
 
     def __init__(self, claim: Claim) -> None:
-        self._claim = weakref.ref(claim)
+        self._claim = ref(claim)
         self._task = get_task_scope()
 
     def is_abandoned(self) -> bool:
@@ -103,7 +103,7 @@ def get_task_scope() -> TaskScope | None:
     task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
     if task is None:
         return None
-    scope = weakref.ref(task)
+    scope = ref(task)
     hash(scope)  # a reference that was never hashed raises once its task is gone
     return scope
 
@@ -113,7 +113,7 @@ def enter_slot(ticket: Ticket) -> Claimant | None:
     before = claims_var.get()
     claim = SlotClaim()
     claim.ticket = ticket
-    ticket.claim = weakref.ref(claim)
+    ticket.claim = ref(claim)
     claims_var.set((ticket, claim) if len(before) == 1 else (ticket, *_iter_live_claims(before), claim))
     return before[0]
 
