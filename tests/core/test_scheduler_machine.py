@@ -382,8 +382,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.a_policy_knows_those_who_wait(name, {record.key for record in waiters})
             assert len(line._by_age) == len(waiters)
         waiters = [record for record in live if record.state is State.WAITING]
-        assert set(self.core.deadlock_detector._waiters.values()) == {each.ticket for each in waiters if each.blocks}
-        assert set(self.core.deadlock_detector._blocked_counts) == {place for each in waiters for place in each.blocks}
+        detector = self.core.deadlock_detector
+        assert {entry[-1] for _, entry in detector._waiters.values()} == {
+            each.ticket for each in waiters if each.blocks
+        }
+        assert sum(map(len, detector._groups.values())) == len(detector._waiters)
+        assert set(detector._blocked_counts) == {place for each in waiters for place in each.blocks}
         for record in self.model.records.values():
             if record.state.is_ended:
                 ticket = record.ticket
