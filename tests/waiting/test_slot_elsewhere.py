@@ -58,7 +58,7 @@ def test_slot_of_a_context_that_is_gone_is_lent(enter, desk: Desk, pool: ThreadP
 
 
 @each_way
-def test_slots_and_calls_of_equal_number_all_go_on(enter, desk: Desk, pool: ThreadPoolExecutor) -> None:
+def test_as_many_slots_as_calls_all_progress(enter, desk: Desk, pool: ThreadPoolExecutor) -> None:
     loco_otel.configure(capacity=3)
     listener = desk.record()
     outer = [enter(pool) for _ in range(3)]
