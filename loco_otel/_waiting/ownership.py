@@ -204,7 +204,7 @@ def _iter_blocked_scopes(
         yield own
         for place in ticket.scopes:
             is_abandoned = place is not own and isinstance(place, ClaimScope) and place.is_abandoned()
-            if is_abandoned or (place is task and task is not None):
+            if is_abandoned or (task is not None and place == task):
                 yield place
 
 
