@@ -64,7 +64,10 @@ class CallTrace:
     def __init__(self, otel_context: Context, tracer: Tracer | None = None) -> None:
         self.caller_context = self.otel_context = otel_context or ROOT_CONTEXT
         """The caller's context, or that of the span around the call; its span is the parent."""
-        self.is_suppressed = is_suppressed(self.otel_context)
+        # Logfire suppresses others inside its own inference spans, so that they create no second one.
+        self.is_suppressed = is_suppressed(self.otel_context) and not is_inference_span(
+            trace.get_current_span(self.otel_context)
+        )
         """True inside `suppress_instrumentation`: the call emits no telemetry."""
         self._tracer = tracer
 

@@ -33,14 +33,33 @@ _LANGFUSE_TYPE = "langfuse.observation.type"
 _LANGFUSE_TYPES = frozenset({"generation", "embedding"})
 _INFERENCE_OPERATIONS = frozenset(key.OPERATIONS)
 
+_OPENLLMETRY_SDKS = (
+    "anthropic",
+    "bedrock",
+    "cohere",
+    "google_generativeai",
+    "groq",
+    "mistralai",
+    "ollama",
+    "openai",
+    "together",
+    "vertexai",
+)
 _WRAPPER_PACKAGES = (
     "opentelemetry.util.genai",
-    "opentelemetry.instrumentation.openai",
-    "opentelemetry.instrumentation.anthropic",
     "openinference.instrumentation",
+    *[f"opentelemetry.instrumentation.{sdk}" for sdk in _OPENLLMETRY_SDKS],
 )
 """Packages that create inference spans while their frames are on the stack. The official instrumentors are omitted:
 their frames stay on the stack when disabled, and they set a context key when enabled.
+"""
+_SAME_METHOD_PACKAGES = (
+    "logfire",
+    "opentelemetry.instrumentation.botocore",
+    "opentelemetry.instrumentation.genai.bedrock",
+)
+"""Packages that wrap the method that we wrap. Outside of our wrapper their span is the current one; inside it begins
+after the decision which span the call gets.
 """
 _SPAN_VARIABLES = {"langfuse.openai": ("generation", "_otel_span")}
 """Modules whose wrappers create a span only if they are configured, and never make it the current one.
@@ -108,18 +127,31 @@ def is_live_tracer(tracer: object) -> bool:
 def has_foreign_wrapper(function: Any) -> bool:
     """Return whether a function is wrapped by an instrumentation that creates inference spans."""
     if type(function) is MethodType:
-        return False
+        function = function.__func__
+        # Fast path: the SDK's own method.
+        if not getattr(function, "__dict__", True):
+            return False
     while function is not None:
-        wrapper = getattr(function, "_self_wrapper", None)
-        if wrapper is not None and is_foreign(getattr(wrapper, "__module__", None) or ""):
+        module = _find_module(getattr(function, "_self_wrapper", None) or function)
+        if is_foreign(module) or _is_of_package(module, _SAME_METHOD_PACKAGES):
             return True
         function = getattr(function, "__wrapped__", None)
     return False
 
 
+def _find_module(function: Any) -> str:
+    """Return the module that defines a function, of which `functools.wraps` hides the name."""
+    found = getattr(function, "__globals__", {}).get("__name__") or getattr(function, "__module__", None)
+    return found if isinstance(found, str) else ""
+
+
 def is_foreign(module: str) -> bool:
     """Return whether a module belongs to an instrumentation that creates inference spans."""
-    return any(module == package or module.startswith(f"{package}.") for package in _WRAPPER_MODULES)
+    return _is_of_package(module, _WRAPPER_MODULES)
+
+
+def _is_of_package(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def _find_wrapper_span() -> OuterSpan:

@@ -10,12 +10,13 @@ import importlib
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
+from company_spans import exporter, processor
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import loco_otel
 from loco_otel._runtime import process
@@ -29,13 +30,24 @@ VENDORS = {
     ("openinference", "openai"): "openinference.instrumentation.openai:OpenAIInstrumentor",
     ("langfuse", "openai"): "langfuse_drop_in:DropIn",
     ("openinference", "anthropic"): "openinference.instrumentation.anthropic:AnthropicInstrumentor",
+    ("openllmetry", "groq"): "opentelemetry.instrumentation.groq:GroqInstrumentor",
+    ("openinference", "groq"): "openinference.instrumentation.groq:GroqInstrumentor",
+    ("official", "gemini"): "opentelemetry.instrumentation.google_genai:GoogleGenAiSdkInstrumentor",
+    ("openllmetry", "gemini"): ("opentelemetry.instrumentation.google_generativeai:GoogleGenerativeAiInstrumentor"),
+    ("openinference", "gemini"): "openinference.instrumentation.google_genai:GoogleGenAIInstrumentor",
+    ("official", "botocore"): "opentelemetry.instrumentation.genai.bedrock:BedrockInstrumentor",
+    ("openllmetry", "botocore"): "opentelemetry.instrumentation.bedrock:BedrockInstrumentor",
+    ("logfire", "openai"): "logfire_instrumentors:OpenAIInstrumentor",
+    ("logfire", "anthropic"): "logfire_instrumentors:AnthropicInstrumentor",
+    ("openinference", "botocore"): "openinference.instrumentation.bedrock:BedrockInstrumentor",
+    ("botocore", "botocore"): "opentelemetry.instrumentation.botocore:BotocoreInstrumentor",
 }
 QUESTION: list[Any] = [{"role": "user", "content": "tell me about the harbour"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": QUESTION}
 MESSAGE: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 64, "messages": QUESTION}
 
-exporter = InMemorySpanExporter()
 events: list[Event] = []
+clients = ExitStack()
 
 
 def begin() -> None:
@@ -43,7 +55,7 @@ def begin() -> None:
     if not isinstance(provider, TracerProvider):
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(processor)
     process.get_runtime().engine.add_listener(events.append)
 
 
@@ -152,6 +164,44 @@ def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
     }
 
 
+def conforming_calls(sdk: str, url: str) -> dict[str, Callable[[], object]]:
+    """Return the calls of an SDK that has a row in the conformance suite."""
+    from conformance import SDKS, Caller
+
+    row = next(row for row in SDKS if row.name == sdk)
+    calls: dict[str, Callable[[], object]] = {}
+    for mode in row.modes:
+        make = row.make_async_client if mode.is_async else row.make_client
+        assert make is not None
+        caller = Caller(row, partial(make, api_key="none", base_url=url), is_async=mode.is_async)
+        clients.enter_context(caller)
+        calls[str(mode)] = partial(_read, caller, streamed=mode.streamed)
+        if mode.streamed and not mode.is_async:
+            calls[f"{mode} broken off"] = partial(_break_off, caller)
+    return calls
+
+
+def _read(caller: Any, *, streamed: bool) -> None:
+    async def read_async() -> None:
+        answer = await caller.open("m", streamed=streamed)
+        if streamed:
+            async for _ in answer:
+                pass
+
+    if caller.is_async:
+        caller.start(read_async()).result()
+    else:
+        answer = caller.open("m", streamed=streamed)
+        if streamed:
+            list(answer)
+
+
+def _break_off(caller: Any) -> None:
+    answer = caller.open("m", streamed=True)
+    next(iter(answer))
+    answer.close()
+
+
 def _run(call: Callable[[], Awaitable[None]]) -> Callable[[], object]:
     async def main() -> None:
         await call()
@@ -183,10 +233,11 @@ def seen(call: Callable[[], object]) -> dict[str, object]:
 def is_inference(span: ReadableSpan) -> bool:
     known = attributes(span)
     return (
-        known.get("gen_ai.operation.name") in {"chat", "embeddings", "text_completion"}
+        known.get("gen_ai.operation.name") in {"chat", "embeddings", "text_completion", "generate_content"}
         or known.get("openinference.span.kind") in {"LLM", "EMBEDDING"}
         or known.get("langfuse.observation.type") in {"generation", "embedding"}
         or span.name.startswith(("openai.", "anthropic."))
+        or ("gen_ai.request.model" in known and "loco.agent.id" not in known)
     )
 
 
@@ -208,9 +259,11 @@ def main(sdk: str, url: str, vendor_name: str, steps: str) -> None:
             vendor(vendor_name, sdk).uninstrument()
         else:
             if calls is None:
-                calls = (openai_calls if sdk == "openai" else anthropic_calls)(url)
+                make_calls = {"openai": openai_calls, "anthropic": anthropic_calls}.get(sdk)
+                calls = conforming_calls(sdk, url) if make_calls is None else make_calls(url)
                 gc.freeze()  # modules stay, so that a collection after each call is quick
             sys.stdout.write(json.dumps({name: seen(call) for name, call in calls.items()}) + "\n")
 
 
-main(*sys.argv[1:])
+with clients:
+    main(*sys.argv[1:])
