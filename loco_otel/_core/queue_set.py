@@ -1,6 +1,7 @@
 """The requests that compete for the same resources: a queue per agent, the policy, and the guard."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
@@ -10,8 +11,17 @@ from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
+from loco_otel.events import GateCause
 
 _NO_SHARES: Mapping[str, int] = {}
+
+
+class Gate(NamedTuple):
+    """A rate limit that delays a ticket."""
+
+    resource: str
+    cause: GateCause
+    until: float
 
 
 class QueueSet:
@@ -35,10 +45,12 @@ class QueueSet:
         "_make_policy",
         "_tenant_shares",
         "backlogs",
+        "gate",
         "max_wait_ticks",
         "policy",
         "pools",
         "queues",
+        "reported_gate",
         "single_pool",
         "tick",
         "tuner",
@@ -68,6 +80,10 @@ class QueueSet:
         """By agent. Backlogs have no tenant."""
         self.tuner: AlphaTuner | None = None
         """Adapts alpha."""
+        self.gate: Gate | None = None
+        """The rate limit that delays its next ticket, as far as a grant has failed for it."""
+        self.reported_gate: Gate | None = None
+        """`gate` in the last event (see `limit_events.py`)."""
         self._by_age = LazyHeap()
 
     # -- waiters ------------------------------------------------------------------------------------------------
@@ -99,6 +115,8 @@ class QueueSet:
         if not queue:
             del self.queues[queue.key]
         self._update_policy(queue)
+        if not self.waiting:
+            self.gate = None
         if self.single_pool is None:
             self.unreserve_slots()
 
@@ -125,6 +143,7 @@ class QueueSet:
         self.policy.clear_candidates()
         self.queues = {}
         self.waiting = 0
+        self.gate = None
         self._by_age = LazyHeap()
         for backlog in self.backlogs.values():
             backlog.rebuild_index()

@@ -20,9 +20,10 @@ from typing import TypeAlias
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
-from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.queue_set import Gate, QueueSet
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
+from loco_otel.events import GateCause
 
 Capacity: TypeAlias = int | AdaptiveLimit | None
 """Slots: a fixed number, adaptive, or unlimited."""
@@ -136,10 +137,18 @@ class Resources:
 
     def is_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
         """Return whether pauses and rate limits allow a ticket; if not, record in `opens_at` when they will."""
-        at = max(pool.compute_open_time(ticket, now) if pool.is_gated else now for pool in queue_set.pools)
-        if at > now:
-            self.opens_at = min(self.opens_at, at)
-        return at <= now
+        at, closed = now, None
+        for pool in queue_set.pools:
+            if pool.is_gated and (open_time := pool.compute_open_time(ticket, now)) > at:
+                at, closed = open_time, pool
+        if closed is None:
+            queue_set.gate = None
+            return True
+        self.opens_at = min(self.opens_at, at)
+        cause = closed.find_gate_cause(ticket, now)
+        # A pause delays all tickets of the pool, and is stored there.
+        queue_set.gate = None if cause is GateCause.BACKOFF else Gate(closed.name, cause, at)
+        return False
 
     def set_resource(self, name: str, capacity: Capacity, requests: float | None, tokens: float | None) -> SlotPool:
         """Add a resource, or change its limits; an adaptive limit stays at what it has learnt."""

@@ -7,7 +7,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
-from loco_otel.events import Request
+from loco_otel.events import GateCause, Request
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -26,6 +26,8 @@ class SlotPool:
         "pause_header",
         "paused_until",
         "recently_served",
+        "reported_limit",
+        "reported_pause",
         "reported_stall",
         "request_bucket",
         "reserved_for",
@@ -57,6 +59,10 @@ class SlotPool:
         """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
+        self.reported_limit: tuple[float, float, object] | None = None
+        """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
+        self.reported_pause = 0.0
+        """`paused_until` in the last event."""
         self.reported_stall: tuple[float, int] | None = None
         """Last sign of life and number of releases at the last report of a stall."""
         self.reserved_for: object | None = None
@@ -81,6 +87,11 @@ class SlotPool:
     def has_learnt(self) -> bool:
         """Whether its provider has ever refused a request."""
         return self.adaptive_limit is not None and self.adaptive_limit.is_learnt
+
+    @property
+    def reference(self) -> float:
+        """The slots of which an adaptive limit withholds some; the capacity if it withholds none."""
+        return self.capacity if self.adaptive_limit is None else max(self.capacity, self.adaptive_limit.reference)
 
     def set_rate_limits(self, requests: float | None, tokens: float | None) -> None:
         """Set the requests and tokens per minute; None is unlimited."""
@@ -125,6 +136,16 @@ class SlotPool:
         if self.token_bucket is not None:
             at = max(at, self.token_bucket.compute_available_at(ticket.request.tokens, now))
         return at
+
+    def find_gate_cause(self, ticket: Ticket, now: float) -> GateCause:
+        """Return what delays a ticket until its open time, which is later than `now`."""
+        at = self.compute_open_time(ticket, now)
+        if at == self.paused_until:
+            return GateCause.BACKOFF
+        tokens = self.token_bucket
+        if tokens is not None and at == tokens.compute_available_at(ticket.request.tokens, now):
+            return GateCause.TOKENS
+        return GateCause.REQUESTS
 
     def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
         """Take requests and tokens from the rate limits; negative amounts are returned to them."""

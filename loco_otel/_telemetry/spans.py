@@ -28,7 +28,9 @@ from loco_otel.events import (
     BudgetReached,
     Bypassed,
     Event,
+    Gated,
     Granted,
+    Limited,
     Outcome,
     Rejected,
     Released,
@@ -84,7 +86,7 @@ class SpanListener:
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
         tell = self._handlers.get(type(event))
-        if tell is not None and not isinstance(event, Bypassed):
+        if tell is not None and not isinstance(event, (Bypassed, Gated, Limited)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 tell(event, trace)
