@@ -106,7 +106,7 @@ class Resources:
             if not queue_set.waiting or pool.used >= pool.capacity:
                 return None
             turn = queue_set.select_next()
-            return turn if not pool.is_gated or self.is_ready(queue_set, turn[0], now) else None
+            return turn if not pool.is_gated or self._is_next_ready(queue_set, turn[0], now) else None
         turns: list[tuple[bool, float, int, QueueSet, Ticket]] = []
         for queue_set in self._list_competing(pools):
             oldest = queue_set.find_oldest_waiter()
@@ -120,7 +120,7 @@ class Resources:
             if not by_policy and queue_set.single_pool is None:
                 queue_set.reserve_slots()
         for by_policy, *_, queue_set, ticket in turns:
-            if queue_set.has_room() and self.is_ready(queue_set, ticket, now):
+            if queue_set.has_room() and self._is_next_ready(queue_set, ticket, now):
                 return ticket, not by_policy
         return None
 
@@ -137,14 +137,20 @@ class Resources:
 
     def is_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
         """Return whether pauses and rate limits allow a ticket; if not, record in `opens_at` when they will."""
-        at, closed = now, None
-        for pool in queue_set.pools:
-            if pool.is_gated and (open_time := pool.compute_open_time(ticket, now)) > at:
-                at, closed = open_time, pool
-        if closed is None:
+        at = max(pool.compute_open_time(ticket, now) if pool.is_gated else now for pool in queue_set.pools)
+        if at > now:
+            self.opens_at = min(self.opens_at, at)
+        return at <= now
+
+    def _is_next_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
+        """Return what `is_ready` does for the next ticket of a queue set, and store the rate limit that delays it."""
+        if self.is_ready(queue_set, ticket, now):
             queue_set.gate = None
             return True
-        self.opens_at = min(self.opens_at, at)
+        at, closed = max(
+            ((pool.compute_open_time(ticket, now), pool) for pool in queue_set.pools if pool.is_gated),
+            key=itemgetter(0),
+        )
         cause = closed.find_gate_cause(ticket, now)
         # A pause delays all tickets of the pool, and is stored there.
         queue_set.gate = None if cause is GateCause.BACKOFF else Gate(closed.name, cause, at)
