@@ -44,6 +44,9 @@ _Seconds: TypeAlias = list[float]
 _Cause: TypeAlias = tuple[str, str | None]
 """A cause, and the holder if it is `slot`."""
 
+_Point: TypeAlias = tuple[str, str, str, str | None]
+"""Agent, resource, cause and holder."""
+
 _CAUSES: tuple[_Cause, ...] = (
     (GateCause.BACKOFF.value, None),
     (GateCause.REQUESTS.value, None),
@@ -258,6 +261,11 @@ class _Queue:
         self.split_self(parts, agent, 0 if own is None else own.compute_seconds(self.shares) - wait.own_began)
         return parts
 
+    def forget_requests(self) -> None:
+        """Forget all waits and slots; the integrals stay."""
+        self.parts = [{} for _ in self.pools]
+        self.own, self.waits, self.open = {}, {}, {}
+
     def split_self(self, parts: dict[int, float], agent: _AgentKey, own: float) -> None:
         """Move the agent's own slots from the holders to `self`."""
         place = self.places.get(agent)
@@ -294,6 +302,8 @@ class BlameAccount:
         self._checked: dict[TicketView, _CheckedWait] = {}
         self._totals: dict[tuple[str, str], dict[_Cause, float]] = {}
         """Seconds of ended waits, by agent and resource."""
+        self._reported: dict[_Point, float] = {}
+        self._events_dropped = 0
         self._last: tuple[_Queue, dict[int, float]] | None = None
         """The wait that the last event ended."""
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -329,10 +339,21 @@ class BlameAccount:
                 agents[name] = agents.get(name, 0) + part
         return Blame(causes, sorted(agents.items(), key=lambda item: item[1], reverse=True))
 
-    def read_seconds(self, now: float) -> dict[tuple[str, str, str, str | None], float]:
-        """Return all seconds waited, by agent, resource, cause and holder, those of open waits up to `now`."""
-        seconds: dict[tuple[str, str, str, str | None], float] = {}
+    def read_seconds(self, now: float, events_dropped: int = 0) -> dict[_Point, float]:
+        """Return all seconds waited, by agent, resource, cause and holder, those of open waits up to `now`.
+
+        No value is lower than one that was returned before.
+
+        Args:
+            now: the time.
+            events_dropped: number of events so far that no listener received.
+
+        """
+        seconds: dict[_Point, float] = {}
         with self._lock:
+            if events_dropped > self._events_dropped:
+                self._events_dropped = events_dropped
+                self._forget_requests()
             for labels, causes in self._totals.items():
                 for cause, amount in causes.items():
                     seconds[*labels, *cause] = amount
@@ -351,7 +372,21 @@ class BlameAccount:
             for place, part in parts.items():
                 point = (label, queue.label, *queue.causes[place])
                 seconds[point] = seconds.get(point, 0) + part
+        # An event of a moment before `now` may have come after an earlier call of this method.
+        for point, before in self._reported.items():
+            if seconds.get(point, 0) < before:
+                seconds[point] = before
+        self._reported = seconds
         return seconds
+
+    def _forget_requests(self) -> None:
+        """Forget open waits and leases: the events that end them may be missing."""
+        self._checked.clear()
+        for pool in self._pools.values():
+            pool.leases.clear()
+            pool.used = 0
+        for queue in dict.fromkeys(self._queues.values()):
+            queue.forget_requests()
 
     # -- events of requests -----------------------------------------------------------------------------------------
 
