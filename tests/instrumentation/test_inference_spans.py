@@ -105,7 +105,10 @@ def test_span_shows_request_and_answer(streamed: bool, sdk: Sdk, server: LlmServ
         "gen_ai.usage.cache_write.input_tokens",
         "gen_ai.usage.reasoning.output_tokens",
     )
-    assert {key: value for key, value in said.items() if key not in optional} == {
+    spent = {key for key in said if key.startswith("loco.spend.")}
+    assert {"loco.spend.weight", "loco.spend.estimated"} <= spent
+    assert not {"loco.spend.input_tokens", "loco.spend.output_tokens"} & spent
+    assert {key: value for key, value in said.items() if key not in {*optional, *spent}} == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": sdk.name,
         "gen_ai.request.model": asked,

@@ -189,4 +189,4 @@ def test_account_keeps_nothing_of_ended_requests() -> None:
             account(event)
     (queue,) = set(account._queues.values())
     (pool,) = account._pools.values()
-    assert (queue.waits, queue.open, queue.own, queue.parts, pool.leases, pool.used) == ({}, {}, {}, [{}], {}, 0)
+    assert (queue.waits, queue.open, queue.own, queue.parts, pool.leases, pool.used) == ({}, {}, {}, [0], {}, 0)

@@ -19,7 +19,7 @@ from loco_otel._core.queue_set import Gate, QueueSet
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._telemetry import blame
+from loco_otel._telemetry import wait_integrals
 from loco_otel._telemetry.blame import BlameAccount
 from loco_otel.events import (
     Event,
@@ -170,10 +170,11 @@ class Driver:
 
     def check_wait(self, event: Granted | Rejected) -> None:
         self.waited += exact(event.waited)
-        found = self.account.get_last_blame()
-        assert sum(() if found is None else found.causes.values()) == exact(event.waited)
-        if found is not None:
-            assert sum(seconds for _, seconds in found.agents) == found.causes.get("slot", 0)
+        last = self.account._last
+        assert (
+            sum(part for _, _, part in (() if last is None else wait_integrals.iter_parts(*last)))
+            == exact(event.waited) * wait_integrals.UNIT
+        )
 
     def check_account(self) -> None:
         expected: defaultdict[Point, Fraction] = defaultdict(Fraction)
@@ -181,7 +182,11 @@ class Driver:
             queue = self.account._queues.get(tuple(resource.split("+")))
             known = by is None or (queue is not None and by in queue.places)
             expected[agent, resource, cause, by if known else "other"] += seconds
-        found = self.account.read_seconds(Fraction(self.now, TICKS))  # type: ignore[arg-type]
+        now = Fraction(self.now, TICKS)
+        found = {
+            point: Fraction(units, wait_integrals.UNIT)
+            for point, units in self.account._read_units(now).items()  # type: ignore[arg-type]
+        }
         assert {point: seconds for point, seconds in found.items() if seconds} == {
             point: seconds for point, seconds in expected.items() if seconds
         }
@@ -263,7 +268,7 @@ WEIGHTS = (10, 7, 3, 2, 1, 0.3, 0.2)
 
 @pytest.mark.parametrize("holders", [20, 2])
 def test_account_equals_brute_force_in_exact_fractions(holders: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blame, "MAX_HOLDERS", holders)
+    monkeypatch.setattr(wait_integrals, "MAX_HOLDERS", holders)
     seen: defaultdict[str, Fraction] = defaultdict(Fraction)
     for seed in range(scale(RUNS) // 2):
         driver = Driver(seed)

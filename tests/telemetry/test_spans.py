@@ -338,7 +338,7 @@ def test_caller_is_on_every_span() -> None:
         assert expected.items() <= dict(span.attributes or {}).items()
 
 
-def test_tokens_are_said_once() -> None:
+def test_tokens_are_once_on_a_span() -> None:
     rig = Rig()
     call = rig.telemetry.create_trace()
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
