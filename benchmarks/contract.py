@@ -54,8 +54,6 @@ _ACQUIRED: dict[str, Any] = {
     key.MODEL: "gpt-4o-mini",
 }
 _GRANTED: dict[str, Any] = {
-    key.SCORE: 0.0,
-    key.ALPHA: 0.5,
     key.QUEUE_WEIGHT: 1.0,
     key.QUEUE_AGE: 0,
     key.TICK: 1,

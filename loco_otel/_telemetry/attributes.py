@@ -200,7 +200,7 @@ ATTRIBUTES = {
         AttributeDefinition(CAPACITY, "int", "Slots of the resource."),
         AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
         AttributeDefinition(
-            SCORE, "double", "The winning score (L; under `fair` weights behind V); 0 without a comparison."
+            SCORE, "double", "The winning score (L; under `fair` weights behind V); absent if a slot was free."
         ),
         AttributeDefinition(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
         AttributeDefinition(TICK, "int", "The resource's tick."),

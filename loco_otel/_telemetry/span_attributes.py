@@ -5,7 +5,7 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.blame import Blame
 from loco_otel._telemetry.call_trace import CallTrace
-from loco_otel.events import MILLI, Granted, Outcome, Rejected, Request, Spending, Waiting, WaitReason
+from loco_otel.events import MILLI, Granted, GrantReason, Outcome, Rejected, Request, Spending, Waiting, WaitReason
 from loco_otel.money import MICRO, BudgetStatus
 
 _MAX_AGENTS = 5
@@ -42,23 +42,26 @@ def build_acquire_attributes(
         attributes[key.PROVIDER] = request.provider
     if request.model is not None:
         attributes[key.MODEL] = request.model
-    if request.tenant is not None:
-        attributes[key.TENANT] = request.tenant
     if trace is not None and trace.caller_attributes:
         attributes.update(trace.caller_attributes)
+    # Last: `slot(tenant=...)` names another one than its surroundings.
+    if request.tenant is not None:
+        attributes[key.TENANT] = request.tenant
     return attributes
 
 
 def build_grant_attributes(event: Granted) -> dict[str, AttributeValue]:
     """Return why a request was granted."""
-    return {
-        key.SCORE: event.score,
-        key.ALPHA: event.alpha,
+    attributes: dict[str, AttributeValue] = {
         key.QUEUE_WEIGHT: event.queue_weight / MILLI,
         key.QUEUE_AGE: event.queue_age,
         key.TICK: event.tick,
         key.GRANT_REASON: event.reason.value,
     }
+    if event.reason is not GrantReason.FREE:
+        attributes[key.SCORE] = event.score
+        attributes[key.ALPHA] = event.alpha
+    return attributes
 
 
 def build_wait_attributes(waiting: Waiting, outcome: Outcome) -> dict[str, AttributeValue]:

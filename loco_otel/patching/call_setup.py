@@ -87,10 +87,9 @@ def set_wait_on_inner_span(ticket: Ticket) -> None:
 
 
 def _start_trace(runtime: Runtime, description: CallDescription, caller: Identity, wrapped: Any) -> CallTrace | None:
-    trace = runtime.capture_trace()
+    trace = runtime.capture_trace(caller)
     if trace is not None:
         provider, operation, model, body, url, has_sdk_span, _ = description
         subject = InferenceRequest(operation, provider, model, url, body)
-        trace.set_caller(*caller[1:])
         trace.begin_call(caller.agent, subject, has_sdk_span=has_sdk_span or has_foreign_wrapper(wrapped))
     return trace
