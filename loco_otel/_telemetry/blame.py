@@ -209,9 +209,11 @@ class BlameAccount:
         if self._checked and ticket in self._checked:
             self._end_check(ticket, event.at)
             return
-        slot_at = event.at if event.slot_at is None else event.slot_at
+        slot_at = event.slot_at
+        if slot_at is None:
+            slot_at = event.at
         self._last = self._end_wait(ticket, slot_at)
-        if event.waited and self._last is None:
+        if self._last is None and event.waited:
             self._add_unknown(event, slot_at)
         self._start_lease(ticket, event.hosts, slot_at)
 
@@ -232,7 +234,7 @@ class BlameAccount:
         if now > queue.at:
             queue.advance(now)
         wait = queue.waits.pop(ticket)
-        agent = wait.agent
+        agent = wait[0]
         parts, place = queue.end_wait(wait, self._labels.get(agent) or self._find_label(agent))
         return queue, parts, place
 
@@ -279,7 +281,7 @@ class BlameAccount:
                 leases[ticket] = host
             else:
                 leases[ticket] = None
-                pool.change_slots(agent, 1, now)
+                pool.add_slot(agent, now)
 
     def _end_lease(self, event: Suspended | Released | Rejected) -> None:
         now, ticket = event.at, event.ticket
@@ -291,14 +293,14 @@ class BlameAccount:
             leases = pool.leases
             if leases.pop(ticket) is not None:
                 continue
-            pool.change_slots((request.tenant, request.agent) if request.tenant else request.agent, -1, now)
+            pool.remove_slot((request.tenant, request.agent) if request.tenant else request.agent, now)
             if pool.used < len(leases):
                 # As in the core: a shared slot passes to the first lease that shares it.
                 sharers = [lease for lease, host in leases.items() if host is ticket]
                 for sharer in sharers:
                     leases[sharer] = None if sharer is sharers[0] else sharers[0]
                 if sharers:
-                    pool.change_slots(get_agent_key(sharers[0].request), 1, now)
+                    pool.add_slot(get_agent_key(sharers[0].request), now)
 
     # -- events of resources ----------------------------------------------------------------------------------------
 
