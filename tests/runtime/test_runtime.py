@@ -20,7 +20,7 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
 from loco_otel._runtime import runtime as runtime_module
 from loco_otel._runtime.runtime import Runtime
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
 
 ONCE = "(logged once; LOCO_ENABLED=false turns loco-otel off)"
@@ -333,8 +333,8 @@ def test_failing_listener_is_removed_and_costs_no_call(caplog: pytest.LogCapture
     runtime.engine.add_listener(well)
     use()
     use()
-    assert [type(event) for event in told] == [Submitted]
-    assert [type(event) for event in well.events] == [Submitted, Granted, Released] * 2
+    assert [type(event) for event in told] == [Limited]
+    assert [type(event) for event in well.events] == [Limited, *[Submitted, Granted, Released] * 2]
     (message,) = errors(caplog)
     assert "receives no further events" in message
     assert caplog.records[-1].exc_info is not None
