@@ -10,7 +10,7 @@ The account is computed from events and their times, see `wait_integrals.py`.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
@@ -54,6 +54,8 @@ from loco_otel.events import (
 _Point: TypeAlias = tuple[str, str, str, str | None]
 """Agent, resource, cause and holder."""
 
+_MAX_HOLDERS = 16
+"""`Waiting.holders` may lack some from this number on."""
 _GATE_PLACES = {GateCause.BACKOFF: BACKOFF, GateCause.REQUESTS: REQUESTS, GateCause.TOKENS: TOKENS}
 
 
@@ -195,6 +197,9 @@ class BlameAccount:
         queue = self._queues.get(request.resources) or self._add_queue(request.resources)
         if now > queue.at:
             queue.advance(now)
+        holders, leases = event.holders, queue.pools[0].leases
+        if holders and len(holders) != len(leases) and len(holders) < _MAX_HOLDERS and len(queue.pools) == 1:
+            self._correct_leases(queue.pools[0], holders, now)
         if ticket not in queue.waits and not _is_suppressed(request):
             queue.begin_wait(ticket, (request.tenant, request.agent) if request.tenant else request.agent)
 
@@ -284,23 +289,20 @@ class BlameAccount:
                 pool.add_slot(agent, now)
 
     def _end_lease(self, event: Suspended | Released | Rejected) -> None:
-        now, ticket = event.at, event.ticket
-        request = ticket.request
-        for name in request.resources:
+        ticket = event.ticket
+        for name in ticket.request.resources:
             pool = self._pools.get(name)
-            if pool is None or ticket not in pool.leases:
-                continue
-            leases = pool.leases
-            if leases.pop(ticket) is not None:
-                continue
-            pool.remove_slot((request.tenant, request.agent) if request.tenant else request.agent, now)
-            if pool.used < len(leases):
-                # As in the core: a shared slot passes to the first lease that shares it.
-                sharers = [lease for lease, host in leases.items() if host is ticket]
-                for sharer in sharers:
-                    leases[sharer] = None if sharer is sharers[0] else sharers[0]
-                if sharers:
-                    pool.add_slot(get_agent_key(sharers[0].request), now)
+            if pool is not None and ticket in pool.leases:
+                _remove_lease(pool, ticket, event.at)
+
+    def _correct_leases(self, pool: HolderPool, holders: Sequence[TicketView], now: float) -> None:
+        """Replace the leases of a pool: telemetry began after their grants, or events of some are missing."""
+        for lease in [lease for lease in pool.leases if lease not in holders]:
+            _remove_lease(pool, lease, now)
+        for holder in holders:
+            if holder not in pool.leases:
+                pool.leases[holder] = None
+                pool.add_slot(get_agent_key(holder.request), now)
 
     # -- events of resources ----------------------------------------------------------------------------------------
 
@@ -353,6 +355,20 @@ class BlameAccount:
                     queue.parts[position] += FIELDS[place] * count
         self._queues[resources] = queue
         return queue
+
+
+def _remove_lease(pool: HolderPool, ticket: TicketView, now: float) -> None:
+    leases = pool.leases
+    if leases.pop(ticket) is not None:
+        return
+    pool.remove_slot(get_agent_key(ticket.request), now)
+    if pool.used < len(leases):
+        # As in the core: a shared slot passes to the first lease that shares it.
+        sharers = [lease for lease, host in leases.items() if host is ticket]
+        for sharer in sharers:
+            leases[sharer] = None if sharer is sharers[0] else sharers[0]
+        if sharers:
+            pool.add_slot(get_agent_key(sharers[0].request), now)
 
 
 def _is_suppressed(request: Request) -> bool:

@@ -23,7 +23,7 @@ LABELS = ("loco.agent.id", "loco.wait.cause", "loco.blame.agent")
 class House:
     """An engine with one resource, by hand, and the metrics of its telemetry."""
 
-    def __init__(self, capacity: int = 1) -> None:
+    def __init__(self, capacity: int = 1, *, listens: bool = True) -> None:
         self.clock = ManualClock()
         self.engine = InProcessEngine(Scheduler({"llm": capacity}, FifoPolicy), clock=self.clock, timer=False)
         self.reader = InMemoryMetricReader()
@@ -34,6 +34,10 @@ class House:
             clock=self.clock,
             flush_events=self.engine.flush,
         )
+        if listens:
+            self.listen()
+
+    def listen(self) -> None:
         for listener in self.telemetry.listeners:
             self.engine.add_listener(listener)
 
@@ -129,6 +133,25 @@ def test_lost_events_leave_no_open_wait() -> None:
     account(released(holder, 101.0))
     account(waiting(ticket("chat"), 102.0))
     assert sum(account.read_seconds(103.0).values()) == pytest.approx(3.0)
+
+
+def test_holder_from_before_telemetry_is_to_blame() -> None:
+    house = House(listens=False)
+    holder = house.submit("batch")
+    house.listen()
+    house.submit("chat")
+    house.clock.now += 2.0
+    house.engine.release(holder)
+    assert house.seconds() == {("chat", "slot", "batch"): 2.0}
+
+
+def test_lease_whose_end_is_missing_is_corrected() -> None:
+    account = BlameAccount()
+    gone, holder = ticket("gone"), ticket("batch")
+    for event in (Limited(0.0, "llm_api", 1, 1), granted(gone, 0.0, waited=0.0), granted(holder, 1.0, waited=0.0)):
+        account(event)
+    account(waiting(ticket("chat"), 2.0, holders=[holder]))
+    assert account.read_seconds(4.0) == {("chat", "llm_api", "slot", "batch"): 2.0}
 
 
 def test_counter_never_falls() -> None:
