@@ -1,4 +1,4 @@
-"""What grows with the program: each operation at a size, and at ten times that size; and the account of waits."""
+"""What grows with the program: each operation at a size, and at ten times that size; and the blame for waits."""
 
 import random
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from benchmarks.timing import best_of, print_table
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._telemetry.blame import BlameAccount
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel.events import MILLI, Event, Request
 
 _AGENTS = (1_000, 10_000)
@@ -58,7 +58,7 @@ class _Observed:
 def _measure_blame() -> None:
     ways = {
         "observed": _Observed(lambda _: None).run_calls,
-        "and each wait accounted for": _Observed(BlameAccount()).run_calls,
+        "and the blame for each wait": _Observed(BlameListener()).run_calls,
     }
     times = best_of(ways, 400, rounds=60)
     print_table("A call that waits, 200 agents (goal: at most x1.15)", times, "observed")

@@ -1,4 +1,4 @@
-"""The account of waits: what each second of waiting was spent on, and whose calls held the slots meanwhile.
+"""The blame for waits: what each second of waiting was spent on, and whose calls held the slots meanwhile.
 
 While a gate is closed (a provider's pause, a rate limit) all of a waiter's time goes to the gate's cause. Else the time
 is divided by the slots of the resource: one part for each slot to the agent that holds it (`self` if that is the
@@ -6,7 +6,7 @@ waiter's own), the parts of slots that an adaptive limit withholds to `ramp`, an
 for other requests to `reserved`. A shared slot counts once, for its host. Of several resources those without room share
 the time equally. Once a request has its slots, the check of its budgets is `budget`. So the parts of a wait sum to it.
 
-The account is computed from events and their times, see `wait_integrals.py`.
+Blame is computed from events and their times, see `wait_integrals.py`.
 """
 
 import threading
@@ -78,8 +78,8 @@ class _CheckedWait(NamedTuple):
     slot_at: float
 
 
-class BlameAccount:
-    """Listens to events, and accounts for each wait. Thread-safe.
+class BlameListener:
+    """Computes the blame for each wait from events. Thread-safe.
 
     Args:
         fold: limits the values of attributes.

@@ -12,7 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.blame import BlameAccount
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer, create_observable
@@ -89,7 +89,7 @@ class MetricsSource:
         budgets: returns the status of the budgets.
         tallies: the counters.
         recorder: buffered measurements.
-        account: the causes of waits.
+        blame_listener: the causes of waits.
         tell: delivers pending events to the listeners.
 
     """
@@ -104,11 +104,11 @@ class MetricsSource:
         budgets: Callable[[], Sequence[BudgetStatus]],
         counters: Iterable[CounterSums],
         histogram_buffer: HistogramBuffer,
-        account: BlameAccount,
+        blame_listener: BlameListener,
         flush_events: Callable[[], object],
     ) -> None:
         self._histogram_buffer = histogram_buffer
-        self.account = account
+        self.blame_listener = blame_listener
         self._flush_events = flush_events
         self.active_sdks = active
         self.cardinality_limit = fold
@@ -276,7 +276,7 @@ def _observe_wait_time(source: MetricsSource) -> list[Observation]:
     # Events up to now first: a wait that has ended must not be counted as open.
     source.flush()
     observations = []
-    for (agent, resource, cause, by), seconds in source.account.read_seconds(now, dropped).items():
+    for (agent, resource, cause, by), seconds in source.blame_listener.read_seconds(now, dropped).items():
         attributes = {key.AGENT: agent, key.RESOURCE: resource, key.WAIT_CAUSE: cause}
         if by is not None:
             attributes[key.BLAME_AGENT] = by

@@ -82,7 +82,7 @@ def build_blame_attributes(blame: Blame) -> dict[str, AttributeValue]:
     """Return the seconds of a wait by cause, and the agents that held slots meanwhile, as two parallel lists."""
     attributes: dict[str, AttributeValue] = {_CAUSE_KEYS[cause]: seconds for cause, seconds in blame.causes.items()}
     if blame.agents:
-        # What the account itself calls `other` is last, whatever its seconds.
+        # What the blame itself calls `other` is last, whatever its seconds.
         named = [item for item in blame.agents if item[0] != key.OTHER][:_MAX_AGENTS]
         rest = blame.causes.get(key.SLOT, 0) - sum(seconds for _, seconds in named)
         if len(named) < len(blame.agents):

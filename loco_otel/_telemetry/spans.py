@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.blame import BlameAccount
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
 from loco_otel._telemetry.catalogue import EVENT_BUDGET, EVENT_THRESHOLD, EVENT_THROTTLE
 from loco_otel._telemetry.hold_log import HoldLog
@@ -57,7 +57,7 @@ class SpanListener:
 
     Args:
         tracer: creates the spans.
-        account: has received each event before this listener.
+        blame_listener: has received each event before this listener.
         clock: the scheduler's clock, in seconds.
         wall: nanoseconds since the epoch.
 
@@ -66,13 +66,13 @@ class SpanListener:
     def __init__(
         self,
         tracer: Tracer,
-        account: BlameAccount,
+        blame_listener: BlameListener,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
     ) -> None:
         self._tracer = tracer
-        self._account = account
+        self._blame_listener = blame_listener
         self._holds = HoldLog()
         self._clock = clock
         self._wall = wall
@@ -154,7 +154,7 @@ class SpanListener:
             return span
         if waiting is not None:
             span.set_attributes(build_wait_attributes(waiting, outcome))
-        blame = self._account.get_last_blame()
+        blame = self._blame_listener.get_last_blame()
         if blame is not None:
             span.set_attributes(build_blame_attributes(blame))
         if trace is not None and trace.exceeded_event is not None:

@@ -16,7 +16,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel.events import GateCause, Request, TicketView
 
 MAX_HOLDERS = 20
-"""Agents that the account of a queue distinguishes as holders: the first ones. The rest are `other`."""
+"""Agents that the integrals of a queue distinguish as holders: the first ones. The rest are `other`."""
 
 AgentKey: TypeAlias = str | tuple[str, str]
 """An agent, or a tenant and its agent."""

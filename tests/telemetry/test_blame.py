@@ -1,4 +1,4 @@
-"""The account of waits as metrics show it: while a wait is open, when it has ended, and when events are missing."""
+"""The blame for waits as metrics show it: while a wait is open, when it has ended, and when events are missing."""
 
 import random
 
@@ -14,7 +14,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._telemetry import CallTrace, Telemetry
-from loco_otel._telemetry.blame import BlameAccount
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel.events import Limited, Outcome, Request
 
 LABELS = ("loco.agent.id", "loco.wait.cause", "loco.blame.agent")
@@ -101,38 +101,38 @@ def test_seconds_sum_to_the_durations_and_open_waits() -> None:
 
 
 def test_suppressed_wait_is_not_counted_but_its_slot_is() -> None:
-    account = BlameAccount()
+    listener = BlameListener()
     with suppress_instrumentation():
         suppressed = CallTrace(context.get_current())
     holder, hidden, seen = ticket("batch", context=suppressed), ticket("chat", context=suppressed), ticket("chat")
     for event in (Limited(0.0, "llm_api", 1, 1), granted(holder, 0.0, waited=0.0), waiting(hidden, 1.0)):
-        account(event)
-    account(waiting(seen, 2.0))
-    account(rejected(hidden, at=3.0))
-    assert account.read_seconds(4.0) == {("chat", "llm_api", "slot", "batch"): 2.0}
+        listener(event)
+    listener(waiting(seen, 2.0))
+    listener(rejected(hidden, at=3.0))
+    assert listener.read_seconds(4.0) == {("chat", "llm_api", "slot", "batch"): 2.0}
 
 
 def test_wait_without_a_known_begin_is_unknown() -> None:
-    account = BlameAccount()
-    account(granted(ticket("chat"), 10.0, waited=5.0))
-    assert account.read_seconds(20.0) == {("chat", "llm_api", "unknown", None): 5.0}
-    blame = account.get_last_blame()
+    listener = BlameListener()
+    listener(granted(ticket("chat"), 10.0, waited=5.0))
+    assert listener.read_seconds(20.0) == {("chat", "llm_api", "unknown", None): 5.0}
+    blame = listener.get_last_blame()
     assert blame is not None
     assert (blame.causes, blame.agents) == ({"unknown": 5.0}, [])
 
 
 def test_lost_events_leave_no_open_wait() -> None:
-    account = BlameAccount()
+    listener = BlameListener()
     holder, waiter = ticket("batch"), ticket("chat")
     for event in (Limited(0.0, "llm_api", 1, 1), granted(holder, 0.0, waited=0.0), waiting(waiter, 1.0)):
-        account(event)
-    before = account.read_seconds(3.0)
+        listener(event)
+    before = listener.read_seconds(3.0)
     assert before == {("chat", "llm_api", "slot", "batch"): 2.0}
     # The events that end both are among those that were dropped.
-    assert account.read_seconds(100.0, events_dropped=7) == before
-    account(released(holder, 101.0))
-    account(waiting(ticket("chat"), 102.0))
-    assert sum(account.read_seconds(103.0).values()) == pytest.approx(3.0)
+    assert listener.read_seconds(100.0, events_dropped=7) == before
+    listener(released(holder, 101.0))
+    listener(waiting(ticket("chat"), 102.0))
+    assert sum(listener.read_seconds(103.0).values()) == pytest.approx(3.0)
 
 
 def test_holder_from_before_telemetry_is_to_blame() -> None:
@@ -146,59 +146,59 @@ def test_holder_from_before_telemetry_is_to_blame() -> None:
 
 
 def test_lease_whose_end_is_missing_is_corrected() -> None:
-    account = BlameAccount()
+    listener = BlameListener()
     gone, holder = ticket("gone"), ticket("batch")
     for event in (Limited(0.0, "llm_api", 1, 1), granted(gone, 0.0, waited=0.0), granted(holder, 1.0, waited=0.0)):
-        account(event)
-    account(waiting(ticket("chat"), 2.0, holders=[holder]))
-    assert account.read_seconds(4.0) == {("chat", "llm_api", "slot", "batch"): 2.0}
+        listener(event)
+    listener(waiting(ticket("chat"), 2.0, holders=[holder]))
+    assert listener.read_seconds(4.0) == {("chat", "llm_api", "slot", "batch"): 2.0}
 
 
 def test_counter_never_falls() -> None:
-    account = BlameAccount()
+    listener = BlameListener()
     holder, waiter = ticket("batch"), ticket("chat")
     for event in (Limited(0.0, "llm_api", 1, 1), granted(holder, 0.0, waited=0.0), waiting(waiter, 1.0)):
-        account(event)
-    first = account.read_seconds(3.0)
+        listener(event)
+    first = listener.read_seconds(3.0)
     # An event of a moment before the collection is delivered after it.
-    account(rejected(waiter, Outcome.CANCELLED, 2.9)._replace(waited=1.9))
-    assert account.read_seconds(4.0) == first
+    listener(rejected(waiter, Outcome.CANCELLED, 2.9)._replace(waited=1.9))
+    assert listener.read_seconds(4.0) == first
 
 
 @pytest.mark.parametrize(("holders", "named"), [(20, 20), (25, 20)])
 def test_first_twenty_holders_are_named(holders: int, named: int) -> None:
-    account = BlameAccount()
-    account(Limited(0.0, "llm_api", holders, holders))
+    listener = BlameListener()
+    listener(Limited(0.0, "llm_api", holders, holders))
     for number in range(holders):
-        account(granted(ticket(f"agent-{number}"), 0.0, waited=0.0))
-    account(waiting(ticket("chat"), 1.0))
-    seconds = account.read_seconds(1.0 + holders)
+        listener(granted(ticket(f"agent-{number}"), 0.0, waited=0.0))
+    listener(waiting(ticket("chat"), 1.0))
+    seconds = listener.read_seconds(1.0 + holders)
     by = {holder: value for (_, _, _, holder), value in seconds.items()}
     assert by.pop("other", 0.0) == pytest.approx(holders - named)
     assert by == {f"agent-{number}": pytest.approx(1.0) for number in range(named)}
 
 
 def test_folded_holder_is_itself_in_its_own_wait() -> None:
-    account = BlameAccount()
-    account(Limited(0.0, "llm_api", 22, 22))
+    listener = BlameListener()
+    listener(Limited(0.0, "llm_api", 22, 22))
     for number in range(22):
-        account(granted(ticket(f"agent-{number}"), 0.0, waited=0.0))
-    account(waiting(ticket("agent-21"), 1.0))
-    seconds = account.read_seconds(23.0)
+        listener(granted(ticket(f"agent-{number}"), 0.0, waited=0.0))
+    listener(waiting(ticket("agent-21"), 1.0))
+    seconds = listener.read_seconds(23.0)
     assert seconds["agent-21", "llm_api", "self", None] == pytest.approx(1.0)
     assert seconds["agent-21", "llm_api", "slot", "other"] == pytest.approx(1.0)
 
 
 def test_agents_of_two_tenants_are_two_agents() -> None:
-    account = BlameAccount()
-    account(Limited(0.0, "llm_api", 1, 1))
-    account(granted(ticket("chat", tenant="acme"), 0.0, waited=0.0))
-    account(waiting(ticket("chat", tenant="globex"), 1.0))
-    assert account.read_seconds(2.0) == {("chat", "llm_api", "slot", "chat"): 1.0}
+    listener = BlameListener()
+    listener(Limited(0.0, "llm_api", 1, 1))
+    listener(granted(ticket("chat", tenant="acme"), 0.0, waited=0.0))
+    listener(waiting(ticket("chat", tenant="globex"), 1.0))
+    assert listener.read_seconds(2.0) == {("chat", "llm_api", "slot", "chat"): 1.0}
 
 
-def test_account_keeps_nothing_of_ended_requests() -> None:
-    account = BlameAccount()
+def test_listener_keeps_nothing_of_ended_requests() -> None:
+    listener = BlameListener()
     for number in range(300):
         holder, waiter = ticket(f"agent-{number}"), ticket(f"agent-{number}")
         at = 10.0 * number
@@ -209,7 +209,7 @@ def test_account_keeps_nothing_of_ended_requests() -> None:
             granted(waiter, at + 2.0, waited=1.0),
             released(waiter, at + 3.0),
         ):
-            account(event)
-    (queue,) = set(account._queues.values())
-    (pool,) = account._pools.values()
+            listener(event)
+    (queue,) = set(listener._queues.values())
+    (pool,) = listener._pools.values()
     assert (queue.waits, queue.open, queue.own, queue.parts, pool.leases, pool.used) == ({}, {}, {}, [0], {}, 0)

@@ -1,4 +1,4 @@
-"""The account of waits equals one that adds up every step in exact fractions, whatever happens at the scheduler."""
+"""The blame for waits equals one that adds up every step in exact fractions, whatever happens at the scheduler."""
 
 import random
 from collections import defaultdict
@@ -20,7 +20,7 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._telemetry import wait_integrals
-from loco_otel._telemetry.blame import BlameAccount
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel.events import (
     Event,
     GateCause,
@@ -120,7 +120,7 @@ class BruteForce:
 
 
 class Driver:
-    """Does something at random in each step, and feeds the account with the events."""
+    """Does something at random in each step, and feeds the listener with the events."""
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = random.Random(seed)
@@ -138,7 +138,7 @@ class Driver:
             rates = {"requests_per_minute": rng.choice([6, 60]), "tokens_per_minute": rng.choice([None, 600])}
             self.core.set_resource("llm", limit, 0.0, **rates)
         self.core.observed = True
-        self.account = BlameAccount()
+        self.listener = BlameListener()
         self.brute = BruteForce(self.core)
         self.agents = rng.choice(["ab", "abcd", "abcdefg"])
         self.waited = Fraction(0)
@@ -162,7 +162,7 @@ class Driver:
         self.brute.see_gates()
         events, self.core.events = self.core.events, []
         for event in events:
-            self.account(exact_event(event))
+            self.listener(exact_event(event))
             if isinstance(event, Gated):
                 self.gated.add(event.cause)
             if isinstance(event, Granted | Rejected):
@@ -170,22 +170,22 @@ class Driver:
 
     def check_wait(self, event: Granted | Rejected) -> None:
         self.waited += exact(event.waited)
-        last = self.account._last
+        last = self.listener._last
         assert (
             sum(part for _, _, part in (() if last is None else wait_integrals.iter_parts(*last)))
             == exact(event.waited) * wait_integrals.UNIT
         )
 
-    def check_account(self) -> None:
+    def check_seconds(self) -> None:
         expected: defaultdict[Point, Fraction] = defaultdict(Fraction)
         for (agent, resource, cause, by), seconds in self.brute.seconds.items():
-            queue = self.account._queues.get(tuple(resource.split("+")))
+            queue = self.listener._queues.get(tuple(resource.split("+")))
             known = by is None or (queue is not None and by in queue.places)
             expected[agent, resource, cause, by if known else "other"] += seconds
         now = Fraction(self.now, TICKS)
         found = {
             point: Fraction(units, wait_integrals.UNIT)
-            for point, units in self.account._read_units(now).items()  # type: ignore[arg-type]
+            for point, units in self.listener._read_units(now).items()  # type: ignore[arg-type]
         }
         assert {point: seconds for point, seconds in found.items() if seconds} == {
             point: seconds for point, seconds in expected.items() if seconds
@@ -267,7 +267,7 @@ WEIGHTS = (10, 7, 3, 2, 1, 0.3, 0.2)
 
 
 @pytest.mark.parametrize("holders", [20, 2])
-def test_account_equals_brute_force_in_exact_fractions(holders: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blame_equals_brute_force_in_exact_fractions(holders: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait_integrals, "MAX_HOLDERS", holders)
     seen: defaultdict[str, Fraction] = defaultdict(Fraction)
     for seed in range(scale(RUNS) // 2):
@@ -275,8 +275,8 @@ def test_account_equals_brute_force_in_exact_fractions(holders: int, monkeypatch
         for step in range(STEPS):
             driver.step()
             if step % 20 == 0:
-                driver.check_account()
-        driver.check_account()
+                driver.check_seconds()
+        driver.check_seconds()
         for (*_, cause, _), seconds in driver.brute.seconds.items():
             seen[cause] += seconds
     assert set(seen) >= {"slot", "self", "backoff", "requests", "tokens", "ramp", "reserved", "budget"}
