@@ -6,6 +6,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.limit_events import repeat_limit_events
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.provider_pause import record_throttling
+from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.resources import Capacity
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import Ticket
@@ -69,6 +70,16 @@ def test_limits_are_repeated_for_another_listener() -> None:
     repeat_limit_events(core.resources)
     submit(core, 2.0)
     assert take(core) == [Limited(2.0, "llm", 2, 2)]
+
+
+def test_limits_are_repeated_after_a_recovery() -> None:
+    core = observed_core(llm=2)
+    submit(core, 1.0)
+    take(core)
+    # The event of an interrupted operation may be lost.
+    rebuild_state(core, 2.0)
+    submit(core, 3.0)
+    assert Limited(2.0, "llm", 2, 2) in take(core)
 
 
 def test_nothing_is_emitted_while_nothing_is_observed() -> None:
