@@ -4,12 +4,13 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, calls, grants, library, money, scale, startup
+from benchmarks import acquire, blame, calls, grants, library, money, scale, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
     "grants": grants.run,
     "scale": scale.run,
+    "blame": blame.run,
     "library": library.run,
     "money": money.run,
     "startup": startup.run,

@@ -25,7 +25,6 @@ _ASKED: dict[str, Any] = {
     key.OPERATION: "chat",
     key.PROVIDER: "openai",
     key.AGENT: "unknown",
-    key.AGENT_NAME: "unknown",
     key.MODEL: "gpt-4o-mini",
     key.SERVER_ADDRESS: "api.openai.com",
     key.SERVER_PORT: 443,
@@ -40,8 +39,6 @@ _ANSWERED: dict[str, Any] = {
 _SPENT: dict[str, Any] = {
     key.SPENT_WEIGHT: 1.0,
     key.SPEND_ESTIMATED: False,
-    key.SPENT_INPUT: 9,
-    key.SPENT_OUTPUT: 3,
     key.SPENT_USD: 0.000004,
 }
 _ACQUIRED: dict[str, Any] = {
@@ -53,13 +50,10 @@ _ACQUIRED: dict[str, Any] = {
     key.OUTCOME: "granted",
     key.WAIT_DURATION: 0.0,
     key.WAIT_TICKS: 0,
-    key.AGENT_NAME: "unknown",
     key.PROVIDER: "openai",
     key.MODEL: "gpt-4o-mini",
 }
 _GRANTED: dict[str, Any] = {
-    key.SCORE: 0.0,
-    key.ALPHA: 0.5,
     key.QUEUE_WEIGHT: 1.0,
     key.QUEUE_AGE: 0,
     key.TICK: 1,
@@ -140,9 +134,9 @@ class _Contract:
         acquired = self._tracer.start_span(
             "acquire openai/api.openai.com", parent, SpanKind.INTERNAL, _ACQUIRED, start_time=started_at
         )
-        acquired.add_event("loco.grant", _GRANTED, started_at)
+        acquired.set_attributes(_GRANTED)
         acquired.end(started_at)
-        span.add_event("loco.spend", _SPENT, ended_at)
+        span.set_attributes(_SPENT)
         span.set_attributes(_ANSWERED)
         span.end(ended_at)
         within = trace.set_span_in_context(span, parent)

@@ -1,4 +1,4 @@
-"""Events of requests and snapshots of the scheduler: the values that all layers share.
+"""Events of requests and resources, and snapshots of the scheduler: the values that all layers share.
 
 Events are in past tense and immutable. `at` is the scheduler's clock in seconds. Weights are milli-weights: exact sums
 of integers (a weight of 1.0 is 1000). Events are NamedTuples, as a frozen dataclass costs the hot path five times more.
@@ -6,9 +6,15 @@ of integers (a weight of 1.0 is 1000). Events are NamedTuples, as a frozen datac
 
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
 
 from loco_otel.money import Action, BilledItem, BudgetStatus
+from loco_otel.snapshots import AgentSnapshot as AgentSnapshot
+from loco_otel.snapshots import ResourceDump as ResourceDump
+from loco_otel.snapshots import ResourceSnapshot as ResourceSnapshot
+from loco_otel.snapshots import Snapshot as Snapshot
+from loco_otel.snapshots import TicketSnapshot as TicketSnapshot
 
 MILLI = 1000
 """Milli-weights in one unit of weight."""
@@ -47,6 +53,17 @@ class WaitReason(StrEnum):
     RATE_LIMIT = "rate_limit"
     PROVIDER_PAUSE = "provider_pause"
     BUDGET = "budget"
+
+
+class GateCause(StrEnum):
+    """What closes a gate: while it is closed no slot is granted, free or not."""
+
+    BACKOFF = "backoff"
+    """The pause that the provider asked for."""
+    REQUESTS = "requests"
+    """The limit of requests per minute is used up."""
+    TOKENS = "tokens"
+    """The limit of tokens per minute is used up."""
 
 
 class ThrottleKind(StrEnum):
@@ -200,6 +217,18 @@ class Waiting(NamedTuple):
     reason: WaitReason = WaitReason.SLOTS
 
 
+_NO_HOSTS: Mapping[str, TicketView] = MappingProxyType({})
+
+
+class SlotTaken(NamedTuple):
+    """The request got its slots, and its budgets are checked now: `Granted` or `Rejected` follows."""
+
+    at: float
+    ticket: TicketView
+    hosts: Mapping[str, TicketView] = _NO_HOSTS
+    """As in `Granted`."""
+
+
 class Granted(NamedTuple):
     """The request was admitted.
 
@@ -214,7 +243,7 @@ class Granted(NamedTuple):
     ticket: TicketView
     reason: GrantReason
     waited: float
-    """Seconds of this wait."""
+    """Seconds of this wait, the check of its budgets included."""
     waited_ticks: int
     """Ticks of this wait."""
     score: float
@@ -230,6 +259,10 @@ class Granted(NamedTuple):
     policy: str
     repeated: bool
     """True for a wait after a retry's back-off: another wait of the same request."""
+    slot_at: float | None = None
+    """When it got its slots: earlier than `at` if its budgets were checked."""
+    hosts: Mapping[str, TicketView] = _NO_HOSTS
+    """The holders whose slots it shares, by resource; of other resources it has a slot of its own."""
 
 
 class Rejected(NamedTuple):
@@ -242,6 +275,8 @@ class Rejected(NamedTuple):
     waited_ticks: int
     policy: str
     repeated: bool
+    slot_at: float | None = None
+    """When it got its slots, if its budgets refused it then; else None."""
 
 
 class Throttled(NamedTuple):
@@ -283,6 +318,36 @@ class Released(NamedTuple):
     """Seconds that it held the slot since the last grant; None if it held none, between two attempts."""
     expired: bool
     """True if its lease expired without activity."""
+
+
+class Limited(NamedTuple):
+    """The slots of a resource were set or changed, or a slot is reserved for another set of resources.
+
+    Emitted for each resource before its first request, and at each change.
+    """
+
+    at: float
+    resource: str
+    slots: int | None
+    """None while unlimited."""
+    reference: int | None
+    """The slots of which an adaptive limit withholds some: one below the level that was refused last. Else `slots`."""
+    reserved_for: tuple[str, ...] | None = None
+    """The resources of the requests that the next free slot is reserved for; None if it is not reserved."""
+
+
+class Gated(NamedTuple):
+    """A gate was closed until a time, or for a longer or shorter time than before. It opens without another event."""
+
+    at: float
+    resource: str
+    cause: GateCause
+    until: float
+    """`at` if the gate was opened early."""
+    header: str | None = None
+    """The header in which the provider asked for the pause."""
+    queue: tuple[str, ...] | None = None
+    """The resources of the requests that it delays; None for all requests that name the resource."""
 
 
 class BudgetExceeded(NamedTuple):
@@ -329,9 +394,11 @@ class Bypassed(NamedTuple):
 
 
 BudgetEvent: TypeAlias = BudgetExceeded | BudgetReached
-Event: TypeAlias = (
-    Submitted | Waiting | Granted | Rejected | Throttled | Suspended | Spent | Released | BudgetEvent | Bypassed
+RequestEvent: TypeAlias = (
+    Submitted | Waiting | SlotTaken | Granted | Rejected | Throttled | Suspended | Spent | Released | BudgetEvent
 )
+ResourceEvent: TypeAlias = Limited | Gated
+Event: TypeAlias = RequestEvent | ResourceEvent | Bypassed
 
 
 class Listener(Protocol):
@@ -350,101 +417,3 @@ class Listener(Protocol):
 
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
-
-
-class AgentSnapshot(NamedTuple):
-    """One agent at one resource, at one moment.
-
-    Example:
-        >>> import loco_otel
-        >>> with loco_otel.slot('analyst'):
-        ...     [agent.agent for agent in loco_otel.snapshot().resources[0].agents]
-        ['analyst']
-
-    """
-
-    agent: str
-    waiting: int
-    active: int
-    queue_weight: int
-    """Qi in milli-weights."""
-    queue_age: int
-    """Di in ticks."""
-    oldest_wait: float
-    """Seconds that its oldest waiter has waited."""
-    score: float | None
-    """L, or under `fair` the weights by which it is behind V; None if it does not compete."""
-    tenant: str | None = None
-    """The tenant of the agent: equal agent names of two tenants are two agents."""
-    rank: int | None = None
-    """Its rank among competing agents (within its tenant, if there are several), 1 is next; in a dump only."""
-
-
-class TicketSnapshot(NamedTuple):
-    """One request at one moment.
-
-    Example:
-        >>> import loco_otel
-        >>> with loco_otel.slot('analyst'):
-        ...     [ticket['state'] for ticket in loco_otel.dump().as_dict()['resources'][0]['tickets']]
-        ['holding']
-
-    """
-
-    id: str
-    agent: str
-    tenant: str | None
-    state: str
-    """`holding`, `admitting`, `paused` (before a retry) or `waiting`."""
-    resources: tuple[str, ...]
-    weight: int
-    """Milli-weights."""
-    provider: str | None
-    model: str | None
-    seconds: float
-    """Seconds that it has held the slot or waited; since its back-off started it does neither."""
-    ticks: int
-    """Seconds that it has waited."""
-    time_left: float | None
-    """Seconds until its wait times out; None without a timeout or when it no longer waits."""
-    shares_with: str | None
-    """The id of the holder whose slot it shares."""
-
-
-class ResourceSnapshot(NamedTuple):
-    """One resource at one moment."""
-
-    resource: str
-    policy: str
-    capacity: int | None
-    """None while unlimited."""
-    active: int
-    waiting: int
-    tick: int
-    alpha: float
-    fairness: float
-    """Jain's index of the weight served over the last grants; starved agents count as 0."""
-    agents: tuple[AgentSnapshot, ...]
-    pause: float = 0.0
-    """Seconds for which its provider still asks for a pause."""
-    pause_header: str | None = None
-    """The header that states them."""
-
-
-class ResourceDump(NamedTuple):
-    """One resource at one moment, with its requests."""
-
-    standing: ResourceSnapshot
-    tickets: tuple[TicketSnapshot, ...]
-    """Holders by their grants, then waiters in the order in which they would be granted next, then the rest."""
-    left_out: int
-    """Requests that the dump's limit leaves out."""
-
-
-class Snapshot(NamedTuple):
-    """The state of all resources at one moment; the counters are of events not delivered, and of rebuilt states."""
-
-    at: float
-    resources: tuple[ResourceSnapshot, ...]
-    events_dropped: int = 0
-    recoveries: int = 0

@@ -95,20 +95,18 @@ def read_waits(request: ExportTraceServiceRequest) -> Iterator[Wait]:
 
 def _read_wait(span: Span) -> Wait:
     known = _values(span.attributes)
-    events = {event.name: _values(event.attributes) for event in span.events}
-    spent = events.get("loco.spend")
     return Wait(
         agent=known["loco.agent.id"],
         outcome=known.get("loco.outcome"),
         seconds=known.get("loco.wait.duration"),
         refusals=sum(event.name == "loco.throttle" for event in span.events),
         spending=None
-        if spent is None
+        if "loco.spend.estimated" not in known
         else Spending(
-            spent.get("loco.spend.usd", 0.0),
-            spent.get("loco.spend.input_tokens", 0),
-            spent.get("loco.spend.output_tokens", 0),
-            spent["loco.spend.estimated"],
+            known.get("loco.spend.usd", 0.0),
+            known.get("gen_ai.usage.input_tokens", known.get("loco.spend.input_tokens", 0)),
+            known.get("gen_ai.usage.output_tokens", known.get("loco.spend.output_tokens", 0)),
+            known["loco.spend.estimated"],
         ),
     )
 

@@ -62,6 +62,11 @@ class AdaptiveLimit:
         """Whether the provider has ever refused a request."""
         return self._decreased_at > -inf
 
+    @property
+    def reference(self) -> float:
+        """The limit that it approaches: one below the level that was refused last, or the limit if that is higher."""
+        return max(self.limit, self._refused_level - 1) if self._refused_level < inf else self.limit
+
     def set_ceiling(self, ceiling: float) -> None:
         """Change the maximum of the limit."""
         if self.limit == self.ceiling and not self.is_learnt:

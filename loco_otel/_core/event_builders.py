@@ -55,10 +55,14 @@ def build_granted(queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now:
         tick=queue_set.tick,
         policy=queue_set.policy.name,
         repeated=ticket.repeated,
+        slot_at=now,
+        hosts=ticket.lenders,
     )
 
 
-def build_rejected(queue_set: QueueSet, ticket: Ticket, outcome: Outcome, now: float) -> Rejected:
-    """Describe why a ticket is rejected, and how long it has waited."""
-    ticks = queue_set.tick - ticket.waiting_tick
-    return Rejected(now, ticket, outcome, ticket.waited_seconds, ticks, queue_set.policy.name, ticket.repeated)
+def build_rejected(
+    queue_set: QueueSet, ticket: Ticket, outcome: Outcome, slot_at: float | None, now: float
+) -> Rejected:
+    """Describe why a ticket is rejected, how long it has waited, and when it got a slot, if it had one."""
+    ticks, policy = queue_set.tick - ticket.waiting_tick, queue_set.policy.name
+    return Rejected(now, ticket, outcome, ticket.waited_seconds, ticks, policy, ticket.repeated, slot_at)

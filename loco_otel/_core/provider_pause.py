@@ -1,14 +1,40 @@
-"""How long a resource pauses for what its provider reported."""
+"""What a provider reported: its refusals lower adaptive limits, and its headers pause a resource."""
 
 from operator import itemgetter
 
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
 from loco_otel._core.token_bucket import compute_refill_delay
 from loco_otel.clock import StatedDelay
-from loco_otel.events import RateLimits
+from loco_otel.events import RateLimits, Throttled, ThrottleKind
 
 _MAX_PAUSE = 900.0
 """Seconds. A malformed header must not stop a program for a day."""
+
+
+def record_throttling(core: Scheduler, event: Throttled) -> None:
+    """Record that the provider throttled a call.
+
+    Unless the reason is a spending limit, adaptive limits are lowered, and the call's resources grant nothing for the
+    time that the provider named, or until the limit that it reported as used up is refilled.
+    """
+    if core.observed:
+        core.events.append(event)
+    ticket, now = event.ticket, event.at
+    if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is not ThrottleKind.SPEND:
+        pause, header = compute_pause(ticket, event.limits, event.retry_after)
+        queue_set = core.resources.get_queue_set(ticket.request.resources)
+        core.has_learnt |= queue_set.handle_throttling(ticket, now, pause, header)
+        core.emit_limits(queue_set.pools, now)
+
+
+def record_rate_limits(core: Scheduler, ticket: Ticket, limits: RateLimits, now: float) -> None:
+    """Pause the ticket's resources if the provider's remaining limits are too small for another such request."""
+    pause, header = compute_pause(ticket, limits)
+    if pause and ticket.state is State.GRANTED:
+        queue_set = core.resources.get_queue_set(ticket.request.resources)
+        queue_set.set_pause(now + pause, header)
+        core.emit_limits(queue_set.pools, now)
 
 
 def compute_pause(

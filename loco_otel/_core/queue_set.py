@@ -11,6 +11,7 @@ from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import GateCause
 
 _NO_SHARES: Mapping[str, int] = {}
 
@@ -22,6 +23,14 @@ class Rank(NamedTuple):
     seq: int
     queue_set: "QueueSet"
     oldest: Ticket
+
+
+class Gate(NamedTuple):
+    """A rate limit that delays a ticket."""
+
+    resource: str
+    cause: GateCause
+    until: float
 
 
 class QueueSet:
@@ -45,12 +54,14 @@ class QueueSet:
         "_make_policy",
         "_tenant_shares",
         "backlogs",
+        "gate",
         "has_reservation",
         "max_wait_ticks",
         "policy",
         "pools",
         "queues",
         "rank",
+        "reported_gate",
         "single_pool",
         "tick",
         "tuner",
@@ -84,6 +95,10 @@ class QueueSet:
         """Whether it may have reserved slots or tokens."""
         self.tuner: AlphaTuner | None = None
         """Adapts alpha."""
+        self.gate: Gate | None = None
+        """The rate limit that delays its next ticket, as far as a grant has failed for it."""
+        self.reported_gate: Gate | None = None
+        """`gate` in the last event (see `limit_events.py`)."""
         self._by_age = LazyHeap()
 
     # -- waiters ------------------------------------------------------------------------------------------------
@@ -119,6 +134,8 @@ class QueueSet:
         self._update_policy(queue)
         if self.has_reservation:
             self.unreserve_all()
+        if not self.waiting:
+            self.gate = None
 
     def select_next(self) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
@@ -156,6 +173,7 @@ class QueueSet:
         self.queues = {}
         self.waiting = 0
         self.rank = None
+        self.gate = None
         self._by_age = LazyHeap()
         for backlog in self.backlogs.values():
             backlog.rebuild_index()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from loco_otel._core.deadlock import DeadlockDetector
+from loco_otel._core.limit_events import repeat_limit_events
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 
@@ -20,6 +21,7 @@ def rebuild_state(core: Scheduler, now: float) -> None:
     core.deadlock_detector = DeadlockDetector()
     live = [ticket for ticket in core.tickets.values() if not ticket.state.is_ended and ticket.state is not State.NEW]
     core.resources.clear_state(live)
+    repeat_limit_events(core.resources)
     core.has_learnt = any(pool.has_learnt for pool in core.resources.pools.values())
     for seq, ticket in list(core.tickets.items()):
         if ticket.state.is_ended or ticket.state is State.NEW:

@@ -25,9 +25,10 @@ from typing import TypeAlias
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
-from loco_otel._core.queue_set import QueueSet, Rank
+from loco_otel._core.queue_set import Gate, QueueSet, Rank
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
+from loco_otel.events import GateCause
 
 Capacity: TypeAlias = int | AdaptiveLimit | None
 """Slots: a fixed number, adaptive, or unlimited."""
@@ -112,12 +113,12 @@ class Resources:
             if not queue_set.waiting or pool.used >= pool.capacity:
                 return None
             turn = queue_set.select_next()
-            return turn if not pool.is_gated or self.is_ready(queue_set, turn[0], now) else None
+            return turn if not pool.is_gated or self._is_next_ready(queue_set, turn[0], now) else None
         overdue = self._list_overdue(pools)
         for rank in overdue:
             self._reserve(rank.queue_set, rank.oldest, now)
         for rank in overdue:
-            if rank.queue_set.has_room() and self.is_ready(rank.queue_set, rank.oldest, now):
+            if rank.queue_set.has_room() and self._is_next_ready(rank.queue_set, rank.oldest, now):
                 return rank.oldest, True
         # A heap, as usually the first fits: there may be a thousand, and only its policy is consulted.
         others = self._list_others([pool for pool in pools if pool.used < pool.capacity], overdue)
@@ -126,7 +127,7 @@ class Resources:
             queue_set = heappop(others).queue_set
             if queue_set.has_room():
                 ticket, _ = queue_set.select_next()
-                if self.is_ready(queue_set, ticket, now):
+                if self._is_next_ready(queue_set, ticket, now):
                     return ticket, False
         return None
 
@@ -182,6 +183,20 @@ class Resources:
         if at > now:
             self.opens_at = min(self.opens_at, at)
         return at <= now
+
+    def _is_next_ready(self, queue_set: QueueSet, ticket: Ticket, now: float) -> bool:
+        """Return what `is_ready` does for the next ticket of a queue set, and store the rate limit that delays it."""
+        if self.is_ready(queue_set, ticket, now):
+            queue_set.gate = None
+            return True
+        at, closed = max(
+            ((pool.compute_open_time(ticket, now, queue_set), pool) for pool in queue_set.pools if pool.is_gated),
+            key=lambda gate: gate[0],
+        )
+        cause = closed.find_gate_cause(ticket, now, queue_set)
+        # A pause delays all tickets of the pool, and is stored there.
+        queue_set.gate = None if cause is GateCause.BACKOFF else Gate(closed.name, cause, at)
+        return False
 
     def set_resource(self, name: str, capacity: Capacity, requests: float | None, tokens: float | None) -> SlotPool:
         """Add a resource, or change its limits; an adaptive limit stays at what it has learnt."""

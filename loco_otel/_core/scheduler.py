@@ -9,8 +9,8 @@ from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.deadlock import DeadlockDetector
 from loco_otel._core.idle_leases import iter_idle_loans
 from loco_otel._core.leases import Deadlines
+from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
-from loco_otel._core.provider_pause import compute_pause
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
@@ -20,14 +20,12 @@ from loco_otel.events import (
     Event,
     GrantReason,
     Outcome,
-    RateLimits,
     Released,
+    SlotTaken,
     Spending,
     Spent,
     Submitted,
     Suspended,
-    Throttled,
-    ThrottleKind,
 )
 
 # Bound once: on 3.11 each access to an enum's member costs as much as a call.
@@ -114,7 +112,7 @@ class Scheduler:
         grant = ticket.grant
         ticket.grant = grant if ticket.explain else None
         if grant is not None and self.observed:
-            self.events.append(grant._replace(at=now))
+            self.events.append(grant._replace(at=now, waited=now - ticket.waiting_since))
 
     def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Reject an ADMITTING ticket and free its slot; its work is queued again, unless its budget refused it."""
@@ -161,25 +159,6 @@ class Scheduler:
             ticket.spending_recorded = True
             excess = usage.input_tokens + usage.output_tokens - ticket.request.tokens
             self._find_queue_set(ticket).take_rate_tokens(0, excess, now)
-
-    def record_throttling(self, event: Throttled) -> None:
-        """Record that the provider throttled a call.
-
-        Unless the reason is a spending limit, adaptive limits are lowered, and the call's resources grant nothing for
-        the time that the provider named, or until the limit that it reported as used up is refilled.
-        """
-        if self.observed:
-            self.events.append(event)
-        ticket, now = event.ticket, event.at
-        if isinstance(ticket, Ticket) and ticket.state is _GRANTED and event.kind is not ThrottleKind.SPEND:
-            pause, header = compute_pause(ticket, event.limits, event.retry_after)
-            self.has_learnt |= self._find_queue_set(ticket).handle_throttling(ticket, now, pause, header)
-
-    def record_rate_limits(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
-        """Pause the ticket's resources if the provider's remaining limits are too small for another such request."""
-        pause, header = compute_pause(ticket, limits)
-        if pause and ticket.state is _GRANTED:
-            self._find_queue_set(ticket).set_pause(now + pause, header)
 
     def suspend_ticket(self, ticket: Ticket, now: float) -> None:
         """Free the slot of a GRANTED ticket for the length of a pause; the ticket stays."""
@@ -308,6 +287,8 @@ class Scheduler:
         queue_set = self._find_queue_set(ticket)
         self.tickets[ticket.seq] = ticket
         if self.observed:
+            if any(pool.reported_limit is None for pool in queue_set.pools):
+                self.emit_limits(queue_set.pools, now)
             self.events.append(Submitted(now, ticket))
         ticket.birth = queue_set.tick
         return queue_set
@@ -351,6 +332,12 @@ class Scheduler:
             reason = GrantReason.GUARD if guarded else GrantReason.SCORE
             self._grant_ticket(self._find_queue_set(ticket), ticket, reason, now)
         self._resolve_deadlocks(now)
+        self.emit_limits(pools, now)
+
+    def emit_limits(self, pools: Iterable[SlotPool], now: float) -> None:
+        """Emit the limits of these pools that have changed, and the gates that have closed."""
+        if self.observed:
+            append_limit_events(self.events, self.resources, pools, now)
 
     def grant_all_waiting(self, now: float) -> None:
         """Grant every waiter that can be granted now."""
@@ -365,7 +352,9 @@ class Scheduler:
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
         ticket, lenders = loan
         ticket.lenders = lenders
-        self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.REENTRANT, now)
+        queue_set = self._find_queue_set(ticket)
+        self._grant_ticket(queue_set, ticket, GrantReason.REENTRANT, now)
+        self.emit_limits(queue_set.pools, now)
 
     def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is _WAITING
@@ -390,7 +379,9 @@ class Scheduler:
             self.deadlines.lease_check_at = now + self.deadlines.max_hold
         if waited:
             self.decided.append(ticket)
-        if self.observed and not admission and ticket.grant is not None:
+        if self.observed and admission:
+            self.events.append(SlotTaken(now, ticket, ticket.lenders))
+        elif self.observed and ticket.grant is not None:
             self.events.append(ticket.grant)
             ticket.grant = ticket.grant if ticket.explain else None
 
@@ -430,6 +421,7 @@ class Scheduler:
 
     def _mark_rejected(self, queue_set: QueueSet, ticket: Ticket, outcome: Outcome, now: float) -> None:
         waited = ticket.state is not State.NEW
+        slot_at = ticket.granted_at if ticket.state is _ADMITTING else None
         ticket.waited_seconds = now - ticket.waiting_since
         ticket.outcome = outcome
         ticket.state = State.REJECTED
@@ -440,4 +432,4 @@ class Scheduler:
         del self.tickets[ticket.seq]
         queue_set.settle_charge(ticket)
         if self.observed:
-            self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, now))
+            self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

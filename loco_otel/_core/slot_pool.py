@@ -7,7 +7,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
-from loco_otel.events import Request
+from loco_otel.events import GateCause, Request
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -26,6 +26,8 @@ class SlotPool:
         "pause_header",
         "paused_until",
         "recently_served",
+        "reported_limit",
+        "reported_pause",
         "reported_stall",
         "request_bucket",
         "reserved_for",
@@ -58,6 +60,10 @@ class SlotPool:
         """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
+        self.reported_limit: tuple[float, float, object] | None = None
+        """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
+        self.reported_pause = 0.0
+        """`paused_until` in the last event."""
         self.reported_stall: tuple[float, int] | None = None
         """Last sign of life and number of releases at the last report of a stall."""
         self.reserved_for: object | None = None
@@ -84,6 +90,11 @@ class SlotPool:
     def has_learnt(self) -> bool:
         """Whether its provider has ever refused a request."""
         return self.adaptive_limit is not None and self.adaptive_limit.is_learnt
+
+    @property
+    def reference(self) -> float:
+        """The slots of which an adaptive limit withholds some; the capacity if it withholds none."""
+        return self.capacity if self.adaptive_limit is None else max(self.capacity, self.adaptive_limit.reference)
 
     def set_rate_limits(self, requests: float | None, tokens: float | None) -> None:
         """Set the requests and tokens per minute; None is unlimited."""
@@ -125,14 +136,24 @@ class SlotPool:
 
         inf while another queue set needs so much that only the end of its reservation allows the ticket.
         """
-        at = self.paused_until
+        return max(self.paused_until, *self._compute_rate_times(ticket, now, queue_set))
+
+    def find_gate_cause(self, ticket: Ticket, now: float, queue_set: object) -> GateCause:
+        """Return what delays a ticket until its open time, which is later than `now`."""
+        requests_at, tokens_at = self._compute_rate_times(ticket, now, queue_set)
+        if self.paused_until >= max(requests_at, tokens_at):
+            return GateCause.BACKOFF
+        return GateCause.TOKENS if tokens_at >= requests_at else GateCause.REQUESTS
+
+    def _compute_rate_times(self, ticket: Ticket, now: float, queue_set: object) -> tuple[float, float]:
+        """Return when the limits of requests and of tokens allow a ticket; -inf without one."""
         reserved = self.token_reservation
         requests, tokens = (1, reserved[1]) if reserved is not None and reserved[0] is not queue_set else (0, 0)
-        if self.request_bucket is not None:
-            at = max(at, self.request_bucket.compute_available_at(1, now, requests))
-        if self.token_bucket is not None:
-            at = max(at, self.token_bucket.compute_available_at(ticket.request.tokens, now, tokens))
-        return at
+        buckets = self.request_bucket, self.token_bucket
+        return (
+            -inf if buckets[0] is None else buckets[0].compute_available_at(1, now, requests),
+            -inf if buckets[1] is None else buckets[1].compute_available_at(ticket.request.tokens, now, tokens),
+        )
 
     def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
         """Take requests and tokens from the rate limits; negative amounts are returned to them."""

@@ -5,13 +5,14 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Any, TypeVar
 
 from loco_otel import _fork
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
-from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.limit_events import repeat_limit_events
+from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.recovery import end_all_tickets, rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -250,12 +251,12 @@ class InProcessEngine:
     ) -> None:
         """Record that the provider throttled a call."""
         self._locked(
-            lambda core, now: core.record_throttling(Throttled(now, ticket, status, kind, retry_after, limits))
+            lambda core, now: record_throttling(core, Throttled(now, ticket, status, kind, retry_after, limits))
         )
 
     def record_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
         """Record the remaining limits that the provider reported."""
-        self._locked(lambda core, now: core.record_rate_limits(ticket, limits, now))
+        self._locked(lambda core, now: record_rate_limits(core, ticket, limits, now))
 
     def record_bypass(self, reason: BypassReason) -> None:
         """Record that a call was sent unscheduled."""
@@ -271,6 +272,7 @@ class InProcessEngine:
         with self._lock:
             self._outbox.listeners.append(listener)
             self.observed = self._core.observed = True
+            repeat_limit_events(self._core.resources)
 
     def set_batch_size(self, events: int) -> None:
         """Deliver events to listeners in batches of this size, and the rest after a heartbeat or at a flush."""
@@ -436,8 +438,3 @@ class InProcessEngine:
         if self._timer is not None:
             self._timer = self._timer.create_child_timer()
         end_all_tickets(self._core)
-
-
-def create_engine(capacities: Mapping[str, int | None], *, max_waiters: int | None = None) -> InProcessEngine:
-    """Return an engine with these resources, each with policy `fifo` until `ResourceView.set_policy` changes it."""
-    return InProcessEngine(Scheduler(capacities, FifoPolicy, max_waiters=max_waiters))

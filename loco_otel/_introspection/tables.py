@@ -12,7 +12,10 @@ from rich.table import Table
 from loco_otel.events import MILLI, ResourceDump, TicketSnapshot
 
 _PLAIN_WIDTH = 200
-_AGENT_COLUMNS = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L")
+_AGENT_COLUMNS = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L", "held up by")
+_TEXT_COLUMNS = frozenset({"agent", "held up by"})
+_MAX_HOLDERS = 3
+"""Holders that the column `held up by` names; the rest are `other`."""
 _REQUEST_COLUMNS = ("request", "agent", "state", "model", "weight", "for", "ticks", "note")
 
 
@@ -101,7 +104,7 @@ def print_resources(resources: Iterable[ResourceRows], out: Console) -> None:
             out.print(f"paused for another {it.pause:.1f} s: the provider asks for it{header}")
         if not it.agents:
             continue
-        agents = make_table(_AGENT_COLUMNS, numeric_columns={*_AGENT_COLUMNS} - {"agent"})
+        agents = make_table(_AGENT_COLUMNS, numeric_columns={*_AGENT_COLUMNS} - _TEXT_COLUMNS)
         for row in sorted(it.agents, key=lambda row: (row.rank is None, row.rank or 0, row.agent)):
             agents.add_row(
                 "-" if row.rank is None else str(row.rank),
@@ -112,8 +115,23 @@ def print_resources(resources: Iterable[ResourceRows], out: Console) -> None:
                 f"{row.q:g}",
                 str(row.d),
                 "-" if row.score is None else f"{row.score:.3f}",
+                _describe_hold_up(it, row),
             )
         out.print(agents)
+
+
+def _describe_hold_up(resource: ResourceRows, waiter: AgentRow) -> str:
+    """Return what an agent's requests wait for now: the provider's pause, or the agents that hold slots."""
+    if not waiter.waiting:
+        return "-"
+    if resource.pause:
+        return "the provider's pause"
+    if resource.capacity is None or resource.holding < resource.capacity:
+        return "a rate limit or a reserved slot"
+    holders = sorted((row for row in resource.agents if row.holding), key=lambda row: (-row.holding, row.agent))
+    named = [f"{'self' if row is waiter else row.agent} {row.holding}" for row in holders[:_MAX_HOLDERS]]
+    rest = sum(row.holding for row in holders[_MAX_HOLDERS:])
+    return ", ".join([*named, f"other {rest}"] if rest else named)
 
 
 def _build_rows(dump: ResourceDump) -> ResourceRows:

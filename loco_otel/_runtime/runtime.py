@@ -21,7 +21,7 @@ from loco_otel._core.slot_pool import SlotPool
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
-from loco_otel._runtime.identity import UNKNOWN_AGENT
+from loco_otel._runtime.identity import UNKNOWN_AGENT, Identity, resolve_identity
 from loco_otel._runtime.router import Router
 from loco_otel._runtime.token_averages import TokenAverages
 from loco_otel._telemetry import CallTrace, Telemetry, detect_active_signals
@@ -214,10 +214,23 @@ class Runtime:
                 except Exception:
                     log_fault("detecting an OpenTelemetry SDK", effect="calls continue without telemetry")
 
-    def capture_trace(self) -> CallTrace | None:
-        """Capture the current context for the telemetry of a request; None without telemetry."""
+    def capture_trace(self, caller: Identity | None = None) -> CallTrace | None:
+        """Capture the current context for the telemetry of a request; None without telemetry.
+
+        Args:
+            caller: None to identify it from the current context.
+
+        """
         telemetry = self._tracing or self._metrics
-        return None if telemetry is None else telemetry.create_trace()
+        if telemetry is None:
+            return None
+        trace = telemetry.create_trace()
+        try:
+            caller = resolve_identity(self.default_agent) if caller is None else caller
+            trace.set_caller(*caller[1:])
+        except Exception:
+            log_fault("identifying the caller of slot()", effect="its spans lack team, workflow and conversation")
+        return trace
 
     def record_fault(self, what: str) -> None:
         """Log the exception being handled, and count a call that is sent unscheduled."""

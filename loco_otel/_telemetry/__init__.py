@@ -20,6 +20,7 @@ from opentelemetry.trace import (
 )
 
 from loco_otel._telemetry import batched_delivery, gauges
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import CallTrace
 from loco_otel._telemetry.current_context import get_current
 from loco_otel._telemetry.gauges import Gauges, MetricsSource
@@ -124,6 +125,10 @@ class Telemetry:
         tracer = None
         leave = None
         batching = True
+        fold = CardinalityLimit(value_limit)
+        blame_listener = BlameListener(fold)
+        if tracing or measuring:
+            listeners.append(blame_listener)
         if tracing:
             tracer_provider = tracer_provider or get_tracer_provider()
             if batched_delivery.is_flushable(tracer_provider):
@@ -131,11 +136,10 @@ class Telemetry:
                 leave = partial(batched_delivery.unregister_flush, tracer_provider, flush_events)
             batching = batched_delivery.is_batch_exporting(tracer_provider)
             tracer = tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__)
-            listeners.append(SpanListener(tracer, clock=clock, wall=wall))
+            listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall))
         shown = None
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__)
-            fold = CardinalityLimit(value_limit)
             counting = MetricListener(meter, fold, resources)
             listeners.append(counting)
             source = MetricsSource(
@@ -146,6 +150,7 @@ class Telemetry:
                 budgets=budgets,
                 counters=counting.counters,
                 histogram_buffer=counting.histogram_buffer,
+                blame_listener=blame_listener,
                 flush_events=flush_events,
             )
             shown = gauges.get_gauges(meter), source

@@ -7,12 +7,13 @@ one meaning on spans and metrics.
 
 from typing import NamedTuple
 
-from loco_otel.events import BypassReason, GrantReason, Outcome, ThrottleKind, WaitReason
+from loco_otel.events import BypassReason, GateCause, GrantReason, Outcome, ThrottleKind, WaitReason
 from loco_otel.money import Action, Period, Scope, Unit
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
 TENANT = "loco.tenant.id"
+TEAM = "loco.team.id"
 OUTCOME = "loco.outcome"
 POLICY = "loco.policy"
 TASK_WEIGHT = "loco.task.weight"
@@ -20,6 +21,21 @@ TASK_TYPE = "loco.task.type"
 WAIT_DURATION = "loco.wait.duration"
 WAIT_TICKS = "loco.wait.ticks"
 WAIT_REASON = "loco.wait.reason"
+WAIT_CAUSE = "loco.wait.cause"
+WAIT_QUEUE_WEIGHT = "loco.wait.queue_weight"
+WAIT_SLOT = "loco.wait.time.slot"
+WAIT_SELF = "loco.wait.time.self"
+WAIT_BACKOFF = "loco.wait.time.backoff"
+WAIT_REQUESTS = "loco.wait.time.requests"
+WAIT_TOKENS = "loco.wait.time.tokens"
+WAIT_RAMP = "loco.wait.time.ramp"
+WAIT_RESERVED = "loco.wait.time.reserved"
+WAIT_BUDGET = "loco.wait.time.budget"
+WAIT_UNKNOWN = "loco.wait.time.unknown"
+BLAME_AGENT = "loco.blame.agent"
+BLAME_AGENTS = "loco.blame.agents"
+BLAME_SECONDS = "loco.blame.seconds"
+BLAME_DURATION = "loco.blame.duration"
 QUEUE_WEIGHT = "loco.queue.weight"
 QUEUE_POSITION = "loco.queue.position"
 QUEUE_AGE = "loco.queue.age"
@@ -54,7 +70,12 @@ BUDGET_MODEL = "loco.budget.model"
 SDK_NAME = "loco.sdk.name"
 SDK_VERSION = "loco.sdk.version"
 
-AGENT_NAME = "gen_ai.agent.name"
+WORKFLOW = "gen_ai.workflow.name"
+CONVERSATION = "gen_ai.conversation.id"
+OUTPUT_TYPE = "gen_ai.output.type"
+REASONING_LEVEL = "gen_ai.request.reasoning.level"
+PREVIOUS_RESPONSE = "gen_ai.request.previous_response.id"
+SERVICE_TIER = "openai.request.service_tier"
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
@@ -91,6 +112,12 @@ SPEND_LIMIT = "spend_limit"
 """The `error.type` of a throttle that a lower rate does not end."""
 TIMEOUT = "timeout"
 """The `error.type` of a throttle without an answer."""
+SLOT = "slot"
+"""The cause of a wait: another agent held a slot. The next ones are causes too, and those of `GateCause`."""
+SELF = "self"
+RAMP = "ramp"
+RESERVED = "reserved"
+BUDGET = "budget"
 UNKNOWN = "unknown"
 """On metrics, the value of a missing attribute, so that all points have the same keys. Spans omit the key."""
 OTHER = "other"
@@ -102,7 +129,7 @@ class AttributeDefinition(NamedTuple):
 
     key: str
     type: str
-    """`string`, `int`, `double`, `boolean` or `string[]`, as in OpenTelemetry's registry."""
+    """`string`, `int`, `double`, `boolean`, `string[]` or `double[]`, as in OpenTelemetry's registry."""
     meaning: str
     values: tuple[str, ...] = ()
     """All possible values; empty if the set is open."""
@@ -123,6 +150,7 @@ ATTRIBUTES = {
             RESOURCE, "string", "The requested resource; several names are joined by `+`.", is_limited=True
         ),
         AttributeDefinition(TENANT, "string", "The tenant of the agent.", is_limited=True),
+        AttributeDefinition(TEAM, "string", "The team of the agent."),
         AttributeDefinition(OUTCOME, "string", "How the wait ended.", tuple(Outcome)),
         AttributeDefinition(POLICY, "string", "The policy: `load`, `fair`, `fifo` or a custom one."),
         AttributeDefinition(TASK_WEIGHT, "double", "Weight of the request."),
@@ -132,13 +160,47 @@ ATTRIBUTES = {
         AttributeDefinition(
             WAIT_REASON, "string", "What the request waited for, as its wait began.", tuple(WaitReason)
         ),
+        AttributeDefinition(
+            WAIT_CAUSE,
+            "string",
+            "What the time was spent on: slots of other agents or of the agent itself, a gate that was closed, slots "
+            "that an adaptive limit withholds (`ramp`) or that are reserved, the check of budgets; `unknown` if events "
+            "of the wait are missing.",
+            (SLOT, SELF, *GateCause, RAMP, RESERVED, BUDGET, UNKNOWN),
+        ),
+        AttributeDefinition(
+            WAIT_QUEUE_WEIGHT, "double", "Weight that the agent had queued as the wait began, this request included."
+        ),
+        AttributeDefinition(WAIT_SLOT, "double", "Seconds of the wait due to slots that other agents held."),
+        AttributeDefinition(WAIT_SELF, "double", "Seconds of the wait due to slots that the agent itself held."),
+        AttributeDefinition(WAIT_BACKOFF, "double", "Seconds of the wait due to a pause that the provider asked for."),
+        AttributeDefinition(WAIT_REQUESTS, "double", "Seconds of the wait due to the limit of requests per minute."),
+        AttributeDefinition(WAIT_TOKENS, "double", "Seconds of the wait due to the limit of tokens per minute."),
+        AttributeDefinition(WAIT_RAMP, "double", "Seconds of the wait due to slots that an adaptive limit withheld."),
+        AttributeDefinition(
+            WAIT_RESERVED, "double", "Seconds of the wait due to free slots that were reserved for other requests."
+        ),
+        AttributeDefinition(WAIT_BUDGET, "double", "Seconds of the wait due to the check of budgets."),
+        AttributeDefinition(WAIT_UNKNOWN, "double", "Seconds of the wait whose events are missing."),
+        AttributeDefinition(
+            BLAME_AGENT, "string", "The agent that held the slots, if the cause is `slot`.", is_limited=True
+        ),
+        AttributeDefinition(
+            BLAME_AGENTS,
+            "string[]",
+            "The other agents that held slots during the wait: the five longest, then `other`.",
+        ),
+        AttributeDefinition(BLAME_SECONDS, "double[]", "Seconds of the wait due to each of `loco.blame.agents`."),
+        AttributeDefinition(
+            BLAME_DURATION, "double", "Seconds for which the linked call held its slot during the wait."
+        ),
         AttributeDefinition(QUEUE_WEIGHT, "double", "Weight that the agent has queued, this request included (Qi)."),
         AttributeDefinition(QUEUE_POSITION, "int", "Position in the agent's own queue; 1 is next."),
         AttributeDefinition(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
         AttributeDefinition(CAPACITY, "int", "Slots of the resource."),
         AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
         AttributeDefinition(
-            SCORE, "double", "The winning score (L; under `fair` weights behind V); 0 without a comparison."
+            SCORE, "double", "The winning score (L; under `fair` weights behind V); absent if a slot was free."
         ),
         AttributeDefinition(ALPHA, "double", "Share of the queue's weight in the score, against its age."),
         AttributeDefinition(TICK, "int", "The resource's tick."),
@@ -180,7 +242,12 @@ ATTRIBUTES = {
         AttributeDefinition(BUDGET_MODEL, "string", "The cheaper model that the call is sent with."),
         AttributeDefinition(SDK_NAME, "string", "The SDK whose calls are scheduled."),
         AttributeDefinition(SDK_VERSION, "string", "Its version."),
-        AttributeDefinition(AGENT_NAME, "string", "The agent, under its GenAI name."),
+        AttributeDefinition(WORKFLOW, "string", "The workflow that the call belongs to."),
+        AttributeDefinition(CONVERSATION, "string", "The conversation or session that the call belongs to."),
+        AttributeDefinition(OUTPUT_TYPE, "string", "Type of the requested answer: `text` or `json`."),
+        AttributeDefinition(REASONING_LEVEL, "string", "Requested level of reasoning, in the provider's words."),
+        AttributeDefinition(PREVIOUS_RESPONSE, "string", "Provider's id of the answer that the request continues."),
+        AttributeDefinition(SERVICE_TIER, "string", "Requested service tier."),
         AttributeDefinition(PROVIDER, "string", "Provider of the model.", is_limited=True),
         AttributeDefinition(MODEL, "string", "Model that was requested.", is_limited=True),
         AttributeDefinition(OPERATION, "string", "Operation of the model.", OPERATIONS),

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from opentelemetry import context as current
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.foreign_instrumentors import find_outer_span, is_inference_span
@@ -23,6 +23,7 @@ _SUPPRESSION_KEYS = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
 
 
 _EMPTY_BODY: Mapping[str, object] = MappingProxyType({})
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class CallTrace:
@@ -50,8 +51,8 @@ class CallTrace:
     """The state of the queue when this wait began."""
     exceeded_event: BudgetExceeded | None = None
     """Budget rejections that the acquire span has not recorded yet."""
-    links: tuple[Link, ...] = ()
-    """Links to the calls that held the resource then."""
+    caller_attributes: Mapping[str, str] = _NO_ATTRIBUTES
+    """Team, workflow and conversation of the caller, as far as they are known."""
     total_waited: float = 0.0
     """Seconds of all waits."""
     resend_count: int = 0
@@ -71,6 +72,11 @@ class CallTrace:
         """True inside `suppress_instrumentation`: the call emits no telemetry."""
         self._tracer = tracer
 
+    def set_caller(self, tenant: str | None, team: str | None, workflow: str | None, session: str | None) -> None:
+        """Set the caller of the request, for all its spans."""
+        named = ((key.TENANT, tenant), (key.TEAM, team), (key.WORKFLOW, workflow), (key.CONVERSATION, session))
+        self.caller_attributes = {name: value for name, value in named if value is not None}
+
     def begin_call(self, agent: str, subject: InferenceRequest, *, has_sdk_span: bool) -> None:
         """Start the trace of a patched call, with a span around it if the program has none.
 
@@ -88,7 +94,8 @@ class CallTrace:
         self.owns_inference_span = not has_sdk_span and not others.is_present
         self.foreign_span = others.span
         if self._tracer is not None and not span.get_span_context().is_valid:
-            self.call_span = start_call_span(self._tracer, agent, provider=subject.provider, model=subject.model)
+            attributes = {**self.caller_attributes, key.PROVIDER: subject.provider}
+            self.call_span = start_call_span(self._tracer, agent, attributes, subject.model)
             self.otel_context = self.call_span.context
 
     def begin_inference(self, agent: str, now: float) -> Context:
@@ -100,7 +107,8 @@ class CallTrace:
         self.inference_request = subject._replace(body=_EMPTY_BODY)
         if not self.owns_inference_span:
             return self.otel_context
-        self.inference_span = InferenceSpan(self._tracer, subject, agent, self.otel_context, now)
+        caller = {key.AGENT: agent, **self.caller_attributes}
+        self.inference_span = InferenceSpan(self._tracer, subject, caller, self.otel_context, now)
         return self.inference_span.context
 
     def set_sent_model(self, model: str) -> None:
@@ -157,9 +165,9 @@ class CallSpan:
         span.end(ended_at)
 
 
-def start_call_span(tracer: Tracer, agent: str, *, provider: str, model: str | None) -> CallSpan:
-    """Start the span `call {agent}`."""
-    attributes = {key.AGENT: agent, key.AGENT_NAME: agent, key.PROVIDER: provider}
+def start_call_span(tracer: Tracer, agent: str, attributes: dict[str, str], model: str | None) -> CallSpan:
+    """Start the span `call {agent}` with further attributes."""
+    attributes[key.AGENT] = agent
     if model is not None:
         attributes[key.MODEL] = model
     return CallSpan(tracer.start_span(f"call {agent}", kind=SpanKind.INTERNAL, attributes=attributes))

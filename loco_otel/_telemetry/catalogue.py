@@ -64,6 +64,8 @@ class SpanDefinition(NamedTuple):
     attributes: tuple[str, ...]
     optional: tuple[str, ...] = ()
     events: tuple[SpanEventDefinition, ...] = ()
+    link: tuple[str, ...] = ()
+    """Keys on its links."""
 
 
 # From the microseconds of a free slot to ten minutes, after which clients have given up.
@@ -123,6 +125,11 @@ QUEUE_WAIT = MetricDefinition(
     "loco.queue.wait", InstrumentKind.OBSERVABLE_GAUGE, "s",
     "How long an agent's oldest request has waited; grows even while nothing is released.",
     (key.AGENT, key.RESOURCE),
+)
+WAIT_TIME = MetricDefinition(
+    "loco.wait.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
+    "Time waited, open waits included up to the collection, by what it was spent on; the causes sum to it.",
+    (key.AGENT, key.RESOURCE, key.WAIT_CAUSE), optional=(key.BLAME_AGENT,),
 )
 LEASES_EXPIRED = MetricDefinition(
     "loco.leases.expired", InstrumentKind.COUNTER, "{lease}", "Slots taken back after too long without a sign of life.",
@@ -248,24 +255,14 @@ ACTIVE = MetricDefinition(
 
 METRICS = (
     REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE, QUEUE_WEIGHT,
-    QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED, EVENTS_DROPPED, RECOVERIES, SCORE, CAPACITY, GATE_CLOSED, ALPHA,
-    TICKS, FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED,
+    QUEUE_AGE, QUEUE_WAIT,
+    WAIT_TIME, LEASES_EXPIRED, BYPASSED, EVENTS_DROPPED, RECOVERIES, SCORE, CAPACITY, GATE_CLOSED, ALPHA, TICKS,
+    FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED,
     BUDGET_WEIGHT_LIMIT, BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK,
     TOKEN_USAGE, ACTIVE,
 )  # fmt: skip
 """Every metric."""
 
-EVENT_WAIT = SpanEventDefinition(
-    "loco.wait",
-    "The request had to wait; at the start of the wait.",
-    (key.QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING, key.WAIT_REASON),
-    optional=(key.CAPACITY,),
-)
-EVENT_GRANT = SpanEventDefinition(
-    "loco.grant",
-    "The request was granted a slot.",
-    (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON),
-)
 EVENT_THROTTLE = SpanEventDefinition(
     "loco.throttle",
     "The provider throttled the call. On the inference span; if that is foreign, on the acquire span, "
@@ -273,16 +270,17 @@ EVENT_THROTTLE = SpanEventDefinition(
     (key.THROTTLE_KIND,),
     optional=(key.STATUS_CODE, key.RETRY_AFTER),
 )
-EVENT_SPEND = SpanEventDefinition(
-    "loco.spend",
-    "The call was settled. On the inference span; if that is foreign, on the acquire span, "
-    "which has ended by then.",
-    (key.SPENT_WEIGHT, key.SPEND_ESTIMATED),
-    optional=(
-        key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.SPEND_UNPRICED, key.BUDGET_REMAINING, key.BUDGET_ACTION,
-        key.BUDGET_MODEL,
-    ),
+_SPEND_ATTRIBUTES = (
+    key.SPENT_WEIGHT, key.SPEND_ESTIMATED, key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.SPEND_UNPRICED,
+    key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
 )  # fmt: skip
+_CALLER_ATTRIBUTES = (key.TENANT, key.TEAM, key.WORKFLOW, key.CONVERSATION)
+_WAIT_ATTRIBUTES = (
+    key.WAIT_REASON, key.WAIT_QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING, key.CAPACITY, key.WAIT_SLOT, key.WAIT_SELF,
+    key.WAIT_BACKOFF, key.WAIT_REQUESTS, key.WAIT_TOKENS, key.WAIT_RAMP, key.WAIT_RESERVED, key.WAIT_BUDGET,
+    key.WAIT_UNKNOWN, key.BLAME_AGENTS, key.BLAME_SECONDS,
+)  # fmt: skip
+_GRANT_ATTRIBUTES = (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON)
 _BUDGET_ATTRIBUTES = (
     key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD, key.BUDGET_UNIT, key.BUDGET_LIMIT, key.BUDGET_SPENT,
     key.BUDGET_RESERVED,
@@ -295,7 +293,8 @@ EVENT_BUDGET = SpanEventDefinition(
 )
 EVENT_THRESHOLD = SpanEventDefinition(
     "loco.budget.threshold",
-    "With this call a budget reached a threshold for the first time in its period. On the span that has `loco.spend`.",
+    "With this call a budget reached a threshold for the first time in its period. On the span that has "
+    "`loco.spend.weight`.",
     (*_BUDGET_ATTRIBUTES, key.BUDGET_THRESHOLD),
 )
 
@@ -303,14 +302,21 @@ SPAN_ACQUIRE = SpanDefinition(
     "acquire {resource}",
     "INTERNAL",
     "From submit to grant or rejection, one per wait: a retry's second wait has its own. "
-    "Links to the acquire spans of the calls that held the resource at the start of the wait, at most 16. "
-    "ERROR when rejected, with the outcome as `error.type`.",
+    "Links to the acquire spans of the calls that held slots longest during the wait, at most 16, each with "
+    "`loco.agent.id` and `loco.blame.duration`. "
+    "ERROR when rejected, with the outcome as `error.type`. The attributes from `loco.load.score` on are those of a "
+    "grant, those from `loco.wait.reason` on of a wait, and those from `loco.spend.weight` on of a settled call whose "
+    "inference span is foreign.",
     (
         key.AGENT, key.RESOURCE, key.TASK_WEIGHT, key.TASK_TYPE, key.POLICY, key.OUTCOME, key.WAIT_DURATION,
-        key.WAIT_TICKS, key.AGENT_NAME,
+        key.WAIT_TICKS,
     ),
-    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE, key.WAIT_REASON),
-    events=(EVENT_WAIT, EVENT_GRANT, EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
+    optional=(
+        key.PROVIDER, key.MODEL, *_CALLER_ATTRIBUTES, key.ERROR_TYPE, *_GRANT_ATTRIBUTES, *_WAIT_ATTRIBUTES,
+        *_SPEND_ATTRIBUTES,
+    ),
+    events=(EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD),
+    link=(key.AGENT, key.BLAME_DURATION),
 )  # fmt: skip
 SPAN_CALL = SpanDefinition(
     "call {agent}",
@@ -318,8 +324,8 @@ SPAN_CALL = SpanDefinition(
     "Around the wait and the call, only where the program has no span of its own, "
     "so that both share one trace. "
     "ERROR when the call failed, with the exception's class as `error.type`.",
-    (key.AGENT, key.AGENT_NAME),
-    optional=(key.PROVIDER, key.MODEL, key.ERROR_TYPE),
+    (key.AGENT,),
+    optional=(key.PROVIDER, key.MODEL, *_CALLER_ATTRIBUTES, key.ERROR_TYPE),
 )
 
 SPAN_INFERENCE = SpanDefinition(
@@ -329,14 +335,16 @@ SPAN_INFERENCE = SpanDefinition(
     "SDK itself makes an inference span: the wait then goes on theirs, as `loco.wait.duration`. "
     "ERROR when the call failed, with the exception's class as `error.type`; an answer that the program stopped "
     "reading is no error.",
-    (key.OPERATION, key.PROVIDER, key.AGENT, key.AGENT_NAME),
+    (key.OPERATION, key.PROVIDER, key.AGENT),
     optional=(
-        key.MODEL, key.SERVER_ADDRESS, key.SERVER_PORT, key.STREAM, key.MAX_TOKENS, key.TEMPERATURE, key.TOP_P,
+        key.MODEL, *_CALLER_ATTRIBUTES, key.OUTPUT_TYPE, key.REASONING_LEVEL, key.PREVIOUS_RESPONSE, key.SERVICE_TIER,
+        key.SERVER_ADDRESS, key.SERVER_PORT, key.STREAM, key.MAX_TOKENS, key.TEMPERATURE, key.TOP_P,
         key.TOP_K, key.FREQUENCY_PENALTY, key.PRESENCE_PENALTY, key.SEED, key.CHOICE_COUNT, key.RESPONSE_ID,
         key.RESPONSE_MODEL, key.FINISH_REASONS, key.TIME_TO_FIRST_CHUNK, key.INPUT_TOKENS, key.OUTPUT_TOKENS,
         key.CACHE_READ_TOKENS, key.CACHE_WRITE_TOKENS, key.REASONING_TOKENS, key.RESEND_COUNT, key.ERROR_TYPE,
+        *_SPEND_ATTRIBUTES,
     ),
-    events=(EVENT_THROTTLE, EVENT_THRESHOLD, EVENT_SPEND),
+    events=(EVENT_THROTTLE, EVENT_THRESHOLD),
 )  # fmt: skip
 
 SPANS = (SPAN_ACQUIRE, SPAN_INFERENCE, SPAN_CALL)

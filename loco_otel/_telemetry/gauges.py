@@ -12,6 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer, create_observable
@@ -89,6 +90,7 @@ class MetricsSource:
         budgets: returns the status of the budgets.
         tallies: the counters.
         recorder: buffered measurements.
+        blame_listener: the causes of waits.
         tell: delivers pending events to the listeners.
 
     """
@@ -103,9 +105,11 @@ class MetricsSource:
         budgets: Callable[[], Sequence[BudgetStatus]],
         counters: Iterable[CounterSums],
         histogram_buffer: HistogramBuffer,
+        blame_listener: BlameListener,
         flush_events: Callable[[], object],
     ) -> None:
         self._histogram_buffer = histogram_buffer
+        self.blame_listener = blame_listener
         self._flush_events = flush_events
         self.active_sdks = active
         self.cardinality_limit = fold
@@ -121,6 +125,10 @@ class MetricsSource:
         """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
         self._flush_events()
         self._histogram_buffer.flush()
+
+    def read_clock(self) -> float:
+        """Return the time of the scheduler's clock, in seconds."""
+        return self._clock()
 
     def read_snapshot(self) -> Snapshot:
         """Return the current snapshot, at most a tenth of a second old."""
@@ -176,6 +184,7 @@ class Gauges:
         for metric, read in _PROCESS_COUNTERS.items():
             self._create_instrument(meter, metric, partial(_observe_process, read))
         self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_pauses)
+        self._create_instrument(meter, catalogue.WAIT_TIME, _observe_wait_time)
         self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
 
     def set_source(self, source: MetricsSource) -> None:
@@ -261,6 +270,19 @@ def _observe_pauses(source: MetricsSource) -> list[Observation]:
         Observation(seconds, {key.RESOURCE: resource, key.GATE_CAUSE: cause}, ROOT_CONTEXT)
         for (resource, cause), seconds in pauses.items()
     ]
+
+
+def _observe_wait_time(source: MetricsSource) -> list[Observation]:
+    now, dropped = source.read_clock(), source.read_snapshot().events_dropped
+    # Events up to now first: a wait that has ended must not be counted as open.
+    source.flush()
+    observations = []
+    for (agent, resource, cause, by), seconds in source.blame_listener.read_seconds(now, dropped).items():
+        attributes = {key.AGENT: agent, key.RESOURCE: resource, key.WAIT_CAUSE: cause}
+        if by is not None:
+            attributes[key.BLAME_AGENT] = by
+        observations.append(Observation(seconds, attributes, ROOT_CONTEXT))
+    return observations
 
 
 def _observe_budgets(gauge: _BudgetGauge, source: MetricsSource) -> list[Observation]:

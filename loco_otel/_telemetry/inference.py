@@ -31,6 +31,16 @@ text of the program.
 """
 
 
+_WORD_FIELDS = (
+    (key.REASONING_LEVEL, (("reasoning_effort",), ("reasoning", "effort"), ("output_config", "effort"))),
+    (key.PREVIOUS_RESPONSE, (("previous_response_id",),)),
+)
+"""Attributes whose values are a provider's words and ids, and their fields; no text of the program."""
+_FORMAT_FIELDS = (("response_format", "type"), ("text", "format", "type"))
+_TIERED_PROVIDERS = frozenset({"openai", "azure.ai.openai"})
+"""The conventions define a service tier for these."""
+_MAX_WORD = 200
+
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 
@@ -61,7 +71,12 @@ class InferenceSpan:
     __slots__ = ("_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
 
     def __init__(
-        self, tracer: Tracer | None, subject: InferenceRequest, agent: str, parent: Context, now: float
+        self,
+        tracer: Tracer | None,
+        subject: InferenceRequest,
+        caller: Mapping[str, str],
+        parent: Context,
+        now: float,
     ) -> None:
         self.started_at = now
         """Seconds on the scheduler's clock."""
@@ -75,7 +90,7 @@ class InferenceSpan:
         if tracer is not None:
             name = subject.operation if subject.model is None else f"{subject.operation} {subject.model}"
             self.span = span = tracer.start_span(
-                name, parent, SpanKind.CLIENT, _build_request_attributes(subject, agent)
+                name, parent, SpanKind.CLIENT, {**_build_request_attributes(subject), **caller}
             )
             self.context = trace.set_span_in_context(span, parent)
             self._open_spans.append(span)
@@ -93,7 +108,7 @@ class InferenceSpan:
         if spending.finish_reasons:
             attributes[key.FINISH_REASONS] = spending.finish_reasons
         usage = spending.usage
-        # Estimates are not usage: only the event `loco.spend` has them.
+        # Estimates are not usage: they are in `loco.spend.*`.
         if usage is not None and not usage.estimated:
             attributes[key.INPUT_TOKENS] = usage.input_tokens
             attributes[key.OUTPUT_TOKENS] = usage.output_tokens
@@ -129,12 +144,10 @@ class InferenceSpan:
         span.end(ended_at)
 
 
-def _build_request_attributes(subject: InferenceRequest, agent: str) -> dict[str, AttributeValue]:
+def _build_request_attributes(subject: InferenceRequest) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         key.OPERATION: subject.operation,
         key.PROVIDER: subject.provider,
-        key.AGENT: agent,
-        key.AGENT_NAME: agent,
     }
     if subject.model is not None:
         attributes[key.MODEL] = subject.model
@@ -156,4 +169,29 @@ def _build_request_attributes(subject: InferenceRequest, agent: str) -> dict[str
     choices = body.get("n")
     if isinstance(choices, int) and choices != 1:
         attributes[key.CHOICE_COUNT] = choices
+    _add_words(attributes, subject)
     return attributes
+
+
+def _add_words(attributes: dict[str, AttributeValue], subject: InferenceRequest) -> None:
+    """Add what a request asks for in the provider's words."""
+    body = subject.body
+    for name, paths in _WORD_FIELDS:
+        for path in paths:
+            word = _read_field(body, path)
+            if isinstance(word, str) and word.isascii() and len(word) <= _MAX_WORD:
+                attributes[name] = word
+                break
+    output = next((form for path in _FORMAT_FIELDS if (form := _read_field(body, path)) is not None), None)
+    if isinstance(output, str):
+        attributes[key.OUTPUT_TYPE] = "json" if "json" in output else "text"
+    if "service_tier" in body and subject.provider in _TIERED_PROVIDERS and isinstance(body["service_tier"], str):
+        attributes[key.SERVICE_TIER] = body["service_tier"]
+
+
+def _read_field(body: Mapping[str, object], path: tuple[str, ...]) -> object:
+    """Return a field of a body, of nested objects too; None if there is none."""
+    value: object = body
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -17,8 +17,10 @@ from loco_otel.events import (
     Bypassed,
     BypassReason,
     Event,
+    Gated,
     Granted,
     GrantReason,
+    Limited,
     Outcome,
     Rejected,
     Released,
@@ -97,7 +99,7 @@ class MetricListener:
             self._bypassed.add_amount(1, event.reason.value)
             return
         count = self._handlers.get(type(event))
-        if count is not None:
+        if count is not None and not isinstance(event, (Gated, Limited)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from loco_otel._core.ticket import State
-from loco_otel._engine.in_process import create_engine
+from loco_otel._engine.fixed import create_engine
 from loco_otel._waiting import aio, ownership
 from loco_otel.compat.resource import UNBOUNDED, SharedResource
 from loco_otel.events import MILLI, Request

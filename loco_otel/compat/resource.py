@@ -7,7 +7,8 @@ from typing import Protocol, Self
 from weakref import WeakSet
 
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.in_process import InProcessEngine, create_engine
+from loco_otel._engine.fixed import create_engine
+from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.resource_view import ResourceView
 from loco_otel._waiting import aio, ownership
 from loco_otel.events import MILLI, Request

@@ -7,7 +7,7 @@ from loco_otel._engine.base import SlotSource
 from loco_otel._engine.nested import NestedEngine
 from loco_otel._runtime import process
 from loco_otel._runtime.agent_readers import replace_surrogates
-from loco_otel._runtime.identity import resolve_identity
+from loco_otel._runtime.identity import Identity, resolve_identity
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import CallTrace, InferenceRequest
 from loco_otel._telemetry.foreign_instrumentors import has_foreign_wrapper
@@ -46,7 +46,7 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
             engine = NestedEngine(runtime.engine)
         if is_weighed:
             accounting = CallAccounting(runtime, adapter, description, caller, resources)
-            trace = _start_trace(runtime, description, caller.agent, wrapped)
+            trace = _start_trace(runtime, description, caller, wrapped)
         call = Call(
             runtime,
             adapter,
@@ -96,10 +96,10 @@ def set_wait_on_inner_span(ticket: Ticket) -> None:
         trace.adopt_inner_span()
 
 
-def _start_trace(runtime: Runtime, description: CallDescription, agent: str, wrapped: Any) -> CallTrace | None:
-    trace = runtime.capture_trace()
+def _start_trace(runtime: Runtime, description: CallDescription, caller: Identity, wrapped: Any) -> CallTrace | None:
+    trace = runtime.capture_trace(caller)
     if trace is not None:
         provider, operation, model, body, url, has_sdk_span, _ = description
         subject = InferenceRequest(operation, provider, model, url, body)
-        trace.begin_call(agent, subject, has_sdk_span=has_sdk_span or has_foreign_wrapper(wrapped))
+        trace.begin_call(caller.agent, subject, has_sdk_span=has_sdk_span or has_foreign_wrapper(wrapped))
     return trace

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.provider_pause import record_throttling
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request, Throttled, ThrottleKind
@@ -144,7 +145,7 @@ def play(steps: list[tuple[float, int]], seed: int, *, clients: int = 64, retry_
             if accepted:
                 core.release(ticket, now)
             else:
-                core.record_throttling(Throttled(now, ticket, 429, ThrottleKind.LOAD, retry_after, None))
+                record_throttling(core, Throttled(now, ticket, 429, ThrottleKind.LOAD, retry_after, None))
                 core.cancel(ticket, now)
             if now >= began + 60:
                 served, refused = served + accepted, refused + (not accepted)
@@ -182,7 +183,7 @@ def test_refusal_of_many_at_once_counts_once() -> None:
         core.submit(ticket, 0.0)
     assert all(ticket.state is State.GRANTED for ticket in first)
     for ticket in first[4:]:
-        core.record_throttling(Throttled(0.1, ticket, 429, ThrottleKind.LOAD, 2.0, None))
+        record_throttling(core, Throttled(0.1, ticket, 429, ThrottleKind.LOAD, 2.0, None))
         core.suspend_ticket(ticket, 0.1)
     assert core.resources.pools[HOST].capacity == 32
     for ticket in first[4:]:
@@ -197,7 +198,7 @@ def test_refusal_for_money_lowers_nothing() -> None:
     core = Scheduler({HOST: AdaptiveLimit()}, FifoPolicy)
     ticket = Ticket(Request("a", resources=(HOST,)))
     core.submit(ticket, 0.0)
-    core.record_throttling(Throttled(0.1, ticket, 429, ThrottleKind.SPEND, 60.0, None))
+    record_throttling(core, Throttled(0.1, ticket, 429, ThrottleKind.SPEND, 60.0, None))
     assert core.resources.pools[HOST].capacity == inf
     following = Ticket(Request("a", resources=(HOST,)))
     core.submit(following, 0.2)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.registry import POLICIES, make_policy_factory
+from loco_otel._core.provider_pause import record_throttling
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
@@ -126,7 +127,7 @@ class Resources(RuleBasedStateMachine):
     def push_back(self, data: st.DataObject, retry_after: float | None, left: int | None) -> None:
         if ticket := self.some(data, State.GRANTED):
             limits = None if left is None else RateLimits(remaining_requests=left, requests_reset=2.0)
-            self.core.record_throttling(Throttled(self.now, ticket, 429, ThrottleKind.LOAD, retry_after, limits))
+            record_throttling(self.core, Throttled(self.now, ticket, 429, ThrottleKind.LOAD, retry_after, limits))
             self.core.suspend_ticket(ticket, self.now)
 
     @rule(resource=st.sampled_from("abc"), drawn=CAPACITIES, rate=st.sampled_from([None, None, 30.0]))

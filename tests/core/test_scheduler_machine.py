@@ -19,13 +19,18 @@ from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
+    Bypassed,
     Event,
+    Gated,
     Granted,
     GrantReason,
+    Limited,
     Outcome,
     Rejected,
     Released,
     Request,
+    RequestEvent,
+    SlotTaken,
     Spending,
     Spent,
     Submitted,
@@ -61,6 +66,11 @@ crowds = st.lists(
 STORY: dict[tuple[str, type[Event]], str] = {
     ("new", Submitted): "asked",
     ("asked", Waiting): "waiting",
+    ("asked", SlotTaken): "checked",
+    ("waiting", SlotTaken): "checked",
+    ("paused", SlotTaken): "checked",
+    ("checked", Granted): "held",
+    ("checked", Rejected): "over",
     ("asked", Granted): "held",
     ("asked", Rejected): "over",
     ("waiting", Granted): "held",
@@ -77,10 +87,10 @@ STORY: dict[tuple[str, type[Event]], str] = {
 """Events of a ticket that may follow each other: each wait and each grant has one end, and nothing follows the last."""
 
 TOLD: dict[str, tuple[State, ...]] = {
-    "asked": (State.ADMITTING,),
-    "waiting": (State.WAITING, State.ADMITTING),
+    "waiting": (State.WAITING,),
+    "checked": (State.ADMITTING,),
     "held": (State.GRANTED,),
-    "paused": (State.SUSPENDED, State.ADMITTING),
+    "paused": (State.SUSPENDED,),
     "over": (State.RELEASED, State.REJECTED),
 }
 
@@ -301,8 +311,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(self.core.decided) == {
             ticket for ticket in live if ticket.wake is not None and ticket.state is not State.WAITING
         }
-        assert self.core.events == []
-        self.core.decided = []
+        assert _of_requests(self.core.events) == []
+        self.core.events, self.core.decided = [], []
         self.model.rebuild_state()
 
     @precondition(lambda self: len(self.tickets) > 40 and seldom(self))
@@ -453,11 +463,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         for side in (self.core, self.model):
             side.events, side.decided = [], []
 
-    def core_events(self, events: list[Event], name: str) -> list[Event]:
+    def core_events(self, events: list[Event], name: str) -> list[RequestEvent]:
         """Return the events of one resource."""
-        return [self.plain(event) for event in events if event.ticket.request.resources == (name,)]
+        return [self.plain(event) for event in _of_requests(events) if event.ticket.request.resources == (name,)]
 
-    def plain(self, event: Event) -> Event:
+    def plain(self, event: RequestEvent) -> RequestEvent:
         """Leave out what is not promised."""
         if isinstance(event, Granted) and event.reason is GrantReason.FREE:
             # Nothing was compared.
@@ -471,7 +481,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         return record.birth < record.since_tick
 
     def tell_the_story(self) -> None:
-        for event in self.core.events:
+        for event in _of_requests(self.core.events):
             chapter = self.story.get(event.ticket, "new")
             assert (chapter, type(event)) in STORY, f"{event} after {chapter}"
             self.story[event.ticket] = STORY[chapter, type(event)]
@@ -481,6 +491,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 def _cancel(ticket: Ticket, side: Scheduler | SchedulerModel, now: float) -> None:
     side.cancel(ticket, now)
+
+
+def _of_requests(events: list[Event]) -> list[RequestEvent]:
+    return [event for event in events if not isinstance(event, Limited | Gated | Bypassed)]
 
 
 def _wake() -> None:

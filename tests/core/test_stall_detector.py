@@ -2,6 +2,7 @@
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.provider_pause import record_throttling
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.stall_detector import STALL_AFTER, detect_stalls
 from loco_otel._core.ticket import State, Ticket
@@ -74,7 +75,7 @@ def test_each_long_provider_pause_is_reported() -> None:
     for at in (0.0, 1000.0):
         scheduler.run_due_actions(at)
         assert first.state is State.GRANTED
-        scheduler.record_throttling(Throttled(at, first, 429, ThrottleKind.LOAD, 300.0, None))
+        record_throttling(scheduler, Throttled(at, first, 429, ThrottleKind.LOAD, 300.0, None))
         scheduler.suspend_ticket(first, at)
         scheduler.resume_ticket(first, at)
         (said,) = told(scheduler, at + STALL_AFTER)

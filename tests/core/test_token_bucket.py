@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._core.token_bucket import TokenBucket, compute_refill_delay
@@ -113,9 +114,9 @@ def test_rate_limit_wait_can_time_out() -> None:
 def test_empty_bucket_grants_nothing_until_refilled() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0)
-    scheduler.record_rate_limits(first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
+    record_rate_limits(scheduler, first, RateLimits(remaining_requests=3, requests_reset=9.0), 1.0)
     assert ask(scheduler, 1.0).state is GRANTED
-    scheduler.record_rate_limits(first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
+    record_rate_limits(scheduler, first, RateLimits(remaining_requests=0, requests_reset=9.0), 1.0)
     waiting = ask(scheduler, 1.0)
     assert (waiting.state, scheduler.compute_next_wakeup()) == (WAITING, 10.0)
     scheduler.run_due_actions(10.0)
@@ -125,9 +126,9 @@ def test_empty_bucket_grants_nothing_until_refilled() -> None:
 def test_nothing_is_granted_until_the_next_request_fits() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     first = ask(scheduler, 0.0, tokens=1000)
-    scheduler.record_rate_limits(first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
+    record_rate_limits(scheduler, first, RateLimits(7, 1000, 0.1, 50.0, 10, 6000), 1.0)
     assert ask(scheduler, 1.0).state is GRANTED, "one fits"
-    scheduler.record_rate_limits(first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
+    record_rate_limits(scheduler, first, RateLimits(7, 400, 0.1, 56.0, 10, 6000), 1.0)
     ask(scheduler, 1.0)
     assert scheduler.compute_next_wakeup() == pytest.approx(1.0 + 6.0), "600 more, at 100 in a second"
 
@@ -137,7 +138,7 @@ def test_retry_after_overrides_the_remaining_limit(retry_after: float | None, pa
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
     left = RateLimits(0, None, 60.0, None, 10)
-    scheduler.record_throttling(Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
+    record_throttling(scheduler, Throttled(0.0, refused, 429, ThrottleKind.LOAD, retry_after, left))
     scheduler.cancel(refused, 0.0)
     ask(scheduler, 0.0)
     assert scheduler.compute_next_wakeup() == pytest.approx(pause)
@@ -159,7 +160,7 @@ def test_self_blocking_holder_shares_no_sooner_than_allowed() -> None:
     holder = Ticket(Request("a", resources=("llm",)))
     holder.scopes = ("thread",)
     scheduler.submit(holder, 0.0)
-    scheduler.record_rate_limits(holder, RateLimits(0, None, 9.0), 1.0)
+    record_rate_limits(scheduler, holder, RateLimits(0, None, 9.0), 1.0)
     nested = ask(scheduler, 1.0)
     scheduler.park_ticket(nested, ("thread",), 1.0)
     assert (nested.state, scheduler.compute_next_wakeup()) == (WAITING, 10.0)
@@ -170,7 +171,7 @@ def test_self_blocking_holder_shares_no_sooner_than_allowed() -> None:
 def test_provider_pause_is_bounded() -> None:
     scheduler = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
     refused = ask(scheduler, 0.0)
-    scheduler.record_throttling(Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
+    record_throttling(scheduler, Throttled(0.0, refused, 429, ThrottleKind.LOAD, 86_400.0, None))
     scheduler.cancel(refused, 0.0)
     ask(scheduler, 0.0)
     assert scheduler.compute_next_wakeup() == 900.0

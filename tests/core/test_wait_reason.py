@@ -2,6 +2,7 @@
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.provider_pause import record_throttling
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request, Throttled, ThrottleKind, Waiting, WaitReason
@@ -42,7 +43,7 @@ def test_reason_is_rate_limit_while_slots_are_free() -> None:
 def test_reason_is_provider_pause_after_a_refusal() -> None:
     core = observed_core(AdaptiveLimit())
     refused = submit(core)
-    core.record_throttling(Throttled(1.0, refused, 429, ThrottleKind.LOAD, 30.0, None))
+    record_throttling(core, Throttled(1.0, refused, 429, ThrottleKind.LOAD, 30.0, None))
     core.cancel(refused, 1.0)
     assert submit(core, 2.0).state is State.WAITING
     assert last_reason(core) is WaitReason.PROVIDER_PAUSE

@@ -40,7 +40,7 @@ PROGRAM = """
             waited = "loco.wait.duration" in span.attributes
             print(span.instrumentation_scope.name == "loco_otel", waited)
         elif span.name.startswith("acquire "):
-            print("acquire", "loco.spend" in [event.name for event in span.events])
+            print("acquire", "loco.spend.weight" in span.attributes)
 """
 
 

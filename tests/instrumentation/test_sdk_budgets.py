@@ -271,9 +271,9 @@ def test_alert_admits_calls_and_is_reported(server: LlmServer, priced: Any) -> N
     assert [event.action for event in exceeded] == [Action.ALERT, Action.ALERT]
     assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [50, 80, 95]
     assert [type(event) for event in told] == [BudgetExceeded, *[BudgetReached] * 3]
-    (event, *_) = [event for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
-    assert event.attributes["loco.budget.action"] == "alert"
-    assert event.attributes["loco.budget.remaining_usd"] < 0
+    (spent, *_) = [span.attributes for span in scheduling.spans() if "loco.spend.weight" in span.attributes]
+    assert spent["loco.budget.action"] == "alert"
+    assert spent["loco.budget.remaining_usd"] < 0
 
 
 def test_failed_callback_costs_no_call(server: LlmServer, priced: Any) -> None:
@@ -314,8 +314,8 @@ def test_downgraded_call_is_sent_with_the_cheaper_model(
     assert spent.spending.sent_model == cheaper
     assert spent.spending.action is Action.DOWNGRADE
     assert only().spent == (spent.spending.usd or 0) > 0
-    (told,) = [event for span in scheduling.spans() for event in span.events if event.name == "loco.spend"]
-    assert told.attributes["loco.budget.model"] == cheaper
+    (settled,) = [span.attributes for span in scheduling.spans() if "loco.spend.weight" in span.attributes]
+    assert settled["loco.budget.model"] == cheaper
     inference = [span for span in scheduling.spans() if "gen_ai.operation.name" in span.attributes]
     assert {span.attributes["gen_ai.request.model"] for span in inference} <= {cheaper}
     (totals,) = loco_otel.spend(by="model")

@@ -15,12 +15,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import loco_otel
-from loco_otel import ConfigurationError, Settings, ShutdownError, slot
+from loco_otel import ConfigurationError, Settings, ShutdownError, as_agent, slot
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
 from loco_otel._runtime import runtime as runtime_module
 from loco_otel._runtime.runtime import Runtime
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
 
 ONCE = "(logged once; LOCO_ENABLED=false turns loco-otel off)"
@@ -333,8 +333,8 @@ def test_failing_listener_is_removed_and_costs_no_call(caplog: pytest.LogCapture
     runtime.engine.add_listener(well)
     use()
     use()
-    assert [type(event) for event in told] == [Submitted]
-    assert [type(event) for event in well.events] == [Submitted, Granted, Released] * 2
+    assert [type(event) for event in told] == [Limited]
+    assert [type(event) for event in well.events] == [Limited, *[Submitted, Granted, Released] * 2]
     (message,) = errors(caplog)
     assert "receives no further events" in message
     assert caplog.records[-1].exc_info is not None
@@ -391,3 +391,17 @@ def test_startup_log_names_instrumented_sdks_and_limits(
         "loco-otel schedules the calls of anthropic 2.0.0",
     ]
     assert runtime.sdks == {"openai": "3.1.0", "anthropic": "2.0.0"}
+
+
+def test_slot_span_has_the_whole_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = set_up_tracing(monkeypatch)
+    process.get_runtime().start_telemetry()
+    with as_agent("analyst", tenant="acme", team="research", workflow="digest", session="s-1"):
+        with slot():
+            pass
+        with slot("analyst", tenant="globex"):
+            pass
+    process.get_runtime().engine.flush()
+    names = ("loco.tenant.id", "loco.team.id", "gen_ai.workflow.name", "gen_ai.conversation.id")
+    callers = [tuple((span.attributes or {}).get(name) for name in names) for span in exporter.get_finished_spans()]
+    assert callers == [("acme", "research", "digest", "s-1"), ("globex", "research", "digest", "s-1")]

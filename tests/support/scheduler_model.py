@@ -23,6 +23,7 @@ from loco_otel.events import (
     Rejected,
     Released,
     ResourceSnapshot,
+    SlotTaken,
     Spending,
     Spent,
     Submitted,
@@ -344,7 +345,7 @@ class SchedulerModel:
             record.state = State.GRANTED
             record.granted_at = record.touched_at = now
             if record.grant is not None:
-                self.tell(record.grant._replace(at=now))
+                self.tell(record.grant._replace(at=now, waited=now - record.since))
             record.grant = None
 
     def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
@@ -551,6 +552,8 @@ class SchedulerModel:
             tick=resource.tick,
             policy=resource.policy,
             repeated=record.repeated,
+            slot_at=now,
+            hosts={resource.name: slot[0].ticket} if slot else {},
         )
         resource.charge(record)
         if compared:
@@ -565,6 +568,7 @@ class SchedulerModel:
         resource.order.append(record)
         if record.ticket.request.admission:
             record.state, record.grant = State.ADMITTING, grant
+            self.tell(SlotTaken(now, record.ticket, grant.hosts))
         else:
             record.state = State.GRANTED
             self.tell(grant)
@@ -591,10 +595,11 @@ class SchedulerModel:
         resource = self.of(record)
         if record.state is not State.NEW:
             self.decided.append(record.ticket)
+        slot_at = record.grant.slot_at if record.state is State.ADMITTING and record.grant is not None else None
         record.state, record.outcome = State.REJECTED, outcome
         self.end(record)
         waited, ticks = now - record.since, resource.tick - record.since_tick
-        self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated))
+        self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated, slot_at))
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 

@@ -24,13 +24,17 @@ from loco_otel.events import (
     Bypassed,
     BypassReason,
     Event,
+    GateCause,
+    Gated,
     Granted,
     GrantReason,
+    Limited,
     Outcome,
     Rejected,
     Released,
     Request,
     ResourceSnapshot,
+    SlotTaken,
     Snapshot,
     Spending,
     Spent,
@@ -238,7 +242,8 @@ SUBJECT = InferenceRequest(
     httpx2.URL("https://api.openai.com/v1"),
     {
         "stream": True, "max_tokens": 64, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "frequency_penalty": 0.1,
-        "presence_penalty": 0.1, "seed": 7, "n": 2,
+        "presence_penalty": 0.1, "seed": 7, "n": 2, "response_format": {"type": "json_object"},
+        "reasoning_effort": "high", "previous_response_id": "resp-1", "service_tier": "flex",
     },
 )  # fmt: skip
 
@@ -247,8 +252,10 @@ def everything(rig: Rig) -> None:
     """Make every metric, span and event happen, with every attribute that may be left out."""
     full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
     call: CallTrace = full.request.context
+    call.set_caller("acme", "research", "digest", "conversation-1")
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
     told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
+    told.request.context.set_caller("acme", "research", "digest", "conversation-1")
     told.request.context.begin_call("analyst", SUBJECT, has_sdk_span=True)
     refused = ticket(context=rig.telemetry.create_trace())
     usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
@@ -287,3 +294,27 @@ def everything(rig: Rig) -> None:
         rejected(refused),
         Bypassed(1000.0, BypassReason.UNSUPPORTED_RUNTIME),
     )
+    wait_for_everything(rig)
+    guessed = ticket(settles=True, context=rig.telemetry.create_trace())
+    guessed.request.context.begin_call("analyst", SUBJECT, has_sdk_span=False)
+    rig.tell(granted(guessed))
+    guessed.request.context.begin_inference("analyst", 995.0)
+    rig.tell(spent(guessed, usage=Usage(100, 20, estimated=True)), released(guessed))
+
+
+def wait_for_everything(rig: Rig) -> None:
+    """Let an agent wait a second for each cause."""
+    name = "crowded"
+    facts = {"resources": (name,), "tenant": "acme"}
+    own, other, heavy = (
+        ticket(agent, context=rig.telemetry.create_trace(), **facts) for agent in ("analyst", "crawler", "analyst")
+    )
+    unseen = ticket(context=rig.telemetry.create_trace(), **facts)
+    rig.tell(Limited(980.0, name, 2, 3), granted(own, 980.0, waited=0.0), granted(other, 980.0, waited=0.0))
+    # A third each for the agent's own slot, the other's, and the one that the limit withholds.
+    rig.tell(waiting(heavy, 981.0), Gated(984.0, name, GateCause.BACKOFF, 985.0))
+    rig.tell(Gated(985.0, name, GateCause.REQUESTS, 986.0, queue=(name,)))
+    rig.tell(Gated(986.0, name, GateCause.TOKENS, 987.0, queue=(name,)), released(own, 987.0))
+    rig.tell(Limited(987.0, name, 2, 2, ("crowded", "wide")), SlotTaken(989.0, heavy))
+    rig.tell(granted(heavy, 990.0, waited=9.0)._replace(slot_at=989.0), released(heavy, 991.0))
+    rig.tell(granted(unseen, 992.0), released(unseen, 993.0))

@@ -23,7 +23,7 @@ from loco_otel._engine.outbox import Outbox
 from loco_otel._runtime import process
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import batched_delivery
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Released, Request, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Released, Request, Submitted
 from loco_otel.testing import ManualClock
 
 
@@ -217,7 +217,7 @@ def test_engine_without_a_timer_delivers_at_once(rig: Rig) -> None:
     engine.add_listener(rig.seen.append)
     engine.set_batch_size(64)
     engine.submit(engine.create_ticket(Request("analyst")))
-    assert [type(event) for event in rig.seen] == [Submitted, Granted]
+    assert [type(event) for event in rig.seen] == [Limited, Submitted, Granted]
 
 
 def test_dropped_events_are_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:

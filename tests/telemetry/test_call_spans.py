@@ -41,7 +41,6 @@ def test_call_span_is_a_root_around_the_call() -> None:
     assert span.status.status_code is StatusCode.UNSET
     assert dict(span.attributes or {}) == {
         "loco.agent.id": "analyst",
-        "gen_ai.agent.name": "analyst",
         "gen_ai.provider.name": SUBJECT.provider,
         "gen_ai.request.model": SUBJECT.model,
     }

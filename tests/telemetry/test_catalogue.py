@@ -39,6 +39,7 @@ CONTRACT = {
     "loco.requests.active": ("observable gauge", "{request}", "loco_requests_active", {A, R}),
     "loco.queue.weight": ("observable gauge", "{weight}", "loco_queue_weight", {A, R}),
     "loco.queue.age": ("observable gauge", "{tick}", "loco_queue_age", {A, R}),
+    "loco.wait.time": ("observable counter", "s", "loco_wait_time_seconds_total", {A, R, "loco.wait.cause"}),
     "loco.queue.wait": ("observable gauge", "s", "loco_queue_wait_seconds", {A, R}),
     "loco.leases.expired": ("counter", "{lease}", "loco_leases_expired_total", {R}),
     "loco.bypassed": ("counter", "{request}", "loco_bypassed_total", {"loco.bypass.reason"}),
@@ -85,7 +86,7 @@ DATA = {
     InstrumentKind.HISTOGRAM: Histogram,
     InstrumentKind.OBSERVABLE_GAUGE: Gauge,
 }
-TYPES = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple}
+TYPES = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple, "double[]": tuple}
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,8 @@ def test_span_matches_its_row(rig: Rig, row: SpanDefinition) -> None:
     spans = [span for span in rig.spans() if _row_of(span) is row]
     _check(row, [span.attributes for span in spans])
     assert {span.kind for span in spans} == {SpanKind[row.kind]}
+    links = [link.attributes for span in spans for link in span.links]
+    assert {frozenset(attributes or ()) for attributes in links} == ({frozenset(row.link)} if row.link else set())
     for event in row.events:
         _check(event, [each.attributes for span in spans for each in span.events if each.name == event.name])
 
@@ -193,7 +196,7 @@ def test_prometheus_names_are_the_same_through_otlp(row: MetricDefinition) -> No
 def test_every_attribute_is_in_use() -> None:
     used = {key for row in METRICS for key in (*row.attributes, *row.optional)}
     for row in SPANS:
-        used |= {*row.attributes, *row.optional}
+        used |= {*row.attributes, *row.optional, *row.link}
         for event in row.events:
             used |= {*event.attributes, *event.optional}
     assert used == set(ATTRIBUTES)

@@ -33,7 +33,6 @@ ACQUIRED: dict[str, Any] = {
     "loco.outcome": "granted",
     "loco.wait.duration": 0.5,
     "loco.wait.ticks": 3,
-    "gen_ai.agent.name": "analyst",
 }
 REQUEST = {"loco.agent.id": "analyst", "loco.resource.name": "llm_api", "loco.outcome": "granted"}
 
@@ -92,8 +91,10 @@ def test_no_attribute_is_a_namespace_too(registry: Registry) -> None:
 
 def test_undefined_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.yaml").write_text((ROOT / "manifest.yaml").read_text())
-    (tmp_path / "loco.yaml").write_text(PATH.read_text().replace("ref: gen_ai.agent.name", "ref: gen_ai.agent.nam"))
-    with pytest.raises(KeyError, match=r"gen_ai\.agent\.nam"):
+    (tmp_path / "loco.yaml").write_text(
+        PATH.read_text().replace("ref: gen_ai.conversation.id", "ref: gen_ai.conversation.i")
+    )
+    with pytest.raises(KeyError, match=r"gen_ai\.conversation\.i'"):
         Registry.load(tmp_path)
 
 
@@ -173,7 +174,7 @@ def test_valid_telemetry_passes(registry: Registry) -> None:
         (spans(kind=SpanKind.CLIENT), "kind client, not internal"),
         (spans(attributes=without("loco.outcome")), "no loco.outcome"),
         (spans(attributes=ACQUIRED | {"loco.outcom": "granted"}), "loco.outcom: not declared"),
-        (spans(attributes=ACQUIRED | {"loco.queue.age": 3}), "loco.queue.age: not declared"),
+        (spans(attributes=ACQUIRED | {"loco.gate.cause": "x"}), "loco.gate.cause: not declared"),
         (spans(attributes=ACQUIRED | {"loco.outcome": "given"}), "loco.outcome: 'given' is none of its values"),
         (spans(attributes=ACQUIRED | {"loco.wait.ticks": 3.0}), "loco.wait.ticks: 3.0 is no int"),
         (spans(attributes=ACQUIRED | {"loco.wait.ticks": True}), "loco.wait.ticks: True is no int"),
@@ -184,8 +185,8 @@ def test_valid_telemetry_passes(registry: Registry) -> None:
         (spans(attributes=ACQUIRED | {"error.type": "timeout"}), "status UNSET with error.type"),
         (spans(lambda span: span.add_event("loco.weight")), "event loco.weight: not declared"),
         (
-            spans(lambda span: span.add_event("loco.wait", {}), name="call analyst", attributes={}),
-            "event loco.wait: not declared",
+            spans(lambda span: span.add_event("loco.budget", {}), name="call analyst", attributes={}),
+            "event loco.budget: not declared",
         ),
         (
             spans(lambda span: span.add_event("loco.throttle", {"http.response.status_code": 429})),

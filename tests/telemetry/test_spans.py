@@ -2,13 +2,13 @@
 
 import gc
 import weakref
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 from telemetry_scenario import (
     EPOCH,
@@ -23,11 +23,12 @@ from telemetry_scenario import (
     throttled,
     ticket,
     under,
+    wait_for_everything,
     waiting,
 )
 
 from loco_otel._telemetry import CallTrace
-from loco_otel.events import Event, GrantReason, Outcome, Submitted, Suspended, ThrottleKind, Usage
+from loco_otel.events import Event, GrantReason, Limited, Outcome, SlotTaken, Submitted, Suspended, ThrottleKind, Usage
 
 
 def wall(at: float) -> int:
@@ -60,28 +61,21 @@ def test_grant_makes_the_span_with_all_its_facts() -> None:
         "loco.wait.duration": 5.0,
         "loco.wait.ticks": 12,
         "loco.wait.reason": "slots",
-        "gen_ai.agent.name": "analyst",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",
-    }
-    began, ended = span.events
-    assert (began.name, began.timestamp) == ("loco.wait", wall(990.0))
-    assert dict(began.attributes or {}) == {
-        "loco.queue.weight": 4.5,
+        "loco.wait.queue_weight": 4.5,
         "loco.queue.position": 2,
         "loco.resource.capacity": 3,
         "loco.requests.waiting": 7,
-        "loco.wait.reason": "slots",
-    }
-    assert (ended.name, ended.timestamp) == ("loco.grant", wall(995.0))
-    assert dict(ended.attributes or {}) == {
         "loco.load.score": 0.75,
         "loco.scheduler.alpha": 0.25,
         "loco.queue.weight": 4.5,
         "loco.queue.age": 40,
         "loco.scheduler.tick": 321,
         "loco.grant.reason": "score",
+        "loco.wait.time.unknown": 5.0,
     }
+    assert span.events == ()
 
 
 def test_free_slot_needs_no_wait() -> None:
@@ -91,7 +85,7 @@ def test_free_slot_needs_no_wait() -> None:
 
     span = rig.span()
     assert span.start_time == span.end_time
-    assert [event.name for event in span.events] == ["loco.grant"]
+    assert not {name for name in span.attributes or () if name.startswith(("loco.wait.time", "loco.blame"))}
 
 
 def test_clocks_are_compared_when_an_event_is_delivered() -> None:
@@ -142,7 +136,8 @@ def test_rejection_is_an_error(outcome: Outcome) -> None:
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes is not None
     assert span.attributes["error.type"] == span.attributes["loco.outcome"] == outcome.value
-    assert [event.name for event in span.events] == ["loco.wait"]
+    assert span.attributes["loco.queue.position"] == 2
+    assert "loco.grant.reason" not in span.attributes
 
 
 def test_set_of_resources_has_one_name() -> None:
@@ -151,35 +146,55 @@ def test_set_of_resources_has_one_name() -> None:
     assert {span.name for span in rig.spans()} == {"acquire llm_api+search"}
 
 
-def test_links_point_to_the_holders_at_the_start_of_the_wait() -> None:
+def test_links_point_to_the_longest_holders_of_the_wait() -> None:
     rig = Rig()
-    holder = ticket(context=under(rig.parent()))
+    holder, late = ticket("first", context=under(rig.parent())), ticket("late", context=under(rig.parent()))
     foreign = ticket(context=None)
     who = ticket(context=under(rig.parent()))
-    rig.tell(granted(holder), granted(foreign))
+    rig.tell(granted(holder, 980.0), granted(foreign, 980.0), waiting(who, 990.0))
     held = acquire_of(holder)
-    rig.tell(waiting(who, holders=[holder, foreign]), Suspended(993.0, holder, 1.0))
-    rig.tell(granted(holder, 994.0, repeated=True), granted(who))
+    rig.tell(Suspended(991.0, holder, 11.0), granted(late, 991.0), granted(holder, 994.5, repeated=True), granted(who))
 
-    assert acquire_of(holder) != held
-    span = rig.spans()[-1]
-    assert [link.context for link in span.links] == [held]
+    returned = acquire_of(holder)
+    assert returned != held
+    links = [(link.context, dict(link.attributes or {})) for link in rig.spans()[-1].links]
+    assert links == [
+        (acquire_of(late), {"loco.agent.id": "late", "loco.blame.duration": 4.0}),
+        (held, {"loco.agent.id": "first", "loco.blame.duration": 1.0}),
+        (returned, {"loco.agent.id": "first", "loco.blame.duration": 0.5}),
+    ]
 
 
-def test_links_are_at_most_sixteen() -> None:
+def test_links_are_the_sixteen_longest_holders() -> None:
     rig = Rig()
-    holders = [ticket(context=under(rig.parent())) for _ in range(20)]
+    holders = [ticket(context=under(rig.parent())) for _ in range(300)]
     who = ticket(context=under(rig.parent()))
-    rig.tell(*(granted(holder) for holder in holders), waiting(who, holders=holders), granted(who))
-    assert [link.context for link in rig.spans()[-1].links] == [acquire_of(holder) for holder in holders[:16]]
+    rig.tell(waiting(who, 0.0))
+    for number, holder in enumerate(holders):
+        # One after the other, and each fifteenth much longer.
+        held = 2.0 if number % 15 == 0 else 0.5
+        rig.tell(granted(holder, number * 3.0, waited=0.0), released(holder, number * 3.0 + held))
+    rig.tell(granted(who, 995.0, waited=995.0))
+    links = rig.spans()[-1].links
+    longest = [acquire_of(holder) for holder in holders[::15]]
+    assert len(links) == 16
+    assert all(link.context in longest for link in links)
+
+
+def test_links_omit_what_ended_before_the_wait() -> None:
+    rig = Rig()
+    before, who = ticket(context=under(rig.parent())), ticket(context=under(rig.parent()))
+    rig.tell(granted(before, 980.0), released(before, 989.0), waiting(who, 990.0), granted(who))
+    assert rig.spans()[-1].links == ()
 
 
 def test_links_omit_unrecorded_spans() -> None:
-    unsampled, rig = Rig(sampler=ALWAYS_OFF), Rig()
+    rig, unsampled = Rig(), Rig(sampler=ALWAYS_OFF)
     holder = ticket(context=under(unsampled.parent()))
-    unsampled.tell(granted(holder))
+    unsampled.tell(granted(holder, 980.0))
     who = ticket(context=under(rig.parent()))
-    rig.tell(waiting(who, holders=[holder]), granted(who))
+    rig.telemetry.listeners[1](SlotTaken(980.0, holder))
+    rig.tell(waiting(who), granted(who))
     assert rig.span().links == ()
 
 
@@ -192,9 +207,7 @@ def test_settling_span_stays_open_and_ends_at_the_grant() -> None:
     rig.tell(spent(who), released(who))
     span = rig.span()
     assert span.end_time == wall(995.0)
-    event = span.events[-1]
-    assert (event.name, event.timestamp) == ("loco.spend", wall(999.0))
-    assert dict(event.attributes or {}) == {
+    assert {name: value for name, value in (span.attributes or {}).items() if name.startswith("loco.spend")} == {
         "loco.spend.weight": 1.5,
         "loco.spend.estimated": False,
         "loco.spend.usd": 0.0025,
@@ -208,7 +221,7 @@ def test_unstated_spending_is_estimated(usage: Usage | None, tokens: bool) -> No
     rig = Rig()
     who = ticket(context=under(rig.parent()), settles=True)
     rig.tell(granted(who), spent(who, usage=usage))
-    attributes = rig.span().events[-1].attributes or {}
+    attributes = rig.span().attributes or {}
     assert attributes["loco.spend.estimated"] is True
     assert ("loco.spend.output_tokens" in attributes) is tokens
 
@@ -219,7 +232,7 @@ def test_failed_call_ends_the_span_without_spending() -> None:
     rig.tell(granted(who), released(who))
     span = rig.span()
     assert span.end_time == wall(995.0)
-    assert [event.name for event in span.events] == ["loco.grant"]
+    assert "loco.spend.weight" not in (span.attributes or {})
 
 
 def test_second_wait_of_a_retry_has_its_own_span() -> None:
@@ -229,8 +242,10 @@ def test_second_wait_of_a_retry_has_its_own_span() -> None:
     rig.tell(granted(who, 997.0, waited=1.0, repeated=True), spent(who), released(who))
 
     first, second = rig.spans()
-    assert [event.name for event in first.events] == ["loco.wait", "loco.grant", "loco.throttle"]
-    assert [event.name for event in second.events] == ["loco.grant", "loco.spend"]
+    assert [event.name for event in first.events] == ["loco.throttle"]
+    assert "loco.spend.weight" not in (first.attributes or {})
+    assert "loco.spend.weight" in (second.attributes or {})
+    assert "loco.queue.position" not in (second.attributes or {})
     assert (second.start_time, second.end_time) == (wall(996.0), wall(997.0))
     assert first.parent == second.parent
 
@@ -255,7 +270,9 @@ def test_nothing_is_kept_open_without_a_trace(carried: object) -> None:
     rig = Rig()
     who = ticket(context=carried, settles=True)
     rig.tell(waiting(who), granted(who), throttled(who), spent(who), released(who))
-    assert [event.name for event in rig.span().events] == ["loco.grant"]
+    span = rig.span()
+    assert span.events == ()
+    assert "loco.spend.weight" not in (span.attributes or {})
 
 
 def test_repeated_event_leaves_no_span_open() -> None:
@@ -266,20 +283,114 @@ def test_repeated_event_leaves_no_span_open() -> None:
     assert len(rig.spans()) == 2
 
 
-def test_unsampled_span_computes_nothing() -> None:
+def test_unsampled_span_reads_the_request_alone() -> None:
     rig = Rig(sampler=ALWAYS_OFF)
     # All arithmetic with this weight fails.
     weight = cast("int", "not a number")
-    who = ticket(context=under(rig.parent()), settles=True, weight=weight)
+    who = ticket(context=under(rig.parent()), settles=True)
     holding = waiting(who)._replace(queue_weight=weight)
     winning = granted(who)._replace(queue_weight=weight)
     spending = spent(who)
     spending = spending._replace(spending=spending.spending._replace(weight=weight))
     events: list[Event] = [holding, winning, throttled(who), spending, rejected(who), released(who)]
-    spans = rig.telemetry.listeners[0]
+    spans = rig.telemetry.listeners[1]
     for event in events:
         spans(event)
     assert rig.spans() == ()
+
+
+class _KeepsBatch(Sampler):
+    """Samples by attributes of the acquire span, and drops all others of ours."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        attributes = kwargs.get("attributes") or (args[4] if len(args) > 4 else None) or {}
+        kept = attributes.get("loco.agent.id") == "batch" and attributes.get("loco.wait.duration", 0) > 1
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if kept else Decision.DROP, attributes)
+
+    def get_description(self) -> str:
+        return "by agent"
+
+
+def test_sampler_reads_the_attributes_of_the_wait() -> None:
+    rig = Rig(sampler=_KeepsBatch())
+    rig.tell(granted(ticket("batch")), granted(ticket("batch"), waited=0.5), granted(ticket("chat")))
+    assert [(span.attributes or {})["loco.wait.duration"] for span in rig.spans()] == [5.0]
+
+
+def test_caller_is_on_every_span() -> None:
+    rig = Rig()
+    call = rig.telemetry.create_trace()
+    call.set_caller("acme", "research", "digest", "conversation-1")
+    call.begin_call("analyst", SUBJECT, has_sdk_span=False)
+    who = ticket(context=call, settles=True)
+    rig.tell(granted(who))
+    call.begin_inference("analyst", 995.0)
+    rig.tell(spent(who), released(who))
+    expected = {
+        "loco.agent.id": "analyst",
+        "loco.tenant.id": "acme",
+        "loco.team.id": "research",
+        "gen_ai.workflow.name": "digest",
+        "gen_ai.conversation.id": "conversation-1",
+    }
+    assert len(rig.spans()) == 3
+    for span in rig.spans():
+        assert expected.items() <= dict(span.attributes or {}).items()
+
+
+def test_tokens_are_once_on_a_span() -> None:
+    rig = Rig()
+    call = rig.telemetry.create_trace()
+    call.begin_call("analyst", SUBJECT, has_sdk_span=False)
+    who = ticket(context=call, settles=True)
+    rig.tell(granted(who))
+    call.begin_inference("analyst", 995.0)
+    rig.tell(spent(who), released(who))
+    attributes = next(span.attributes for span in rig.spans() if span.name.startswith("chat")) or {}
+    assert attributes["gen_ai.usage.input_tokens"] == 100
+    assert attributes["loco.spend.usd"] == 0.0025
+    assert not {name for name in attributes if name.startswith("loco.spend") and name.endswith("tokens")}
+
+
+def test_wait_is_split_by_cause_on_its_span() -> None:
+    rig = Rig()
+    wait_for_everything(rig)
+    attributes = next(span.attributes for span in rig.spans() if (span.attributes or {})["loco.wait.duration"] == 9.0)
+    parts = {
+        name.removeprefix("loco.wait.time."): value
+        for name, value in (attributes or {}).items()
+        if name.startswith("loco.wait.time.") and isinstance(value, float)
+    }
+    assert parts == pytest.approx(
+        {
+            "slot": 2.0,
+            "self": 1.0,
+            "ramp": 1.0,
+            "reserved": 1.0,
+            "backoff": 1.0,
+            "requests": 1.0,
+            "tokens": 1.0,
+            "budget": 1.0,
+        }
+    )
+    assert sum(parts.values()) == pytest.approx(9.0, abs=1e-9)
+
+
+def test_five_longest_holders_are_named_then_others() -> None:
+    rig = Rig()
+    holders = [ticket(f"agent-{number}", context=None) for number in range(8)]
+    who = ticket("who", context=under(rig.parent()))
+    rig.tell(Limited(980.0, "llm_api", 8, 8), *(granted(holder, 980.0, waited=0.0) for holder in holders))
+    rig.tell(waiting(who, 990.0))
+    for number, holder in enumerate(holders):
+        stranger = ticket("stranger", context=None)
+        rig.tell(released(holder, 991.0 + number * 0.5), granted(stranger, 991.0 + number * 0.5, waited=0.0))
+    rig.tell(granted(who))
+    attributes = rig.spans()[-1].attributes or {}
+    agents, seconds = attributes["loco.blame.agents"], attributes["loco.blame.seconds"]
+    assert agents == ("stranger", "agent-7", "agent-6", "agent-5", "agent-4", "other")
+    assert isinstance(seconds, tuple)
+    assert sum(cast("tuple[float, ...]", seconds)) == pytest.approx(5.0, abs=1e-9)
 
 
 def test_suppressed_span_is_not_made() -> None:

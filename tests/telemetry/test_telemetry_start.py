@@ -10,6 +10,7 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from telemetry_scenario import SUBJECT, standing
 
 from loco_otel._telemetry import Telemetry, detect_active_signals
+from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.spans import SpanListener
 
@@ -45,7 +46,7 @@ def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", real_metrics())
     assert detect_active_signals() == (True, True)
     telemetry = Telemetry.from_providers(standing, list)
-    assert [type(listener) for listener in telemetry.listeners] == [SpanListener, MetricListener]
+    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, SpanListener, MetricListener]
 
 
 @pytest.mark.parametrize("tracing", [NoOpTracerProvider(), ProxyTracerProvider()])
@@ -62,14 +63,14 @@ def test_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tracing_alone_is_configured() -> None:
     assert detect_active_signals(real_tracing(), NoOpMeterProvider()) == (True, False)
     telemetry = start(real_tracing(), NoOpMeterProvider())
-    assert [type(listener) for listener in telemetry.listeners] == [SpanListener]
+    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, SpanListener]
     assert telemetry.create_trace() is not None
 
 
 def test_metrics_alone_are_configured() -> None:
     assert detect_active_signals(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
-    assert [type(listener) for listener in telemetry.listeners] == [MetricListener]
+    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, MetricListener]
     call = telemetry.create_trace()
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
     call.begin_inference("analyst", 0.0)

@@ -127,7 +127,7 @@ def test_each_worker_schedules_and_reports_itself(site: Site, server: LlmServer)
 
 
 def waited(span: Mapping[str, Any]) -> bool:
-    return any(event["name"] == "loco.wait" for event in span.get("events", ()))
+    return any(item["key"] == "loco.wait.reason" for item in span["attributes"])
 
 
 def by_instance(told: Iterable[Told]) -> dict[str, list[Mapping[str, Any]]]:

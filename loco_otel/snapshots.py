@@ -1,0 +1,104 @@
+"""The state of the scheduler at one moment: the values that snapshots and dumps return.
+
+Programs import them from `loco_otel.events`.
+"""
+
+from typing import NamedTuple
+
+
+class AgentSnapshot(NamedTuple):
+    """One agent at one resource, at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.slot('analyst'):
+        ...     [agent.agent for agent in loco_otel.snapshot().resources[0].agents]
+        ['analyst']
+
+    """
+
+    agent: str
+    waiting: int
+    active: int
+    queue_weight: int
+    """Qi in milli-weights."""
+    queue_age: int
+    """Di in ticks."""
+    oldest_wait: float
+    """Seconds that its oldest waiter has waited."""
+    score: float | None
+    """L, or under `fair` the weights by which it is behind V; None if it does not compete."""
+    tenant: str | None = None
+    """The tenant of the agent: equal agent names of two tenants are two agents."""
+    rank: int | None = None
+    """Its rank among competing agents (within its tenant, if there are several), 1 is next; in a dump only."""
+
+
+class TicketSnapshot(NamedTuple):
+    """One request at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.slot('analyst'):
+        ...     [ticket['state'] for ticket in loco_otel.dump().as_dict()['resources'][0]['tickets']]
+        ['holding']
+
+    """
+
+    id: str
+    agent: str
+    tenant: str | None
+    state: str
+    """`holding`, `admitting`, `paused` (before a retry) or `waiting`."""
+    resources: tuple[str, ...]
+    weight: int
+    """Milli-weights."""
+    provider: str | None
+    model: str | None
+    seconds: float
+    """Seconds that it has held the slot or waited; since its back-off started it does neither."""
+    ticks: int
+    """Seconds that it has waited."""
+    time_left: float | None
+    """Seconds until its wait times out; None without a timeout or when it no longer waits."""
+    shares_with: str | None
+    """The id of the holder whose slot it shares."""
+
+
+class ResourceSnapshot(NamedTuple):
+    """One resource at one moment."""
+
+    resource: str
+    policy: str
+    capacity: int | None
+    """None while unlimited."""
+    active: int
+    waiting: int
+    tick: int
+    alpha: float
+    fairness: float
+    """Jain's index of the weight served over the last grants; starved agents count as 0."""
+    agents: tuple[AgentSnapshot, ...]
+    pause: float = 0.0
+    """Seconds for which its provider still asks for a pause."""
+    pause_header: str | None = None
+    """The header that states them."""
+
+
+class ResourceDump(NamedTuple):
+    """One resource at one moment, with its requests."""
+
+    standing: ResourceSnapshot
+    tickets: tuple[TicketSnapshot, ...]
+    """Holders by their grants, then waiters in the order in which they would be granted next, then the rest."""
+    left_out: int
+    """Requests that the dump's limit leaves out."""
+
+
+class Snapshot(NamedTuple):
+    """The state of all resources at one moment; the counters are of events not delivered, and of rebuilt states."""
+
+    at: float
+    resources: tuple[ResourceSnapshot, ...]
+    events_dropped: int = 0
+    recoveries: int = 0
