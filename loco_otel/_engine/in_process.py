@@ -295,7 +295,8 @@ class InProcessEngine:
 
     def take_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
-        return self._read_state(with_tickets=False).build_snapshot()._replace(events_dropped=self._outbox.dropped)
+        snapshot = self._read_state(with_tickets=False).build_snapshot()
+        return snapshot._replace(events_dropped=self._outbox.dropped, max_waiting=self.max_waiters)
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
