@@ -21,9 +21,13 @@ from loco_otel.events import (
     Released,
     Request,
     SlotTaken,
+    Submitted,
     Suspended,
     Waiting,
 )
+
+_MAX_REMEMBERED = 10_000
+"""Agents whose points are remembered as started; above it all are started again, which changes nothing."""
 
 
 class TimeIntegral:
@@ -90,8 +94,10 @@ class TimeSums:
         self._sharers: dict[tuple[str, str], list[str]] = {}
         """By ticket and resource: the tickets that share its slot, in the order of their grants."""
         self._paused: dict[str, Request] = {}
+        self._started: set[tuple[str, tuple[str, ...]]] = set()
         self._slot_counts: dict[str, int | None] = {}
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            Submitted: self._handle_submitted,
             Waiting: self._handle_next_attempt,
             SlotTaken: self._handle_slot,
             Granted: self._handle_slot,
@@ -118,6 +124,20 @@ class TimeSums:
     def after_fork(self) -> None:
         """Forget in a forked child what is under way: it is the parent's."""
         self.forget_open()
+
+    def _handle_submitted(self, event: Submitted) -> None:
+        """Start the points of an agent at 0, so that `increase()` sees its first hold and its first pause."""
+        request = event.ticket.request
+        kind = request.agent, request.resources
+        trace = get_call_trace(request)
+        if kind in self._started or (trace is not None and trace.is_suppressed):
+            return
+        if len(self._started) >= _MAX_REMEMBERED:
+            self._started.clear()
+        self._started.add(kind)
+        for resource in request.resources:
+            self._add_requests(self._slots, request, resource, 0, event.at)
+            self._add_requests(self._pauses, request, resource, 0, event.at)
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
