@@ -22,6 +22,7 @@ from series import Series, of_otlp, of_page, of_samples
 from loco_otel._telemetry.catalogue import (
     CAPACITY_TIME,
     CHILDREN,
+    FAIRNESS,
     GATE_CLOSED,
     METRICS,
     PAUSE_TIME,
@@ -92,9 +93,10 @@ BUDGETS = """
 """
 """Its model has no price, so its budget is in weight."""
 
-EXPORTED = [row for row in METRICS if row not in {GATE_CLOSED, CHILDREN, RATE_LIMIT, RATE_LIMIT_REMAINING}]
-"""All but those without a point here: a fixed capacity is never paused, the program does not fork, and its provider
-sends no limits. They have tests in `tests/telemetry` and `tests/questions`."""
+_ABSENT = {GATE_CLOSED, CHILDREN, FAIRNESS, RATE_LIMIT, RATE_LIMIT_REMAINING}
+EXPORTED = [row for row in METRICS if row not in _ABSENT]
+"""All but those without a point here: a fixed capacity is never paused, the program does not fork, one agent waits, and
+the provider sends no limits. They have tests in `tests/telemetry` and `tests/questions`."""
 
 GROWING = {row.prometheus_name for row in (QUEUE_WAIT, SLOT_TIME, CAPACITY_TIME, PAUSE_TIME, WAIT_TIME)}
 """Seconds of what is under way."""
