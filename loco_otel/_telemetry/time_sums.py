@@ -27,7 +27,7 @@ from loco_otel.events import (
 )
 
 _MAX_REMEMBERED = 10_000
-"""Agents whose points are remembered as started; above it all are started again, which changes nothing."""
+"""Agents whose points are remembered; above it all are found again."""
 
 
 class TimeIntegral:
@@ -46,11 +46,18 @@ class TimeIntegral:
         """Level, the time of its last change, and the integral until then. One value: all change in one assignment."""
         self._reported: dict[PointValues, float] = {}
 
-    def add_level(self, values: PointValues, change: int, at: float) -> None:
-        """Change the level of a point by an amount."""
+    def start_point(self, values: PointValues, at: float) -> PointValues:
+        """Return the point to which these values belong, started at 0 if it is new."""
         point = self._limit.limit_values(values)
-        level, since, total = self._points.get(point, (0, at, 0.0))
-        self._points[point] = level + change, max(at, since), total + level * max(0.0, at - since)
+        self._points.setdefault(point, (0, at, 0.0))
+        return point
+
+    def add_level(self, point: PointValues, change: int, at: float) -> None:
+        """Change the level of a point that was started by an amount."""
+        level, since, total = self._points[point]
+        # An event may be some microseconds older than the one before.
+        passed = at - since if at > since else 0.0
+        self._points[point] = level + change, since + passed, total + level * passed
 
     def read_totals(self, now: float) -> list[tuple[float, Mapping[str, str | int]]]:
         """Return the integrals until `now` with their attributes. None of them is less than before."""
@@ -94,7 +101,8 @@ class TimeSums:
         self._sharers: dict[tuple[str, str], list[str]] = {}
         """By ticket and resource: the tickets that share its slot, in the order of their grants."""
         self._paused: dict[str, Request] = {}
-        self._started: set[tuple[str, tuple[str, ...]]] = set()
+        self._points: dict[tuple[str, tuple[str, ...]], Mapping[str, tuple[PointValues, PointValues]]] = {}
+        """By agent and resources; remembered, as finding them costs more than all else."""
         self._slot_counts: dict[str, int | None] = {}
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Submitted: self._handle_submitted,
@@ -128,31 +136,38 @@ class TimeSums:
     def _handle_submitted(self, event: Submitted) -> None:
         """Start the points of an agent at 0, so that `increase()` sees its first hold and its first pause."""
         request = event.ticket.request
+        if (request.agent, request.resources) not in self._points and not _is_suppressed(request):
+            self._find_points(request, event.at)
+
+    def _find_points(self, request: Request, at: float) -> Mapping[str, tuple[PointValues, PointValues]]:
+        """Return the points of a request's slots and pauses by resource."""
         kind = request.agent, request.resources
-        trace = get_call_trace(request)
-        if kind in self._started or (trace is not None and trace.is_suppressed):
-            return
-        if len(self._started) >= _MAX_REMEMBERED:
-            self._started.clear()
-        self._started.add(kind)
-        for resource in request.resources:
-            self._add_requests(self._slots, request, resource, 0, event.at)
-            self._add_requests(self._pauses, request, resource, 0, event.at)
+        points = self._points.get(kind)
+        if points is None:
+            if len(self._points) >= _MAX_REMEMBERED:
+                self._points.clear()
+            agent = self._cardinality_limit(key.AGENT, request.agent)
+            points = {}
+            for resource in request.resources:
+                values = agent, self._cardinality_limit(key.RESOURCE, resource)
+                points[resource] = self._slots.start_point(values, at), self._pauses.start_point(values, at)
+            self._points[kind] = points
+        return points
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
     def _handle_slot(self, event: SlotTaken | Granted) -> None:
-        self._handle_next_attempt(event)
         ticket, request = event.ticket.id, event.ticket.request
-        trace = get_call_trace(request)
+        if self._paused:
+            self._handle_next_attempt(event)
         # A grant that follows the check of its budgets is no second hold.
-        if ticket in self._holds or (trace is not None and trace.is_suppressed):
+        if ticket in self._holds or _is_suppressed(request):
             return
         self._holds[ticket] = request
-        for resource in request.resources:
+        for resource, (point, _) in self._find_points(request, event.at).items():
             host = event.hosts.get(resource)
             if host is None or host.id not in self._holds:
-                self._add_requests(self._slots, request, resource, 1, event.at)
+                self._slots.add_level(point, 1, event.at)
             else:
                 # A sharer lends no slot: its own host does.
                 owner = self._hosts.get((host.id, resource), host.id)
@@ -160,20 +175,21 @@ class TimeSums:
                 self._sharers.setdefault((owner, resource), []).append(ticket)
 
     def _handle_end(self, event: Rejected | Released) -> None:
-        self._handle_next_attempt(event)
+        if self._paused:
+            self._handle_next_attempt(event)
         self._end_hold(event.ticket.id, event.at)
 
     def _end_hold(self, ticket: str, at: float) -> None:
         request = self._holds.pop(ticket, None)
         if request is None:
             return
-        for resource in request.resources:
-            host = self._hosts.pop((ticket, resource), None)
+        for resource, (point, _) in self._find_points(request, at).items():
+            host = self._hosts.pop((ticket, resource), None) if self._hosts else None
             if host is not None:
                 self._sharers[host, resource].remove(ticket)
                 continue
-            self._add_requests(self._slots, request, resource, -1, at)
-            sharers = self._sharers.pop((ticket, resource), None)
+            self._slots.add_level(point, -1, at)
+            sharers = self._sharers.pop((ticket, resource), None) if self._sharers else None
             if sharers:
                 self._pass_slot(sharers, resource, at)
 
@@ -184,7 +200,7 @@ class TimeSums:
         self._sharers[heir, resource] = others
         for other in others:
             self._hosts[other, resource] = heir
-        self._add_requests(self._slots, self._holds[heir], resource, 1, at)
+        self._slots.add_level(self._find_points(self._holds[heir], at)[resource][0], 1, at)
 
     # -- pauses and limits ------------------------------------------------------------------------------------------
 
@@ -193,21 +209,20 @@ class TimeSums:
         if ticket in self._holds:
             self._end_hold(ticket, event.at)
             self._paused[ticket] = request
-            for resource in request.resources:
-                self._add_requests(self._pauses, request, resource, 1, event.at)
+            self._change_pauses(request, 1, event.at)
 
     def _handle_next_attempt(self, event: Waiting | SlotTaken | Granted | Rejected | Released) -> None:
         request = self._paused.pop(event.ticket.id, None)
         if request is not None:
-            for resource in request.resources:
-                self._add_requests(self._pauses, request, resource, -1, event.at)
+            self._change_pauses(request, -1, event.at)
 
     def _handle_limited(self, event: Limited) -> None:
         resource = self._cardinality_limit(key.RESOURCE, event.resource)
         is_new, before = event.resource not in self._slot_counts, self._slot_counts.get(event.resource)
         self._slot_counts[event.resource] = slots = event.slots
         if slots is not None or before is not None:
-            self._capacity.add_level((resource,), (slots or 0) - (before or 0), event.at)
+            point = self._capacity.start_point((resource,), event.at)
+            self._capacity.add_level(point, (slots or 0) - (before or 0), event.at)
         if is_new:
             for direction in (key.UP, key.DOWN):
                 self.limit_changes.start_at_zero(resource, direction)
@@ -215,6 +230,11 @@ class TimeSums:
             is_lower = before is None or (slots is not None and slots < before)
             self.limit_changes.add_amount(1, resource, key.DOWN if is_lower else key.UP)
 
-    def _add_requests(self, integral: TimeIntegral, request: Request, resource: str, change: int, at: float) -> None:
-        values = self._cardinality_limit(key.AGENT, request.agent), self._cardinality_limit(key.RESOURCE, resource)
-        integral.add_level(values, change, at)
+    def _change_pauses(self, request: Request, change: int, at: float) -> None:
+        for _, point in self._find_points(request, at).values():
+            self._pauses.add_level(point, change, at)
+
+
+def _is_suppressed(request: Request) -> bool:
+    trace = get_call_trace(request)
+    return trace is not None and trace.is_suppressed

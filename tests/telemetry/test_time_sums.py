@@ -182,6 +182,7 @@ def test_suppressed_call_is_not_counted() -> None:
 
 def test_total_never_decreases_after_a_late_event() -> None:
     integral = TimeIntegral(catalogue.SLOT_TIME)
+    integral.start_point(("a", LLM), 0.0)
     integral.add_level(("a", LLM), 1, 0.0)
     assert integral.read_totals(2.0)[0][0] == 2.0
     integral.add_level(("a", LLM), -1, 1.5)
