@@ -404,6 +404,7 @@ class InProcessEngine:
         core = self._core
         if self._busy:
             rebuild_state(core, now)
+            self._outbox.dropped += self.observed  # events of that operation may be lost
             self._outbox.add_fault(logging.WARNING, _RECOVERY_WARNING)
         self._busy = True
         while self._abandoned:

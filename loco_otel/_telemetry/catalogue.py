@@ -162,7 +162,8 @@ BYPASSED = MetricDefinition(
 )
 EVENTS_DROPPED = MetricDefinition(
     "loco.events.dropped", InstrumentKind.OBSERVABLE_COUNTER, "{event}",
-    "Events that were dropped as listeners (span processors, exporters) were too slow: spans and metrics lack them.",
+    "Events that were dropped as listeners (span processors, exporters) were too slow, or lost with an interrupted "
+    "operation: spans and metrics lack them.",
     (),
 )
 SCORE = MetricDefinition(

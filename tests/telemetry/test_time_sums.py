@@ -13,6 +13,7 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.provider_pause import record_throttling
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.instruments import CardinalityLimit
@@ -211,6 +212,15 @@ def test_dropped_events_end_open_holds() -> None:
     rig.events_dropped = 1
     first = rig.points("loco.slot.time")
     assert rig.points("loco.slot.time") == first
+
+
+def test_interrupted_operation_counts_as_a_dropped_event() -> None:
+    engine = InProcessEngine(Scheduler({LLM: 1}, FifoPolicy), timer=False)
+    engine.add_listener(lambda _: None)
+    engine.submit(engine.create_ticket(Request("hog", MILLI, (LLM,))))
+    engine._busy = True  # as an interruption leaves it
+    engine.submit(engine.create_ticket(Request("next", MILLI, (LLM,))))
+    assert engine.take_snapshot().events_dropped == 1
 
 
 @pytest.mark.parametrize("seed", range(scale(20)))
