@@ -79,6 +79,7 @@ fmt: .venv/.test
 docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
 	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
+	$(BIN)/python -m loco_otel._telemetry.questions docs/questions.md
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

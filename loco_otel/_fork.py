@@ -5,8 +5,10 @@ under way is not the child's to end. Each object that must be renewed is registe
 all objects of one phase before those of the next, in the order of `ForkPhase`.
 """
 
+import mmap
 import os
 import threading
+from contextlib import suppress
 from enum import IntEnum
 from types import TracebackType
 from typing import Protocol
@@ -69,11 +71,52 @@ class ForkSafeLock:
         self._lock = threading.Lock()
 
 
+_PID_BYTES = 8
+_MAX_COUNTED = 1024
+_child_pids: mmap.mmap | None = None
+"""Shared with the children: each writes its process id there, at the index that the id has modulo the size."""
+
+
+def count_children() -> int | None:
+    """Return the number of forked children that run; None before the first fork.
+
+    At most 1024 are counted, and of two children whose process ids differ by a multiple of 1024 one.
+    """
+    pids = _child_pids
+    if pids is None:
+        return None
+    return sum(_is_running(int.from_bytes(pids[at : at + _PID_BYTES])) for at in range(0, len(pids), _PID_BYTES))
+
+
+def _is_running(pid: int) -> bool:
+    if pid == 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user by now
+        return True
+    return True
+
+
+def _share_page() -> None:
+    global _child_pids  # noqa: PLW0603 - one per process
+    if _child_pids is None:
+        with suppress(OSError):
+            _child_pids = mmap.mmap(-1, _MAX_COUNTED * _PID_BYTES)
+
+
 def _renew_in_child() -> None:
+    global _child_pids
+    pids, _child_pids = _child_pids, None
+    if pids is not None:
+        at = os.getpid() % _MAX_COUNTED * _PID_BYTES
+        pids[at : at + _PID_BYTES] = os.getpid().to_bytes(_PID_BYTES)
     for phase in ForkPhase:
         for renewed in tuple(_registered[phase]):
             renewed.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_in_child)
+    os.register_at_fork(before=_share_page, after_in_child=_renew_in_child)

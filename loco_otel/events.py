@@ -77,6 +77,20 @@ class ThrottleKind(StrEnum):
     """A spending limit or an empty account: a lower rate will not help."""
 
 
+THROTTLE_STATUSES = frozenset({429, 503, 529})
+"""Too many requests; unavailable, which providers send when overloaded; overloaded."""
+
+
+class InactiveReason(StrEnum):
+    """Why the calls of an installed SDK are not scheduled."""
+
+    DISABLED = "disabled"
+    """LOCO_ENABLED is false."""
+    CONFIGURATION_ERROR = "configuration_error"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    PATCH_FAILED = "patch_failed"
+
+
 class BypassReason(StrEnum):
     """Why a call was sent unscheduled."""
 

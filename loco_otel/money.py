@@ -3,6 +3,7 @@
 Amounts are integers: micro-USD (millionths of a dollar), or milli-weights. Times are seconds since the epoch.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import NamedTuple
@@ -88,6 +89,21 @@ class Action(StrEnum):
     """Allow the call and report it."""
     DOWNGRADE = "downgrade"
     """Send the call to a cheaper model."""
+
+
+class BudgetStore(StrEnum):
+    """Where the amounts of budgets are kept.
+
+    Example:
+        >>> BudgetStore('ledger') is BudgetStore.LEDGER
+        True
+
+    """
+
+    MEMORY = "memory"
+    """In this process alone."""
+    LEDGER = "ledger"
+    """In a file that several processes share."""
 
 
 THRESHOLDS = (50, 80, 95)
@@ -212,6 +228,21 @@ class BudgetStatus(NamedTuple):
     action: Action
     since: float | None = None
     """The time of the period's first charged call; None if there is none."""
+
+
+class BudgetReport(NamedTuple):
+    """All budgets at one moment, as one process reports them.
+
+    Example:
+        >>> BudgetReport(BudgetStore.MEMORY).charged
+        {}
+
+    """
+
+    store: BudgetStore
+    statuses: tuple[BudgetStatus, ...] = ()
+    charged: Mapping[AccountKey, int] = {}
+    """What this process has charged since its start, in all periods."""
 
 
 class Totals(NamedTuple):

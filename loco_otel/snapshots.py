@@ -3,7 +3,40 @@
 Programs import them from `loco_otel.events`.
 """
 
+from enum import StrEnum
 from typing import NamedTuple
+
+
+class CapacityMode(StrEnum):
+    """How the number of slots of a resource is set.
+
+    Example:
+        >>> CapacityMode('auto') is CapacityMode.AUTO
+        True
+
+    """
+
+    FIXED = "fixed"
+    AUTO = "auto"
+    """Unlimited until the provider refuses a request, then adapted to its refusals."""
+    UNLIMITED = "unlimited"
+
+
+class ReportedLimit(NamedTuple):
+    """A limit as the headers of a provider's answer report it.
+
+    Example:
+        >>> limit = ReportedLimit('tokens', 30_000, 29_100)
+        >>> limit.remaining
+        29100
+
+    """
+
+    kind: str
+    """`requests` or `tokens`."""
+    limit: int | None
+    """None if not reported."""
+    remaining: int | None
 
 
 class AgentSnapshot(NamedTuple):
@@ -76,13 +109,31 @@ class ResourceSnapshot(NamedTuple):
     waiting: int
     tick: int
     alpha: float
-    fairness: float
-    """Jain's index of the weight served over the last grants; starved agents count as 0."""
+    fairness: float | None
+    """Jain's index of the weight served lately, over the agents that had a request waiting throughout, at most during
+    the last 1000 releases; None below two such agents, or before there were two releases for each.
+    """
     agents: tuple[AgentSnapshot, ...]
     pause: float = 0.0
     """Seconds for which its provider still asks for a pause."""
     pause_header: str | None = None
     """The header that states them."""
+    used: int = 0
+    """Slots in use: `active` without the requests that share a slot."""
+    mode: CapacityMode = CapacityMode.FIXED
+    reference: int | None = None
+    """The slots that an adaptive limit approaches: one below the number last refused, or `capacity` if that is higher.
+    None while unlimited.
+    """
+    gates: tuple[tuple[str, float], ...] = ()
+    """Rates per minute that are used up, `requests` or `tokens`, and the seconds for which they delay a grant."""
+    rate_limits: tuple[ReportedLimit, ...] = ()
+    """What its provider reported last."""
+
+    @property
+    def saturation(self) -> float | None:
+        """Slots in use and requests that wait, in units of the slots; None while unlimited."""
+        return None if self.capacity is None else (self.used + self.waiting) / self.capacity
 
 
 class ResourceDump(NamedTuple):
@@ -102,3 +153,5 @@ class Snapshot(NamedTuple):
     resources: tuple[ResourceSnapshot, ...]
     events_dropped: int = 0
     recoveries: int = 0
+    max_waiting: int | None = None
+    """Requests that may wait, of all resources together; None without a bound."""

@@ -18,7 +18,7 @@ from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.clock import monotonic
 from loco_otel.events import BudgetEvent, BudgetReached, Event
-from loco_otel.money import Action, BudgetStatus, Charge, Totals, Unit
+from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Charge, Totals, Unit
 
 _logger = logging.getLogger("loco_otel")
 
@@ -29,6 +29,9 @@ RejectionCheck: TypeAlias = Callable[[Ticket], Exception | None]
 
 class BudgetEngine(Protocol):
     """The engine operations that budgets use."""
+
+    observed: bool
+    """Whether listeners receive events."""
 
     def emit(self, make: Callable[[float], Event]) -> None:
         """Emit an event to the listeners."""
@@ -59,6 +62,9 @@ class BudgetController:
         self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
         """The largest estimates of waiting calls: an account with more room rejects none of them."""
         self._is_counting_requested = False
+        self._charged: dict[AccountKey, int] = {}
+        """What this process has charged while it was observed."""
+        self._charged_lock = _fork.ForkSafeLock()
         self._settings = settings
         self.prices = Prices(settings.prices)
         self.ledger_client = LedgerClient(open_ledger(settings), wall, self._handle_ledger_update)
@@ -172,6 +178,18 @@ class BudgetController:
         self.ledger_client.write_deferred()
         return self.ledger_client.ledger.read_statuses(self.wall_clock())
 
+    def read_report(self) -> BudgetReport:
+        """Return the status of every account, where it is kept, and what this process has charged.
+
+        Raises:
+            LedgerError: the ledger can't be used now.
+
+        """
+        statuses = self.read_statuses()
+        store = BudgetStore.MEMORY if self._settings.ledger is None else BudgetStore.LEDGER
+        with self._charged_lock:
+            return BudgetReport(store, statuses, self._charged.copy())
+
     def compute_totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
         """Return the totals of all settled calls, grouped by these fields.
 
@@ -196,10 +214,15 @@ class BudgetController:
     def after_fork(self) -> None:
         """Reset the state of a forked child, which does not own its parent's calls."""
         self._waiters = {}
+        self._charged = {}
         self.ledger_client.after_fork()
         self._apply_current_settings()
 
-    def _handle_ledger_update(self, ticket: Ticket, settled: LedgerUpdate) -> None:
+    def _handle_ledger_update(self, ticket: Ticket, charge: Charge, settled: LedgerUpdate) -> None:
+        if settled.statuses and self.engine.observed:
+            with self._charged_lock:
+                for status in settled.statuses:
+                    self._charged[status.key] = self._charged.get(status.key, 0) + charge.amount(status.key.unit)
         for percent, standing in settled.reached:
             self._report_threshold(ticket, percent, standing)
         if self._waiters and any(self._can_reject_waiters(standing) for standing in settled.statuses):

@@ -39,7 +39,7 @@ class LedgerClient:
     """
 
     def __init__(
-        self, ledger: Ledger, wall: Callable[[], float], settled: Callable[[Ticket, LedgerUpdate], None]
+        self, ledger: Ledger, wall: Callable[[], float], settled: Callable[[Ticket, Charge, LedgerUpdate], None]
     ) -> None:
         self.ledger = ledger
         self._wall_clock = wall
@@ -141,7 +141,7 @@ class LedgerClient:
             self._log_failure()
             return None
         self._is_failing = False
-        self._on_settled(ticket, settled)
+        self._on_settled(ticket, charge, settled)
         return settled
 
     def _try_cancel(self, ticket: Ticket) -> bool:

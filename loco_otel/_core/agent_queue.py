@@ -9,10 +9,12 @@ from loco_otel._core.ticket import Ticket
 class AgentQueue:
     """One agent's waiting tickets, oldest first. Weight and age include those of the agent's backlog."""
 
-    __slots__ = ("_backlog", "_own_weight", "_waiters", "key")
+    __slots__ = ("_backlog", "_own_weight", "_waiters", "key", "since_tick")
 
-    def __init__(self, key: Key, backlog: Backlog | None = None) -> None:
+    def __init__(self, key: Key, backlog: Backlog | None = None, since_tick: int = 0) -> None:
         self.key = key
+        self.since_tick = since_tick
+        """The tick since which a ticket has been in the queue without interruption."""
         self._own_weight = 0
         self._backlog = backlog
         self._waiters = LazyHeap()

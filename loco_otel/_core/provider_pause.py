@@ -1,5 +1,6 @@
 """What a provider reported: its refusals lower adaptive limits, and its headers pause a resource."""
 
+from collections.abc import Iterable
 from operator import itemgetter
 
 from loco_otel._core.scheduler import Scheduler
@@ -21,6 +22,8 @@ def record_throttling(core: Scheduler, event: Throttled) -> None:
     if core.observed:
         core.events.append(event)
     ticket, now = event.ticket, event.at
+    if event.limits is not None:
+        store_rate_limits(core, event.ticket.request.resources, event.limits)
     if isinstance(ticket, Ticket) and ticket.state is State.GRANTED and event.kind is not ThrottleKind.SPEND:
         pause, header = compute_pause(ticket, event.limits, event.retry_after)
         queue_set = core.resources.get_queue_set(ticket.request.resources)
@@ -29,12 +32,21 @@ def record_throttling(core: Scheduler, event: Throttled) -> None:
 
 
 def record_rate_limits(core: Scheduler, ticket: Ticket, limits: RateLimits, now: float) -> None:
-    """Pause the ticket's resources if the provider's remaining limits are too small for another such request."""
+    """Store a provider's remaining limits, and pause the ticket's resources if they are too small for its like."""
+    store_rate_limits(core, ticket.request.resources, limits)
     pause, header = compute_pause(ticket, limits)
     if pause and ticket.state is State.GRANTED:
         queue_set = core.resources.get_queue_set(ticket.request.resources)
         queue_set.set_pause(now + pause, header)
         core.emit_limits(queue_set.pools, now)
+
+
+def store_rate_limits(core: Scheduler, resources: Iterable[str], limits: RateLimits) -> None:
+    """Store what a provider reported, for snapshots. One store for each resource, so it needs no lock."""
+    for name in resources:
+        pool = core.resources.pools.get(name)
+        if pool is not None:
+            pool.reported_rates = limits
 
 
 def compute_pause(

@@ -108,7 +108,8 @@ class QueueSet:
         key = key_of(ticket.request)
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = AgentQueue(key, self.backlogs.get(key) if isinstance(key, str) else None)
+            backlog = self.backlogs.get(key) if isinstance(key, str) else None
+            queue = self.queues[key] = AgentQueue(key, backlog, self.tick)
         queue.add_ticket(ticket)
         self.waiting += 1
         self.rank = None

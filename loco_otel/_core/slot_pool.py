@@ -7,7 +7,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
-from loco_otel.events import GateCause, Request
+from loco_otel.events import GateCause, RateLimits, Request
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -28,6 +28,7 @@ class SlotPool:
         "recently_served",
         "reported_limit",
         "reported_pause",
+        "reported_rates",
         "reported_stall",
         "request_bucket",
         "reserved_for",
@@ -64,6 +65,8 @@ class SlotPool:
         """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
         self.reported_pause = 0.0
         """`paused_until` in the last event."""
+        self.reported_rates: RateLimits | None = None
+        """What the headers of the provider's last answer reported."""
         self.reported_stall: tuple[float, int] | None = None
         """Last sign of life and number of releases at the last report of a stall."""
         self.reserved_for: object | None = None

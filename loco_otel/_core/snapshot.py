@@ -18,7 +18,15 @@ from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import AgentSnapshot, ResourceDump, ResourceSnapshot, Snapshot, TicketSnapshot
+from loco_otel.snapshots import (
+    AgentSnapshot,
+    CapacityMode,
+    ReportedLimit,
+    ResourceDump,
+    ResourceSnapshot,
+    Snapshot,
+    TicketSnapshot,
+)
 
 _STATES = {
     State.GRANTED: "holding",
@@ -27,6 +35,9 @@ _STATES = {
     State.WAITING: "waiting",
 }
 _STATE_ORDER = {state: place for place, state in enumerate(_STATES)}
+
+_TURNS = 2
+"""Releases for each agent that fairness compares: with fewer not each can have had its turn."""
 
 _STEP = 500
 """Agents and requests that one step reads: about a millisecond."""
@@ -47,6 +58,8 @@ class _AgentState(NamedTuple):
     """None if it has no waiter: it does not compete."""
     head: tuple[int, int]
     """Birth and sequence number of its oldest waiter."""
+    ticks: int
+    """Ticks during which it had a waiter without interruption."""
 
 
 class _PoolState(NamedTuple):
@@ -150,10 +163,15 @@ class SnapshotBuilder:
             waiting=sum(queue_set.waiting for queue_set in queue_sets),
             tick=own.tick,
             alpha=own.policy.alpha,
-            fairness=1.0,
+            fairness=None,
             agents=(),
             pause=pool.paused_until - self._now if is_paused else 0.0,
             pause_header=pool.pause_header if is_paused else None,
+            used=pool.used,
+            mode=_find_mode(pool),
+            reference=None if pool.reference == inf else int(pool.reference),
+            gates=_list_gates(pool, queue_sets, self._now),
+            rate_limits=_list_rate_limits(pool),
         )
         return _PoolState(pool, queue_sets, tuple(pool.leases.values()), tuple(pool.recently_served), snapshot)
 
@@ -171,13 +189,21 @@ class SnapshotBuilder:
                 score = compute_score(key)
                 known[key] = _new(
                     _AgentState,
-                    (waiting, weight, tick - birth, wait if wait > 0 else 0.0, score, (head.birth, head.seq)),
+                    (
+                        waiting,
+                        weight,
+                        tick - birth,
+                        wait if wait > 0 else 0.0,
+                        score,
+                        (head.birth, head.seq),
+                        tick - queue.since_tick,
+                    ),
                 )
             elif isinstance(key, str) and (backlog := backlogs.get(key)) is not None:
                 work = backlog.find_oldest_work()
                 if work is not None:
                     # Work without a waiter.
-                    known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, (0, 0))
+                    known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, (0, 0), 0)
 
     def _read_tickets(self, tickets: Iterable[Ticket]) -> None:
         find = self._resources.get_queue_set
@@ -197,20 +223,17 @@ class SnapshotBuilder:
             active[key] = active.get(key, 0) + 1
         agents = self._merge_agents(state)
         best = _find_best_ranks([ranks[queue_set] for queue_set in state.queue_sets if queue_set in ranks])
-        served = dict.fromkeys((key for key, agent in agents.items() if agent.waiting), 0)
-        for key, weight in state.served:
-            served[key] = served.get(key, 0) + weight
         snapshots = []
         for key in _sort_keys(active.keys() | agents.keys()):
             tenant, name = (None, key) if isinstance(key, str) else key
-            waiting, weight, age, wait, score, _ = agents.get(key, _ABSENT)
+            waiting, weight, age, wait, score, *_ = agents.get(key, _ABSENT)
             snapshots.append(
                 _new(
                     AgentSnapshot,
                     (name, waiting, active.get(key, 0), weight, age, wait, score, tenant, best.get(key)),
                 )
             )
-        return state.snapshot._replace(fairness=jains_index(served.values()), agents=tuple(snapshots))
+        return state.snapshot._replace(fairness=_compute_fairness(agents, state.served), agents=tuple(snapshots))
 
     def _merge_agents(self, state: _PoolState) -> Mapping[Key, _AgentState]:
         """Return the agents of a resource: an agent's score is its best in any queue set."""
@@ -261,8 +284,54 @@ class SnapshotBuilder:
         )
 
 
-_ABSENT = _AgentState(0, 0, 0, 0.0, None, (0, 0))
+_ABSENT = _AgentState(0, 0, 0, 0.0, None, (0, 0), 0)
 """An agent that only holds slots."""
+
+
+def _find_mode(pool: SlotPool) -> CapacityMode:
+    if pool.adaptive_limit is not None:
+        return CapacityMode.AUTO
+    return CapacityMode.UNLIMITED if pool.capacity == inf else CapacityMode.FIXED
+
+
+def _list_gates(pool: SlotPool, queue_sets: Iterable[QueueSet], now: float) -> tuple[tuple[str, float], ...]:
+    """Return the causes of gates that are closed by a rate per minute, and the seconds left."""
+    gates: dict[str, float] = {}
+    for queue_set in queue_sets:
+        gate = queue_set.gate
+        if gate is not None and gate.resource == pool.name and gate.until > now:
+            gates[gate.cause.value] = max(gate.until - now, gates.get(gate.cause.value, 0.0))
+    return tuple(gates.items())
+
+
+def _list_rate_limits(pool: SlotPool) -> tuple[ReportedLimit, ...]:
+    rates = pool.reported_rates
+    if rates is None:
+        return ()
+    limits = (
+        ReportedLimit("requests", rates.requests_limit, rates.remaining_requests),
+        ReportedLimit("tokens", rates.tokens_limit, rates.remaining_tokens),
+    )
+    return tuple(limit for limit in limits if limit.limit is not None or limit.remaining is not None)
+
+
+def _compute_fairness(agents: Mapping[Key, _AgentState], served: Sequence[tuple[Key, int]]) -> float | None:
+    """Return Jain's index of what was served to the agents that had a waiter throughout.
+
+    The window is as long as two agents have had one. What others were served says nothing about how they were treated:
+    they received all that they asked for.
+    """
+    ticks = sorted((agent.ticks for agent in agents.values() if agent.waiting), reverse=True)
+    if len(ticks) < 2:  # noqa: PLR2004 - an index compares at least two
+        return None
+    window = min(ticks[1], len(served))
+    shares: dict[Key, int] = {key: 0 for key, agent in agents.items() if agent.waiting and agent.ticks >= window}
+    if window < _TURNS * len(shares):
+        return None
+    for key, weight in served[len(served) - window :]:
+        if key in shares:
+            shares[key] += weight
+    return jains_index(shares.values())
 
 
 def _list_agents(queue_set: QueueSet) -> list[Key]:
@@ -280,6 +349,7 @@ def _merge_states(one: _AgentState, other: _AgentState) -> _AgentState:
         max(one.oldest_wait, other.oldest_wait),
         max(scores, default=None),
         min(one.head, other.head),
+        max(one.ticks, other.ticks),
     )
 
 

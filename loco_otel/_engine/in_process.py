@@ -286,7 +286,9 @@ class InProcessEngine:
     def take_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents."""
         snapshot = self._read_state(with_tickets=False).build_snapshot()
-        return snapshot._replace(events_dropped=self._outbox.dropped, recoveries=self._recoveries)
+        return snapshot._replace(
+            events_dropped=self._outbox.dropped, recoveries=self._recoveries, max_waiting=self.max_waiters
+        )
 
     def take_dump(self, most: int) -> tuple[ResourceDump, ...]:
         """Return the state of all resources, agents and requests: of each resource at most `most` requests."""
@@ -396,6 +398,7 @@ class InProcessEngine:
         if self._busy:
             rebuild_state(core, now)
             self._recoveries += 1
+            self._outbox.dropped += self.observed  # events of that operation may be lost
             self._outbox.add_fault(logging.WARNING, RECOVERY_WARNING)
         self._busy = True
         while self._abandoned:

@@ -53,7 +53,7 @@ class Outbox:
     def __init__(self, background: Timer | None = None) -> None:
         self._background = background
         self.dropped = 0
-        """Events that no listener received."""
+        """Events that no listener received; one for each interrupted operation, whose events may be lost."""
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
         """Tickets whose callers are still to be woken."""

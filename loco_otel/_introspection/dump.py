@@ -28,6 +28,8 @@ def _convert_resource(dump: ResourceDump) -> dict[str, Any]:
     standing["agents"] = [
         {**agent._asdict(), "queue_weight": agent.queue_weight / MILLI} for agent in dump.standing.agents
     ]
+    standing["gates"] = dict(dump.standing.gates)
+    standing["rate_limits"] = [limit._asdict() for limit in dump.standing.rate_limits]
     tickets = [
         {**ticket._asdict(), "weight": ticket.weight / MILLI, "resources": list(ticket.resources)}
         for ticket in dump.tickets

@@ -16,16 +16,18 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.registry import make_policy_factory
+from loco_otel._core.provider_pause import store_rate_limits
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.ticket import Ticket
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
 from loco_otel._runtime.identity import UNKNOWN_AGENT, Identity, resolve_identity
 from loco_otel._runtime.router import Router
 from loco_otel._runtime.token_averages import TokenAverages
-from loco_otel._telemetry import CallTrace, Telemetry, detect_active_signals
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason
+from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, detect_active_signals, record_active_sdk
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, RateLimits
 
 _logger = logging.getLogger("loco_otel")
 
@@ -98,6 +100,15 @@ class Runtime:
     def has_learnt(self) -> bool:
         """Whether a provider has throttled any call so far."""
         return self._core.has_learnt
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether metrics are exported."""
+        return self._metrics is not None
+
+    def store_rate_limits(self, ticket: Ticket, limits: RateLimits) -> None:
+        """Store a provider's remaining limits for metrics alone: nothing pauses before it has refused a request."""
+        store_rate_limits(self._core, ticket.request.resources, limits)
 
     def _apply_resource_limits(self, core: Scheduler, now: float) -> None:
         """Apply the limits of the settings."""
@@ -183,19 +194,23 @@ class Runtime:
         if not tracing and not metrics:
             return
         telemetry = Telemetry.from_providers(
-            self.engine.take_snapshot,
-            lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
+            ProcessState(
+                self.engine.take_snapshot,
+                lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
+                self.budgets.read_report,
+                self.engine.flush,
+            ),
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
-            flush_events=self.engine.flush,
-            budgets=self.budgets.read_statuses,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
         for listener in telemetry.listeners:
             self.engine.add_listener(listener)
+        # Not with the first call alone: the slots of an idle process count as well.
+        self.engine.update_core(lambda core, now: core.emit_limits(core.resources.pools.values(), now))
         late = all(telemetry.can_batch for telemetry in (self._tracing, self._metrics) if telemetry is not None)
         self.engine.set_batch_size(_BATCH_SIZE if late else 1)
         # Handlers run in reverse order of registration: this one runs before the providers, which exist by now, shut
@@ -253,6 +268,7 @@ class Runtime:
         if not self.sdks:
             _logger.info("%s", self._describe_limits())
         self.sdks[sdk] = version
+        record_active_sdk(sdk)
         _logger.info("loco-otel schedules the calls of %s %s", sdk, version)
 
     def _describe_limits(self) -> str:

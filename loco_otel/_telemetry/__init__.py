@@ -4,7 +4,7 @@ Spans and metrics are independent of each other. Without an SDK there are no lis
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -19,26 +19,31 @@ from opentelemetry.trace import (
     get_tracer_provider,
 )
 
-from loco_otel._telemetry import batched_delivery, gauges
+from loco_otel._telemetry import batched_delivery, gauges, presence
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import CallTrace
 from loco_otel._telemetry.current_context import get_current
-from loco_otel._telemetry.gauges import Gauges, MetricsSource
+from loco_otel._telemetry.gauges import Gauges
 from loco_otel._telemetry.inference import InferenceRequest
 from loco_otel._telemetry.instruments import VALUE_LIMIT, CardinalityLimit
 from loco_otel._telemetry.metrics import MetricListener
+from loco_otel._telemetry.metrics_source import MetricsSource, ProcessState
+from loco_otel._telemetry.presence import record_active as record_active_sdk
 from loco_otel._telemetry.spans import SpanListener
+from loco_otel._telemetry.time_sums import TimeSums
 from loco_otel._version import __version__
-from loco_otel.events import Listener, Snapshot
-from loco_otel.money import BudgetStatus
+from loco_otel.events import InactiveReason, Listener
 
 __all__ = [
     "INSTRUMENTATION_SCOPE",
     "ActiveSignals",
     "CallTrace",
     "InferenceRequest",
+    "ProcessState",
     "Telemetry",
     "detect_active_signals",
+    "record_active_sdk",
+    "record_inactive_sdk",
 ]
 
 INSTRUMENTATION_SCOPE = "loco_otel"
@@ -70,6 +75,15 @@ def detect_active_signals(
     )
 
 
+def record_inactive_sdk(
+    sdk: str, version: str, reason: InactiveReason, meter_provider: MeterProvider | None = None
+) -> None:
+    """Show in metrics, if the program has configured any, that the calls of an installed SDK are not scheduled."""
+    presence.record_inactive(sdk, version, reason)
+    if detect_active_signals(meter_provider=meter_provider).metrics:
+        gauges.get_gauges((meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__))
+
+
 class Telemetry:
     """The telemetry of one runtime; made by `start`."""
 
@@ -93,8 +107,7 @@ class Telemetry:
     @classmethod
     def from_providers(
         cls,
-        snapshot: Callable[[], Snapshot],
-        active: Callable[[], Iterable[tuple[str, str]]],
+        state: ProcessState,
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
@@ -102,22 +115,17 @@ class Telemetry:
         wall: Callable[[], int] = time.time_ns,
         value_limit: int = VALUE_LIMIT,
         resources: Iterable[str] = (),
-        flush_events: Callable[[], object] = lambda: None,
-        budgets: Callable[[], Sequence[BudgetStatus]] = tuple,
     ) -> Self:
         """Create the telemetry for those signals that the program has configured providers for.
 
         Args:
-            snapshot: returns the state of all resources; called once per collection, on the collecting thread.
-            active: name and version of each SDK whose calls are scheduled.
+            state: reads the process.
             tracer_provider: None for the global one.
             meter_provider: None for the global one.
             clock: the scheduler's clock, in seconds.
             wall: nanoseconds since the epoch.
             value_limit: the number of values of one attribute that metrics distinguish.
             resources: initially known resources, whose counters start at 0 now.
-            flush_events: delivers pending events to the listeners.
-            budgets: returns the status of the budgets, like `snapshot`.
 
         """
         tracing, measuring = detect_active_signals(tracer_provider, meter_provider)
@@ -132,8 +140,8 @@ class Telemetry:
         if tracing:
             tracer_provider = tracer_provider or get_tracer_provider()
             if batched_delivery.is_flushable(tracer_provider):
-                batched_delivery.register_flush(tracer_provider, flush_events)
-                leave = partial(batched_delivery.unregister_flush, tracer_provider, flush_events)
+                batched_delivery.register_flush(tracer_provider, state.flush_events)
+                leave = partial(batched_delivery.unregister_flush, tracer_provider, state.flush_events)
             batching = batched_delivery.is_batch_exporting(tracer_provider)
             tracer = tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__)
             listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall))
@@ -141,17 +149,16 @@ class Telemetry:
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__)
             counting = MetricListener(meter, fold, resources)
-            listeners.append(counting)
+            time_sums = TimeSums(fold)
+            listeners += [counting, time_sums]
             source = MetricsSource(
-                snapshot,
-                active,
+                state,
                 clock,
                 fold,
-                budgets=budgets,
                 counters=counting.counters,
+                time_sums=time_sums,
                 histogram_buffer=counting.histogram_buffer,
                 blame_listener=blame_listener,
-                flush_events=flush_events,
             )
             shown = gauges.get_gauges(meter), source
             shown[0].set_source(shown[1])

@@ -7,8 +7,17 @@ one meaning on spans and metrics.
 
 from typing import NamedTuple
 
-from loco_otel.events import BypassReason, GateCause, GrantReason, Outcome, ThrottleKind, WaitReason
-from loco_otel.money import Action, Period, Scope, Unit
+from loco_otel.events import (
+    BypassReason,
+    GateCause,
+    GrantReason,
+    InactiveReason,
+    Outcome,
+    ThrottleKind,
+    WaitReason,
+)
+from loco_otel.money import Action, BudgetStore, Period, Scope, Unit
+from loco_otel.snapshots import CapacityMode
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
@@ -40,6 +49,9 @@ QUEUE_WEIGHT = "loco.queue.weight"
 QUEUE_POSITION = "loco.queue.position"
 QUEUE_AGE = "loco.queue.age"
 CAPACITY = "loco.resource.capacity"
+CAPACITY_MODE = "loco.capacity.mode"
+LIMIT_DIRECTION = "loco.limit.direction"
+RATE_LIMIT_KIND = "loco.ratelimit.kind"
 WAITING = "loco.requests.waiting"
 SCORE = "loco.load.score"
 ALPHA = "loco.scheduler.alpha"
@@ -49,6 +61,7 @@ BYPASS_REASON = "loco.bypass.reason"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
 GATE_CAUSE = "loco.gate.cause"
+GATE_HEADER = "loco.gate.header"
 SPENT_WEIGHT = "loco.spend.weight"
 SPENT_USD = "loco.spend.usd"
 SPENT_INPUT = "loco.spend.input_tokens"
@@ -60,6 +73,7 @@ BUDGET_SCOPE = "loco.budget.scope"
 BUDGET_KEY = "loco.budget.key"
 BUDGET_PERIOD = "loco.budget.period"
 BUDGET_UNIT = "loco.budget.unit"
+BUDGET_STORE = "loco.budget.store"
 BUDGET_ACTION = "loco.budget.action"
 BUDGET_LIMIT = "loco.budget.limit"
 BUDGET_SPENT = "loco.budget.spent"
@@ -69,6 +83,8 @@ BUDGET_THRESHOLD = "loco.budget.threshold"
 BUDGET_MODEL = "loco.budget.model"
 SDK_NAME = "loco.sdk.name"
 SDK_VERSION = "loco.sdk.version"
+INACTIVE_REASON = "loco.inactive.reason"
+VERSION = "loco.version"
 
 WORKFLOW = "gen_ai.workflow.name"
 CONVERSATION = "gen_ai.conversation.id"
@@ -122,6 +138,10 @@ UNKNOWN = "unknown"
 """On metrics, the value of a missing attribute, so that all points have the same keys. Spans omit the key."""
 OTHER = "other"
 """On metrics, the value that replaces all values above the limit."""
+UP = "up"
+DOWN = "down"
+REQUESTS = "requests"
+TOKENS = "tokens"
 
 
 class AttributeDefinition(NamedTuple):
@@ -198,6 +218,14 @@ ATTRIBUTES = {
         AttributeDefinition(QUEUE_POSITION, "int", "Position in the agent's own queue; 1 is next."),
         AttributeDefinition(QUEUE_AGE, "int", "Age of the agent's oldest request, in ticks (Di)."),
         AttributeDefinition(CAPACITY, "int", "Slots of the resource."),
+        AttributeDefinition(
+            CAPACITY_MODE,
+            "string",
+            "`fixed`; `auto` where the provider's refusals set the limit; `unlimited` for a resource without limit.",
+            tuple(CapacityMode),
+        ),
+        AttributeDefinition(LIMIT_DIRECTION, "string", "How the number of slots changed.", (UP, DOWN)),
+        AttributeDefinition(RATE_LIMIT_KIND, "string", "What the provider limits per time.", (REQUESTS, TOKENS)),
         AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
         AttributeDefinition(
             SCORE, "double", "The winning score (L; under `fair` weights behind V); absent if a slot was free."
@@ -209,8 +237,12 @@ ATTRIBUTES = {
         AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
         AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
         AttributeDefinition(
-            GATE_CAUSE, "string", "What keeps a resource closed: the header in which its provider asks for a pause."
+            GATE_CAUSE,
+            "string",
+            "What keeps a resource closed: a pause that its provider asks for, or a rate per minute that is used up.",
+            tuple(GateCause),
         ),
+        AttributeDefinition(GATE_HEADER, "string", "The header in which the provider asks for the pause."),
         AttributeDefinition(SPENT_WEIGHT, "double", "Weight of the call, by its actual tokens if known."),
         AttributeDefinition(SPENT_USD, "double", "Cost of the call in USD; absent if the price is unknown."),
         AttributeDefinition(SPENT_INPUT, "int", "Tokens sent."),
@@ -233,6 +265,13 @@ ATTRIBUTES = {
         ),
         AttributeDefinition(BUDGET_PERIOD, "string", "Time after which the budget resets.", tuple(Period)),
         AttributeDefinition(BUDGET_UNIT, "string", "Unit of the budget.", tuple(Unit)),
+        AttributeDefinition(
+            BUDGET_STORE,
+            "string",
+            "`memory`: each process has amounts of its own, so sum them. `ledger`: the processes of one file report "
+            "the same amounts, so take the maximum.",
+            tuple(BudgetStore),
+        ),
         AttributeDefinition(BUDGET_ACTION, "string", "Action of a budget without room.", tuple(Action)),
         AttributeDefinition(BUDGET_LIMIT, "double", "Limit of the budget per period, in its unit."),
         AttributeDefinition(BUDGET_SPENT, "double", "Amount that the budget has spent."),
@@ -240,8 +279,12 @@ ATTRIBUTES = {
         AttributeDefinition(BUDGET_REMAINING, "double", "Amount left in the tightest USD budget of the call."),
         AttributeDefinition(BUDGET_THRESHOLD, "int", "Percent of the limit."),
         AttributeDefinition(BUDGET_MODEL, "string", "The cheaper model that the call is sent with."),
-        AttributeDefinition(SDK_NAME, "string", "The SDK whose calls are scheduled."),
+        AttributeDefinition(SDK_NAME, "string", "The SDK."),
         AttributeDefinition(SDK_VERSION, "string", "Its version."),
+        AttributeDefinition(
+            INACTIVE_REASON, "string", "Why the calls of an SDK are not scheduled.", tuple(InactiveReason)
+        ),
+        AttributeDefinition(VERSION, "string", "The version of loco-otel."),
         AttributeDefinition(WORKFLOW, "string", "The workflow that the call belongs to."),
         AttributeDefinition(CONVERSATION, "string", "The conversation or session that the call belongs to."),
         AttributeDefinition(OUTPUT_TYPE, "string", "Type of the requested answer: `text` or `json`."),

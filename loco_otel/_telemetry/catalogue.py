@@ -68,9 +68,11 @@ class SpanDefinition(NamedTuple):
     """Keys on its links."""
 
 
-# From the microseconds of a free slot to ten minutes, after which clients have given up.
+# From the microseconds of a free slot to half an hour. Dense from one second to a minute and a half, where a wait
+# becomes a problem: a quantile is no more exact than the bucket that it is in.
 _WAIT_SECONDS = (
-    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+    90.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
 )  # fmt: skip
 # An LLM call takes from a tenth of a second to minutes; a lease is taken back after 15 of them.
 _HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
@@ -96,6 +98,22 @@ WAIT_DURATION = MetricDefinition(
     "loco.wait.duration", InstrumentKind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
     (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
 )
+SLOT_TIME = MetricDefinition(
+    "loco.slot.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
+    "Time that slots were held, calls under way included; a shared slot counts once, for its host.",
+    (key.AGENT, key.RESOURCE),
+)
+CAPACITY_TIME = MetricDefinition(
+    "loco.capacity.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
+    "Time that slots existed, held or not: `loco.slot.time` per `loco.capacity.time` is the utilization. It does not "
+    "increase while a resource is unlimited.",
+    (key.RESOURCE,),
+)
+PAUSE_TIME = MetricDefinition(
+    "loco.pause.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
+    "Time between a refused attempt and the next one, in which a call holds no slot; pauses under way included.",
+    (key.AGENT, key.RESOURCE),
+)
 WAIT_TICKS = MetricDefinition(
     "loco.wait.ticks", InstrumentKind.HISTOGRAM, "{tick}", "Releases that passed from submit to grant.",
     (key.AGENT, key.RESOURCE), _WAIT_TICKS,
@@ -112,6 +130,10 @@ REQUESTS_WAITING = MetricDefinition(
 REQUESTS_ACTIVE = MetricDefinition(
     "loco.requests.active", InstrumentKind.OBSERVABLE_GAUGE, "{request}", "Requests that hold a slot.",
     (key.AGENT, key.RESOURCE),
+)
+WAITING_MAX = MetricDefinition(
+    "loco.requests.waiting.max", InstrumentKind.OBSERVABLE_GAUGE, "{request}",
+    "Requests that may wait, of all resources together; no point while there is no bound.", (),
 )
 QUEUE_WEIGHT = MetricDefinition(
     "loco.queue.weight", InstrumentKind.OBSERVABLE_GAUGE, "{weight}", "Weight that an agent has queued (Qi).",
@@ -140,7 +162,8 @@ BYPASSED = MetricDefinition(
 )
 EVENTS_DROPPED = MetricDefinition(
     "loco.events.dropped", InstrumentKind.OBSERVABLE_COUNTER, "{event}",
-    "Events that were dropped as listeners (span processors, exporters) were too slow: spans and metrics lack them.",
+    "Events that were dropped as listeners (span processors, exporters) were too slow, or lost with an interrupted "
+    "operation: spans and metrics lack them.",
     (),
 )
 RECOVERIES = MetricDefinition(
@@ -158,10 +181,37 @@ CAPACITY = MetricDefinition(
     "Slots of a resource; no point while it is unlimited.",
     (key.RESOURCE,),
 )
+SATURATION = MetricDefinition(
+    "loco.resource.saturation", InstrumentKind.OBSERVABLE_GAUGE, "{saturation}",
+    "Slots in use and requests that wait, in units of the slots: 1 is full, the rest is the queue; no point while "
+    "unlimited.",
+    (key.RESOURCE,),
+)
+LIMIT_REFERENCE = MetricDefinition(
+    "loco.limit.reference", InstrumentKind.OBSERVABLE_GAUGE, "{request}",
+    "The slots that an adaptive limit approaches: one below the number last refused, or the limit if that is higher; "
+    "no point while unlimited.",
+    (key.RESOURCE,),
+)
+LIMIT_CHANGES = MetricDefinition(
+    "loco.limit.changes", InstrumentKind.COUNTER, "{change}",
+    "Changes of the number of slots; the first limit after none is `down`.",
+    (key.RESOURCE, key.LIMIT_DIRECTION),
+)
 GATE_CLOSED = MetricDefinition(
     "loco.gate.closed", InstrumentKind.OBSERVABLE_GAUGE, "s",
-    "How much longer nothing is granted, because the provider asks for a pause; no point while there is none.",
-    (key.RESOURCE, key.GATE_CAUSE),
+    "How much longer nothing is granted, whether slots are free or not; no point while the gate is open.",
+    (key.RESOURCE, key.GATE_CAUSE), optional=(key.GATE_HEADER,),
+)
+RATE_LIMIT = MetricDefinition(
+    "loco.ratelimit.limit", InstrumentKind.OBSERVABLE_GAUGE, "{unit}",
+    "Requests or tokens that the provider allows, from the headers of its last answer that had them.",
+    (key.RESOURCE, key.RATE_LIMIT_KIND),
+)
+RATE_LIMIT_REMAINING = MetricDefinition(
+    "loco.ratelimit.remaining", InstrumentKind.OBSERVABLE_GAUGE, "{unit}",
+    "Requests or tokens that remained at that answer.",
+    (key.RESOURCE, key.RATE_LIMIT_KIND),
 )
 ALPHA = MetricDefinition(
     "loco.scheduler.alpha", InstrumentKind.OBSERVABLE_GAUGE, "{alpha}",
@@ -173,14 +223,15 @@ TICKS = MetricDefinition(
 )
 FAIRNESS = MetricDefinition(
     "loco.fairness.index", InstrumentKind.OBSERVABLE_GAUGE, "{index}",
-    "Jain's index of the weight served lately, from 1/agents to 1; starved agents count.",
+    "Jain's index of the weight served lately, from 1/agents to 1, over the agents that had a request waiting "
+    "throughout; no point below two of them.",
     (key.RESOURCE,),
 )
 THROTTLES = MetricDefinition(
     "loco.throttles", InstrumentKind.COUNTER, "{throttle}",
-    "Refusals by a provider; `error.type` is the status, `timeout` where no answer came in time, or `spend_limit` for "
-    "an exhausted account.",
-    (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE),
+    "Refusals by a provider (`load`, `spend`) and attempts without an answer in time (`timeout`); `error.type` is the "
+    "status, `timeout`, or `spend_limit` for an exhausted account.",
+    (key.RESOURCE, key.PROVIDER, key.ERROR_TYPE, key.THROTTLE_KIND),
 )
 TOKENS = MetricDefinition(
     "loco.tokens", InstrumentKind.COUNTER, "{token}",
@@ -201,36 +252,50 @@ UNPRICED = MetricDefinition(
     "Settled calls of which all or a part has no known price; one for each kind.",
     (key.PROVIDER, key.MODEL, key.SPEND_KIND),
 )
+_BUDGET = (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD)
+BUDGET_CHARGED = MetricDefinition(
+    "loco.budget.charged", InstrumentKind.OBSERVABLE_COUNTER, "USD",
+    "What this process has charged to a budget in USD; a new period does not reset it.", _BUDGET,
+)
+BUDGET_WEIGHT_CHARGED = MetricDefinition(
+    "loco.budget.weight.charged", InstrumentKind.OBSERVABLE_COUNTER, "{weight}",
+    "What this process has charged to a budget in weight; a new period does not reset it.", _BUDGET,
+)
+BUDGET_RESET = MetricDefinition(
+    "loco.budget.reset.timestamp", InstrumentKind.OBSERVABLE_GAUGE, "s",
+    "When the period of a budget ends, in seconds since the epoch; no point for a budget in total.",
+    (*_BUDGET, key.BUDGET_UNIT, key.BUDGET_STORE),
+)
 BUDGET_LIMIT = MetricDefinition(
     "loco.budget.limit", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What a budget in USD may spend in its period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_SPENT = MetricDefinition(
     "loco.budget.spent", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What it has spent in this period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_RESERVED = MetricDefinition(
     "loco.budget.reserved", InstrumentKind.OBSERVABLE_GAUGE, "USD", "What its calls under way are estimated to cost.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_WEIGHT_LIMIT = MetricDefinition(
     "loco.budget.weight.limit", InstrumentKind.OBSERVABLE_GAUGE, "{weight}",
     "What a budget in weight may spend in its period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_WEIGHT_SPENT = MetricDefinition(
     "loco.budget.weight.spent", InstrumentKind.OBSERVABLE_GAUGE, "{weight}", "What it has spent in this period.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_WEIGHT_RESERVED = MetricDefinition(
     "loco.budget.weight.reserved", InstrumentKind.OBSERVABLE_GAUGE, "{weight}",
     "What its calls under way are estimated to take.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD),
+    (*_BUDGET, key.BUDGET_STORE),
 )
 BUDGET_DECISIONS = MetricDefinition(
     "loco.budget.decisions", InstrumentKind.COUNTER, "{decision}",
     "Calls that a budget had no room for, and what it did.",
-    (key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_ACTION),
+    (*_BUDGET, key.BUDGET_UNIT, key.BUDGET_ACTION),
 )
 DURATION = MetricDefinition(
     "gen_ai.client.operation.duration", InstrumentKind.HISTOGRAM, "s",
@@ -248,18 +313,30 @@ TOKEN_USAGE = MetricDefinition(
     (*_INFERENCE_ATTRIBUTES, key.TOKEN_TYPE), _GEN_AI_TOKENS, _INFERENCE_OPTIONAL,
 )
 ACTIVE = MetricDefinition(
-    "loco.active", InstrumentKind.OBSERVABLE_GAUGE, "{instrumentor}", "1 for each SDK whose calls are scheduled.",
-    (key.SDK_NAME, key.SDK_VERSION),
+    "loco.active", InstrumentKind.OBSERVABLE_GAUGE, "{instrumentor}",
+    "1 for each SDK whose calls are scheduled; 0, with the reason, for each that loco-otel leaves unscheduled.",
+    (key.SDK_NAME, key.SDK_VERSION), optional=(key.INACTIVE_REASON,),
+)
+INFO = MetricDefinition(
+    "loco.info", InstrumentKind.OBSERVABLE_GAUGE, "{resource}", "1 for each resource, with its policy and limit.",
+    (key.RESOURCE, key.POLICY, key.CAPACITY_MODE, key.VERSION),
+)
+CHILDREN = MetricDefinition(
+    "loco.children", InstrumentKind.OBSERVABLE_GAUGE, "{process}",
+    "Processes that were forked from this one and run: their calls are in their own metrics, not in these. No point "
+    "before the first fork.",
+    (),
 )
 # fmt: on
 
 METRICS = (
-    REQUESTS, GRANTS, WAIT_DURATION, WAIT_TICKS, HOLD_DURATION, REQUESTS_WAITING, REQUESTS_ACTIVE, QUEUE_WEIGHT,
-    QUEUE_AGE, QUEUE_WAIT,
-    WAIT_TIME, LEASES_EXPIRED, BYPASSED, EVENTS_DROPPED, RECOVERIES, SCORE, CAPACITY, GATE_CLOSED, ALPHA, TICKS,
-    FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED,
-    BUDGET_WEIGHT_LIMIT, BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK,
-    TOKEN_USAGE, ACTIVE,
+    REQUESTS, GRANTS, WAIT_DURATION, SLOT_TIME, CAPACITY_TIME, PAUSE_TIME, WAIT_TIME, WAIT_TICKS, HOLD_DURATION,
+    REQUESTS_WAITING, REQUESTS_ACTIVE, WAITING_MAX, QUEUE_WEIGHT, QUEUE_AGE, QUEUE_WAIT, LEASES_EXPIRED, BYPASSED,
+    EVENTS_DROPPED, RECOVERIES, SCORE, CAPACITY, SATURATION, LIMIT_REFERENCE, LIMIT_CHANGES, GATE_CLOSED, RATE_LIMIT,
+    RATE_LIMIT_REMAINING, ALPHA, TICKS, FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_CHARGED,
+    BUDGET_WEIGHT_CHARGED, BUDGET_RESET, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
+    BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
+    INFO, CHILDREN,
 )  # fmt: skip
 """Every metric."""
 

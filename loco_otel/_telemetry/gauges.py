@@ -2,7 +2,7 @@
 
 import logging
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -11,21 +11,20 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.blame import BlameListener
+from loco_otel._telemetry import budget_gauges, catalogue, presence
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer, create_observable
-from loco_otel.events import MILLI, AgentSnapshot, ResourceSnapshot, Snapshot
-from loco_otel.money import Action, BudgetStatus, Unit
+from loco_otel._telemetry.instruments import PointLimit, PointValues, create_observable
+from loco_otel._telemetry.metrics_source import MetricsSource
+from loco_otel._version import __version__
+from loco_otel.events import MILLI, GateCause
+from loco_otel.snapshots import AgentSnapshot, ReportedLimit, ResourceSnapshot, Snapshot
 
 _logger = logging.getLogger("loco_otel")
 
-_SNAPSHOT_SECONDS = 0.1
-"""Seconds for which a snapshot is reused: longer than one collection, shorter than the interval between two."""
-
 _Combine = Callable[[float, float], float]
 """Combines the values of agents that share one label set."""
+_Points = Iterable[tuple[PointValues, float]]
 
 
 class _AgentGauge(NamedTuple):
@@ -50,116 +49,22 @@ _AGENT_GAUGES = (
 )
 _RESOURCE_GAUGES = (
     _ResourceGauge(catalogue.CAPACITY, lambda resource: resource.capacity),
+    _ResourceGauge(catalogue.SATURATION, lambda resource: resource.saturation, max),
+    _ResourceGauge(catalogue.LIMIT_REFERENCE, lambda resource: resource.reference),
     _ResourceGauge(catalogue.ALPHA, lambda resource: resource.alpha, max),
     _ResourceGauge(catalogue.TICKS, lambda resource: resource.tick),
     _ResourceGauge(catalogue.FAIRNESS, lambda resource: resource.fairness, min),
 )
-_PROCESS_COUNTERS: dict[MetricDefinition, Callable[[Snapshot], int]] = {
+_PROCESS_GAUGES: dict[MetricDefinition, Callable[[Snapshot], int | None]] = {
     catalogue.EVENTS_DROPPED: lambda snapshot: snapshot.events_dropped,
     catalogue.RECOVERIES: lambda snapshot: snapshot.recoveries,
+    catalogue.WAITING_MAX: lambda snapshot: snapshot.max_waiting,
 }
-
-
-class _BudgetGauge(NamedTuple):
-    metric: MetricDefinition
-    unit: Unit
-    read: Callable[[BudgetStatus], int]
-
-
-_BUDGET_GAUGES = (
-    _BudgetGauge(catalogue.BUDGET_LIMIT, Unit.USD, lambda budget: budget.limit),
-    _BudgetGauge(catalogue.BUDGET_SPENT, Unit.USD, lambda budget: budget.spent),
-    _BudgetGauge(catalogue.BUDGET_RESERVED, Unit.USD, lambda budget: budget.reserved),
-    _BudgetGauge(catalogue.BUDGET_WEIGHT_LIMIT, Unit.WEIGHT, lambda budget: budget.limit),
-    _BudgetGauge(catalogue.BUDGET_WEIGHT_SPENT, Unit.WEIGHT, lambda budget: budget.spent),
-    _BudgetGauge(catalogue.BUDGET_WEIGHT_RESERVED, Unit.WEIGHT, lambda budget: budget.reserved),
-)
-
-
-class MetricsSource:
-    """The data of the observable instruments: one snapshot for all callbacks of a collection.
-
-    OpenTelemetry does not signal the start of a collection, so a snapshot is cached for a tenth of a second. Two
-    threads that collect concurrently may each take one, which is correct but slower.
-
-    Args:
-        snapshot: returns the state of all resources.
-        active: name and version of each SDK whose calls are scheduled.
-        clock: seconds.
-        fold: shared with the counters, so that all metrics use the same agent names.
-        budgets: returns the status of the budgets.
-        tallies: the counters.
-        recorder: buffered measurements.
-        blame_listener: the causes of waits.
-        tell: delivers pending events to the listeners.
-
-    """
-
-    def __init__(
-        self,
-        snapshot: Callable[[], Snapshot],
-        active: Callable[[], Iterable[tuple[str, str]]],
-        clock: Callable[[], float],
-        fold: CardinalityLimit,
-        *,
-        budgets: Callable[[], Sequence[BudgetStatus]],
-        counters: Iterable[CounterSums],
-        histogram_buffer: HistogramBuffer,
-        blame_listener: BlameListener,
-        flush_events: Callable[[], object],
-    ) -> None:
-        self._histogram_buffer = histogram_buffer
-        self.blame_listener = blame_listener
-        self._flush_events = flush_events
-        self.active_sdks = active
-        self.cardinality_limit = fold
-        self.counters = {tally.row: tally for tally in counters}
-        self.has_failed = False
-        self._snapshot = snapshot
-        self._budgets = budgets
-        self._clock = clock
-        self._latest: tuple[float, Snapshot] | None = None
-        self._latest_budgets: tuple[float, Sequence[BudgetStatus]] | None = None
-
-    def flush(self) -> None:
-        """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
-        self._flush_events()
-        self._histogram_buffer.flush()
-
-    def read_clock(self) -> float:
-        """Return the time of the scheduler's clock, in seconds."""
-        return self._clock()
-
-    def read_snapshot(self) -> Snapshot:
-        """Return the current snapshot, at most a tenth of a second old."""
-        now = self._clock()
-        latest = self._latest
-        if latest is None or now - latest[0] >= _SNAPSHOT_SECONDS:
-            latest = self._latest = now, self._snapshot()
-        return latest[1]
-
-    def read_budgets(self) -> Sequence[BudgetStatus]:
-        """Return the status of the budgets, at most a tenth of a second old."""
-        kept = self._latest_budgets
-        if kept is None or self._clock() - kept[0] >= _SNAPSHOT_SECONDS:
-            latest: Sequence[BudgetStatus] = ()
-            try:
-                latest = self._budgets()
-                self._start_decision_counters(latest)
-            finally:
-                # If the ledger can't be used, it is not tried again in this collection.
-                self._latest_budgets = self._clock(), latest
-            return latest
-        return kept[1]
-
-    def _start_decision_counters(self, standings: Iterable[BudgetStatus]) -> None:
-        """Start the counters of budget decisions at 0, so that alerts see their first increase."""
-        decisions = self.counters[catalogue.BUDGET_DECISIONS]
-        for standing in standings:
-            who = standing.key.scope.value, self.cardinality_limit(key.BUDGET_KEY, standing.key.key)
-            decisions.start_at_zero(*who, standing.action.value)
-            if standing.action is Action.DOWNGRADE:  # at the end of its ladder
-                decisions.start_at_zero(*who, Action.REJECT.value)
+_RATE_GAUGES: dict[MetricDefinition, Callable[[ReportedLimit], int | None]] = {
+    catalogue.RATE_LIMIT: lambda reported: reported.limit,
+    catalogue.RATE_LIMIT_REMAINING: lambda reported: reported.remaining,
+}
+_TIMES = (catalogue.SLOT_TIME, catalogue.CAPACITY_TIME, catalogue.PAUSE_TIME)
 
 
 class Gauges:
@@ -167,25 +72,33 @@ class Gauges:
 
     OpenTelemetry cannot unregister a callback, and ignores those of a second instrument with the same name. So they are
     created once per meter, see `get_gauges`, and their source is replaced when the runtime is rebuilt. Without a source
-    they have no points.
+    only SDKs without scheduling and forked processes have points.
     """
 
     def __init__(self, meter: Meter) -> None:
         self._source: MetricsSource | None = None
         for agent_gauge in _AGENT_GAUGES:
-            self._create_instrument(meter, agent_gauge.metric, partial(_observe_agents, agent_gauge))
-        for resource_gauge in _RESOURCE_GAUGES:
-            self._create_instrument(meter, resource_gauge.metric, partial(_observe_resources, resource_gauge))
-        for budget_gauge in _BUDGET_GAUGES:
-            self._create_instrument(meter, budget_gauge.metric, partial(_observe_budgets, budget_gauge))
+            self._create_instrument(
+                meter, agent_gauge.metric, partial(_observe_agents, agent_gauge), agent_gauge.combine
+            )
+        for gauge in _RESOURCE_GAUGES:
+            self._create_instrument(meter, gauge.metric, partial(_observe_resources, gauge), gauge.combine)
+        for budget_gauge in budget_gauges.BUDGET_GAUGES:
+            self._create_instrument(meter, budget_gauge.metric, budget_gauge.list_points, budget_gauge.combine)
+        for metric, read in _PROCESS_GAUGES.items():
+            self._create_instrument(meter, metric, partial(_observe_process, read))
+        self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_gates, max)
+        for row, read_rate in _RATE_GAUGES.items():
+            self._create_instrument(meter, row, partial(_observe_rate_limits, read_rate))
+        self._create_instrument(meter, catalogue.WAIT_TIME, _observe_wait_time)
+        self._create_instrument(meter, catalogue.INFO, _observe_info, max)
+        for row in _TIMES:
+            self._create_observations(meter, row, partial(_observe_time, row))
         for row in catalogue.METRICS:
             if row.kind is InstrumentKind.COUNTER:
-                self._create_instrument(meter, row, partial(_observe_counter, row))
-        for metric, read in _PROCESS_COUNTERS.items():
-            self._create_instrument(meter, metric, partial(_observe_process, read))
-        self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_pauses)
-        self._create_instrument(meter, catalogue.WAIT_TIME, _observe_wait_time)
-        self._create_instrument(meter, catalogue.ACTIVE, _observe_sdks)
+                self._create_observations(meter, row, partial(_observe_counter, row))
+        create_observable(meter, catalogue.ACTIVE, self._observe_sdks)
+        create_observable(meter, catalogue.CHILDREN, presence.observe_children)
 
     def set_source(self, source: MetricsSource) -> None:
         """Set the source of the instruments."""
@@ -197,6 +110,25 @@ class Gauges:
             self._source = None
 
     def _create_instrument(
+        self,
+        meter: Meter,
+        row: MetricDefinition,
+        list_points: Callable[[MetricsSource], _Points],
+        combine: _Combine = operator.add,
+    ) -> None:
+        """Create an instrument of points, and combine those that have the same values."""
+        limit = PointLimit(row)
+
+        def read(source: MetricsSource) -> list[Observation]:
+            values: dict[PointValues, float] = {}
+            for point, value in list_points(source):
+                kept = limit.limit_values(point)
+                values[kept] = combine(values[kept], value) if kept in values else value
+            return [Observation(value, limit.get_attributes(point), ROOT_CONTEXT) for point, value in values.items()]
+
+        self._create_observations(meter, row, read)
+
+    def _create_observations(
         self, meter: Meter, row: MetricDefinition, read: Callable[[MetricsSource], list[Observation]]
     ) -> None:
         def callback(_: CallbackOptions) -> Iterable[Observation]:
@@ -217,6 +149,10 @@ class Gauges:
 
         create_observable(meter, row, callback)
 
+    def _observe_sdks(self, _: CallbackOptions) -> list[Observation]:
+        source = self._source
+        return presence.list_sdks(() if source is None else source.active_sdks())
+
 
 _gauges_by_meter: WeakKeyDictionary[Meter, Gauges] = WeakKeyDictionary()
 _gauges_lock = ForkSafeLock()
@@ -231,80 +167,64 @@ def get_gauges(meter: Meter) -> Gauges:
         return gauges
 
 
-def _observe_agents(gauge: _AgentGauge, source: MetricsSource) -> list[Observation]:
-    values: dict[tuple[str, str], float] = {}
-    for standing in source.read_snapshot().resources:
-        resource = source.cardinality_limit(key.RESOURCE, standing.resource)
-        for agent in standing.agents:
+def _list_resources(source: MetricsSource) -> Iterable[tuple[str, ResourceSnapshot]]:
+    for resource in source.read_snapshot().resources:
+        yield source.cardinality_limit(key.RESOURCE, resource.resource), resource
+
+
+def _observe_agents(gauge: _AgentGauge, source: MetricsSource) -> _Points:
+    for name, resource in _list_resources(source):
+        for agent in resource.agents:
             value = gauge.read(agent)
             if value is not None:
-                point = source.cardinality_limit(key.AGENT, agent.agent), resource
-                values[point] = gauge.combine(values[point], value) if point in values else value
-    return [
-        Observation(value, {key.AGENT: agent, key.RESOURCE: resource}, ROOT_CONTEXT)
-        for (agent, resource), value in values.items()
-    ]
+                yield (source.cardinality_limit(key.AGENT, agent.agent), name), value
 
 
-def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> list[Observation]:
-    values: dict[str, float] = {}
-    for standing in source.read_snapshot().resources:
-        value = gauge.read(standing)
+def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> _Points:
+    for name, resource in _list_resources(source):
+        value = gauge.read(resource)
         if value is not None:
-            point = source.cardinality_limit(key.RESOURCE, standing.resource)
-            values[point] = gauge.combine(values[point], value) if point in values else value
-    return [Observation(value, {key.RESOURCE: resource}, ROOT_CONTEXT) for resource, value in values.items()]
+            yield (name,), value
 
 
-def _observe_process(read: Callable[[Snapshot], int], source: MetricsSource) -> list[Observation]:
-    return [Observation(read(source.read_snapshot()), {}, ROOT_CONTEXT)]
+def _observe_process(read: Callable[[Snapshot], int | None], source: MetricsSource) -> _Points:
+    value = read(source.read_snapshot())
+    return () if value is None else (((), value),)
 
 
-def _observe_pauses(source: MetricsSource) -> list[Observation]:
-    pauses: dict[tuple[str, str], float] = {}
-    for standing in source.read_snapshot().resources:
-        if standing.pause:
-            point = source.cardinality_limit(key.RESOURCE, standing.resource), standing.pause_header or key.UNKNOWN
-            pauses[point] = max(standing.pause, pauses.get(point, 0.0))
-    return [
-        Observation(seconds, {key.RESOURCE: resource, key.GATE_CAUSE: cause}, ROOT_CONTEXT)
-        for (resource, cause), seconds in pauses.items()
-    ]
+def _observe_gates(source: MetricsSource) -> _Points:
+    for name, resource in _list_resources(source):
+        if resource.pause:
+            yield (name, GateCause.BACKOFF.value, resource.pause_header), resource.pause
+        for cause, seconds in resource.gates:
+            yield (name, cause, None), seconds
 
 
-def _observe_wait_time(source: MetricsSource) -> list[Observation]:
+def _observe_rate_limits(read: Callable[[ReportedLimit], int | None], source: MetricsSource) -> _Points:
+    for name, resource in _list_resources(source):
+        for reported in resource.rate_limits:
+            value = read(reported)
+            if value is not None:
+                yield (name, reported.kind), value
+
+
+def _observe_wait_time(source: MetricsSource) -> _Points:
     now, dropped = source.read_clock(), source.read_snapshot().events_dropped
     # Events up to now first: a wait that has ended must not be counted as open.
     source.flush()
-    observations = []
-    for (agent, resource, cause, by), seconds in source.blame_listener.read_seconds(now, dropped).items():
-        attributes = {key.AGENT: agent, key.RESOURCE: resource, key.WAIT_CAUSE: cause}
-        if by is not None:
-            attributes[key.BLAME_AGENT] = by
-        observations.append(Observation(seconds, attributes, ROOT_CONTEXT))
-    return observations
+    return source.blame_listener.read_seconds(now, dropped).items()
 
 
-def _observe_budgets(gauge: _BudgetGauge, source: MetricsSource) -> list[Observation]:
-    values: dict[tuple[str, str, str], float] = {}
-    for standing in source.read_budgets():
-        scope, name, unit, period = standing.key
-        if unit is gauge.unit:
-            # Values folded into one label set are combined.
-            point = scope.value, source.cardinality_limit(key.BUDGET_KEY, name), period.value
-            values[point] = values.get(point, 0) + unit.amount(gauge.read(standing))
-    return [
-        Observation(value, dict(zip(gauge.metric.attributes, point, strict=True)), ROOT_CONTEXT)
-        for point, value in values.items()
-    ]
+def _observe_info(source: MetricsSource) -> _Points:
+    for name, resource in _list_resources(source):
+        yield (name, resource.policy, resource.mode.value, __version__), 1
+
+
+def _observe_time(row: MetricDefinition, source: MetricsSource) -> list[Observation]:
+    source.read_snapshot()  # resets what is under way, if events were dropped
+    totals = source.time_sums.integrals[row].read_totals(source.read_clock())
+    return [Observation(seconds, attributes, ROOT_CONTEXT) for seconds, attributes in totals]
 
 
 def _observe_counter(row: MetricDefinition, source: MetricsSource) -> list[Observation]:
     return source.counters[row].list_observations(ROOT_CONTEXT)
-
-
-def _observe_sdks(source: MetricsSource) -> list[Observation]:
-    return [
-        Observation(1, {key.SDK_NAME: name, key.SDK_VERSION: version}, ROOT_CONTEXT)
-        for name, version in dict.fromkeys(source.active_sdks())
-    ]

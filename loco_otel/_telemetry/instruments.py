@@ -3,16 +3,22 @@
 from collections import deque
 from collections.abc import Mapping
 from itertools import count
+from typing import TypeAlias
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
 from loco_otel import _fork
-from loco_otel._telemetry.attributes import OTHER
+from loco_otel._telemetry.attributes import AGENT, ATTRIBUTES, OTHER, SERVER_PORT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
 VALUE_LIMIT = 200
 """The number of values of one attribute key before the rest become `other`."""
+POINT_LIMIT = 1000
+"""The number of points of one instrument. The SDK's own limit is 2000: it would drop all attributes of the others."""
+
+PointValues: TypeAlias = tuple[str | int | None, ...]
+"""The values of a point's attributes, in the order of the keys; None for a missing one."""
 
 
 def create_histogram(meter: Meter, row: MetricDefinition) -> Histogram:
@@ -26,6 +32,59 @@ def create_observable(meter: Meter, row: MetricDefinition, callback: CallbackT) 
         meter.create_observable_counter(row.name, [callback], row.unit, row.description)
     else:
         meter.create_observable_gauge(row.name, [callback], row.unit, row.description)
+
+
+class PointLimit:
+    """Limits the points of one instrument, and keeps their attributes.
+
+    A new point gets agent `other` above four fifths of the limit, and above 95 % `other` for each open value, so that
+    the total stays below the limit. A point that has been reported stays.
+
+    Args:
+        row: the instrument.
+        limit: its number of points.
+
+    """
+
+    def __init__(self, row: MetricDefinition, limit: int = POINT_LIMIT) -> None:
+        self._keys = (*row.attributes, *row.optional)
+        self._agent_limit = limit * 4 // 5
+        self._limit = limit * 19 // 20
+        self._attributes: dict[PointValues, Mapping[str, str | int]] = {}
+
+    def limit_values(self, values: PointValues) -> PointValues:
+        """Return the values of the point to which a point with these values belongs. Thread-safe."""
+        known = self._attributes
+        if values in known:
+            return values
+        if len(known) >= self._agent_limit:
+            values = self._replace_values(values, (AGENT,))
+        if len(known) >= self._limit and values not in known:
+            values = self._replace_values(values, self._keys)
+        if values not in known:
+            known[values] = {key: value for key, value in zip(self._keys, values, strict=True) if value is not None}
+        return values
+
+    def get_attributes(self, values: PointValues) -> Mapping[str, str | int]:
+        """Return the attributes of the point to which a point with these values belongs; they must not be changed."""
+        return self._attributes[self.limit_values(values)]
+
+    def limit_attributes(self, attributes: Mapping[str, str | int]) -> Mapping[str, str | int]:
+        """Return the attributes of the point to which a point with these attributes belongs."""
+        return self.get_attributes(tuple(map(attributes.get, self._keys)))
+
+    def _replace_values(self, values: PointValues, keys: tuple[str, ...]) -> PointValues:
+        return tuple(
+            value if value is None or key not in keys else _fold_value(key, value)
+            for key, value in zip(self._keys, values, strict=True)
+        )
+
+
+def _fold_value(key: str, value: str | int) -> str | int | None:
+    """Return `other` for an open value, and nothing for the port of an address that is folded."""
+    if key == SERVER_PORT:
+        return None
+    return OTHER if ATTRIBUTES[key].is_limited else value
 
 
 class CounterSums:
@@ -42,23 +101,28 @@ class CounterSums:
     def __init__(self, row: MetricDefinition, parts: int = 1) -> None:
         self.row = row
         self._parts = parts
-        self._sums: dict[tuple[str, ...], float] = {}
+        self._point_limit = PointLimit(row)
+        self._sums: dict[PointValues, float] = {}
 
     def add_amount(self, amount: float, *values: str) -> None:
         """Add an amount to the point with these values, in the order of the row's keys."""
         sums = self._sums
-        sums[values] = sums.get(values, 0) + amount
+        if values in sums:
+            sums[values] += amount
+        else:
+            point = self._point_limit.limit_values(values)
+            sums[point] = sums.get(point, 0) + amount
 
     def start_at_zero(self, *values: str) -> None:
         """Start a point at 0, so that its first increase is visible. Thread-safe."""
-        self._sums.setdefault(values, 0)
+        self._sums.setdefault(self._point_limit.limit_values(values), 0)
 
     def list_observations(self, context: Context) -> list[Observation]:
         """Return all points."""
-        keys, parts = self.row.attributes, self._parts
+        get_attributes, parts = self._point_limit.get_attributes, self._parts
         # Copied atomically, as another thread may add.
         return [
-            Observation(amount if parts == 1 else amount / parts, dict(zip(keys, values, strict=True)), context)
+            Observation(amount if parts == 1 else amount / parts, get_attributes(values), context)
             for values, amount in self._sums.copy().items()
         ]
 

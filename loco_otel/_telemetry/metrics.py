@@ -10,9 +10,16 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer, create_histogram
+from loco_otel._telemetry.instruments import (
+    CardinalityLimit,
+    CounterSums,
+    HistogramBuffer,
+    PointLimit,
+    create_histogram,
+)
 from loco_otel.events import (
     MILLI,
+    THROTTLE_STATUSES,
     BudgetExceeded,
     Bypassed,
     BypassReason,
@@ -35,6 +42,14 @@ from loco_otel.events import (
 from loco_otel.money import ALL_KINDS, MICRO
 
 _GRANTED = Outcome.GRANTED.value
+_THROTTLE_POINTS = (
+    *((str(status), ThrottleKind.LOAD.value) for status in sorted(THROTTLE_STATUSES)),
+    (key.TIMEOUT, ThrottleKind.TIMEOUT.value),
+    (key.SPEND_LIMIT, ThrottleKind.SPEND.value),
+)
+"""Each `error.type` of a throttle, with its kind."""
+_MAX_REMEMBERED_REQUESTS = 10_000
+"""Kinds of requests whose counters are remembered as started; above it all are started again, which changes nothing."""
 
 
 class MetricListener:
@@ -77,7 +92,14 @@ class MetricListener:
         self._duration = create_histogram(meter, catalogue.DURATION)
         self._time_to_first_chunk = create_histogram(meter, catalogue.TIME_TO_FIRST_CHUNK)
         self._token_usage = create_histogram(meter, catalogue.TOKEN_USAGE)
+        self._wait_points = PointLimit(catalogue.WAIT_DURATION)
+        self._tick_points = PointLimit(catalogue.WAIT_TICKS)
+        self._hold_points = PointLimit(catalogue.HOLD_DURATION)
+        self._duration_points = PointLimit(catalogue.DURATION)
+        self._first_chunk_points = PointLimit(catalogue.TIME_TO_FIRST_CHUNK)
+        self._usage_points = PointLimit(catalogue.TOKEN_USAGE)
         self._started_resources: set[str] = set()
+        self._started_requests: set[tuple[object, ...]] = set()
         self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
             Submitted: self._handle_submitted,
             Granted: self._handle_granted,
@@ -106,14 +128,20 @@ class MetricListener:
 
     def _handle_submitted(self, event: Submitted, _: CallTrace | None) -> None:
         # As early as possible, so that a scrape reads the zeros before the first grant.
-        self._start_resource(format_resource_name(event.ticket.request))
+        request = event.ticket.request
+        kind = request.agent, request.tenant, request.resources, request.provider, request.model
+        if kind not in self._started_requests:
+            if len(self._started_requests) >= _MAX_REMEMBERED_REQUESTS:
+                self._started_requests.clear()
+            self._started_requests.add(kind)
+            self._start_request(request)
 
     def _handle_granted(self, event: Granted, trace: CallTrace | None) -> None:
         agent, resource = self._get_agent_and_resource(event.ticket.request)
         self._record_outcome(event, agent, resource, _GRANTED, trace)
         # Not for rejections: the many zeros of a full queue would count as quick grants.
         self._record_value(
-            self._wait_ticks, event.waited_ticks, {key.AGENT: agent, key.RESOURCE: resource}, ROOT_CONTEXT
+            self._wait_ticks, event.waited_ticks, self._tick_points.get_attributes((agent, resource)), ROOT_CONTEXT
         )
         self._grants.add_amount(1, resource, event.reason.value)
 
@@ -131,7 +159,7 @@ class MetricListener:
         self._record_value(
             self._wait_duration,
             event.waited,
-            {key.AGENT: agent, key.RESOURCE: resource, key.OUTCOME: outcome},
+            self._wait_points.get_attributes((agent, resource, outcome)),
             _get_context(trace),
         )
 
@@ -139,7 +167,10 @@ class MetricListener:
         if event.held is not None:
             agent, resource = self._get_agent_and_resource(event.ticket.request)
             self._record_value(
-                self._hold_duration, event.held, {key.AGENT: agent, key.RESOURCE: resource}, _get_context(trace)
+                self._hold_duration,
+                event.held,
+                self._hold_points.get_attributes((agent, resource)),
+                _get_context(trace),
             )
 
     def _handle_released(self, event: Released, trace: CallTrace | None) -> None:
@@ -151,8 +182,11 @@ class MetricListener:
 
     def _handle_exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
         for standing in event.standings:
-            scope, name = standing.key.scope.value, self._cardinality_limit(key.BUDGET_KEY, standing.key.key)
-            self._exceeded_budgets.add_amount(1, scope, name, event.action.value)
+            scope, name, unit, period = standing.key
+            folded = self._cardinality_limit(key.BUDGET_KEY, name)
+            self._exceeded_budgets.add_amount(1, scope.value, folded, period.value, unit.value, event.action.value)
+        if event.model is not None:
+            self._start_spending(event.ticket.request._replace(model=event.model))
 
     def _handle_spent(self, event: Spent, trace: CallTrace | None) -> None:
         request, spending = event.ticket.request, event.spending
@@ -178,17 +212,14 @@ class MetricListener:
         attributes = inference.metric_labels = self._build_labels(subject, spending.model)
         usage = spending.usage
         if usage is not None and not usage.estimated:
-            self._record_value(
-                self._token_usage, usage.input_tokens, {**attributes, key.TOKEN_TYPE: key.INPUT}, ROOT_CONTEXT
-            )
-            self._record_value(
-                self._token_usage, usage.output_tokens, {**attributes, key.TOKEN_TYPE: key.OUTPUT}, ROOT_CONTEXT
-            )
+            for kind, tokens in ((key.INPUT, usage.input_tokens), (key.OUTPUT, usage.output_tokens)):
+                point = self._usage_points.limit_attributes({**attributes, key.TOKEN_TYPE: kind})
+                self._record_value(self._token_usage, tokens, point, ROOT_CONTEXT)
         if inference.first_chunk_at is not None:
             self._record_value(
                 self._time_to_first_chunk,
                 inference.first_chunk_at - inference.started_at,
-                attributes,
+                self._first_chunk_points.limit_attributes(attributes),
                 inference.context,
             )
 
@@ -198,7 +229,8 @@ class MetricListener:
         attributes = inference.metric_labels or self._build_labels(trace.inference_request, None)
         if trace.error_type is not None:
             attributes = {**attributes, key.ERROR_TYPE: self._cardinality_limit(key.ERROR_TYPE, trace.error_type)}
-        self._record_value(self._duration, at - inference.started_at, attributes, inference.context)
+        point = self._duration_points.limit_attributes(attributes)
+        self._record_value(self._duration, at - inference.started_at, point, inference.context)
 
     def _build_labels(self, subject: InferenceRequest, answered_model: str | None) -> dict[str, str | int]:
         labels: dict[str, str | int] = {
@@ -223,6 +255,7 @@ class MetricListener:
             self._start_resource(format_resource_name(request)),
             self._limit_value(key.PROVIDER, request.provider),
             _get_throttle_error(event),
+            event.kind.value,
         )
 
     def _limit_value(self, name: str, value: str | None) -> str:
@@ -232,10 +265,7 @@ class MetricListener:
         return self._cardinality_limit(key.AGENT, request.agent), self._start_resource(format_resource_name(request))
 
     def _start_resource(self, name: str) -> str:
-        """Return the resource's name on metrics, and start its counters at 0 if it is new.
-
-        Prometheus' `increase()` misses the first value of a counter that did not start at 0.
-        """
+        """Return the resource's name on metrics, and start its counters at 0 if it is new."""
         resource = self._cardinality_limit(key.RESOURCE, name)
         if resource not in self._started_resources:
             self._started_resources.add(resource)
@@ -243,6 +273,29 @@ class MetricListener:
             for reason in GrantReason:
                 self._grants.add_amount(0, resource, reason.value)
         return resource
+
+    def _start_request(self, request: Request) -> None:
+        """Start all counters of such a request at 0.
+
+        Prometheus' `increase()` misses the first value of a counter that did not start at 0, and there is one in each
+        process.
+        """
+        agent, resource = self._get_agent_and_resource(request)
+        for outcome in Outcome:
+            self._requests.start_at_zero(agent, resource, outcome.value)
+        if request.provider is not None:
+            provider = self._cardinality_limit(key.PROVIDER, request.provider)
+            for error, kind in _THROTTLE_POINTS:
+                self._throttles.start_at_zero(resource, provider, error, kind)
+            self._start_spending(request)
+
+    def _start_spending(self, request: Request) -> None:
+        agent = self._cardinality_limit(key.AGENT, request.agent)
+        provider, model = self._limit_value(key.PROVIDER, request.provider), self._limit_value(key.MODEL, request.model)
+        self._spent.start_at_zero(agent, self._limit_value(key.TENANT, request.tenant), provider, model)
+        self._spent_weight.start_at_zero(agent, provider, model)
+        for kind in (key.INPUT, key.OUTPUT):
+            self._tokens.start_at_zero(agent, provider, model, kind)
 
 
 def _get_throttle_error(event: Throttled) -> str:

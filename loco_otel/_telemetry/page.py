@@ -13,7 +13,7 @@ from loco_otel._telemetry.catalogue import (
     SpanDefinition,
     SpanEventDefinition,
 )
-from loco_otel._telemetry.instruments import VALUE_LIMIT
+from loco_otel._telemetry.instruments import POINT_LIMIT, VALUE_LIMIT
 
 _COMMAND = "python -m loco_otel._telemetry.page"
 
@@ -44,7 +44,7 @@ histogram_quantile(0.95, sum by (loco_agent_id, le) (rate(loco_wait_duration_sec
 max by (loco_agent_id) (loco_queue_wait_seconds)
 
 # What does the provider reject?
-sum by (gen_ai_provider_name, error_type) (increase(loco_throttles_total[1h]))
+sum by (gen_ai_provider_name, error_type) (increase(loco_throttles_total{{loco_throttle_kind!="timeout"}}[1h]))
 ```
 """
 
@@ -60,10 +60,17 @@ later with their actual times; `force_flush` and `shutdown` of your provider flu
 _METRICS_INTRODUCTION = f"""\
 ## Metrics
 
-Gauges are read when metrics are collected, all from the same moment. `loco.grants`, `loco.leases.expired` and
-`loco.bypassed` start at 0, so `increase()` sees their first event. Every point of a metric has all labels
-but those marked *: if a request has none, the value is `unknown`. Of any label marked † the first {VALUE_LIMIT}
-values are distinguished, unless set otherwise; the rest become `other`.
+[questions.md](questions.md) has the queries that answer an operator's questions.
+
+Gauges are read when metrics are collected, all from the same moment. Counters start at 0 with the first call of
+their kind, so `increase()` sees the first event: all outcomes, tokens and spending of an agent, all throttles of
+a provider. The seconds of `loco.slot.time`, `loco.capacity.time`, `loco.pause.time` and `loco.wait.time` include what
+is under way when they are read; histograms count a wait or a hold when it ends.
+
+Every point of a metric has all labels but those marked *: if a request has none, the value is `unknown`. Of any
+label marked † the first {VALUE_LIMIT} values are distinguished, unless set otherwise; the rest become `other`. An
+instrument has at most {POINT_LIMIT} points: above four fifths of them new ones have the agent `other`, and above
+95 % `other` in each label marked †.
 """
 
 _LABELS_INTRODUCTION = """\

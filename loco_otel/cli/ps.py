@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from loco_otel._introspection.tables import AgentRow, ResourceRows
-from loco_otel._telemetry.attributes import UNKNOWN
 from loco_otel.errors import LocoError
+from loco_otel.events import GateCause
 
 _TIMEOUT = 5.0
 _MAX_PAGE_BYTES = 50_000_000
@@ -74,8 +74,9 @@ def parse_page(page: str, url: str) -> list[ResourceRows]:
                 if not sample.name.startswith("loco_") or resource is None:
                     continue
                 values = resources.setdefault(resource, {})
-                if (cause := sample.labels.get("loco_gate_cause")) is not None:
-                    pauses[resource] = max((sample.value, cause), pauses.get(resource, (0.0, "")))
+                if sample.labels.get("loco_gate_cause") == GateCause.BACKOFF:
+                    pause = sample.value, sample.labels.get("loco_gate_header", "")
+                    pauses[resource] = max(pause, pauses.get(resource, (0.0, "")))
                 if agent is not None:
                     values = agents.setdefault((resource, agent), {})
                 values[sample.name.removesuffix("_total")] = sample.value
@@ -127,5 +128,5 @@ def _build_resource_rows(
         alpha=values.get("loco_scheduler_alpha", 0.0),
         agents=rows,
         pause=0.0 if pause is None else pause[0],
-        pause_header=None if pause is None or pause[1] == UNKNOWN else pause[1],
+        pause_header=None if pause is None else pause[1] or None,
     )

@@ -12,8 +12,10 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
     BaseInstrumentor,
 )
 
-from loco_otel._runtime import process
+from loco_otel._runtime import faults, process
+from loco_otel._telemetry import record_inactive_sdk
 from loco_otel.errors import ConfigurationError
+from loco_otel.events import InactiveReason
 from loco_otel.patching import agent_identity, repatching, thread_context
 from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
@@ -34,6 +36,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """The versions that can be patched, as a requirement."""
 
     _is_active = False
+    _meter_provider: Any = None
     _hooked_modules: set[str]
     """Those whose targets are wrapped after their import."""
     _patch_set: PatchSet
@@ -76,14 +79,17 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _instrument(self, **kwargs: Any) -> None:
         cls = type(self)
+        cls._meter_provider = kwargs.get("meter_provider")
         try:
             runtime = process.get_runtime()
         except ConfigurationError as error:
             # Raising would keep the launcher from loading the instrumentors after this one.
             _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
+            self._record_inactive(InactiveReason.CONFIGURATION_ERROR)
             return
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
+            self._record_inactive(InactiveReason.DISABLED)
             return
         runtime.start_telemetry(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
         if cls._is_active or not self._can_patch():
@@ -110,8 +116,19 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             _logger.warning(
                 "loco-otel leaves %s %s alone, its calls go unscheduled: it takes %s", self.sdk, version, self.requires
             )
+            self._record_inactive(InactiveReason.UNSUPPORTED_VERSION)
             return False
         return True
+
+    def _record_inactive(self, reason: InactiveReason) -> None:
+        """Show in metrics why the calls of the SDK are not scheduled, if it is installed."""
+        version = find_installed_version(self.sdk)
+        if version is None:
+            return
+        try:
+            record_inactive_sdk(self.sdk, version, reason, type(self)._meter_provider)
+        except Exception:
+            faults.log_fault("showing an unscheduled SDK in metrics")
 
     def _uninstrument(self, **_: Any) -> None:
         self._unwrap_targets()
@@ -139,6 +156,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._unwrap_targets()
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
+            self._record_inactive(InactiveReason.PATCH_FAILED)
             return
         if module != targets[0].module:
             return

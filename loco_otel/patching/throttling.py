@@ -4,13 +4,10 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from loco_otel.events import RateLimits, ThrottleKind
+from loco_otel.events import THROTTLE_STATUSES, RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after, read_retry_info
 from loco_otel.patching.refusal import Refusal, RefusalReader
-
-THROTTLE_STATUSES = frozenset({429, 503, 529})
-"""Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
 _READ_TIMEOUT_CLASSES = frozenset(
     {"ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"}

@@ -125,18 +125,23 @@ def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> 
 def observe_response(_: Adapter) -> Wrapper:
     """Read from the headers of an answer what is left, in `_process_response(*, response, ...)` of either colour.
 
-    Nothing is read until a provider has pushed back.
+    Nothing is read until a provider has pushed back, unless metrics show it.
     """
 
     def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             runtime = process.get_existing_runtime()
-            if runtime is not None and runtime.has_learnt:
+            if runtime is not None and (runtime.has_learnt or runtime.has_metrics):
                 ticket = ownership.current_ticket()
                 if ticket is not None and ticket.request.settles:
                     limits = read_rate_limits(kwargs["response"].headers)
-                    if limits is not None:
+                    # The slot around a nested call is not of the provider's resource.
+                    if limits is None or ticket.is_nested:
+                        pass
+                    elif runtime.has_learnt:
                         ticket.engine.record_rate_limits(ticket, limits)
+                    else:
+                        runtime.store_rate_limits(ticket, limits)
         except Exception:
             faults.log_fault("reading what a provider says is left")
         return wrapped(*args, **kwargs)

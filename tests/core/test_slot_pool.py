@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loco_otel._core.fast_paths import try_release_fast
-from loco_otel._core.policies.base import Policy
+from loco_otel._core.policies.base import Key, Policy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.queue_set import QueueSet
@@ -17,6 +17,13 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import DEFAULT_RESOURCE, GrantReason, Outcome, Request, ResourceSnapshot
 
 GRANTED, WAITING = State.GRANTED, State.WAITING
+
+
+class PickAFirst(FifoPolicy):
+    """Starves all other agents."""
+
+    def pick_next(self, tick: int) -> Key:
+        return "a" if "a" in self._entries else super().pick_next(tick)
 
 
 class House:
@@ -324,15 +331,48 @@ def test_leases_above_a_lowered_capacity_share() -> None:
     assert house.is_empty()
 
 
-def test_fairness_counts_waiters_without_service() -> None:
-    house = House()
-    for agent in ("a", "b"):
-        house.end(house.ask("x", agent=agent, weight=2000))
-    assert house.standing.fairness == 1.0
+def test_fairness_is_absent_where_no_request_waits() -> None:
+    house = House(capacity=10)
+    for agent, weight in [("bulk", 8000)] * 100 + [("light", 1000)] * 5:
+        house.end(house.ask("x", agent=agent, weight=weight))
+    assert house.standing.fairness is None
 
-    house.ask("x", agent="a")
-    house.ask("y", agent="c")
-    assert house.standing.fairness == pytest.approx(2 / 3)
+
+def test_fairness_counts_waiters_without_service() -> None:
+    house = House(policy=PickAFirst)
+    holder = house.ask("x", agent="a", weight=2000)
+    for agent in "aabbccaaaaaaa":
+        house.ask("x", agent=agent, weight=2000)
+    for _ in range(6):
+        house.end(holder)
+        (holder,) = house.pool.leases.values()
+    assert holder.request.agent == "a", "all six were"
+    assert house.standing.fairness == pytest.approx(1 / 3)
+
+
+def test_fairness_ignores_agents_that_did_not_wait_throughout() -> None:
+    house = House()
+    holder = house.ask("x", agent="c")
+    for agent in "abababab":
+        house.ask("x", agent=agent)
+    for _ in range(5):
+        house.end(holder)
+        (holder,) = house.pool.leases.values()
+    before = house.standing.fairness
+    house.ask("x", agent="late", weight=9000)
+    assert before is not None
+    assert house.standing.fairness == before == pytest.approx(1.0)
+
+
+def test_fairness_is_absent_before_each_had_its_turn() -> None:
+    house = House()
+    holder = house.ask("x", agent="c")
+    for agent in "abababab":
+        house.ask("x", agent=agent)
+    for _ in range(3):
+        assert house.standing.fairness is None
+        house.end(holder)
+        (holder,) = house.pool.leases.values()
 
 
 def test_served_requests_are_not_kept_alive() -> None:

@@ -175,7 +175,8 @@ def test_unknown_page_is_reported(body: bytes, said: str) -> None:
 
 PAUSED = b"""# HELP loco_gate_closed_seconds pause
 # TYPE loco_gate_closed_seconds gauge
-loco_gate_closed_seconds{loco_resource_name="openai/api.openai.com",loco_gate_cause="retry-after"} 41.25
+loco_gate_closed_seconds{loco_resource_name="openai/api.openai.com",loco_gate_cause="backoff",\
+loco_gate_header="retry-after"} 41.25
 # HELP loco_scheduler_ticks_total ticks
 # TYPE loco_scheduler_ticks_total counter
 loco_scheduler_ticks_total{loco_resource_name="openai/api.openai.com"} 3

@@ -30,6 +30,7 @@ from loco_otel.events import (
     Suspended,
     Waiting,
 )
+from loco_otel.snapshots import CapacityMode
 
 HOLDS = (State.ADMITTING, State.GRANTED)
 
@@ -194,6 +195,8 @@ class Resource:
     order: list[Record] = field(default_factory=list)
     """The leases, in the order of their grants."""
     line: list[Record] = field(default_factory=list)
+    begun: dict[Key, int] = field(default_factory=dict)
+    """The tick since which an agent has had a waiter throughout."""
     served: deque[tuple[Key, int]] = field(default_factory=lambda: deque(maxlen=1000))
     accounts: Accounts = field(default_factory=lambda: Accounts(SHARES))
     """Kept while the policy is `fair`, or there have been tenants."""
@@ -232,6 +235,23 @@ class Resource:
                 scores |= {key: load(self.alpha, weights[key], most, ages[key], oldest) for key in keys}
         return scores
 
+    def fairness(self) -> float | None:
+        """Compare what the agents that had a waiter throughout were served in the longest window that has two."""
+        lasted = {key: self.tick - tick for key, tick in self.begun.items()}
+        windows = [
+            window for window in range(len(self.served) + 1) if sum(ticks >= window for ticks in lasted.values()) >= 2
+        ]
+        if not windows:
+            return None
+        window = max(windows)
+        keys = [key for key, ticks in lasted.items() if ticks >= window]
+        if window < 2 * len(keys):
+            return None
+        recent = list(self.served)[len(self.served) - window :]
+        shares = [sum(weight for key, weight in recent if key == each) for each in keys]
+        squares = sum(share**2 for share in shares)
+        return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
+
     # -- service by agent ---------------------------------------------------------------------------------------
 
     @property
@@ -243,12 +263,15 @@ class Resource:
 
     def join(self, record: Record) -> None:
         self.line.append(record)
+        self.begun.setdefault(record.key, self.tick)
         if record.tenant and not isinstance(self.accounts, TwoLayers):
             self.accounts = TwoLayers()
         self.note()
 
     def leave(self, record: Record) -> None:
         self.line.remove(record)
+        if all(each.key != record.key for each in self.line):
+            del self.begun[record.key]
         self.note()
 
     def note(self) -> None:
@@ -613,6 +636,7 @@ class SchedulerModel:
         for resource in self.resources.values():
             resource.order.sort(key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
+            resource.begun = {each.key: resource.tick for each in resource.line}
 
     def compute_next_wakeup(self) -> float:
         """Return when a wait or a lease runs out next."""
@@ -624,19 +648,16 @@ class SchedulerModel:
         waiters, scores = resource.waiters, resource.scores()
         active = [lease.key for lease in resource.order]
         queued = {each.key for each in resource.line}
-        served = dict.fromkeys((each.key for each in waiters), 0)
-        for key, weight in resource.served:
-            served[key] = served.get(key, 0) + weight
-        squares = sum(weight**2 for weight in served.values())
+        limit = None if resource.capacity == inf else int(resource.capacity)
         return ResourceSnapshot(
             resource=resource.name,
             policy=resource.policy,
-            capacity=None if resource.capacity == inf else int(resource.capacity),
+            capacity=limit,
             active=len(active),
             waiting=len(waiters),
             tick=resource.tick,
             alpha=resource.alpha,
-            fairness=sum(served.values()) ** 2 / (len(served) * squares) if squares else 1.0,
+            fairness=resource.fairness(),
             agents=tuple(
                 AgentSnapshot(
                     agent=key if isinstance(key, str) else key[1],
@@ -650,4 +671,7 @@ class SchedulerModel:
                 )
                 for key in sorted({*active, *queued}, key=lambda key: ("", key) if isinstance(key, str) else key)
             ),
+            used=resource.used,
+            mode=CapacityMode.UNLIMITED if limit is None else CapacityMode.FIXED,
+            reference=limit,
         )

@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import Span
 
-from loco_otel._telemetry import CallTrace, Telemetry
+from loco_otel import _fork
+from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, presence
 from loco_otel._telemetry.inference import InferenceRequest
 from loco_otel.events import (
     AgentSnapshot,
@@ -28,6 +29,7 @@ from loco_otel.events import (
     Gated,
     Granted,
     GrantReason,
+    InactiveReason,
     Limited,
     Outcome,
     Rejected,
@@ -46,7 +48,8 @@ from loco_otel.events import (
     Usage,
     Waiting,
 )
-from loco_otel.money import AccountKey, Action, BudgetStatus, Period, Scope, Unit
+from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Period, Scope, Unit
+from loco_otel.snapshots import CapacityMode, ReportedLimit
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
@@ -89,8 +92,9 @@ class Rig:
         value_limit: int = 200,
         resources: Iterable[str] = (),
     ) -> None:
+        presence._inactive.clear()
         self.clock = ManualClock()
-        self.snapshots = 0
+        self.snapshots = self.events_dropped = 0
         self.exporter = InMemorySpanExporter()
         self.tracer_provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
@@ -100,18 +104,16 @@ class Rig:
 
         def counted() -> Snapshot:
             self.snapshots += 1
-            return (snapshot or standing)()
+            return (snapshot or standing)()._replace(events_dropped=self.events_dropped)
 
         self.telemetry = Telemetry.from_providers(
-            counted,
-            lambda: active,
+            ProcessState(counted, lambda: active, lambda: REPORT),
             tracer_provider=self.tracer_provider,
             meter_provider=self.meter_provider,
             clock=self.clock,
             wall=self.clock.wall,
             value_limit=value_limit,
             resources=resources,
-            budgets=lambda: BUDGETS,
         )
 
     def tell(self, *events: Event) -> None:
@@ -216,7 +218,7 @@ DAILY = BudgetStatus(
     AccountKey(Scope.AGENT, "analyst", Unit.USD, Period.DAY), 5_000_000, 4_000_000, 250_000, 90_000.0, Action.DOWNGRADE
 )
 HEAVY = BudgetStatus(AccountKey(Scope.ALL, "*", Unit.WEIGHT, Period.TOTAL), 100_000, 7_500, 0, None, Action.REJECT)
-BUDGETS = (DAILY, HEAVY)
+REPORT = BudgetReport(BudgetStore.LEDGER, (DAILY, HEAVY), {DAILY.key: 9_000_000})
 
 
 def released(who: TicketView, at: float = 999.5, *, expired: bool = False) -> Released:
@@ -229,9 +231,26 @@ def standing() -> Snapshot:
     return Snapshot(
         1000.0,
         (
-            ResourceSnapshot("llm_api", "load", 3, 3, 3, 321, 0.25, 0.9, (analyst, idle)),
-            ResourceSnapshot("search", "load", None, 0, 0, 7, 0.5, 1.0, (), 12.5, "retry-after"),
+            ResourceSnapshot(
+                "llm_api",
+                "load",
+                3,
+                3,
+                3,
+                321,
+                0.25,
+                0.9,
+                (analyst, idle),
+                used=3,
+                mode=CapacityMode.AUTO,
+                reference=5,
+                rate_limits=(ReportedLimit("requests", 500, 499), ReportedLimit("tokens", 30_000, None)),
+            ),
+            ResourceSnapshot(
+                "search", "load", None, 0, 0, 7, 0.5, None, (), 12.5, "retry-after", mode=CapacityMode.UNLIMITED
+            ),
         ),
+        max_waiting=50,
     )
 
 
@@ -271,6 +290,9 @@ def everything(rig: Rig) -> None:
         "gpt-4o-mini",
         ("web_searches",),
     )
+    presence.record_inactive("groq", "0.1.0", InactiveReason.UNSUPPORTED_VERSION)
+    _fork._share_page()  # as the first fork does
+    rig.tell(Limited(980.0, "llm_api", 3, 3))
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
     call.begin_inference("analyst", 995.0)

@@ -13,7 +13,7 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._telemetry import CallTrace, Telemetry
+from loco_otel._telemetry import CallTrace, ProcessState, Telemetry
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel.events import Limited, Outcome, Request
 
@@ -28,11 +28,9 @@ class House:
         self.engine = InProcessEngine(Scheduler({"llm": capacity}, FifoPolicy), clock=self.clock, timer=False)
         self.reader = InMemoryMetricReader()
         self.telemetry = Telemetry.from_providers(
-            self.engine.take_snapshot,
-            lambda: (),
+            ProcessState(self.engine.take_snapshot, tuple, flush_events=self.engine.flush),
             meter_provider=MeterProvider([self.reader], shutdown_on_exit=False),
             clock=self.clock,
-            flush_events=self.engine.flush,
         )
         if listens:
             self.listen()

@@ -29,14 +29,19 @@ OP, P, M = "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.mode
 
 # By hand, from the contract: what users build dashboards on must not change by accident.
 BUDGET = {"loco.budget.scope", "loco.budget.key", "loco.budget.period"}
+STORED = BUDGET | {"loco.budget.store"}
 CONTRACT = {
     "loco.acquire.requests": ("counter", "{request}", "loco_acquire_requests_total", {A, R, RESULT}),
     "loco.grants": ("counter", "{grant}", "loco_grants_total", {R, "loco.grant.reason"}),
     "loco.wait.duration": ("histogram", "s", "loco_wait_duration_seconds", {A, R, RESULT}),
+    "loco.slot.time": ("observable counter", "s", "loco_slot_time_seconds_total", {A, R}),
+    "loco.capacity.time": ("observable counter", "s", "loco_capacity_time_seconds_total", {R}),
+    "loco.pause.time": ("observable counter", "s", "loco_pause_time_seconds_total", {A, R}),
     "loco.wait.ticks": ("histogram", "{tick}", "loco_wait_ticks", {A, R}),
     "loco.hold.duration": ("histogram", "s", "loco_hold_duration_seconds", {A, R}),
     "loco.requests.waiting": ("observable gauge", "{request}", "loco_requests_waiting", {A, R}),
     "loco.requests.active": ("observable gauge", "{request}", "loco_requests_active", {A, R}),
+    "loco.requests.waiting.max": ("observable gauge", "{request}", "loco_requests_waiting_max", set()),
     "loco.queue.weight": ("observable gauge", "{weight}", "loco_queue_weight", {A, R}),
     "loco.queue.age": ("observable gauge", "{tick}", "loco_queue_age", {A, R}),
     "loco.wait.time": ("observable counter", "s", "loco_wait_time_seconds_total", {A, R, "loco.wait.cause"}),
@@ -47,24 +52,38 @@ CONTRACT = {
     "loco.recoveries": ("observable counter", "{recovery}", "loco_recoveries_total", set()),
     "loco.load.score": ("observable gauge", "{score}", "loco_load_score", {A, R}),
     "loco.resource.capacity": ("observable gauge", "{request}", "loco_resource_capacity", {R}),
+    "loco.resource.saturation": ("observable gauge", "{saturation}", "loco_resource_saturation", {R}),
+    "loco.limit.reference": ("observable gauge", "{request}", "loco_limit_reference", {R}),
+    "loco.limit.changes": ("counter", "{change}", "loco_limit_changes_total", {R, "loco.limit.direction"}),
+    "loco.ratelimit.limit": ("observable gauge", "{unit}", "loco_ratelimit_limit", {R, "loco.ratelimit.kind"}),
+    "loco.ratelimit.remaining": (
+        "observable gauge", "{unit}", "loco_ratelimit_remaining", {R, "loco.ratelimit.kind"},
+    ),
     "loco.gate.closed": ("observable gauge", "s", "loco_gate_closed_seconds", {R, "loco.gate.cause"}),
     "loco.scheduler.alpha": ("observable gauge", "{alpha}", "loco_scheduler_alpha", {R}),
     "loco.scheduler.ticks": ("observable counter", "{tick}", "loco_scheduler_ticks_total", {R}),
     "loco.fairness.index": ("observable gauge", "{index}", "loco_fairness_index", {R}),
-    "loco.throttles": ("counter", "{throttle}", "loco_throttles_total", {R, P, "error.type"}),
+    "loco.throttles": (
+        "counter", "{throttle}", "loco_throttles_total", {R, P, "error.type", "loco.throttle.kind"},
+    ),
     "loco.tokens": ("counter", "{token}", "loco_tokens_total", {A, P, M, "gen_ai.token.type"}),
     "loco.spend": ("counter", "USD", "loco_spend_USD_total", {A, P, M, TENANT}),
     "loco.spend.unpriced": ("counter", "{request}", "loco_spend_unpriced_total", {P, M, "loco.spend.kind"}),
     "loco.spend.weight": ("counter", "{weight}", "loco_spend_weight_total", {A, P, M}),
-    "loco.budget.limit": ("observable gauge", "USD", "loco_budget_limit_USD", BUDGET),
-    "loco.budget.spent": ("observable gauge", "USD", "loco_budget_spent_USD", BUDGET),
-    "loco.budget.reserved": ("observable gauge", "USD", "loco_budget_reserved_USD", BUDGET),
-    "loco.budget.weight.limit": ("observable gauge", "{weight}", "loco_budget_weight_limit", BUDGET),
-    "loco.budget.weight.spent": ("observable gauge", "{weight}", "loco_budget_weight_spent", BUDGET),
-    "loco.budget.weight.reserved": ("observable gauge", "{weight}", "loco_budget_weight_reserved", BUDGET),
+    "loco.budget.charged": ("observable counter", "USD", "loco_budget_charged_USD_total", BUDGET),
+    "loco.budget.weight.charged": ("observable counter", "{weight}", "loco_budget_weight_charged_total", BUDGET),
+    "loco.budget.reset.timestamp": (
+        "observable gauge", "s", "loco_budget_reset_timestamp_seconds", STORED | {"loco.budget.unit"},
+    ),
+    "loco.budget.limit": ("observable gauge", "USD", "loco_budget_limit_USD", STORED),
+    "loco.budget.spent": ("observable gauge", "USD", "loco_budget_spent_USD", STORED),
+    "loco.budget.reserved": ("observable gauge", "USD", "loco_budget_reserved_USD", STORED),
+    "loco.budget.weight.limit": ("observable gauge", "{weight}", "loco_budget_weight_limit", STORED),
+    "loco.budget.weight.spent": ("observable gauge", "{weight}", "loco_budget_weight_spent", STORED),
+    "loco.budget.weight.reserved": ("observable gauge", "{weight}", "loco_budget_weight_reserved", STORED),
     "loco.budget.decisions": (
         "counter", "{decision}", "loco_budget_decisions_total",
-        {"loco.budget.scope", "loco.budget.key", "loco.budget.action"},
+        {*BUDGET, "loco.budget.unit", "loco.budget.action"},
     ),
     "gen_ai.client.operation.duration": (
         "histogram", "s", "gen_ai_client_operation_duration_seconds", {OP, P, M},
@@ -78,6 +97,10 @@ CONTRACT = {
     "loco.active": (
         "observable gauge", "{instrumentor}", "loco_active", {"loco.sdk.name", "loco.sdk.version"},
     ),
+    "loco.info": (
+        "observable gauge", "{resource}", "loco_info", {R, "loco.policy", "loco.capacity.mode", "loco.version"},
+    ),
+    "loco.children": ("observable gauge", "{process}", "loco_children", set()),
 }  # fmt: skip
 
 DATA = {

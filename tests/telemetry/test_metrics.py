@@ -22,8 +22,9 @@ from telemetry_scenario import (
     waiting,
 )
 
-from loco_otel._telemetry import CallTrace, Telemetry
-from loco_otel._telemetry.instruments import CardinalityLimit
+from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, catalogue
+from loco_otel._telemetry.instruments import POINT_LIMIT, CardinalityLimit, PointLimit
+from loco_otel._version import __version__
 from loco_otel.events import (
     AgentSnapshot,
     BudgetExceeded,
@@ -138,7 +139,7 @@ def test_missing_attributes_are_unknown() -> None:
     rig.tell(spent(ticket()), throttled(ticket()))
     # The model that answered is known even so.
     assert rig.points("loco.spend.weight") == {("unknown", "gpt-4o-2024-08-06", "analyst"): 1.5}
-    assert rig.points("loco.throttles") == {("429", "unknown", "llm_api"): 1}
+    assert rig.points("loco.throttles") == {("429", "unknown", "llm_api", "load"): 1}
 
 
 def test_throttles_separate_load_from_an_empty_account() -> None:
@@ -146,9 +147,9 @@ def test_throttles_separate_load_from_an_empty_account() -> None:
     who = ticket(provider="anthropic")
     rig.tell(throttled(who, status=529), throttled(who, kind=ThrottleKind.SPEND), throttled(who))
     assert rig.points("loco.throttles") == {
-        ("529", "anthropic", "llm_api"): 1,
-        ("spend_limit", "anthropic", "llm_api"): 1,
-        ("429", "anthropic", "llm_api"): 1,
+        ("529", "anthropic", "llm_api", "load"): 1,
+        ("spend_limit", "anthropic", "llm_api", "spend"): 1,
+        ("429", "anthropic", "llm_api", "load"): 1,
     }
 
 
@@ -215,12 +216,22 @@ def test_gauges_show_the_state() -> None:
     assert rig.points("loco.queue.weight") == {("analyst", "llm_api"): 4.5, ("idle", "llm_api"): 0}
     assert rig.points("loco.queue.age") == {("analyst", "llm_api"): 40, ("idle", "llm_api"): 0}
     assert rig.points("loco.queue.wait") == {("analyst", "llm_api"): 12.5, ("idle", "llm_api"): 0}
+    assert rig.points("loco.requests.waiting.max") == {(): 50}
     # No score where an agent does not compete, no capacity where there is no limit.
     assert rig.points("loco.load.score") == {("analyst", "llm_api"): 0.75}
     assert rig.points("loco.resource.capacity") == {("llm_api",): 3}
     assert rig.points("loco.scheduler.alpha") == {("llm_api",): 0.25, ("search",): 0.5}
     assert rig.points("loco.scheduler.ticks") == {("llm_api",): 321, ("search",): 7}
-    assert rig.points("loco.fairness.index") == {("llm_api",): 0.9, ("search",): 1.0}
+    # No index where fewer than two agents compete.
+    assert rig.points("loco.fairness.index") == {("llm_api",): 0.9}
+    assert rig.points("loco.resource.saturation") == {("llm_api",): 2.0}
+    assert rig.points("loco.limit.reference") == {("llm_api",): 5}
+    assert rig.points("loco.ratelimit.limit") == {("requests", "llm_api"): 500, ("tokens", "llm_api"): 30_000}
+    assert rig.points("loco.ratelimit.remaining") == {("requests", "llm_api"): 499}
+    assert rig.points("loco.info") == {
+        ("auto", "load", "llm_api", __version__): 1,
+        ("unlimited", "load", "search", __version__): 1,
+    }
     assert rig.points("loco.active") == {("openai", "3.54.0"): 1, ("anthropic", "2.12.0"): 1}
 
 
@@ -253,7 +264,7 @@ def test_values_above_the_limit_are_other() -> None:
         ("provider-1", "m-1", "agent-1"): 1.5,
         ("other", "other", "other"): 4.5,
     }
-    assert ("429", "other", "other") in rig.points("loco.throttles")
+    assert ("429", "other", "other", "load") in rig.points("loco.throttles")
 
 
 def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
@@ -273,9 +284,15 @@ def test_agents_of_one_name_in_two_tenants_make_one_value() -> None:
 def test_pause_of_a_provider_is_a_gauge_with_its_header() -> None:
     resources = [ResourceSnapshot("r", "load", 1, 0, 0, 0, 0.0, 1.0, (), 40.0, header) for header in ("x", None)]
     rig = Rig(snapshot=lambda: Snapshot(0.0, tuple(resources)))
-    assert rig.points("loco.gate.closed") == {("x", "r"): 40.0, ("unknown", "r"): 40.0}
+    assert rig.points("loco.gate.closed") == {("backoff", "x", "r"): 40.0, ("backoff", "r"): 40.0}
     resources[:] = [resources[0]._replace(pause=0.0)]
     assert rig.points("loco.gate.closed") == {}
+
+
+def test_used_up_rate_is_a_gate() -> None:
+    gated = ResourceSnapshot("r", "load", 1, 0, 0, 0, 0.0, 1.0, (), gates=(("tokens", 2.5),))
+    rig = Rig(snapshot=lambda: Snapshot(0.0, (gated,)))
+    assert rig.points("loco.gate.closed") == {("tokens", "r"): 2.5}
 
 
 def test_folded_gauges_make_one_value() -> None:
@@ -347,8 +364,7 @@ def test_closed_metrics_keep_counts_without_gauges() -> None:
 
 def again(rig: Rig, snapshot: Callable[[], Snapshot]) -> Telemetry:
     return Telemetry.from_providers(
-        snapshot,
-        list,
+        ProcessState(snapshot, list),
         tracer_provider=rig.tracer_provider,
         meter_provider=rig.meter_provider,
         clock=rig.clock,
@@ -400,15 +416,103 @@ def test_reported_values_are_cumulative_in_any_order() -> None:
 
 def test_budget_gauges_have_units_and_decisions_start_at_zero() -> None:
     rig = Rig()
-    assert rig.points("loco.budget.limit") == {("analyst", "day", "agent"): 5.0}
-    assert rig.points("loco.budget.spent") == {("analyst", "day", "agent"): 4.0}
-    assert rig.points("loco.budget.reserved") == {("analyst", "day", "agent"): 0.25}
-    assert rig.points("loco.budget.weight.limit") == {("*", "total", "all"): 100.0}
-    assert rig.points("loco.budget.weight.spent") == {("*", "total", "all"): 7.5}
+    assert rig.points("loco.budget.limit") == {("analyst", "day", "agent", "ledger"): 5.0}
+    assert rig.points("loco.budget.spent") == {("analyst", "day", "agent", "ledger"): 4.0}
+    assert rig.points("loco.budget.reserved") == {("analyst", "day", "agent", "ledger"): 0.25}
+    assert rig.points("loco.budget.weight.limit") == {("*", "total", "all", "ledger"): 100.0}
+    assert rig.points("loco.budget.weight.spent") == {("*", "total", "all", "ledger"): 7.5}
     assert rig.points("loco.budget.decisions") == {
-        ("downgrade", "analyst", "agent"): 0,
-        ("reject", "analyst", "agent"): 0,
-        ("reject", "*", "all"): 0,
+        ("downgrade", "analyst", "day", "agent", "usd"): 0,
+        ("reject", "analyst", "day", "agent", "usd"): 0,
+        ("reject", "*", "total", "all", "weight"): 0,
     }
     rig.tell(BudgetExceeded(994.0, ticket(), Action.DOWNGRADE, (DAILY,), "gpt-4o-mini"))
-    assert rig.points("loco.budget.decisions")["downgrade", "analyst", "agent"] == 1
+    assert rig.points("loco.budget.decisions")["downgrade", "analyst", "day", "agent", "usd"] == 1
+
+
+def test_charges_outlast_the_period_and_start_at_zero() -> None:
+    rig = Rig()
+    assert rig.points("loco.budget.charged") == {("analyst", "day", "agent"): 9.0}
+    assert rig.points("loco.budget.weight.charged") == {("*", "total", "all"): 0}
+    assert rig.points("loco.budget.reset.timestamp") == {("analyst", "day", "agent", "ledger", "usd"): 90_000.0}
+
+
+def test_first_submit_starts_all_counters_of_the_call_at_zero() -> None:
+    rig = Rig()
+    who = ticket(provider="openai", model="gpt-4o", tenant="acme")
+    rig.tell(Submitted(990.0, who))
+    assert rig.points("loco.acquire.requests") == {("analyst", outcome.value, "llm_api"): 0 for outcome in Outcome}
+    assert rig.points("loco.spend") == {("openai", "gpt-4o", "analyst", "acme"): 0}
+    assert rig.points("loco.tokens") == {("openai", "gpt-4o", kind, "analyst"): 0 for kind in ("input", "output")}
+    assert rig.points("loco.throttles") == {
+        ("429", "openai", "llm_api", "load"): 0,
+        ("503", "openai", "llm_api", "load"): 0,
+        ("529", "openai", "llm_api", "load"): 0,
+        ("timeout", "openai", "llm_api", "timeout"): 0,
+        ("spend_limit", "openai", "llm_api", "spend"): 0,
+    }
+    rig.tell(throttled(who), spent(who), granted(who))
+    assert len(rig.points("loco.throttles")) == 5
+    assert len(rig.points("loco.spend")) == 1
+    assert len(rig.points("loco.acquire.requests")) == len(Outcome)
+
+
+def test_slot_of_the_program_starts_no_counter_of_a_provider() -> None:
+    rig = Rig()
+    rig.tell(Submitted(990.0, ticket()))
+    assert rig.points("loco.throttles") == rig.points("loco.spend") == rig.points("loco.tokens") == {}
+
+
+def test_spending_of_a_cheaper_model_starts_at_zero() -> None:
+    rig = Rig()
+    who = ticket(provider="openai", model="gpt-4o")
+    rig.tell(BudgetExceeded(994.0, who, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini"))
+    assert rig.points("loco.spend") == {("openai", "gpt-4o-mini", "analyst", "unknown"): 0}
+
+
+def test_points_stay_below_the_limit_and_their_sum_is_right() -> None:
+    rig = Rig()
+    for agent in range(200):
+        for model in range(6):
+            who = ticket(f"agent-{agent}", provider="openai", model=f"model-{model}", tenant=f"tenant-{agent}")
+            rig.tell(Submitted(990.0, who), granted(who), spent(who))
+    metrics = rig.metrics()
+    for name, metric in metrics.items():
+        points = metric.data.data_points
+        assert len(points) <= POINT_LIMIT, name
+        assert not [point for point in points if "otel.metric.overflow" in (point.attributes or {})], name
+    tokens = rig.points("loco.tokens")
+    assert sum(tokens.values()) == 200 * 6 * 120
+    # The first agents keep their own, and the rest keeps the other attributes.
+    assert tokens["openai", "model-5", "input", "agent-0"] == 100
+    assert tokens["openai", "model-5", "output", "other"] > 20
+    assert sum(rig.points("loco.spend").values()) == pytest.approx(200 * 6 * 0.0025)
+
+
+def test_points_of_histograms_and_gauges_are_limited_too() -> None:
+    agents = tuple(AgentSnapshot(f"agent-{n}", 1, 0, 0, 0, 0.0, None) for n in range(150))
+    resources = tuple(ResourceSnapshot(f"r-{n}", "load", 1, 0, 0, 0, 0.0, None, agents) for n in range(10))
+    rig = Rig(snapshot=lambda: Snapshot(0.0, resources))
+    for agent in range(150):
+        for resource in range(10):
+            rig.tell(granted(ticket(f"agent-{agent}", resources=(f"r-{resource}",))))
+    for _ in range(2):
+        for name in ("loco.requests.waiting", "loco.wait.duration"):
+            points = rig.points(name)
+            assert len(points) <= POINT_LIMIT
+            assert sum(points.values()) == 1500
+
+
+def test_open_values_are_folded_when_agents_are_not_enough() -> None:
+    limit = PointLimit(catalogue.SPENT, 100)
+    kept = {limit.limit_values((f"a-{n}", f"t-{n}", f"p-{n}", f"m-{n}")) for n in range(200)}
+    assert len(kept) <= 100
+    assert ("a-79", "t-79", "p-79", "m-79") in kept
+    assert ("other", "t-80", "p-80", "m-80") in kept
+    assert ("other", "other", "other", "other") in kept
+
+
+def test_folded_address_has_no_port() -> None:
+    limit = PointLimit(catalogue.DURATION, 1)
+    attributes = {"server.address": "host", "server.port": 443, "gen_ai.operation.name": "chat"}
+    assert limit.limit_attributes(attributes) == {"server.address": "other", "gen_ai.operation.name": "chat"}

@@ -9,10 +9,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from telemetry_scenario import SUBJECT, standing
 
-from loco_otel._telemetry import Telemetry, detect_active_signals
+from loco_otel._telemetry import ProcessState, Telemetry, detect_active_signals
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.spans import SpanListener
+from loco_otel._telemetry.time_sums import TimeSums
 
 
 def never() -> None:
@@ -20,7 +21,9 @@ def never() -> None:
 
 
 def start(tracer_provider: trace.TracerProvider, meter_provider: metrics.MeterProvider) -> Telemetry:
-    return Telemetry.from_providers(standing, list, tracer_provider=tracer_provider, meter_provider=meter_provider)
+    return Telemetry.from_providers(
+        ProcessState(standing, list), tracer_provider=tracer_provider, meter_provider=meter_provider
+    )
 
 
 def real_tracing() -> TracerProvider:
@@ -36,7 +39,7 @@ def test_nothing_is_configured_without_an_sdk(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", None)
     assert detect_active_signals() == (False, False)
 
-    telemetry = Telemetry.from_providers(never, never, wall=never, clock=never)  # type: ignore[arg-type]
+    telemetry = Telemetry.from_providers(ProcessState(never, never), wall=never, clock=never)  # type: ignore[arg-type]
     assert telemetry.listeners == ()
     telemetry.close()
 
@@ -45,8 +48,13 @@ def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", real_tracing())
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", real_metrics())
     assert detect_active_signals() == (True, True)
-    telemetry = Telemetry.from_providers(standing, list)
-    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, SpanListener, MetricListener]
+    telemetry = Telemetry.from_providers(ProcessState(standing, list))
+    assert [type(listener) for listener in telemetry.listeners] == [
+        BlameListener,
+        SpanListener,
+        MetricListener,
+        TimeSums,
+    ]
 
 
 @pytest.mark.parametrize("tracing", [NoOpTracerProvider(), ProxyTracerProvider()])
@@ -70,7 +78,7 @@ def test_tracing_alone_is_configured() -> None:
 def test_metrics_alone_are_configured() -> None:
     assert detect_active_signals(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
-    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, MetricListener]
+    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, MetricListener, TimeSums]
     call = telemetry.create_trace()
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
     call.begin_inference("analyst", 0.0)

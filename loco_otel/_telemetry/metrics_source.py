@@ -1,0 +1,112 @@
+"""What the observable instruments read: one snapshot and one report of the budgets for each collection."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry import catalogue
+from loco_otel._telemetry.blame import BlameListener
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer
+from loco_otel._telemetry.time_sums import TimeSums
+from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
+from loco_otel.snapshots import Snapshot
+
+_SNAPSHOT_SECONDS = 0.1
+"""Seconds for which a snapshot is reused: longer than one collection, shorter than the interval between two."""
+
+NO_BUDGETS = BudgetReport(BudgetStore.MEMORY)
+
+
+class ProcessState(NamedTuple):
+    """Reads the state of the process."""
+
+    snapshot: Callable[[], Snapshot]
+    """Returns the state of all resources; called once per collection, on the collecting thread."""
+    active_sdks: Callable[[], Iterable[tuple[str, str]]]
+    """Returns name and version of each SDK whose calls are scheduled."""
+    budgets: Callable[[], BudgetReport] = lambda: NO_BUDGETS
+    """Returns the budgets, like `snapshot`."""
+    flush_events: Callable[[], object] = lambda: None
+    """Delivers pending events to the listeners."""
+
+
+class MetricsSource:
+    """The data of the observable instruments: one snapshot for all callbacks of a collection.
+
+    OpenTelemetry does not signal the start of a collection, so a snapshot is cached for a tenth of a second. Two
+    threads that collect concurrently may each take one, which is correct but slower.
+
+    Args:
+        state: reads the process.
+        clock: seconds.
+        fold: shared with the counters, so that all metrics use the same agent names.
+        counters: the counters.
+        time_sums: the integrals.
+        blame_listener: the causes of waits.
+        histogram_buffer: buffered measurements.
+
+    """
+
+    def __init__(
+        self,
+        state: ProcessState,
+        clock: Callable[[], float],
+        fold: CardinalityLimit,
+        *,
+        counters: Iterable[CounterSums],
+        time_sums: TimeSums,
+        blame_listener: BlameListener,
+        histogram_buffer: HistogramBuffer,
+    ) -> None:
+        self._histogram_buffer = histogram_buffer
+        self._state = state
+        self.active_sdks = state.active_sdks
+        self.cardinality_limit = fold
+        self.counters = {sums.row: sums for sums in (*counters, time_sums.limit_changes)}
+        self.time_sums = time_sums
+        self.blame_listener = blame_listener
+        self.has_failed = False
+        self.read_clock = clock
+        self._events_dropped = 0
+        self._latest: tuple[float, Snapshot] | None = None
+        self._latest_budgets: tuple[float, BudgetReport] | None = None
+
+    def flush(self) -> None:
+        """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
+        self._state.flush_events()
+        self._histogram_buffer.flush()
+
+    def read_snapshot(self) -> Snapshot:
+        """Return the current snapshot, at most a tenth of a second old."""
+        now = self.read_clock()
+        latest = self._latest
+        if latest is None or now - latest[0] >= _SNAPSHOT_SECONDS:
+            latest = self._latest = now, self._state.snapshot()
+            if latest[1].events_dropped > self._events_dropped:
+                self._events_dropped = latest[1].events_dropped
+                self.time_sums.forget_open()
+        return latest[1]
+
+    def read_budgets(self) -> BudgetReport:
+        """Return the budgets, at most a tenth of a second old."""
+        kept = self._latest_budgets
+        if kept is None or self.read_clock() - kept[0] >= _SNAPSHOT_SECONDS:
+            latest = NO_BUDGETS
+            try:
+                latest = self._state.budgets()
+                self._start_decision_counters(latest.statuses)
+            finally:
+                # If the ledger can't be used, it is not tried again in this collection.
+                self._latest_budgets = self.read_clock(), latest
+            return latest
+        return kept[1]
+
+    def _start_decision_counters(self, statuses: Iterable[BudgetStatus]) -> None:
+        """Start the counters of budget decisions at 0, so that alerts see their first increase."""
+        decisions = self.counters[catalogue.BUDGET_DECISIONS]
+        for status in statuses:
+            scope, name, unit, period = status.key
+            budget = scope.value, self.cardinality_limit(key.BUDGET_KEY, name), period.value, unit.value
+            decisions.start_at_zero(*budget, status.action.value)
+            if status.action is Action.DOWNGRADE:  # at the end of its ladder
+                decisions.start_at_zero(*budget, Action.REJECT.value)
