@@ -11,7 +11,10 @@ from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
+from loco_otel_instrumentation.mistralai import MistralInstrumentor
+from loco_otel_instrumentation.ollama import OllamaInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
+from mistral_clients import PACKAGE as MISTRAL_PACKAGE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -26,10 +29,18 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "anthropic": AnthropicInstrumentor,
     "groq": GroqInstrumentor,
     "google-genai": GoogleGenaiInstrumentor,
+    "mistralai": MistralInstrumentor,
+    "ollama": OllamaInstrumentor,
     "botocore": BotocoreInstrumentor,
     "aiobotocore": AiobotocoreInstrumentor,
 }
-VERSION_MODULES = {"google.genai": "google.genai.version", "botocore": "botocore", "aiobotocore": "aiobotocore"}
+VERSION_MODULES = {
+    "google.genai": "google.genai.version",
+    "botocore": "botocore",
+    "aiobotocore": "aiobotocore",
+    "mistralai": f"{MISTRAL_PACKAGE}._version",
+    "ollama": "ollama._client",
+}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 

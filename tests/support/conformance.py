@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, Self
 import anthropic
 import groq
 import httpx
+import ollama
 import openai
 from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from google import genai
 from llm_server import LlmServer
+from mistral_clients import AsyncMistralClient, MistralClient, create_mistral_chat
 from sdk_calls import each, finished, now
 from sdk_versions import has
 
@@ -145,6 +147,18 @@ def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
 
 
+def _make_ollama(*, base_url: str, **_: Any) -> ollama.Client:
+    return ollama.Client(base_url)
+
+
+def _make_async_ollama(*, base_url: str, **_: Any) -> ollama.AsyncClient:
+    return ollama.AsyncClient(base_url)
+
+
+def _chat_with_ollama(client: Any, **request: Any) -> Any:
+    return client.chat(**request)
+
+
 def _make_gemini(*, api_key: str, base_url: str, **options: Any) -> genai.Client:
     # Retries are off by default, and a delay that Gemini names is not honoured.
     retries = {"attempts": 3, "initial_delay": 0.01, "max_delay": 0.01, "jitter": 0.0}
@@ -194,6 +208,15 @@ SDKS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
+    ConformingSdk("mistral", MistralClient, AsyncMistralClient, create_mistral_chat),
+    ConformingSdk(
+        "ollama",
+        _make_ollama,
+        _make_async_ollama,
+        _chat_with_ollama,
+        reports_cached_tokens=False,
+        has_retries=False,
+    ),
     ConformingSdk(
         "gemini", _make_gemini, _make_httpx_gemini, _generate_content, operation="generate_content", mixed_share=0.6
     ),

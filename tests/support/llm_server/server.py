@@ -11,11 +11,16 @@ from .gemini_api import GeminiApi
 from .http1 import Connection, Request, Response
 from .interactions_api import InteractionsApi
 from .journal import Entry, Journal
+from .mistral_api import ConversationsApi
+from .ollama_api import OllamaApi
 from .openai_api import OpenAiApi
 from .script import Gate, Plan, Rule, Script
 
 _APIS: Sequence[Api] = (
-    OpenAiApi("groq"),
+    OpenAiApi("groq", "/groq/", "groq"),
+    ConversationsApi(),
+    OllamaApi(),
+    OpenAiApi("mistral", "/mistral/", "always"),
     OpenAiApi("openai"),
     AnthropicApi(),
     InteractionsApi(),

@@ -1,0 +1,46 @@
+"""Mistral's SDK, with its clients for Azure and for Vertex AI."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.version import Version
+
+from loco_otel.patching import LocoInstrumentor, Target, speakeasy
+from loco_otel_instrumentation.mistralai.adapter import MistralAdapter
+
+__all__ = ["MistralInstrumentor"]
+
+_PROVIDERS = {"": "mistral_ai", "azure": "azure.ai.inference", "gcp": "gcp.vertex_ai"}
+"""`gen_ai.provider.name` by the part of the SDK that a client is in."""
+_FIRST_WITH_CLIENT = Version("2")
+"""The first version whose clients are in packages of the name `client`."""
+
+
+class MistralInstrumentor(LocoInstrumentor):
+    """Schedules chat, agents, conversations, FIM and embeddings; OCR, audio, moderation, files and batches pass."""
+
+    sdk = "mistralai"
+    requires = "mistralai >= 1.9.1, < 4"
+
+    def list_targets(self) -> tuple[Target, ...]:
+        """Return the methods that Speakeasy generates, of each of the three packages."""
+        is_old = _is_older_than(_FIRST_WITH_CLIENT)
+        return tuple(
+            target
+            for part, provider in _PROVIDERS.items()
+            for target in speakeasy.build_single_class_targets(
+                MistralAdapter(provider), _name_package(part, is_old=is_old)
+            )
+        )
+
+
+def _name_package(part: str, *, is_old: bool) -> str:
+    if is_old:
+        return f"mistralai_{part}" if part else "mistralai"
+    return f"mistralai.{part}.client" if part else "mistralai.client"
+
+
+def _is_older_than(other: Version) -> bool:
+    try:
+        return Version(version("mistralai")) < other
+    except PackageNotFoundError:  # as in a frozen program
+        return False
