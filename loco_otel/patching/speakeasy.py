@@ -16,9 +16,7 @@ from typing import Any
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.attempt_wrappers import resume_suspended_call, resume_suspended_call_async
-from loco_otel.patching.call import Call
-from loco_otel.patching.event_stream import follow_event_stream
-from loco_otel.patching.response_body import follow_answer
+from loco_otel.patching.event_stream import follow_response
 from loco_otel.patching.target import Target
 from loco_otel.patching.wrappers import Wrapper, observe_attempt, suspend_slot, wrap_async_call, wrap_call
 
@@ -69,19 +67,6 @@ def replace_json(request: Mapping[str, Any], values: Mapping[str, object]) -> di
     headers = {name: value for name, value in old.headers.items() if name != "content-length"}
     new = type(old)(old.method, old.url, headers=headers, content=content, extensions=old.extensions)
     return {**request, "request": new}
-
-
-def follow_response(call: Call, response: Any) -> None:
-    """End a call whose response is complete or an error, or tie its end to that of its stream of events."""
-    if response.is_error:
-        try:
-            response.raise_for_status()
-        except Exception as error:
-            call.fail_call(error)
-    elif not response.is_closed and "event-stream" in response.headers.get("content-type", ""):
-        follow_event_stream(call, response)
-    else:
-        follow_answer(call, response)
 
 
 def _start_attempt(adapter: Adapter) -> Wrapper:

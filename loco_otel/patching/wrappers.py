@@ -48,7 +48,7 @@ def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS, follow
             raise
         finally:
             call.exit_sdk_call()
-        return _try_follow_answer(call, answer, follow)
+        return try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -71,7 +71,7 @@ def wrap_async_call(
             raise
         finally:
             call.exit_sdk_call()
-        return _try_follow_answer(call, answer, follow)
+        return try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -203,7 +203,7 @@ def try_fail_call(call: Call, error: BaseException) -> None:
         faults.log_fault("noting a failed call")
 
 
-def _try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
+def try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
     """Return what the program reads: the answer, or what follows its body."""
     try:
         followed = follow(call, answer)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from .answers import Answer, Api, Operation, Settings
 from .anthropic_api import AnthropicApi
 from .bedrock_api import BedrockApi
+from .cohere_api import CohereApi
 from .control import PREFIX, handle_control
 from .gemini_api import GeminiApi
 from .http1 import Connection, Request, Response
@@ -20,7 +21,10 @@ _APIS: Sequence[Api] = (
     OpenAiApi("groq", "/groq/", "groq"),
     ConversationsApi(),
     OllamaApi(),
+    CohereApi(),
+    OpenAiApi("huggingface", "/huggingface/"),
     OpenAiApi("mistral", "/mistral/", "always"),
+    OpenAiApi("azure", "/azure/", "always"),
     OpenAiApi("openai"),
     AnthropicApi(),
     InteractionsApi(),
