@@ -23,7 +23,7 @@ test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,ve
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'
 # Only these SDKs.
-SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure-sync or azure-async or azure]
+SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or small_sdks
 test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py) -k '$(SMALL_SDKS)'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)

@@ -20,7 +20,7 @@ PUBLISHED = {
     "mistral": ("mistral-large-latest", "mistral"),
     "cohere": ("command-a", "cohere"),
     "cohere-v1": ("command-a", "cohere"),
-    "azure": ("gpt-4o", "azure"),
+    "azure-ai": ("gpt-4o", "azure"),
 }
 """A model, and the provider whose price counts, by row."""
 PRICES = {"dear": {"input": 1000, "output": 1000}, "cheap": {"input": 1, "output": 1}}
@@ -57,7 +57,7 @@ def test_cost_is_at_prices_of_provider(name: str, server: LlmServer, scheduled: 
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("name", ["mistral", "cohere", "cohere-v1", "azure", "huggingface", "ollama"])
+@pytest.mark.parametrize("name", ["mistral", "cohere", "cohere-v1", "azure-ai", "huggingface", "ollama"])
 def test_downgraded_call_is_sent_with_cheaper_model(
     name: str, streamed: bool, server: LlmServer, scheduled: Scheduled
 ) -> None:

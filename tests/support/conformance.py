@@ -237,7 +237,7 @@ SDKS = [
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
     ConformingSdk("mistral", MistralClient, AsyncMistralClient, create_mistral_chat),
     ConformingSdk("huggingface", _make_huggingface, _make_async_huggingface, _create_chat, has_retries=False),
-    ConformingSdk("azure", _make_azure, _make_async_azure, _complete_by_azure),
+    ConformingSdk("azure-ai", _make_azure, _make_async_azure, _complete_by_azure, api="azure"),
     ConformingSdk(
         "cohere", CohereClient, AsyncCohereClient, create_cohere_chat, mixed_share=0.6, retries_streams=False
     ),
