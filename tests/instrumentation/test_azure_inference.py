@@ -1,6 +1,8 @@
 """What Azure's SDK for inference has beside the conformance suite: bodies, its iterator, own spans, timeouts."""
 
 import gc
+import io
+import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +52,14 @@ def test_models_and_bodies_are_read(client: Any, scheduled: Scheduled) -> None:
     assert chats[0]["gen_ai.provider.name"] == "azure.ai.inference"
     assert chats[0]["server.address"] == "127.0.0.1"
     assert [spent.spending.usage for spent in scheduling.seen.of(Spent)] == [Usage(5, 5, False, 0, None, 0)] * 2
+
+
+def test_file_as_body_is_sent_as_it_is(client: Any, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    loco_otel.configure(prices=PRICES, budgets="*=1", budget_on_exceeded="downgrade", downgrade={"default": "cheap"})
+    client.complete(io.BytesIO(json.dumps({"messages": MESSAGES, "model": "named"}).encode()))
+    scheduling.settled(1)
+    assert [request.model for request in server.requests()] == ["named"]
 
 
 @pytest.mark.parametrize("form", ["arguments", "body", "default"])

@@ -7,6 +7,7 @@ import cohere
 import httpx
 import pytest
 from llm_server import LlmServer
+from loco_otel_instrumentation.cohere.adapter import CohereAdapter
 from sdk_scheduling import Scheduled
 
 from loco_otel.events import Spent, Submitted, Throttled, ThrottleKind, Usage
@@ -100,6 +101,18 @@ def test_stream_sends_nothing_before_it_is_read(client: Any, scheduled: Schedule
     for stream in streams:
         assert list(stream)
     scheduling.settled(3)
+
+
+def test_provider_of_clients_for_aws_is_bedrock() -> None:
+    keys = {"aws_access_key": "key", "aws_secret_key": "secret", "aws_region": "us-east-1"}
+    client: Any = cohere.BedrockClientV2(**keys)
+    http = client._client_wrapper.httpx_client
+    request = {"path": "v2/chat", "json": {"model": "cohere.command-r-v1:0", "messages": MESSAGES}}
+    description = CohereAdapter().describe_call(http, request)
+    assert description is not None
+    assert (description.provider, description.model) == ("aws.bedrock", "cohere.command-r-v1:0")
+    assert description.url is None
+    http.httpx_client.close()
 
 
 def test_tokenize_and_rerank_pass_unscheduled(client: Any, scheduled: Scheduled) -> None:

@@ -104,6 +104,8 @@ def test_call_has_one_inference_span_for_program(sees: str, client: Any, schedul
     scheduling.settled(2)
     theirs = [span for span in exporter.get_finished_spans() if "gen_ai.operation.name" in (span.attributes or {})]
     assert len(theirs) == (0 if sees == "nobody" else 2)
+    waits = ["loco.wait.duration" in (span.attributes or {}) for span in theirs]
+    assert set(waits) <= {sees == "program"}
     assert len(scheduling.spans("chat ")) == (0 if sees == "program" else 2)
 
 

@@ -40,6 +40,8 @@ class AzureInferenceAdapter:
             body,
             url,
             has_sdk_span=self._operation == "chat" and _makes_span(),
+            # A file is sent as it is.
+            accepts_model=None if given is None or isinstance(given, Mapping) else _accept_no_model,
         )
 
     def request_usage(self, _: Any) -> ExtendedRequest | None:
@@ -91,6 +93,10 @@ class AzureInferenceAdapter:
         with suppress(Exception):  # not read yet, or no JSON
             body = json.loads(response.text())
         return Refusal(status, headers, body, in_stream=status == 200)  # noqa: PLR2004
+
+
+def _accept_no_model(_: str) -> bool:
+    return False
 
 
 def _makes_span() -> bool:

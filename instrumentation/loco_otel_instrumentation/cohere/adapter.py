@@ -42,6 +42,8 @@ _FINISH_REASONS = {
     "ERROR": "error",
 }
 """Its words for what the conventions call otherwise."""
+_AWS_HOOKS = "cohere.aws_client"
+"""The module of the hooks by which the clients for AWS send requests there."""
 _MONTHLY_LIMIT = "/ month"
 """In the message of a 429 that a key for trials gets until the next month."""
 
@@ -61,9 +63,11 @@ class CohereAdapter:
         body = {name: value for name, value in options["json"].items() if value is not omitted and value is not None}
         neutral = {_FIELDS[name]: value for name, value in body.items() if name in _FIELDS}
         model = body.get("model")
+        name = model if isinstance(model, str) else None
+        if _sends_to_aws(client):
+            return CallDescription("aws.bedrock", operation, name, neutral)
         base = options.get("base_url") or (client.base_url() if callable(client.base_url) else None)
-        url = parse_address(base) if base else None
-        return CallDescription("cohere", operation, model if isinstance(model, str) else None, neutral, url)
+        return CallDescription("cohere", operation, name, neutral, parse_address(base) if base else None)
 
     def request_usage(self, _: Any) -> ExtendedRequest | None:
         """Return None: each stream contains its usage."""
@@ -113,6 +117,11 @@ class CohereAdapter:
     def read_error_status(self, _: Mapping[str, object]) -> int | None:
         """Return None: the SDK raises errors of HTTP only."""
         return None
+
+
+def _sends_to_aws(client: Any) -> bool:
+    hooks = getattr(client.httpx_client, "event_hooks", None) or {}
+    return any(getattr(hook, "__module__", None) == _AWS_HOOKS for hook in hooks.get("request") or ())
 
 
 def _read_finish_reason(reason: str | None, meter: UsageMeter) -> None:

@@ -4,8 +4,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
-from loco_otel.patching import LocoInstrumentor, Target, speakeasy
+from loco_otel.patching import LocoInstrumentor, Target, speakeasy, wrappers
 from loco_otel_instrumentation.mistralai.adapter import MistralAdapter
+from loco_otel_instrumentation.mistralai.own_tracing import HOOK, find_span
 
 __all__ = ["MistralInstrumentor"]
 
@@ -22,15 +23,17 @@ class MistralInstrumentor(LocoInstrumentor):
     requires = "mistralai >= 1.9.1, < 4"
 
     def list_targets(self) -> tuple[Target, ...]:
-        """Return the methods that Speakeasy generates, of each of the three packages."""
+        """Return the methods that Speakeasy generates, of each of the three packages, and the hook that makes spans."""
         is_old = _is_older_than(_FIRST_WITH_CLIENT)
-        return tuple(
+        tracing = f"{_name_package('', is_old=is_old)}._hooks.tracing"
+        calls = tuple(
             target
             for part, provider in _PROVIDERS.items()
             for target in speakeasy.build_single_class_targets(
                 MistralAdapter(provider), _name_package(part, is_old=is_old)
             )
         )
+        return (*calls, Target(tracing, HOOK, "before_request", wrappers.observe_made_span(find_span)))
 
 
 def _name_package(part: str, *, is_old: bool) -> str:

@@ -13,9 +13,16 @@ from opentelemetry import trace
 
 from loco_otel.patching import is_live_tracer
 
-_HOOK = "TracingHook"
+HOOK = "TracingHook"
+_SPAN = "_tracing_span"
+"""The name of the span among the extensions of a request, since mistralai 2.5."""
 _CONFIGURE = "configure_telemetry_for_hook"
 """The function that each request calls to read the settings, where they can be set. Idempotent."""
+
+
+def find_span(request: Any) -> Any:
+    """Return the span that the hook has begun for a request; None without one."""
+    return (getattr(request, "extensions", None) or {}).get(_SPAN)
 
 
 def makes_span(config: Any) -> bool:
@@ -26,7 +33,7 @@ def makes_span(config: Any) -> bool:
 
     """
     hooks = getattr(getattr(config, "_hooks", None), "before_request_hooks", ())
-    hook = next((each for each in hooks if type(each).__name__ == _HOOK), None)
+    hook = next((each for each in hooks if type(each).__name__ == HOOK), None)
     if hook is None:
         return False
     configure = getattr(sys.modules.get(type(hook).__module__), _CONFIGURE, None)
