@@ -17,7 +17,15 @@ from loco_otel.patching import (
     stream_proxy,
     wrappers,
 )
-from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
+from loco_otel.patching.adapter import (
+    Adapter,
+    CallDescription,
+    ExtendedRequest,
+    UsageMeter,
+    accept_no_model,
+    as_mapping,
+    get_field,
+)
 from loco_otel.patching.address import parse_address
 from loco_otel.patching.agent_identity import (
     FrameworkReader,
@@ -31,6 +39,7 @@ from loco_otel.patching.call import Call
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
+from loco_otel.patching.versions import is_installed
 
 __all__ = [
     "Adapter",
@@ -44,12 +53,14 @@ __all__ = [
     "Refusal",
     "Target",
     "UsageMeter",
+    "accept_no_model",
     "as_mapping",
     "attempt_wrappers",
     "decision_wrappers",
     "event_stream",
     "generator_wrappers",
     "get_field",
+    "is_installed",
     "is_live_tracer",
     "iterator_body",
     "managed_wrappers",

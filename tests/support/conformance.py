@@ -174,12 +174,16 @@ def _make_async_huggingface(*, base_url: str, api_key: str) -> AsyncInferenceCli
     return AsyncInferenceClient(base_url=base_url, api_key=api_key)
 
 
-def _make_ollama(*, base_url: str, **_: Any) -> ollama.Client:
-    return ollama.Client(base_url)
+def _make_ollama(*, base_url: str, **_: Any) -> Any:
+    client: Any = ollama.Client(base_url)
+    client.close = client._client.close  # older ones have none
+    return client
 
 
-def _make_async_ollama(*, base_url: str, **_: Any) -> ollama.AsyncClient:
-    return ollama.AsyncClient(base_url)
+def _make_async_ollama(*, base_url: str, **_: Any) -> Any:
+    client: Any = ollama.AsyncClient(base_url)
+    client.close = client._client.aclose
+    return client
 
 
 def _chat_with_ollama(client: Any, **request: Any) -> Any:

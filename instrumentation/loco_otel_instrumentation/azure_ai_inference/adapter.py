@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, Refusal, UsageMeter, parse_address
+from loco_otel.patching import CallDescription, ExtendedRequest, Refusal, UsageMeter, accept_no_model, parse_address
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_usage
 from loco_otel.patching.dialects.provider_hosts import find_provider
 
@@ -41,7 +41,7 @@ class AzureInferenceAdapter:
             url,
             has_sdk_span=self._operation == "chat" and _makes_span(),
             # A file is sent as it is.
-            accepts_model=None if given is None or isinstance(given, Mapping) else _accept_no_model,
+            accepts_model=None if given is None or isinstance(given, Mapping) else accept_no_model,
         )
 
     def request_usage(self, _: Any) -> ExtendedRequest | None:
@@ -93,10 +93,6 @@ class AzureInferenceAdapter:
         with suppress(Exception):  # not read yet, or no JSON
             body = json.loads(response.text())
         return Refusal(status, headers, body, in_stream=status == 200)  # noqa: PLR2004
-
-
-def _accept_no_model(_: str) -> bool:
-    return False
 
 
 def _makes_span() -> bool:

@@ -1,15 +1,12 @@
 """Cohere's SDK."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-from packaging.version import Version
-
 from loco_otel.patching import (
     LocoInstrumentor,
     NamedArguments,
     Target,
     attempt_wrappers,
     event_stream,
+    is_installed,
     managed_wrappers,
     wrappers,
 )
@@ -20,7 +17,8 @@ __all__ = ["CohereInstrumentor"]
 
 _MODULE = "cohere.core.http_client"
 _ARGUMENTS = NamedArguments(("path",))
-_FIRST_TO_RETRY_CONNECTIONS = Version("6")
+_RETRIES_CONNECTIONS = "cohere >= 6"
+"""Versions that try again after a connection failed."""
 
 
 class CohereInstrumentor(LocoInstrumentor):
@@ -48,13 +46,6 @@ class CohereInstrumentor(LocoInstrumentor):
             Target(_MODULE, "AsyncHttpClient", "stream", async_stream),
             Target(_MODULE, None, "_retry_timeout", pause),
         )
-        if not _retries_connections():
+        if not is_installed(_RETRIES_CONNECTIONS):
             return targets
         return (*targets, Target(_MODULE, None, "_retry_timeout_from_retries", pause))
-
-
-def _retries_connections() -> bool:
-    try:
-        return Version(version("cohere")) >= _FIRST_TO_RETRY_CONNECTIONS
-    except PackageNotFoundError:  # as in a frozen program
-        return False

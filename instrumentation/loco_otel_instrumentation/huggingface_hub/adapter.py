@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, parse_address
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, accept_no_model, parse_address
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_usage
 from loco_otel.patching.dialects.provider_hosts import find_provider
 
@@ -47,7 +47,7 @@ class HuggingFaceAdapter:
             body if request.task == _CHAT else _neutralise_body(body),
             url,
             # Elsewhere the model is a part of the URL, or the only one of its server.
-            accepts_model=None if "model" in body and "/models/" not in request.url else _accept_no_model,
+            accepts_model=None if "model" in body and "/models/" not in request.url else accept_no_model,
         )
 
     def request_usage(self, options: Mapping[str, Any]) -> ExtendedRequest | None:
@@ -97,10 +97,6 @@ class HuggingFaceAdapter:
     def read_error_status(self, _: Mapping[str, object]) -> int | None:
         """Return None: an error within a stream has no status."""
         return None
-
-
-def _accept_no_model(_: str) -> bool:
-    return False
 
 
 def _is_name(model: Any) -> bool:

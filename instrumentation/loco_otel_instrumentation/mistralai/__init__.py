@@ -1,10 +1,6 @@
 """Mistral's SDK, with its clients for Azure and for Vertex AI."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-from packaging.version import Version
-
-from loco_otel.patching import LocoInstrumentor, Target, speakeasy, wrappers
+from loco_otel.patching import LocoInstrumentor, Target, is_installed, speakeasy, wrappers
 from loco_otel_instrumentation.mistralai.adapter import MistralAdapter
 from loco_otel_instrumentation.mistralai.own_tracing import HOOK, find_span
 
@@ -12,8 +8,8 @@ __all__ = ["MistralInstrumentor"]
 
 _PROVIDERS = {"": "mistral_ai", "azure": "azure.ai.inference", "gcp": "gcp.vertex_ai"}
 """`gen_ai.provider.name` by the part of the SDK that a client is in."""
-_FIRST_WITH_CLIENT = Version("2")
-"""The first version whose clients are in packages of the name `client`."""
+_HAS_CLIENT = "mistralai >= 2"
+"""Versions whose clients are in packages of the name `client`."""
 
 
 class MistralInstrumentor(LocoInstrumentor):
@@ -24,7 +20,7 @@ class MistralInstrumentor(LocoInstrumentor):
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Speakeasy generates, of each of the three packages, and the hook that makes spans."""
-        is_old = _is_older_than(_FIRST_WITH_CLIENT)
+        is_old = not is_installed(_HAS_CLIENT)
         tracing = f"{_name_package('', is_old=is_old)}._hooks.tracing"
         calls = tuple(
             target
@@ -40,10 +36,3 @@ def _name_package(part: str, *, is_old: bool) -> str:
     if is_old:
         return f"mistralai_{part}" if part else "mistralai"
     return f"mistralai.{part}.client" if part else "mistralai.client"
-
-
-def _is_older_than(other: Version) -> bool:
-    try:
-        return Version(version("mistralai")) < other
-    except PackageNotFoundError:  # as in a frozen program
-        return False

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, speakeasy
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, accept_no_model, speakeasy
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_usage
 from loco_otel_instrumentation.mistralai.own_tracing import makes_span
 
@@ -53,7 +53,7 @@ class MistralAdapter:
             options["request"].url,
             has_sdk_span=makes_span(getattr(context, "config", None)),
             # An agent has a model of its own.
-            accepts_model=None if isinstance(model, str) else _accept_no_model,
+            accepts_model=None if isinstance(model, str) else accept_no_model,
         )
 
     def request_usage(self, _: Any) -> ExtendedRequest | None:
@@ -94,10 +94,6 @@ class MistralAdapter:
     def read_error_status(self, _: Mapping[str, object]) -> int | None:
         """Return None: the SDK raises errors of HTTP only."""
         return None
-
-
-def _accept_no_model(_: str) -> bool:
-    return False
 
 
 def _neutralise_conversation(body: Mapping[str, Any]) -> dict[str, Any]:
