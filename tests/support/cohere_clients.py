@@ -5,6 +5,9 @@ from typing import Any
 import cohere
 import httpx
 
+REPEATED: Any = {"max_retries": 2}
+"""What newer versions do by default."""
+
 
 class CohereClient:
     """A sync client of version 2."""
@@ -18,7 +21,7 @@ class CohereClient:
 
     def chat(self, *, stream: bool, **request: Any) -> Any:
         """Make a call."""
-        return self.real.chat_stream(**request) if stream else self.real.chat(**request)
+        return self.real.chat_stream(**request) if stream else self.real.chat(**request, request_options=REPEATED)
 
     def close(self) -> None:
         self._http.close()
@@ -47,7 +50,9 @@ class AsyncCohereClient:
 
     async def chat(self, *, stream: bool, **request: Any) -> Any:
         """Make a call."""
-        return self.real.chat_stream(**request) if stream else await self.real.chat(**request)
+        if stream:
+            return self.real.chat_stream(**request)
+        return await self.real.chat(**request, request_options=REPEATED)
 
     async def close(self) -> None:
         await self._http.aclose()
