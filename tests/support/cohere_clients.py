@@ -5,9 +5,6 @@ from typing import Any
 import cohere
 import httpx
 
-REPEATED: Any = {"max_retries": 2}
-"""What newer versions do by default."""
-
 
 class CohereClient:
     """A sync client of version 2."""
@@ -21,7 +18,7 @@ class CohereClient:
 
     def chat(self, *, stream: bool, **request: Any) -> Any:
         """Make a call."""
-        return self.real.chat_stream(**request) if stream else self.real.chat(**request, request_options=REPEATED)
+        return self.real.chat_stream(**request) if stream else self.real.chat(**request)
 
     def close(self) -> None:
         self._http.close()
@@ -50,9 +47,7 @@ class AsyncCohereClient:
 
     async def chat(self, *, stream: bool, **request: Any) -> Any:
         """Make a call."""
-        if stream:
-            return self.real.chat_stream(**request)
-        return await self.real.chat(**request, request_options=REPEATED)
+        return self.real.chat_stream(**request) if stream else await self.real.chat(**request)
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -25,7 +25,7 @@ class CohereInstrumentor(LocoInstrumentor):
     """Schedules chat, generation, summaries and embeddings of both APIs; ranks, classes, tokens and jobs pass."""
 
     sdk = "cohere"
-    requires = "cohere >= 5.15, < 8"
+    requires = "cohere >= 5.20.7, < 8"
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that all requests pass, and the functions that compute the pause before the next attempt.
