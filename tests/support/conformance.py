@@ -22,7 +22,7 @@ from azure.core.credentials import AzureKeyCredential
 from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from cohere_clients import AsyncCohereClient, CohereClient, OldAsyncCohereClient, OldCohereClient, create_cohere_chat
 from google import genai
-from huggingface_hub import AsyncInferenceClient, InferenceClient
+from huggingface_hub import AsyncInferenceClient, InferenceClient, get_session
 from llm_server import LlmServer
 from mistral_clients import AsyncMistralClient, MistralClient, create_mistral_chat
 from sdk_calls import each, finished, now
@@ -167,6 +167,7 @@ def _complete_by_azure(client: Any, **request: Any) -> Any:
 
 
 def _make_huggingface(*, base_url: str, api_key: str) -> InferenceClient:
+    get_session()  # all clients share it, and threads that need the first one together make several
     return InferenceClient(base_url=base_url, api_key=api_key)
 
 
