@@ -15,13 +15,16 @@ PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
 # Without the tests of what no pair changes.
 PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py' \
   --ignore tests/instrumentation/test_usage_types.py --ignore tests/instrumentation/test_auto_capacity.py \
-  -k 'not (google_genai or gemini or interactions)'
+  -k 'not (google_genai or gemini or interactions or $(SMALL_SDKS))'
 # Only google-genai.
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
   interactions.py conformance.py) -k 'genai or gemini or interactions'
 # Only what aiobotocore and its older botocore change.
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'
+# Only these SDKs.
+SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or small_sdks
+test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py) -k '$(SMALL_SDKS)'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 

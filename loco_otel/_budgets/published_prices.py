@@ -32,6 +32,10 @@ _PROVIDER_IDS = {
     "x_ai": "x-ai",
 }
 """Names of `gen_ai.provider.name` that `genai-prices` spells otherwise."""
+_FREE_PROVIDERS = frozenset({"ollama"})
+"""Providers that charge nothing for a call. Others sell models of the same names."""
+_NOTHING: PriceSteps = ((0, 0),)
+_FREE_RATES = Rates(_NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, 0, {}).with_flat_flag()
 _PER_MILLION_TOKENS = "_mtok"
 _UNITS = ((_PER_MILLION_TOKENS, "_tokens", 1_000_000), ("_kcount", "", 1000), ("_hours", "_seconds", 3600))
 """The end of the name of a price, the end of the name of its unit, and the units in one price."""
@@ -46,6 +50,8 @@ def find_published_rates(
     provider: str | None, models: Sequence[str], host: str | None, service_tier: str | None
 ) -> Rates | None:
     """Return the published rates of the first model that has some; None if none has."""
+    if provider in _FREE_PROVIDERS:
+        return _FREE_RATES
     minute = int(time.time()) // _RATES_CACHE_SECONDS
     for model in models:
         rates = _load_published_rates(provider, model, host, service_tier, minute)
@@ -82,9 +88,9 @@ def _load_published_rates(
     entry, answer = token_rates.get("input"), token_rates.get("output")
     if entry is None and answer is None:
         return None
-    entry = entry or ((0, 0),)
-    answer = answer or ((0, 0),)
-    request = items.pop(_REQUESTS, ((0, 0),))[0][1]
+    entry = entry or _NOTHING
+    answer = answer or _NOTHING
+    request = items.pop(_REQUESTS, _NOTHING)[0][1]
     rates = Rates(
         input=entry,
         output=answer,

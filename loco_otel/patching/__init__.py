@@ -8,14 +8,24 @@ from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
 from loco_otel.patching import (
     attempt_wrappers,
     decision_wrappers,
+    event_stream,
     generator_wrappers,
     iterator_body,
+    managed_wrappers,
     speakeasy,
     stainless,
     stream_proxy,
     wrappers,
 )
-from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field
+from loco_otel.patching.adapter import (
+    Adapter,
+    CallDescription,
+    ExtendedRequest,
+    UsageMeter,
+    accept_no_model,
+    as_mapping,
+    get_field,
+)
 from loco_otel.patching.address import parse_address
 from loco_otel.patching.agent_identity import (
     FrameworkReader,
@@ -29,6 +39,7 @@ from loco_otel.patching.call import Call
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
+from loco_otel.patching.versions import is_installed
 
 __all__ = [
     "Adapter",
@@ -42,13 +53,17 @@ __all__ = [
     "Refusal",
     "Target",
     "UsageMeter",
+    "accept_no_model",
     "as_mapping",
     "attempt_wrappers",
     "decision_wrappers",
+    "event_stream",
     "generator_wrappers",
     "get_field",
+    "is_installed",
     "is_live_tracer",
     "iterator_body",
+    "managed_wrappers",
     "parse_address",
     "pop_identity",
     "push_identity",

@@ -35,6 +35,11 @@ class CallDescription(NamedTuple):
     """Whether the body can be sent to another model; None if it can be sent to any."""
 
 
+def accept_no_model(_: str) -> bool:
+    """Return False: for bodies that can be sent to one model alone."""
+    return False
+
+
 class ExtendedRequest(NamedTuple):
     """A request that asks for more than the program does."""
 

@@ -37,11 +37,11 @@ class NamedArguments(NamedTuple):
     def replace_request(
         self, request: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> CallArguments:
-        """Return the arguments with other values."""
+        """Return the arguments with other values. Names that were not given are added as keywords."""
         positional = self.names[: len(args)]
         return (
             (*(request[name] for name in positional), *args[len(positional) :]),
-            {name: request[name] for name in kwargs},
+            {**kwargs, **{name: value for name, value in request.items() if name not in positional}},
         )
 
 

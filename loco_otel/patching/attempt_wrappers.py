@@ -53,6 +53,31 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
     return wrapper
 
 
+def wrap_recursive_call(call: Wrapper) -> Wrapper:
+    """Schedule a sync method that calls itself for the next attempt.
+
+    Args:
+        call: schedules the first attempt.
+
+    """
+
+    def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        resume_suspended_call()
+        return call(wrapped, client, args, kwargs)
+
+    return wrapper
+
+
+def wrap_async_recursive_call(call: Wrapper) -> Wrapper:
+    """Do as `wrap_recursive_call`, for an async method."""
+
+    async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await resume_suspended_call_async()
+        return await call(wrapped, client, args, kwargs)
+
+    return wrapper
+
+
 def resume_suspended_call() -> None:
     """Wait for the slot of the call under way here, if a failed attempt has given it back."""
     ticket = _get_suspended_ticket()

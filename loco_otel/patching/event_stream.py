@@ -1,4 +1,6 @@
-"""Bodies of server-sent events that the SDK reads from an HTTP response: their usage is found in the bytes.
+"""Bodies of server-sent events, or of lines of JSON, that the SDK reads from an HTTP response.
+
+Their usage is found in the bytes.
 
 The slot is released when the response ends; see `response_body`.
 """
@@ -10,25 +12,33 @@ from typing import Any
 
 from loco_otel.patching.adapter import UsageMeter
 from loco_otel.patching.call import Call
-from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, iterate_chunks
+from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, follow_answer, iterate_chunks
 
 _MAX_EVENT_BYTES = 1 << 20
 """The longest event, in bytes, that is parsed. Events that contain the usage have a few hundred."""
 _FIELD = b"data:"
+_MARK = b"[DONE]"
+_OBJECT = b"{"
+_STREAM_TYPES = ("event-stream", "stream+json", "ndjson")
+"""Parts of the media types of events and of lines of JSON."""
 
 
 class EventStreamReader:
     """A chunk reader for bytes. It passes the JSON of each event to a reader of events.
 
     Args:
-        read_event: notes what one event contains.
+        read_event: notes what one event contains; None to note nothing.
+        on_end: is called after the mark `[DONE]`, where the reader of the stream does not read to its end.
 
     """
 
-    __slots__ = ("_is_too_long", "_read_event", "_rest")
+    __slots__ = ("_is_too_long", "_on_end", "_read_event", "_rest")
 
-    def __init__(self, read_event: Callable[[Any, UsageMeter], None]) -> None:
+    def __init__(
+        self, read_event: Callable[[Any, UsageMeter], None] | None, on_end: Callable[[], None] | None = None
+    ) -> None:
         self._read_event = read_event
+        self._on_end = on_end
         self._rest = bytearray()
         """The beginning of a line whose end has not arrived yet."""
         self._is_too_long = False
@@ -49,14 +59,38 @@ class EventStreamReader:
             self._rest += rest
 
     def _read_line(self, line: bytes, meter: UsageMeter) -> None:
-        if not line.startswith(_FIELD):
+        if line.startswith(_FIELD):
+            line = line[len(_FIELD) :]
+        elif not line.startswith(_OBJECT):
             return
         try:
-            event = json.loads(line[len(_FIELD) :])
+            event = json.loads(line)
         except ValueError:
-            return  # a mark such as `[DONE]`
-        if isinstance(event, dict):
+            if self._on_end is not None and line.strip() == _MARK:
+                self._on_end()
+            return
+        if isinstance(event, dict) and self._read_event is not None:
             self._read_event(event, meter)
+
+
+def follow_response(call: Call, response: Any) -> None:
+    """End a call whose response is complete or an error, or tie its end to that of its stream of events.
+
+    For SDKs whose wrapped method returns an HTTP response, also one of an error.
+    """
+    if response.is_error:
+        try:
+            response.raise_for_status()
+        except Exception as error:
+            call.fail_call(error)
+    elif not response.is_closed and _is_stream(response.headers.get("content-type", "")):
+        follow_event_stream(call, response)
+    else:
+        follow_answer(call, response)
+
+
+def _is_stream(media_type: str) -> bool:
+    return any(part in media_type for part in _STREAM_TYPES)
 
 
 def follow_event_stream(call: Call, response: Any) -> None:
@@ -64,7 +98,7 @@ def follow_event_stream(call: Call, response: Any) -> None:
 
     Args:
         call: whose answer has begun.
-        response: of httpx or httpx2, with a stream of events.
+        response: of httpx or httpx2, with a stream of events or of lines of JSON.
 
     """
     body = ResponseBody(call)

@@ -3,22 +3,27 @@
 All requests pass `BaseSDK.do_request` or `AsyncBaseSDK.do_request_async`, with retries inside. Both return an HTTP
 response, also if it is an error that is not retried. Each attempt begins with the hook `before_request`. The pause
 between two attempts is a plain sleep, whose length `_get_sleep_interval` computes from what the attempt failed with.
+
+Packages of another generation have one class for both colours. Their hooks are sync, and run in a worker thread for
+async requests, so nothing may wait in them: the slot is given back and asked for again around each attempt, which
+`retry_with_backoff` gets as a function.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.attempt_wrappers import resume_suspended_call, resume_suspended_call_async
-from loco_otel.patching.call import Call
-from loco_otel.patching.event_stream import follow_event_stream
-from loco_otel.patching.response_body import follow_answer
+from loco_otel.patching.event_stream import follow_response
 from loco_otel.patching.target import Target
 from loco_otel.patching.wrappers import Wrapper, observe_attempt, suspend_slot, wrap_async_call, wrap_call
 
 _REQUEST = NamedArguments(("hook_ctx", "request", "is_error_status_code", "stream", "retry_config"))
 _ATTEMPT = NamedArguments(("hook_ctx", "request"))
+_FINAL_ERROR = "PermanentError"
+"""The class of what an attempt raises that is not repeated."""
 
 
 def build_targets(adapter: Adapter, package: str) -> tuple[Target, ...]:
@@ -37,17 +42,31 @@ def build_targets(adapter: Adapter, package: str) -> tuple[Target, ...]:
     )
 
 
-def follow_response(call: Call, response: Any) -> None:
-    """End a call whose response is complete or an error, or tie its end to that of its stream of events."""
-    if response.is_error:
-        try:
-            response.raise_for_status()
-        except Exception as error:
-            call.fail_call(error)
-    elif not response.is_closed and "event-stream" in response.headers.get("content-type", ""):
-        follow_event_stream(call, response)
-    else:
-        follow_answer(call, response)
+def build_single_class_targets(adapter: Adapter, package: str) -> tuple[Target, ...]:
+    """Return what to wrap of a package with one class for both colours. See `build_targets` for the requests."""
+    base, retries = f"{package}.basesdk", f"{package}.utils.retries"
+    return (
+        Target(base, "BaseSDK", "do_request", wrap_call(adapter, _REQUEST, follow_response)),
+        Target(base, "BaseSDK", "do_request_async", wrap_async_call(adapter, _REQUEST, follow_response)),
+        Target(f"{package}._hooks.sdkhooks", "SDKHooks", "before_request", observe_attempt(adapter, _ATTEMPT)),
+        Target(retries, None, "retry_with_backoff", _wrap_attempts(adapter)),
+        Target(retries, None, "retry_with_backoff_async", _wrap_async_attempts(adapter)),
+    )
+
+
+def read_json(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON of a request, which is the arguments of `do_request` by name."""
+    body: dict[str, Any] = json.loads(request["request"].content)
+    return body
+
+
+def replace_json(request: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """Return a request with other values in its JSON; the one given is left as it is."""
+    old = request["request"]
+    content = json.dumps({**read_json(request), **values}).encode()
+    headers = {name: value for name, value in old.headers.items() if name != "content-length"}
+    new = type(old)(old.method, old.url, headers=headers, content=content, extensions=old.extensions)
+    return {**request, "request": new}
 
 
 def _start_attempt(adapter: Adapter) -> Wrapper:
@@ -79,3 +98,46 @@ def _suspend_before_pause(adapter: Adapter) -> Wrapper:
         return wrapped(*args, **kwargs)
 
     return wrapper
+
+
+def _wrap_attempts(adapter: Adapter) -> Wrapper:
+    """Hold the slot for the length of each attempt of `retry_with_backoff(attempt, ...)`."""
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        make_attempt, *rest = args
+
+        def attempt(*given: Any) -> Any:
+            resume_suspended_call()
+            try:
+                return make_attempt(*given)
+            except Exception as error:
+                _suspend_after(adapter, error)
+                raise
+
+        return wrapped(attempt, *rest, **kwargs)
+
+    return wrapper
+
+
+def _wrap_async_attempts(adapter: Adapter) -> Wrapper:
+    """Hold the slot for the length of each attempt of `retry_with_backoff_async(attempt, ...)`."""
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        make_attempt, *rest = args
+
+        async def attempt(*given: Any) -> Any:
+            await resume_suspended_call_async()
+            try:
+                return await make_attempt(*given)
+            except Exception as error:
+                _suspend_after(adapter, error)
+                raise
+
+        return wrapped(attempt, *rest, **kwargs)
+
+    return wrapper
+
+
+def _suspend_after(adapter: Adapter, error: Exception) -> None:
+    if type(error).__name__ != _FINAL_ERROR:
+        suspend_slot(adapter, getattr(error, "response", None), error)

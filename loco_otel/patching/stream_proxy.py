@@ -33,10 +33,17 @@ def follow_stream(call: Call, stream: Any, close: Close) -> Any:
     body = ResponseBody(call)
     body.mark_unread()
     call.claim_slot()
-    # The stream may be in a reference cycle. The body is not, and each way to read the stream refers to it.
+    close_with_body(body, close)
+    return (_AsyncStreamProxy if hasattr(type(stream), "__aiter__") else _StreamProxy)(stream, body, close)
+
+
+def close_with_body(body: ResponseBody, close: Close) -> None:
+    """Close a stream's connection when its body is dropped: in the loop that runs here, if there is one.
+
+    The stream may be in a reference cycle. The body is not, and each way to read the stream refers to it.
+    """
     loop = asyncio._get_running_loop()
     weakref.finalize(body, partial(_close_dropped_stream, loop, close)).atexit = False
-    return (_AsyncStreamProxy if hasattr(type(stream), "__aiter__") else _StreamProxy)(stream, body, close)
 
 
 def _close_dropped_stream(loop: asyncio.AbstractEventLoop | None, close: Close) -> None:
@@ -76,7 +83,7 @@ class _AsyncStreamProxy(_StreamProxy):
     """An async stream."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return AsyncFollowedStream(_AsyncClosedAfterError(aiter(self.__wrapped__), self._self_close), self._self_body)
+        return AsyncFollowedStream(AsyncClosedAfterError(aiter(self.__wrapped__), self._self_close), self._self_body)
 
 
 def _close_after_error(stream: Iterable[Any], close: Close) -> Iterator[Any]:
@@ -90,8 +97,8 @@ def _close_after_error(stream: Iterable[Any], close: Close) -> Iterator[Any]:
         raise
 
 
-class _AsyncClosedAfterError:
-    """The iterator of an async stream."""
+class AsyncClosedAfterError:
+    """The iterator of an async stream, whose connection is closed before an error is raised, a cancellation too."""
 
     def __init__(self, inner: AsyncIterator[Any], close: Close) -> None:
         self._inner = inner

@@ -10,12 +10,16 @@ from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, rea
 from loco_otel.patching.refusal import Refusal, RefusalReader
 
 _READ_TIMEOUT_CLASSES = frozenset(
-    {"ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"}
+    {
+        *("ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"),
+        "ServiceResponseTimeoutError",
+    }
 )
-"""Classes of httpx, httpx2, aiohttp, botocore and aiobotocore that mean that a provider did not answer in time a
-request that was sent."""
+"""Classes of httpx, httpx2, aiohttp, botocore, aiobotocore and azure-core that mean that a provider did not answer in
+time a request that was sent."""
 _TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {
     *("ConnectTimeout", "WriteTimeout", "ServerTimeoutError", "ConnectTimeoutError"),
+    "ServiceRequestTimeoutError",
 }
 """All that mean so. `PoolTimeout` is the program's own."""
 

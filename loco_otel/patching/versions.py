@@ -26,6 +26,12 @@ def accepts_version(requires: str, number: str) -> bool:
         return False
 
 
+def is_installed(requirement: str) -> bool:
+    """Return whether an SDK is installed in a version that a requirement accepts, or in an unknown one."""
+    number = find_installed_version(Requirement(requirement).name)
+    return number is not None and accepts_version(requirement, number)
+
+
 def _is_importable(package: str) -> bool:
     try:
         spec = find_spec(package)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from opentelemetry import trace
+
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
 from loco_otel._runtime import faults, process
@@ -48,7 +50,7 @@ def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS, follow
             raise
         finally:
             call.exit_sdk_call()
-        return _try_follow_answer(call, answer, follow)
+        return try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -71,7 +73,7 @@ def wrap_async_call(
             raise
         finally:
             call.exit_sdk_call()
-        return _try_follow_answer(call, answer, follow)
+        return try_follow_answer(call, answer, follow)
 
     return wrapper
 
@@ -118,6 +120,29 @@ def observe_attempt(adapter: Adapter, arguments: Arguments = _BUILD_OPTIONS) -> 
         except Exception:
             faults.log_fault("seeing an attempt go out")
         return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+def observe_made_span(find_span: Callable[[Any], Any]) -> Wrapper:
+    """Set the call's wait on an inference span that a method of the SDK makes, and leaves to be current later.
+
+    Args:
+        find_span: returns the span from what the method returned, or None.
+
+    """
+
+    def wrapper(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        answer = wrapped(*args, **kwargs)
+        try:
+            ticket = ownership.current_ticket()
+            span = find_span(answer)
+            if span is not None and ticket is not None and ticket.request.settles:
+                with trace.use_span(span):
+                    set_wait_on_inner_span(ticket)
+        except Exception:
+            faults.log_fault("seeing a span begin")
+        return answer
 
     return wrapper
 
@@ -208,7 +233,7 @@ def try_fail_call(call: Call, error: BaseException) -> None:
         faults.log_fault("noting a failed call")
 
 
-def _try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
+def try_follow_answer(call: Call, answer: Any, follow: Follow) -> Any:
     """Return what the program reads: the answer, or what follows its body."""
     try:
         followed = follow(call, answer)

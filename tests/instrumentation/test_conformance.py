@@ -35,7 +35,9 @@ each_async_case: Callable[..., Any] = pytest.mark.parametrize(
     ("sdk", "mode"), [case for case in cases if case[1].is_async], ids=str
 )
 each_retrying_case: Callable[..., Any] = pytest.mark.parametrize(
-    ("sdk", "mode"), [case for case in cases if case[0].has_retries], ids=str
+    ("sdk", "mode"),
+    [(sdk, mode) for sdk, mode in cases if sdk.has_retries and (sdk.retries_streams or not mode.streamed)],
+    ids=str,
 )
 each_sdk: Callable[..., Any] = pytest.mark.parametrize("sdk", SDKS, ids=str)
 

@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
+from loco_otel_instrumentation.azure_ai_inference import AzureInferenceInstrumentor
 from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
+from loco_otel_instrumentation.cohere import CohereInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
+from loco_otel_instrumentation.huggingface_hub import HuggingFaceInstrumentor
+from loco_otel_instrumentation.mistralai import MistralInstrumentor
+from loco_otel_instrumentation.ollama import OllamaInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
+from mistral_clients import PACKAGE as MISTRAL_PACKAGE
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -26,10 +32,24 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "anthropic": AnthropicInstrumentor,
     "groq": GroqInstrumentor,
     "google-genai": GoogleGenaiInstrumentor,
+    "mistralai": MistralInstrumentor,
+    "ollama": OllamaInstrumentor,
+    "cohere": CohereInstrumentor,
+    "huggingface-hub": HuggingFaceInstrumentor,
+    "azure-ai-inference": AzureInferenceInstrumentor,
     "botocore": BotocoreInstrumentor,
     "aiobotocore": AiobotocoreInstrumentor,
 }
-VERSION_MODULES = {"google.genai": "google.genai.version", "botocore": "botocore", "aiobotocore": "aiobotocore"}
+VERSION_MODULES = {
+    "google.genai": "google.genai.version",
+    "botocore": "botocore",
+    "aiobotocore": "aiobotocore",
+    "mistralai": f"{MISTRAL_PACKAGE}._version",
+    "ollama": "ollama._client",
+    "cohere": "cohere.version",
+    "huggingface_hub": "huggingface_hub",
+    "azure.ai.inference": "azure.ai.inference._version",
+}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
@@ -55,7 +75,8 @@ def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumento
     if wanted is not None:
         assert version(sdk) in wanted.specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
-    assert import_module(VERSION_MODULES.get(sdk, f"{sdk}._version")).__version__ == version(sdk)
+    module = import_module(VERSION_MODULES.get(sdk, f"{sdk}._version"))
+    assert (getattr(module, "__version__", None) or module.VERSION) == version(sdk)
     assert instrumentor.supports_version(version(sdk))
 
 

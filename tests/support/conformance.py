@@ -14,10 +14,17 @@ from typing import Any, NamedTuple, Self
 import anthropic
 import groq
 import httpx
+import ollama
 import openai
+from azure.ai.inference import ChatCompletionsClient
+from azure.ai.inference.aio import ChatCompletionsClient as AsyncChatCompletionsClient
+from azure.core.credentials import AzureKeyCredential
 from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
+from cohere_clients import AsyncCohereClient, CohereClient, OldAsyncCohereClient, OldCohereClient, create_cohere_chat
 from google import genai
+from huggingface_hub import AsyncInferenceClient, InferenceClient, get_session
 from llm_server import LlmServer
+from mistral_clients import AsyncMistralClient, MistralClient, create_mistral_chat
 from sdk_calls import each, finished, now
 from sdk_versions import has
 
@@ -60,6 +67,8 @@ class ConformingSdk:
     """Share of the mixed calls that the row makes, where an SDK has several rows."""
     has_retries: bool = True
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
+    retries_streams: bool = True
+    """Whether it does so for streams too."""
 
     def __str__(self) -> str:
         return self.name
@@ -145,6 +154,43 @@ def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
 
 
+def _make_azure(*, base_url: str, **_: Any) -> ChatCompletionsClient:
+    return ChatCompletionsClient(base_url, AzureKeyCredential("fake"))
+
+
+def _make_async_azure(*, base_url: str, **_: Any) -> AsyncChatCompletionsClient:
+    return AsyncChatCompletionsClient(base_url, AzureKeyCredential("fake"))
+
+
+def _complete_by_azure(client: Any, **request: Any) -> Any:
+    return client.complete(**request)
+
+
+def _make_huggingface(*, base_url: str, api_key: str) -> InferenceClient:
+    get_session()  # all clients share it, and threads that need the first one together make several
+    return InferenceClient(base_url=base_url, api_key=api_key)
+
+
+def _make_async_huggingface(*, base_url: str, api_key: str) -> AsyncInferenceClient:
+    return AsyncInferenceClient(base_url=base_url, api_key=api_key)
+
+
+def _make_ollama(*, base_url: str, **_: Any) -> Any:
+    client: Any = ollama.Client(base_url)
+    client.close = client._client.close  # older ones have none
+    return client
+
+
+def _make_async_ollama(*, base_url: str, **_: Any) -> Any:
+    client: Any = ollama.AsyncClient(base_url)
+    client.close = client._client.aclose
+    return client
+
+
+def _chat_with_ollama(client: Any, **request: Any) -> Any:
+    return client.chat(**request)
+
+
 def _make_gemini(*, api_key: str, base_url: str, **options: Any) -> genai.Client:
     # Retries are off by default, and a delay that Gemini names is not honoured.
     retries = {"attempts": 3, "initial_delay": 0.01, "max_delay": 0.01, "jitter": 0.0}
@@ -194,6 +240,29 @@ SDKS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
+    ConformingSdk("mistral", MistralClient, AsyncMistralClient, create_mistral_chat),
+    ConformingSdk("huggingface", _make_huggingface, _make_async_huggingface, _create_chat, has_retries=False),
+    ConformingSdk("azure-ai", _make_azure, _make_async_azure, _complete_by_azure, api="azure"),
+    ConformingSdk(
+        "cohere", CohereClient, AsyncCohereClient, create_cohere_chat, mixed_share=0.6, retries_streams=False
+    ),
+    ConformingSdk(
+        "cohere-v1",
+        OldCohereClient,
+        OldAsyncCohereClient,
+        create_cohere_chat,
+        api="cohere",
+        mixed_share=0.4,
+        retries_streams=False,
+    ),
+    ConformingSdk(
+        "ollama",
+        _make_ollama,
+        _make_async_ollama,
+        _chat_with_ollama,
+        reports_cached_tokens=False,
+        has_retries=False,
+    ),
     ConformingSdk(
         "gemini", _make_gemini, _make_httpx_gemini, _generate_content, operation="generate_content", mixed_share=0.6
     ),

@@ -1,5 +1,6 @@
 """Distributions that are not what is installed, in a folder that is found first."""
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 HIDE = """
@@ -18,6 +19,19 @@ def from_name(name, found=metadata.Distribution.from_name):
 sys.meta_path.insert(0, Blocker)
 metadata.Distribution.from_name = staticmethod(from_name)
 """
+
+
+ALL_SDKS = tuple(
+    sorted(
+        entry.load().sdk for entry in entry_points(group="opentelemetry_instrumentor") if entry.name.startswith("loco_")
+    )
+)
+"""Those with a folder, by import name."""
+
+
+def list_installed(*hidden: str) -> str:
+    """Return the names of all SDKs that the extra `test` installs, without some, as the doctor joins them."""
+    return ", ".join(sdk for sdk in ALL_SDKS if sdk not in {"aiobotocore", *hidden})
 
 
 def hide(directory: Path, *sdks: str) -> None:

@@ -1,10 +1,9 @@
 """Translates between the Interactions of google-genai and the scheduler, whichever generator made their client."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, get_field, parse_address
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, get_field, parse_address, speakeasy
 
 _OPERATION = "generate_content"
 _FINISH_REASONS = {
@@ -44,17 +43,12 @@ class SpeakeasyRequests:
         """Return what a request contains; None if it does not create an interaction."""
         if options["hook_ctx"].operation_id != "CreateInteraction":
             return None
-        request = options["request"]
         is_vertex = getattr(getattr(client, "_api_client", None), "vertexai", False)
-        return InteractionRequest(bool(is_vertex), str(request.url), json.loads(request.content))
+        return InteractionRequest(bool(is_vertex), str(options["request"].url), speakeasy.read_json(options))
 
     def with_body(self, options: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
         """Return the arguments with a request whose JSON has other values."""
-        old = options["request"]
-        content = json.dumps({**json.loads(old.content), **values}).encode()
-        headers = {name: value for name, value in old.headers.items() if name != "content-length"}
-        new = type(old)(old.method, old.url, headers=headers, content=content, extensions=old.extensions)
-        return {**options, "request": new}
+        return speakeasy.replace_json(options, values)
 
 
 class StainlessRequests:

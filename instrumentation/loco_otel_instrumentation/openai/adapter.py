@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, as_mapping, get_field, stainless
+from loco_otel.patching import (
+    CallDescription,
+    ExtendedRequest,
+    UsageMeter,
+    accept_no_model,
+    as_mapping,
+    get_field,
+    stainless,
+)
 from loco_otel.patching.dialects.openai_chat import (
     find_added_usage,
     read_completion,
@@ -40,10 +48,6 @@ _INCOMPLETE_REASONS = {"max_output_tokens": "length"}
 """Finish reasons of the Responses API by the names that chat completions and the conventions use."""
 
 
-def _accept_no_model(_: str) -> bool:
-    return False
-
-
 _IMAGE_GENERATION_KINDS = {
     "input_tokens": "image_generation_input_tokens",
     "output_tokens": "image_generation_output_tokens",
@@ -60,7 +64,7 @@ class OpenAIAdapter:
         """Describe a request; return None if it calls no model."""
         description = _ENDPOINTS.describe_request(client, options)
         if description is not None and _DEPLOYMENT_PATH in getattr(description.url, "path", ""):
-            return description._replace(accepts_model=_accept_no_model)
+            return description._replace(accepts_model=accept_no_model)
         return description
 
     def request_usage(self, options: Any) -> ExtendedRequest | None:

@@ -21,7 +21,7 @@ OURS = "loco_otel"
 _PROXY_TYPE: type[Any] = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 """The base of all of wrapt's wrappers: the first name is wrapt 2's."""
 
-_DECORATORS = frozenset({"pydantic", "typing_extensions"})
+_DECORATORS = frozenset({"azure", "pydantic", "typing_extensions"})
 """Beside the standard library, whose functions wrap an SDK's methods where it defines them."""
 
 _OFFICIAL_PREFIX = "opentelemetry.instrumentation.genai"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from doctor_process import Doctor
-from fake_distributions import hide
+from fake_distributions import ALL_SDKS, hide
 from patience import PATIENCE
 
 from loco_otel.cli.doctor.exporters import probe_exporters
@@ -187,7 +187,7 @@ def test_own_prometheus_port_under_the_launcher_passes(free: int) -> None:
 
 
 def test_disabled_sdk_shows_no_secrets(doctor: Doctor, tmp_path: Path, listening: int) -> None:
-    hide(tmp_path, "aiobotocore", "anthropic", "botocore", "google.genai", "groq", "openai")
+    hide(tmp_path, *ALL_SDKS)
     done = doctor(
         "--json",
         OTEL_SDK_DISABLED="True",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from doctor_process import Doctor
-from fake_distributions import hide, put
+from fake_distributions import ALL_SDKS, hide, put
 
 from loco_otel._runtime import agent_readers
 from loco_otel.cli.doctor.frameworks import examine_frameworks
@@ -32,7 +32,7 @@ QUIET = {"LOCO_CAPACITY": "4", "ANTHROPIC_OPEN_TELEMETRY": "false"}
 
 def put_framework(directory: Path, statement: str) -> None:
     """Install a framework whose reader executes a statement, and no other framework or SDK."""
-    hide(directory, "agents", "anthropic", "google.genai", "groq", "langchain_core", "openai")
+    hide(directory, "agents", "langchain_core", *ALL_SDKS)
     put(directory, "fake-reader", "1.0")
     entry = "[loco_otel_agent_identity]\nfake_framework.core = fake_reader:Reader\n"
     (directory / "fake-reader-1.0.dist-info" / "entry_points.txt").write_text(entry)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from doctor_process import Doctor
-from fake_distributions import hide, put
+from fake_distributions import ALL_SDKS, hide, put
 
 from loco_otel.cli.doctor.workers import detect_workers
 
@@ -33,7 +33,7 @@ def test_worker_count_is_detected(environ: dict[str, str], processes: int | None
 
 
 def test_worker_report_is_shown(doctor: Doctor, tmp_path: Path) -> None:
-    hide(tmp_path, "aiobotocore", "anthropic", "botocore", "google.genai", "groq", "openai")
+    hide(tmp_path, *ALL_SDKS)
     put(tmp_path, "gunicorn", "25.0")
     done = doctor("--json", LOCO_CAPACITY="3", WEB_CONCURRENCY="4", OTEL_METRICS_EXPORTER="prometheus")
     report = json.loads(done.stdout)

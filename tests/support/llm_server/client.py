@@ -12,6 +12,11 @@ from typing import Any, NamedTuple, Self
 _ROOTS = {
     "openai": "/v1",
     "groq": "/groq",
+    "mistral": "/mistral",
+    "huggingface": "/huggingface",
+    "azure": "/azure",
+    "ollama": "/ollama",
+    "cohere": "/cohere",
     "anthropic": "/anthropic",
     "gemini": "/gemini",
     "bedrock": "",
@@ -62,8 +67,8 @@ class Record(NamedTuple):
 class LlmServer:
     """A server process on a free port of the loopback interface.
 
-    Conditions (`**match`) of the scripting methods are `api` ("openai", "groq", "anthropic", "gemini", "interactions",
-    "bedrock"), `operation`, `model` and `streamed`. Without any, a rule applies to all requests. Thread-safe.
+    Conditions (`**match`) of the scripting methods are `api` (the name of an API of the server), `operation`, `model`
+    and `streamed`. Without any, a rule applies to all requests. Thread-safe.
     """
 
     def __init__(self, python: str = sys.executable) -> None:
@@ -90,7 +95,7 @@ class LlmServer:
             self._process.wait()
 
     def url(self, api: str = "bedrock") -> str:
-        """Return the base URL for an SDK: `openai`, `groq`, `anthropic`, `gemini` or `bedrock`."""
+        """Return the base URL for an SDK: a name of `_ROOTS`."""
         return f"http://127.0.0.1:{self.port}{_ROOTS[api]}"
 
     # What has happened.

@@ -1,7 +1,7 @@
-"""OpenAI's chat completions, and Groq's: the same but for the usage of a stream."""
+"""OpenAI's chat completions and embeddings, and those of providers that differ in the usage of a stream."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from .answers import (
     Answer,
@@ -29,24 +29,46 @@ _RATE_LIMITS = {
 }
 
 
-class OpenAiApi:
-    """Serves `/v1/chat/completions` as `openai`, and the same path under `/groq` as `groq`."""
+_CHATS = ("/chat/completions", "/agents/completions", "/fim/completions")
+"""The second and the third are Mistral's."""
 
-    def __init__(self, name: str) -> None:
+StreamUsage = Literal["asked", "always", "groq"]
+"""Whether a stream contains its usage in a chunk of its own if the request asks for it, always in its last chunk, or
+there in a field of Groq's."""
+
+
+class OpenAiApi:
+    """Serves `/chat/completions` and `/embeddings` of one provider.
+
+    Args:
+        name: of the API.
+        prefix: of its paths; the provider without a prefix gets what is left.
+        stream_usage: where the usage of a stream is.
+
+    """
+
+    def __init__(self, name: str, prefix: str = "", stream_usage: StreamUsage = "asked") -> None:
         self.name = name
+        self._prefix = prefix
+        self._stream_usage = stream_usage
 
     def parse(self, request: Request) -> Operation | None:
         """Return the operation of a request, or None if it belongs to another API."""
-        is_groq = request.path.startswith("/groq/")
-        if is_groq != (self.name == "groq") or not request.path.endswith("/chat/completions"):
+        if not request.path.startswith(self._prefix):
+            return None
+        if request.path.endswith("/embeddings"):
+            return Operation("embeddings", str(request.json().get("model")))
+        if not request.path.endswith(_CHATS):
             return None
         body = request.json()
         return Operation("chat.completions", str(body.get("model")), bool(body.get("stream")))
 
     def answer(self, request: Request, operation: Operation, settings: Settings) -> Answer:
-        """Return a completion, or its chunks."""
+        """Return a completion, or its chunks, or an embedding."""
         body = request.json()
-        usage = measure_usage(settings, body.get("messages"))
+        if operation.name == "embeddings":
+            return json_answer(_embed(operation.model, measure_usage(settings, body.get("input"))))
+        usage = measure_usage(settings, body.get("messages"), body.get("prompt"))
         if operation.streamed:
             wanted = bool((body.get("stream_options") or {}).get("include_usage"))
             return sse_answer(self._stream(operation.model, usage, answer_words(settings), wanted), _RATE_LIMITS)
@@ -56,26 +78,28 @@ class OpenAiApi:
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
             "usage": _describe_usage(usage),
         }
-        if self.name == "groq":
+        if self._stream_usage == "groq":
             completion["x_groq"] = {"id": "req_0"}
         return json_answer(completion, headers=_RATE_LIMITS)
 
     def _stream(self, model: str, usage: Usage, words: list[str], usage_wanted: bool) -> Iterator[bytes]:
         head = _head(model, "chat.completion.chunk")
         # Without `include_usage` no chunk has the field; with it, all but the last have it as null.
-        no_usage = {"usage": None} if usage_wanted and self.name == "openai" else {}
+        no_usage = {"usage": None} if usage_wanted and self._stream_usage == "asked" else {}
         for index, word in enumerate(words):
             delta = {"role": "assistant", "content": word} if index == 0 else {"content": word}
             chunk: dict[str, Any] = {**head, "choices": [_choice(delta, None)], **no_usage}
-            if index == 0 and self.name == "groq":
+            if index == 0 and self._stream_usage == "groq":
                 chunk["x_groq"] = {"id": "req_0"}
             yield sse_event(chunk)
         last: dict[str, Any] = {**head, "choices": [_choice({}, "stop")], **no_usage}
-        if self.name == "groq":
+        if self._stream_usage == "groq":
             # Groq reports the usage without being asked, in a field of its own.
             last["x_groq"] = {"id": "req_0", "usage": _describe_usage(usage)}
+        elif self._stream_usage == "always":
+            last["usage"] = _describe_usage(usage)
         yield sse_event(last)
-        if usage_wanted:
+        if usage_wanted and self._stream_usage != "always":
             yield sse_event({**head, "choices": [], "usage": _describe_usage(usage)})
         yield sse_event("[DONE]")
 
@@ -86,11 +110,17 @@ class OpenAiApi:
 
     def refuse_in_stream(self, operation: Operation, refusal: Refusal) -> bytes:
         """Return the event that reports an error in a stream."""
-        return sse_event(_describe_error(refusal), "error" if self.name == "groq" else None)
+        return sse_event(_describe_error(refusal), "error" if self._stream_usage == "groq" else None)
 
 
 def _head(model: str, kind: str) -> dict[str, Any]:
     return {"id": "chatcmpl-0", "object": kind, "created": 1, "model": model, "system_fingerprint": "fp_0"}
+
+
+def _embed(model: str, usage: Usage) -> dict[str, Any]:
+    figures = {"prompt_tokens": usage.input_tokens, "completion_tokens": 0, "total_tokens": usage.input_tokens}
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    return {"id": "embd-0", "object": "list", "model": model, "data": [vector], "usage": figures}
 
 
 def _choice(delta: dict[str, str], reason: str | None) -> dict[str, Any]:

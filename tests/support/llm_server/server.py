@@ -6,16 +6,25 @@ from collections.abc import Sequence
 from .answers import Answer, Api, Operation, Settings
 from .anthropic_api import AnthropicApi
 from .bedrock_api import BedrockApi
+from .cohere_api import CohereApi
 from .control import PREFIX, handle_control
 from .gemini_api import GeminiApi
 from .http1 import Connection, Request, Response
 from .interactions_api import InteractionsApi
 from .journal import Entry, Journal
+from .mistral_api import ConversationsApi
+from .ollama_api import OllamaApi
 from .openai_api import OpenAiApi
 from .script import Gate, Plan, Rule, Script
 
 _APIS: Sequence[Api] = (
-    OpenAiApi("groq"),
+    OpenAiApi("groq", "/groq/", "groq"),
+    ConversationsApi(),
+    OllamaApi(),
+    CohereApi(),
+    OpenAiApi("huggingface", "/huggingface/"),
+    OpenAiApi("mistral", "/mistral/", "always"),
+    OpenAiApi("azure", "/azure/", "always"),
     OpenAiApi("openai"),
     AnthropicApi(),
     InteractionsApi(),
