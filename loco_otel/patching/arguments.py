@@ -26,7 +26,10 @@ class SingleArgument(NamedTuple):
 
 
 class NamedArguments(NamedTuple):
-    """The request is all arguments together: a mapping by name. Those that were positional stay so."""
+    """The request is all arguments together: a mapping by name. Those that were positional stay so.
+
+    A request that is sent instead may have more of them, which are given by name.
+    """
 
     names: tuple[str, ...]
 
@@ -34,14 +37,12 @@ class NamedArguments(NamedTuple):
         """Return the arguments by name."""
         return {**dict(zip(self.names, args, strict=False)), **kwargs}
 
-    def replace_request(
-        self, request: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> CallArguments:
+    def replace_request(self, request: Mapping[str, Any], args: tuple[Any, ...], _: dict[str, Any]) -> CallArguments:
         """Return the arguments with other values."""
         positional = self.names[: len(args)]
         return (
             (*(request[name] for name in positional), *args[len(positional) :]),
-            {name: request[name] for name in kwargs},
+            {name: value for name, value in request.items() if name not in positional},
         )
 
 
