@@ -13,10 +13,10 @@ THROTTLE_STATUSES = frozenset({429, 503, 529})
 """Too many requests; unavailable, which providers send when overloaded; overloaded."""
 
 _READ_TIMEOUT_CLASSES = frozenset(
-    {"ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"}
+    {"ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError", "Timeout"}
 )
-"""Classes of httpx, httpx2, aiohttp, botocore and aiobotocore that mean that a provider did not answer in time a
-request that was sent."""
+"""Classes of httpx, httpx2, aiohttp, botocore, aiobotocore and LiteLLM that mean that a provider did not answer in time
+a request that was sent."""
 _TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {
     *("ConnectTimeout", "WriteTimeout", "ServerTimeoutError", "ConnectTimeoutError"),
 }

@@ -11,6 +11,7 @@ from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
+from loco_otel_instrumentation.litellm import LiteLLMInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -25,11 +26,17 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "openai": OpenAIInstrumentor,
     "anthropic": AnthropicInstrumentor,
     "groq": GroqInstrumentor,
+    "litellm": LiteLLMInstrumentor,
     "google-genai": GoogleGenaiInstrumentor,
     "botocore": BotocoreInstrumentor,
     "aiobotocore": AiobotocoreInstrumentor,
 }
-VERSION_MODULES = {"google.genai": "google.genai.version", "botocore": "botocore", "aiobotocore": "aiobotocore"}
+VERSION_MODULES = {
+    "google.genai": "google.genai.version",
+    "litellm": "litellm._version",
+    "botocore": "botocore",
+    "aiobotocore": "aiobotocore",
+}
 
 each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values(), ids=list(INSTRUMENTORS))
 
@@ -55,7 +62,8 @@ def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumento
     if wanted is not None:
         assert version(sdk) in wanted.specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
-    assert import_module(VERSION_MODULES.get(sdk, f"{sdk}._version")).__version__ == version(sdk)
+    module = import_module(VERSION_MODULES.get(sdk, f"{sdk}._version"))
+    assert getattr(module, "__version__" if sdk != "litellm" else "version") == version(sdk)
     assert instrumentor.supports_version(version(sdk))
 
 

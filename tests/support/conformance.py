@@ -6,9 +6,10 @@ of its tests against that SDK. Tests of one SDK alone are for what no other SDK 
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import anthropic
@@ -17,6 +18,7 @@ import httpx
 import openai
 from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from google import genai
+from litellm_calls import LITELLM, make_litellm
 from llm_server import LlmServer
 from sdk_calls import each, finished, now
 from sdk_versions import has
@@ -58,6 +60,8 @@ class ConformingSdk:
     reports_cached_tokens: bool = True
     mixed_share: float = 1.0
     """Share of the mixed calls that the row makes, where an SDK has several rows."""
+    first_chunks: int = 2
+    """Chunks of a stream's response after which the SDK has yielded something, and not all."""
     has_retries: bool = True
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
 
@@ -89,7 +93,7 @@ class Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.start(_close(self._client)).result()
+        self.start(_close(self._client, is_async=self.is_async)).result()
         if self._loop is not None:
             self.start(self._loop.shutdown_default_executor()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -111,17 +115,21 @@ class Caller:
         """Make a call and read its answer to the end."""
         answer = await now(self.open(model, streamed=streamed))
         if streamed:
-            async for _ in each(answer):
+            async for _ in self._read(answer):
                 pass
+
+    def _read(self, stream: Any) -> AsyncIterator[Any]:
+        """Iterate over a stream in the caller's colour: LiteLLM's have both."""
+        return each(stream if self.is_async else (chunk for chunk in stream))
 
     async def open_and_close(self, model: str, gate: threading.Event | None = None) -> None:
         """Read the beginning of a stream and, once a gate is open, close it."""
         stream = await now(self.open(model, streamed=True))
-        async for _ in each(stream):
+        async for _ in self._read(stream):
             break
         if gate is not None:
             await now(asyncio.to_thread(gate.wait) if self.is_async else gate.wait())
-        await _close(stream)
+        await _close(stream, is_async=self.is_async)
 
     async def call_and_cancel(self, model: str, turns: int, *, streamed: bool) -> None:
         """Cancel a call after a number of turns of the loop."""
@@ -132,9 +140,9 @@ class Caller:
         await asyncio.wait([task])
 
 
-async def _close(value: Any) -> None:
-    """Close a client or a stream of either colour."""
-    await now((getattr(value, "aclose", None) or value.close)())
+async def _close(value: Any, *, is_async: bool) -> None:
+    """Close a client or a stream. LiteLLM's streams have methods of both colours."""
+    await now(((getattr(value, "aclose", None) if is_async else None) or value.close)())
 
 
 def _create_chat(client: Any, **request: Any) -> Any:
@@ -143,6 +151,10 @@ def _create_chat(client: Any, **request: Any) -> Any:
 
 def _create_message(client: Any, **request: Any) -> Any:
     return client.messages.create(max_tokens=64, **request)
+
+
+def _create_litellm_completion(client: Any, **request: Any) -> Any:
+    return client.create(**request)
 
 
 def _make_gemini(*, api_key: str, base_url: str, **options: Any) -> genai.Client:
@@ -238,3 +250,17 @@ if AIOBOTOCORE is not None:
             reports_cached_tokens=_BOTOCORE_HAS_CACHE,
         )
     )
+if LITELLM is not None:
+    SDKS += [
+        ConformingSdk(
+            f"litellm-{api}",
+            partial(make_litellm, api, is_async=False),
+            partial(make_litellm, api, is_async=True),
+            _create_litellm_completion,
+            api=api,
+            mixed_share=0.3,  # LiteLLM spends 20 ms of CPU time on each
+            first_chunks=first_chunks,
+        )
+        # Anthropic's first events contain nothing for LiteLLM to yield.
+        for api, first_chunks in (("openai", 2), ("anthropic", 4))
+    ]
