@@ -32,6 +32,8 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Import name of the SDK, and name of its distribution."""
     requires: str
     """The versions that can be patched, as a requirement."""
+    not_covered: tuple[str, ...] = ()
+    """What of the SDK asks a model and is neither scheduled nor counted, for the doctor."""
 
     _is_active = False
     _hooked_modules: set[str]

@@ -58,6 +58,15 @@ class LiteLLMInstrumentor(LocoInstrumentor):
 
     sdk = _PACKAGE
     requires = "litellm >= 1.106, < 2"
+    not_covered = (
+        "anthropic_messages",
+        "generate_content",
+        "image_generation",
+        "transcription",
+        "speech",
+        "rerank",
+        "realtime",
+    )
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the functions, under each name that LiteLLM itself has for them."""

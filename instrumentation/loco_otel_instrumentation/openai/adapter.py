@@ -22,6 +22,12 @@ _ENDPOINTS = stainless.Endpoints(
         "/responses": "chat",
         "/responses/compact": "chat",
         "/embeddings": "embeddings",
+        "/images/generations": "generate_content",
+        "/images/edits": "generate_content",
+        "/images/variations": "generate_content",
+        "/audio/speech": "generate_content",
+        "/audio/transcriptions": "generate_content",
+        "/audio/translations": "generate_content",
     },
     {"Azure": "azure.ai.openai"},
     "openai",
@@ -44,6 +50,8 @@ class OpenAIAdapter:
     def describe_call(self, client: Any, options: Any) -> CallDescription | None:
         """Describe a request; return None if it calls no model."""
         description = _ENDPOINTS.describe_request(client, options)
+        if description is not None and description.body.get("background") and not description.body.get("stream"):
+            return None  # its answer comes before the model begins
         if description is not None and _DEPLOYMENT_PATH in getattr(description.url, "path", ""):
             return description._replace(accepts_model=_accept_no_model)
         return description

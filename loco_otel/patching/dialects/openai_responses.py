@@ -33,6 +33,8 @@ def read_responses_event(known: Mapping[str, Any], meter: UsageMeter) -> None:
     response = known.get("response")
     if response is not None:
         read_response(as_mapping(response), meter)
+    elif known.get("usage") is not None:  # the last event of an image or a transcription
+        read_usage(known["usage"], meter)
 
 
 def read_response(known: Mapping[str, Any], meter: UsageMeter) -> None:
