@@ -142,7 +142,9 @@ class Caller:
 
 async def _close(value: Any, *, is_async: bool) -> None:
     """Close a client or a stream. LiteLLM's streams have methods of both colours."""
-    await now(((getattr(value, "aclose", None) if is_async else None) or value.close)())
+    close = (getattr(value, "aclose", None) if is_async else None) or getattr(value, "close", None)
+    if close is not None:  # LiteLLM 1.106 has none for a sync stream, which its caller drops
+        await now(close())
 
 
 def _create_chat(client: Any, **request: Any) -> Any:

@@ -96,9 +96,17 @@ async def _await_each(pending: list[Awaitable[object]]) -> None:
 
 def _iterate_closes(owner: Any, closing_methods: tuple[str, ...], depth: int) -> Iterator[Callable[[], Any]]:
     """Yield the methods that close what is within an object, the outermost first."""
-    known = as_mapping(owner)
-    for name in _INNER_NAMES if depth else ():
-        part = known.get(name)
+    for part in _list_inner(owner) if depth else ():
         if part is not None:
             yield from [method for each in closing_methods if (method := getattr(part, each, None)) is not None][:1]
             yield from _iterate_closes(part, closing_methods, depth - 1)
+
+
+def _list_inner(owner: Any) -> tuple[Any, ...]:
+    """Return what an object reads from."""
+    frame = getattr(owner, "ag_frame", None) or getattr(owner, "gi_frame", None)
+    if frame is not None:
+        # `response.aiter_lines()`: to close the generator closes the response only later.
+        return (frame.f_locals.get("self"),)
+    known = as_mapping(owner)
+    return tuple([known.get(name) for name in _INNER_NAMES])
