@@ -15,10 +15,12 @@ PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
 # Without the tests of what no pair changes.
 PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py' \
   --ignore tests/instrumentation/test_usage_types.py --ignore tests/instrumentation/test_auto_capacity.py \
-  -k 'not (google_genai or gemini or interactions or $(SMALL_SDKS))'
+  -k 'not (google_genai or gemini or interactions or litellm or $(SMALL_SDKS))'
 # Only google-genai.
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
   interactions.py conformance.py) -k 'genai or gemini or interactions'
+# Only LiteLLM.
+test-litellm1: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py litellm.py conformance.py) -k litellm
 # Only what aiobotocore and its older botocore change.
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'

@@ -21,6 +21,8 @@ from loco_otel.patching.throttling import is_caller_gone
 _MAX_PARSED_BYTES = 32_768
 """The longest raw body, in bytes, that is parsed if nothing but the weights depends on its usage."""
 
+_BINARY_TYPES = ("audio/", "image/", "video/", "application/octet-stream")
+
 
 class CallAccounting:
     """Estimates a call before it is sent, meters its answer, and settles it once.
@@ -112,7 +114,7 @@ class CallAccounting:
 
     def record_raw_body(self, response: Any) -> None:
         """Read the usage of a body that was not parsed: its JSON if that is in memory, else its length."""
-        if self.meter.output_tokens is None and not self.meter.characters:
+        if self.meter.output_tokens is None and not self.meter.characters and _is_text(response):
             content = getattr(response, "_content", None)
             if not self._is_measured and (content is None or len(content) > _MAX_PARSED_BYTES):
                 return
@@ -209,3 +211,8 @@ class CallAccounting:
         except Exception:
             faults.log_fault("settling a call")
             return None
+
+
+def _is_text(response: Any) -> bool:
+    """Return whether the size of a body is that of a text: sound and images have many bytes for few tokens."""
+    return not response.headers.get("content-type", "").startswith(_BINARY_TYPES)

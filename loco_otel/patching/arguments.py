@@ -26,7 +26,10 @@ class SingleArgument(NamedTuple):
 
 
 class NamedArguments(NamedTuple):
-    """The request is all arguments together: a mapping by name. Those that were positional stay so."""
+    """The request is all arguments together: a mapping by name. Those that were positional stay so.
+
+    A request that is sent instead may have more of them, which are given by name.
+    """
 
     names: tuple[str, ...]
 

@@ -3,6 +3,7 @@
 An attempt that failed gives the slot back, and the next one of the same call asks for it again.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,12 +29,12 @@ def wrap_attempt(adapter: Adapter) -> Wrapper:
     return wrapper
 
 
-def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) -> Wrapper:
+def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None] | None = None) -> Wrapper:
     """Hold the slot for the length of an async attempt, and of the body that it opens.
 
     Args:
         adapter: reads what the attempt failed with.
-        prepare_answer: is given the answer before the SDK reads it.
+        prepare_answer: is given the answer before the SDK reads it; None for nothing.
 
     """
 
@@ -45,7 +46,8 @@ def wrap_async_attempt(adapter: Adapter, prepare_answer: Callable[[Any], None]) 
             _suspend_after(adapter, error)
             raise
         try:
-            prepare_answer(answer)
+            if prepare_answer is not None:
+                prepare_answer(answer)
         except Exception:
             faults.log_fault("preparing an answer")
         return answer
@@ -95,6 +97,17 @@ async def resume_suspended_call_async() -> None:
 def _get_suspended_ticket() -> Ticket | None:
     ticket = ownership.current_ticket()
     return ticket if ticket is not None and ticket.state is State.SUSPENDED else None
+
+
+def suspend_failed_call(adapter: Adapter) -> bool:
+    """Give the slot of the call under way here back, for what is being handled; return False if there is no such call.
+
+    For methods that a first attempt calls after it has failed, to try again.
+    """
+    error = sys.exception()
+    if not isinstance(error, Exception) or is_caller_gone(error):
+        return False
+    return suspend_slot(adapter, None, error) is not None
 
 
 def _suspend_after(adapter: Adapter, error: Exception) -> None:

@@ -34,6 +34,8 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Import name of the SDK, and name of its distribution."""
     requires: str
     """The versions that can be patched, as a requirement."""
+    not_covered: tuple[str, ...] = ()
+    """What of the SDK asks a model and is neither scheduled nor counted, for the doctor."""
 
     _is_active = False
     _meter_provider: Any = None
@@ -96,7 +98,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return
         cls._is_active = True
         agent_identity.enable_readers(cls)
-        for module in dict.fromkeys(target.module for target in self.list_targets()):
+        for module in dict.fromkeys(target.hooked_module for target in self.list_targets()):
             if module not in cls._hooked_modules:
                 cls._hooked_modules.add(module)
                 wrapt.register_post_import_hook(self._wrap_imported, module)
@@ -145,20 +147,22 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         cls._patch_set.remove_patches()
 
     def _wrap_targets(self, module: str) -> None:
-        """Wrap all targets of a module, which must be imported. If one cannot be wrapped, none of the SDK stays so."""
+        """Wrap all targets of an imported module. If one cannot be wrapped, none of the SDK stays so."""
         cls = type(self)
         if not cls._is_active:
             return
         targets = self.list_targets()
         try:
-            cls._patch_set.apply_patches(target for target in targets if target.module == module)
+            cls._patch_set.apply_patches(
+                target for target in targets if target.hooked_module == module and target.module in sys.modules
+            )
         except Exception:
             self._unwrap_targets()
             self._is_instrumented_by_opentelemetry = False
             _logger.exception("loco-otel cannot patch %s: its calls go unscheduled", self.sdk)
             self._record_inactive(InactiveReason.PATCH_FAILED)
             return
-        if module != targets[0].module:
+        if module != targets[0].hooked_module:
             return
         repatching.register_reapply(cls._patch_set.reapply_patches)
         thread_context.enable_propagation(cls)

@@ -14,6 +14,17 @@ class Target(NamedTuple):
     """Name of the class in its module; None for a function, which callers must find in the module by its name."""
     method: str
     wrapper: Wrapper
+    after: str | None = None
+    """Name of a package after whose import it is wrapped, if its module is imported then; None for that of its module.
+
+    A package that imports functions from its modules has them under several names, and some modules refer to the
+    functions of others. They are wrapped together, so that no wrapper is within another.
+    """
+
+    @property
+    def hooked_module(self) -> str:
+        """The name of the module after whose import it is wrapped."""
+        return self.after or self.module
 
     def resolve_owner(self) -> Any:
         """Return the class, or the module of a function. Its module must be imported.

@@ -11,12 +11,12 @@ from loco_otel.patching.refusal import Refusal, RefusalReader
 
 _READ_TIMEOUT_CLASSES = frozenset(
     {
-        *("ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError"),
+        *("ReadTimeout", "SocketTimeoutError", "TimeoutError", "ReadTimeoutError", "AioReadTimeoutError", "Timeout"),
         "ServiceResponseTimeoutError",
     }
 )
-"""Classes of httpx, httpx2, aiohttp, botocore, aiobotocore and azure-core that mean that a provider did not answer in
-time a request that was sent."""
+"""Classes of httpx, httpx2, aiohttp, botocore, aiobotocore, azure-core and LiteLLM that mean that a provider did not
+answer in time a request that was sent."""
 _TIMEOUT_CLASSES = _READ_TIMEOUT_CLASSES | {
     *("ConnectTimeout", "WriteTimeout", "ServerTimeoutError", "ConnectTimeoutError"),
     "ServiceRequestTimeoutError",

@@ -14,6 +14,7 @@ from loco_otel_instrumentation.cohere import CohereInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
 from loco_otel_instrumentation.huggingface_hub import HuggingFaceInstrumentor
+from loco_otel_instrumentation.litellm import LiteLLMInstrumentor
 from loco_otel_instrumentation.mistralai import MistralInstrumentor
 from loco_otel_instrumentation.ollama import OllamaInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
@@ -31,6 +32,7 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "openai": OpenAIInstrumentor,
     "anthropic": AnthropicInstrumentor,
     "groq": GroqInstrumentor,
+    "litellm": LiteLLMInstrumentor,
     "google-genai": GoogleGenaiInstrumentor,
     "mistralai": MistralInstrumentor,
     "ollama": OllamaInstrumentor,
@@ -42,6 +44,7 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
 }
 VERSION_MODULES = {
     "google.genai": "google.genai.version",
+    "litellm": "litellm._version",
     "botocore": "botocore",
     "aiobotocore": "aiobotocore",
     "mistralai": f"{MISTRAL_PACKAGE}._version",
@@ -76,7 +79,8 @@ def test_installed_pair_is_the_configured_one(instrumentor: type[LocoInstrumento
         assert version(sdk) in wanted.specifier
         assert OVERLAYS / PAIR in Path(import_module(sdk).__file__ or "").parents
     module = import_module(VERSION_MODULES.get(sdk, f"{sdk}._version"))
-    assert (getattr(module, "__version__", None) or module.VERSION) == version(sdk)
+    version_name = "version" if sdk == "litellm" else "__version__"
+    assert (getattr(module, version_name, None) or module.VERSION) == version(sdk)
     assert instrumentor.supports_version(version(sdk))
 
 

@@ -11,6 +11,7 @@ class AnthropicInstrumentor(LocoInstrumentor):
 
     sdk = "anthropic"
     requires = "anthropic >= 0.50, < 3"
+    not_covered = ("messages.batches",)
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Stainless generates for all SDKs."""

@@ -30,6 +30,7 @@ class GoogleGenaiInstrumentor(LocoInstrumentor):
 
     sdk = "google.genai"
     requires = "google-genai >= 1.65, < 4"
+    not_covered = ("aio.live", "interactions.create(background=True)", "batches", "models.generate_videos")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the four methods that all calls but interactions pass, their attempts, and what builds the request.

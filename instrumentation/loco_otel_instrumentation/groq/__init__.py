@@ -11,6 +11,7 @@ class GroqInstrumentor(LocoInstrumentor):
 
     sdk = "groq"
     requires = "groq >= 0.23.1, < 2"
+    not_covered = ("audio", "batches")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Stainless generates for all SDKs."""

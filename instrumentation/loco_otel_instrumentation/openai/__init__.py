@@ -7,10 +7,11 @@ __all__ = ["OpenAIInstrumentor"]
 
 
 class OpenAIInstrumentor(LocoInstrumentor):
-    """Schedules chat completions, completions, responses and embeddings."""
+    """Schedules chat completions, completions, responses, embeddings, images and audio; moderations and files pass."""
 
     sdk = "openai"
     requires = "openai >= 1.76, < 4"
+    not_covered = ("realtime.connect", "responses.connect", "responses.create(background=True)", "batches", "videos")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Stainless generates for all SDKs."""

@@ -28,7 +28,7 @@ def patch_for_inspection(
     """
     instrumentor: LocoInstrumentor = entry.load()()
     number = find_installed_version(instrumentor.sdk)
-    sdk = Sdk(instrumentor.sdk, number, instrumentor.requires)
+    sdk = Sdk(instrumentor.sdk, number, instrumentor.requires, not_covered=instrumentor.not_covered)
     if number is not None:
         supported = instrumentor.supports_version(number)
         fault = "" if supported else f"version not supported, it takes {instrumentor.requires}"

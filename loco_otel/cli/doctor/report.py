@@ -51,6 +51,8 @@ class Sdk(NamedTuple):
     imported: bool = False
     """Whether it was imported and patched for this report. Otherwise its source was read."""
     hooks: tuple[Hook, ...] = ()
+    not_covered: tuple[str, ...] = ()
+    """What asks a model and is not scheduled."""
     instrumentors: tuple[ForeignInstrumentor, ...] = ()
     wrapped: tuple[WrappedMethod, ...] = ()
     inference_span: tuple[str, ...] = ()

@@ -29,11 +29,29 @@ def find_module_file(module: str) -> Path | None:
 
 def defines_target(target: Target) -> bool:
     """Return whether the source of a target's module defines the target, or a base class there does."""
-    module = _parse_module(target.module)
     if target.owner is None:
-        return target.method in _list_functions(module)
+        return _defines_function(target.module, target.method)
+    module = _parse_module(target.module)
     classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
     return any(target.method in _list_functions(classes[name]) for name in _iterate_bases(classes, target.owner))
+
+
+def _defines_function(name: str, function: str) -> bool:
+    """Return whether a module defines a function, or imports it from a module of its own package."""
+    module = _parse_module(name)
+    return function in _list_functions(module) or any(
+        _defines_function(f"{name}.{node.module}", function)
+        for node in module.body
+        if isinstance(node, ast.ImportFrom)
+        and node.level == 1
+        and not {function, "*"}.isdisjoint(alias.name for alias in node.names)
+        and _is_package(name)
+    )
+
+
+def _is_package(module: str) -> bool:
+    file = find_module_file(module)
+    return file is not None and file.name == "__init__.py"
 
 
 @cache

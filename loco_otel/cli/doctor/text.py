@@ -77,6 +77,8 @@ def _format_details(sdk: Sdk) -> Iterator[str]:
     if sdk.inference_span:
         makers = [f"{maker}, the SDK itself" if maker == sdk.sdk else maker for maker in sdk.inference_span]
         yield f"inference span by {' and '.join(makers)}"
+    if sdk.is_patched and sdk.not_covered:
+        yield f"not scheduled: {', '.join(sdk.not_covered)}"
 
 
 def _print_heading(console: Console, text: str) -> None:

@@ -1,0 +1,65 @@
+"""LiteLLM, where the SDK of OpenAI is of a version that it requires, and calls of it through a client's shape."""
+
+import asyncio
+import os
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import openai
+from sdk_versions import has
+
+# Otherwise its import fetches a list of prices.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+
+def close_event_loop() -> None:
+    """Close the event loop that a sync call of LiteLLM makes for its thread."""
+    with suppress(RuntimeError):
+        asyncio.get_event_loop_policy().get_event_loop().close()
+    asyncio.set_event_loop(None)
+
+
+LITELLM: Any = import_module("litellm") if has("openai", "2.20") else None
+"""None where an older version of OpenAI's SDK is tested."""
+if LITELLM is not None:
+    LITELLM.suppress_debug_info = True
+    for provider in ("openai", "anthropic"):
+        # The first call of each imports more, which takes seconds on a busy machine. This one fails.
+        with suppress(openai.APIError):
+            LITELLM.completion(f"{provider}/m", [], api_base="http://127.0.0.1:1", api_key="fake", max_retries=0)
+    close_event_loop()
+
+
+class _Client:
+    """Keeps what each call of a provider needs."""
+
+    def __init__(self, provider: str, *, is_async: bool, **options: Any) -> None:
+        self._prefix = f"{provider}/"
+        self._call = LITELLM.acompletion if is_async else LITELLM.completion
+        self._options = options
+
+    def create(self, model: str, **request: Any) -> Any:
+        return self._call(model=self._prefix + model, **self._options, **request)
+
+    def close(self) -> None:
+        """Close nothing: LiteLLM keeps its clients for later calls."""
+
+
+class _AsyncClient(_Client):
+    """A client of coroutines."""
+
+    async def aclose(self) -> None:
+        """Close the clients that LiteLLM keeps for this event loop, and end its tasks, as `asyncio.run` does."""
+        await LITELLM.close_litellm_async_clients()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def make_litellm(provider: str, *, is_async: bool, base_url: str, **options: Any) -> Any:
+    """Return a client of one route; with the retries that an SDK of OpenAI makes by default."""
+    return (_AsyncClient if is_async else _Client)(
+        provider, is_async=is_async, api_base=base_url, num_retries=2, **options
+    )
