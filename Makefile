@@ -22,6 +22,8 @@ test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,ve
 # Only what aiobotocore and its older botocore change.
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'
+# Only programs of agent frameworks, as the set is theirs.
+test-agents_old: PAIR_TESTS = tests/frameworks
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
@@ -43,7 +45,7 @@ test: lint company
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-pairs
 
-# They wait more than they compute, and wait together. Agent frameworks need the newest SDKs.
+# They wait more than they compute, and wait together. Agent frameworks have a pair of their own.
 test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
