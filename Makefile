@@ -33,8 +33,9 @@ NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/
 
 .PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs clean
 
-demo: .venv/.demo
+demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
+	$(BIN)/python examples/demo/run.py examples/frameworks.py .venv/demo/frameworks
 
 # Before each commit: nothing to install but .venv, no SDK and no server.
 check: lint
@@ -88,6 +89,12 @@ clean:
 
 .venv/.demo: pyproject.toml $(BIN)/uv
 	$(UV_INSTALL) -e '.[demo]'
+	touch $@
+
+# An overlay for the program of the second act alone.
+.venv/.demo-frameworks: examples/demo/frameworks.txt .venv/.demo
+	rm -rf .venv/demo/frameworks
+	$(UV_INSTALL) --target .venv/demo/frameworks -r $<
 	touch $@
 
 .venv/company/%/.done: pyproject.toml $(BIN)/uv
