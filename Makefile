@@ -25,7 +25,7 @@ test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.
 # Only programs of agent frameworks, as the set is theirs.
 test-agents_old: PAIR_TESTS = tests/frameworks
 # Only what depends on how wrapt wraps and unwraps.
-test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
+test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
