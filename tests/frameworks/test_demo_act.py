@@ -30,4 +30,4 @@ def test_demo_installs_what_the_pair_contains() -> None:
         return set(re.findall(r"^[a-z][\w-]*", path.read_text(), re.MULTILINE))
 
     pair = names(Path(__file__).parents[1] / "pairs" / "agents_old.txt")
-    assert names(EXAMPLES / "demo" / "frameworks.txt") - pair == {"opentelemetry-exporter-prometheus"}
+    assert names(EXAMPLES / "demo" / "frameworks.txt") <= pair
