@@ -27,8 +27,10 @@ test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.
 # Only these SDKs.
 SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or small_sdks
 test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py) -k '$(SMALL_SDKS)'
+# Programs of agent frameworks, and the adapters of two, as the set is theirs.
+test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters/test_,google_adk.py crewai.py)
 # Only what depends on how wrapt wraps and unwraps.
-test-wrapt1: PAIR_TESTS = tests/patching/test_unwrapping.py $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
+test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
@@ -36,8 +38,9 @@ NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/
 
 .PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs clean
 
-demo: .venv/.demo
+demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
+	$(BIN)/python examples/demo/run.py examples/frameworks.py .venv/demo/frameworks
 
 # Before each commit: nothing to install but .venv, no SDK and no server.
 check: lint
@@ -48,7 +51,7 @@ test: lint company
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-pairs
 
-# They wait more than they compute, and wait together. Agent frameworks need the newest SDKs.
+# They wait more than they compute, and wait together. Agent frameworks have a pair of their own.
 test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
@@ -92,6 +95,12 @@ clean:
 
 .venv/.demo: pyproject.toml $(BIN)/uv
 	$(UV_INSTALL) -e '.[demo]'
+	touch $@
+
+# An overlay for the program of the second act alone.
+.venv/.demo-frameworks: examples/demo/frameworks.txt .venv/.demo
+	rm -rf .venv/demo/frameworks
+	$(UV_INSTALL) --target .venv/demo/frameworks -r $<
 	touch $@
 
 .venv/company/%/.done: pyproject.toml $(BIN)/uv

@@ -14,7 +14,7 @@ from errors import DemoError
 _GRACE = 3.0
 """Seconds that a process has for its own way to end."""
 
-_OF_THE_USER = ("LOCO_", "OTEL_", "OPENAI_", "ANTHROPIC_", "LLMOCK_")
+_OF_THE_USER = ("LOCO_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LLMOCK_")
 
 
 class Child:

@@ -29,10 +29,20 @@ class Program:
         server: host and port of the mock LLM server.
         receiver: the endpoint of the OTLP receiver.
         directory: for its output.
+        libraries: a folder of packages that come before the installed ones.
 
     """
 
-    def __init__(self, path: Path, *, capacity: int, server: str, receiver: str, directory: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        capacity: int,
+        server: str,
+        receiver: str,
+        directory: Path,
+        libraries: Path | None = None,
+    ) -> None:
         port = free_port()
         self.metrics_url = f"http://127.0.0.1:{port}/metrics"
         variables = environment(
@@ -41,6 +51,8 @@ class Program:
             OPENAI_BASE_URL=f"http://{server}/v1",
             ANTHROPIC_API_KEY="demo",
             ANTHROPIC_BASE_URL=f"http://{server}/anthropic",
+            GOOGLE_API_KEY="demo",
+            GOOGLE_GEMINI_BASE_URL=f"http://{server}/gemini",
             OTEL_SERVICE_NAME=path.stem,
             OTEL_TRACES_EXPORTER="otlp",
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
@@ -52,6 +64,10 @@ class Program:
             # The launcher would send logs to a collector on the default port, and complain that there is none.
             OTEL_LOGS_EXPORTER="none",
         )
+        if libraries is not None:
+            variables["PYTHONPATH"] = str(libraries.resolve())
+            # Google ADK announces its own successors.
+            variables["PYTHONWARNINGS"] = "ignore"
         launcher = command("opentelemetry-instrument")
         self._child = Child([launcher, sys.executable, path], variables, directory / "program.txt")
         self.stop = self._child.stop

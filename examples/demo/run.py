@@ -1,10 +1,11 @@
 """The demo: agents on two slots, seen from outside.
 
-    python examples/demo/run.py [program]
+    python examples/demo/run.py [program [libraries]]
 
 Starts a mock LLM server, runs a program of agents under `opentelemetry-instrument`, shows who holds and who waits
 while it does, and at the end what each agent waited and took. `program` is `examples/newsroom.py` by default; any
-other that uses the OpenAI or the Anthropic SDK will do. Exit status 1 and a message when anything is not as it should
+other that uses the OpenAI, the Anthropic or the Google SDK will do. `libraries` is a folder of packages that only the
+program imports. Exit status 1 and a message when anything is not as it should
 be, 130 after Ctrl-C; in any case no process stays behind.
 """
 
@@ -39,14 +40,15 @@ because an exception came in between."""
 
 def main(arguments: list[str]) -> int:
     """Run the demo; return its exit status."""
-    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+    if len(arguments) > 2 or any(argument.startswith("-") for argument in arguments):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: _asked.append(number))
     console = open_console()
     try:
-        play(Path(arguments[0]) if arguments else NEWSROOM, console)
+        path, libraries = [*map(Path, arguments), None, None][:2]
+        play(path or NEWSROOM, console, libraries)
     except DemoError as error:
         console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def play(path: Path, console: Console) -> None:
+def play(path: Path, console: Console, libraries: Path | None = None) -> None:
     """Run a program against a mock server, and report.
 
     Raises:
@@ -66,6 +68,8 @@ def play(path: Path, console: Console) -> None:
     """
     if not path.is_file():
         raise DemoError(f"there is no program {path}")
+    if libraries is not None and not libraries.is_dir():
+        raise DemoError(f"there is no folder {libraries}")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = MockServer(directory)
@@ -75,12 +79,17 @@ def play(path: Path, console: Console) -> None:
         while not server.ready:
             look_again()
         console.print(
-            f"A mock LLM server (OpenAI and Anthropic) answers on {server.address}.\n"
+            f"A mock LLM server (OpenAI, Anthropic, Gemini) answers on {server.address}.\n"
             f"{shown(path)} runs under opentelemetry-instrument, with LOCO_CAPACITY={CAPACITY}:",
             soft_wrap=True,
         )
         program = Program(
-            path, capacity=CAPACITY, server=server.address, receiver=receiver.endpoint, directory=directory
+            path,
+            capacity=CAPACITY,
+            server=server.address,
+            receiver=receiver.endpoint,
+            directory=directory,
+            libraries=libraries,
         )
         stack.callback(program.stop)
         watch(program, server, receiver, Screen(console))

@@ -1,5 +1,8 @@
 """The running agent according to agent frameworks: pushed by their hooks, or read from them in order of rank.
 
+Frameworks run each other's agents, and the innermost names the call. Pushes are nested. A reader has no order relative
+to them, so each push notes what the readers returned then: one that returns something else later was entered within.
+
 If a reader raises or returns invalid names, only these names are missing. Its first error is logged and kept for the
 doctor.
 """
@@ -38,8 +41,20 @@ class IdentityReader(Protocol):
 
 _NOTHING = PartialIdentity()
 
-pushed_identities: ContextVar[tuple[tuple[object, PartialIdentity], ...]] = ContextVar("loco_otel_pushed", default=())
-"""The identities that hooks pushed in this context, each with its key; the innermost last."""
+
+class PushedIdentity(NamedTuple):
+    """An identity that a hook pushed."""
+
+    key: object
+    """Identifies it for `pop_identity`."""
+    identity: PartialIdentity
+    """What was pushed, completed by what was known around it."""
+    readings: dict[str, PartialIdentity]
+    """What each reader returned at that time."""
+
+
+pushed_identities: ContextVar[tuple[PushedIdentity, ...]] = ContextVar("loco_otel_pushed", default=())
+"""The identities that hooks pushed in this context; the innermost last."""
 
 readers: tuple[IdentityReader, ...] = ()
 """The readers of all imported frameworks, by rank."""
@@ -66,37 +81,63 @@ def clear_readers() -> None:
 
 
 def push_identity(key: object, identity: PartialIdentity) -> None:
-    """Set the identity of this context, until `pop_identity` with the same key.
+    """Set the identity of this context, until `pop_identity` with the same key. None keeps what is known around it.
 
     Raises:
         TypeError: a name is not a string.
 
     """
-    pushed_identities.set((*pushed_identities.get(), (key, _check_identity(identity))))
+    pushed = pushed_identities.get()
+    readings = _read_all()
+    known = _complete(_check_identity(identity), _merge_sources(pushed, readings))
+    pushed_identities.set((*pushed, PushedIdentity(key, known, readings)))
 
 
 def pop_identity(key: object) -> None:
     """Undo a push and all later ones; no-op in a context without it."""
     pushed = pushed_identities.get()
-    for index, (other, _) in enumerate(pushed):
-        if other is key:
+    for index, entry in enumerate(pushed):
+        if entry.key is key:
             pushed_identities.set(pushed[:index])
             return
 
 
 def read_frameworks() -> PartialIdentity:
-    """Return the identity pushed in this context, completed by the readers. Never raises."""
-    pushed = pushed_identities.get()
-    found = pushed[-1][1] if pushed else _NOTHING
+    """Return the identity of this context according to all frameworks. Never raises."""
+    return _merge_sources(pushed_identities.get(), _read_all())
+
+
+def _merge_sources(pushed: tuple[PushedIdentity, ...], readings: dict[str, PartialIdentity]) -> PartialIdentity:
+    """Return the readings from within the innermost push, completed by that, and by the other readings."""
+    found = _NOTHING
+    if pushed:
+        _, identity, before = pushed[-1]
+        for name, reading in readings.items():
+            if reading != before.get(name, _NOTHING):
+                found = _complete(found, reading)
+        found = _complete(found, identity)
+    for reading in readings.values():
+        found = _complete(found, reading)
+    return found
+
+
+def _read_all() -> dict[str, PartialIdentity]:
+    """Return what each reader returns here, by rank; nothing for one that fails."""
+    readings = {}
     for reader in readers:
-        if None not in found:
-            break
         try:
-            agent, workflow, session = read_names(reader)
-            found = PartialIdentity(found.agent or agent, found.workflow or workflow, found.session or session)
+            readings[reader.name] = read_names(reader)
         except Exception as error:
             record_reader_fault(reader.name, error)
-    return found
+    return readings
+
+
+def _complete(identity: PartialIdentity, other: PartialIdentity) -> PartialIdentity:
+    if other is _NOTHING or None not in identity:
+        return identity
+    return PartialIdentity(
+        identity.agent or other.agent, identity.workflow or other.workflow, identity.session or other.session
+    )
 
 
 def read_names(reader: IdentityReader) -> PartialIdentity:

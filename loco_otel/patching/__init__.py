@@ -36,6 +36,7 @@ from loco_otel.patching.agent_identity import (
 )
 from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.call import Call
+from loco_otel.patching.identity_hooks import FrameworkHooks, IdentityHooks
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
@@ -46,7 +47,9 @@ __all__ = [
     "Call",
     "CallDescription",
     "ExtendedRequest",
+    "FrameworkHooks",
     "FrameworkReader",
+    "IdentityHooks",
     "LocoInstrumentor",
     "NamedArguments",
     "PartialIdentity",

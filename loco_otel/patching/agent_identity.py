@@ -1,7 +1,7 @@
 """Loads the readers of agent frameworks, each after its framework's import, while any SDK is patched.
 
-A reader is an entry point in the group `loco_otel_agent_identity`. The entry point is named after the module whose
-import loads it, so a program that does not use a framework does not pay for its reader.
+A reader is an entry point in the group `loco_otel_agent_identity`, or hooks that push are. The entry point is named
+after the module whose import loads it, so a program that does not use a framework does not pay for its reader.
 """
 
 import sys
@@ -22,6 +22,7 @@ from loco_otel._runtime.agent_readers import (
     record_reader_fault,
 )
 from loco_otel.patching import repatching
+from loco_otel.patching.identity_hooks import FrameworkHooks
 from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
 
@@ -41,7 +42,7 @@ _GROUP = "loco_otel_agent_identity"
 
 _users: set[object] = set()
 _hooked_modules: set[str] = set()
-_patch_sets: dict[str, PatchSet] = {}
+_patch_sets: dict[str, list[PatchSet]] = {}
 """The hooks that push, by the module of their framework."""
 
 
@@ -82,9 +83,9 @@ def disable_readers(user: object) -> None:
     if not _users:
         clear_readers()
         for module in list(_patch_sets):
-            patch_set = _patch_sets.pop(module)
-            repatching.unregister_reapply(patch_set.reapply_patches)
-            patch_set.remove_patches()
+            for patch_set in _patch_sets.pop(module):
+                repatching.unregister_reapply(patch_set.reapply_patches)
+                patch_set.remove_patches()
 
 
 def _load_reader(entry: EntryPoint, _: Any = None) -> None:
@@ -95,13 +96,25 @@ def _load_reader(entry: EntryPoint, _: Any = None) -> None:
     try:
         if f"loco_{name}" in process.get_runtime().settings.disabled_instrumentations:
             return
-        reader: FrameworkReader = entry.load()()
+        reader: FrameworkReader | FrameworkHooks = entry.load()()
         targets = reader.list_targets()
-        if targets:
-            patch_set = PatchSet()
-            patch_set.apply_patches(targets)
-            _patch_sets[entry.name] = patch_set
-            repatching.register_reapply(patch_set.reapply_patches)
-        add_reader(reader)
+        if isinstance(reader, FrameworkHooks):
+            for target in targets:
+                _try_apply(entry.name, name, (target,))
+        elif not targets or _try_apply(entry.name, name, targets):
+            add_reader(reader)
     except Exception as error:
         record_reader_fault(name, error)
+
+
+def _try_apply(module: str, framework: str, targets: tuple[Target, ...]) -> bool:
+    """Wrap some methods of a framework, or none of them and record why."""
+    patch_set = PatchSet()
+    try:
+        patch_set.apply_patches(targets)
+    except Exception as error:
+        record_reader_fault(framework, error)
+        return False
+    _patch_sets.setdefault(module, []).append(patch_set)
+    repatching.register_reapply(patch_set.reapply_patches)
+    return True

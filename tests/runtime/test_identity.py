@@ -30,12 +30,14 @@ def in_baggage(**values: str) -> Iterator[None]:
     for key, value in values.items():
         carried = baggage.set_baggage(f"loco.{key}", value, carried)
     token = context.attach(carried)
-    yield
-    context.detach(token)
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 @contextmanager
-def pushed(*names: str) -> Iterator[None]:
+def pushed(*names: str | None) -> Iterator[None]:
     key = object()
     push_identity(key, PartialIdentity(*names))
     yield
@@ -59,7 +61,7 @@ def test_each_field_comes_from_its_first_source(monkeypatch: pytest.MonkeyPatch)
                 assert resolve() == ("a-pushed", "w-read", "s-span")
                 with as_agent("explicit", session="mine"):
                     assert resolve() == ("explicit", "w-read", "mine")
-            assert first.reads == second.reads == 3
+            assert first.reads == second.reads == 4  # the push reads too
 
 
 def test_readers_are_not_called_once_all_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +114,29 @@ def test_pop_undoes_its_push_and_those_after_it() -> None:
     assert resolve() == "default"
     pop_identity(inner)
     assert resolve() == "default"
+
+
+def test_reader_that_changes_within_a_push_is_inner(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve() -> tuple[str, str | None, str | None]:
+        found = resolve_identity("default")
+        return found.agent, found.workflow, found.session
+
+    (reader,) = add_readers(monkeypatch, PartialIdentity("node", "graph", "thread"))
+    with pushed("agent"):
+        assert resolve() == ("agent", "graph", "thread")
+        reader.answer = PartialIdentity("inner node", None, "inner thread")
+        assert resolve() == ("inner node", "graph", "inner thread")
+        with pushed("inner agent"):
+            assert resolve() == ("inner agent", "graph", "inner thread")
+        reader.answer = None
+        assert resolve() == ("agent", "graph", "thread")
+    assert resolve() == ("default", None, None)
+
+
+def test_push_keeps_what_is_known_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_readers(monkeypatch)
+    with pushed("agent", "workflow"), pushed(None, None, "session"):
+        assert resolve_identity("default") == Identity("agent", workflow="workflow", session="session")
 
 
 def test_push_of_no_name_raises_and_changes_nothing() -> None:

@@ -112,6 +112,18 @@ def test_throttle_answers_in_format_of_provider(path: str, expected: bytes, serv
     assert [record.end for record in server.requests()] == ["refused", "complete"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_declared_function_is_called_until_answered(streamed: bool, server: LlmServer) -> None:
+    tools = [{"type": "function", "function": {"name": "ask", "parameters": {}}}]
+    _, called = post(server, body={**PROMPT, "tools": tools, "stream": streamed})
+    assert b'"name": "ask"' in called
+    assert b'"finish_reason": "tool_calls"' in called
+    messages = [*PROMPT["messages"], {"role": "tool", "content": "calm"}]
+    _, answered = post(server, body={"model": "m", "messages": messages, "tools": tools, "stream": streamed})
+    assert b"tool_calls" not in answered
+    assert b'"finish_reason": "stop"' in answered
+
+
 def test_wait_that_times_out_raises(server: LlmServer) -> None:
     with pytest.raises(TimeoutError, match="'held': 0"):
         server.wait_for(held=1, timeout=0.01)

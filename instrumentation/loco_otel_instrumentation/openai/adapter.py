@@ -9,7 +9,6 @@ from loco_otel.patching import (
     UsageMeter,
     accept_no_model,
     as_mapping,
-    get_field,
     stainless,
 )
 from loco_otel.patching.dialects import openai_responses

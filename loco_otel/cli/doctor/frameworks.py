@@ -10,6 +10,7 @@ from loco_otel.cli.doctor.hooks import collect_log, format_exception
 from loco_otel.cli.doctor.report import AgentFramework
 from loco_otel.cli.doctor.source import find_module_file
 from loco_otel.patching.agent_identity import get_framework_name, list_framework_modules
+from loco_otel.patching.identity_hooks import FrameworkHooks
 
 
 def examine_frameworks(settings: Settings | None, *, imports: bool) -> tuple[AgentFramework, ...]:
@@ -47,7 +48,8 @@ def _find_fault(entry: EntryPoint, name: str) -> str:
             reader = entry.load()()
             for target in reader.list_targets():
                 getattr(target.resolve_owner(), target.method)
-            agent_readers.read_names(reader)
+            if not isinstance(reader, FrameworkHooks):
+                agent_readers.read_names(reader)
         except Exception as error:
             return format_exception(error)
     return ""

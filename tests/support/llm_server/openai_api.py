@@ -69,30 +69,37 @@ class OpenAiApi:
         if operation.name == "embeddings":
             return json_answer(_embed(operation.model, measure_usage(settings, body.get("input"))))
         usage = measure_usage(settings, body.get("messages"), body.get("prompt"))
+        call = _find_function_to_call(body)
         if operation.streamed:
             wanted = bool((body.get("stream_options") or {}).get("include_usage"))
-            return sse_answer(self._stream(operation.model, usage, answer_words(settings), wanted), _RATE_LIMITS)
-        message = {"role": "assistant", "content": "".join(answer_words(settings))}
+            words = answer_words(settings)
+            deltas = [{"tool_calls": [{"index": 0, **call}]}] if call else [{"content": word} for word in words]
+            return sse_answer(self._stream(operation.model, usage, deltas, wanted), _RATE_LIMITS)
+        message: dict[str, Any] = {"role": "assistant", "content": "".join(answer_words(settings))}
+        if call:
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        reason = "tool_calls" if call else "stop"
         completion: dict[str, Any] = {
             **_head(operation.model, "chat.completion"),
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
             "usage": _describe_usage(usage),
         }
         if self._stream_usage == "groq":
             completion["x_groq"] = {"id": "req_0"}
         return json_answer(completion, headers=_RATE_LIMITS)
 
-    def _stream(self, model: str, usage: Usage, words: list[str], usage_wanted: bool) -> Iterator[bytes]:
+    def _stream(self, model: str, usage: Usage, deltas: list[Any], usage_wanted: bool) -> Iterator[bytes]:
         head = _head(model, "chat.completion.chunk")
         # Without `include_usage` no chunk has the field; with it, all but the last have it as null.
         no_usage = {"usage": None} if usage_wanted and self._stream_usage == "asked" else {}
-        for index, word in enumerate(words):
-            delta = {"role": "assistant", "content": word} if index == 0 else {"content": word}
-            chunk: dict[str, Any] = {**head, "choices": [_choice(delta, None)], **no_usage}
+        for index, delta in enumerate(deltas):
+            role = {"role": "assistant"} if index == 0 else {}
+            chunk: dict[str, Any] = {**head, "choices": [_choice({**role, **delta}, None)], **no_usage}
             if index == 0 and self._stream_usage == "groq":
                 chunk["x_groq"] = {"id": "req_0"}
             yield sse_event(chunk)
-        last: dict[str, Any] = {**head, "choices": [_choice({}, "stop")], **no_usage}
+        reason = "tool_calls" if "tool_calls" in deltas[-1] else "stop"
+        last: dict[str, Any] = {**head, "choices": [_choice({}, reason)], **no_usage}
         if self._stream_usage == "groq":
             # Groq reports the usage without being asked, in a field of its own.
             last["x_groq"] = {"id": "req_0", "usage": _describe_usage(usage)}
@@ -123,8 +130,17 @@ def _embed(model: str, usage: Usage) -> dict[str, Any]:
     return {"id": "embd-0", "object": "list", "model": model, "data": [vector], "usage": figures}
 
 
-def _choice(delta: dict[str, str], reason: str | None) -> dict[str, Any]:
+def _choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _find_function_to_call(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a call of the first function that is declared, unless the prompt ends with the result of a call."""
+    functions = [tool["function"] for tool in body.get("tools") or () if tool.get("type") == "function"]
+    messages = body.get("messages") or [{}]
+    if not functions or messages[-1].get("role") == "tool":
+        return None
+    return {"id": "call_0", "type": "function", "function": {"name": functions[0]["name"], "arguments": "{}"}}
 
 
 def _describe_usage(usage: Usage) -> dict[str, Any]:

@@ -1,0 +1,12 @@
+"""Run a program as it is, and then print what each agent's calls were charged: `report.py PROGRAM`."""
+
+import json
+import runpy
+import sys
+
+import loco_otel
+
+if __name__ == "__main__":
+    runpy.run_path(sys.argv[1], run_name="__main__")
+    rows = loco_otel.spend(by="agent,workflow,session,model")
+    sys.stdout.write(json.dumps([[*row.by, row.calls] for row in rows]))
