@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 
 import wrapt
 
-from loco_otel.patching.call import Call
+from loco_otel.patching.followed_call import FollowedCall
 from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, iterate_chunks
 
 Close: TypeAlias = Callable[[], object]
 """Closes a stream's connection. Idempotent."""
 
 
-def follow_stream(call: Call, stream: Any, close: Close) -> Any:
+def follow_stream(call: FollowedCall, stream: Any, close: Close) -> Any:
     """Return what the program reads in place of a stream of either colour.
 
     Args:
