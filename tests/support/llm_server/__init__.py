@@ -4,7 +4,8 @@ Modules:
 
 - `client`: `LlmServer` starts and stops the process and controls it from a test. Tests import nothing else.
 - `server`, `control`: the process. `http1` is the transport, `journal` what is recorded, `script` what is scripted.
-- `openai_api`, `anthropic_api`, `gemini_api`, `interactions_api`, `bedrock_api`: one class per provider API.
+- `openai_api`, `anthropic_api`, `gemini_api`, `interactions_api`, `bedrock_api`, `bedrock_agents_api`: one
+  class per provider API.
 - `answers`: the types that these classes share, and the token counts. `eventstream`: the framing of Bedrock streams.
 
 Usage:
