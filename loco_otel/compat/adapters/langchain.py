@@ -136,17 +136,17 @@ class LOCOCallbackHandler(_Base):  # type: ignore[misc] # a class of LangChain, 
     @_CallbackMethod
     async def on_llm_new_token(self, *_: Any, run_id: UUID | None = None, **__: Any) -> None:
         """Leave the slot's scope once the stream is open: what the reader does between two chunks is not the call."""
-        self._calls.leave_scope(run_id)
+        self._calls.leave_scope(_make_key(run_id))
 
     @_CallbackMethod
     async def on_llm_end(self, response: Any, *, run_id: UUID | None = None, **_: Any) -> None:
         """Release the slot, and record the tokens."""
-        self._calls.end_call(run_id, tokens=_read_tokens(response))
+        self._calls.end_call(_make_key(run_id), tokens=_read_tokens(response))
 
     @_CallbackMethod
     async def on_llm_error(self, error: BaseException, *, run_id: UUID | None = None, **_: Any) -> None:
         """Release the slot of a failed call, which costs nothing."""
-        self._calls.end_call(run_id, error=error)
+        self._calls.end_call(_make_key(run_id), error=error)
 
     async def _begin_run(
         self,
@@ -159,16 +159,21 @@ class LOCOCallbackHandler(_Base):  # type: ignore[misc] # a class of LangChain, 
     ) -> None:
         model = _extract_model(details.get("invocation_params")) or _extract_model(serialized)
         task = Task(weight=compute_weight(MODEL_WEIGHTS, model, tokens), task_type=f"langchain:{model}")
-        # The run's manager holds its id as long as the run lasts.
+        # The run's manager holds its id as long as the run lasts: LangChain does not report that a run was cancelled.
         if blocks:
-            self._calls.begin_call_blocking(run_id, self.agent_id, task, owner=run_id)
+            self._calls.begin_call_blocking(_make_key(run_id), self.agent_id, task, owner=run_id)
         else:
-            await self._calls.begin_call(run_id, self.agent_id, task, owner=run_id)
+            await self._calls.begin_call(_make_key(run_id), self.agent_id, task, owner=run_id)
 
     @property
     def _handle(self) -> object:
         """The newest slot; None if no call is under way. loco-agent's own tests read it."""
         return self._calls.find_newest()
+
+
+def _make_key(run_id: UUID | None) -> int | None:
+    """Return what identifies a run, without a reference to its id."""
+    return None if run_id is None else run_id.int
 
 
 def _extract_model(known: Mapping[str, Any] | None) -> str:

@@ -41,7 +41,7 @@ class OpenCalls:
         """Acquire a slot for a call, and block the thread until then.
 
         Args:
-            key: identifies the call.
+            key: identifies the call. It must not refer to `owner`.
             agent_id: the calling agent; registered if unknown.
             task: the call.
             owner: an object of the framework that lives as long as the call. Its end releases the slot of a call whose

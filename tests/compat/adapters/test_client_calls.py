@@ -123,7 +123,7 @@ def test_d21e_stream_holds_its_slot_until_it_ends(
 @each_sdk
 @pytest.mark.parametrize("ending", ["closed", "dropped", "broken"])
 def test_stream_that_is_not_read_frees_its_slot(
-    run: Run, server: LlmServer, scheduler: Any, sdk: Sdk, ending: str
+    run: Run, settle: Until, server: LlmServer, scheduler: Any, sdk: Sdk, ending: str
 ) -> None:
     made = scheduler(capacity=1)
 
@@ -139,6 +139,7 @@ def test_stream_that_is_not_read_frees_its_slot(
                     await read(stream)
             del stream
             gc.collect()
+            await settle(lambda: not made.resource.engine.list_tickets())
             await adapter.create("a", model=sdk.model, messages=MESSAGES)
 
     run(program())
