@@ -82,7 +82,7 @@ class AutoGenAdapter:
         lease = self._scheduler.hold(recipient.partition("/")[0], self._make_task(used, content))
         async with lease:
             response = await runtime.send_message(
-                content, _make_agent_id(core, recipient), sender=_make_agent_id(core, sender), **kwargs
+                content, _make_agent_id(core, recipient), sender=await _find_sender(runtime, core, sender), **kwargs
             )
         return {"sender": sender, "recipient": recipient, "delivered": True, "model": used, "response": response}
 
@@ -117,7 +117,10 @@ class AutoGenAdapter:
         kind, _, source = topic.partition("/")
         async with self._scheduler.hold(kind, self._make_task(self._default_model, content)):
             await runtime.publish_message(
-                content, core.TopicId(kind, source or "default"), sender=_make_agent_id(core, sender), **kwargs
+                content,
+                core.TopicId(kind, source or "default"),
+                sender=await _find_sender(runtime, core, sender),
+                **kwargs,
             )
         return [{"sender": sender, "recipient": topic, "delivered": True, "model": self._default_model}]
 
@@ -190,3 +193,13 @@ def _carry_slots(runtime: Any) -> None:
 def _make_agent_id(core: Any, name: str) -> Any:
     kind, _, key = name.partition("/")
     return core.AgentId(kind, key or "default")
+
+
+async def _find_sender(runtime: Any, core: Any, name: str) -> Any:
+    """Return the id of a sending agent; None if the runtime has no agent of its type, and so could not name it."""
+    agent_id = _make_agent_id(core, name)
+    try:
+        await runtime.try_get_underlying_agent_instance(agent_id)
+    except LookupError:
+        return None
+    return agent_id

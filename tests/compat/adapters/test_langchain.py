@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models import FakeListLLM
+from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from llm_server import LlmServer
@@ -158,11 +158,11 @@ def test_rejected_request_rejects_the_call(run: Run, server: LlmServer, schedule
     assert server.state().received == 0
 
 
-def test_several_prompts_of_one_call_share_a_slot(run: Run, server: LlmServer, scheduler: Any) -> None:
+def test_several_prompts_of_one_call_share_a_slot(run: Run, scheduler: Any) -> None:
     made = scheduler()
 
     async def program() -> None:
-        chat = make_chat(server, LOCOCallbackHandler(made, "a"))
+        chat = FakeListChatModel(responses=["answer"], callbacks=[LOCOCallbackHandler(made, "a")])
         await chat.agenerate(PROMPTS)
         await asyncio.to_thread(chat.generate, PROMPTS)
 
