@@ -100,7 +100,7 @@ class CrewAIAdapter:
         return await run_under_lease(lease, kickoff)
 
     def step_callback(self, step: object = None) -> None:  # noqa: ARG002 - CrewAI's
-        """Let other agents have the slot between two steps of a crew: the `step_callback` of a `Crew` or `Agent`.
+        """Let other agents have the slot between two steps of a crew: its `step_callback` or `task_callback`.
 
         The crew requests the slot again, and continues when it is granted. No-op outside `run_crew`.
 
