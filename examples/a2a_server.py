@@ -37,7 +37,8 @@ async def ask(client: Any, agent: str, text: str) -> str:
             states.append(event.status_update.status.state)
         elif event.HasField("artifact_update"):
             answer = event.artifact_update.artifact.parts[0].text
-    return f"{agent}: {' '.join(TaskState.Name(state).removeprefix('TASK_STATE_').lower() for state in states)} -> {answer}"
+    names = [TaskState.Name(state).removeprefix("TASK_STATE_").lower() for state in states]
+    return f"{agent}: {' '.join(names)} -> {answer}"
 
 
 async def main() -> None:
@@ -48,7 +49,7 @@ async def main() -> None:
         agent = A2ASchedulerAgent(scheduler, name="translator", description="Translates to upper case", url=url)
         server = uvicorn.Server(uvicorn.Config(agent.create_app(translate), log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no notification
             await asyncio.sleep(0.01)
         async with httpx.AsyncClient() as http:
             card = await A2ACardResolver(http, url).get_agent_card()

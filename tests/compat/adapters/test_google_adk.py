@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ if os.environ.get("SDK_PAIR") != "agents_old":
 from google.adk.agents import LlmAgent, ParallelAgent
 from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.apps import App
-from google.adk.models import Gemini
+from google.adk.models import Gemini, LlmRequest, LlmResponse
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import InMemoryRunner
 from google.genai import Client, types
@@ -27,6 +28,7 @@ import loco_otel
 from loco_otel.adapters.google_adk import ADKAdapter
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ADK's, of its own parts
 
@@ -114,30 +116,36 @@ def test_parallel_agents_keep_the_capacity(run: Run, server: LlmServer, schedule
     assert made.metrics.completed_by_agent() == {"one": 1, "two": 1, "three": 1}
 
 
-@pytest.mark.parametrize("with_error_callback", [True, False])
-def test_failed_call_frees_its_slot(run: Run, server: LlmServer, scheduler: Any, with_error_callback: bool) -> None:
+def test_failed_call_frees_its_slot(run: Run, server: LlmServer, scheduler: Any) -> None:
     made = scheduler()
     adapter = ADKAdapter(made)
 
-    async def fail() -> None:
-        agent = make_agent(server, "support", adapter)
-        if not with_error_callback:
-            agent.on_model_error_callback = None
-        server.throttle(status=400)
-        failed = False
-        with suppress(ClientError):  # `pytest.raises` would keep the request too
-            failed = True
-            await ask(agent)
-            failed = False
-        assert failed
-
     async def program() -> None:
-        await fail()
-        gc.collect()
+        server.throttle(status=400)
+        with pytest.raises(ClientError):
+            await ask(make_agent(server, "support", adapter))
         await ask(make_agent(server, "support", adapter))
 
     run(program())
-    assert made.metrics.completed_by_agent()["support"] == 1
+    assert made.metrics.completed_by_agent() == {"support": 1}
+
+
+def test_destroyed_request_frees_its_slot(run: Run, scheduler: Any, settle: Until) -> None:
+    made = scheduler()
+    adapter = ADKAdapter(made)
+    context = SimpleNamespace(agent_name="support", invocation_id="i1")
+
+    async def program() -> None:
+        request = LlmRequest(model=MODEL)
+        await adapter.before_model(callback_context=context, llm_request=request)
+        assert made.resource.holder_count == 1
+        del request
+        gc.collect()
+        await settle(lambda: not made.resource.engine.list_tickets())
+        await adapter.before_model(callback_context=context, llm_request=LlmRequest(model=MODEL))
+        await adapter.after_model(callback_context=context, llm_response=LlmResponse())
+
+    run(program())
 
 
 def test_stream_holds_its_slot_until_the_last_part(run: Run, server: LlmServer, scheduler: Any) -> None:
