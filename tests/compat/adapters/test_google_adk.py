@@ -142,7 +142,8 @@ def test_destroyed_request_frees_its_slot(run: Run, scheduler: Any, settle: Unti
         del request
         gc.collect()
         await settle(lambda: not made.resource.engine.list_tickets())
-        await adapter.before_model(callback_context=context, llm_request=LlmRequest(model=MODEL))
+        other = LlmRequest(model=MODEL)
+        await adapter.before_model(callback_context=context, llm_request=other)
         await adapter.after_model(callback_context=context, llm_response=LlmResponse())
 
     run(program())
