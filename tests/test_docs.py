@@ -53,6 +53,13 @@ def test_identity_page_prints_what_it_shows() -> None:
     assert done.stdout == output
 
 
+def test_adapters_page_prints_what_it_shows() -> None:
+    page = (ROOT / "docs/adapters.md").read_text()
+    (program,), (output,) = _blocks(page, "python"), _blocks(page, "text")
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
+
+
 def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
     (example,) = _blocks((ROOT / "docs/policies.md").read_text(), "toml")
     path = tmp_path / "loco.toml"

@@ -249,3 +249,15 @@ def test_example_programs_do_not_import_loco(path: Path) -> None:
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     knows = any(name.startswith("loco_otel") for name in imported)
     assert knows == (path.name not in {"newsroom.py", "frameworks.py"})
+
+
+def test_a2a_example_reports_each_task_to_its_end() -> None:
+    code, output = Marked().run("-W", "error", EXAMPLES / "a2a_server.py")
+    assert code == 0, output
+    assert output.splitlines() == [
+        "writer: submitted working completed -> ONE",
+        "writer: submitted working completed -> TWO",
+        "editor: submitted working completed -> THREE",
+        "editor: submitted working completed -> FOUR",
+        "{'writer': 2, 'editor': 2}",
+    ]

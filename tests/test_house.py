@@ -21,6 +21,8 @@ TEST_NAMES = [
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
 ]
 
+PUBLISHED_NAMES = {"OpenAIAdapter", "AnthropicAdapter", "BedrockAdapter"}
+"""Classes of loco-agent's API that have the name of an SDK folder's adapter."""
 ONE_WORD_SHARE = 0.4
 MODULE_LINES = 450
 TOP_LEVEL_MODULES = 10
@@ -64,7 +66,7 @@ def test_one_word_function_names_are_few() -> None:
 
 def test_class_names_are_unique() -> None:
     names = Counter(node.name for file in FILES for node in ast.walk(TREES[file]) if isinstance(node, ast.ClassDef))
-    assert [name for name, count in names.items() if count > 1] == []
+    assert {name for name, count in names.items() if count > 1} == PUBLISHED_NAMES
 
 
 def test_modules_are_short() -> None:

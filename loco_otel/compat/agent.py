@@ -192,7 +192,7 @@ class TaskList(list[Task]):
         self._run_edit(lambda: self._remove_task(task) if task.queue is self else None)
 
     def withdraw_later(self, task: Task) -> None:
-        """Remove a task with the next change of the list. For finalizers: takes no lock."""
+        """Remove a task with the next task that is queued or claimed. For finalizers: takes no lock."""
         self._dropped.append(task)
 
     def claim(self, task: Task, ticket: Ticket) -> None:
@@ -200,6 +200,8 @@ class TaskList(list[Task]):
 
         Needs no lock, as nothing else depends on the task.
         """
+        if self._dropped:
+            self._run_edit(self._remove_dropped)
         task.birth = self.clock.tick - task._age
         task.holder = ticket
         list.append(self, task)
@@ -300,11 +302,14 @@ class TaskList(list[Task]):
         if binding is not None:
             binding.refresh_agent()
 
-    def _prepare_task(self, task: Task) -> None:
+    def _remove_dropped(self) -> None:
         while self._dropped:
             dropped = self._dropped.popleft()
             if dropped.queue is self:
                 self._remove_task(dropped)
+
+    def _prepare_task(self, task: Task) -> None:
+        self._remove_dropped()
         if not isinstance(task, Task):
             raise TypeError(f"a queue holds tasks, not {task!r}")
         if task.queue is not None:

@@ -41,22 +41,37 @@ def is_async_generator(function: Callable[..., Any]) -> bool:
     return _has_flag(function, inspect.CO_ASYNC_GENERATOR)
 
 
-async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
+async def run_under_lease(
+    lease: Lease,
+    function: Callable[[], Any],
+    *,
+    is_async: bool = False,
+    take_over: Callable[[Lease, Any], Any] | None = None,
+) -> Any:
     """Call a function under a lease, and return its result.
 
     A sync function runs in a thread, which cannot be stopped: if its caller is cancelled, the function holds the slot
     until it ends.
+
+    Args:
+        lease: a lease that is not entered yet.
+        function: takes no arguments.
+        is_async: whether it returns an awaitable, though it is no coroutine function.
+        take_over: called with the lease and the result. If the result still needs the slot, it returns what the
+            program gets in its place, and ends the lease later; else None.
+
     """
     await lease.__aenter__()
     running: asyncio.Future[Any] | None = None
     try:
-        if _is_coroutine_function(function):
-            result = await function()
+        if is_async or _is_coroutine_function(function):
+            result = function()
         else:
             running = asyncio.get_running_loop().run_in_executor(_call_threads.executor, copy_context().run, function)
             result = await asyncio.shield(running)
-            if inspect.isawaitable(result):
-                result = await result
+        if inspect.isawaitable(result):
+            result = await result
+        taken = None if take_over is None else take_over(lease, result)
     except BaseException as error:
         lease.leave_scope()
         if running is None or running.done():
@@ -64,6 +79,9 @@ async def run_under_lease(lease: Lease, function: Callable[[], Any]) -> Any:
         else:
             running.add_done_callback(partial(_end_lease, lease, error))
         raise
+    if taken is not None:
+        lease.leave_scope()
+        return taken
     if lease.end_lease():
         await lease.call_completed_hook(result)
     return result

@@ -9,7 +9,8 @@ from weakref import ref
 
 from loco_otel._core.policies.load import compute_load
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._waiting import aio, ownership
+from loco_otel._engine.base import Engine
+from loco_otel._waiting import aio, ownership, threads
 from loco_otel.compat import logging as event_log
 from loco_otel.compat.agent import Agent
 from loco_otel.compat.budget import BudgetManager
@@ -89,8 +90,14 @@ class Lease:
         self._own = own
         self.agent = agent
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that grants its slot."""
+        return self._scheduler.resource.engine
+
     async def __aenter__(self) -> Task | None:
         ticket = self._create_ticket()
+        ticket.asyncio_task = ref(asyncio.current_task())
         engine = self._scheduler.resource.engine
         try:
             if self._own is not None:
@@ -105,6 +112,41 @@ class Lease:
         except BaseException as error:
             self._handle_rejection(error)
             raise
+        task = self._begin_body(ticket)
+        if task is not None and self._scheduler.on_task_started is not None:
+            await self._call_started_hook(task)
+        return task
+
+    def enter_blocking(self) -> Task | None:
+        """Acquire the slot as `async with` does, for code that cannot await: the thread blocks until the grant.
+
+        `end_lease` releases it. An async `on_task_started` hook runs in an event loop of its own.
+        """
+        ticket = self._create_ticket()
+        engine = self._scheduler.resource.engine
+        try:
+            if self._own is not None:
+                self.agent.tasks.claim(self._own, ticket)
+            engine.submit(ticket)
+            if ticket.state is not _GRANTED:
+                ticket.admission = self._admit_ticket
+                try:
+                    threads.wait_until_decided(engine, ticket)
+                finally:
+                    ticket.admission = None  # it refers back to the ticket
+        except BaseException as error:
+            self._handle_rejection(error)
+            raise
+        task = self._begin_body(ticket)
+        if task is not None and self._scheduler.on_task_started is not None:
+            try:
+                _run_awaitable(self._scheduler.on_task_started(self.agent.agent_id, task))
+            except BaseException as error:
+                self.end_lease(error)
+                raise
+        return task
+
+    def _begin_body(self, ticket: LeaseTicket) -> Task | None:
         self._held = True
         self._outer, self._is_entered = ownership.enter_slot(ticket), True
         task: Any
@@ -113,8 +155,6 @@ class Lease:
             self._cost = task.weight
         if ticket.explain:
             self._log_grant()
-        if task is not None and self._scheduler.on_task_started is not None:
-            await self._call_started_hook(task)
         granted: Task | None = task
         return granted
 
@@ -177,6 +217,12 @@ class Lease:
             ownership.exit_slot(ticket, self._outer)
             ticket.claim = None  # the end of the claim is not the end of the code under it
 
+    def end_now(self, error: BaseException | None = None) -> None:
+        """Do as `end_lease`, and call the program's hook, for code that cannot await."""
+        hook = self._scheduler.on_task_completed
+        if self.end_lease(error) and hook is not None:
+            _run_awaitable(hook(self.agent.agent_id, self.task, None))
+
     async def call_completed_hook(self, result: object) -> None:
         """Call the program's hook, after the release."""
         hook = self._scheduler.on_task_completed
@@ -202,7 +248,6 @@ class Lease:
             request = request._replace(context=scheduler.trace())
         ticket = self.ticket = LeaseTicket(request, engine.owner)
         ticket.scheduler = scheduler
-        ticket.asyncio_task = ref(asyncio.current_task())
         ownership.bind_here(ticket)
         if own is None:
             ticket.backlog = agent.tasks.backlog
@@ -344,3 +389,23 @@ class Lease:
             event_log.emit_budget_exceeded(
                 scheduler.logical_tick, agent_id, task, current, limit, action, scheduler.resource.name
             )
+
+
+_hook_tasks: set[asyncio.Future[object]] = set()
+"""Async hooks under way: an event loop keeps no strong reference to its tasks."""
+
+
+def _run_awaitable(outcome: object) -> None:
+    """Run what an async hook returned: as a task of the running loop, else to its end. No-op for any other value."""
+    if not inspect.isawaitable(outcome):
+        return
+
+    async def wait() -> object:
+        return await outcome
+
+    if asyncio._get_running_loop() is None:
+        asyncio.run(wait())
+    else:
+        task = asyncio.ensure_future(wait())
+        _hook_tasks.add(task)
+        task.add_done_callback(_hook_tasks.discard)

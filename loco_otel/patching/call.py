@@ -87,6 +87,11 @@ class Call:
             accounting.bind_ticket(self.ticket)
 
     @property
+    def sdk(self) -> str:
+        """The SDK's import name."""
+        return self.adapter.sdk
+
+    @property
     def meter(self) -> UsageMeter:
         """The meter that its chunk reader writes to."""
         return _UNREAD_METER if self.accounting is None else self.accounting.meter

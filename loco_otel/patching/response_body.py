@@ -19,7 +19,7 @@ from loco_otel._core.ticket import READING
 from loco_otel._runtime import faults
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel.patching.adapter import as_mapping
-from loco_otel.patching.call import Call
+from loco_otel.patching.followed_call import FollowedCall
 
 _READING_CHUNK = "reading a chunk"
 
@@ -29,7 +29,7 @@ _UNOBSERVED_IDLE_SECONDS = 1e9
 """In place of those where reading is not seen."""
 
 
-def follow_answer(call: Call, answer: Any) -> None:
+def follow_answer(call: FollowedCall, answer: Any) -> None:
     """End a call whose answer is complete, or tie its end to the end of the body that the answer still reads."""
     # Of pydantic, as all parsed answers are: these have read their body, and are slow to raise for a missing attribute.
     response = None if "__pydantic_validator__" in type(answer).__dict__ else _find_response(answer)
@@ -70,7 +70,7 @@ class ResponseBody:
         *("inference_context", "meter", "is_fast_path", "chunk_reader", "reader_thread", "ticket", "touch"),
     )
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: FollowedCall) -> None:
         self._call = call
         self._strip_chunk = None if call.extended_request is None else call.extended_request.strip_chunk
         self._is_closed = False
@@ -131,7 +131,7 @@ class ResponseBody:
         if isinstance(iterator, _FollowedStream | AsyncFollowedStream):
             return
         self.mark_unread()
-        if type(stream).__module__.partition(".")[0] == self._call.adapter.sdk:  # else it may keep more on itself
+        if type(stream).__module__.partition(".")[0] == self._call.sdk:  # else it may keep more on itself
             iterator = _break_iterator_cycle(stream, iterator)
         stream._iterator = (
             AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)

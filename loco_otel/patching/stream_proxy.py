@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import wrapt
 
 from loco_otel.patching.adapter import UsageMeter
-from loco_otel.patching.call import Call
+from loco_otel.patching.followed_call import FollowedCall
 from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, iterate_chunks
 
 Close: TypeAlias = Callable[[], object]
@@ -28,7 +28,7 @@ ChunkReader: TypeAlias = Callable[[Any, UsageMeter], None]
 """Reads a chunk into a meter."""
 
 
-def follow_stream(call: Call, stream: Any, close: Close) -> Any:
+def follow_stream(call: FollowedCall, stream: Any, close: Close) -> Any:
     """Return what the program reads in place of a stream of either colour.
 
     Args:
@@ -42,7 +42,7 @@ def follow_stream(call: Call, stream: Any, close: Close) -> Any:
 
 
 def follow_iterator(
-    call: Call, stream: Any, close: Close, extend_reader: Callable[[ChunkReader], ChunkReader] | None = None
+    call: FollowedCall, stream: Any, close: Close, extend_reader: Callable[[ChunkReader], ChunkReader] | None = None
 ) -> Any:
     """Return what the program reads in place of a stream that is its own iterator, of one colour or of both.
 
@@ -60,7 +60,7 @@ def follow_iterator(
     return _ITERATOR_PROXIES[colours](stream, body, close)
 
 
-def _open_body(call: Call, close: Close) -> ResponseBody:
+def _open_body(call: FollowedCall, close: Close) -> ResponseBody:
     body = ResponseBody(call)
     body.mark_unread()
     call.claim_slot()

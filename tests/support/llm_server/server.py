@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .answers import Answer, Api, Operation, Settings
 from .anthropic_api import AnthropicApi
+from .bedrock_agents_api import BedrockAgentsApi
 from .bedrock_api import BedrockApi
 from .cohere_api import CohereApi
 from .control import PREFIX, handle_control
@@ -30,6 +31,7 @@ _APIS: Sequence[Api] = (
     InteractionsApi(),
     GeminiApi(),
     BedrockApi(),
+    BedrockAgentsApi(),
 )
 
 
