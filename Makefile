@@ -29,7 +29,7 @@ UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching tel
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py)
 
-.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs clean
+.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/demo/run.py
@@ -79,6 +79,9 @@ fmt: .venv/.test
 docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
 	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
+
+dashboards: .venv/.test
+	$(BIN)/python -m dashboards.builder
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
