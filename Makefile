@@ -39,7 +39,7 @@ check: lint
 	$(BIN)/python -m pytest -q -n auto --dist worksteal $(UNIT_TESTS)
 
 # The tests wait more than they compute: two at a time take little more than half the time.
-test: lint company
+test: lint company $(if $(shell command -v npm),.venv/grafana/.done)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-pairs
 
@@ -94,6 +94,13 @@ clean:
 .venv/company/%/.done: pyproject.toml $(BIN)/uv
 	rm -rf $(@D)
 	$(UV_INSTALL) --no-deps --target $(@D) --group $*
+	touch $@
+
+# Grafana's published types, which the dashboards are checked against.
+.venv/grafana/.done: tests/dashboards/grafana_types/package.json $(BIN)/uv
+	mkdir -p $(@D)
+	cp $< $(@D)/
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(@D)
 	touch $@
 
 .venv/.test: pyproject.toml $(BIN)/uv

@@ -1,5 +1,6 @@
 """The alerts: what each compares, how urgent it is, and what its message is."""
 
+import zlib
 from typing import Any, NamedTuple
 
 from dashboards.builder import settings as at
@@ -38,6 +39,29 @@ class Alert(NamedTuple):
                 "runbook_url": f"{at.RUNBOOK_BASE}/{self.name}.md",
                 "dashboard_uid": self.dashboard,
             },
+        }
+
+    def as_grafana_rule(self) -> dict[str, Any]:
+        """Return the rule in the form of Grafana's provisioning files: it fires for each series of the query."""
+        query = {"refId": "A", "expr": self.expr, "instant": True, "range": False}
+        # Comparisons keep a series's own value, which may be 0, so each series that is there counts.
+        condition = {"refId": "B", "type": "math", "expression": "$A * 0 + 1"}
+        return {
+            "uid": f"loco-{zlib.crc32(self.name.encode()):08x}",
+            "title": self.name,
+            "condition": "B",
+            "data": [
+                {
+                    "refId": ref,
+                    "relativeTimeRange": {"from": 600, "to": 0},
+                    "datasourceUid": source,
+                    "model": model,
+                }
+                for ref, source, model in (("A", "loco-prometheus", query), ("B", "__expr__", condition))
+            ],
+            "noDataState": "OK",
+            "execErrState": "Error",
+            **{key: value for key, value in self.as_rule().items() if key in {"for", "labels", "annotations"}},
         }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from dashboard_files import DASHBOARDS, PanelQuery, expand_variables, list_queries, list_variables
+from dashboard_prometheus import Prometheus, run_promtool
 from metric_history import write_history
-from prometheus_server import Prometheus, run_promtool
 
 END = int(time.time()) // 3600 * 3600
 
