@@ -167,8 +167,8 @@ def _list_waits() -> list[PanelBuilder]:
             "Waited in this range for",
             "Seconds of waiting by cause, and by the agent that held the slot.",
             Query(
-                _AT.sum_increase("loco.wait.time", "loco_wait_cause, loco_wait_by"),
-                "{{loco_wait_cause}} {{loco_wait_by}}",
+                _AT.sum_increase("loco.wait.time", "loco_wait_cause, loco_blame_agent"),
+                "{{loco_wait_cause}} {{loco_blame_agent}}",
             ),
             SECONDS,
             empty="No call waited in this range",
@@ -178,7 +178,7 @@ def _list_waits() -> list[PanelBuilder]:
             "Seconds that other agents waited behind slots that the chosen agents held.",
             Query(
                 "sum by (loco_agent_id) (increase("
-                + Selectors(("resource",)).select("loco.wait.time", 'loco_wait_cause="slot",loco_wait_by=~"$agent"')
+                + Selectors(("resource",)).select("loco.wait.time", 'loco_wait_cause="slot",loco_blame_agent=~"$agent"')
                 + "[$__range]))",
                 f"{{{{{AGENT}}}}}",
             ),

@@ -8,7 +8,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
 WAIT_CAUSE = "loco.wait.cause"
-WAIT_BY = "loco.wait.by"
+BLAME_AGENT = "loco.blame.agent"
 BUDGET_STORE = "loco.budget.store"
 LIMIT_DIRECTION = "loco.limit.direction"
 RATELIMIT_KIND = "loco.ratelimit.kind"
@@ -23,7 +23,9 @@ _GAUGE = InstrumentKind.OBSERVABLE_GAUGE
 
 # fmt: off
 PLANNED_METRICS = (
-    MetricDefinition("loco.wait.time", _SUM, "s", "Seconds of waiting.", (*_AGENT_RESOURCE, WAIT_CAUSE, WAIT_BY)),
+    MetricDefinition(
+        "loco.wait.time", _SUM, "s", "Seconds of waiting.", (*_AGENT_RESOURCE, WAIT_CAUSE), optional=(BLAME_AGENT,)
+    ),
     MetricDefinition("loco.slot.time", _SUM, "s", "Seconds that slots were held.", _AGENT_RESOURCE),
     MetricDefinition("loco.capacity.time", _SUM, "s", "Seconds that slots existed.", (key.RESOURCE,)),
     MetricDefinition("loco.pause.time", _SUM, "s", "Seconds of pauses before retries.", _AGENT_RESOURCE),

@@ -25,6 +25,7 @@ _WHOLE = Selectors(("resource",))
 _PAIR = f"{AGENT}, {RESOURCE}"
 _BY_AGENT = f"{{{{{AGENT}}}}} at {{{{{RESOURCE}}}}}"
 _BY_RESOURCE = f"{{{{{RESOURCE}}}}}"
+_SELF = 'loco_wait_cause="self"'
 _NO_TELEMETRY = "No telemetry of loco-otel in this range"
 _NO_WAIT = "No call waited in this range"
 _NO_THROTTLE = "The provider has refused nothing: the limit has no reference"
@@ -119,9 +120,12 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds that an agent (row) waited for another (column)",
             "Seconds of waiting in this range behind slots that the other agent held. The diagonal is an agent's own "
             "concurrency.",
-            _AT.sum_increase("loco.wait.time", f"{AGENT}, loco_wait_by", where='loco_wait_cause=~"slot|self"'),
+            # Of the cause `self` there is no agent to blame but the waiting one.
+            _AT.sum_increase("loco.wait.time", f"{AGENT}, loco_blame_agent", 'loco_wait_cause="slot"')
+            + f" or label_replace({_AT.sum_increase('loco.wait.time', AGENT, _SELF)}, "
+            + f'"loco_blame_agent", "$1", "{AGENT}", "(.*)")',
             row=AGENT,
-            column="loco_wait_by",
+            column="loco_blame_agent",
             unit=SECONDS,
             empty=_NO_WAIT,
         ),
@@ -129,7 +133,8 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds that others waited for an agent",
             "Seconds of waiting in this range, by the agent that held the slots.",
             Query(
-                _AT.sum_increase("loco.wait.time", "loco_wait_by", where='loco_wait_cause="slot"'), "{{loco_wait_by}}"
+                _AT.sum_increase("loco.wait.time", "loco_blame_agent", where='loco_wait_cause="slot"'),
+                "{{loco_blame_agent}}",
             ),
             SECONDS,
             empty=_NO_WAIT,

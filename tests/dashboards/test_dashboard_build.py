@@ -85,7 +85,7 @@ def test_planned_metrics_match_the_catalogue_once_there() -> None:
     for row in PLANNED_METRICS:
         if there := CATALOGUE.get(row.name):
             assert there.prometheus_name == row.prometheus_name
-            assert set(row.attributes) <= set(there.attributes + there.optional)
+            assert set(row.attributes + row.optional) <= set(there.attributes + there.optional)
     assert set(PLANNED_LABELS) <= set(CATALOGUE)
 
 
@@ -130,7 +130,7 @@ def test_filters_are_variables_of_the_dashboard(name: str) -> None:
         found
         for query in QUERIES
         if query.dashboard == name
-        for found in re.findall(r"\$(\w+)", query.expr)
+        for found in re.findall(r"\$([a-z_]\w*)", query.expr)
         if not found.startswith("__")
     }
     assert used == set(list_variables(name)), "each variable filters some panel"

@@ -59,7 +59,7 @@ def _measure_query(node: Any) -> Dimension:  # noqa: PLR0911 - one rule for each
             return _measure_series(node.vector_selector.name)
         case promql_parser.Call(func=func) if func.name == "rate":
             return _multiply(_measure_query(node.args[0]), {"s": 1}, -1)
-        case promql_parser.Call(func=func) if func.name in {"increase", "clamp_min"}:
+        case promql_parser.Call(func=func) if func.name in {"increase", "clamp_min", "label_replace"}:
             return _measure_query(node.args[0])
         case promql_parser.Call(func=func) if func.name == "time":
             return {"s": 1}

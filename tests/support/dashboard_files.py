@@ -58,7 +58,8 @@ def expand_variables(expr: str, values: Mapping[str, str]) -> str:
 
     """
     known = {**BUILT_IN, **values}
-    return re.sub(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))", lambda found: known[found[1] or found[2]], expr)
+    # `$1` is a group of label_replace(): no variable has such a name, so Grafana leaves it.
+    return re.sub(r"\$(?:\{(\w+)(?::\w+)?\}|([a-z_]\w*))", lambda found: known[found[1] or found[2]], expr)
 
 
 def expand_to_all(name: str, expr: str) -> str:

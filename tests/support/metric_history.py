@@ -6,12 +6,12 @@ from typing import Any
 
 from dashboards.builder.metrics import KNOWN_METRICS, to_label
 from dashboards.builder.planned import (
+    BLAME_AGENT,
     BUDGET_STORE,
     CAPACITY_MODE,
     INACTIVE_REASON,
     LIMIT_DIRECTION,
     RATELIMIT_KIND,
-    WAIT_BY,
     WAIT_CAUSE,
 )
 from loco_otel._telemetry import attributes as key
@@ -39,7 +39,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     INACTIVE_REASON: ("",),
     LIMIT_DIRECTION: ("up", "down"),
     RATELIMIT_KIND: ("requests", "tokens"),
-    WAIT_BY: ("analyst", "crawler"),
+    BLAME_AGENT: ("analyst", "crawler"),
     WAIT_CAUSE: ("slot", "self", "backoff"),
 }
 """Values of labels; those that are not here have one."""
@@ -75,7 +75,7 @@ def _list_lines(end: int) -> Iterator[str]:
 
 
 def _list_labels(row: MetricDefinition) -> Iterator[Mapping[str, str]]:
-    keys = row.attributes
+    keys = row.attributes + tuple(it for it in row.optional if it in VALUES)
     for values in product(*(VALUES.get(it, ("x",)) for it in keys)):
         yield {to_label(it): value for it, value in zip(keys, values, strict=True)}
 
