@@ -118,7 +118,6 @@ def _make_choice(name: str) -> builders.QueryVariable:
         builders.QueryVariable(name)
         .label(title)
         .query({"query": query, "refId": f"loco-{name}"})
-        .definition(query)
         .datasource(PROMETHEUS)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)

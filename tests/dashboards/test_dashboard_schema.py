@@ -35,6 +35,8 @@ type Some<T> = Loose<Partial<T>>;
 """
 
 OPTIONS = {"stat": "Stat", "timeseries": "TimeSeries", "bargauge": "BarGauge", "table": "Table", "heatmap": "Heatmap"}
+ANNOTATION_FIELDS = {"expr", "step", "titleFormat", "textFormat"}
+"""Fields of annotations that the data source Prometheus reads, and the type does not have."""
 
 
 def _compile(folder: Path, constants: list[str]) -> str:
@@ -66,7 +68,12 @@ def test_dashboards_have_grafanas_types(tmp_path: Path) -> None:
     constants = []
     for name, board in DASHBOARDS.items():
         constant = re.sub(r"\W", "_", name)
-        constants.append(_declare(constant, "Loose<Dashboard>", board))
+        annotations = [
+            {key: value for key, value in it.items() if key not in ANNOTATION_FIELDS}
+            for it in board["annotations"]["list"]
+        ]
+        plain = {**board, "annotations": {"list": annotations}}
+        constants.append(_declare(constant, "Loose<Dashboard>", plain))
         constants += [
             _declare(f"{constant}_{panel['id']}", f"Some<{OPTIONS[panel['type']]}>", panel["options"])
             for panel in board["panels"]
