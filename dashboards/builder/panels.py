@@ -48,6 +48,7 @@ def make_stat(
     empty: str,
     steps: Mapping[float, str] | None = None,
     width: int = 4,
+    height: int = 4,
     over_range: bool = False,
     mappings: Mapping[str, str] | None = None,
 ) -> PanelBuilder:
@@ -61,6 +62,7 @@ def make_stat(
         empty: the text without data.
         steps: colours from a value on.
         width: of 24 columns.
+        height: of cells.
         over_range: whether the queries cover the whole range of the dashboard, so that no line is drawn.
         mappings: texts for values.
 
@@ -75,7 +77,7 @@ def make_stat(
     if mappings:
         results = {value: models.ValueMappingResult(text=text) for value, text in mappings.items()}
         panel.mappings([models.ValueMap(options=results)])
-    return _finish(panel, title, description, queries, unit, empty=empty, size=(width, 4), is_instant=over_range)
+    return _finish(panel, title, description, queries, unit, empty=empty, size=(width, height), is_instant=over_range)
 
 
 def make_graph(

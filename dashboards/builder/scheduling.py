@@ -252,6 +252,7 @@ def _list_storm() -> list[PanelBuilder]:
             empty=_NO_THROTTLE,
             steps={1: "orange", 2: "red"},
             width=6,
+            height=8,
             mappings={"0": "No storm", "1": "Recovering", "2": "Refused"},
         ),
         make_graph(

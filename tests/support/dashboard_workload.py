@@ -72,7 +72,7 @@ SETTINGS = """
 
     [[budgets]]
     key = "analyst"
-    limit = 0.0001
+    limit = 0.001
     on_exceeded = "alert"
 
     [[budgets]]
