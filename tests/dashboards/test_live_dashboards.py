@@ -22,9 +22,9 @@ from dashboard_files import (
     list_variables,
 )
 from dashboard_prometheus import Prometheus
-from dashboard_workload import Workload, script_refusals
+from dashboard_workload import Workload, start_server
 from sdk_program import Running
-from sdk_server import LlmServer, free_port
+from sdk_server import free_port
 
 from dashboards.builder.metrics import CATALOGUE, KNOWN_METRICS, to_label
 from dashboards.builder.planned import PLANNED_LABELS
@@ -41,8 +41,6 @@ STATES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
             "loco.ratelimit.limit": _NO_HEADERS,
             "loco.ratelimit.remaining": _NO_HEADERS,
             "loco.children": _NO_FORK,
-            "loco.limit.changes": "a fixed limit does not change",
-            "loco.limit.reference": "a fixed limit has none",
             "loco.gate.closed": "a pause may fall between two scrapes",
         },
     ),
@@ -105,8 +103,7 @@ def webhook() -> Iterator[_Webhook]:
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, webhook: _Webhook) -> Iterator[Live]:
     folder: Path = tmp_path_factory.mktemp("live")
     settings, lacking = STATES[request.param]
-    with LlmServer(folder / "llmock.txt") as server, _start_alertmanager(folder, webhook.server_port) as alertmanager:
-        script_refusals(server)
+    with start_server(folder) as server, _start_alertmanager(folder, webhook.server_port) as alertmanager:
         workload = Workload(server, folder, settings)
         try:
             with Prometheus(

@@ -83,13 +83,12 @@ SETTINGS = """
 """
 """Analyst and writer cross their budgets with the first call. Writer's model has no price."""
 
-_REFUSAL = {"type": "fail", "status": 429, "retry_after": 0.5, "times": 2}
-_DELAY = {"type": "delay", "seconds": 0.05, "times": 30}
 
-
-def script_refusals(server: LlmServer) -> None:
-    """Refuse two of each 32 calls, and answer the others after 50 ms."""
-    server.script(*([_REFUSAL, _DELAY] * 200), {**_DELAY, "times": None})
+def start_server(folder: Path) -> LlmServer:
+    """Start a server that refuses one call in twenty, and answers the others after 50 ms."""
+    server = LlmServer(folder / "llmock.txt", "--error-rate-429", "0.05")
+    server.script({"type": "delay", "seconds": 0.05, "times": None})
+    return server
 
 
 class Workload:
