@@ -221,9 +221,18 @@ def make_table(
 
 
 def make_matrix(
-    title: str, description: str, expr: str, *, row: str, column: str, unit: str, empty: str, width: int = 12
+    title: str,
+    description: str,
+    expr: str,
+    *,
+    row: str,
+    column: str,
+    row_title: str,
+    unit: str,
+    empty: str,
+    width: int = 12,
 ) -> PanelBuilder:
-    """Return a table with one label's values as rows and another's as columns."""
+    """Return a table with the values of the label `row` as rows and those of the label `column` as columns."""
     target = _make_target(Query(expr), 0, is_instant=True).format(PromQueryFormat.TABLE)
     matrix = {"columnField": column, "rowField": row, "valueField": "Value", "emptyValue": "zero"}
     panel = (
@@ -232,6 +241,7 @@ def make_matrix(
         .no_value(empty)
         .with_target(target)
         .with_transformation(models.DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
+        .override_by_name(f"{row}\\{column}", [models.DynamicConfigValue(id_val="displayName", value=row_title)])
         .unit(unit)
         .decimals(1)
     )

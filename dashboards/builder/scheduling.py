@@ -126,6 +126,7 @@ def _list_blame() -> list[PanelBuilder]:
             + f'"loco_blame_agent", "$1", "{AGENT}", "(.*)")',
             row=AGENT,
             column="loco_blame_agent",
+            row_title="Agent that waited",
             unit=SECONDS,
             empty=_NO_WAIT,
         ),
@@ -181,11 +182,12 @@ def _list_waits() -> list[PanelBuilder]:
             "Requests per second that were rejected or given up: `backpressure`, `timeout`, `budget`, `cancelled`, "
             "`shutdown`.",
             Query(
-                _AT.sum_rate("loco.acquire.requests", f"{AGENT}, loco_outcome", where='loco_outcome!="granted"'),
+                _AT.sum_rate("loco.acquire.requests", f"{AGENT}, loco_outcome", where='loco_outcome!="granted"')
+                + " > 0",
                 f"{{{{{AGENT}}}}} {{{{loco_outcome}}}}",
             ),
             PER_SECOND,
-            empty="No call was decided in this range",
+            empty="Every request got a slot",
         ),
         make_graph(
             "Waiting calls and their bound",

@@ -105,7 +105,7 @@ def _measure_target(query: PanelQuery) -> Dimension:
 def _find_unit(query: PanelQuery) -> str:
     """Return the unit that a panel shows a query in: in a table, that of its column."""
     config = query.panel["fieldConfig"]
-    if query.panel["type"] == "table" and config["overrides"]:
+    if query.panel["type"] == "table" and query.panel["transformations"][-1]["id"] == "organize":
         rename = query.panel["transformations"][-1]["options"]["renameByName"]
         title = rename.get(f"Value #{query.target['refId']}") or rename["Value"]
         (found,) = [
