@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -119,6 +120,15 @@ def test_export_links_alerts_to_own_runbooks(tmp_path: Path) -> None:
     rules = (tmp_path / "alerts/loco.rules.yml").read_text()
     assert "runbook_url: https://wiki.test/loco/LocoSaturated.md" in rules
     assert ".invalid" not in rules
+
+
+def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"dashboards/loco-overview.json", "dashboards/alerts/loco.rules.yml"} <= names
 
 
 def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_dashboards_have_grafanas_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "complaint"),
     [
-        ("Loose<Dashboard>", {"schemaVersion": 42, "graphTooltip": 9}, "graphTooltip"),
+        ("Loose<Dashboard>", {"schemaVersion": 42, "graphTooltip": 9}, "DashboardCursorSync"),
         ("Some<Stat>", {"colourMode": "value"}, "colourMode"),
-        ("Some<Stat>", {"colorMode": "colourful"}, "colorMode"),
+        ("Some<Stat>", {"colorMode": "colourful"}, "colourful"),
     ],
 )
 def test_compiler_complains_about_a_wrong_field(tmp_path: Path, kind: str, value: Any, complaint: str) -> None:

@@ -1,6 +1,7 @@
 """Programs that give each panel something to show: agents of two SDKs that wait, are refused, and cross budgets."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -97,26 +98,22 @@ class Workload:
     def __init__(self, server: LlmServer, folder: Path, settings: Mapping[str, Any]) -> None:
         self.ports = [free_port(), free_port()]
         self._programs: list[Running] = []
+        self._stack = ExitStack()
         (folder / "loco.toml").write_text(SETTINGS)
         for number, port in enumerate(self.ports):
             own = folder / str(number)
             own.mkdir()
-            self._programs.append(
-                launched(
-                    PROGRAM,
-                    own,
-                    {
-                        **environ(server),
-                        "OTEL_METRICS_EXPORTER": "prometheus",
-                        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
-                        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
-                        "OTEL_RESOURCE_ATTRIBUTES": f"service.version=1.{number}",
-                        "LOCO_CONFIG": str(folder / "loco.toml"),
-                        "LOCO_LEDGER": str(folder / "ledger.db"),
-                        **settings,
-                    },
-                )
-            )
+            variables = {
+                **environ(server),
+                "OTEL_METRICS_EXPORTER": "prometheus",
+                "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+                "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
+                "OTEL_RESOURCE_ATTRIBUTES": f"service.version=1.{number}",
+                "LOCO_CONFIG": str(folder / "loco.toml"),
+                "LOCO_LEDGER": str(folder / "ledger.db"),
+                **settings,
+            }
+            self._programs.append(self._stack.enter_context(launched(PROGRAM, own, variables)))
         for program in self._programs:
             program.until(lambda program=program: "started" in program.lines())
 
@@ -126,5 +123,4 @@ class Workload:
             assert program.process.poll() is None, program.errors()
 
     def stop(self) -> None:
-        for program in self._programs:
-            program.stop()
+        self._stack.close()
