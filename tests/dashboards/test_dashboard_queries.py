@@ -1,6 +1,7 @@
 """Every query of every panel, variable and annotation returns data from a real Prometheus that has every metric."""
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,26 @@ from metric_history import write_history
 END = int(time.time()) // 3600 * 3600
 
 
+PROGRAMS = [name for name in ("prometheus", "prometheus-3") if shutil.which(name)]
+"""Debian's Prometheus, and the newest that Debian has, where `.ci/run` has installed it."""
+
+
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    folder: Path = tmp_path_factory.mktemp("history")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data folder of a Prometheus with a history of every metric."""
+    folder = tmp_path_factory.mktemp("history")
     (folder / "history.txt").write_text(write_history(END))
     run_promtool("tsdb", "create-blocks-from", "openmetrics", folder / "history.txt", folder / "data")
-    with Prometheus(folder) as server:
+    return folder / "data"
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def prometheus(
+    request: pytest.FixtureRequest, history: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(history, folder / "data")
+    with Prometheus(folder, program=request.param) as server:
         yield server
 
 

@@ -24,6 +24,7 @@ class Prometheus(Running):
         targets: ports that it scrapes each second, by job.
         rules: files of rules.
         alertmanager: the port to which it sends alerts.
+        program: the name of its program on the path.
 
     """
 
@@ -34,6 +35,7 @@ class Prometheus(Running):
         *,
         rules: Sequence[Path] = (),
         alertmanager: int | None = None,
+        program: str = "prometheus",
     ) -> None:
         self.port = free_port()
         jobs = [
@@ -52,7 +54,7 @@ class Prometheus(Running):
         file.write_text(yaml.safe_dump(config))
         super().__init__(
             [
-                "prometheus",
+                program,
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 "--storage.tsdb.retention.time=10y",
