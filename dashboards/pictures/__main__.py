@@ -50,7 +50,7 @@ def _bundle_page(work: Path, modules: Path) -> tuple[str, str]:
     shutil.copy(HERE / "page.tsx", work)
     (work / "node_modules").symlink_to((modules / "node_modules").resolve())
     command = [
-        work / "node_modules" / ".bin" / "esbuild",
+        str(work / "node_modules" / ".bin" / "esbuild"),
         "page.tsx",
         "--bundle",
         "--minify",
