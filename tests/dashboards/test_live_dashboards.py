@@ -45,14 +45,13 @@ STATES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         },
     ),
     "auto": (
-        {"LOCO_CAPACITY": "auto", "LOCO_CAPACITY_MAX": "3"},
+        {"LOCO_CAPACITY": "auto", "LOCO_CAPACITY_MAX": "1"},
         {
             "loco.ratelimit.limit": _NO_HEADERS,
             "loco.ratelimit.remaining": _NO_HEADERS,
             "loco.children": _NO_FORK,
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
-            "loco.scheduler.alpha": "no agents compete at a resource of one agent",
         },
     ),
 }

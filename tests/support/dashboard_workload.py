@@ -46,13 +46,9 @@ PROGRAM = """
         def hurry():
             client.with_options(timeout=0.01, max_retries=0).chat.completions.create(model="gpt-4o", messages=QUESTION)
 
-        def wait():
-            with loco_otel.slot(timeout=0.01):
-                pass
-
         failures = (openai.APIError, anthropic.APIError, loco_otel.AcquireTimeoutError)
         work = [("analyst", "acme", ask), ("writer", "globex", write), ("reader", "acme", read)]
-        work += [("crawler", "acme", crawl)] * 4 + [("hasty", "globex", hurry), ("waiter", "globex", wait)]
+        work += [("crawler", "acme", crawl)] * 5 + [("hasty", "globex", hurry)]
         threads = [threading.Thread(target=repeat, args=(*it, failures)) for it in work]
         for thread in threads:
             thread.start()
@@ -65,6 +61,7 @@ PROGRAM = """
 
 SETTINGS = """
     max_waiters = 100
+    acquire_timeout = 0.15
     budget_period = "day"
 
     [[budgets]]
@@ -82,7 +79,7 @@ SETTINGS = """
     unit = "weight"
     on_exceeded = "alert"
 """
-"""Analyst and writer cross their budgets with the first call. Writer's model has no price."""
+"""Analyst and writer cross their budgets with the first call. Writer's model has no price. Some waits time out."""
 
 
 def start_server(folder: Path) -> LlmServer:
