@@ -208,7 +208,9 @@ def _list_loss_alerts() -> list[Alert]:
     return [
         Alert(
             "LocoInactive",
-            f"max by (job, instance, loco_sdk_name, loco_inactive_reason) ({active}) == 0",
+            # LOCO_ENABLED=false is no accident.
+            "max by (job, instance, loco_sdk_name, loco_inactive_reason) "
+            f'({active}{{loco_inactive_reason!="disabled"}}) == 0',
             "critical",
             "{{ $labels.loco_sdk_name }} is not scheduled in {{ $labels.instance }}",
             "loco-otel is installed and schedules no call of this SDK: {{ $labels.loco_inactive_reason }}.",
