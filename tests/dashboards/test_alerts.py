@@ -15,7 +15,8 @@ from dashboard_files import DASHBOARDS, FOLDER, list_selectors, walk_query
 from dashboard_prometheus import run_promtool
 
 from dashboards.builder import settings
-from dashboards.builder.metrics import KNOWN_METRICS
+from dashboards.builder.metrics import KNOWN_METRICS, get_labels
+from dashboards.builder.queries import BUDGET_LABELS
 
 RULES = FOLDER / "alerts" / "loco.rules.yml"
 UNIT_TESTS = FOLDER / "alerts" / "tests" / "loco.rules.test.yml"
@@ -75,11 +76,14 @@ def test_runbook_names_panels_that_exist(page: Path) -> None:
     assert set(quoted) - titles - names == set()
 
 
-def test_rules_use_metrics_that_exist() -> None:
-    series = {row.prometheus_name for row in KNOWN_METRICS.values()} | {rule["record"] for rule in RECORDS}
-    series |= {f"{row.prometheus_name}_bucket" for row in KNOWN_METRICS.values()}
+def test_rules_use_metrics_and_labels_that_exist() -> None:
+    labels = {row.prometheus_name: get_labels(name) for name, row in KNOWN_METRICS.items()}
+    labels |= {f"{row.prometheus_name}_bucket": get_labels(name) for name, row in KNOWN_METRICS.items()}
+    labels |= {rule["record"]: frozenset({*BUDGET_LABELS, "loco_budget_unit"}) for rule in RECORDS}
     for rule in (*RECORDS, *ALERTS.values()):
-        assert {it.name for it in list_selectors(rule["expr"])} <= series
+        for selector in list_selectors(rule["expr"]):
+            used = {matcher.name for matcher in selector.matchers.matchers}
+            assert used <= labels[selector.name], rule
 
 
 def test_rules_use_only_functions_of_prometheus_2_42() -> None:
