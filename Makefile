@@ -36,7 +36,7 @@ UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching tel
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py)
 
-.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs clean
+.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
 
 demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
@@ -47,7 +47,7 @@ check: lint
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore tests/compat/adapters --ignore tests/compat/test_a2a.py $(UNIT_TESTS)
 
 # The tests wait more than they compute: two at a time take little more than half the time.
-test: lint company
+test: lint company $(if $(shell command -v npm),.venv/grafana/.done)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) test-pairs
 
@@ -89,6 +89,9 @@ docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
 	$(BIN)/python -m loco_otel._telemetry.questions docs/questions.md
 
+dashboards: .venv/.test
+	$(BIN)/python -m dashboards.builder
+
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -106,6 +109,13 @@ clean:
 .venv/company/%/.done: pyproject.toml $(BIN)/uv
 	rm -rf $(@D)
 	$(UV_INSTALL) --no-deps --target $(@D) --group $*
+	touch $@
+
+# Grafana's published types, which the dashboards are checked against.
+.venv/grafana/.done: tests/dashboards/grafana_types/package.json $(BIN)/uv
+	mkdir -p $(@D)
+	cp $< $(@D)/
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix $(@D)
 	touch $@
 
 .venv/.test: pyproject.toml $(BIN)/uv

@@ -15,6 +15,7 @@ from loco_otel import simulation
 from loco_otel._config.settings import Settings
 from loco_otel._core.policies.registry import POLICIES
 from loco_otel._introspection import tables
+from loco_otel.cli import dashboards as dashboard_files
 from loco_otel.cli import ledger as ledger_output
 from loco_otel.cli import ps as ps_output
 from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
@@ -220,4 +221,42 @@ def simulate(
         if plot is not None:
             simulation.plot_results(played, outcomes, plot)
     except simulation.ScenarioError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.group()
+def dashboards() -> None:
+    """Export the Grafana dashboards and the alert rules, or push the dashboards to a Grafana."""
+
+
+@dashboards.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--runbooks", metavar="URL", help="Where you serve docs/runbooks; alerts then link to it.")
+def export_dashboards(*, folder: Path, runbooks: str | None) -> None:
+    """Write dashboards, rules, provisioning and a compose file to FOLDER.
+
+    Overwrites files of the same name.
+    """
+    try:
+        for name in dashboard_files.export_files(folder, runbooks):
+            click.echo(folder / name)
+    except dashboard_files.DashboardError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@dashboards.command("push")
+@click.option("--url", required=True, help="Grafana's address.")
+@click.option("--folder", metavar="UID", help="The folder to put them in.  [default: the top level]")
+def push_dashboards(*, url: str, folder: str | None) -> None:
+    """Create the dashboards in a Grafana, or replace them there.
+
+    GRAFANA_TOKEN must be a token of a service account that may write dashboards. Needs the extra loco-otel[grafana].
+    """
+    token = os.environ.get("GRAFANA_TOKEN")
+    if not token:
+        raise click.UsageError("set GRAFANA_TOKEN to a token of a service account of Grafana")
+    try:
+        for line in dashboard_files.push_dashboards(url, token, folder):
+            click.echo(line)
+    except dashboard_files.DashboardError as error:
         raise click.ClickException(str(error)) from error

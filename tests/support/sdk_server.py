@@ -38,12 +38,12 @@ class Record(NamedTuple):
 
 
 class LlmServer:
-    """An `llmock serve` process on a free port of the loopback interface."""
+    """An `llmock serve` process on a free port of the loopback interface, with more options if given."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, *options: str) -> None:
         self.port = free_port()
         llmock = Path(sys.executable).with_name("llmock")
-        command = (llmock, "serve", "--port", str(self.port), "--log-level", "warning")
+        command = (llmock, "serve", "--port", str(self.port), "--log-level", "warning", *options)
         with output.open("wb") as file:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:

@@ -1,0 +1,92 @@
+"""PromQL as text, with the selectors of a dashboard's variables."""
+
+from collections.abc import Sequence
+
+from dashboards.builder.metrics import find_metric, get_labels, to_label
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.catalogue import InstrumentKind
+
+ORIGIN_FILTER = 'job=~"$job",instance=~"$instance"'
+"""The variables that every query of every panel has."""
+
+RATE = "$__rate_interval"
+RANGE = "$__range"
+
+AGENT, RESOURCE, MODEL, TENANT = map(to_label, (key.AGENT, key.RESOURCE, key.MODEL, key.TENANT))
+BUDGET_LABELS = ("loco_budget_scope", "loco_budget_key", "loco_budget_period")
+BUDGET = ", ".join(BUDGET_LABELS)
+
+_VARIABLES = {RESOURCE: "resource", AGENT: "agent", MODEL: "model", TENANT: "tenant"}
+"""The variable that filters a label, on the dashboards that have it."""
+
+
+class Selectors:
+    """Series of metrics, filtered by the variables that one dashboard has."""
+
+    def __init__(self, variables: Sequence[str]) -> None:
+        self._variables = frozenset(variables)
+
+    def select(self, name: str, where: str = "", *, part: str = "", unfiltered: Sequence[str] = ()) -> str:
+        """Return a selector.
+
+        Args:
+            name: the metric's OpenTelemetry name.
+            where: further matchers.
+            part: the series of a histogram: `bucket`, `sum` or `count`.
+            unfiltered: variables that are ignored.
+
+        Raises:
+            ValueError: a part of what is no histogram, or a histogram without one.
+
+        """
+        metric, labels = find_metric(name), get_labels(name)
+        if (metric.kind is InstrumentKind.HISTOGRAM) != bool(part):
+            raise ValueError(f"{name} is a {metric.kind}: part is {part!r}")
+        matchers = [ORIGIN_FILTER]
+        matchers += [
+            f'{label}=~"${variable}"'
+            for label, variable in _VARIABLES.items()
+            if label in labels and variable in self._variables and variable not in unfiltered
+        ]
+        if where:
+            matchers.append(where)
+        return f"{metric.prometheus_name}{f'_{part}' if part else ''}{{{','.join(matchers)}}}"
+
+    def sum_gauge(self, name: str, by: str = "", where: str = "") -> str:
+        """Return a gauge's sum over processes."""
+        return f"sum{_format_by(by)}({self.select(name, where)})"
+
+    def max_gauge(self, name: str, by: str = "", where: str = "") -> str:
+        """Return a gauge's highest value over processes."""
+        return f"max{_format_by(by)}({self.select(name, where)})"
+
+    def sum_rate(self, name: str, by: str = "", where: str = "", *, part: str = "") -> str:
+        """Return a counter's rate per second."""
+        return f"sum{_format_by(by)}(rate({self.select(name, where, part=part)}[{RATE}]))"
+
+    def sum_increase(self, name: str, by: str = "", where: str = "", *, window: str = RANGE, part: str = "") -> str:
+        """Return a counter's increase over a window, by default the range that the dashboard shows."""
+        return f"sum{_format_by(by)}(increase({self.select(name, where, part=part)}[{window}]))"
+
+    def quantile(self, share: float, name: str, by: str = "", where: str = "", *, window: str = RATE) -> str:
+        """Return a histogram's quantile."""
+        labels = f"le, {by}" if by else "le"
+        return (
+            f"histogram_quantile({share}, sum by ({labels}) "
+            f"(rate({self.select(name, where, part='bucket')}[{window}])))"
+        )
+
+    def budget_amount(self, name: str) -> str:
+        """Return a budget's gauge in USD or weight: the maximum over processes of one ledger, else their sum."""
+        shared = self.select(name, 'loco_budget_store="ledger"')
+        own = self.select(name, 'loco_budget_store!="ledger"')
+        return f"(max by ({BUDGET}) ({shared}) or sum by ({BUDGET}) ({own}))"
+
+
+def _format_by(labels: str) -> str:
+    return f" by ({labels}) " if labels else " "
+
+
+def divide(left: str, right: str) -> str:
+    """Return a quotient; no series where the right side is 0."""
+    return f"{left} / ({right} > 0)"
