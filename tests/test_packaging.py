@@ -20,7 +20,7 @@ def test_entry_points_load() -> None:
     ours = {
         entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"
     }
-    sdks = ("openai", "anthropic", "google_genai", "groq", "botocore", "aiobotocore")
+    sdks = ("openai", "anthropic", "google_genai", "groq", "botocore", "aiobotocore", "litellm")
     assert ours.keys() == {f"loco_{sdk}" for sdk in sdks}
     for entry in ours.values():
         assert issubclass(entry.load(), LocoInstrumentor)
