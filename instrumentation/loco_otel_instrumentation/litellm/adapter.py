@@ -113,7 +113,11 @@ def _makes_spans() -> bool:
 
 def _is_usage_chunk(chunk: Any) -> bool:
     """Return whether a chunk contains only the usage that the program did not ask for."""
-    return get_field(chunk, "usage") is not None and not as_mapping(chunk).get("choices")
+    if get_field(chunk, "usage") is None:
+        return False
+    # LiteLLM 1.106 gives it an empty choice.
+    choices = get_field(chunk, "choices") or ()
+    return not any(get_field(one, "finish_reason") or get_field(get_field(one, "delta"), "content") for one in choices)
 
 
 def _declare_usage(answer: Any, known: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -174,11 +174,11 @@ class _SlotCarrier:
             ticket = self._tickets.get(ctx.message_id)
             if ticket is None:
                 return await handle(message, ctx)
-            scope = ownership.enter_call(ticket)
+            outer = ownership.enter_call(ticket)
             try:
                 return await handle(message, ctx)
             finally:
-                ownership.exit_context(scope)
+                ownership.exit_call(ticket, outer)
 
         agent.on_message = on_message
         self._agents.add(agent)
