@@ -1,30 +1,19 @@
-"""Metrics by their OpenTelemetry names: those of the catalogue, then those that are planned."""
+"""Metrics by their OpenTelemetry names."""
 
-from dashboards.builder.planned import PLANNED_LABELS, PLANNED_METRICS
 from loco_otel._telemetry.catalogue import METRICS, MetricDefinition
 
 CATALOGUE = {row.name: row for row in METRICS}
-
-
-def _merge_labels(row: MetricDefinition) -> MetricDefinition:
-    added = tuple(key for key in PLANNED_LABELS.get(row.name, ()) if key not in row.attributes + row.optional)
-    return row._replace(attributes=row.attributes + added)
-
-
-KNOWN_METRICS = {
-    name: _merge_labels(row) for name, row in ({row.name: row for row in PLANNED_METRICS} | CATALOGUE).items()
-}
-"""Every metric that a query may use. A row of the catalogue replaces the planned row of its name."""
+"""Every metric that a query may use."""
 
 
 def find_metric(name: str) -> MetricDefinition:
     """Return the metric with this OpenTelemetry name.
 
     Raises:
-        KeyError: neither the catalogue nor the plan has it.
+        KeyError: the catalogue has none.
 
     """
-    return KNOWN_METRICS[name]
+    return CATALOGUE[name]
 
 
 def get_labels(name: str) -> frozenset[str]:

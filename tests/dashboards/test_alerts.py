@@ -15,7 +15,7 @@ from dashboard_files import DASHBOARDS, FOLDER, list_selectors, walk_query
 from dashboard_prometheus import run_promtool
 
 from dashboards.builder import settings
-from dashboards.builder.metrics import KNOWN_METRICS, get_labels
+from dashboards.builder.metrics import CATALOGUE, get_labels
 from dashboards.builder.queries import BUDGET_LABELS
 
 RULES = FOLDER / "alerts" / "loco.rules.yml"
@@ -77,8 +77,8 @@ def test_runbook_names_panels_that_exist(page: Path) -> None:
 
 
 def test_rules_use_metrics_and_labels_that_exist() -> None:
-    labels = {row.prometheus_name: get_labels(name) for name, row in KNOWN_METRICS.items()}
-    labels |= {f"{row.prometheus_name}_bucket": get_labels(name) for name, row in KNOWN_METRICS.items()}
+    labels = {row.prometheus_name: get_labels(name) for name, row in CATALOGUE.items()}
+    labels |= {f"{row.prometheus_name}_bucket": get_labels(name) for name, row in CATALOGUE.items()}
     labels |= {rule["record"]: frozenset({*BUDGET_LABELS, "loco_budget_unit"}) for rule in RECORDS}
     for rule in (*RECORDS, *ALERTS.values()):
         for selector in list_selectors(rule["expr"]):

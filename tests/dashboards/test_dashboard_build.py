@@ -19,8 +19,7 @@ from dashboard_files import (
 
 from dashboards.builder.coverage import NOT_SHOWN
 from dashboards.builder.files import render_files
-from dashboards.builder.metrics import CATALOGUE, KNOWN_METRICS, get_labels
-from dashboards.builder.planned import PLANNED_LABELS, PLANNED_METRICS
+from dashboards.builder.metrics import CATALOGUE, get_labels
 from loco_otel._telemetry.catalogue import InstrumentKind
 
 ORIGIN = {"job", "instance", "le", "service_version", "__name__", "otel_metric_overflow"}
@@ -32,7 +31,7 @@ QUERIES = list_queries()
 
 def _find_metric(series: str) -> str | None:
     """Return the OpenTelemetry name of a series."""
-    for name, row in KNOWN_METRICS.items():
+    for name, row in CATALOGUE.items():
         parts = ("_bucket", "_sum", "_count") if row.kind is InstrumentKind.HISTOGRAM else ("",)
         if series in {row.prometheus_name + part for part in parts}:
             return name
@@ -78,15 +77,6 @@ def test_every_metric_is_shown_or_left_out_with_a_reason() -> None:
     shown = {_find_metric(name) for name in series if name}
     assert {name for name in CATALOGUE if name not in shown} == set(NOT_SHOWN)
     assert all(NOT_SHOWN.values())
-    assert {row.name for row in PLANNED_METRICS} <= shown
-
-
-def test_planned_metrics_match_the_catalogue_once_there() -> None:
-    for row in PLANNED_METRICS:
-        if there := CATALOGUE.get(row.name):
-            assert there.prometheus_name == row.prometheus_name
-            assert set(row.attributes + row.optional) <= set(there.attributes + there.optional)
-    assert set(PLANNED_LABELS) <= set(CATALOGUE)
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

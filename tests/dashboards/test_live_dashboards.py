@@ -26,8 +26,7 @@ from dashboard_workload import Workload, start_server
 from sdk_program import Running
 from sdk_server import free_port
 
-from dashboards.builder.metrics import CATALOGUE, KNOWN_METRICS, to_label
-from dashboards.builder.planned import PLANNED_LABELS
+from dashboards.builder.metrics import CATALOGUE
 
 WINDOWS = {"__rate_interval": "10s", "__interval": "1s", "__range": "2m"}
 """Grafana's own variables, as they are for a scrape each second."""
@@ -142,17 +141,11 @@ def _start_alertmanager(folder: Path, webhook_port: int) -> _Alertmanager:
 
 
 def _find_lacking(dashboard: str, expr: str, lacking: Mapping[str, str]) -> list[str]:
-    """Return why an expression may have no data: metrics that are planned or lack their state, and planned labels."""
-    names = {row.prometheus_name: name for name, row in KNOWN_METRICS.items()}
+    """Return why an expression may have no data: metrics that lack their state."""
+    names = {row.prometheus_name: name for name, row in CATALOGUE.items()}
     series = {it.name for it in list_selectors(expand_to_all(dashboard, expr)) if it.name}
     used = {names[it] for name in series if (it := re.sub(r"_(bucket|count|sum)$", "", name)) in names}
-    reasons = [f"{name} is planned" for name in used - set(CATALOGUE)]
-    reasons += [f"{name}: {lacking[name]}" for name in used & set(lacking)]
-    for name in used & set(CATALOGUE):
-        there = CATALOGUE[name].attributes + CATALOGUE[name].optional
-        labels = [to_label(key) for key in PLANNED_LABELS.get(name, ()) if key not in there]
-        reasons += [f"{label} is planned" for label in labels if label in expr]
-    return reasons
+    return [f"{name}: {lacking[name]}" for name in used & set(lacking)]
 
 
 def _returns_data(live: Live, query: PanelQuery, values: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ import promql_parser
 import pytest
 from dashboard_files import DASHBOARDS, PanelQuery, expand_to_all, list_panels, list_queries
 
-from dashboards.builder.metrics import KNOWN_METRICS
+from dashboards.builder.metrics import CATALOGUE
 from loco_otel._telemetry.catalogue import InstrumentKind
 
 Dimension = Mapping[str, int]
@@ -29,7 +29,7 @@ ALLOWED = {
 
 
 def _measure_series(series: str) -> Dimension:
-    for row in KNOWN_METRICS.values():
+    for row in CATALOGUE.values():
         unit = ONE if row.unit.startswith("{") else {row.unit: 1}
         if row.kind is InstrumentKind.HISTOGRAM:
             if series in {f"{row.prometheus_name}_bucket", f"{row.prometheus_name}_count"}:

@@ -4,16 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from dashboards.builder.metrics import KNOWN_METRICS, to_label
-from dashboards.builder.planned import (
-    BLAME_AGENT,
-    BUDGET_STORE,
-    CAPACITY_MODE,
-    INACTIVE_REASON,
-    LIMIT_DIRECTION,
-    RATELIMIT_KIND,
-    WAIT_CAUSE,
-)
+from dashboards.builder.metrics import CATALOGUE, to_label
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
@@ -34,13 +25,13 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     key.BUDGET_PERIOD: ("day",),
     key.BUDGET_UNIT: ("usd", "weight"),
     key.TOKEN_TYPE: ("input", "output"),
-    BUDGET_STORE: ("ledger",),
-    CAPACITY_MODE: ("auto",),
-    INACTIVE_REASON: ("",),
-    LIMIT_DIRECTION: ("up", "down"),
-    RATELIMIT_KIND: ("requests", "tokens"),
-    BLAME_AGENT: ("analyst", "crawler"),
-    WAIT_CAUSE: ("slot", "self", "backoff"),
+    key.BUDGET_STORE: ("ledger",),
+    key.CAPACITY_MODE: ("auto",),
+    key.INACTIVE_REASON: ("",),
+    key.LIMIT_DIRECTION: ("up", "down"),
+    key.RATE_LIMIT_KIND: ("requests", "tokens"),
+    key.BLAME_AGENT: ("analyst", "crawler"),
+    key.WAIT_CAUSE: ("slot", "self", "backoff"),
 }
 """Values of labels; those that are not here have one."""
 
@@ -53,7 +44,7 @@ def write_history(end: int) -> str:
 def _list_lines(end: int) -> Iterator[str]:
     times = range(end - SPAN, end + 1, STEP)
     origins = [{"job": "app", "instance": instance} for instance in INSTANCES]
-    for row in KNOWN_METRICS.values():
+    for row in CATALOGUE.values():
         family = row.prometheus_name.removesuffix("_total")
         kind = {"counter": "counter", "histogram": "histogram"}.get(row.kind.split()[-1], "gauge")
         yield f"# TYPE {family} {kind}"
