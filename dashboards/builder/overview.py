@@ -205,8 +205,7 @@ def _list_completeness() -> list[PanelBuilder]:
         make_stat(
             "Calls that bypassed the scheduler",
             "Calls that went out unscheduled: an internal error, or a runtime that is not supported. Spend and waits "
-            "lack "
-            "them.",
+            "lack them.",
             Query(_AT.sum_increase("loco.bypassed"), "bypassed"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
@@ -243,9 +242,13 @@ def _list_completeness() -> list[PanelBuilder]:
             over_range=True,
         ),
         make_stat(
-            "Dropped events",
-            "Events that spans and metrics lack as an exporter was too slow.",
-            Query(_AT.sum_increase("loco.events.dropped"), "dropped"),
+            "Dropped events and rebuilt states",
+            "Events that spans and metrics lack as an exporter was too slow, and operations of the scheduler that an "
+            "exception interrupted, after which its state was rebuilt.",
+            (
+                Query(_AT.sum_increase("loco.events.dropped"), "dropped"),
+                Query(_AT.sum_increase("loco.recoveries"), "rebuilt"),
+            ),
             COUNT,
             empty="No telemetry of loco-otel in this range",
             steps={1: "red"},
@@ -264,9 +267,8 @@ def _list_completeness() -> list[PanelBuilder]:
         ),
         make_table(
             "Ledger against counters",
-            "What budgets in a ledger grew by in this range, beside what these processes charged. A difference of "
-            "more than "
-            "a call or two: a process that spends is not scraped.",
+            "What budgets in a ledger grew by in this range, beside what these processes charged. A difference of more "
+            "than a call or two: a process that spends is not scraped.",
             {"loco_budget_scope": "Scope", "loco_budget_key": "Key", "loco_budget_period": "Period"},
             [
                 # increase() of a gauge: the fall at a period's end counts as a counter's reset.
