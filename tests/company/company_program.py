@@ -47,7 +47,7 @@ CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": QUESTION}
 MESSAGE: dict[str, Any] = {"model": "claude-sonnet-5", "max_tokens": 64, "messages": QUESTION}
 
 events: list[Event] = []
-clients = ExitStack()
+runners = ExitStack()
 
 
 def begin() -> None:
@@ -164,42 +164,67 @@ def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
     }
 
 
-def conforming_calls(sdk: str, url: str) -> dict[str, Callable[[], object]]:
-    """Return the calls of an SDK that has a row in the conformance suite."""
-    from conformance import SDKS, Caller
+def further_calls(sdk: str, url: str) -> dict[str, Callable[[], object]]:
+    """Return the calls of an SDK that takes `api_key` and `base_url`, and of which one function makes calls."""
+    make, make_async, create = {"groq": _import_groq, "gemini": _import_gemini, "botocore": _import_botocore}[sdk]()
+    client = make(api_key="none", base_url=url)
 
-    row = next(row for row in SDKS if row.name == sdk)
-    calls: dict[str, Callable[[], object]] = {}
-    for mode in row.modes:
-        make = row.make_async_client if mode.is_async else row.make_client
-        assert make is not None
-        caller = Caller(row, partial(make, api_key="none", base_url=url), is_async=mode.is_async)
-        clients.enter_context(caller)
-        calls[str(mode)] = partial(_read, caller, streamed=mode.streamed)
-        if mode.streamed and not mode.is_async:
-            calls[f"{mode} broken off"] = partial(_break_off, caller)
-    return calls
+    def broken_off() -> None:
+        chunks = create(client, stream=True)
+        next(iter(chunks))
+        chunks.close()
+
+    calls: dict[str, Callable[[], object]] = {
+        "create": lambda: create(client, stream=False),
+        "stream": lambda: list(create(client, stream=True)),
+        "broken off": broken_off,
+    }
+    if make_async is None:
+        return calls
+    # One loop for its client, whose connections belong to it.
+    runner = runners.enter_context(asyncio.Runner())
+
+    async def opened() -> Any:
+        return make_async(api_key="none", base_url=url)
+
+    async_client = runner.run(opened())
+
+    async def create_async() -> None:
+        await create(async_client, stream=False)
+
+    async def stream() -> None:
+        async for _ in await create(async_client, stream=True):
+            pass
+
+    return calls | {
+        "async create": lambda: runner.run(create_async()),
+        "async stream": lambda: runner.run(stream()),
+    }
 
 
-def _read(caller: Any, *, streamed: bool) -> None:
-    async def read_async() -> None:
-        answer = await caller.open("m", streamed=streamed)
-        if streamed:
-            async for _ in answer:
-                pass
+def _import_groq() -> tuple[Any, Any, Callable[..., Any]]:
+    import groq
 
-    if caller.is_async:
-        caller.start(read_async()).result()
-    else:
-        answer = caller.open("m", streamed=streamed)
-        if streamed:
-            list(answer)
+    return groq.Groq, groq.AsyncGroq, lambda client, stream: client.chat.completions.create(**CHAT, stream=stream)
 
 
-def _break_off(caller: Any) -> None:
-    answer = caller.open("m", streamed=True)
-    next(iter(answer))
-    answer.close()
+def _import_gemini() -> tuple[Any, Any, Callable[..., Any]]:
+    from google import genai
+
+    def make(*, api_key: str, base_url: str) -> genai.Client:
+        return genai.Client(api_key=api_key, http_options={"base_url": base_url, "api_version": "v1beta"})
+
+    def create(client: Any, *, stream: bool) -> Any:
+        models = client.models
+        return (models.generate_content_stream if stream else models.generate_content)(model="m", contents="harbour")
+
+    return make, lambda **options: make(**options).aio, create
+
+
+def _import_botocore() -> tuple[Any, Any, Callable[..., Any]]:
+    from bedrock_clients import make_bedrock, open_conversation
+
+    return make_bedrock, None, partial(open_conversation, model="m", messages=QUESTION)
 
 
 def _run(call: Callable[[], Awaitable[None]]) -> Callable[[], object]:
@@ -260,10 +285,10 @@ def main(sdk: str, url: str, vendor_name: str, steps: str) -> None:
         else:
             if calls is None:
                 make_calls = {"openai": openai_calls, "anthropic": anthropic_calls}.get(sdk)
-                calls = conforming_calls(sdk, url) if make_calls is None else make_calls(url)
+                calls = further_calls(sdk, url) if make_calls is None else make_calls(url)
                 gc.freeze()  # modules stay, so that a collection after each call is quick
             sys.stdout.write(json.dumps({name: seen(call) for name, call in calls.items()}) + "\n")
 
 
-with clients:
+with runners:
     main(*sys.argv[1:])
