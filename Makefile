@@ -27,8 +27,12 @@ test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.
 # Only these SDKs.
 SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or small_sdks
 test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py) -k '$(SMALL_SDKS)'
-# Programs of agent frameworks, and the adapters of two, as the set is theirs.
-test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters/test_,google_adk.py crewai.py)
+# Programs and adapters of the agent frameworks that only this set has, and of all together.
+test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters/test_,google_adk.py crewai.py) \
+  -k 'google_adk or crewai or mixed or demo'
+# Between the oldest and the newest versions, which pass all.
+test-frameworks: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py calls.py endings.py \
+  retries.py stream_usage.py) -k '(openai or anthropic or groq) and not ($(SMALL_SDKS) or litellm)'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
