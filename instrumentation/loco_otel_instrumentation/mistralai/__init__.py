@@ -17,6 +17,7 @@ class MistralInstrumentor(LocoInstrumentor):
 
     sdk = "mistralai"
     requires = "mistralai >= 1.9.1, < 4"
+    not_covered = ("responses", "ocr", "audio", "classifiers", "batch.jobs")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Speakeasy generates, of each of the three packages, and the hook that makes spans."""
