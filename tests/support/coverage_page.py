@@ -196,7 +196,7 @@ def _render_hosts() -> Iterator[str]:
         "## Hosts that speak OpenAI's or Anthropic's protocol\n\n"
         "`gen_ai.provider.name`, and with it the price, is that of the host in the client's base URL.\n"
         "`[providers]` in the settings names the provider of further hosts, such as a server of vLLM or Ollama.\n"
-        "Where the last column says so, calls are tested with the usage, the rate limits and the refusals that the host sends.\n"
+        "Where the last column says so, calls are tested with the usage, the limits and the refusals of the host.\n"
     )
     tested = {"openai", "anthropic"} | {host.provider for host in HOSTS}  # these two: the server of all tests
     configured = tested - set(PROVIDERS.values())
