@@ -92,6 +92,7 @@ docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.page docs/telemetry.md
 	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
 	$(BIN)/python -m loco_otel._telemetry.questions docs/questions.md
+	$(BIN)/python tests/support/coverage_page.py docs/coverage.md
 
 dashboards: .venv/.test
 	$(BIN)/python -m dashboards.builder

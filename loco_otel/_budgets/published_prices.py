@@ -42,6 +42,8 @@ _UNITS = ((_PER_MILLION_TOKENS, "_tokens", 1_000_000), ("_kcount", "", 1000), ("
 _TOKEN_PRICES = frozenset({"input", "output", "cache_read", "cache_write", "output_reasoning"})
 _REQUESTS = "requests"
 _GOOGLE = "google"
+_GOOGLE_PREFIX = "models/"
+"""Google's list of models has it before each name, and its API accepts both."""
 _GOOGLE_INPUT = frozenset({"input_audio_tokens"})
 """Google publishes one price for all inputs of a model, unless audio has another."""
 
@@ -115,9 +117,10 @@ def _find_model_info(provider: str | None, model: str, host: str | None) -> tupl
         ways.append((_PROVIDER_IDS.get(provider, provider), None))
     ways.append((None, None))
     snapshot = get_snapshot()
+    name = model.removeprefix(_GOOGLE_PREFIX)
     for provider_id, url in ways:
         try:
-            publisher, info = snapshot.find_provider_model(model, None, provider_id, url)
+            publisher, info = snapshot.find_provider_model(name, None, provider_id, url)
         except LookupError:
             continue
         else:

@@ -1,4 +1,4 @@
-"""Files that are made from the catalogue: written by `make docs`, and checked by the tests."""
+"""Generated files: written by `make docs`, and checked by the tests."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ def run_generator(command: str, render: Callable[[], str], arguments: Sequence[s
         The exit status: 1 when the file is stale.
 
     """
-    parser = argparse.ArgumentParser(prog=command, description="Write a file that is made from the catalogue.")
+    parser = argparse.ArgumentParser(prog=command, description="Write a generated file.")
     parser.add_argument("path", type=Path, help="the file")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
     options = parser.parse_args(arguments)

@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 from loco_otel.events import THROTTLE_STATUSES, RateLimits, ThrottleKind
 from loco_otel.patching.adapter import Adapter
-from loco_otel.patching.dialects.rate_limit_headers import read_rate_limits, read_retry_after, read_retry_info
+from loco_otel.patching.dialects.rate_limit_headers import (
+    find_forwarded_headers,
+    read_rate_limits,
+    read_retry_after,
+    read_retry_info,
+)
 from loco_otel.patching.refusal import Refusal, RefusalReader
 
 _READ_TIMEOUT_CLASSES = frozenset(
@@ -70,7 +75,11 @@ def read_throttle_signal(
     retry_after = read_retry_after(headers)
     if retry_after is None:
         retry_after = read_retry_info(body)
-    return ThrottleSignal(status, kind, retry_after, read_rate_limits(headers))
+    limits = read_rate_limits(headers)
+    if (retry_after is None or limits is None) and (forwarded := find_forwarded_headers(body)):
+        retry_after = read_retry_after(forwarded) if retry_after is None else retry_after
+        limits = limits or read_rate_limits(forwarded)
+    return ThrottleSignal(status, kind, retry_after, limits)
 
 
 def _read_refusal(adapter: Adapter, refusal: Refusal) -> ThrottleSignal | None:

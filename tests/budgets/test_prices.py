@@ -66,6 +66,7 @@ def test_cost_equals_the_published_prices(
         ("aws.bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", None),
         ("gcp.vertex_ai", "claude-sonnet-4@20250514", None),
         ("openai", "llama-3.3-70b-versatile", "api.groq.com"),
+        ("gcp.gemini", "models/gemini-2.5-flash", "generativelanguage.googleapis.com"),
         ("openai", "gpt-4o-2024-08-06", "127.0.0.1"),
     ],
 )

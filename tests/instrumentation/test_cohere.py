@@ -54,6 +54,19 @@ def test_span_has_details_of_chat(streamed: bool, client: Any, scheduled: Schedu
     assert attributes["server.address"] == "127.0.0.1"
 
 
+def test_raw_answers_are_counted(client: Any, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    request: Any = {"model": "command-a-03-2025", "messages": MESSAGES}
+    raw = client.with_raw_response.chat(**request)
+    assert raw.headers["content-type"] == "application/json"
+    with client.with_raw_response.chat_stream(**request) as raw:
+        assert list(raw.data)
+    scheduling.settled(2)
+    for spent in scheduling.seen.of(Spent):
+        assert spent.spending.usage is not None
+        assert not spent.spending.usage.estimated
+
+
 def test_embeddings_have_input_alone(client: Any, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
     texts = [PROMPT, PROMPT]

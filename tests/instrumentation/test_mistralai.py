@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from echo_server import EchoServer
 from llm_server import LlmServer
 from mistral_clients import MistralClient
 from opentelemetry import trace
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sdk_scheduling import Scheduled
+from sdk_versions import since
 
 from loco_otel.events import Spent, Submitted, Usage
 
@@ -36,6 +38,45 @@ def client(mistral: LlmServer) -> Iterator[Any]:
     made = MistralClient(base_url=mistral.url("mistral"), repeats=False)
     yield made.real
     made.close()
+
+
+RESPONSE: dict[str, Any] = {
+    "id": "resp_0",
+    "object": "response",
+    "created_at": 1,
+    "model": "mistral-large-latest",
+    "status": "completed",
+    "output": [],
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "usage": {
+        "input_tokens": 12,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens": 7,
+        "output_tokens_details": {"reasoning_tokens": 3},
+        "total_tokens": 19,
+    },
+}
+
+
+@since("mistralai", "3.7")
+@pytest.mark.parametrize("streamed", [False, True])
+def test_response_is_scheduled_and_counted(streamed: bool, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    with EchoServer() as echo:
+        client = MistralClient(base_url=echo.url, repeats=False)
+        request: dict[str, Any] = {"model": "mistral-large-latest", "input": PROMPT}
+        if streamed:
+            reply: Any = [{"type": "response.completed", "sequence_number": 1, "response": RESPONSE}]
+            list(client.real.responses.create(**request, stream=True, additional_properties={"reply": reply}))
+        else:
+            client.real.responses.create(**request, additional_properties={"reply": RESPONSE})
+        client.close()
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage == Usage(12, 7, cache_read_tokens=4, reasoning_tokens=3)
+    assert (spent.spending.model, spent.spending.response_id) == ("mistral-large-latest", "resp_0")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -62,6 +62,25 @@ def test_retry_after_of_each_form_is_read(headers: Mapping[str, str], seconds: f
     assert read_retry_after(headers) == seconds
 
 
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        ({"retry_after_seconds": 17}, 17.0),
+        ({"retry_after_seconds": 16.5, "headers": {"Retry-After": "17"}}, 17.0),
+        ({"headers": {"Retry-After": None, "X-Other": {}}}, None),
+        ({"headers": ["Retry-After"], "retry_after_seconds": -1}, None),
+        ("none", None),
+        (None, None),
+    ],
+)
+def test_delay_that_a_router_forwards_is_read(metadata: object, seconds: float | None) -> None:
+    error = {"error": {"code": 429, "metadata": metadata}}
+    for headers, stated in (({}, seconds), ({"retry-after": "3"}, 3.0)):
+        signal = read_throttle_signal(OpenAIAdapter(), httpx.Response(429, headers=headers), error)
+        assert signal is not None
+        assert signal.retry_after == stated
+
+
 DETAIL = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "28.5s"}
 
 

@@ -1,6 +1,6 @@
 """What the conformance suite requires of an SDK, and callers of either colour that it controls from outside.
 
-A folder under `loco_otel_instrumentation` adds one `ConformingSdk` to `SDKS`, and `test_conformance.py` then runs all
+A folder under `loco_otel_instrumentation` adds one `ConformingSdk` to `ROWS`, and `test_conformance.py` then runs all
 of its tests against that SDK. Tests of one SDK alone are for what no other SDK has.
 """
 
@@ -73,6 +73,8 @@ class ConformingSdk:
     """Whether it calls again after a 429 by default, and honours `retry-after`."""
     retries_streams: bool = True
     """Whether it does so for streams too."""
+    is_installed: bool = True
+    """Whether the suite can run it here."""
 
     def __str__(self) -> str:
         return self.name
@@ -250,7 +252,7 @@ _BOTOCORE_HAS_CACHE = has("botocore", "1.38")
 _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_fields
 """Older versions drop the details of the usage."""
 
-SDKS = [
+ROWS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
@@ -308,21 +310,17 @@ SDKS = [
         modes=_list_modes(is_async=False),
         reports_cached_tokens=_BOTOCORE_HAS_CACHE,
     ),
-]
-if AIOBOTOCORE is not None:
-    SDKS.append(
-        ConformingSdk(
-            "aiobotocore",
-            None,
-            AsyncBedrock,
-            open_conversation,
-            api="bedrock",
-            modes=_list_modes(is_async=True),
-            reports_cached_tokens=_BOTOCORE_HAS_CACHE,
-        )
-    )
-if LITELLM is not None:
-    SDKS += [
+    ConformingSdk(
+        "aiobotocore",
+        None,
+        AsyncBedrock,
+        open_conversation,
+        api="bedrock",
+        modes=_list_modes(is_async=True),
+        reports_cached_tokens=_BOTOCORE_HAS_CACHE,
+        is_installed=AIOBOTOCORE is not None,
+    ),
+    *(
         ConformingSdk(
             f"litellm-{api}",
             partial(make_litellm, api, is_async=False),
@@ -331,7 +329,11 @@ if LITELLM is not None:
             api=api,
             mixed_share=0.3,  # LiteLLM spends 20 ms of CPU time on each
             first_chunks=first_chunks,
+            is_installed=LITELLM is not None,
         )
         # Anthropic's first events contain nothing for LiteLLM to yield.
         for api, first_chunks in (("openai", 2), ("anthropic", 4))
-    ]
+    ),
+]
+"""All, for `docs/coverage.md`."""
+SDKS = [row for row in ROWS if row.is_installed]

@@ -1,6 +1,7 @@
 """A real server process that answers each request with what the request's own field `reply` contains.
 
-A JSON object, or text, is a whole answer; a list is a stream of events. It answers as an HTTP proxy for any host too.
+A JSON object, or text, is a whole answer; a list is a stream of events. The fields `status` and `headers` are those of
+the answer. It answers as an HTTP proxy for any host too.
 """
 
 import json
@@ -35,7 +36,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         reply = request["reply"]
-        self.send_response(200)
+        self.send_response(request.get("status", 200))
+        for name, value in request.get("headers", {}).items():
+            self.send_header(name, value)
         if isinstance(reply, list):
             content = "".join([_format_event(event) for event in reply]).encode()
             self.send_header("content-type", "text/event-stream")

@@ -7,6 +7,7 @@ from loco_otel_instrumentation.botocore.retries import find_failure, watch_async
 __all__ = ["AiobotocoreInstrumentor", "BotocoreInstrumentor"]
 
 _ARGUMENTS = NamedArguments(("operation_name", "api_params"))
+_NOT_COVERED = ("invoke_model_with_bidirectional_stream", "start_async_invoke", "bedrock-agent-runtime")
 
 
 class BotocoreInstrumentor(LocoInstrumentor):
@@ -14,6 +15,7 @@ class BotocoreInstrumentor(LocoInstrumentor):
 
     sdk = "botocore"
     requires = "botocore >= 1.34.131, < 2"
+    not_covered = _NOT_COVERED
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the method that all calls of AWS pass, and the one that decides on a retry and pauses for it."""
@@ -31,6 +33,7 @@ class AiobotocoreInstrumentor(LocoInstrumentor):
 
     sdk = "aiobotocore"
     requires = "aiobotocore >= 2.13.1, < 4"
+    not_covered = _NOT_COVERED
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the async counterparts of botocore's methods."""

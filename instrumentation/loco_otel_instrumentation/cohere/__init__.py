@@ -26,6 +26,7 @@ class CohereInstrumentor(LocoInstrumentor):
 
     sdk = "cohere"
     requires = "cohere >= 5.20.7, < 8"
+    not_covered = ("rerank", "classify", "audio.transcriptions", "batches", "embed_jobs")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that all requests pass, and the functions that compute the pause before the next attempt.

@@ -16,6 +16,7 @@ class HuggingFaceInstrumentor(LocoInstrumentor):
 
     sdk = "huggingface_hub"
     requires = "huggingface_hub >= 1.0, < 3"
+    not_covered = ("text_to_image", "text_to_speech", "automatic_speech_recognition", "translation", "other tasks")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that the requests of all tasks pass. They make one attempt."""

@@ -13,10 +13,11 @@ _HAS_CLIENT = "mistralai >= 2"
 
 
 class MistralInstrumentor(LocoInstrumentor):
-    """Schedules chat, agents, conversations, FIM and embeddings; OCR, audio, moderation, files and batches pass."""
+    """Schedules chat, agents, conversations, responses, FIM and embeddings; OCR, audio, moderation and jobs pass."""
 
     sdk = "mistralai"
     requires = "mistralai >= 1.9.1, < 4"
+    not_covered = ("ocr", "audio", "classifiers", "batch.jobs")
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Speakeasy generates, of each of the three packages, and the hook that makes spans."""

@@ -1,10 +1,11 @@
-"""Translates between Mistral's SDK and the scheduler: OpenAI's chat completions, and conversations of its own."""
+"""Translates between Mistral's SDK and the scheduler: OpenAI's two protocols, and conversations of its own."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, accept_no_model, speakeasy
+from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, accept_no_model, as_mapping, speakeasy
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_usage
+from loco_otel.patching.dialects.openai_responses import read_response, read_responses_event
 from loco_otel_instrumentation.mistralai.own_tracing import makes_span
 
 _CONVERSATION = "agents_api_v1_conversations"
@@ -16,10 +17,13 @@ _OPERATIONS = {
     "fim_completion_v1_fim_completions_post": "text_completion",
     "stream_fim": "text_completion",
     "embeddings_v1_embeddings_post": "embeddings",
+    "create_response_v1_responses_post": "chat",
     **{f"{_CONVERSATION}_{verb}{end}": "chat" for verb in ("start", "append", "restart") for end in ("", "_stream")},
 }
 """`gen_ai.operation.name` by the name of the SDK's operation."""
 _ORDINARY_TIER = "standard"
+_RESPONSE = "response"
+"""The kind of an answer of the Responses API, and the beginning of the kinds of its events."""
 
 
 class MistralAdapter:
@@ -66,6 +70,9 @@ class MistralAdapter:
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
         """Note what a whole answer contains."""
+        if answer.get("object") == _RESPONSE:
+            read_response(answer, meter)
+            return
         # Embeddings have no choices; conversations have outputs.
         read_completion(answer, answer.get("choices") or (), meter)
         meter.response_id = meter.response_id or answer.get("conversation_id")
@@ -77,6 +84,8 @@ class MistralAdapter:
         """Note what an event contains: a chunk of a completion, or an event of a conversation."""
         if "choices" in chunk:
             read_completion_chunk(chunk, chunk["choices"], meter)
+        elif _is_response_event(chunk):
+            read_responses_event(chunk, meter)
         else:
             meter.response_id = chunk.get("conversation_id") or meter.response_id
             meter.model = chunk.get("model") or meter.model
@@ -85,7 +94,7 @@ class MistralAdapter:
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note only the provider's figures."""
-        _read_usage(chunk, meter)
+        _read_usage(as_mapping(chunk.get("response")) or chunk, meter)
 
     def is_spend_limit(self, _: Mapping[str, object]) -> bool:
         """Return False: a 429 of Mistral is a rate limit."""
@@ -94,6 +103,10 @@ class MistralAdapter:
     def read_error_status(self, _: Mapping[str, object]) -> int | None:
         """Return None: the SDK raises errors of HTTP only."""
         return None
+
+
+def _is_response_event(chunk: Mapping[str, Any]) -> bool:
+    return str(chunk.get("type")).startswith(f"{_RESPONSE}.")
 
 
 def _neutralise_conversation(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class OpenAIAdapter:
             else:
                 usage = find_added_usage(chunk)
         if usage is not None:
+            meter.model = known.get("model")
             meter.service_tier = known.get("service_tier")
             read_usage(usage, meter)
 

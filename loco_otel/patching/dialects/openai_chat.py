@@ -35,6 +35,7 @@ _ADDED_TOOLS = {
     "document_search_calls": "storage_searches",
     "web_search_requests": "web_searches",  # OpenRouter
 }
+_GEMINI_PREFIX = "gemini-"
 _XAI_TICKS = 10**10
 """Parts of a USD in which xAI reports a charge."""
 
@@ -129,16 +130,25 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
         # DeepSeek's name, and Moonshot's.
         hits = get_field(usage, "prompt_cache_hit_tokens")
         meter.cache_read_tokens = get_field(usage, "cached_tokens") if hits is None else hits
+    total = known.get("total_tokens") or 0
     details = known.get("completion_tokens_details") or known.get("output_tokens_details")
     if details is not None:
         reasoning = meter.reasoning_tokens = as_mapping(details).get("reasoning_tokens")
         _read_items(details, _OUTPUT_DETAILS, meter)
         # xAI counts them beside the output of chat completions: the total decides.
-        if reasoning and (known.get("total_tokens") or 0) >= read + meter.output_tokens + reasoning:
+        if reasoning and total >= read + meter.output_tokens + reasoning:
             meter.output_tokens += reasoning
+    elif total > read + meter.output_tokens and _is_gemini(meter.model):
+        # Gemini counts its thoughts in the total alone.
+        meter.reasoning_tokens = total - read - meter.output_tokens
+        meter.output_tokens = total - read
     added = usage if isinstance(usage, dict) else getattr(usage, "__pydantic_extra__", None)
     if added:
         _read_additions(added, meter)
+
+
+def _is_gemini(model: str | None) -> bool:
+    return model is not None and model.rpartition("/")[2].startswith(_GEMINI_PREFIX)
 
 
 def read_tools(items: Any, meter: UsageMeter) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-_PROVIDERS = {
+PROVIDERS = {
     "api.openai.com": "openai",
     "*.api.openai.com": "openai",
     "api.anthropic.com": "anthropic",
@@ -81,7 +81,7 @@ def find_provider(url: Any) -> str | None:
     if known is not None and known[0] is url:
         return known[1]
     host = (getattr(url, "host", None) or "").lower().rstrip(".")
-    provider = next((name for pattern, name in _PROVIDERS.items() if fnmatchcase(host, pattern)), None)
+    provider = next((name for pattern, name in PROVIDERS.items() if fnmatchcase(host, pattern)), None)
     if len(_provider_by_url) >= _MAX_URLS:
         _provider_by_url.clear()
     _provider_by_url[id(url)] = (url, provider)

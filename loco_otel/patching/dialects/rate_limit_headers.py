@@ -95,6 +95,12 @@ _TOKEN_NAMES = (
     _LimitNames(
         "x-ratelimit-remaining-tokens-minute", "x-ratelimit-limit-tokens-minute", "x-ratelimit-reset-tokens-minute"
     ),
+    # Fireworks, of input
+    _LimitNames(
+        "x-ratelimit-remaining-tokens-prompt", "x-ratelimit-limit-tokens-prompt", "x-ratelimit-reset-tokens-prompt"
+    ),
+    # Together, whose one reset is of both limits
+    _LimitNames("x-tokenlimit-remaining", "x-tokenlimit-limit", "x-ratelimit-reset"),
     # Mistral behind Kong
     _LimitNames("ratelimitbysize-remaining", "ratelimitbysize-limit", "ratelimitbysize-reset"),
     _LimitNames(
@@ -134,6 +140,20 @@ def read_retry_info(body: object) -> float | None:
         if isinstance(text, str):
             return _read_seconds({_RETRY_INFO: text}, _RETRY_INFO)
     return None
+
+
+def find_forwarded_headers(body: object) -> Mapping[str, str]:
+    """Return the headers, by their names in lower case, that the JSON of an error contains, as OpenRouter sends them.
+
+    They are its own, or those of the provider behind it. Empty without any.
+    """
+    error = body.get("error", body) if isinstance(body, Mapping) else None
+    metadata = error.get("metadata") if isinstance(error, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return {}
+    headers = metadata.get("headers")
+    found = {"retry-after": metadata.get("retry_after_seconds"), **(headers if isinstance(headers, Mapping) else {})}
+    return {name.lower(): str(value) for name, value in found.items() if isinstance(value, (str, int, float))}
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
