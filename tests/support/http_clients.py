@@ -43,13 +43,17 @@ class AsyncHttpClient:
 
 
 class SyncLines:
-    """The lines of a streamed response."""
+    """The lines of a streamed response. It keeps the iterator: one that is dropped closes the connection."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
+        self._lines: Iterator[str] = response.iter_lines()
 
     def __iter__(self) -> Iterator[str]:
-        return self._response.iter_lines()  # type: ignore[no-any-return]
+        return self
+
+    def __next__(self) -> str:
+        return next(self._lines)
 
     def close(self) -> None:
         self._response.close()
@@ -60,9 +64,13 @@ class AsyncLines:
 
     def __init__(self, response: Any) -> None:
         self._response = response
+        self._lines: AsyncIterator[str] = response.aiter_lines()
 
     def __aiter__(self) -> AsyncIterator[str]:
-        return self._response.aiter_lines()  # type: ignore[no-any-return]
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._lines)
 
     async def aclose(self) -> None:
         await self._response.aclose()
