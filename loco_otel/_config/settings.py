@@ -37,7 +37,13 @@ from loco_otel._config.messages import (
     format_single_line,
 )
 from loco_otel._config.resource_rules import ResourceRule, index_by_name
-from loco_otel._config.validators import accept_none_word, convert_to_lower, reject_bool, reject_too_large
+from loco_otel._config.validators import (
+    accept_none_word,
+    convert_to_lower,
+    reject_bool,
+    reject_too_large,
+    split_hosts,
+)
 from loco_otel.errors import ConfigurationError
 from loco_otel.money import Action, Budget, Period
 
@@ -144,6 +150,10 @@ class Settings(BaseSettings):
     """Format of the event log of loco-agent's API; `pretty` also enables it."""
     metric_values: Annotated[_Integer, Field(ge=1)] = Field(default=200, description="a whole number of at least 1")
     """The most values of one metric attribute; further ones are recorded as `other`."""
+    http_hosts: Annotated[tuple[str, ...], BeforeValidator(split_hosts)] = Field(
+        default=(), description="hosts with commas between, each alone or with a port (llm.example, localhost:8000)"
+    )
+    """Hosts whose requests by httpx and httpx2 are calls, without an SDK. Empty: the two are not patched."""
     weights: Mapping[str, _Weight] = Field(
         default={}, description="a table of model names or globs, each with a number above 0"
     )

@@ -1,5 +1,7 @@
 """Checks that several settings share."""
 
+from urllib.parse import urlsplit
+
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
@@ -43,3 +45,26 @@ def convert_to_lower(value: object) -> object:
 def accept_none_word(word: str) -> BeforeValidator:
     """Return a validator that converts a word, in any case, to None."""
     return BeforeValidator(lambda value: None if convert_to_lower(value) == word else value)
+
+
+def split_hosts(value: object) -> object:
+    """Return the hosts of a line as a tuple, in lower case. The word `none` is no host.
+
+    Raises:
+        ValueError: an entry is more than a host and a port, such as a URL.
+
+    """
+    if not isinstance(value, str | list | tuple):
+        return value
+    entries = value.split(",") if isinstance(value, str) else value
+    hosts = tuple(str(entry).strip().lower() for entry in entries)
+    if hosts == ("none",):
+        return ()
+    return tuple(dict.fromkeys(_check_host(host) for host in hosts if host))
+
+
+def _check_host(host: str) -> str:
+    parts = urlsplit(f"//{host}")
+    if parts.netloc != host or "@" in host or not parts.hostname or parts.port == 0:
+        raise ValueError(f"{host!r} is not a host")
+    return host

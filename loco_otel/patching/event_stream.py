@@ -21,6 +21,8 @@ _MARK = b"[DONE]"
 _OBJECT = b"{"
 _STREAM_TYPES = ("event-stream", "stream+json", "ndjson")
 """Parts of the media types of events and of lines of JSON."""
+_READERS = ("iter_bytes", "aiter_bytes", "iter_raw", "aiter_raw")
+"""The methods by which a response is read. Those that return text or lines call the first two, and these the others."""
 
 
 class EventStreamReader:
@@ -83,10 +85,15 @@ def follow_response(call: Call, response: Any) -> None:
             response.raise_for_status()
         except Exception as error:
             call.fail_call(error)
-    elif not response.is_closed and _is_stream(response.headers.get("content-type", "")):
-        follow_event_stream(call, response)
-    else:
-        follow_answer(call, response)
+        return
+    if _is_stream(response.headers.get("content-type", "")):
+        if not response.is_closed:
+            follow_event_stream(call, response)
+            return
+        if call.chunk_reader is not None:
+            # The program has read all of the stream at once.
+            EventStreamReader(call.chunk_reader)(response.content + b"\n", call.meter)
+    follow_answer(call, response)
 
 
 def _is_stream(media_type: str) -> bool:
@@ -114,12 +121,21 @@ def follow_event_stream(call: Call, response: Any) -> None:
     def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
         return AsyncFollowedStream(_restore_method(weak(), "aiter_bytes")(*args, **kwargs), body)
 
-    response.iter_bytes, response.aiter_bytes = iter_bytes, aiter_bytes
+    def iter_raw(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        body.mark_unobserved()
+        return _restore_method(weak(), "iter_raw")(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def aiter_raw(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        body.mark_unobserved()
+        return _restore_method(weak(), "aiter_raw")(*args, **kwargs)  # type: ignore[no-any-return]
+
+    vars(response).update(zip(_READERS, (iter_bytes, aiter_bytes, iter_raw, aiter_raw), strict=True))
     body.mark_unread()
     call.claim_slot()
 
 
 def _restore_method(response: Any, name: str) -> Any:
     """Return a response's own method, and remove ours: a body is read once."""
-    vars(response).pop(name, None)
+    for reader in _READERS:
+        vars(response).pop(reader, None)
     return getattr(response, name)

@@ -37,6 +37,9 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     not_covered: tuple[str, ...] = ()
     """What of the SDK asks a model and is neither scheduled nor counted, for the doctor."""
 
+    needs_hosts = False
+    """Whether it schedules only the calls to the hosts that the setting `http_hosts` names. Without one it is off."""
+
     _is_active = False
     _meter_provider: Any = None
     _hooked_modules: set[str]
@@ -92,6 +95,9 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             self._record_inactive(InactiveReason.DISABLED)
+            return
+        if cls.needs_hosts and not runtime.settings.http_hosts:
+            _logger.debug("LOCO_HTTP_HOSTS names no host: %s is not patched", self.sdk)
             return
         runtime.start_telemetry(kwargs.get("tracer_provider"), kwargs.get("meter_provider"))
         if cls._is_active or not self._can_patch():

@@ -142,6 +142,10 @@ class ResponseBody:
         self.touch(self.ticket)
         self.ticket.idle_after = _UNREAD_IDLE_SECONDS
 
+    def mark_unobserved(self) -> None:
+        """Note that its reading has begun, and will not be seen."""
+        self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
+
     def wrap_parse(self, answer: Any) -> None:
         """See what a raw answer is parsed into: a stream, or the whole."""
         # The copy's: one that holds the answer would make a cycle of it, and one that does not would lose it in

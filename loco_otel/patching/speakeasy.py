@@ -17,6 +17,7 @@ from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.attempt_wrappers import resume_suspended_call, resume_suspended_call_async
 from loco_otel.patching.event_stream import follow_response
+from loco_otel.patching.http_request import replace_json_values
 from loco_otel.patching.target import Target
 from loco_otel.patching.wrappers import Wrapper, observe_attempt, suspend_slot, wrap_async_call, wrap_call
 
@@ -62,11 +63,7 @@ def read_json(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def replace_json(request: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
     """Return a request with other values in its JSON; the one given is left as it is."""
-    old = request["request"]
-    content = json.dumps({**read_json(request), **values}).encode()
-    headers = {name: value for name, value in old.headers.items() if name != "content-length"}
-    new = type(old)(old.method, old.url, headers=headers, content=content, extensions=old.extensions)
-    return {**request, "request": new}
+    return {**request, "request": replace_json_values(request["request"], values)}
 
 
 def _start_attempt(adapter: Adapter) -> Wrapper:

@@ -121,6 +121,8 @@ def test_environment_defaults_to_that_of_the_process(monkeypatch):
         ("agent_id", "analyst", "analyst"),
         ("agent_id", "  café 7 ", "café 7"),
         ("metric_values", "1", 1),
+        ("http_hosts", " LLM.example , localhost:8000,", ("llm.example", "localhost:8000")),
+        ("http_hosts", "none", ()),
     ],
 )
 def test_environment_sets_it(key, written, value):
@@ -132,6 +134,7 @@ def test_environment_sets_it(key, written, value):
 
 
 WHOLE = "must be a whole number of at least 1"
+HOSTS = "must be hosts with commas between, each alone or with a port (llm.example, localhost:8000)"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,9 @@ WHOLE = "must be a whole number of at least 1"
         ("LOCO_STREAM_USAGE", "sometimes", "must be true or false"),
         ("LOCO_METRIC_VALUES", "0", WHOLE),
         ("LOCO_METRIC_VALUES", "many", WHOLE),
+        ("LOCO_HTTP_HOSTS", "https://llm.example/v1", HOSTS),
+        ("LOCO_HTTP_HOSTS", "llm.example:http", HOSTS),
+        ("LOCO_HTTP_HOSTS", "key@llm.example", HOSTS),
     ],
 )
 def test_bad_value_is_named_with_allowed_values(name, value, allowed):
@@ -291,6 +297,7 @@ def test_file_sets_every_key(config):
         stream_usage = true
         agent_id = "batch"
         metric_values = 50
+        http_hosts = ["llm.example", "localhost:8000"]
         capacity_max = 100
         requests_per_minute = 600
         tokens_per_minute = 90_000.5
@@ -343,6 +350,7 @@ def test_file_sets_every_key(config):
     assert (settings.enabled, settings.capacity, settings.policy) == (False, 2, "fifo")
     assert (settings.optimize_for, settings.alpha) == ("throughput", 0.5)
     assert (settings.max_wait_ticks, settings.max_waiters, settings.metric_values) == (7, 8, 50)
+    assert settings.http_hosts == ("llm.example", "localhost:8000")
     assert (settings.acquire_timeout, settings.max_hold, settings.agent_id) == (1.5, 60.0, "batch")
     assert (settings.stream_usage, settings.auto_tune, settings.log) == (True, True, "pretty")
     assert list(settings.weights.items()) == [("gpt-4o", 4.0), ("claude-*", 2.5)]
@@ -726,6 +734,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("agent_id", "none"),
         ("log", "json"),
         ("metric_values", "200"),
+        ("http_hosts", "none"),
         ("weights", "gpt-4o=4, claude-*=2.5"),
         ("prices", "none"),
         ("providers", "none"),

@@ -68,7 +68,7 @@ def check_settled(sdk: ConformingSdk, scheduling: Scheduling, calls: int) -> Non
 def test_peak_at_server_equals_capacity(
     sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled
 ) -> None:
-    scheduling = scheduled(capacity=2)
+    scheduling = scheduled(capacity=2, **sdk.settings)
     server.hold()
     with sdk.open_caller(server, is_async=mode.is_async) as caller:
         calls = [caller.start(caller.call("m", streamed=mode.streamed)) for _ in range(5)]
@@ -86,7 +86,7 @@ def test_peak_at_server_equals_capacity(
 
 @each_case
 def test_usage_is_that_of_provider(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
-    scheduling = scheduled(capacity=1, stream_usage=True)
+    scheduling = scheduled(capacity=1, stream_usage=True, **sdk.settings)
     server.configure(output_tokens=7, cached_tokens=2)
     with sdk.open_caller(server, is_async=mode.is_async) as caller:
         caller.start(caller.call("m", streamed=mode.streamed)).result(PATIENCE)
@@ -101,7 +101,7 @@ def test_usage_is_that_of_provider(sdk: ConformingSdk, mode: Mode, server: LlmSe
 
 @each_retrying_case
 def test_slot_is_free_during_back_off(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
-    scheduling = scheduled(capacity=1)
+    scheduling = scheduled(capacity=1, **sdk.settings)
     server.hold()
     server.throttle(1, retry_after=0.01, model="first")
     with sdk.open_caller(server, is_async=mode.is_async) as caller:
@@ -128,7 +128,7 @@ def test_slot_is_free_during_back_off(sdk: ConformingSdk, mode: Mode, server: Ll
 def test_stream_holds_slot_until_it_ends(
     ending: str, sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled
 ) -> None:
-    scheduling = scheduled(capacity=1)
+    scheduling = scheduled(capacity=1, **sdk.settings)
     server.hold(after_chunks=sdk.first_chunks, model="first")
     if ending == "broken":
         server.break_off(1, after_chunks=sdk.first_chunks, model="first")
@@ -156,7 +156,7 @@ def test_stream_holds_slot_until_it_ends(
 
 @each_async_case
 def test_cancelled_call_frees_slot(sdk: ConformingSdk, mode: Mode, server: LlmServer, scheduled: Scheduled) -> None:
-    scheduling = scheduled(capacity=1)
+    scheduling = scheduled(capacity=1, **sdk.settings)
     server.hold(after_chunks=sdk.first_chunks if mode.streamed else None, model="first")
     with sdk.open_caller(server, is_async=True) as caller:
         first = caller.start(caller.call("first", streamed=mode.streamed))
@@ -178,7 +178,7 @@ def test_cancelled_call_frees_slot(sdk: ConformingSdk, mode: Mode, server: LlmSe
 
 @each_sdk
 def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer, scheduled: Scheduled) -> None:
-    scheduling = scheduled(capacity=CAPACITY)
+    scheduling = scheduled(capacity=CAPACITY, **sdk.settings)
     server.break_off(None, after_chunks=sdk.first_chunks, model="broken")
     server.throttle(None, status=400, model="refused")
     count, failures = round(CALLS * sdk.mixed_share), 0

@@ -13,6 +13,7 @@ from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, Botocore
 from loco_otel_instrumentation.cohere import CohereInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
+from loco_otel_instrumentation.http import Httpx2Instrumentor, HttpxInstrumentor
 from loco_otel_instrumentation.huggingface_hub import HuggingFaceInstrumentor
 from loco_otel_instrumentation.litellm import LiteLLMInstrumentor
 from loco_otel_instrumentation.mistralai import MistralInstrumentor
@@ -41,10 +42,14 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "azure-ai-inference": AzureInferenceInstrumentor,
     "botocore": BotocoreInstrumentor,
     "aiobotocore": AiobotocoreInstrumentor,
+    "httpx": HttpxInstrumentor,
+    "httpx2": Httpx2Instrumentor,
 }
 VERSION_MODULES = {
     "google.genai": "google.genai.version",
     "litellm": "litellm._version",
+    "httpx": "httpx",
+    "httpx2": "httpx2",
     "botocore": "botocore",
     "aiobotocore": "aiobotocore",
     "mistralai": f"{MISTRAL_PACKAGE}._version",

@@ -6,15 +6,16 @@ of its tests against that SDK. Tests of one SDK alone are for what no other SDK 
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import anthropic
 import groq
 import httpx
+import httpx2
 import ollama
 import openai
 from azure.ai.inference import ChatCompletionsClient
@@ -23,6 +24,7 @@ from azure.core.credentials import AzureKeyCredential
 from bedrock_clients import AIOBOTOCORE, AsyncBedrock, make_bedrock, open_conversation
 from cohere_clients import AsyncCohereClient, CohereClient, OldAsyncCohereClient, OldCohereClient, create_cohere_chat
 from google import genai
+from http_clients import AsyncHttpClient, HttpClient, send_request
 from huggingface_hub import AsyncInferenceClient, InferenceClient, get_session
 from litellm_calls import LITELLM, make_litellm
 from llm_server import LlmServer
@@ -75,6 +77,8 @@ class ConformingSdk:
     """Whether it does so for streams too."""
     is_installed: bool = True
     """Whether the suite can run it here."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Without which its calls are not scheduled."""
 
     def __str__(self) -> str:
         return self.name
@@ -319,6 +323,20 @@ ROWS = [
         modes=_list_modes(is_async=True),
         reports_cached_tokens=_BOTOCORE_HAS_CACHE,
         is_installed=AIOBOTOCORE is not None,
+    ),
+    *(
+        ConformingSdk(
+            f"{package.__name__}-{api}",
+            partial(HttpClient, package, path),
+            partial(AsyncHttpClient, package, path),
+            send_request,
+            api=api,
+            mixed_share=0.3,
+            has_retries=False,
+            settings={"http_hosts": "127.0.0.1"},
+        )
+        for package in (httpx, httpx2)
+        for api, path in (("openai", "chat/completions"), ("anthropic", "v1/messages"))
     ),
     *(
         ConformingSdk(

@@ -75,11 +75,15 @@ def examine_environment(environ: Mapping[str, str], *, imports: bool = False) ->
 
 def _examine_sdk(entry: EntryPoint, settings: Settings | None, environ: Mapping[str, str], *, imports: bool) -> Sdk:
     left_out = settings.disabled_instrumentations if settings else frozenset()
-    imports = imports or others.has_instrumentors(entry.load().sdk, left_out)
+    # Others' instrumentors of an HTTP client make no inference spans, and wrap other methods.
+    is_http_client = entry.load().needs_hosts
+    imports = imports or (not is_http_client and others.has_instrumentors(entry.load().sdk, left_out))
     with ExitStack() as stack:
         sdk, instrumentor = stack.enter_context(patch_for_inspection(entry, settings, imports=imports))
         if sdk.version is None:
             return sdk
+        if is_http_client:
+            return sdk._replace(inference_span=(others.OURS,)) if sdk.is_patched else sdk
         # Theirs after ours, as the launcher does it.
         sdk = sdk._replace(instrumentors=stack.enter_context(others.load_instrumentors(sdk.sdk, left_out)))
         sdk = sdk._replace(wrapped=others.find_wrapped_methods(sdk.sdk))
@@ -102,7 +106,7 @@ def _find_launcher_errors(ways_out: tuple[Exporter, ...]) -> Iterator[str]:
 
 def _describe_unscheduled(sdks: tuple[Sdk, ...]) -> str:
     """Say which calls would go unscheduled; nothing where all is well."""
-    installed = [sdk for sdk in sdks if sdk.version is not None]
+    installed = [sdk for sdk in sdks if sdk.version is not None and not sdk.off]
     if not installed:
         return "none of the SDKs is installed, so there is nothing to schedule"
     if not any(sdk.is_patched for sdk in installed):

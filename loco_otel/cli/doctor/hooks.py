@@ -30,7 +30,9 @@ def patch_for_inspection(
     instrumentor: LocoInstrumentor = entry.load()()
     number = find_installed_version(instrumentor.sdk)
     sdk = Sdk(instrumentor.sdk, number, instrumentor.requires, not_covered=instrumentor.not_covered)
-    if number is not None:
+    if number is not None and instrumentor.needs_hosts and settings is not None and not settings.http_hosts:
+        sdk = sdk._replace(off="LOCO_HTTP_HOSTS names no host")
+    elif number is not None:
         supported = instrumentor.supports_version(number)
         fault = "" if supported else f"version not supported, it takes {instrumentor.requires}"
         sdk = sdk._replace(supported=supported, fault=_find_disabling_setting(entry, settings) or fault)

@@ -47,7 +47,9 @@ class Sdk(NamedTuple):
     supported: bool = True
     """Whether its version is one of them; others are left alone."""
     fault: str = ""
-    """Why it is not patched; empty where it is."""
+    """Why it is not patched, though it should be; empty where it is."""
+    off: str = ""
+    """Which setting would have it patched; empty where none has to."""
     imported: bool = False
     """Whether it was imported and patched for this report. Otherwise its source was read."""
     hooks: tuple[Hook, ...] = ()
@@ -61,7 +63,7 @@ class Sdk(NamedTuple):
     @property
     def is_patched(self) -> bool:
         """Whether its calls pass the scheduler."""
-        return self.version is not None and not self.fault
+        return self.version is not None and not self.fault and not self.off
 
 
 class AgentFramework(NamedTuple):

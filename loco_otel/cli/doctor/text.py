@@ -57,6 +57,8 @@ def _format_state(sdk: Sdk) -> str:
         return "not installed"
     if sdk.fault:
         return f"NOT patched: {sdk.fault}"
+    if sdk.off:
+        return f"off: {sdk.off}"
     return f"patched, {len(sdk.hooks)} methods"
 
 
