@@ -93,6 +93,8 @@ FACTS = {
         downgrade="where the request names the model",
     ),
     "ollama": _SdkFacts(("ollama",), ("ollama", "llama3.2")),
+    "httpx": _SdkFacts(("httpx-openai", "httpx-anthropic"), ("openai", "gpt-4o"), "all", page="http.md"),
+    "httpx2": _SdkFacts(("httpx2-openai", "httpx2-anthropic"), ("openai", "gpt-4o"), "all", page="http.md"),
 }
 """By the import name of the SDK."""
 
