@@ -92,11 +92,14 @@ def push_dashboards(url: str, token: str, folder: str | None = None) -> Iterator
 
     """
     try:
-        from grafana_client.api import GrafanaApi  # noqa: PLC0415 - an optional extra
-        from grafana_client.client import GrafanaException, TokenAuth  # noqa: PLC0415 - an optional extra
+        from grafana_client.api import GrafanaApi  # type: ignore[import-untyped] # noqa: PLC0415 - an optional extra
+        from grafana_client.client import (  # type: ignore[import-untyped] # noqa: PLC0415 - an optional extra
+            GrafanaException,
+            TokenAuth,
+        )
     except ImportError as error:
         raise DashboardError("pushing needs grafana-client: pip install 'loco-otel[grafana]'") from error
-    api = GrafanaApi.from_url(url, credential=TokenAuth(token))  # type: ignore[no-untyped-call]
+    api = GrafanaApi.from_url(url, credential=TokenAuth(token))
     with closing(api.client.s):
         for dashboard in load_dashboards():
             body = {"dashboard": dashboard, "overwrite": True, "message": f"loco-otel {loco_otel.__version__}"}

@@ -294,10 +294,6 @@ def moderates(client: Any) -> Any:
     return client.moderations.create(input=PROMPT)
 
 
-def makes_an_image(client: Any) -> Any:
-    return client.images.generate(prompt=PROMPT)
-
-
 def counts_tokens(client: Any) -> Any:
     return client.messages.count_tokens(model="claude-sonnet-5", messages=[{"role": "user", "content": PROMPT}])
 
@@ -306,7 +302,6 @@ OTHER_CALLS: list[tuple[str, Callable[[Any], Any], int]] = [
     ("openai", lists_models, 200),
     ("openai", uploads_a_file, 200),
     ("openai", lists_batches, 200),
-    ("openai", makes_an_image, 200),
     ("openai", moderates, 404),
     ("anthropic", lists_batches, 200),
     ("anthropic", creates_a_batch, 200),
