@@ -10,11 +10,13 @@ UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference langfuse botocore logfire))
 
-# The pairs of versions that the patch suite passes beside the newest: a requirement file for each.
-PAIRS := $(basename $(notdir $(wildcard tests/pairs/*.txt)))
-# Without the tests of what no pair changes.
-PAIR_TESTS = tests/instrumentation --ignore tests/instrumentation/paths --ignore-glob '*/test_identity_*.py' \
-  --ignore tests/instrumentation/test_usage_types.py --ignore tests/instrumentation/test_auto_capacity.py \
+# The pairs of versions that the patch suite passes beside the newest: a requirement file for each. Those between the
+# oldest and the newest run at night.
+NIGHTLY_PAIRS := frameworks genai2
+PAIRS := $(filter-out $(NIGHTLY_PAIRS),$(basename $(notdir $(wildcard tests/pairs/*.txt))))
+# What the versions of an SDK change.
+PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py calls.py endings.py retries.py \
+  stream_usage.py inference_spans.py usage_shapes.py spend.py survival.py bedrock.py http.py) \
   -k 'not (google_genai or gemini or interactions or litellm or $(SMALL_SDKS))'
 # Only google-genai.
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
@@ -30,9 +32,6 @@ test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versio
 # Programs and adapters of the agent frameworks that only this set has, and of all together.
 test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters/test_,google_adk.py crewai.py) \
   -k 'google_adk or crewai or mixed or demo'
-# Between the oldest and the newest versions, which pass all.
-test-frameworks: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py calls.py endings.py \
-  retries.py stream_usage.py) -k '(openai or anthropic or groq) and not ($(SMALL_SDKS) or litellm)'
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
@@ -40,7 +39,7 @@ UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching tel
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py)
 
-.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
+.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
 
 demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
@@ -59,12 +58,13 @@ test: lint company $(if $(shell command -v npm),.venv/grafana/.done)
 test-pairs:
 	$(MAKE) --jobs=2 --output-sync=target $(PAIRS:%=test-%)
 
-$(PAIRS:%=test-%): test-%: .venv/.pair-%
+$(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
 
-# The tests that draw at random, and those of forks, with twenty times the runs.
+# The tests that draw at random, and those of forks, with twenty times the runs; further pairs of versions.
 nightly: .venv/.test
 	TEST_EFFORT=20 $(BIN)/python -m pytest -o timeout=0 -n auto --dist worksteal $(NIGHTLY_TESTS)
+	$(MAKE) $(NIGHTLY_PAIRS:%=test-%)
 
 # The tests that SDKs and instrumentors publish; OTHERS names some of them: make others OTHERS=openai
 others: .venv/.others
