@@ -57,11 +57,14 @@ def server(server_process: LlmServer) -> LlmServer:
     return server_process
 
 
-def check_settled(sdk: ConformingSdk, scheduling: Scheduling, calls: int) -> None:
-    """Check that each call was submitted once, gave its slot back, and has one inference span if it got a slot."""
+def check_settled(sdk: ConformingSdk, scheduling: Scheduling, calls: int, cancelled: int = 0) -> None:
+    """Check that each call was submitted once, gave its slot back, and has one inference span if it got a slot.
+
+    One that is cancelled between its grant and its first step got a slot and was never sent.
+    """
     scheduling.settled(calls)
     granted = {event.ticket.id for event in scheduling.seen.of(Granted)}
-    assert len(scheduling.spans(f"{sdk.operation} ")) == len(granted)
+    assert 0 <= len(granted) - len(scheduling.spans(f"{sdk.operation} ")) <= cancelled
 
 
 @each_case
@@ -181,7 +184,7 @@ def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer
     scheduling = scheduled(capacity=CAPACITY, **sdk.settings)
     server.break_off(None, after_chunks=sdk.first_chunks, model="broken")
     server.throttle(None, status=400, model="refused")
-    count, failures = round(CALLS * sdk.mixed_share), 0
+    count, failures, cancelled = round(CALLS * sdk.mixed_share), 0, 0
     with ExitStack() as stack:
         callers = [
             stack.enter_context(sdk.open_caller(server, is_async=is_async))
@@ -202,6 +205,7 @@ def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer
                 work = caller.call("refused", streamed=True)
             elif kind == 4 and caller.is_async:
                 work = caller.call_and_cancel("m", 1 + index % 97, streamed=index % 8 < 4)
+                cancelled += 1
             else:
                 work = caller.call("m", streamed=True)
             calls.append(caller.start(work))
@@ -215,4 +219,4 @@ def test_nothing_is_left_after_mixed_calls(sdk: ConformingSdk, server: LlmServer
     assert failed == failures, "those that the server breaks off or refuses"
     scheduling.seen.wait_for(Submitted, count)
     assert server.peak() <= CAPACITY
-    check_settled(sdk, scheduling, count)
+    check_settled(sdk, scheduling, count, cancelled)
