@@ -51,6 +51,8 @@ def doctor(context: click.Context, *, as_json: bool, imports: bool) -> None:
     Reads the SDKs' source. Imports and patches an SDK that other instrumentors patch too, as opentelemetry-instrument
     does, and checks the result. Tests the exporters too. Exits with 1 if calls would be unscheduled.
     """
+    # LiteLLM requests its price list from the network when it is imported.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with redirect_stdout(sys.stderr):  # what other packages print on import
         report = examine_environment(os.environ, imports=imports)
     if as_json:

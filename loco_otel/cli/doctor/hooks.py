@@ -1,7 +1,6 @@
 """Our own hooks: whether each SDK can be patched, read from its source, or determined by patching it."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,8 +90,6 @@ def _patch_sdk(instrumentor: LocoInstrumentor) -> str:
             # As the launcher does, which checks only our distribution's version.
             instrumentor.instrument(skip_dep_check=True)
         try:
-            # LiteLLM requests its price list from the network when it is imported.
-            os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
             import_module(instrumentor.list_targets()[0].module)
         except Exception as error:
             return f"it cannot be imported: {format_exception(error)}"
