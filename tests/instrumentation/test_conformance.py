@@ -18,6 +18,8 @@ from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Wai
 pytestmark = [
     # google-genai extends a class of aiohttp that is not meant to be.
     pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning"),
+    # LiteLLM makes a client for each thread that has none yet, keeps one, and drops the others without closing them.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
     # What google-genai 1 reports of its interactions.
     pytest.mark.filterwarnings("ignore:Interactions usage is experimental:UserWarning"),
     pytest.mark.filterwarnings("ignore:Async interactions client cannot use aiohttp:UserWarning"),
