@@ -1,7 +1,7 @@
 """What holds for the calls of every SDK, in each of its modes: see `conformance`."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, wait
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -18,8 +18,6 @@ from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Wai
 pytestmark = [
     # google-genai extends a class of aiohttp that is not meant to be.
     pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning"),
-    # LiteLLM makes a client for each thread that has none yet, keeps one, and drops the others without closing them.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
     # What google-genai 1 reports of its interactions.
     pytest.mark.filterwarnings("ignore:Interactions usage is experimental:UserWarning"),
     pytest.mark.filterwarnings("ignore:Async interactions client cannot use aiohttp:UserWarning"),
@@ -31,20 +29,27 @@ pytestmark = [
 CALLS = 300 if PAIR else 1000
 CAPACITY = 3
 
+DROPS_CLIENTS = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+"""LiteLLM makes a client for each thread that has none yet, keeps one, and drops the others without closing them."""
+
+
+def parametrize(names: str, cases: Iterable[tuple[Any, ...]]) -> Callable[..., Any]:
+    """Run a test for each case; the first of its values is the SDK."""
+    marks = {row.name: [DROPS_CLIENTS] if row.name.startswith("litellm") else [] for row in SDKS}
+    return pytest.mark.parametrize(names, [pytest.param(*case, marks=marks[case[0].name]) for case in cases], ids=str)
+
+
 cases = [(sdk, mode) for sdk in SDKS for mode in sdk.modes]
-each_case: Callable[..., Any] = pytest.mark.parametrize(("sdk", "mode"), cases, ids=str)
-each_stream: Callable[..., Any] = pytest.mark.parametrize(
-    ("sdk", "mode"), [case for case in cases if case[1].streamed], ids=str
+each_case = parametrize("sdk, mode", cases)
+each_stream = parametrize("sdk, mode", (case for case in cases if case[1].streamed))
+each_async_case = parametrize("sdk, mode", (case for case in cases if case[1].is_async))
+each_retrying_case = parametrize(
+    "sdk, mode",
+    ((sdk, mode) for sdk, mode in cases if sdk.has_retries and (sdk.retries_streams or not mode.streamed)),
 )
-each_async_case: Callable[..., Any] = pytest.mark.parametrize(
-    ("sdk", "mode"), [case for case in cases if case[1].is_async], ids=str
-)
-each_retrying_case: Callable[..., Any] = pytest.mark.parametrize(
-    ("sdk", "mode"),
-    [(sdk, mode) for sdk, mode in cases if sdk.has_retries and (sdk.retries_streams or not mode.streamed)],
-    ids=str,
-)
-each_sdk: Callable[..., Any] = pytest.mark.parametrize("sdk", SDKS, ids=str)
+each_sdk = parametrize("sdk", ((sdk,) for sdk in SDKS))
 
 
 @pytest.fixture(scope="module")
