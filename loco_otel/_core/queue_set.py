@@ -56,6 +56,7 @@ class QueueSet:
         "backlogs",
         "gate",
         "has_reservation",
+        "is_remote",
         "max_wait_ticks",
         "policy",
         "pools",
@@ -79,6 +80,8 @@ class QueueSet:
         self.pools = pools
         self.single_pool = pools[0] if len(pools) == 1 else None
         """The pool of a queue set for one resource; else None."""
+        self.is_remote = any(pool.is_remote for pool in pools)
+        """Whether another place decides its grants, see `_core/remote.py`."""
         self._make_policy = policy
         self._tenant_shares = tenant_shares
         self._has_tenants = False

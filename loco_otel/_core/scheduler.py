@@ -12,6 +12,7 @@ from loco_otel._core.leases import Deadlines
 from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteNote
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -41,8 +42,9 @@ _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 class Scheduler:
     """Grants slots of resources to tickets.
 
-    Operations append to two lists that the caller empties: `decided`, the tickets whose wait has ended and whose
-    waiters must be woken; and `events`, in order, filled only while `observed`.
+    Operations append to lists that the caller empties: `decided`, the tickets whose wait has ended and whose waiters
+    must be woken; `events`, in order, filled only while `observed`; and `remote_notes`, what the place must know that
+    grants the slots of a remote pool (see `_core/remote.py`).
 
     An operation may be interrupted anywhere (a KeyboardInterrupt between two bytecodes). Each ticket's state is the
     truth and changes in one assignment; all else is derived from the states, and `rebuild_state` derives it again.
@@ -74,6 +76,11 @@ class Scheduler:
         self.observed = False
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
+        self.remote_notes: list[RemoteNote] = []
+        self.is_lending = True
+        """Whether waiters of a deadlock share slots here; False if another place decides that too."""
+        self.remote_patience = 0.0
+        """Seconds for the answer to a request for a slot of a remote pool that may not wait."""
         self.max_waiters = max_waiters
         self.closed = False
         self.has_learnt = False
@@ -168,7 +175,10 @@ class Scheduler:
         ticket.state = State.SUSPENDED
         if self.observed:
             self.events.append(Suspended(now, ticket, now - ticket.granted_at))
-        self._free_slots(self._find_queue_set(ticket), ticket, now)
+        queue_set = self._find_queue_set(ticket)
+        if queue_set.is_remote:
+            self.remote_notes.append(RemoteNote(RemoteChange.SUSPENDED, ticket))
+        self._free_slots(queue_set, ticket, now)
 
     def resume_ticket(self, ticket: Ticket, now: float) -> None:
         """Submit a SUSPENDED ticket again, with the age in ticks that it has actually waited.
@@ -227,8 +237,9 @@ class Scheduler:
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self.grant_all_waiting(now)
-        for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
-            self._grant_shared(loan, now)
+        if self.is_lending:
+            for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
+                self._grant_shared(loan, now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
@@ -302,6 +313,8 @@ class Scheduler:
             self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
+        elif queue_set.is_remote:
+            self._request_remotely(queue_set, ticket, now)
         elif timeout is not None and timeout <= 0:
             self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
         elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
@@ -314,6 +327,14 @@ class Scheduler:
                 self.events.append(event_builders.build_waiting(queue_set, ticket, now))
             if any(pool.is_gated for pool in queue_set.pools):
                 self._grant_waiting(queue_set.pools, now)
+
+    def _request_remotely(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        timeout = ticket.request.timeout
+        ticket.deadline = None if timeout is None else now + (timeout if timeout > 0 else self.remote_patience)
+        ticket.is_unanswered = True
+        ticket.state = _WAITING
+        self.enqueue_ticket(queue_set, ticket)
+        self.remote_notes.append(RemoteNote(RemoteChange.REQUESTED, ticket))
 
     def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
@@ -346,7 +367,7 @@ class Scheduler:
 
     def _resolve_deadlocks(self, now: float) -> None:
         detector = self.deadlock_detector
-        while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
+        while detector and self.is_lending and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
@@ -356,10 +377,12 @@ class Scheduler:
         self._grant_ticket(queue_set, ticket, GrantReason.REENTRANT, now)
         self.emit_limits(queue_set.pools, now)
 
-    def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
+    def _grant_ticket(
+        self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float, remote: RemoteGrant | None = None
+    ) -> None:
         waited = ticket.state is _WAITING
         if self.observed or ticket.explain:
-            ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now)
+            ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now, remote)
         if ticket.backlog is not None:
             ticket.backlog.bind_oldest_work(ticket)
         if queue_set.policy.is_metered:
@@ -401,6 +424,8 @@ class Scheduler:
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         queue_set.record_served(ticket)
+        if queue_set.is_remote:
+            self.remote_notes.append(RemoteNote(RemoteChange.ENDED, ticket))
         if held:
             self._free_slots(queue_set, ticket, now)
 
@@ -431,5 +456,7 @@ class Scheduler:
             self.decided.append(ticket)
         del self.tickets[ticket.seq]
         queue_set.settle_charge(ticket)
+        if waited and queue_set.is_remote:
+            self.remote_notes.append(RemoteNote(RemoteChange.ENDED, ticket))
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

@@ -114,6 +114,8 @@ class Ticket:
     """The policy that has charged it, if the policy is metered."""
     correction = 0
     """Difference between its actual weight and that of its request, in milli-weights."""
+    is_unanswered = False
+    """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
     repeated = False
     """Whether it was suspended before."""
     spending_recorded = False
