@@ -9,7 +9,7 @@ decides.
 from enum import Enum
 from typing import NamedTuple
 
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import GrantReason
 
 
@@ -27,6 +27,32 @@ class RemoteNote(NamedTuple):
 
     change: RemoteChange
     ticket: Ticket
+
+
+class RemoteState:
+    """What the core keeps for the other place."""
+
+    __slots__ = ("is_deciding", "notes", "patience")
+
+    def __init__(self) -> None:
+        self.notes: list[RemoteNote] = []
+        """Emptied by the engine."""
+        self.is_deciding = False
+        """Whether the other place decides grants, also which waiter of a deadlock shares a slot."""
+        self.patience = 0.0
+        """Seconds for the answer to a request that may not wait."""
+
+    def add_note(self, change: RemoteChange, ticket: Ticket) -> None:
+        """Leave a note for the other place."""
+        self.notes.append(RemoteNote(change, ticket))
+
+    def add_request(self, ticket: Ticket, now: float) -> None:
+        """Let a ticket wait, and leave a note that it requests a slot. The caller adds it to its queue."""
+        timeout = ticket.request.timeout
+        ticket.deadline = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
+        ticket.is_unanswered = True
+        ticket.state = State.WAITING
+        self.add_note(RemoteChange.REQUESTED, ticket)
 
 
 class RemoteGrant(NamedTuple):

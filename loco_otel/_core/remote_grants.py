@@ -71,8 +71,8 @@ def switch_pools(core: Scheduler, capacities: Mapping[str, float], now: float, *
     Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
     decides again.
     """
-    core.remote_notes = []
-    core.is_lending = not is_remote
+    core.remote.notes = []
+    core.remote.is_deciding = is_remote
     for name, capacity in capacities.items():
         pool = core.resources.pools[name]
         pool.set_remote(is_remote, capacity)

@@ -12,7 +12,7 @@ from loco_otel._core.leases import Deadlines
 from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteNote
+from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -43,8 +43,7 @@ class Scheduler:
     """Grants slots of resources to tickets.
 
     Operations append to lists that the caller empties: `decided`, the tickets whose wait has ended and whose waiters
-    must be woken; `events`, in order, filled only while `observed`; and `remote_notes`, what the place must know that
-    grants the slots of a remote pool (see `_core/remote.py`).
+    must be woken; `events`, in order, filled only while `observed`; and `remote.notes` (see `_core/remote.py`).
 
     An operation may be interrupted anywhere (a KeyboardInterrupt between two bytecodes). Each ticket's state is the
     truth and changes in one assignment; all else is derived from the states, and `rebuild_state` derives it again.
@@ -76,11 +75,7 @@ class Scheduler:
         self.observed = False
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
-        self.remote_notes: list[RemoteNote] = []
-        self.is_lending = True
-        """Whether waiters of a deadlock share slots here; False if another place decides that too."""
-        self.remote_patience = 0.0
-        """Seconds for the answer to a request for a slot of a remote pool that may not wait."""
+        self.remote = RemoteState()
         self.max_waiters = max_waiters
         self.closed = False
         self.has_learnt = False
@@ -177,7 +172,7 @@ class Scheduler:
             self.events.append(Suspended(now, ticket, now - ticket.granted_at))
         queue_set = self._find_queue_set(ticket)
         if queue_set.is_remote:
-            self.remote_notes.append(RemoteNote(RemoteChange.SUSPENDED, ticket))
+            self.remote.add_note(RemoteChange.SUSPENDED, ticket)
         self._free_slots(queue_set, ticket, now)
 
     def resume_ticket(self, ticket: Ticket, now: float) -> None:
@@ -237,7 +232,7 @@ class Scheduler:
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self.grant_all_waiting(now)
-        if self.is_lending:
+        if not self.remote.is_deciding:
             for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
                 self._grant_shared(loan, now)
 
@@ -314,7 +309,8 @@ class Scheduler:
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
         elif queue_set.is_remote:
-            self._request_remotely(queue_set, ticket, now)
+            self.remote.add_request(ticket, now)
+            self.enqueue_ticket(queue_set, ticket)
         elif timeout is not None and timeout <= 0:
             self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
         elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
@@ -327,14 +323,6 @@ class Scheduler:
                 self.events.append(event_builders.build_waiting(queue_set, ticket, now))
             if any(pool.is_gated for pool in queue_set.pools):
                 self._grant_waiting(queue_set.pools, now)
-
-    def _request_remotely(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
-        timeout = ticket.request.timeout
-        ticket.deadline = None if timeout is None else now + (timeout if timeout > 0 else self.remote_patience)
-        ticket.is_unanswered = True
-        ticket.state = _WAITING
-        self.enqueue_ticket(queue_set, ticket)
-        self.remote_notes.append(RemoteNote(RemoteChange.REQUESTED, ticket))
 
     def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
@@ -366,8 +354,8 @@ class Scheduler:
             self._grant_waiting((pool,), now)
 
     def _resolve_deadlocks(self, now: float) -> None:
-        detector = self.deadlock_detector
-        while detector and self.is_lending and (loan := detector.find_borrower(self.resources, now)) is not None:
+        detector, remote = self.deadlock_detector, self.remote
+        while detector and not remote.is_deciding and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
@@ -425,7 +413,7 @@ class Scheduler:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
         queue_set.record_served(ticket)
         if queue_set.is_remote:
-            self.remote_notes.append(RemoteNote(RemoteChange.ENDED, ticket))
+            self.remote.add_note(RemoteChange.ENDED, ticket)
         if held:
             self._free_slots(queue_set, ticket, now)
 
@@ -457,6 +445,6 @@ class Scheduler:
         del self.tickets[ticket.seq]
         queue_set.settle_charge(ticket)
         if waited and queue_set.is_remote:
-            self.remote_notes.append(RemoteNote(RemoteChange.ENDED, ticket))
+            self.remote.add_note(RemoteChange.ENDED, ticket)
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

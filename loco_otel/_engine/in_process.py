@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from loco_otel._engine.messages import (
 from loco_otel._engine.nested import cancel_ticket
 from loco_otel._engine.outbox import Outbox
 from loco_otel._engine.resource_view import ResourceView
+from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel._engine.timer import Timer
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import AcquireRejectedError
@@ -345,6 +346,12 @@ class InProcessEngine:
         if self._outbox:
             self._outbox.deliver_due()
         return result
+
+    def leave(self) -> None:
+        """Give up all slots at the end of the process: no-op, as they end with it."""
+
+    def restate_limits(self, limits: Mapping[str, SharedLimits]) -> None:
+        """State limits that processes share: no-op, as this engine shares none."""
 
     def close(self) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""

@@ -23,6 +23,7 @@ from loco_otel.events import (
     BudgetExceeded,
     Bypassed,
     BypassReason,
+    EngineAnswered,
     Event,
     Gated,
     Granted,
@@ -121,7 +122,7 @@ class MetricListener:
             self._bypassed.add_amount(1, event.reason.value)
             return
         count = self._handlers.get(type(event))
-        if count is not None and not isinstance(event, (Gated, Limited)):
+        if count is not None and not isinstance(event, (Gated, Limited, EngineAnswered)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)

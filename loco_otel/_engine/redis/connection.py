@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from loco_otel._engine.redis.address import EngineAddress
+from loco_otel._config.engine_rules import EngineAddress
+from loco_otel._engine.redis.address import open_connection
 from loco_otel._engine.redis.resp import MISSING, ReplyBuffer, ServerError, pack_command
 
 _RECEIVED_BYTES = 65536
@@ -24,8 +25,8 @@ class Connection:
 
     def __init__(self, address: EngineAddress, timeout: float, at: tuple[str, int] | None) -> None:
         self._timeout = timeout
-        self._opened = address.connect(timeout, at)
-        self.socket: Any = self._opened._sock  # type: ignore[attr-defined]
+        self._opened = open_connection(address, timeout, at)
+        self.socket: Any = self._opened._sock
         self._buffer = ReplyBuffer()
 
     def send_command(self, *arguments: str | int) -> None:

@@ -1,6 +1,5 @@
 """The engine of a process that shares its slots with others: the core of this process, and one server that decides."""
 
-import json
 import logging
 import os
 import socket
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
+from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._core.policies.base import key_of
 from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteNote
 from loco_otel._core.remote_grants import (
@@ -25,13 +25,14 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.redis import messages
-from loco_otel._engine.redis.address import EngineAddress
 from loco_otel._engine.redis.batches import BatchLog, LineState, Operation, Reply
 from loco_otel._engine.redis.link import Link
 from loco_otel._engine.redis.modes import ModeSwitch, compute_share
 from loco_otel._engine.redis.script import make_base_key
+from loco_otel._engine.redis.statements import differ_from_line, make_statement
+from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.clock import Clock, monotonic
-from loco_otel.events import EngineAnswered, GrantReason, Outcome, Snapshot
+from loco_otel.events import EngineAnswered, GrantReason, Snapshot
 from loco_otel.snapshots import EngineMode, EngineSnapshot
 
 _logger = logging.getLogger("loco_otel")
@@ -48,26 +49,6 @@ class EngineOptions(NamedTuple):
     ttl: float = 5.0
     timeout: float = 0.25
     on_error: str = "local"
-
-
-class Statement(NamedTuple):
-    """The limits of a resource as this process states them."""
-
-    capacity: int
-    policy: str
-    alpha: float
-    max_wait_ticks: int
-    shares: Mapping[str, int] = {}
-
-    def make_operation(self, name: str, stated: int) -> Operation:
-        """Return it as the script takes it; `stated` is when, 0 for now."""
-        shares = json.dumps(dict(self.shares), sort_keys=True) if self.shares else ""
-        return [name, self.capacity, self.policy, repr(float(self.alpha)), self.max_wait_ticks, shares, stated]
-
-    def differs_from(self, line: LineState) -> bool:
-        """Return whether other limits are in force."""
-        mine = self.capacity, self.policy, float(self.alpha), self.max_wait_ticks
-        return mine != (line.capacity, line.policy, float(line.alpha), line.guard)
 
 
 class RedisEngine(InProcessEngine):
@@ -89,7 +70,7 @@ class RedisEngine(InProcessEngine):
         self,
         scheduler: Scheduler,
         options: EngineOptions,
-        statements: Mapping[str, Statement],
+        statements: Mapping[str, SharedLimits],
         *,
         clock: Clock = monotonic,
         timer: bool = True,
@@ -99,7 +80,7 @@ class RedisEngine(InProcessEngine):
         self._address = EngineAddress.parse(options.url)
         self._statements = dict(statements)
         super().__init__(scheduler, clock=clock, timer=timer, admission=admission)
-        scheduler.remote_patience = options.timeout
+        scheduler.remote.patience = options.timeout
         self._reset_link()
 
     def _reset_link(self) -> None:
@@ -109,12 +90,16 @@ class RedisEngine(InProcessEngine):
         self._reported: dict[str, Operation] = {}
         self._loans: dict[int, Lenders] = {}
         self._warned: set[str] = set()
-        self._has_waiting_answers = False
         switch = ModeSwitch(self._options.on_error, self._options.timeout)
         self._switch = switch
-        names = make_base_key(self._options.namespace), self._owner
         self._link = Link(
-            self, BatchLog(self._options.ttl), switch, self._address, names, self._options.timeout, self._clock
+            self,
+            BatchLog(self._options.ttl),
+            switch=switch,
+            address=self._address,
+            names=(make_base_key(self._options.namespace), self._owner),
+            timeout=self._options.timeout,
+            clock=self._clock,
         )
         switch_pools(self._core, self._list_capacities(), 0.0, is_remote=True)
 
@@ -122,15 +107,13 @@ class RedisEngine(InProcessEngine):
 
     def _collect(self) -> None:
         core = self._core
-        if core.remote_notes:
-            operations = [self._make_operation(note) for note in core.remote_notes]
-            core.remote_notes = []
-            self._link.start()
-            if core.deadlock_detector or self._reported:
+        if core.remote.is_deciding:
+            operations = [self._make_operation(note) for note in core.remote.notes]
+            core.remote.notes = []
+            if core.count_waiting() or self._reported:
                 operations += self._report_loans()
-            self._link.send_operations(operations)
-        elif (core.deadlock_detector or self._reported) and not core.is_lending:
-            if operations := self._report_loans():
+            if operations:
+                self._link.start()
                 self._link.send_operations(operations)
         super()._collect()
         if core.closed and not core.tickets:
@@ -153,7 +136,7 @@ class RedisEngine(InProcessEngine):
 
     def _report_loans(self) -> list[Operation]:
         """Return what has changed about leases here that are all blocked or idle."""
-        core, operations = self._core, []
+        core = self._core
         loan = find_loan(core, self._clock())
         reports: dict[str, Operation] = {}
         if loan is not None:
@@ -162,8 +145,7 @@ class RedisEngine(InProcessEngine):
             for name, lender in lenders.items():
                 count = len(core.resources.pools[name].leases)
                 reports[name] = (count, f"{self._owner}-{ticket.seq}", f"{self._owner}-{lender.seq}")
-        for name in self._reported.keys() - reports.keys():
-            operations.append(("blocked", name, 0, "", ""))
+        operations: list[Operation] = [("blocked", name, 0, "", "") for name in self._reported.keys() - reports.keys()]
         operations += [("blocked", name, *it) for name, it in reports.items() if self._reported.get(name) != it]
         self._reported = reports
         return operations
@@ -179,16 +161,12 @@ class RedisEngine(InProcessEngine):
         super().after_fork()
         self._reset_link()
 
-    def close(self) -> None:
-        """Reject all waiters and all later requests; leases stay until their release, then the process leaves."""
-        super().close()
-
     def leave(self) -> None:
         """Give up all slots at once, at the end of the process."""
         self._link.leave()
         self._link.join(self._options.timeout * 2)
 
-    def restate_limits(self, statements: Mapping[str, Statement]) -> None:
+    def restate_limits(self, statements: Mapping[str, SharedLimits]) -> None:
         """State other limits; they are in force for all processes until another one states its own."""
 
         def operation(core: Scheduler, now: float) -> None:
@@ -197,8 +175,8 @@ class RedisEngine(InProcessEngine):
             for name, statement in changed.items():
                 self._stated[name] = 0
                 update_remote_pool(core, name, statement.capacity, 0, now)
-                self._link.send_operations([("state", statement.make_operation(name, 0))])
-            if changed and not core.is_lending:
+                self._link.send_operations([("state", make_statement(statement, name, 0))])
+            if changed and core.remote.is_deciding:
                 return
             if changed and self._switch.mode is EngineMode.LOCAL:
                 self._lines.clear()
@@ -217,11 +195,11 @@ class RedisEngine(InProcessEngine):
         """Let the engine decide from now on, and prepare to send it all tickets."""
 
         def operation(core: Scheduler, now: float) -> None:
-            if core.is_lending:
+            if not core.remote.is_deciding:
                 self._switch_to(EngineMode.REMOTE, core, now)
-            core.remote_notes = []
+            core.remote.notes = []
             self._reported = {}
-            statements = [it.make_operation(name, self._stated[name]) for name, it in self._statements.items()]
+            statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
             host = f"{socket.gethostname()} {os.getpid()}"
             with self._link.lock:
                 self._link.log.start_sync(statements, self._list_tickets(core), host)
@@ -229,7 +207,7 @@ class RedisEngine(InProcessEngine):
         self._locked(operation)
 
     def _list_tickets(self, core: Scheduler) -> list[Operation]:
-        tickets = []
+        tickets: list[Operation] = []
         for ticket in core.tickets.values():
             if ticket.request.resources[0] not in self._statements or ticket.state is State.NEW:
                 continue
@@ -280,7 +258,7 @@ class RedisEngine(InProcessEngine):
         self._locked(lambda core, now: self._apply_grants(core, granted, now))
 
     def _apply_grants(self, core: Scheduler, granted: Sequence[Sequence[Any]], now: float) -> None:
-        if core.is_lending:
+        if not core.remote.is_deciding:
             return  # decided before the engine was away; the next sync repeats what holds
         for ticket_id, reason, *facts in granted:
             ticket = self._find_ticket(core, ticket_id)
@@ -318,7 +296,7 @@ class RedisEngine(InProcessEngine):
             return
         if not self._stated[line.name]:
             self._stated[line.name] = line.stated
-        elif line.stated > self._stated[line.name] and statement.differs_from(line):
+        elif line.stated > self._stated[line.name] and differ_from_line(statement, line):
             message = messages.describe_difference(line, statement)
             if message not in self._warned:
                 self._warned.add(message)

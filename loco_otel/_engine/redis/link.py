@@ -11,10 +11,11 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Protocol
 
-from loco_otel._engine.redis.address import EngineAddress
+from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.modes import ModeSwitch
@@ -82,6 +83,7 @@ class Link:
         self,
         host: LinkHost,
         log: BatchLog,
+        *,
         switch: ModeSwitch,
         address: EngineAddress,
         names: tuple[str, str],
@@ -117,6 +119,8 @@ class Link:
             self._poked, self._poker = socket.socketpair()
             self._poked.setblocking(False)
             self._poker.setblocking(False)
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self._poked, selectors.EVENT_READ)
             self._thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
             self._thread.start()
 
@@ -211,12 +215,15 @@ class Link:
             except Exception:
                 _logger.debug("the shared engine did not confirm the end of this process", exc_info=True)
         self._disconnect()
+        self._selector.close()
         self._poked.close()
         self._poker.close()
 
     def _disconnect(self) -> None:
         for connection in (self._connection, self._wakes):
             if connection is not None:
+                with suppress(KeyError, ValueError):  # not registered yet; closed by a failed write
+                    self._selector.unregister(connection.socket)
                 connection.close()
         self._connection = self._wakes = None
 
@@ -234,6 +241,8 @@ class Link:
             self._host.restore_mode()
             raise
         self._request_wakes()
+        for opened in (connection, self._wakes):
+            self._selector.register(opened.socket, selectors.EVENT_READ)
         with self.lock:
             self._write_batches()
 
@@ -261,21 +270,7 @@ class Link:
         connection, wakes = self._connection, self._wakes
         if connection is None or wakes is None or not self.log.is_synced:
             return
-        with self.lock:
-            now = self._clock()
-            oldest = self.log.oldest_sent_at
-            if now > min(oldest + self._timeout, self._wake_deadline):
-                raise TimeoutError(f"the server did not answer within {self._timeout:g} s")
-            if now >= min(self.log.beat_at, self._kick_at):
-                self._send_beat(now)
-            until = min(self.log.beat_at, self._kick_at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
-            if now - self._sent_at < _ACTIVE_SECONDS:
-                until = min(until, now + self._timeout)
-            self._sleeps_until = until
-        with selectors.DefaultSelector() as selector:
-            for source in (connection.socket, wakes.socket, self._poked):
-                selector.register(source, selectors.EVENT_READ)
-            ready = {key.fileobj for key, _ in selector.select(max(0.0, until - now))}
+        ready = {key.fileobj for key, _ in self._selector.select(self._plan_wait())}
         if self._poked in ready:
             self._poked.recv(4096)
         if connection.socket in ready:
@@ -287,6 +282,25 @@ class Link:
             wakes.receive()
             while (data := wakes.take_reply()) is not MISSING:
                 self._handle_wake(data)
+
+    def _plan_wait(self) -> float:
+        """Send what is due, and return the seconds for which nothing else is.
+
+        Raises:
+            TimeoutError: the server has not answered in time.
+
+        """
+        with self.lock:
+            now = self._clock()
+            if now > min(self.log.oldest_sent_at + self._timeout, self._wake_deadline):
+                raise TimeoutError(f"no answer within {self._timeout:g} s")
+            if now >= min(self.log.beat_at, self._kick_at):
+                self._send_beat(now)
+            until = min(self.log.beat_at, self._kick_at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
+            if now - self._sent_at < _ACTIVE_SECONDS:
+                until = min(until, now + self._timeout)
+            self._sleeps_until = until
+        return max(0.0, until - now)
 
     def _send_beat(self, now: float) -> None:
         self._kick_at = inf
@@ -354,8 +368,6 @@ class Link:
             self._host.change_mode(self._switch.mode, error)
         self._disconnect()
         delay = self._switch.compute_delay(random.random(), now)  # noqa: S311
-        if not self._is_closing and kind not in {"NOSCRIPT", "MOVED"}:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._poked, selectors.EVENT_READ)
-                if selector.select(delay):
-                    self._poked.recv(4096)
+        is_immediate = self._is_closing or kind in {"NOSCRIPT", "MOVED"}
+        if not is_immediate and self._selector.select(delay):
+            self._poked.recv(4096)

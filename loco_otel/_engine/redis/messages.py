@@ -1,13 +1,10 @@
 """What the shared engine logs."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from loco_otel._engine.redis.batches import LineState
+from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.snapshots import EngineMode
-
-if TYPE_CHECKING:
-    from loco_otel._engine.redis.engine import Statement
 
 BACK_MESSAGE = "the shared engine (LOCO_ENGINE) answers again: it grants the slots for all processes"
 
@@ -26,7 +23,7 @@ def describe_absence(mode: EngineMode, error: Exception | None, shares: Mapping[
     return f"the shared engine (LOCO_ENGINE) does not answer ({reason}): {effect} (LOCO_ENGINE_ON_ERROR={mode})"
 
 
-def describe_difference(line: LineState, statement: "Statement") -> str:
+def describe_difference(line: LineState, statement: SharedLimits) -> str:
     """Return the message of limits that another process has stated since."""
     pairs = (
         ("capacity", line.capacity, statement.capacity),

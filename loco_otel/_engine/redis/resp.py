@@ -19,11 +19,11 @@ class ServerError(Exception):
 
 
 def pack_command(*arguments: str | int) -> bytes:
-    """Return a command as bytes.
+    r"""Return a command as bytes.
 
     Example:
         >>> pack_command("PING")
-        b'*1\\r\\n$4\\r\\nPING\\r\\n'
+        b'*1\r\n$4\r\nPING\r\n'
 
     """
     parts = [b"*%d\r\n" % len(arguments)]
@@ -34,11 +34,11 @@ def pack_command(*arguments: str | int) -> bytes:
 
 
 class ReplyBuffer:
-    """Bytes that were received, from which complete replies are taken.
+    r"""Bytes that were received, from which complete replies are taken.
 
     Example:
         >>> buffer = ReplyBuffer()
-        >>> buffer.add_data(b"$2\\r\\nhi\\r\\n:4")
+        >>> buffer.add_data(b"$2\r\nhi\r\n:4")
         >>> buffer.take_reply(), buffer.take_reply() is MISSING
         ('hi', True)
 
@@ -93,7 +93,7 @@ class ReplyBuffer:
             return None, start
         items = []
         for _ in range(length):
-            item, start = self._parse(start)  # noqa: PLW2901 - the position moves
+            item, start = self._parse(start)
             if item is MISSING:
                 return MISSING, start
             items.append(item)
