@@ -91,6 +91,7 @@ class MetricListener:
         self._wait_ticks = create_histogram(meter, catalogue.WAIT_TICKS)
         self._hold_duration = create_histogram(meter, catalogue.HOLD_DURATION)
         self._duration = create_histogram(meter, catalogue.DURATION)
+        self._engine_duration = create_histogram(meter, catalogue.ENGINE_DURATION)
         self._time_to_first_chunk = create_histogram(meter, catalogue.TIME_TO_FIRST_CHUNK)
         self._token_usage = create_histogram(meter, catalogue.TOKEN_USAGE)
         self._wait_points = PointLimit(catalogue.WAIT_DURATION)
@@ -121,8 +122,11 @@ class MetricListener:
         if isinstance(event, Bypassed):
             self._bypassed.add_amount(1, event.reason.value)
             return
+        if isinstance(event, EngineAnswered):
+            self._record_value(self._engine_duration, event.seconds, {}, ROOT_CONTEXT)
+            return
         count = self._handlers.get(type(event))
-        if count is not None and not isinstance(event, (Gated, Limited, EngineAnswered)):
+        if count is not None and not isinstance(event, (Gated, Limited)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)

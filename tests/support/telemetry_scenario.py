@@ -24,6 +24,7 @@ from loco_otel.events import (
     BudgetReached,
     Bypassed,
     BypassReason,
+    EngineAnswered,
     Event,
     GateCause,
     Gated,
@@ -49,7 +50,7 @@ from loco_otel.events import (
     Waiting,
 )
 from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Period, Scope, Unit
-from loco_otel.snapshots import CapacityMode, ReportedLimit
+from loco_otel.snapshots import CapacityMode, EngineMode, EngineSnapshot, ReportedLimit
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
@@ -251,6 +252,7 @@ def standing() -> Snapshot:
             ),
         ),
         max_waiting=50,
+        engine=EngineSnapshot(EngineMode.REMOTE, 2, (("llm_api", 1),), (("NOSCRIPT", 1),)),
     )
 
 
@@ -292,7 +294,7 @@ def everything(rig: Rig) -> None:
     )
     presence.record_inactive("groq", "0.1.0", InactiveReason.UNSUPPORTED_VERSION)
     _fork._share_page()  # as the first fork does
-    rig.tell(Limited(980.0, "llm_api", 3, 3))
+    rig.tell(Limited(980.0, "llm_api", 3, 3), EngineAnswered(985.0, 0.0004))
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
     call.begin_inference("analyst", 995.0)

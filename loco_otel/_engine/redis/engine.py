@@ -99,7 +99,6 @@ class RedisEngine(InProcessEngine):
             address=self._address,
             names=(make_base_key(self._options.namespace), self._owner),
             timeout=self._options.timeout,
-            clock=self._clock,
         )
         switch_pools(self._core, self._list_capacities(), 0.0, is_remote=True)
 
@@ -123,16 +122,17 @@ class RedisEngine(InProcessEngine):
         ticket = note.ticket
         ticket_id = f"{self._owner}-{ticket.seq}"
         if note.change is RemoteChange.REQUESTED:
-            timeout = ticket.request.timeout
-            is_immediate = timeout is not None and timeout <= 0 and not ticket.repeated
-            request = ticket.request
-            name = request.resources[0]
-            waited = ticket.waited_ticks if ticket.repeated else 0
-            return ("submit", ticket_id, name, _name_queue(ticket), request.weight, waited, int(is_immediate))
+            return self._make_submission(ticket)
         if note.change is RemoteChange.SUSPENDED:
             return ("suspend", ticket_id)
         self._loans.pop(ticket.seq, None)
         return ("end", ticket_id, ticket.correction)
+
+    def _make_submission(self, ticket: Ticket) -> Operation:
+        request = ticket.request
+        waited = ticket.waited_ticks if ticket.repeated else 0
+        facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(_is_immediate(ticket))
+        return ("submit", f"{self._owner}-{ticket.seq}", *facts)
 
     def _report_loans(self) -> list[Operation]:
         """Return what has changed about leases here that are all blocked or idle."""
@@ -203,6 +203,9 @@ class RedisEngine(InProcessEngine):
             host = f"{socket.gethostname()} {os.getpid()}"
             with self._link.lock:
                 self._link.log.start_sync(statements, self._list_tickets(core), host)
+                for ticket in core.tickets.values():
+                    if _is_immediate(ticket) and ticket.state is State.WAITING:
+                        self._link.log.add_operation(self._make_submission(ticket))
 
         self._locked(operation)
 
@@ -210,6 +213,8 @@ class RedisEngine(InProcessEngine):
         tickets: list[Operation] = []
         for ticket in core.tickets.values():
             if ticket.request.resources[0] not in self._statements or ticket.state is State.NEW:
+                continue
+            if ticket.state is State.WAITING and _is_immediate(ticket):
                 continue
             queue_set = core.resources.get_queue_set(ticket.request.resources)
             state, waited = _WAITING, queue_set.tick - ticket.birth
@@ -295,7 +300,8 @@ class RedisEngine(InProcessEngine):
         if statement is None:
             return
         if not self._stated[line.name]:
-            self._stated[line.name] = line.stated
+            if not differ_from_line(statement, line):
+                self._stated[line.name] = line.stated
         elif line.stated > self._stated[line.name] and differ_from_line(statement, line):
             message = messages.describe_difference(line, statement)
             if message not in self._warned:
@@ -347,6 +353,12 @@ class RedisEngine(InProcessEngine):
             tuple(sorted(self._errors.items())),
         )
         return super().take_snapshot()._replace(engine=engine)
+
+
+def _is_immediate(ticket: Ticket) -> bool:
+    """Return whether a ticket may not wait."""
+    timeout = ticket.request.timeout
+    return timeout is not None and timeout <= 0
 
 
 def _name_queue(ticket: Ticket) -> str:

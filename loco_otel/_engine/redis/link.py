@@ -21,7 +21,7 @@ from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.modes import ModeSwitch
 from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
 from loco_otel._engine.redis.script import SHA, SOURCE
-from loco_otel.clock import Clock
+from loco_otel.clock import Clock, monotonic
 from loco_otel.snapshots import EngineMode
 
 _logger = logging.getLogger("loco_otel")
@@ -75,7 +75,7 @@ class Link:
         address: where the server is.
         names: the prefix of all keys, and the name of this process.
         timeout: seconds to wait for an answer.
-        clock: monotonic.
+        clock: monotonic, and that of this machine, whatever the clock of the engine: sockets have no other.
 
     """
 
@@ -88,7 +88,7 @@ class Link:
         address: EngineAddress,
         names: tuple[str, str],
         timeout: float,
-        clock: Clock,
+        clock: Clock = monotonic,
     ) -> None:
         self.log = log
         self.lock = threading.RLock()

@@ -132,8 +132,8 @@ end
 local function submit_ticket(id, name, agent, weight, waited, immediate)
   local R = read_ticket(id)
   if R and R[STATE] ~= SUSPENDED then return end
-  local L = get_line(name)
-  if not R then
+  local L, is_new = get_line(name), not R
+  if is_new then
     L.seq = L.seq + 1
     R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', ''}
     call('SADD', prefix .. 'own:' .. owner, id)
@@ -141,7 +141,8 @@ local function submit_ticket(id, name, agent, weight, waited, immediate)
   R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
   if not learning and L.waiting == 0 and L.used < L.limit then return grant(L, id, R, 'free', 0, nil) end
   if immediate == 1 then
-    if R[STATE] == WAITING and R[WAITED] == 0 then call('SREM', prefix .. 'own:' .. owner, id) end
+    -- One that returns from a pause stays suspended, until its process ends it.
+    if is_new then call('SREM', prefix .. 'own:' .. owner, id) end
     granted[#granted + 1] = {id, 'full'}
     return
   end

@@ -17,7 +17,8 @@ local function apply_statement(s)
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
   if stated <= L.stated then return end
   call('SADD', LINES, L.name)
-  local reordered = L.policy ~= s[3] or L.alpha ~= tonumber(s[4]) or L.shares ~= s[6] or L.stated == 0
+  -- Another capacity alone changes no order.
+  local reordered = L.policy ~= s[3] or L.alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
   L.limit, L.alpha, L.guard, L.shares, L.stated, L.decoded = s[2], tonumber(s[4]), s[5], s[6], stated, nil
   if reordered then replace_policy(L, s[3]) end
   call('HSET', prefix .. 'line:' .. L.name, 'limit', int(L.limit), 'policy', L.policy, 'alpha', s[4], 'guard',
