@@ -256,14 +256,6 @@ class Limited(NamedTuple):
     """The resources of the requests that the next free slot is reserved for; None if it is not reserved."""
 
 
-class EngineAnswered(NamedTuple):
-    """The engine that processes share has answered a batch of requests and releases."""
-
-    at: float
-    seconds: float
-    """From the write of the batch to its answer."""
-
-
 class Gated(NamedTuple):
     """A gate was closed until a time, or for a longer or shorter time than before. It opens without another event."""
 
@@ -326,7 +318,7 @@ RequestEvent: TypeAlias = (
     Submitted | Waiting | SlotTaken | Granted | Rejected | Throttled | Suspended | Spent | Released | BudgetEvent
 )
 ResourceEvent: TypeAlias = Limited | Gated
-Event: TypeAlias = RequestEvent | ResourceEvent | Bypassed | EngineAnswered
+Event: TypeAlias = RequestEvent | ResourceEvent | Bypassed
 
 
 class Listener(Protocol):

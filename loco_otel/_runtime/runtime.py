@@ -236,6 +236,7 @@ class Runtime:
                 lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
                 self.budgets.read_report,
                 self.engine.flush,
+                self.engine.take_call_durations,
             ),
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),

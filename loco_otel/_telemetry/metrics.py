@@ -23,7 +23,6 @@ from loco_otel.events import (
     BudgetExceeded,
     Bypassed,
     BypassReason,
-    EngineAnswered,
     Event,
     Gated,
     Granted,
@@ -122,14 +121,16 @@ class MetricListener:
         if isinstance(event, Bypassed):
             self._bypassed.add_amount(1, event.reason.value)
             return
-        if isinstance(event, EngineAnswered):
-            self._record_value(self._engine_duration, event.seconds, {}, ROOT_CONTEXT)
-            return
         count = self._handlers.get(type(event))
         if count is not None and not isinstance(event, (Gated, Limited)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)
+
+    def record_engine_calls(self, durations: Iterable[float]) -> None:
+        """Record the seconds that calls of a shared engine took."""
+        for seconds in durations:
+            self._record_value(self._engine_duration, seconds, {}, ROOT_CONTEXT)
 
     def _handle_submitted(self, event: Submitted, _: CallTrace | None) -> None:
         # As early as possible, so that a scrape reads the zeros before the first grant.

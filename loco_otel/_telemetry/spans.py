@@ -29,7 +29,6 @@ from loco_otel.events import (
     BudgetExceeded,
     BudgetReached,
     Bypassed,
-    EngineAnswered,
     Event,
     Gated,
     Granted,
@@ -93,7 +92,7 @@ class SpanListener:
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
         tell = self._handlers.get(type(event))
-        if tell is not None and not isinstance(event, (Bypassed, EngineAnswered, Gated, Limited)):
+        if tell is not None and not isinstance(event, (Bypassed, Gated, Limited)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 tell(event, trace)

@@ -24,7 +24,6 @@ from loco_otel.events import (
     BudgetReached,
     Bypassed,
     BypassReason,
-    EngineAnswered,
     Event,
     GateCause,
     Gated,
@@ -108,7 +107,7 @@ class Rig:
             return (snapshot or standing)()._replace(events_dropped=self.events_dropped)
 
         self.telemetry = Telemetry.from_providers(
-            ProcessState(counted, lambda: active, lambda: REPORT),
+            ProcessState(counted, lambda: active, lambda: REPORT, take_engine_calls=lambda: (0.0004,)),
             tracer_provider=self.tracer_provider,
             meter_provider=self.meter_provider,
             clock=self.clock,
@@ -294,7 +293,7 @@ def everything(rig: Rig) -> None:
     )
     presence.record_inactive("groq", "0.1.0", InactiveReason.UNSUPPORTED_VERSION)
     _fork._share_page()  # as the first fork does
-    rig.tell(Limited(980.0, "llm_api", 3, 3), EngineAnswered(985.0, 0.0004))
+    rig.tell(Limited(980.0, "llm_api", 3, 3))
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
     rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
     call.begin_inference("analyst", 995.0)

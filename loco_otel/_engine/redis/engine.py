@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
@@ -32,13 +32,17 @@ from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.redis.statements import differ_from_line, make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.clock import Clock, monotonic
-from loco_otel.events import EngineAnswered, GrantReason, Snapshot
+from loco_otel.events import GrantReason, Snapshot
 from loco_otel.snapshots import EngineMode, EngineSnapshot
 
 _logger = logging.getLogger("loco_otel")
 
 _WAITING, _HELD, _SUSPENDED = 0, 1, 2
 """The states of a ticket in a sync, see `lua/state.lua`."""
+
+
+_MAX_DURATIONS = 10_000
+"""Calls whose duration is kept between two collections."""
 
 
 class EngineOptions(NamedTuple):
@@ -85,6 +89,7 @@ class RedisEngine(InProcessEngine):
 
     def _reset_link(self) -> None:
         self._errors: Counter[str] = Counter()
+        self._durations: deque[float] = deque(maxlen=_MAX_DURATIONS)
         self._lines: dict[str, LineState] = {}
         self._stated = dict.fromkeys(self._statements, 0)
         self._reported: dict[str, Operation] = {}
@@ -238,6 +243,8 @@ class RedisEngine(InProcessEngine):
 
     def apply_reply(self, reply: Reply, operations: Sequence[Operation], seconds: float) -> None:
         """Apply the grants and the state of the resources that the reply to these operations contains."""
+        if self.observed:
+            self._durations.append(seconds)
         for line in reply.lines:
             self._lines[line.name] = line
             self._compare_statement(line)
@@ -253,8 +260,6 @@ class RedisEngine(InProcessEngine):
             self._apply_grants(core, reply.granted, now)
             if submitted:
                 self._confirm(core, submitted, now)
-            if core.observed:
-                core.events.append(EngineAnswered(now, seconds))
 
         self._locked(operation_on_core)
 
@@ -342,6 +347,11 @@ class RedisEngine(InProcessEngine):
 
     def _list_shares(self) -> dict[str, float]:
         return {name: compute_share(it, self._link.processes) for name, it in self._list_capacities().items()}
+
+    def take_call_durations(self) -> Sequence[float]:
+        """Return the seconds of each call of the engine since this was called last, at most 10,000."""
+        durations, self._durations = self._durations, deque(maxlen=_MAX_DURATIONS)
+        return tuple(durations)
 
     def take_snapshot(self) -> Snapshot:
         """Return the state of all resources and agents of this process, and of the engine."""
