@@ -9,7 +9,7 @@ span started here and one of the tracer, see docs/decisions/0013-light-spans.md.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from typing import Any
 
@@ -37,27 +37,41 @@ _FLAGS = {flags: TraceFlags(flags) for flags in {0, TraceFlags.SAMPLED, _RANDOM,
 _UNSET = Status(StatusCode.UNSET)
 
 
+class _OnDemand:
+    """A container of the SDK that a span makes at its first use.
+
+    A descriptor without `__set__`: once the span has the container, attribute access does not come here. Of two threads
+    that come here at once both get the same container.
+
+    Args:
+        make: makes the container of a span.
+
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, span: Any, owner: type | None = None) -> Any:
+        return self if span is None else span.__dict__.setdefault(self._name, self._make(span))
+
+
+def _make_attributes(span: Any) -> BoundedAttributes:
+    bounded = BoundedAttributes(span._limits.max_span_attributes, None, False, None)
+    bounded._dict = span._plain
+    return bounded
+
+
 class LightSpan(_Span):
     """A span whose attributes are a plain dict until code of the SDK or of the program requires more of them."""
 
     _plain: dict[str, Any]
-    """The attributes, of plain values."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Make the SDK's container of attributes, events or links, at its first use.
-
-        Atomic: of two threads that do so at once both get the same container, which shares the plain dict.
-        """
-        if name == "_attributes":
-            made: Any = BoundedAttributes(self._limits.max_span_attributes, None, False, None)
-            made._dict = self._plain
-        elif name == "_events":
-            made = BoundedList(self._limits.max_events)
-        elif name == "_links":
-            made = BoundedList(self._limits.max_links)
-        else:
-            raise AttributeError(name)
-        return self.__dict__.setdefault(name, made)
+    """The attributes, of plain values; the SDK's container shares it."""
+    _attributes: Any = _OnDemand(_make_attributes)
+    _events: Any = _OnDemand(lambda span: BoundedList(span._limits.max_events))
+    _links: Any = _OnDemand(lambda span: BoundedList(span._limits.max_links))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Do what the SDK does: plain values are kept as they are."""
@@ -87,9 +101,8 @@ class LightSpan(_Span):
             is_first = self._end_time is None
             if is_first:
                 self._end_time = time_ns() if end_time is None else end_time
-                bounded = self.__dict__.get("_attributes")
-                if bounded is not None:
-                    bounded._immutable = True
+                if "_attributes" in self.__dict__:
+                    self._attributes._immutable = True
         if not is_first:
             super().end(end_time)  # which only warns
             return
@@ -102,19 +115,19 @@ class LightSpan(_Span):
         fields = self.__dict__
         span = object.__new__(ReadableSpan)
         span.__dict__ = {
-            "_name": self._name,
-            "_context": self._context,
-            "_kind": self._kind,
-            "_instrumentation_info": self._instrumentation_info,
-            "_instrumentation_scope": self._instrumentation_scope,
-            "_parent": self._parent,
-            "_start_time": self._start_time,
-            "_end_time": self._end_time,
-            "_attributes": fields.get("_attributes", self._plain),
+            "_name": fields["_name"],
+            "_context": fields["_context"],
+            "_kind": fields["_kind"],
+            "_instrumentation_info": fields["_instrumentation_info"],
+            "_instrumentation_scope": fields["_instrumentation_scope"],
+            "_parent": fields["_parent"],
+            "_start_time": fields["_start_time"],
+            "_end_time": fields["_end_time"],
+            "_attributes": fields["_attributes"] if "_attributes" in fields else fields["_plain"],
             "_events": fields.get("_events", ()),
             "_links": fields.get("_links", ()),
-            "_resource": self._resource,
-            "_status": self._status,
+            "_resource": fields["_resource"],
+            "_status": fields["_status"],
         }
         return span
 
