@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from typing import Any, TypeVar
 
@@ -29,8 +29,8 @@ from loco_otel._engine.messages import (
 from loco_otel._engine.nested import cancel_ticket
 from loco_otel._engine.outbox import Outbox
 from loco_otel._engine.resource_view import ResourceView
-from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel._engine.timer import Timer
+from loco_otel._engine.unshared import UnsharedEngine
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import AcquireRejectedError
 from loco_otel.events import (
@@ -57,7 +57,7 @@ that a lost wake delays a caller, and that an event is kept."""
 _Result = TypeVar("_Result")
 
 
-class InProcessEngine:
+class InProcessEngine(UnsharedEngine):
     """Hosts the scheduler for all threads and event loops of one process. Thread-safe.
 
     The lock is held for one operation of the core, never while a caller waits or foreign code runs. `_busy` is set
@@ -346,16 +346,6 @@ class InProcessEngine:
         if self._outbox:
             self._outbox.deliver_due()
         return result
-
-    def take_call_durations(self) -> Sequence[float]:
-        """Return the seconds of each call of a shared engine since this was called last: none, as there is none."""
-        return ()
-
-    def leave(self) -> None:
-        """Give up all slots at the end of the process: no-op, as they end with it."""
-
-    def restate_limits(self, limits: Mapping[str, SharedLimits]) -> None:
-        """State limits that processes share: no-op, as this engine shares none."""
 
     def close(self) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""

@@ -331,29 +331,23 @@ CHILDREN = MetricDefinition(
 )
 ENGINE_MODE = MetricDefinition(
     "loco.engine.mode", InstrumentKind.OBSERVABLE_GAUGE, "{mode}",
-    "1 for the mode in which this process is granted slots by the engine that it shares, 0 for the others. No point "
-    "without LOCO_ENGINE.",
-    (key.ENGINE_MODE,),
+    "1 for the mode in which the shared engine grants slots to this process, 0 for the others.", (key.ENGINE_MODE,),
 )
 ENGINE_PROCESSES = MetricDefinition(
     "loco.engine.processes", InstrumentKind.OBSERVABLE_GAUGE, "{process}",
-    "Processes that share the engine. The same from all of them: aggregate it by `max`, not by `sum`.", (),
+    "Processes that share the engine. The same from all of them: aggregate it by `max`.", (),
 )
 ENGINE_OVERBOOKED = MetricDefinition(
     "loco.engine.overbooked", InstrumentKind.OBSERVABLE_GAUGE, "{request}",
-    "Leases above the capacity, of processes that had lost theirs or were granted them while the engine was away. The "
-    "same from all processes.",
-    (key.RESOURCE,),
+    "Leases above the capacity, of processes that had lost theirs; the same from all.", (key.RESOURCE,),
 )
 ENGINE_DURATION = MetricDefinition(
-    "loco.engine.duration", InstrumentKind.HISTOGRAM, "s",
-    "Time from the write of a batch to the engine's answer: one round trip and one step of the script.", (),
+    "loco.engine.duration", InstrumentKind.HISTOGRAM, "s", "Time from a batch to the engine's answer.", (),
     _ENGINE_SECONDS,
 )
 ENGINE_ERRORS = MetricDefinition(
     "loco.engine.errors", InstrumentKind.OBSERVABLE_COUNTER, "{error}",
-    "Failures of the connection to the engine, or errors that it replied. Each is followed by a new connection.",
-    (key.ENGINE_ERROR,),
+    "Failures of the connection to the engine, or errors that it replied.", (key.ENGINE_ERROR,),
 )
 # fmt: on
 

@@ -44,7 +44,7 @@ def check(url: str, namespace: str, capacity: int = 4) -> list[str]:
     return list(check_engine(Settings().changed(engine=url, engine_namespace=namespace, capacity=capacity)))
 
 
-def test_doctor_has_nothing_to_say_of_a_good_server(shared_server: RedisServer, namespace: str) -> None:
+def test_doctor_accepts_a_good_server(shared_server: RedisServer, namespace: str) -> None:
     settings = Settings().changed(engine=shared_server.url, engine_namespace=namespace, capacity=4, engine_timeout=10)
     assert list(check_engine(settings)) == []
     assert list(check_engine(Settings())) == []

@@ -159,7 +159,7 @@ def test_an_excess_of_waiters_is_rejected_once_they_are_queued(core: Scheduler) 
     assert (second.outcome, first.state) == (Outcome.BACKPRESSURE, State.WAITING)
 
 
-def test_a_request_that_may_not_wait_is_refused_by_the_other_place(core: Scheduler) -> None:
+def test_a_request_that_may_not_wait_is_refused(core: Scheduler) -> None:
     core.remote.patience = 0.25
     refused, forgotten = submit(core, timeout=0), submit(core, timeout=0)
     refuse_immediate(core, refused, 0.1)

@@ -89,7 +89,7 @@ def test_a_sync_states_the_epoch_and_the_last_answered_number() -> None:
     assert (part[3], part[4]) == ("e1", answered.number)
 
 
-def test_the_numbers_go_on_after_a_sync() -> None:
+def test_numbers_continue_after_a_sync() -> None:
     log = synced()
     log.add_operation(("submit", "p-1"))
     lost = take(log, 1.0)
@@ -129,7 +129,7 @@ def test_a_sync_has_parts_and_ends_with_the_last_answer() -> None:
     assert log.take_sync_part(0.0) is None
 
 
-def test_operations_that_follow_a_snapshot_are_sent_after_the_sync() -> None:
+def test_operations_after_a_snapshot_follow_the_sync() -> None:
     log = BatchLog(TTL)
     log.start_sync([], [], "host 1")
     log.add_operation(("submit", "p-9"))
@@ -139,7 +139,7 @@ def test_operations_that_follow_a_snapshot_are_sent_after_the_sync() -> None:
     assert take(log, 0.0).operations == [("submit", "p-9")]
 
 
-def test_a_failed_script_resets_the_state_until_a_sync_is_answered() -> None:
+def test_a_failed_script_resets_the_state() -> None:
     log = synced()
     log.lose_sync(must_reset=True)
     for _ in range(2):

@@ -28,7 +28,7 @@ def test_the_mode_changes_once_after_the_timeout(on_error: str) -> None:
     assert not switch.record_success()
 
 
-def test_attempts_follow_each_other_until_the_timeout_then_slowly() -> None:
+def test_attempts_follow_at_once_until_the_timeout() -> None:
     switch = ModeSwitch("local", 0.25)
     switch.record_failure(1.0, 1.0)
     assert 0.05 <= switch.compute_delay(0.0, 1.0) < switch.compute_delay(0.99, 1.0) <= 0.1
