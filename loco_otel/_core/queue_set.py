@@ -200,6 +200,7 @@ class QueueSet:
         waiting = self.level.list_waiters()
         self.level = PriorityLevel(policy, tenant_shares, by_run=by_run, lines=None if by_run else self.queues)
         for ticket in waiting:
+            ticket.line_entry = None
             self.level.add_ticket(ticket, self.queues[key_of(ticket.request)])
         self.is_metered = self.level.policy.is_metered
 
