@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
@@ -184,9 +183,14 @@ def _parse_policies(_: click.Context, parameter: click.Parameter, names: str | N
     return chosen
 
 
-def _as_json(result: simulation.RunResult) -> dict[str, Any]:
-    kinds = [kind._asdict() for kind in result.kinds]
-    return {**result._asdict(), "all": result.all._asdict(), "kinds": kinds}
+def _compare_runs(
+    scenario: simulation.Scenario, names: Iterable[str], seeds: range, *, guard: int, as_json: bool
+) -> None:
+    results = simulation.compare_runs(scenario, names, seeds, guard=guard)
+    if as_json:
+        click.echo(json.dumps(simulation.run_results_as_json(scenario, results), indent=2))
+    else:
+        simulation.print_run_results(scenario, results, tables.make_console())
 
 
 def _select_policies(
@@ -223,7 +227,9 @@ def _select_policies(
 @click.option("--guard", type=click.IntRange(0), default=0, show_default=True, help="LOCO_MAX_WAIT_TICKS; 0 is off.")
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The first run's.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .svg, .png, .pdf.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture, not of runs: .svg, .png, .pdf."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def simulate(
     *,
@@ -251,15 +257,7 @@ def simulate(
         played = played.model_copy(update={key: value for key, value in given.items() if value is not None})
         names = _select_policies(played, policy, against)
         if played.runs:
-            if plot is not None:
-                raise simulation.ScenarioError("--plot is for scenarios without runs")
-            results = simulation.compare_runs(played, names, range(seed, seed + seeds), guard=guard)
-            if as_json:
-                click.echo(
-                    json.dumps({"scenario": played.name, "outcomes": [_as_json(it) for it in results]}, indent=2)
-                )
-            else:
-                simulation.print_run_results(played, results, tables.make_console())
+            _compare_runs(played, names, range(seed, seed + seeds), guard=guard, as_json=as_json)
             return
         outcomes = simulation.compare_policies(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
         if as_json:

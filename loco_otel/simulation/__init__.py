@@ -2,7 +2,7 @@
 
 from loco_otel.simulation.baselines import BASELINES
 from loco_otel.simulation.compare import PolicyResult, compare_policies, results_as_json, simulate_policy
-from loco_otel.simulation.compare_runs import BY_RUN, ORACLE, RUN_POLICIES, RunResult, compare_runs
+from loco_otel.simulation.compare_runs import BY_RUN, ORACLE, RUN_POLICIES, RunResult, compare_runs, run_results_as_json
 from loco_otel.simulation.plot import plot_results
 from loco_otel.simulation.run import ServedTask
 from loco_otel.simulation.scenario import Group, Scenario, ScenarioError, list_built_in, load_scenario
@@ -27,5 +27,6 @@ __all__ = [
     "print_results",
     "print_run_results",
     "results_as_json",
+    "run_results_as_json",
     "simulate_policy",
 ]

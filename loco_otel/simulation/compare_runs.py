@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from math import ceil
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loco_otel._core.policies.registry import make_policy_factory
 from loco_otel.simulation.run_kinds import generate_runs
@@ -61,6 +61,14 @@ def compare_runs(
         _summarize_policy(scenario, name, [_simulate_policy(scenario, name, seed, guard) for seed in seeds])
         for name in policies
     ]
+
+
+def run_results_as_json(scenario: Scenario, results: Sequence[RunResult]) -> dict[str, Any]:
+    """Return the results as plain values."""
+    outcomes = [
+        {**it._asdict(), "all": it.all._asdict(), "kinds": [kind._asdict() for kind in it.kinds]} for it in results
+    ]
+    return {"scenario": scenario.model_dump(mode="json", exclude={"groups", "runs"}), "outcomes": outcomes}
 
 
 def _simulate_policy(scenario: Scenario, name: str, seed: int, guard: int) -> list[EndedRun]:
