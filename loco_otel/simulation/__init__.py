@@ -2,7 +2,14 @@
 
 from loco_otel.simulation.baselines import BASELINES
 from loco_otel.simulation.compare import PolicyResult, compare_policies, results_as_json, simulate_policy
-from loco_otel.simulation.compare_runs import BY_RUN, ORACLE, RUN_POLICIES, RunResult, compare_runs, run_results_as_json
+from loco_otel.simulation.compare_runs import (
+    BY_RUN,
+    ORACLE,
+    RUN_POLICIES,
+    RunPolicyResult,
+    compare_runs,
+    run_results_as_json,
+)
 from loco_otel.simulation.plot import plot_results
 from loco_otel.simulation.run import ServedTask
 from loco_otel.simulation.scenario import Group, Scenario, ScenarioError, list_built_in, load_scenario
@@ -15,7 +22,7 @@ __all__ = [
     "RUN_POLICIES",
     "Group",
     "PolicyResult",
-    "RunResult",
+    "RunPolicyResult",
     "Scenario",
     "ScenarioError",
     "ServedTask",

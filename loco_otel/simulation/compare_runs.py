@@ -36,7 +36,7 @@ class KindResult(NamedTuple):
     """Runs with a call that could not be granted by its deadline."""
 
 
-class RunResult(NamedTuple):
+class RunPolicyResult(NamedTuple):
     """The results of one policy."""
 
     policy: str
@@ -47,7 +47,7 @@ class RunResult(NamedTuple):
 
 def compare_runs(
     scenario: Scenario, policies: Iterable[str], seeds: Sequence[int], *, guard: int = 0
-) -> list[RunResult]:
+) -> list[RunPolicyResult]:
     """Run a scenario with runs under each policy.
 
     Args:
@@ -63,7 +63,7 @@ def compare_runs(
     ]
 
 
-def run_results_as_json(scenario: Scenario, results: Sequence[RunResult]) -> dict[str, Any]:
+def run_results_as_json(scenario: Scenario, results: Sequence[RunPolicyResult]) -> dict[str, Any]:
     """Return the results as plain values."""
     outcomes = [
         {**it._asdict(), "all": it.all._asdict(), "kinds": [kind._asdict() for kind in it.kinds]} for it in results
@@ -84,13 +84,13 @@ def _simulate_policy(scenario: Scenario, name: str, seed: int, guard: int) -> li
     )
 
 
-def _summarize_policy(scenario: Scenario, name: str, seeds: list[list[EndedRun]]) -> RunResult:
+def _summarize_policy(scenario: Scenario, name: str, seeds: list[list[EndedRun]]) -> RunPolicyResult:
     ended = [run for runs in seeds for run in runs]
     kinds = [
         _summarize_kind(kind.name, [run for run in ended if run.kind == kind.name], scenario.ticks)
         for kind in scenario.runs
     ]
-    return RunResult(name, len(seeds), _summarize_kind("all", ended, scenario.ticks), tuple(kinds))
+    return RunPolicyResult(name, len(seeds), _summarize_kind("all", ended, scenario.ticks), tuple(kinds))
 
 
 def _summarize_kind(name: str, ended: list[EndedRun], ticks: int) -> KindResult:

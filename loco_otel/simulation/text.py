@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loco_otel.simulation.compare import PolicyResult
-from loco_otel.simulation.compare_runs import RunResult
+from loco_otel.simulation.compare_runs import RunPolicyResult
 from loco_otel.simulation.scenario import Scenario
 
 
@@ -38,7 +38,7 @@ def print_results(scenario: Scenario, outcomes: Sequence[PolicyResult], console:
     console.print(waits)
 
 
-def print_run_results(scenario: Scenario, results: Sequence[RunResult], console: Console) -> None:
+def print_run_results(scenario: Scenario, results: Sequence[RunPolicyResult], console: Console) -> None:
     """Print a table of the latencies of all runs under each policy, and one of each kind of run."""
     seeds = results[0].seeds
     console.print(f"{scenario.name}: {scenario.description}", style="bold", markup=False)

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from loco_otel.cli.main import main
-from loco_otel.simulation import RUN_POLICIES, RunResult, Scenario, compare_runs, load_scenario
+from loco_otel.simulation import RUN_POLICIES, RunPolicyResult, Scenario, compare_runs, load_scenario
 from loco_otel.simulation.run_kinds import RunKind, generate_runs
 
 SMALL = """
@@ -31,7 +31,7 @@ agents = ["a", "b"]
 """
 
 
-def compare(scenario: Scenario, *policies: str, seeds: int = 1) -> dict[str, RunResult]:
+def compare(scenario: Scenario, *policies: str, seeds: int = 1) -> dict[str, RunPolicyResult]:
     return {result.policy: result for result in compare_runs(scenario, policies, range(seeds))}
 
 
