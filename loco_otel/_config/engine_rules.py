@@ -89,6 +89,10 @@ def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting that the shared engine does not support, and why."""
     if values["capacity"] is None:
         yield "engine", NEEDS_CAPACITY
+    if values["policy"] == "las":
+        yield "policy", _UNSHARED
+    if values["queue_by"] == "run":
+        yield "queue_by", _UNSHARED
     for key in _UNSHARED_KEYS:
         if values[key]:
             yield key, _UNSHARED

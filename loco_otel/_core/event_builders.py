@@ -38,13 +38,8 @@ def _find_wait_reason(queue_set: QueueSet, ticket: Ticket, now: float) -> WaitRe
     return WaitReason.SLOTS
 
 
-def build_granted(
-    queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float, remote: RemoteGrant | None = None
-) -> Granted:
-    """Describe why a ticket is granted now, by another place if `remote` is given.
-
-    To be called before the ticket leaves its queue.
-    """
+def build_granted(queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> Granted:
+    """Describe why a ticket is granted now. To be called before the ticket leaves its queue."""
     key = key_of(ticket.request)
     queue = queue_set.queues.get(key)
     compared = ticket.state is State.WAITING and queue is not None
@@ -54,7 +49,7 @@ def build_granted(
         reason=reason,
         waited=now - ticket.waiting_since,
         waited_ticks=queue_set.tick - ticket.waiting_tick,
-        score=queue_set.policy.compute_score(key, queue_set.tick) if compared else 0.0,
+        score=queue_set.compute_score(ticket) if compared else 0.0,
         alpha=queue_set.policy.alpha,
         queue_weight=queue.weight if queue is not None else ticket.compute_demand(),
         queue_age=queue_set.tick - (ticket.find_oldest_birth() if queue is None else queue.find_birth_tick()),
@@ -64,7 +59,8 @@ def build_granted(
         slot_at=now,
         hosts=ticket.lenders,
     )
-    if remote is None:
+    remote, ticket.remote_grant = ticket.remote_grant, None
+    if not isinstance(remote, RemoteGrant):
         return granted
     return granted._replace(
         score=remote.score,

@@ -27,7 +27,9 @@ def apply_remote_grant(
     ticket.waiting_tick = queue_set.tick - grant.waited_ticks
     ticket.lenders = {name: lender for name, lender in lenders.items() if lender.state.is_holding}
     ticket.is_unanswered = False
-    core._grant_ticket(queue_set, ticket, grant.reason, now, grant)
+    ticket.remote_grant = grant
+    core._grant_ticket(queue_set, ticket, grant.reason, now)
+    ticket.remote_grant = None
     core.emit_limits(queue_set.pools, now)
     return True
 
@@ -77,7 +79,7 @@ def switch_pools(core: Scheduler, capacities: Mapping[str, float], now: float, *
         pool = core.resources.pools[name]
         pool.set_remote(is_remote, capacity)
         for queue_set in core.resources.list_queue_sets(pool):
-            queue_set.is_remote = is_remote
+            queue_set.remote = core.remote if is_remote else None
     core.grant_all_waiting(now)
     if not is_remote:
         for ticket in core.tickets.values():

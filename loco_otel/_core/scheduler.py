@@ -12,7 +12,7 @@ from loco_otel._core.leases import Deadlines
 from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteState
+from loco_otel._core.remote import RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -57,6 +57,7 @@ class Scheduler:
         make_unknown_pool: creates the pool of an unknown resource; without it a request for one is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
         tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
+        by_run: whether the policy orders runs, not agents.
 
     """
 
@@ -71,6 +72,7 @@ class Scheduler:
         make_unknown_pool: Callable[[str], SlotPool] | None = None,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
+        by_run: bool = False,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -82,7 +84,13 @@ class Scheduler:
         """Whether an adaptive limit was ever lowered."""
         self.deadlines = Deadlines(max_hold)
         self.resources = Resources(
-            capacities, policy, max_wait_ticks, make_unknown_pool, tenant_shares=tenant_shares, tuner=tuner
+            capacities,
+            policy,
+            max_wait_ticks,
+            make_unknown_pool,
+            tenant_shares=tenant_shares,
+            tuner=tuner,
+            by_run=by_run,
         )
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
@@ -170,10 +178,7 @@ class Scheduler:
         ticket.state = State.SUSPENDED
         if self.observed:
             self.events.append(Suspended(now, ticket, now - ticket.granted_at))
-        queue_set = self._find_queue_set(ticket)
-        if queue_set.is_remote:
-            self.remote.add_note(RemoteChange.SUSPENDED, ticket)
-        self._free_slots(queue_set, ticket, now)
+        self._free_slots(self._find_queue_set(ticket), ticket, now)
 
     def resume_ticket(self, ticket: Ticket, now: float) -> None:
         """Submit a SUSPENDED ticket again, with the age in ticks that it has actually waited.
@@ -271,9 +276,11 @@ class Scheduler:
         now: float,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
+        *,
+        by_run: bool = False,
     ) -> None:
-        """Change policy, guard and shares; each ticket keeps its place in its queue."""
-        self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner)
+        """Change policy, guard, shares, and what is ordered; each ticket keeps its place in its queue."""
+        self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner, by_run=by_run)
         self.grant_all_waiting(now)
 
     def start_snapshot(self, now: float, *, with_tickets: bool = False) -> SnapshotBuilder:
@@ -308,8 +315,8 @@ class Scheduler:
             self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
-        elif queue_set.is_remote:
-            self.remote.add_request(ticket, now)
+        elif queue_set.remote is not None:
+            queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
         elif timeout is not None and timeout <= 0:
             self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
@@ -354,8 +361,8 @@ class Scheduler:
             self._grant_waiting((pool,), now)
 
     def _resolve_deadlocks(self, now: float) -> None:
-        detector, remote = self.deadlock_detector, self.remote
-        while detector and not remote.is_deciding and (loan := detector.find_borrower(self.resources, now)) is not None:
+        detector = None if self.remote.is_deciding else self.deadlock_detector
+        while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
@@ -365,16 +372,14 @@ class Scheduler:
         self._grant_ticket(queue_set, ticket, GrantReason.REENTRANT, now)
         self.emit_limits(queue_set.pools, now)
 
-    def _grant_ticket(
-        self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float, remote: RemoteGrant | None = None
-    ) -> None:
+    def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
         waited = ticket.state is _WAITING
         if self.observed or ticket.explain:
-            ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now, remote)
+            ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now)
         if ticket.backlog is not None:
             ticket.backlog.bind_oldest_work(ticket)
-        if queue_set.policy.is_metered:
-            queue_set.charge_ticket(ticket)
+        if queue_set.is_metered:
+            queue_set.charge_ticket(ticket, now)
         if waited:
             self._dequeue_ticket(queue_set, ticket)
         request = ticket.resolve_request()
@@ -411,9 +416,7 @@ class Scheduler:
         del self.tickets[ticket.seq]
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
-        queue_set.record_served(ticket)
-        if queue_set.is_remote:
-            self.remote.add_note(RemoteChange.ENDED, ticket)
+        queue_set.record_served(ticket, now)
         if held:
             self._free_slots(queue_set, ticket, now)
 
@@ -443,8 +446,6 @@ class Scheduler:
             # Before its removal: `rebuild_state` must find each ticket that has to be woken.
             self.decided.append(ticket)
         del self.tickets[ticket.seq]
-        queue_set.settle_charge(ticket)
-        if waited and queue_set.is_remote:
-            self.remote.add_note(RemoteChange.ENDED, ticket)
+        queue_set.settle_charge(ticket, now)
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

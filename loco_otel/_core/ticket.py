@@ -112,8 +112,11 @@ class Ticket:
     waited_ticks = 0
     charged_by: Policy | None = None
     """The policy that has charged it, if the policy is metered."""
+    charged_at = 0.0
     correction = 0
     """Difference between its actual weight and that of its request, in milli-weights."""
+    remote_grant: object = None
+    """The grant that another place has decided, while it is applied."""
     is_unanswered = False
     """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
     repeated = False
@@ -141,6 +144,8 @@ class Ticket:
     """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None
     queue_entry: Entry | None = None
+    line_entry: Entry | None = None
+    """In its line, if that is not its agent's queue; see `_core/priority_level.py`."""
     age_entry: Entry | None = None
     deadline_entry: Entry | None = None
 
