@@ -237,9 +237,9 @@ class Scheduler:
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self.grant_all_waiting(now)
-        if not self.remote.is_deciding:
-            for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
-                self._grant_shared(loan, now)
+        is_blocked, remote = self.deadlock_detector.is_blocked, self.remote
+        for loan in () if remote.is_deciding else iter_idle_loans(self.resources, is_blocked, self.deadlines, now):
+            self._grant_shared(loan, now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
@@ -361,15 +361,14 @@ class Scheduler:
             self._grant_waiting((pool,), now)
 
     def _resolve_deadlocks(self, now: float) -> None:
-        detector = None if self.remote.is_deciding else self.deadlock_detector
+        detector = not self.remote.is_deciding and self.deadlock_detector
         while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
         ticket, lenders = loan
         ticket.lenders = lenders
-        queue_set = self._find_queue_set(ticket)
-        self._grant_ticket(queue_set, ticket, GrantReason.REENTRANT, now)
+        self._grant_ticket(queue_set := self._find_queue_set(ticket), ticket, GrantReason.REENTRANT, now)
         self.emit_limits(queue_set.pools, now)
 
     def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:
