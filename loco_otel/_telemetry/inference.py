@@ -42,6 +42,16 @@ _TIERED_PROVIDERS = frozenset({"openai", "azure.ai.openai"})
 """The conventions define a service tier for these."""
 _MAX_WORD = 200
 
+_READ_FIELDS = frozenset(
+    (
+        *(field for _, fields, _ in _NUMBER_FIELDS for field in fields),
+        *(path[0] for _, paths in _WORD_FIELDS for path in paths),
+        *(path[0] for path in _FORMAT_FIELDS),
+        *("n", "service_tier", "stream"),
+    )
+)
+"""All fields of a body that become attributes; most requests have one or none."""
+
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 
@@ -159,6 +169,8 @@ def _build_request_attributes(subject: InferenceRequest) -> dict[str, AttributeV
         if port is not None:
             attributes[key.SERVER_PORT] = port
     body = subject.body
+    if _READ_FIELDS.isdisjoint(body):
+        return attributes
     if body.get("stream") is True:
         attributes[key.STREAM] = True
     for name, fields, kind in _NUMBER_FIELDS:
