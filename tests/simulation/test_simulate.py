@@ -110,7 +110,7 @@ def test_fault_in_a_file_is_reported(line: str, said: str, tmp_path: Path) -> No
     [
         (["nope"], "'nope' is no scenario: there are agent_service, burst, fairness,"),
         (["nope.toml"], "nope.toml: No such file or directory"),
-        (["burst", "--policy", "fare"], "'fare' is none of load, fair, fifo, round-robin, semaphore"),
+        (["burst", "--policy", "fare"], "'fare' is none of load, fair, las, fifo, round-robin, semaphore"),
         (["burst", "--alpha", "2"], "2.0 is not in the range 0<=x<=1"),
         (["burst", "--seeds", "0"], "0 is not in the range"),
         (["burst", "--plot", "x.what"], "x.what"),
