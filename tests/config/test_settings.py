@@ -72,7 +72,7 @@ def test_everything_has_a_default():
     assert settings.weights == {}
     assert settings.shares == settings.tenant_shares == {}
     assert settings.service_name is None
-    assert settings.disabled_instrumentations == frozenset()
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == frozenset()
     assert settings.unknown == ()
     assert {row.origin for row in settings.rows()} == {"default"}
 
@@ -367,7 +367,7 @@ def test_file_sets_every_key(config):
     assert (tier.provider, tier.model, tier.host) == ("openai", "gpt-*", "*.openai.com")
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
-    ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
+    ours = [row for row in settings.rows() if row.key not in OPENTELEMETRY]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
 
@@ -570,6 +570,8 @@ def test_unknown_variable_is_reported_without_a_fault():
     )
 
 
+OPENTELEMETRY = {"service_name", "disabled_instrumentations", "semconv_opt_in"}
+"""Settings that variables of OpenTelemetry have."""
 NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "downgrade"}
 
 
@@ -577,7 +579,7 @@ def test_no_setting_is_unknown(config):
     names = {
         f"LOCO_{row.key.upper()}": row.value
         for row in Settings.load({}).rows()
-        if row.key not in {*NOT_IN_A_LINE, "alpha", "service_name", "disabled_instrumentations"}
+        if row.key not in {*NOT_IN_A_LINE, "alpha", *OPENTELEMETRY}
     }
 
     assert Settings.load({**names, **config("")}).unknown == ()
@@ -623,9 +625,11 @@ def test_service_name_is_that_of_opentelemetry(environ, name, origin):
     ],
 )
 def test_disabled_instrumentations_are_those_of_opentelemetry(written, names):
-    settings = Settings.load({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written})
+    settings = Settings.load(
+        {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written, "OTEL_SEMCONV_STABILITY_OPT_IN": written}
+    )
 
-    assert settings.disabled_instrumentations == names
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == names
 
 
 # Changing and showing.
@@ -714,6 +718,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         "LOCO_MAX_HOLD": "60",
         "LOCO_ALPHA": "0.1",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "b,a",
+        "OTEL_SEMCONV_STABILITY_OPT_IN": "b,a",
     }
 
     assert [(row.key, row.value) for row in Settings.load(environ).rows()] == [
@@ -752,4 +757,5 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("tenant_shares", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
+        ("semconv_opt_in", "a, b"),
     ]
