@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     )
     """Price of a model by name or glob, instead of the published one."""
     providers: Mapping[str, _Name] = Field(
-        default={}, description=f"a table of hosts or globs, each with {TABLE_ENTRIES['providers']}"
+        default={}, description=f"a table of hosts, globs or `host:port`, each with {TABLE_ENTRIES['providers']}"
     )
     """Provider of the calls to a host by its name or glob, instead of the one that the SDK or a known host names."""
     budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(

@@ -432,7 +432,7 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("shares.chat = true", "shares.chat=true in {}: must be a number from 0.001 to 1000"),
         (
             "providers = 'openai'",
-            "providers=openai in {}: must be a table of hosts or globs, each with the name of a provider",
+            "providers=openai in {}: must be a table of hosts, globs or `host:port`, each with the name of a provider",
         ),
         ("providers.host = 3", "providers.host=3 in {}: must be the name of a provider"),
         (
