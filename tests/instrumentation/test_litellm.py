@@ -18,6 +18,8 @@ pytestmark = [
     # What LiteLLM imports with its first stream, and how it copies the chunk with the usage.
     pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance is deprecated"),
     pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning"),
+    # It drops its clients without closing them.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 MESSAGES = [{"role": "user", "content": "tell me about the harbour"}]
