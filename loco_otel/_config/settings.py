@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from loco_otel._config.budget_rules import BudgetRule, Price, find_duplicate_name, parse_budget_line
+from loco_otel._config.engine_rules import MEMORY, find_unshared, validate_engine
 from loco_otel._config.messages import (
     TABLE_ENTRIES,
     RawSetting,
@@ -103,6 +104,26 @@ class Settings(BaseSettings):
         default=None, description="none or a whole number of at least 1"
     )
     """The upper bound of such a limit."""
+    engine: Annotated[_Name, AfterValidator(validate_engine)] = Field(
+        default=MEMORY,
+        description="memory, or a URL redis://, rediss://, valkey:// or redis+sentinel://host:26379/service",
+        repr=False,
+    )
+    """The server that decides for all processes that name it; `memory` shares nothing. It may contain a password."""
+    engine_namespace: Annotated[str, StringConstraints(pattern=r"^[^\s{}]{1,100}$")] = Field(
+        default="default", description="a name without spaces and braces"
+    )
+    """Processes with the same name share their limits."""
+    engine_ttl: Annotated[_Number, Field(ge=1, le=60)] = Field(default=5.0, description="a number of seconds, 1 to 60")
+    """Seconds until a process that is silent has lost its slots."""
+    engine_timeout: Annotated[_Number, Field(ge=0.01, le=10)] = Field(
+        default=0.25, description="a number of seconds, 0.01 to 10"
+    )
+    """Seconds to wait for an answer of the engine before it counts as away."""
+    engine_on_error: Annotated[Literal["local", "closed", "open"], BeforeValidator(convert_to_lower)] = Field(
+        default="local", description="local, closed or open"
+    )
+    """While the engine is away: each process grants its share, nothing is granted, or nothing is limited."""
     requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
@@ -323,6 +344,9 @@ class Settings(BaseSettings):
 
     def _find_conflicts(self, given: Mapping[str, RawSetting]) -> Iterable[str]:
         """Yield a message for each combination of values that is invalid."""
+        if self.engine != MEMORY:
+            for key, reason in find_unshared({key: getattr(self, key) for key in _KEYS}):
+                yield f"{given[key]}: {reason}"
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:
             rule_says_so = any(rule.on_exceeded is Action.DOWNGRADE for rule in self.budgets)

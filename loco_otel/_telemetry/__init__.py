@@ -160,6 +160,7 @@ class Telemetry:
                 counters=counting.counters,
                 time_sums=time_sums,
                 histogram_buffer=counting.histogram_buffer,
+                record_engine_calls=counting.record_engine_calls,
                 blame_listener=blame_listener,
             )
             shown = gauges.get_gauges(meter), source

@@ -17,7 +17,7 @@ from loco_otel.events import (
     WaitReason,
 )
 from loco_otel.money import Action, BudgetStore, Period, Scope, Unit
-from loco_otel.snapshots import CapacityMode
+from loco_otel.snapshots import CapacityMode, EngineMode
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
@@ -58,6 +58,8 @@ ALPHA = "loco.scheduler.alpha"
 TICK = "loco.scheduler.tick"
 GRANT_REASON = "loco.grant.reason"
 BYPASS_REASON = "loco.bypass.reason"
+ENGINE_MODE = "loco.engine.mode"
+ENGINE_ERROR = "loco.engine.error"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
 GATE_CAUSE = "loco.gate.cause"
@@ -242,6 +244,14 @@ ATTRIBUTES = {
         AttributeDefinition(TICK, "int", "The resource's tick."),
         AttributeDefinition(GRANT_REASON, "string", "Why the request was granted.", tuple(GrantReason)),
         AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
+        AttributeDefinition(
+            ENGINE_MODE, "string", "How slots are granted by a process that shares an engine.", tuple(EngineMode)
+        ),
+        AttributeDefinition(
+            ENGINE_ERROR,
+            "string",
+            "What failed: the first word of the server's error, as NOSCRIPT, or an exception.",
+        ),
         AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
         AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
         AttributeDefinition(
