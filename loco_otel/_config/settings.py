@@ -195,7 +195,7 @@ class Settings(BaseSettings):
     )
     """Price of a model by name or glob, instead of the published one."""
     providers: Mapping[str, _Name] = Field(
-        default={}, description=f"a table of hosts or globs, each with {TABLE_ENTRIES['providers']}"
+        default={}, description=f"a table of hosts, globs or `host:port`, each with {TABLE_ENTRIES['providers']}"
     )
     """Provider of the calls to a host by its name or glob, instead of the one that the SDK or a known host names."""
     budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(
@@ -251,6 +251,8 @@ class Settings(BaseSettings):
     """The service's name in OpenTelemetry's variables."""
     disabled_instrumentations: frozenset[str] = Field(default=frozenset(), description="names with commas between")
     """The instrumentations that OpenTelemetry's variable disables; `*` means all."""
+    semconv_opt_in: frozenset[str] = Field(default=frozenset(), description="names with commas between")
+    """The conventions that OpenTelemetry's variable opts in to."""
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _unknown: tuple[str, ...] = PrivateAttr(default=())
@@ -383,7 +385,12 @@ class Settings(BaseSettings):
 
 _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
-_OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
+_OPENTELEMETRY_LISTS = {
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "disabled_instrumentations",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "semconv_opt_in",
+}
+"""Settings that variables of OpenTelemetry have alone, lists of names."""
+_OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", *_OPENTELEMETRY_LISTS.values()}}
 """The settings of loco-otel itself, as spelt in the file and in `changed`."""
 _FILE_ONLY_KEYS = (*TABLE_ENTRIES, "resources")
 _ENVIRONMENT_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OWN_KEYS if key not in _FILE_ONLY_KEYS}
@@ -406,9 +413,9 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
         given["service_name"] = RawSetting(value, "OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME")
     elif value := _parse_service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         given["service_name"] = RawSetting(value, "service.name", "OTEL_RESOURCE_ATTRIBUTES")
-    name = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-    if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
-        given["disabled_instrumentations"] = RawSetting(names, name, name)
+    for name, key in _OPENTELEMETRY_LISTS.items():
+        if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
+            given[key] = RawSetting(names, name, name)
     return given
 
 

@@ -39,6 +39,8 @@ _SDK_CHECK_INTERVAL = 1.0
 
 _BATCH_SIZE = 64
 """Events per delivery, if all listeners accept batches: the events of about sixteen calls."""
+_GENAI_OPT_IN = "gen_ai_latest_experimental"
+"""What OpenTelemetry's variable names for what the GenAI conventions do not have yet."""
 
 
 _ENGINE_KEYS = ("engine", "engine_namespace", "engine_ttl", "engine_timeout", "engine_on_error")
@@ -248,6 +250,7 @@ class Runtime:
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
+            shows_costs=_GENAI_OPT_IN in self.settings.semconv_opt_in,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics

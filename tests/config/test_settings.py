@@ -73,7 +73,7 @@ def test_everything_has_a_default():
     assert settings.weights == {}
     assert settings.shares == settings.tenant_shares == {}
     assert settings.service_name is None
-    assert settings.disabled_instrumentations == frozenset()
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == frozenset()
     assert settings.unknown == ()
     assert {row.origin for row in settings.rows()} == {"default"}
 
@@ -377,7 +377,7 @@ def test_file_sets_every_key(config):
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
     assert (settings.queue_by, settings.half_life, settings.run_idle_timeout) == ("run", 30.0, 60.0)
-    ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
+    ours = [row for row in settings.rows() if row.key not in OPENTELEMETRY]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
 
@@ -442,7 +442,7 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("shares.chat = true", "shares.chat=true in {}: must be a number from 0.001 to 1000"),
         (
             "providers = 'openai'",
-            "providers=openai in {}: must be a table of hosts or globs, each with the name of a provider",
+            "providers=openai in {}: must be a table of hosts, globs or `host:port`, each with the name of a provider",
         ),
         ("providers.host = 3", "providers.host=3 in {}: must be the name of a provider"),
         (
@@ -580,6 +580,8 @@ def test_unknown_variable_is_reported_without_a_fault():
     )
 
 
+OPENTELEMETRY = {"service_name", "disabled_instrumentations", "semconv_opt_in"}
+"""Settings that variables of OpenTelemetry have."""
 NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "downgrade"}
 
 
@@ -587,7 +589,7 @@ def test_no_setting_is_unknown(config):
     names = {
         f"LOCO_{row.key.upper()}": row.value
         for row in Settings.load({}).rows()
-        if row.key not in {*NOT_IN_A_LINE, "alpha", "service_name", "disabled_instrumentations"}
+        if row.key not in {*NOT_IN_A_LINE, "alpha", *OPENTELEMETRY}
     }
 
     assert Settings.load({**names, **config("")}).unknown == ()
@@ -633,9 +635,11 @@ def test_service_name_is_that_of_opentelemetry(environ, name, origin):
     ],
 )
 def test_disabled_instrumentations_are_those_of_opentelemetry(written, names):
-    settings = Settings.load({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written})
+    settings = Settings.load(
+        {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written, "OTEL_SEMCONV_STABILITY_OPT_IN": written}
+    )
 
-    assert settings.disabled_instrumentations == names
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == names
 
 
 # Changing and showing.
@@ -724,6 +728,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         "LOCO_MAX_HOLD": "60",
         "LOCO_ALPHA": "0.1",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "b,a",
+        "OTEL_SEMCONV_STABILITY_OPT_IN": "b,a",
     }
 
     assert [(row.key, row.value) for row in Settings.load(environ).rows()] == [
@@ -770,6 +775,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("tenant_shares", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
+        ("semconv_opt_in", "a, b"),
     ]
 
 

@@ -114,6 +114,7 @@ class Rig:
             wall=self.clock.wall,
             value_limit=value_limit,
             resources=resources,
+            shows_costs=True,
         )
 
     def tell(self, *events: Event) -> None:
@@ -290,6 +291,7 @@ def everything(rig: Rig) -> None:
         Action.DOWNGRADE,
         "gpt-4o-mini",
         ("web_searches",),
+        "flex",
     )
     presence.record_inactive("groq", "0.1.0", InactiveReason.UNSUPPORTED_VERSION)
     _fork._share_page()  # as the first fork does
