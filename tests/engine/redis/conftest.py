@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from chaos_run import ChaosRun
 from redis_server import RedisServer
 
 
@@ -12,3 +13,12 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def runs() -> Iterator[list[ChaosRun]]:
+    """Return a list of runs that end with the test, also if it fails."""
+    runs: list[ChaosRun] = []
+    yield runs
+    for chaos in runs:
+        chaos.kill_all()

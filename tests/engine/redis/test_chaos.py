@@ -1,0 +1,32 @@
+"""Four processes, faults at random: their own records show that no more slots were held than there are."""
+
+import time
+from pathlib import Path
+
+from chaos_run import ChaosRun, judge
+from effort import scale
+from redis_server import RedisServer
+
+GRANTS = scale(1000)
+
+
+def test_killed_processes_and_a_server_that_forgets(
+    own_server: RedisServer, namespace: str, tmp_path: Path, runs: list[ChaosRun]
+) -> None:
+    chaos = ChaosRun(tmp_path, own_server.url, namespace)
+    runs.append(chaos)
+
+    def flush() -> None:
+        chaos.wait_started()
+        own_server.call("FLUSHALL")
+        time.sleep(2 * chaos.ttl)  # no process newer than the loss comes first
+
+    faults = {
+        "kill": chaos.kill_worker,
+        "flush": flush,
+        "flush scripts": lambda: own_server.call("SCRIPT", "FLUSH"),
+        "kill connections": lambda: own_server.call("CLIENT", "KILL", "TYPE", "normal"),
+        "kill again": chaos.kill_worker,
+    }
+    chaos.run(GRANTS, faults)
+    judge(chaos, own_server, namespace)
