@@ -60,7 +60,7 @@ def _list_slots() -> list[PanelBuilder]:
                 Column("Waiting", _AT.sum_gauge("loco.requests.waiting", _PAIR), COUNT),
                 Column("Oldest wait", _AT.max_gauge("loco.queue.wait", _PAIR), SECONDS),
                 Column("Score L", _AT.max_gauge("loco.load.score", _PAIR), COUNT, 3),
-                Column("Slot seconds", _AT.sum_increase("loco.slot.time", _PAIR), SECONDS),
+                Column("Slot seconds", _AT.sum_growth("loco.slot.time", _PAIR), SECONDS),
             ],
             empty=_NO_TELEMETRY,
             sort_by="Waiting",
@@ -121,8 +121,8 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds of waiting in this range behind slots that the other agent held. The diagonal is an agent's own "
             "concurrency.",
             # Of the cause `self` there is no agent to blame but the waiting one.
-            _AT.sum_increase("loco.wait.time", f"{AGENT}, loco_blame_agent", 'loco_wait_cause="slot"')
-            + f" or label_replace({_AT.sum_increase('loco.wait.time', AGENT, _SELF)}, "
+            _AT.sum_growth("loco.wait.time", f"{AGENT}, loco_blame_agent", 'loco_wait_cause="slot"')
+            + f" or label_replace({_AT.sum_growth('loco.wait.time', AGENT, _SELF)}, "
             + f'"loco_blame_agent", "$1", "{AGENT}", "(.*)")',
             row=AGENT,
             column="loco_blame_agent",
@@ -134,7 +134,7 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds that others waited for an agent",
             "Seconds of waiting in this range, by the agent that held the slots.",
             Query(
-                _AT.sum_increase("loco.wait.time", "loco_blame_agent", where='loco_wait_cause="slot"'),
+                _AT.sum_growth("loco.wait.time", "loco_blame_agent", where='loco_wait_cause="slot"'),
                 "{{loco_blame_agent}}",
             ),
             SECONDS,
@@ -144,7 +144,7 @@ def _list_blame() -> list[PanelBuilder]:
         make_bars(
             "Seconds of waiting by cause",
             "Seconds of waiting in this range, open waits included.",
-            Query(_AT.sum_increase("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
+            Query(_AT.sum_growth("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
             SECONDS,
             empty=_NO_WAIT,
             width=6,

@@ -17,8 +17,11 @@ from loco_otel._core.policies.registry import POLICIES
 from loco_otel._introspection import tables
 from loco_otel.cli import dashboards as dashboard_files
 from loco_otel.cli import ledger as ledger_output
+from loco_otel.cli import metrics_page
 from loco_otel.cli import ps as ps_output
 from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
+from loco_otel.cli.report.command import write_report
+from loco_otel.cli.top.command import show_top
 from loco_otel.errors import ConfigurationError, LedgerError
 from loco_otel.money import ATTRIBUTION
 
@@ -74,7 +77,7 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
 
     Reads the page of OpenTelemetry's Prometheus exporter in that process. Exits with 1 if there is none.
     """
-    address = url or ps_output.get_default_url(os.environ)
+    address = url or metrics_page.get_default_url(os.environ)
     console = tables.make_console()
     try:
         if as_json:
@@ -90,10 +93,14 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
             if not watch:
                 return
             time.sleep(_WATCH_INTERVAL)
-    except ps_output.PsError as error:
+    except metrics_page.PageError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
+
+
+main.add_command(show_top)
+main.add_command(write_report)
 
 
 _LEDGER_OPTION = click.option(

@@ -67,14 +67,19 @@ def expand_to_all(name: str, expr: str) -> str:
     return expand_variables(expr, dict.fromkeys(list_variables(name), ".+"))
 
 
-def walk_query(node: Any) -> Iterator[Any]:
-    """Yield all nodes of a parsed query."""
-    yield node
+def list_children(node: Any) -> Iterator[Any]:
+    """Yield the nodes that a node of a parsed query has directly."""
     for field in ("lhs", "rhs", "expr", "vector_selector", "param"):
         child = getattr(node, field, None)
         if child is not None and type(child).__module__.startswith("promql_parser"):
-            yield from walk_query(child)
-    for child in getattr(node, "args", None) or ():
+            yield child
+    yield from getattr(node, "args", None) or ()
+
+
+def walk_query(node: Any) -> Iterator[Any]:
+    """Yield all nodes of a parsed query."""
+    yield node
+    for child in list_children(node):
         yield from walk_query(child)
 
 

@@ -1,0 +1,117 @@
+"""Makes the pictures of `loco-otel top` and `loco-otel report`: `python examples/demo/pictures.py FOLDER`.
+
+Runs two processes of examples/newsroom.py with one ledger against a mock LLM server. Textual draws the terminal, and a
+headless Chromium the report.
+"""
+
+import argparse
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from child import Child, command, environment, free_port
+from server import MockServer
+from textual.widgets import DataTable
+
+from loco_otel.cli.top.app import TopApp
+
+NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
+TERMINAL = (148, 24)
+REPORT_SIZE = "1240,1480"
+PROCESSES, AGENTS = 2, 4
+_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""Of the web, which Textual's pictures name: the picture is the same without."""
+SETTINGS = {
+    "LOCO_CAPACITY": "2",
+    "LOCO_BUDGETS": "analyst=0.003,crawler=0.40,writer=0.01,*=1.00",
+    "LOCO_BUDGET_PERIOD": "day",
+    "LOCO_BUDGET_ON_EXCEEDED": "alert",
+    "OTEL_METRICS_EXPORTER": "prometheus",
+    "OTEL_TRACES_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+    "OTEL_SERVICE_NAME": "newsroom",
+}
+
+
+def main() -> int:
+    """Write top.svg and report.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        server = MockServer(work)
+        stack.callback(server.stop)
+        while not server.ready:
+            time.sleep(0.1)
+        programs, urls = _start_programs(work, server.address)
+        for program in programs:
+            stack.callback(program.stop)
+        report = pool.submit(_record_report, urls, work / "report.html")
+        server.refuse("openai", "anthropic")
+        (folder / "top.svg").write_text(asyncio.run(_draw_terminal(urls)), encoding="utf-8")
+        report.result()
+        _take_picture(work / "report.html", folder / "report.png")
+    return 0
+
+
+def _start_programs(work: Path, address: str) -> tuple[list[Child], list[str]]:
+    programs, urls = [], []
+    for number in range(PROCESSES):
+        port = free_port()
+        variables = environment(
+            **SETTINGS,
+            LOCO_LEDGER=str(work / "ledger.db"),
+            OPENAI_API_KEY="demo",
+            OPENAI_BASE_URL=f"http://{address}/v1",
+            ANTHROPIC_API_KEY="demo",
+            ANTHROPIC_BASE_URL=f"http://{address}/anthropic",
+            OTEL_EXPORTER_PROMETHEUS_HOST="127.0.0.1",
+            OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
+        )
+        launch = [command("opentelemetry-instrument"), sys.executable, NEWSROOM]
+        programs.append(Child(launch, variables, work / f"{number}.txt"))
+        urls.append(f"http://127.0.0.1:{port}/metrics")
+    return programs, urls
+
+
+def _record_report(urls: list[str], file: Path) -> None:
+    options = ["--wait", "120", "--interval", "0.2", "--title", "Two newsrooms under loco-otel", "--out", file]
+    subprocess.run([command("loco-otel"), "report", *urls, *options], check=True, capture_output=True)
+
+
+async def _draw_terminal(urls: list[str]) -> str:
+    """Return the picture once all agents have spent, and most wait."""
+    app = TopApp(urls, interval=0.5)
+    async with app.run_test(size=TERMINAL) as pilot:
+        while app.query_one("#agents", DataTable).row_count < AGENTS:
+            await pilot.pause(0.1)
+        await pilot.pause(4)
+        await pilot.press("s", "w")
+        return _FONT.sub("", app.export_screenshot(title="loco-otel top"))
+
+
+def _take_picture(page: Path, file: Path) -> None:
+    command_line = [
+        "chromium",
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--window-size={REPORT_SIZE}",
+        f"--screenshot={file.resolve()}",
+        page.as_uri(),
+    ]
+    subprocess.run(command_line, check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
