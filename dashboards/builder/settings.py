@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from loco_otel.cli.dashboards import RUNBOOKS
+
 
 class BurnWindow(NamedTuple):
     """One row of the multi-window, multi-burn-rate table of a budget's period.
@@ -64,5 +66,5 @@ SILENCE_MEMORY = "1h"
 SILENCE_FOR = "5m"
 LOSS_WINDOW = "15m"
 
-RUNBOOK_BASE = "https://loco-otel.invalid/docs/runbooks"
-"""Where the pages of docs/runbooks are served. `loco-otel dashboards export --runbooks URL` replaces it."""
+RUNBOOK_BASE = RUNBOOKS
+"""Where the runbooks are served. `loco-otel dashboards export --runbooks URL` replaces it."""

@@ -22,7 +22,7 @@ from textual.widgets import DataTable
 from loco_otel.cli.top.app import TopApp
 
 NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
-TERMINAL = (148, 24)
+TERMINAL = (152, 22)
 REPORT_SIZE = "1240,1480"
 PROCESSES, AGENTS = 2, 4
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)

@@ -240,9 +240,13 @@ def dashboards() -> None:
 
 @dashboards.command("export")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--runbooks", metavar="URL", help="Where you serve docs/runbooks; alerts then link to it.")
+@click.option(
+    "--runbooks",
+    metavar="URL",
+    help=f"Where you serve the folder runbooks; alerts link to it.  [default: {dashboard_files.RUNBOOKS}]",
+)
 def export_dashboards(*, folder: Path, runbooks: str | None) -> None:
-    """Write dashboards, rules, provisioning and a compose file to FOLDER.
+    """Write dashboards, rules, runbooks, provisioning and a compose file to FOLDER.
 
     Overwrites files of the same name.
     """

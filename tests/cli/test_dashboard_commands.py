@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+from loco_otel.cli.dashboards import RUNBOOKS
 from loco_otel.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +122,18 @@ def test_export_links_alerts_to_own_runbooks(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     rules = (tmp_path / "alerts/loco.rules.yml").read_text()
     assert "runbook_url: https://wiki.test/loco/LocoSaturated.md" in rules
-    assert ".invalid" not in rules
+    assert RUNBOOKS not in rules
+
+
+def test_each_alert_links_to_a_runbook_that_compose_serves(tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, ["dashboards", "export", str(tmp_path)]).exit_code == 0
+    links = re.findall(r"runbook_url: (.+)", (tmp_path / "alerts/loco.rules.yml").read_text())
+    assert links
+    grafana = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]["grafana"]
+    assert any(f"http://localhost:{it.split(':')[1]}/public/runbooks" == RUNBOOKS for it in grafana["ports"])
+    (source,) = [it.split(":")[0] for it in grafana["volumes"] if it.split(":")[1].endswith("/public/runbooks")]
+    for link in links:
+        assert (tmp_path / source / link.removeprefix(f"{RUNBOOKS}/")).is_file(), link
 
 
 def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
@@ -153,5 +167,7 @@ def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
     assert {f"out/{name}" for name in names} == set(done.stdout.split())
     assert {f"loco-{name}.json" for name in ("overview", "scheduling", "spend", "agent")} <= names
     assert {"alerts/loco.rules.yml", "provisioning/prometheus/prometheus.yml", "compose.yaml"} <= names
+    assert "runbooks/LocoSaturated.md" in names
     for name in names:
-        assert (tmp_path / "out" / name).read_text() == (ROOT / "dashboards" / name).read_text()
+        folder = "docs" if name.startswith("runbooks/") else "dashboards"
+        assert (tmp_path / "out" / name).read_text() == (ROOT / folder / name).read_text()

@@ -46,6 +46,14 @@ def list_queries() -> list[PanelQuery]:
     ]
 
 
+def find_query(dashboard: str, title: str, ref: str = "A") -> PanelQuery:
+    """Return a query by its panel and its letter."""
+    (query,) = [
+        it for it in list_queries() if (it.dashboard, it.panel["title"], it.target["refId"]) == (dashboard, title, ref)
+    ]
+    return query
+
+
 def list_variables(name: str, kind: str = "query") -> dict[str, Mapping[str, Any]]:
     return {item["name"]: item for item in DASHBOARDS[name]["templating"]["list"] if item["type"] == kind}
 

@@ -58,7 +58,8 @@ class _Painter:
         self._scale, self._unit = (
             (_HOUR, "hours") if seconds > 3 * _HOUR else (_MINUTE, "minutes") if seconds > 5 * _MINUTE else (1.0, "s")
         )
-        self._times = [(at - recording.times[0]) / self._scale for at in recording.times]
+        self._first = summary.first
+        self._times = [(at - recording.times[summary.first]) / self._scale for at in recording.times]
 
     def draw_slots(self) -> str:
         def draw(axes: Any) -> Mapping[str, str]:
@@ -98,8 +99,9 @@ class _Painter:
 
     def draw_quantiles(self) -> str:
         def draw(axes: Any) -> Mapping[str, str]:
-            count = min(_WINDOWS, len(self._times) - 1)
-            edges = [round(number * (len(self._times) - 1) / count) for number in range(count + 1)] if count else []
+            last = len(self._times) - 1 - self._first
+            count = min(_WINDOWS, last)
+            edges = [self._first + round(number * last / count) for number in range(count + 1)] if count else []
             tooltips = {}
             for share, style in ((0.5, (0, (3, 2))), (0.95, "solid")):
                 at: list[float] = []
@@ -230,7 +232,7 @@ class _Painter:
                 axes.set_xlim(0, max(self._times[-1], 1e-3))
                 axes.set_ylim(bottom=0)
                 axes.locator_params(axis="y", nbins=5, **({"integer": True} if is_count else {}))
-                axes.set_xlabel(f"{self._unit} since the start")
+                axes.set_xlabel(f"{self._unit} since the first call")
             axes.spines[["top", "right", "left"]].set_visible(False)
             axes.set_axisbelow(True)
             if axes.get_legend_handles_labels()[0]:
@@ -301,10 +303,8 @@ def draw_plots(recording: Recording, summary: RunSummary) -> list[Plot]:
 
     """
     painter = _Painter(recording, summary)
-    held, blamed = (
-        "the dashed line is the number of slots",
-        "Seconds by the agent that held the slots, or another cause.",
-    )
+    held = "By agent; the dashed line is the number of slots."
+    blamed = "Seconds by the agent that held the slots, or another cause."
     plots = [
         Plot("slots", "Calls in slots", held, painter.draw_slots()),
         Plot("waiting", "Waiting calls", "By agent.", painter.draw_waiting()),

@@ -18,7 +18,7 @@ _AGENT_TITLES = (
 
 def render_page(title: str, recording: Recording, summary: RunSummary, plots: Iterable[Plot]) -> str:
     """Return the page."""
-    began = datetime.fromtimestamp(recording.times[0], UTC)
+    began = datetime.fromtimestamp(recording.times[summary.first], UTC)
     sections = [_render_agents(summary)]
     if summary.budgets:
         sections.append(_render_budgets(summary.budgets))

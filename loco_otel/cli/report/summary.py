@@ -50,7 +50,10 @@ class BudgetSummary(NamedTuple):
 class RunSummary(NamedTuple):
     """One run."""
 
+    first: int
+    """The number of the last time before the first call."""
     seconds: float
+    """From then on."""
     totals: AgentSummary
     """Of all agents."""
     refused: int
@@ -70,14 +73,16 @@ class RunSummary(NamedTuple):
 
 def summarize_run(recording: Recording) -> RunSummary:
     """Return the figures of a recording."""
+    first = _find_first(recording)
     throttles = _sum_last(recording, catalogue.THROTTLES, key.THROTTLE_KIND)
     agents = sorted(_list_agents(recording), key=lambda it: (-it.waited, it.agent))
     return RunSummary(
-        seconds=recording.times[-1] - recording.times[0],
+        first=first,
+        seconds=recording.times[-1] - recording.times[first],
         totals=_build_totals(recording, agents),
         refused=round(sum(count for (kind,), count in throttles.items() if kind != ThrottleKind.TIMEOUT)),
         timeouts=round(throttles.get((ThrottleKind.TIMEOUT,), 0.0)),
-        utilisation=_compute_utilisation(recording),
+        utilisation=_compute_utilisation(recording, first),
         most_waiting=_find_most(recording.sum_gauge(catalogue.REQUESTS_WAITING)),
         most_active=_find_most(recording.sum_gauge(catalogue.REQUESTS_ACTIVE)),
         agents=agents,
@@ -142,9 +147,22 @@ def _build_totals(recording: Recording, agents: Sequence[AgentSummary]) -> Agent
     )
 
 
-def _compute_utilisation(recording: Recording) -> float | None:
-    existed = sum(_sum_last(recording, catalogue.CAPACITY_TIME).values())
-    return sum(_sum_last(recording, catalogue.SLOT_TIME).values()) / existed if existed else None
+def _find_first(recording: Recording) -> int:
+    """Return the number of the last time at which no request had been made; 0 without a request."""
+    made = [
+        *recording.sum_gauge(catalogue.REQUESTS_ACTIVE).values(),
+        *recording.sum_gauge(catalogue.REQUESTS_WAITING).values(),
+        *recording.sum_counter(catalogue.REQUESTS).values(),
+    ]
+    return max(0, next((number for number in range(len(recording.times)) if any(it[number] for it in made)), 0) - 1)
+
+
+def _compute_utilisation(recording: Recording, first: int) -> float | None:
+    held, existed = (
+        sum(grown[-1] - grown[first] for grown in recording.sum_counter(metric).values())
+        for metric in (catalogue.SLOT_TIME, catalogue.CAPACITY_TIME)
+    )
+    return held / existed if existed else None
 
 
 def _find_most(values: Mapping[tuple[str, ...], Sequence[float]]) -> int:
