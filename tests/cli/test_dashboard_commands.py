@@ -136,7 +136,7 @@ def test_each_alert_links_to_a_runbook_that_compose_serves(tmp_path: Path) -> No
         assert (tmp_path / source / link.removeprefix(f"{RUNBOOKS}/")).is_file(), link
 
 
-def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
+def test_d26_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
     (file,) = tmp_path.glob("*.tar.gz")
@@ -145,7 +145,7 @@ def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
     assert {"dashboards/loco-overview.json", "dashboards/alerts/loco.rules.yml"} <= names
 
 
-def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
+def test_d26_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -153,6 +153,9 @@ def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
         assert not [
             name for name in archive.namelist() if name.startswith("dashboards/") or "dashboards/builder" in name
         ]
+        (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        # The seed's README named an exporter that no module had.
+        assert "\nRequires-Dist: opentelemetry-exporter-otlp" in archive.read(metadata).decode()
         archive.extractall(tmp_path / "site")
     command = "from loco_otel.cli.main import main; main(['dashboards', 'export', 'out'])"
     done = subprocess.run(
