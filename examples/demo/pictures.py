@@ -1,12 +1,15 @@
-"""Makes the pictures of `loco-otel top` and `loco-otel report`: `python examples/demo/pictures.py FOLDER`.
+"""Makes the pictures of the live view, the report and the dashboards: `python examples/demo/pictures.py FOLDER`.
 
-Runs two processes of examples/newsroom.py with one ledger against a mock LLM server. Textual draws the terminal, and a
-headless Chromium the report.
+Runs two processes of examples/newsroom.py, the program of `make demo`, with one ledger against a mock LLM server.
+Textual draws the terminal, and a headless Chromium the report. With `--modules`, a Prometheus scrapes the processes,
+and Grafana's UI libraries draw the dashboards: see dashboards/pictures.
 """
 
 import argparse
 import asyncio
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +24,9 @@ from textual.widgets import DataTable
 
 from loco_otel.cli.top.app import TopApp
 
-NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
+ROOT = Path(__file__).resolve().parents[2]
+NEWSROOM = ROOT / "examples" / "newsroom.py"
+PROMETHEUS_PORT = free_port()
 TERMINAL = (152, 22)
 REPORT_SIZE = "1240,1480"
 PROCESSES, AGENTS = 2, 4
@@ -42,8 +47,10 @@ SETTINGS = {
 def main() -> int:
     """Write top.svg and report.png."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--modules", type=Path, help="where `npm install` of dashboards/pictures/package.json was run")
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    options = parser.parse_args()
+    folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -55,12 +62,38 @@ def main() -> int:
         programs, urls = _start_programs(work, server.address)
         for program in programs:
             stack.callback(program.stop)
+        prometheus = _start_prometheus(work, urls) if options.modules else None
+        if prometheus:
+            stack.callback(prometheus.stop)
         report = pool.submit(_record_report, urls, work / "report.html")
         server.refuse("openai", "anthropic")
         (folder / "top.svg").write_text(asyncio.run(_draw_terminal(urls)), encoding="utf-8")
         report.result()
         _take_picture(work / "report.html", folder / "report.png")
+        if prometheus:
+            _draw_dashboards(options.modules, work / "dashboards", folder)
     return 0
+
+
+def _start_prometheus(work: Path, urls: list[str]) -> Child:
+    targets = [url.removeprefix("http://").removesuffix("/metrics") for url in urls]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / "dashboards" / "alerts" / "loco.rules.yml")],
+        "scrape_configs": [{"job_name": "newsroom", "static_configs": [{"targets": targets}]}],
+    }
+    (work / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
+    options = [f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'data'}"]
+    launch = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{PROMETHEUS_PORT}"]
+    return Child(launch, environment(), work / "prometheus.txt")
+
+
+def _draw_dashboards(modules: Path, work: Path, folder: Path) -> None:
+    source = f"http://127.0.0.1:{PROMETHEUS_PORT}"
+    options = ["--prometheus", source, "--minutes", "1.5", "--scrape", "1", "--modules", modules.resolve(), work]
+    subprocess.run([sys.executable, "-m", "dashboards.pictures", *options], check=True, cwd=ROOT)
+    for picture in work.glob("loco-*.png"):
+        shutil.move(picture, folder / picture.name.replace("loco-", "dashboard-"))
 
 
 def _start_programs(work: Path, address: str) -> tuple[list[Child], list[str]]:

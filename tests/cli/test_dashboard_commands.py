@@ -157,6 +157,7 @@ def test_d26_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
         # The seed's README named an exporter that no module had.
         assert "\nRequires-Dist: opentelemetry-exporter-otlp" in archive.read(metadata).decode()
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site/loco_otel/cli/report/page.html").is_file()
     command = "from loco_otel.cli.main import main; main(['dashboards', 'export', 'out'])"
     done = subprocess.run(
         [sys.executable, "-c", command],

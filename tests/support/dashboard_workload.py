@@ -10,6 +10,7 @@ from sdk_server import LlmServer, free_port
 
 PROGRAM = """
     import logging
+    import os
     import threading
 
     import anthropic
@@ -48,7 +49,9 @@ PROGRAM = """
 
         failures = (openai.APIError, anthropic.APIError, loco_otel.AcquireTimeoutError)
         work = [("analyst", "acme", ask), ("writer", "globex", write), ("reader", "acme", read)]
-        work += [("crawler", "acme", crawl)] * 5 + [("hasty", "globex", hurry)]
+        work += [("crawler", "acme", crawl)] * 5
+        if "HASTY" in os.environ:
+            work.append(("hasty", "globex", hurry))
         threads = [threading.Thread(target=repeat, args=(*it, failures)) for it in work]
         for thread in threads:
             thread.start()
@@ -82,9 +85,9 @@ SETTINGS = """
 """Analyst and writer cross their budgets with the first call. Writer's model has no price. Some waits time out."""
 
 
-def start_server(folder: Path) -> LlmServer:
-    """Start a server that refuses one call in twenty, and answers the others after 50 ms."""
-    server = LlmServer(folder / "llmock.txt", "--error-rate-429", "0.05")
+def start_server(folder: Path, *, refuses: bool = True) -> LlmServer:
+    """Start a server that refuses one call in twenty, if any, and answers the others after 50 ms."""
+    server = LlmServer(folder / "llmock.txt", *(("--error-rate-429", "0.05") if refuses else ()))
     server.script({"type": "delay", "seconds": 0.05, "times": None})
     return server
 
