@@ -53,14 +53,14 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Active calls",
             "Calls that hold a slot now.",
-            Query(_AT.sum_gauge("loco.requests.active"), "active"),
+            Query(_AT.count_requests("loco.requests.active"), "active"),
             COUNT,
             empty=_NO_CALL,
         ),
         make_stat(
             "Waiting calls",
             "Calls that wait for a slot now.",
-            Query(_AT.sum_gauge("loco.requests.waiting"), "waiting"),
+            Query(_AT.count_requests("loco.requests.waiting"), "waiting"),
             COUNT,
             empty=_NO_CALL,
             steps={1: "orange"},

@@ -50,7 +50,7 @@ def _list_health() -> list[PanelBuilder]:
         make_stat(
             "Active calls",
             "Calls that hold a slot now.",
-            Query(_AT.sum_gauge("loco.requests.active"), "active"),
+            Query(_AT.count_requests("loco.requests.active"), "active"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
         ),
@@ -65,7 +65,7 @@ def _list_health() -> list[PanelBuilder]:
         make_stat(
             "Waiting calls",
             "Calls that wait for a slot now.",
-            Query(_AT.sum_gauge("loco.requests.waiting"), "waiting"),
+            Query(_AT.count_requests("loco.requests.waiting"), "waiting"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
             steps={1: "orange"},

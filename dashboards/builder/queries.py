@@ -56,6 +56,10 @@ class Selectors:
         """Return a gauge's sum over processes."""
         return f"sum{_format_by(by)}({self.select(name, where)})"
 
+    def count_requests(self, name: str) -> str:
+        """Return a gauge's sum over processes: 0 where they run and no request is in that state."""
+        return f"{self.sum_gauge(name)} or 0 * {self.sum_gauge('loco.info')}"
+
     def max_gauge(self, name: str, by: str = "", where: str = "") -> str:
         """Return a gauge's highest value over processes."""
         return f"max{_format_by(by)}({self.select(name, where)})"

@@ -177,11 +177,6 @@ class Run:
                 waits[facts["loco.agent.id"]].append(float(facts["loco.wait.duration"]))
         return waits
 
-    @property
-    def grants(self) -> int:
-        """The grants, of which each attempt of a call has one, from the spans."""
-        return sum(facts["loco.outcome"] == "granted" for facts in self.acquires)
-
 
 def _expand_panel(panel: tuple[str, str, str]) -> str:
     """Return the query of a panel that shows everything."""
