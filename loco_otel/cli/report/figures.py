@@ -162,6 +162,8 @@ class _Painter:
                     hatch=hatch, edgecolor=_PAPER, linewidth=0.6,
                 )  # fmt: skip
                 for agent, width, bar in zip(waiting, widths, bars, strict=True):
+                    if not width:
+                        continue
                     gid = f"causes-{number}-{waiting.index(agent)}"
                     bar.set_gid(gid)
                     tooltips[gid] = f"{agent} waited {width:.1f} s for {cause}"
