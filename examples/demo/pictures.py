@@ -68,10 +68,13 @@ def main() -> int:
         report = pool.submit(_record_report, urls, work / "report.html")
         server.refuse("openai", "anthropic")
         (folder / "top.svg").write_text(asyncio.run(_draw_terminal(urls)), encoding="utf-8")
+        began_at = time.time()
         report.result()
+        # While calls were still under way.
+        at = began_at + (time.time() - began_at) / 2
         _take_picture(work / "report.html", folder / "report.png")
         if prometheus:
-            _draw_dashboards(options.modules, work / "dashboards", folder)
+            _draw_dashboards(options.modules, at, work / "dashboards", folder)
     return 0
 
 
@@ -88,9 +91,10 @@ def _start_prometheus(work: Path, urls: list[str]) -> Child:
     return Child(launch, environment(), work / "prometheus.txt")
 
 
-def _draw_dashboards(modules: Path, work: Path, folder: Path) -> None:
+def _draw_dashboards(modules: Path, at: float, work: Path, folder: Path) -> None:
     source = f"http://127.0.0.1:{PROMETHEUS_PORT}"
-    options = ["--prometheus", source, "--minutes", "1.5", "--scrape", "1", "--modules", modules.resolve(), work]
+    options = ["--prometheus", source, "--at", f"{at}", "--minutes", "0.6", "--scrape", "1"]
+    options += ["--modules", modules.resolve(), work]
     subprocess.run([sys.executable, "-m", "dashboards.pictures", *options], check=True, cwd=ROOT)
     for picture in work.glob("loco-*.png"):
         shutil.move(picture, folder / picture.name.replace("loco-", "dashboard-"))

@@ -14,6 +14,8 @@ from loco_otel.cli.top import cells
 from loco_otel.cli.top.readings import PageReader, Reading
 from loco_otel.cli.top.state import AgentState, BudgetState, LiveState, ResourceState, build_state
 
+_SLOW = 2.0
+"""Seconds after which a request that is still under way is reported."""
 _ADVICE = """\
 Start a program whose metrics are on a page:
 
@@ -204,7 +206,9 @@ def _describe_endpoints(readings: Sequence[Reading]) -> Text:
     lines = []
     for reading in readings:
         if reading.is_current:
-            lines.append(Text.assemble(("● ", "green"), reading.url))
+            is_slow = reading.pending > _SLOW
+            late = f" has not answered for {cells.format_seconds(reading.pending)}" if is_slow else ""
+            lines.append(Text.assemble(("● ", "yellow" if is_slow else "green"), reading.url, (late, "yellow")))
             continue
         ago = cells.format_seconds(reading.seconds)
         last = f"; last page {ago} ago" if reading.page is not None else f", for {ago}"
@@ -215,7 +219,8 @@ def _describe_endpoints(readings: Sequence[Reading]) -> Text:
 def _describe_absence(readings: Sequence[Reading], interval: float) -> Text:
     text = Text("No program with loco-otel answers.\n\n", style="bold red")
     for reading in readings:
-        text.append(f"  {reading.fault}\n", style="not bold")
+        fault = f"{reading.url} has not answered yet" if reading.pending > _SLOW else reading.fault
+        text.append(f"  {fault}\n", style="not bold")
     return text.append(f"\n{_ADVICE}\nTrying again each {interval:g} s.", style="not bold default")
 
 

@@ -10,8 +10,6 @@ from loco_otel.cli.metrics_page import MetricsPage, PageError, fetch_page
 
 MEMORY = 10.0
 """Seconds over which changes of counters are shown."""
-_SLOW = 2.0
-"""Seconds after which an answer that is still under way is reported."""
 _UNREAD = "not read yet"
 
 
@@ -27,6 +25,8 @@ class Reading(NamedTuple):
     """Why there is no current page; None while there is one."""
     seconds: float
     """Since the last page, or since the start if there was none."""
+    pending: float
+    """Seconds that the request under way has taken so far; 0 without one."""
 
     @property
     def is_current(self) -> bool:
@@ -76,12 +76,10 @@ class PageReader:
         """Return the present reading."""
         now = time.monotonic()
         with self._lock:
-            fault = self._fault
-            if self._is_asking and now - self._asked_at > _SLOW and fault in {None, _UNREAD}:
-                fault = f"{self._url} does not answer: no complete page yet"
             page = self._pages[-1][1] if self._pages else None
             earlier = self._pages[0][1] if len(self._pages) > 1 else None
-            return Reading(self._url, page, earlier, fault, now - self._read_at)
+            pending = now - self._asked_at if self._is_asking else 0.0
+            return Reading(self._url, page, earlier, self._fault, now - self._read_at, pending)
 
     def _run(self) -> None:
         while not self._closed.is_set():

@@ -60,9 +60,15 @@ def test_fault_is_shown_until_the_page_recovers(mode: str, message: str) -> None
 
 def test_page_that_hangs_is_reported_before_its_timeout() -> None:
     async def script(screen: TopScreen) -> None:
-        await screen.until(lambda: "no complete page yet" in screen.text("notice"))
+        await screen.until(lambda: f"{page.url} has not answered yet" in screen.text("notice"))
         page.switch("page")
         await screen.until(lambda: _has_analyst(screen))
+        # Until the timeout, the last page is the present one.
+        page.switch("hang")
+        await screen.until(lambda: "has not answered for " in screen.text("endpoints"))
+        assert _has_analyst(screen)
+        page.switch("page")
+        await screen.until(lambda: screen.text("endpoints").strip() == f"● {page.url}")
 
     with FaultyPage() as page:
         page.switch("hang")
@@ -75,6 +81,7 @@ def test_page_that_hangs_delays_no_other() -> None:
         lines = screen.text("endpoints").splitlines()
         assert lines[0].startswith(f"● {good.url}")
         assert lines[1].startswith("○ ")
+        assert "1 of 2 processes" in screen.title
         good.page = good.page.replace('loco_requests_waiting{loco_agent_id="analyst",', "ignored{")
         await screen.until(lambda: not _has_analyst(screen))
 

@@ -14,7 +14,7 @@ def _read(*lines: str, fault: str | None = None, earlier: str | None = None) -> 
 
     page = parse_page(parse("\n".join(lines)), "http://x/metrics")
     before = None if earlier is None else parse_page(parse(earlier), "http://x/metrics")
-    return Reading("http://x/metrics", page, before, fault, 0.0)
+    return Reading("http://x/metrics", page, before, fault, 0.0, 0.0)
 
 
 def _write_info(resource: str, policy: str) -> str:
