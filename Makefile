@@ -27,8 +27,9 @@ test-litellm1: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py 
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'
 # Only these SDKs.
-SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or small_sdks
-test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py) -k '$(SMALL_SDKS)'
+SMALL_SDKS = mistral or ollama or cohere or azure-ai or azure_inference or huggingface or claude or small_sdks
+test-small_sdks_old: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py claude_agent_sdk.py) \
+  -k '$(SMALL_SDKS)'
 # Programs and adapters of the agent frameworks that only this set has, and of all together.
 test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters/test_,google_adk.py crewai.py) \
   -k 'google_adk or crewai or mixed or demo'

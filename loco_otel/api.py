@@ -11,7 +11,7 @@ from loco_otel._runtime.identity import Identity, resolve_identity, validate_age
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Request, Snapshot
+from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Priority, Request, Snapshot
 from loco_otel.money import BudgetStatus, Totals
 
 _logger = logging.getLogger("loco_otel")
@@ -61,9 +61,9 @@ def slot(
         timeout = runtime.settings.acquire_timeout
     elif not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds of at least 0, not {timeout!r}")
+    caller = _identify_caller(runtime)
     if agent is None:
-        agent, known_tenant = _identify_caller(runtime)[:2]
-        tenant = tenant or known_tenant
+        agent, tenant = caller.agent, tenant or caller.tenant
     else:
         agent = validate_agent_name(agent)
     runtime.detect_otel_sdk()
@@ -76,6 +76,9 @@ def slot(
         replace_surrogates(tenant),
         replace_surrogates(task_type),
         labels=labels,
+        run=caller.run,
+        priority=caller.priority or Priority.NORMAL,
+        deadline=caller.deadline,
     )
     return Slot(runtime, request)
 

@@ -1,4 +1,4 @@
-"""Events of requests and resources, and snapshots of the scheduler: the values that all layers share.
+"""Events of requests and resources: the values that all layers share, with requests and snapshots.
 
 Events are in past tense and immutable. `at` is the scheduler's clock in seconds. Weights are milli-weights: exact sums
 of integers (a weight of 1.0 is 1000). Events are NamedTuples, as a frozen dataclass costs the hot path five times more.
@@ -9,16 +9,19 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeAlias
 
-from loco_otel.money import Action, BilledItem, BudgetStatus
+from loco_otel.money import Action, BudgetStatus
+from loco_otel.requests import DEFAULT_RESOURCE as DEFAULT_RESOURCE
+from loco_otel.requests import MILLI as MILLI
+from loco_otel.requests import Priority as Priority
+from loco_otel.requests import Request as Request
+from loco_otel.requests import Spending as Spending
+from loco_otel.requests import TicketView as TicketView
+from loco_otel.requests import Usage as Usage
 from loco_otel.snapshots import AgentSnapshot as AgentSnapshot
 from loco_otel.snapshots import ResourceDump as ResourceDump
 from loco_otel.snapshots import ResourceSnapshot as ResourceSnapshot
 from loco_otel.snapshots import Snapshot as Snapshot
 from loco_otel.snapshots import TicketSnapshot as TicketSnapshot
-
-MILLI = 1000
-"""Milli-weights in one unit of weight."""
-DEFAULT_RESOURCE = "llm_api"
 
 
 class Outcome(StrEnum):
@@ -98,91 +101,6 @@ class BypassReason(StrEnum):
     UNSUPPORTED_RUNTIME = "unsupported_runtime"
 
 
-class Request(NamedTuple):
-    """A request to the scheduler, with everything that its admission depends on.
-
-    Example:
-        >>> request = Request('analyst', 2 * MILLI, ('llm_api',), 30.0)
-        >>> request.agent, request.resources
-        ('analyst', ('llm_api',))
-
-    """
-
-    agent: str
-    weight: int = MILLI
-    """Milli-weights."""
-    resources: tuple[str, ...] = (DEFAULT_RESOURCE,)
-    """The resources, acquired atomically: all or none."""
-    timeout: float | None = None
-    """Timeout in seconds; 0 takes a free slot or fails at once."""
-    admission: bool = False
-    """Check the budgets after the slot is granted and before the call is sent."""
-    tenant: str | None = None
-    task_type: str = "default"
-    provider: str | None = None
-    model: str | None = None
-    labels: Mapping[str, str] | None = None
-    settles: bool = False
-    """Whether a `Spent` event follows, unless the call fails."""
-    context: object = None
-    """Opaque data of the listeners; the scheduler never reads it."""
-    tokens: int = 0
-    """The expected input and output tokens, for token limits."""
-
-
-class Usage(NamedTuple):
-    """Tokens of one call, as the provider counts them.
-
-    Example:
-        >>> Usage(120, 30).output_tokens
-        30
-
-    """
-
-    input_tokens: int
-    output_tokens: int
-    estimated: bool = False
-    """True if the provider reported no usage, or the body ended before it did."""
-    cache_read_tokens: int | None = None
-    """Input tokens read from the provider's cache; None if not reported."""
-    cache_write_tokens: int | None = None
-    """Input tokens written to the provider's cache."""
-    reasoning_tokens: int | None = None
-    """Output tokens used for reasoning."""
-    items: tuple[BilledItem, ...] = ()
-    """All else that the provider reports and bills."""
-
-
-class Spending(NamedTuple):
-    """The cost of one call.
-
-    Example:
-        >>> Spending(Usage(120, 30), 1500, 'gpt-4o').usage.input_tokens
-        120
-
-    """
-
-    usage: Usage | None
-    weight: int
-    """Milli-weights."""
-    model: str | None
-    """The model in the provider's answer."""
-    response_id: str | None = None
-    """The provider's id of its answer."""
-    finish_reasons: tuple[str, ...] = ()
-    """Why the model stopped, one for each choice."""
-    usd: int | None = None
-    """Micro-USD; None if the model's price is unknown."""
-    remaining: int | None = None
-    """Micro-USD left in the tightest USD budget, without reservations; None without one."""
-    action: Action | None = None
-    """The action of a budget without room for the call."""
-    sent_model: str | None = None
-    """The model that the call was sent with, if it is not the one that the program named."""
-    unpriced: tuple[str, ...] = ()
-    """What of the call has no known price and is not in `usd`, by kind of `BilledItem`; empty without any price."""
-
-
 class RateLimits(NamedTuple):
     """The rate limits in headers of a provider: what remains, the limits, and seconds until all reset."""
 
@@ -192,18 +110,6 @@ class RateLimits(NamedTuple):
     tokens_reset: float | None = None
     requests_limit: int | None = None
     tokens_limit: int | None = None
-
-
-class TicketView(Protocol):
-    """A ticket as listeners see it: its id and its request."""
-
-    @property
-    def id(self) -> str:
-        """Unique across processes."""
-
-    @property
-    def request(self) -> Request:
-        """The request that the ticket was created for."""
 
 
 class Submitted(NamedTuple):

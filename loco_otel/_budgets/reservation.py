@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel._budgets.account import Decision
 from loco_otel._budgets.controller import BudgetController
@@ -30,8 +30,8 @@ class Estimate(NamedTuple):
 class ChargeContext(NamedTuple):
     """The provider, model and identity that a call is charged to."""
 
-    caller: tuple[str, str | None, str | None, str | None, str | None]
-    """Agent, tenant, team, workflow, session."""
+    caller: Sequence[Any]
+    """Agent, tenant, team, workflow, session; what follows is not charged."""
     provider: str
     host: str | None
     model: str | None
@@ -191,7 +191,7 @@ class Reservation:
         )
 
     def _build_charge(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
-        agent, tenant, team, workflow, session = self._context.caller
+        agent, tenant, team, workflow, session = self._context.caller[:5]
         return Charge(
             agent,
             tenant,

@@ -3,18 +3,22 @@
 Agent, workflow and session are each taken from the first source that has a value: `as_agent`, the identity that a
 framework pushed, the frameworks' readers by rank, the current span (`gen_ai.agent.name`, `gen_ai.workflow.name`,
 `gen_ai.conversation.id`), OpenTelemetry's baggage (`loco.workflow`, `loco.session`), and for the agent `LOCO_AGENT_ID`
-and the service's name. Tenant and team come from `as_agent`, or else from baggage (`loco.tenant`, `loco.team`).
+and the service's name. Tenant, team and priority come from `as_agent`, or else from baggage (`loco.tenant`,
+`loco.team`, `loco.priority`); run and deadline from `as_agent`.
 """
 
 from contextvars import ContextVar
+from math import inf
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from opentelemetry import baggage, trace
 
+from loco_otel import clock
 from loco_otel._runtime import agent_readers
 from loco_otel._runtime.agent_readers import clean_name, pushed_identities, read_frameworks, replace_surrogates
 from loco_otel._telemetry.current_context import get_current
+from loco_otel.events import Priority
 
 _AGENT_NAME = "gen_ai.agent.name"
 _WORKFLOW_NAME = "gen_ai.workflow.name"
@@ -23,17 +27,26 @@ UNKNOWN_AGENT = "unknown"
 
 
 class Identity(NamedTuple):
-    """The agent of a call, with its tenant, team, workflow and session."""
+    """The origin of a call: its agent, what the agent works for, and how urgent the call is."""
 
     agent: str
+    """Of an `as_agent` body, empty if that leaves it to the other sources."""
     tenant: str | None = None
     team: str | None = None
     workflow: str | None = None
     session: str | None = None
+    run: str | None = None
+    """The piece of work that the call belongs to, with all that it started."""
+    priority: Priority | None = None
+    """None is `Priority.NORMAL`."""
+    deadline: float | None = None
+    """The time of `clock.monotonic` by which the call must have its slot."""
 
 
-_UNKNOWN = (None,) * len(Identity._fields)
-_BAGGAGE_KEYS = tuple([f"loco.{name}" for name in Identity._fields[1:]])
+_UNKNOWN = Identity("")
+_BAGGAGE_KEYS = ("loco.tenant", "loco.team", "loco.workflow", "loco.session")
+_BAGGAGE_PRIORITY = "loco.priority"
+_PRIORITIES = {str(priority): priority for priority in Priority}
 
 explicit_identities: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
 """The `as_agent` bodies around the current code, each with its identity; the innermost last."""
@@ -50,45 +63,57 @@ class as_agent:  # noqa: N801 - reads as a phrase: `with as_agent("analyst"):`
         tenant: the tenant of the agent.
         team: the team that is also charged.
         workflow: the workflow that the calls belong to.
-        session: the conversation or run.
+        session: the conversation.
+        run: the piece of work that the calls belong to, such as one request of a user, with all that it starts.
+        priority: `interactive`, `normal` or `background`; see `docs/policies.md`.
+        deadline: seconds from entering the body within which its calls must have got their slots. Later calls are
+            rejected with `DeadlineExceededError`. Of nested bodies the earliest deadline applies.
 
     Raises:
-        ValueError: a name is not a non-empty string.
+        ValueError: a name is not a non-empty string, `priority` is none of the three, or `deadline` is no number of
+            seconds of at least 0.
 
     Example:
         >>> import loco_otel
         >>> with as_agent('analyst'), loco_otel.slot():
         ...     [agent.agent for agent in loco_otel.snapshot().resources[0].agents]
         ['analyst']
+        >>> with as_agent(run='r-1', priority='interactive', deadline=30.0):  # the agent is identified as without it
+        ...     loco_otel.slot().agent
+        'unknown'
 
     """
 
-    __slots__ = ("_identity",)
+    __slots__ = ("_identity", "_seconds")
 
     def __init__(
         self,
-        agent: str,
+        agent: str | None = None,
         *,
         tenant: str | None = None,
         team: str | None = None,
         workflow: str | None = None,
         session: str | None = None,
+        run: str | None = None,
+        priority: str | None = None,
+        deadline: float | None = None,
     ) -> None:
-        others = (tenant, team, workflow, session)
-        for name, value in zip(Identity._fields[1:], others, strict=True):
+        others = {"tenant": tenant, "team": team, "workflow": workflow, "session": session, "run": run}
+        for name, value in others.items():
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a non-empty string or None, not {value!r}")
-        self._identity = Identity(
-            validate_agent_name(agent),
-            *[None if value is None else replace_surrogates(value) for value in others],
-        )
+        self._seconds = None if deadline is None else _validate_deadline(deadline)
+        names = map(replace_surrogates, others.values())
+        identity = Identity("" if agent is None else validate_agent_name(agent), *names)
+        self._identity = identity._replace(priority=None if priority is None else _validate_priority(priority))
 
     def __enter__(self) -> Self:
         entered = explicit_identities.get()
         identity = self._identity
+        if self._seconds is not None:
+            identity = identity._replace(deadline=clock.monotonic() + self._seconds)
         if entered:
-            around = entered[-1][1]
-            identity = Identity(identity.agent, *map(_first_non_none, identity[1:], around[1:]))
+            identity = _nest_identity(identity, entered[-1][1])
         explicit_identities.set((*entered, (self, identity)))
         return self
 
@@ -115,6 +140,26 @@ def validate_agent_name(agent: str) -> str:
     return str(replace_surrogates(agent))
 
 
+def _validate_priority(priority: str) -> Priority:
+    try:
+        return Priority(priority)
+    except ValueError:
+        raise ValueError(f"priority must be one of {', '.join(Priority)} or None, not {priority!r}") from None
+
+
+def _validate_deadline(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
+        raise ValueError(f"deadline must be a number of seconds of at least 0 or None, not {seconds!r}")
+    return float(seconds)
+
+
+def _nest_identity(identity: Identity, around: Identity) -> Identity:
+    """Return the identity in an `as_agent` body within another one, whose deadline it cannot extend."""
+    deadlines = [each.deadline for each in (identity, around) if each.deadline is not None]
+    nested = Identity(identity.agent or around.agent, *map(_first_non_none, identity[1:], around[1:]))
+    return nested._replace(deadline=min(deadlines, default=None))
+
+
 def resolve_identity(default: str) -> Identity:
     """Return the identity of the caller; `default` is the agent if no source has one."""
     entered = explicit_identities.get()
@@ -122,16 +167,20 @@ def resolve_identity(default: str) -> Identity:
     has_frameworks = agent_readers.readers or pushed_identities.get()
     # Fast path, equal to the code below: without frameworks, spans and baggage there is nothing to merge.
     if not context and not has_frameworks:
-        return entered[-1][1] if entered else Identity(default)
-    agent, tenant, team, workflow, session = entered[-1][1] if entered else _UNKNOWN
+        if not entered:
+            return Identity(default)
+        explicit = entered[-1][1]
+        return explicit if explicit.agent else explicit._replace(agent=default)
+    agent, tenant, team, workflow, session, run, priority, deadline = entered[-1][1] if entered else _UNKNOWN
     if has_frameworks and not (agent and workflow and session):
         found = read_frameworks()
-        agent, workflow, session = agent or found.agent, workflow or found.workflow, session or found.session
+        agent = agent or found.agent or ""
+        workflow, session = workflow or found.workflow, session or found.session
     if context:
         if not (agent and workflow and session):
             attributes = getattr(trace.get_current_span(context), "attributes", None)
             if attributes:
-                agent = agent or _convert_name(attributes.get(_AGENT_NAME))
+                agent = agent or _convert_name(attributes.get(_AGENT_NAME)) or ""
                 workflow = workflow or _convert_name(attributes.get(_WORKFLOW_NAME))
                 session = session or _convert_name(attributes.get(_CONVERSATION_ID))
         carried = baggage.get_all(context)
@@ -141,10 +190,11 @@ def resolve_identity(default: str) -> Identity:
                 (tenant, team, workflow, session),
                 map(_convert_name, map(carried.get, _BAGGAGE_KEYS)),
             )
-    return Identity(agent or default, tenant, team, workflow, session)
+            priority = priority or _PRIORITIES.get(str(carried.get(_BAGGAGE_PRIORITY)))
+    return Identity(agent or default, tenant, team, workflow, session, run, priority, deadline)
 
 
-def _first_non_none(value: str | None, otherwise: str | None) -> str | None:
+def _first_non_none(value: Any, otherwise: Any) -> Any:
     return otherwise if value is None else value
 
 

@@ -242,7 +242,7 @@ class Runtime:
         trace = telemetry.create_trace()
         try:
             caller = resolve_identity(self.default_agent) if caller is None else caller
-            trace.set_caller(*caller[1:])
+            trace.set_caller(caller.tenant, caller.team, caller.workflow, caller.session)
         except Exception:
             log_fault("identifying the caller of slot()", effect="its spans lack team, workflow and conversation")
         return trace

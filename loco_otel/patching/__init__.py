@@ -15,6 +15,7 @@ from loco_otel.patching import (
     speakeasy,
     stainless,
     stream_proxy,
+    turns,
     wrappers,
 )
 from loco_otel.patching.adapter import (
@@ -74,5 +75,6 @@ __all__ = [
     "speakeasy",
     "stainless",
     "stream_proxy",
+    "turns",
     "wrappers",
 ]

@@ -15,12 +15,13 @@ from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import CallTrace
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel._waiting import ownership
-from loco_otel.events import MILLI, Request
+from loco_otel.events import MILLI, Priority, Request
 from loco_otel.patching.accounting import CallAccounting
 from loco_otel.patching.adapter import Adapter, CallDescription, ExtendedRequest, UsageMeter
 from loco_otel.patching.throttling import read_throttle_signal
 
 _IN_FLIGHT_STATES = (State.GRANTED, State.RELEASED)
+_NORMAL = Priority.NORMAL  # bound once: on 3.11 each access to an enum's member costs as much as a call
 _UNREAD_METER = UsageMeter()
 """Shared by all calls without an accounting. Without a chunk reader nothing writes to it."""
 
@@ -79,6 +80,9 @@ class Call:
             not is_nested,  # settles
             trace,
             0 if accounting is None else accounting.tokens,
+            caller.run,
+            caller.priority or _NORMAL,
+            caller.deadline,
         )
         self.ticket: Ticket = engine.create_ticket(request)
         self.ticket.engine = engine

@@ -10,6 +10,7 @@ import wrapt
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.azure_ai_inference import AzureInferenceInstrumentor
 from loco_otel_instrumentation.botocore import AiobotocoreInstrumentor, BotocoreInstrumentor
+from loco_otel_instrumentation.claude_agent_sdk import ClaudeAgentInstrumentor
 from loco_otel_instrumentation.cohere import CohereInstrumentor
 from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 from loco_otel_instrumentation.groq import GroqInstrumentor
@@ -40,6 +41,7 @@ INSTRUMENTORS: dict[str, type[LocoInstrumentor]] = {
     "cohere": CohereInstrumentor,
     "huggingface-hub": HuggingFaceInstrumentor,
     "azure-ai-inference": AzureInferenceInstrumentor,
+    "claude-agent-sdk": ClaudeAgentInstrumentor,
     "botocore": BotocoreInstrumentor,
     "aiobotocore": AiobotocoreInstrumentor,
     "httpx": HttpxInstrumentor,
@@ -64,7 +66,7 @@ each_instrumentor = pytest.mark.parametrize("instrumentor", INSTRUMENTORS.values
 
 def required(pair: str) -> dict[str, Requirement]:
     lines = PAIRS.joinpath(f"{pair}.txt").read_text().splitlines()
-    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    found = [Requirement(line) for line in lines if line[:1].isalpha()]
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 

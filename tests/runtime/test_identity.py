@@ -4,16 +4,19 @@ import contextvars
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from identity_readers import add_readers
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
 
-from loco_otel import as_agent
+import loco_otel
+from loco_otel import as_agent, clock
 from loco_otel._runtime import agent_readers
 from loco_otel._runtime.agent_readers import PartialIdentity, pop_identity, push_identity
 from loco_otel._runtime.identity import Identity, resolve_identity
+from loco_otel.events import Priority
 
 
 @contextmanager
@@ -69,6 +72,70 @@ def test_readers_are_not_called_once_all_is_known(monkeypatch: pytest.MonkeyPatc
     with as_agent("a", workflow="w", session="s"):
         assert resolve_identity("default") == Identity("a", None, None, "w", "s")
     assert reader.reads == 0
+
+
+def test_as_agent_without_an_agent_keeps_the_other_sources() -> None:
+    with as_agent(run="r", priority="background"):
+        assert resolve_identity("default") == Identity("default", run="r", priority=Priority.BACKGROUND)
+        with in_span(agent_name="a-span"):
+            assert resolve_identity("default") == Identity("a-span", run="r", priority=Priority.BACKGROUND)
+        with as_agent("explicit", priority="interactive"), in_span(agent_name="a-span"):
+            assert resolve_identity("default") == Identity("explicit", run="r", priority=Priority.INTERACTIVE)
+    with as_agent("explicit"), as_agent(run="r"):
+        assert resolve_identity("default") == Identity("explicit", run="r")
+
+
+def test_nested_deadline_cannot_extend_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve() -> float | None:
+        return resolve_identity("default").deadline
+
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    ten = as_agent(deadline=10)
+    with ten:
+        now[0] = 105.0
+        with as_agent(run="r"):
+            assert resolve() == 110.0
+        with as_agent(deadline=2.5), in_span(agent_name="a"):
+            assert resolve() == 107.5
+        with ten:  # from each entering
+            assert resolve() == 110.0
+    with ten:
+        assert resolve() == 115.0
+    assert resolve() is None
+
+
+def test_priority_of_baggage_is_used_if_it_is_one() -> None:
+    with in_baggage(priority="background"):
+        assert resolve_identity("default").priority is Priority.BACKGROUND
+        with as_agent(priority="interactive"):
+            assert resolve_identity("default").priority is Priority.INTERACTIVE
+    with in_baggage(priority="urgent"):
+        assert resolve_identity("default").priority is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("run", "", "run must be a non-empty string or None, not ''"),
+        ("priority", "urgent", "priority must be one of interactive, normal, background or None, not 'urgent'"),
+        ("deadline", -1, "deadline must be a number of seconds of at least 0 or None, not -1"),
+        ("deadline", float("nan"), "deadline must be a number of seconds of at least 0 or None, not nan"),
+        ("deadline", True, "deadline must be a number of seconds of at least 0 or None, not True"),
+        ("deadline", "5", "deadline must be a number of seconds of at least 0 or None, not '5'"),
+    ],
+)
+def test_as_agent_rejects_invalid_arguments(argument: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_agent("a", **{argument: value})
+
+
+def test_slot_takes_run_priority_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "monotonic", lambda: 100.0)
+    with as_agent(run="r", priority="background", deadline=5):
+        for slot in (loco_otel.slot(), loco_otel.slot("explicit")):
+            request = slot._request
+            assert (request.run, request.priority, request.deadline) == ("r", Priority.BACKGROUND, 105.0)
 
 
 @pytest.mark.parametrize("answer", [OSError("changed"), 42, "a name", PartialIdentity(42), PartialIdentity("a", [])])  # type: ignore[arg-type]

@@ -98,6 +98,9 @@ FACTS = {
 }
 """By the import name of the SDK."""
 
+_TURN_SDKS = frozenset({"claude_agent_sdk"})
+"""Those whose turns are scheduled, not requests: they are listed with the frameworks."""
+
 _FRAMEWORKS = {
     "LangGraph, LangChain": ("langgraph", "langchain"),
     "OpenAI Agents SDK": ("openai-agents",),
@@ -107,6 +110,7 @@ _FRAMEWORKS = {
     "Agent Framework": ("agent-framework-core",),
     "Google ADK": ("google-adk",),
     "CrewAI": ("crewai",),
+    "Claude Agent SDK": ("claude-agent-sdk",),
 }
 """Distributions by the framework's name in `docs/identity.md`."""
 
@@ -124,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def list_instrumentors() -> dict[str, LocoInstrumentor]:
     """Return ours by the import name of the SDK, in the order of the table."""
     found = [entry.load()() for entry in entry_points(group="opentelemetry_instrumentor") if _is_ours(entry.value)]
-    by_name = {each.sdk: each for each in found}
+    by_name = {each.sdk: each for each in found if each.sdk not in _TURN_SDKS}
     assert by_name.keys() == FACTS.keys(), "each SDK has its facts"
     return {name: by_name[name] for name in FACTS}
 
@@ -218,7 +222,8 @@ def _render_hosts() -> Iterator[str]:
 def _render_frameworks() -> Iterator[str]:
     yield (
         "## Agent frameworks\n\nWhat a call has from the framework that makes it, without code. "
-        "[What each name is](identity.md#frameworks).\n"
+        "[What each name is](identity.md#frameworks).\nThe Claude Agent SDK calls models in a child process: each "
+        "of its turns is scheduled as one call\n([what that means](claude-agent-sdk.md)).\n"
     )
     tested = _read_test_requirements()
     yield _format_table(
@@ -249,7 +254,7 @@ def _read_test_requirements() -> dict[str, list[Requirement]]:
     extras = project["optional-dependencies"]
     lines = [*extras["test"], *extras["demo"]]
     for pair in sorted(PAIRS.glob("*.txt")):
-        lines += [line for line in pair.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        lines += [line for line in pair.read_text(encoding="utf-8").splitlines() if line[:1].isalpha()]
     found: dict[str, list[Requirement]] = {}
     for line in lines:
         requirement = Requirement(line)

@@ -30,8 +30,8 @@ ALL_SDKS = tuple(
 
 
 def list_installed(*hidden: str) -> str:
-    """Return the names of all SDKs that the extra `test` installs, without some, as the doctor joins them."""
-    return ", ".join(sdk for sdk in ALL_SDKS if sdk not in {"aiobotocore", *hidden})
+    """Return all SDKs that the extra `test` installs and no setting enables, without some, as the doctor joins them."""
+    return ", ".join(sdk for sdk in ALL_SDKS if sdk not in {"aiobotocore", "httpx", "httpx2", *hidden})
 
 
 def hide(directory: Path, *sdks: str) -> None:
