@@ -261,9 +261,14 @@ def _check_choices(prometheus: Prometheus, dashboard: str, needed: Sequence[Pane
             if f"${variable}" not in query.expr:
                 continue
             many = "(" + "|".join(re.escape(value).replace("\\", "\\\\") for value in values) + ")"
-            assert _returns_data(prometheus, query, {**everything, variable: many}), (query.name, variable, many)
-            one = (_returns_data(prometheus, query, {**everything, variable: value}) for value in values)
-            assert any(one), (query.name, variable, values)
+            # A busy machine may miss a scrape, after which series are stale for a moment.
+            prometheus.until(
+                lambda query=query, chosen={**everything, variable: many}: _returns_data(prometheus, query, chosen)
+            )
+            singles = [{**everything, variable: value} for value in values]
+            prometheus.until(
+                lambda query=query, singles=singles: any(_returns_data(prometheus, query, it) for it in singles)
+            )
 
 
 def test_alert_goes_from_the_workload_to_a_webhook(live: Live, webhook: _Webhook) -> None:
