@@ -27,6 +27,8 @@ from loco_otel.cli.top.app import TopApp
 ROOT = Path(__file__).resolve().parents[2]
 NEWSROOM = ROOT / "examples" / "newsroom.py"
 PROMETHEUS_PORT = free_port()
+BEFORE_THE_END = 6.0
+"""Seconds: the dashboards show a moment at which calls were under way."""
 TERMINAL = (152, 22)
 REPORT_SIZE = "1240,1480"
 PROCESSES, AGENTS = 2, 4
@@ -68,13 +70,13 @@ def main() -> int:
         report = pool.submit(_record_report, urls, work / "report.html")
         server.refuse("openai", "anthropic")
         (folder / "top.svg").write_text(asyncio.run(_draw_terminal(urls)), encoding="utf-8")
-        began_at = time.time()
+        while any(program.status is None for program in programs):
+            time.sleep(0.1)
+        busy_at = time.time() - BEFORE_THE_END
         report.result()
-        # While calls were still under way.
-        at = began_at + (time.time() - began_at) / 2
         _take_picture(work / "report.html", folder / "report.png")
         if prometheus:
-            _draw_dashboards(options.modules, at, work / "dashboards", folder)
+            _draw_dashboards(options.modules, busy_at, work / "dashboards", folder)
     return 0
 
 
