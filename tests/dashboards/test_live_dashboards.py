@@ -99,6 +99,7 @@ STATES = {
             **_HEADERS,
             "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
+            "loco.fairness.index": "two agents may not wait throughout",
         },
     ),
 }

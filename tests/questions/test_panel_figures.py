@@ -126,6 +126,15 @@ def test_utilisation_is_the_share_of_held_slots(run: Run, version: str, state: s
 
 
 @each_version
+def test_fairness_is_shown_where_two_agents_wait(run: Run, version: str) -> None:
+    shown = {
+        state: Shown(run, version, state).read(SCHEDULING, "Fairness index", "loco_resource_name") for state in STATES
+    }
+    assert {state: [*values] for state, values in shown.items() if values} == {"fixed": [("llm_api",)]}
+    assert 0.8 <= shown["fixed"]["llm_api",] <= 1.0
+
+
+@each_version
 def test_granted_calls_are_exactly_those_of_the_program(run: Run, version: str) -> None:
     made = sum(outcomes.total() for outcomes in run.outcomes.values())
     rejected = run.outcomes["broke"]["BudgetExceededError"]

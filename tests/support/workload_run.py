@@ -35,6 +35,7 @@ PANELS = (
     (OVERVIEW, "Waiting time by cause", "A"),
     (SCHEDULING, "Agents now", "A"),
     (SCHEDULING, "Agents now", "B"),
+    (SCHEDULING, "Fairness index", "A"),
     (SPEND, "Spent in this range", "A"),
     (SPEND, "Calls without room in a budget", "A"),
     (SPEND, "Budgets in USD", "A"),
