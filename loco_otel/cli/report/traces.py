@@ -33,7 +33,7 @@ class _Change(NamedTuple):
     difference: float
 
 
-class Hold(NamedTuple):
+class HeldTime(NamedTuple):
     """A time during which a call held a slot."""
 
     agent: str
@@ -85,7 +85,7 @@ def _list_changes(span: RecordedSpan) -> Iterator[_Change]:
             )
 
 
-def list_holds(spans: Iterable[RecordedSpan]) -> list[Hold]:
+def list_holds(spans: Iterable[RecordedSpan]) -> list[HeldTime]:
     """Return the times during which calls held slots.
 
     A grant is the end of an acquire span. A slot is released by a refusal that the call repeats after a pause, and at
@@ -114,17 +114,17 @@ def _list_refusals(span: RecordedSpan) -> list[float]:
     return [at for name, at, _ in span.events if name == catalogue.EVENT_THROTTLE.name]
 
 
-def _pair_holds(agent: str, grants: Iterable[tuple[float, str]], releases: Sequence[float]) -> Iterator[Hold]:
+def _pair_holds(agent: str, grants: Iterable[tuple[float, str]], releases: Sequence[float]) -> Iterator[HeldTime]:
     position = 0
     for start, resource in grants:
         while position < len(releases) and releases[position] < start:
             position += 1
         if position < len(releases):
-            yield Hold(agent, resource, start, releases[position])
+            yield HeldTime(agent, resource, start, releases[position])
             position += 1
 
 
-def _list_hold_changes(hold: Hold) -> Iterator[_Change]:
+def _list_hold_changes(hold: HeldTime) -> Iterator[_Change]:
     where = {"agent": hold.agent, "resource": hold.resource}
     yield _change(hold.start, catalogue.REQUESTS_ACTIVE, 1, **where)
     yield _change(hold.end, catalogue.REQUESTS_ACTIVE, -1, **where)

@@ -67,14 +67,14 @@ def test_recording_waits_for_the_first_page() -> None:
         Script(None, None, write_page()).record(patience=1)
 
 
-def test_recording_goes_over_a_gap_and_a_restart() -> None:
+def test_recording_spans_a_gap_and_a_restart() -> None:
     pages = (write_page(spent=1), write_page(spent=2), None, None, write_page(spent=0.5), write_page(spent=0.75))
     recording = Script(*pages).record()
     assert (len(recording.times), _get_spend(recording)) == (4, 1.75)
     assert recording.times[-1] - recording.times[0] == 5.0
 
 
-def test_recording_of_a_duration_goes_on_without_pages() -> None:
+def test_recording_of_a_duration_continues_without_pages() -> None:
     recording = Script(write_page(spent=1), *[None] * 6, write_page(spent=4), write_page(spent=9)).record(duration=8)
     assert (recording.times, _get_spend(recording)) == ([1000.0, 1007.0], 3.0)
 

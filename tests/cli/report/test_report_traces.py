@@ -76,7 +76,7 @@ def test_call_that_fails_by_a_refusal_releases_once(tmp_path: Path) -> None:
     assert _list_times(path) == [(1, 2)]
 
 
-def test_call_of_another_instrumentation_holds_until_its_span_ends(tmp_path: Path) -> None:
+def test_call_of_another_tool_holds_until_its_span_ends(tmp_path: Path) -> None:
     others = [_write_span("theirs", 0, 6, loco__wait__duration=1.0)]
     own = [_write_acquire(0, 1, 2), _write_acquire(3, 4, loco__spend__weight=1.0, loco__spend__usd=0.5)]
     assert _list_times(_write_file(tmp_path / "t.jsonl", own, others)) == [(1, 2), (4, 6)]
