@@ -39,10 +39,11 @@ def test_readme_example_runs() -> None:
 
 def test_policies_page_prints_what_it_shows() -> None:
     page = (ROOT / "docs/policies.md").read_text()
-    (program,), (said,) = _blocks(page, "python"), _blocks(page, "text")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == said
+    for program, said in zip(_blocks(page, "python"), _blocks(page, "text"), strict=True):
+        command = [sys.executable, "-W", "error", "-c", program]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == said
 
 
 def test_identity_page_prints_what_it_shows() -> None:

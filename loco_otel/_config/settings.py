@@ -76,7 +76,8 @@ def _wrap_single_value(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-PolicyName = Literal["load", "fair", "fifo"]
+PolicyName = Literal["load", "fair", "las", "fifo"]
+QueueKey = Literal["agent", "run"]
 _OptimizationGoal = Literal["latency", "balanced", "throughput"]
 _Integer = Annotated[int, BeforeValidator(reject_bool), AfterValidator(reject_too_large)]
 _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=False), AfterValidator(reject_too_large)]
@@ -111,9 +112,19 @@ class Settings(BaseSettings):
     )
     """The most tokens per minute, by estimate; corrected when a request ends."""
     policy: Annotated[PolicyName, BeforeValidator(convert_to_lower)] = Field(
-        default="load", description="load, fair or fifo"
+        default="load", description="load, fair, las or fifo"
     )
     """The policy that selects the next waiter."""
+    queue_by: Annotated[QueueKey, BeforeValidator(convert_to_lower)] = Field(
+        default="agent", description="agent or run"
+    )
+    """Whose queue a request joins: the policy selects between agents or between runs."""
+    half_life: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
+        default=600.0, description="none or a number of seconds above 0"
+    )
+    """Seconds after which service counts half under `las`; None means that it always counts in full."""
+    run_idle_timeout: Annotated[_Number, Field(gt=0)] = Field(default=600.0, description="a number of seconds above 0")
+    """Seconds after its last call at which a run is forgotten."""
     optimize_for: Annotated[_OptimizationGoal | None, BeforeValidator(convert_to_lower)] = Field(
         default="balanced", description="latency, balanced or throughput"
     )
@@ -209,7 +220,7 @@ class Settings(BaseSettings):
     shares: Mapping[str, _Share] = Field(
         default={}, description="a table of agents, each with a number from 0.001 to 1000"
     )
-    """Shares by agent under `fair`: twice the share gets twice the service. The default is 1."""
+    """Shares by agent under `fair` and `las`: twice the share gets twice the service. The default is 1."""
     tenant_shares: Mapping[str, _Share] = Field(
         default={}, description="a table of tenants, each with a number from 0.001 to 1000"
     )

@@ -1,7 +1,7 @@
-"""The waiting tickets of one agent."""
+"""The waiting tickets of one agent, or of one run."""
 
 from loco_otel._core.backlog import Backlog
-from loco_otel._core.lazy_heap import LazyHeap
+from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.ticket import Ticket
 
@@ -9,14 +9,15 @@ from loco_otel._core.ticket import Ticket
 class AgentQueue:
     """One agent's waiting tickets, oldest first. Weight and age include those of the agent's backlog."""
 
-    __slots__ = ("_backlog", "_own_weight", "_waiters", "key", "since_tick")
+    __slots__ = ("_own_weight", "_waiters", "backlog", "key", "since_tick")
 
     def __init__(self, key: Key, backlog: Backlog | None = None, since_tick: int = 0) -> None:
         self.key = key
         self.since_tick = since_tick
         """The tick since which a ticket has been in the queue without interruption."""
         self._own_weight = 0
-        self._backlog = backlog
+        self.backlog = backlog
+        """Counted with the waiters."""
         self._waiters = LazyHeap()
 
     def __len__(self) -> int:
@@ -25,27 +26,25 @@ class AgentQueue:
     @property
     def weight(self) -> int:
         """Qi in milli-weights."""
-        return self._own_weight if self._backlog is None else self._own_weight + self._backlog.weight
+        return self._own_weight if self.backlog is None else self._own_weight + self.backlog.weight
 
     def count_queued(self) -> int:
         """Return the number of queued requests; waiters that only take work from the backlog are not counted twice."""
-        return len(self._waiters) if self._backlog is None else max(len(self._waiters), len(self._backlog))
+        return len(self._waiters) if self.backlog is None else max(len(self._waiters), len(self.backlog))
 
-    def add_ticket(self, ticket: Ticket) -> None:
-        """Add a waiting ticket."""
-        ticket.queue_entry = self._waiters.push_entry(ticket.birth, ticket.seq, item=ticket)
+    def add_ticket(self, ticket: Ticket) -> Entry:
+        """Add a waiting ticket, and return its entry."""
         self._own_weight += ticket.request.weight
+        return self._waiters.push_entry(ticket.birth, ticket.seq, item=ticket)
 
-    def remove_ticket(self, ticket: Ticket) -> None:
-        """Remove a ticket that was added."""
-        entry, ticket.queue_entry = ticket.queue_entry, None
-        assert entry is not None  # noqa: S101 - invariant: it is in this queue
+    def remove_ticket(self, ticket: Ticket, entry: Entry) -> None:
+        """Remove a ticket by its entry."""
         self._waiters.remove_entry(entry)
         self._own_weight -= ticket.request.weight
 
-    def set_backlog(self, backlog: Backlog | None) -> None:
-        """Change the backlog that is counted with the waiters; None removes it."""
-        self._backlog = backlog
+    def list_tickets(self) -> list[Ticket]:
+        """Return the waiting tickets, in no order."""
+        return self._waiters.list_items()
 
     def find_head(self) -> Ticket | None:
         """Return the oldest ticket; None if the queue is empty."""
@@ -60,7 +59,7 @@ class AgentQueue:
 
         Tickets that only take work from the backlog are as old as the work.
         """
-        work = None if self._backlog is None else self._backlog.find_oldest_work()
+        work = None if self.backlog is None else self.backlog.find_oldest_work()
         if work is not None and not self._own_weight:
             return work.birth
         first = self._waiters.peek_entry()
@@ -77,7 +76,7 @@ class AgentQueue:
         first = waiters.peek_entry()
         if first is None:
             return None
-        if self._backlog is None:
+        if self.backlog is None:
             return len(waiters), self._own_weight, first[0], first[-1]
         return len(waiters), self.weight, self.find_birth_tick(), first[-1]
 

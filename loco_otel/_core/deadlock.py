@@ -111,7 +111,7 @@ class DeadlockDetector:
             queue_set = resources.get_queue_set(group.resources)
             if not self._can_end(waiter) or not _blocks_any_lease(waiter, queue_set, resources, now):
                 continue
-            rank = (-queue_set.policy.compute_score(group.agent, queue_set.tick), waiter.birth, waiter.seq)
+            rank = (-queue_set.compute_score(waiter), waiter.birth, waiter.seq)
             if best is None or rank < best:
                 best, chosen = rank, waiter
         if chosen is None:

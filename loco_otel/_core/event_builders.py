@@ -48,7 +48,7 @@ def build_granted(queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now:
         reason=reason,
         waited=now - ticket.waiting_since,
         waited_ticks=queue_set.tick - ticket.waiting_tick,
-        score=queue_set.policy.compute_score(key, queue_set.tick) if compared else 0.0,
+        score=queue_set.compute_score(ticket) if compared else 0.0,
         alpha=queue_set.policy.alpha,
         queue_weight=queue.weight if queue is not None else ticket.compute_demand(),
         queue_age=queue_set.tick - (ticket.find_oldest_birth() if queue is None else queue.find_birth_tick()),

@@ -43,8 +43,8 @@ def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
     deadlines = core.deadlines
     if deadlines.lease_check_at == inf:
         deadlines.lease_check_at = now + deadlines.max_hold
-    if queue_set.policy.is_metered:
-        queue_set.charge_ticket(ticket)
+    if queue_set.is_metered:
+        queue_set.charge_ticket(ticket, now)
     return True
 
 
@@ -55,7 +55,7 @@ def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
     pool = queue_set.single_pool
     if pool is None or pool.sharer_count or pool.is_gated or queue_set.waiting or pool.is_contested:
         return False
-    if ticket.state is not _GRANTED or core.observed or queue_set.policy.is_metered:
+    if ticket.state is not _GRANTED or core.observed or queue_set.is_metered:
         return False
     seq = ticket.seq
     ticket.state = _RELEASED

@@ -48,6 +48,10 @@ class LazyHeap:
             heapify(self._heap)
             self._removed = 0
 
+    def list_items(self) -> list[Any]:
+        """Return the items of all live entries, in no order."""
+        return [entry[-1] for entry in self._heap if entry[-1] is not None]
+
     def peek_entry(self) -> Entry | None:
         """Return the smallest live entry, or None. O(log n) amortised."""
         heap = self._heap

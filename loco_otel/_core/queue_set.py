@@ -6,11 +6,10 @@ from typing import NamedTuple
 from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.backlog import Backlog
-from loco_otel._core.lazy_heap import LazyHeap
 from loco_otel._core.policies.base import Key, Policy, key_of
-from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.priority_level import PriorityLevel
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.ticket import State, Ticket
+from loco_otel._core.ticket import Ticket
 from loco_otel.events import GateCause
 
 _NO_SHARES: Mapping[str, int] = {}
@@ -45,19 +44,17 @@ class QueueSet:
         max_wait_ticks: the guard; 0 disables it.
         pools: the resources: a grant takes a slot of each, in one step.
         tenant_shares: in thousandths, by tenant; others have 1.
+        by_run: whether the policy orders runs, not agents.
 
     """
 
     __slots__ = (
-        "_by_age",
-        "_has_tenants",
-        "_make_policy",
-        "_tenant_shares",
         "backlogs",
         "gate",
         "has_reservation",
+        "is_metered",
+        "level",
         "max_wait_ticks",
-        "policy",
         "pools",
         "queues",
         "rank",
@@ -75,18 +72,19 @@ class QueueSet:
         pools: tuple[SlotPool, ...] = (),
         *,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
+        by_run: bool = False,
     ) -> None:
         self.pools = pools
         self.single_pool = pools[0] if len(pools) == 1 else None
         """The pool of a queue set for one resource; else None."""
-        self._make_policy = policy
-        self._tenant_shares = tenant_shares
-        self._has_tenants = False
-        self.policy = policy()
         self.max_wait_ticks = max_wait_ticks
         self.tick = 0
         self.waiting = 0
         self.queues: dict[Key, AgentQueue] = {}
+        """By agent, whatever is ordered."""
+        self.level = PriorityLevel(policy, tenant_shares, by_run=by_run, lines=None if by_run else self.queues)
+        self.is_metered = self.level.policy.is_metered
+        """Whether grants are charged."""
         self.backlogs: dict[str, Backlog] = {}
         """By agent. Backlogs have no tenant."""
         self.rank: Rank | None = None
@@ -99,7 +97,11 @@ class QueueSet:
         """The rate limit that delays its next ticket, as far as a grant has failed for it."""
         self.reported_gate: Gate | None = None
         """`gate` in the last event (see `limit_events.py`)."""
-        self._by_age = LazyHeap()
+
+    @property
+    def policy(self) -> Policy:
+        """What orders agents or runs."""
+        return self.level.policy
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -110,29 +112,24 @@ class QueueSet:
         if queue is None:
             backlog = self.backlogs.get(key) if isinstance(key, str) else None
             queue = self.queues[key] = AgentQueue(key, backlog, self.tick)
-        queue.add_ticket(ticket)
+        ticket.queue_entry = queue.add_ticket(ticket)
         self.waiting += 1
         self.rank = None
-        ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
-        if ticket.request.tenant and not self._has_tenants:
-            self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
-            self._has_tenants = True
-        else:
-            self._update_policy(queue)
+        self.level.add_ticket(ticket, queue)
+        self.is_metered = self.level.policy.is_metered
         return queue
 
     def remove_ticket(self, ticket: Ticket) -> None:
         """Remove a ticket, the queue of an agent without further tickets, and what is reserved for this set."""
         queue = self.queues[key_of(ticket.request)]
-        age_entry, ticket.age_entry = ticket.age_entry, None
-        queue.remove_ticket(ticket)
-        assert age_entry is not None  # noqa: S101 - invariant: it waits
+        entry, ticket.queue_entry = ticket.queue_entry, None
+        assert entry is not None  # noqa: S101 - invariant: it waits
+        queue.remove_ticket(ticket, entry)
         self.waiting -= 1
         self.rank = None
-        self._by_age.remove_entry(age_entry)
         if not queue:
             del self.queues[queue.key]
-        self._update_policy(queue)
+        self.level.remove_ticket(ticket, queue)
         if self.has_reservation:
             self.unreserve_all()
         if not self.waiting:
@@ -140,13 +137,11 @@ class QueueSet:
 
     def select_next(self) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
-        if self.max_wait_ticks:
-            oldest = self.find_oldest_waiter()
-            if oldest is not None and self.tick - oldest.birth >= self.max_wait_ticks:
-                return oldest, True
-        ticket = self.queues[self.policy.pick_next(self.tick)].find_head()
-        assert ticket is not None  # noqa: S101 - invariant: only agents with a waiter compete
-        return ticket, False
+        return self.level.select_next(self.tick, self.max_wait_ticks)
+
+    def compute_score(self, ticket: Ticket) -> float:
+        """Return the score of a waiting ticket's agent or run."""
+        return self.level.policy.compute_score(self.level.find_key(ticket.request), self.tick)
 
     def find_rank(self) -> "Rank":
         """Compute and return the rank among queue sets; a ticket must wait."""
@@ -157,25 +152,16 @@ class QueueSet:
 
     def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters; None if no ticket waits."""
-        first = self._by_age.peek_entry()
-        if first is None:
-            return None
-        ticket: Ticket = first[-1]
-        return ticket
+        return self.level.find_oldest_waiter()
 
     def clear_queues(self, tickets: Sequence[Ticket]) -> None:
         """Empty all queues without changing the tickets; the clock, and what these tickets were charged, stay."""
-        if self.policy.is_metered:
-            charged = [key_of(ticket.request) for ticket in tickets if ticket.charged_by is self.policy]
-            waiting = {key_of(ticket.request) for ticket in tickets if ticket.state is State.WAITING}
-            self.policy.restore_accounts(charged, waiting)
-        else:
-            self.policy.clear_candidates()
-        self.queues = {}
+        self.queues.clear()
+        self.level.clear_waiters(tickets)
+        self.is_metered = self.level.policy.is_metered
         self.waiting = 0
         self.rank = None
         self.gate = None
-        self._by_age = LazyHeap()
         for backlog in self.backlogs.values():
             backlog.rebuild_index()
 
@@ -189,14 +175,14 @@ class QueueSet:
             self.backlogs[agent] = backlog
         queue = self.queues.get(agent)
         if queue is not None:
-            queue.set_backlog(backlog)
-            self._update_policy(queue)
+            queue.backlog = backlog
+            self.level.refresh_agent(queue)
 
     def refresh_agent(self, agent: str) -> None:
         """Update the policy after a change of an agent's backlog."""
         queue = self.queues.get(agent)
         if queue is not None:
-            self._update_policy(queue)
+            self.level.refresh_agent(queue)
 
     def tune_alpha(self, tuner: AlphaTuner) -> None:
         """Set alpha to what a tuner computes from the queues and backlogs."""
@@ -207,35 +193,25 @@ class QueueSet:
         count = sum(queue.count_queued() for queue in self.queues.values()) + sum(len(backlog) for backlog in backlogs)
         self.policy.alpha = tuner.update_alpha(self.tick, [self.tick - birth for birth in births], weight, count)
 
-    def replace_policy(self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES) -> None:
+    def replace_policy(
+        self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES, *, by_run: bool = False
+    ) -> None:
         """Change the policy; what agents were served under the previous policy does not count."""
-        self._make_policy = policy
-        self._tenant_shares = tenant_shares
-        self._switch_policy(TenantPolicy(policy, tenant_shares) if self._has_tenants else policy())
+        waiting = self.level.list_waiters()
+        self.level = PriorityLevel(policy, tenant_shares, by_run=by_run, lines=None if by_run else self.queues)
+        for ticket in waiting:
+            ticket.line_entry = None
+            self.level.add_ticket(ticket, self.queues[key_of(ticket.request)])
+        self.is_metered = self.level.policy.is_metered
 
-    def charge_ticket(self, ticket: Ticket) -> None:
-        """Charge a ticket's agent for a grant: once per call, whatever its pauses."""
-        if ticket.charged_by is not self.policy:
-            ticket.charged_by = self.policy
-            self.policy.charge_grant(key_of(ticket.request), ticket.resolve_request().weight)
+    def charge_ticket(self, ticket: Ticket, now: float) -> None:
+        """Charge a ticket for a grant: once per call, whatever its pauses."""
+        self.level.charge_ticket(ticket, ticket.resolve_request().weight, now)
 
-    def settle_charge(self, ticket: Ticket) -> None:
+    def settle_charge(self, ticket: Ticket, now: float) -> None:
         """Correct the charge of a ticket that ends; no-op if it was not charged."""
-        policy, ticket.charged_by = ticket.charged_by, None
-        if policy is not None and policy is self.policy:
-            policy.adjust_charge(key_of(ticket.request), ticket.correction)
-
-    def _switch_policy(self, policy: Policy) -> None:
-        self.policy = policy
-        for queue in self.queues.values():
-            self._update_policy(queue)
-
-    def _update_policy(self, queue: AgentQueue) -> None:
-        candidate = queue.build_candidate()
-        if candidate is None:
-            self.policy.remove_candidate(queue.key)
-        else:
-            self.policy.update_candidate(queue.key, candidate)
+        if ticket.charged_by is not None:
+            self.level.settle_charge(ticket, now)
 
     # -- slots: the same operation on each pool -----------------------------------------------------------------
 
@@ -283,11 +259,11 @@ class QueueSet:
         """Remove a ticket from the leases, and return the pools that have a slot more."""
         return [pool for pool in self.pools if pool.remove_lease(ticket)]
 
-    def record_served(self, ticket: Ticket) -> None:
+    def record_served(self, ticket: Ticket, now: float) -> None:
         """Count a call that has ended as service."""
         for pool in self.pools:
             pool.record_served(ticket.request)
-        self.settle_charge(ticket)
+        self.settle_charge(ticket, now)
 
     def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
         """Take requests and tokens from the rate limits; negative amounts are returned to them."""

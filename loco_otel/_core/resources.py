@@ -47,6 +47,7 @@ class Resources:
         make_unknown_pool: creates the pool of an unknown resource; without it a request for one is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
         tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
+        by_run: whether the policy orders runs, not agents.
 
     """
 
@@ -59,6 +60,7 @@ class Resources:
         *,
         tenant_shares: Mapping[str, int],
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
+        by_run: bool = False,
     ) -> None:
         self.opens_at = inf
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
@@ -78,6 +80,7 @@ class Resources:
         self._make_policy = policy
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
+        self._by_run = by_run
         for name, capacity in capacities.items():
             self.add_resource(name, capacity)
 
@@ -233,8 +236,11 @@ class Resources:
         max_wait_ticks: int,
         tenant_shares: Mapping[str, int],
         tuner: Callable[[], AlphaTuner | None],
+        *,
+        by_run: bool,
     ) -> None:
-        """Change policy, guard and shares; each ticket keeps its place in its queue."""
+        """Change policy, guard, shares, and what is ordered; each ticket keeps its place in its queue."""
+        self._by_run = by_run
         self._make_policy = policy
         self._make_tuner = tuner
         self._max_wait_ticks = max_wait_ticks
@@ -242,7 +248,7 @@ class Resources:
         for queue_set in self.queue_sets.values():
             queue_set.max_wait_ticks = max_wait_ticks
             queue_set.tuner = tuner()
-            queue_set.replace_policy(policy, tenant_shares)
+            queue_set.replace_policy(policy, tenant_shares, by_run=by_run)
 
     def clear_state(self, tickets: Iterable[Ticket]) -> None:
         """Remove all leases and waiters without changing the tickets; clocks and accounts of these tickets stay."""
@@ -286,7 +292,9 @@ class Resources:
             if name not in self.pools:
                 self.pools[name] = self._make_pool(name)
         pools = tuple(self.pools[name] for name in names)
-        queue_set = QueueSet(self._make_policy, self._max_wait_ticks, pools, tenant_shares=self._tenant_shares)
+        queue_set = QueueSet(
+            self._make_policy, self._max_wait_ticks, pools, tenant_shares=self._tenant_shares, by_run=self._by_run
+        )
         queue_set.tuner = self._make_tuner()
         for pool in pools:
             competing = self._competing[pool.name]

@@ -56,6 +56,7 @@ class Scheduler:
         make_unknown_pool: creates the pool of an unknown resource; without it a request for one is an error.
         tenant_shares: in thousandths, by tenant; others have 1.
         tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
+        by_run: whether the policy orders runs, not agents.
 
     """
 
@@ -70,6 +71,7 @@ class Scheduler:
         make_unknown_pool: Callable[[str], SlotPool] | None = None,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
+        by_run: bool = False,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -80,7 +82,13 @@ class Scheduler:
         """Whether an adaptive limit was ever lowered."""
         self.deadlines = Deadlines(max_hold)
         self.resources = Resources(
-            capacities, policy, max_wait_ticks, make_unknown_pool, tenant_shares=tenant_shares, tuner=tuner
+            capacities,
+            policy,
+            max_wait_ticks,
+            make_unknown_pool,
+            tenant_shares=tenant_shares,
+            tuner=tuner,
+            by_run=by_run,
         )
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
@@ -265,9 +273,11 @@ class Scheduler:
         now: float,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
+        *,
+        by_run: bool = False,
     ) -> None:
-        """Change policy, guard and shares; each ticket keeps its place in its queue."""
-        self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner)
+        """Change policy, guard, shares, and what is ordered; each ticket keeps its place in its queue."""
+        self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner, by_run=by_run)
         self.grant_all_waiting(now)
 
     def start_snapshot(self, now: float, *, with_tickets: bool = False) -> SnapshotBuilder:
@@ -362,8 +372,8 @@ class Scheduler:
             ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now)
         if ticket.backlog is not None:
             ticket.backlog.bind_oldest_work(ticket)
-        if queue_set.policy.is_metered:
-            queue_set.charge_ticket(ticket)
+        if queue_set.is_metered:
+            queue_set.charge_ticket(ticket, now)
         if waited:
             self._dequeue_ticket(queue_set, ticket)
         request = ticket.resolve_request()
@@ -400,7 +410,7 @@ class Scheduler:
         del self.tickets[ticket.seq]
         if self.observed:
             self.events.append(Released(now, ticket, now - ticket.granted_at if held else None, expired))
-        queue_set.record_served(ticket)
+        queue_set.record_served(ticket, now)
         if held:
             self._free_slots(queue_set, ticket, now)
 
@@ -430,6 +440,6 @@ class Scheduler:
             # Before its removal: `rebuild_state` must find each ticket that has to be woken.
             self.decided.append(ticket)
         del self.tickets[ticket.seq]
-        queue_set.settle_charge(ticket)
+        queue_set.settle_charge(ticket, now)
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

@@ -178,6 +178,7 @@ class SnapshotBuilder:
     def _read_agents(self, queue_set: QueueSet, keys: Iterable[Key]) -> None:
         known = self._agents[queue_set]
         tick, now, queues, backlogs = queue_set.tick, self._now, queue_set.queues, queue_set.backlogs
+        level = queue_set.level
         if self._scorer is None or self._scorer[0] is not queue_set.policy:
             self._scorer = queue_set.policy, queue_set.policy.create_scorer(tick)
         compute_score = self._scorer[1]
@@ -186,7 +187,7 @@ class SnapshotBuilder:
             if queue is not None and (state := queue.read_state()) is not None:
                 waiting, weight, birth, head = state
                 wait = now - head.waiting_since
-                score = compute_score(key)
+                score = compute_score(level.find_key(head.request) if level.owns_lines else key)
                 known[key] = _new(
                     _AgentState,
                     (
@@ -225,7 +226,7 @@ class SnapshotBuilder:
         best = _find_best_ranks([ranks[queue_set] for queue_set in state.queue_sets if queue_set in ranks])
         snapshots = []
         for key in _sort_keys(active.keys() | agents.keys()):
-            tenant, name = (None, key) if isinstance(key, str) else key
+            tenant, name = (None, key) if isinstance(key, str) else key[:2]
             waiting, weight, age, wait, score, *_ = agents.get(key, _ABSENT)
             snapshots.append(
                 _new(

@@ -112,6 +112,7 @@ class Ticket:
     waited_ticks = 0
     charged_by: Policy | None = None
     """The policy that has charged it, if the policy is metered."""
+    charged_at = 0.0
     correction = 0
     """Difference between its actual weight and that of its request, in milli-weights."""
     repeated = False
@@ -139,6 +140,8 @@ class Ticket:
     """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None
     queue_entry: Entry | None = None
+    line_entry: Entry | None = None
+    """In its line, if that is not its agent's queue; see `_core/priority_level.py`."""
     age_entry: Entry | None = None
     deadline_entry: Entry | None = None
 

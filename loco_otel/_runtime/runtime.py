@@ -38,6 +38,12 @@ _BATCH_SIZE = 64
 """Events per delivery, if all listeners accept batches: the events of about sixteen calls."""
 
 
+_ORDER_KEYS = (
+    *("policy", "queue_by", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune", "half_life"),
+    "run_idle_timeout",
+)
+"""The settings that change the order of waiters."""
+
 _start_hooks: list[Callable[[Settings], None]] = []
 
 
@@ -67,6 +73,7 @@ class Runtime:
             make_unknown_pool=self._create_discovered_pool,
             tenant_shares=_convert_shares(settings.tenant_shares),
             tuner=_make_tuner_factory(settings),
+            by_run=settings.queue_by == "run",
         )
         self._apply_resource_limits(core, 0.0)
         self._core = core
@@ -163,8 +170,7 @@ class Runtime:
             core.max_waiters = settings.max_waiters
             if settings.max_hold != before.max_hold:
                 core.set_max_hold(settings.max_hold, now)
-            order = ("policy", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune")
-            if any(getattr(settings, key) != getattr(before, key) for key in order):
+            if any(getattr(settings, key) != getattr(before, key) for key in _ORDER_KEYS):
                 tenant_shares = _convert_shares(settings.tenant_shares)
                 core.set_policy(
                     _make_policy_factory(settings),
@@ -172,6 +178,7 @@ class Runtime:
                     now,
                     tenant_shares,
                     _make_tuner_factory(settings),
+                    by_run=settings.queue_by == "run",
                 )
             self._apply_resource_limits(core, now)
 
@@ -299,7 +306,12 @@ def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:
     # The order of equal agents need not be reproducible.
     draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
     return make_policy_factory(
-        settings.policy, alpha=settings.alpha, shares=_convert_shares(settings.shares), draw=draw
+        settings.policy,
+        alpha=settings.alpha,
+        shares=_convert_shares(settings.shares),
+        draw=draw,
+        half_life=settings.half_life or inf,
+        idle_timeout=settings.run_idle_timeout,
     )
 
 

@@ -14,7 +14,6 @@ from opentelemetry.trace import (
     NoOpTracer,
     NoOpTracerProvider,
     ProxyTracerProvider,
-    Tracer,
     TracerProvider,
     get_tracer_provider,
 )
@@ -29,6 +28,7 @@ from loco_otel._telemetry.instruments import VALUE_LIMIT, CardinalityLimit
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.metrics_source import MetricsSource, ProcessState
 from loco_otel._telemetry.presence import record_active as record_active_sdk
+from loco_otel._telemetry.span_starter import SpanStarter, create_span_starter
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._telemetry.time_sums import TimeSums
 from loco_otel._version import __version__
@@ -90,7 +90,7 @@ class Telemetry:
     def __init__(
         self,
         listeners: tuple[Listener, ...],
-        tracer: Tracer | None,
+        tracer: SpanStarter | None,
         shown: tuple[Gauges, MetricsSource] | None,
         leave: Callable[[], None] | None,
         *,
@@ -130,7 +130,7 @@ class Telemetry:
         """
         tracing, measuring = detect_active_signals(tracer_provider, meter_provider)
         listeners: list[Listener] = []
-        tracer = None
+        tracer: SpanStarter | None = None
         leave = None
         batching = True
         fold = CardinalityLimit(value_limit)
@@ -143,7 +143,7 @@ class Telemetry:
                 batched_delivery.register_flush(tracer_provider, state.flush_events)
                 leave = partial(batched_delivery.unregister_flush, tracer_provider, state.flush_events)
             batching = batched_delivery.is_batch_exporting(tracer_provider)
-            tracer = tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__)
+            tracer = create_span_starter(tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__))
             listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall))
         shown = None
         if measuring:

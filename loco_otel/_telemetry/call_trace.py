@@ -6,11 +6,12 @@ from types import MappingProxyType
 from opentelemetry import context as current
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, Status, StatusCode
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.foreign_instrumentors import find_outer_span, is_inference_span
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
+from loco_otel._telemetry.span_starter import SpanStarter
 from loco_otel.events import BudgetExceeded, Request, Waiting
 
 ROOT_CONTEXT = trace.set_span_in_context(INVALID_SPAN, Context())
@@ -62,7 +63,7 @@ class CallTrace:
     acquire_span_end: int = 0
     """The actual end of that span, in nanoseconds since the epoch."""
 
-    def __init__(self, otel_context: Context, tracer: Tracer | None = None) -> None:
+    def __init__(self, otel_context: Context, tracer: SpanStarter | None = None) -> None:
         self.caller_context = self.otel_context = otel_context or ROOT_CONTEXT
         """The caller's context, or that of the span around the call; its span is the parent."""
         # Logfire suppresses others inside its own inference spans, so that they create no second one.
@@ -165,7 +166,7 @@ class CallSpan:
         span.end(ended_at)
 
 
-def start_call_span(tracer: Tracer, agent: str, attributes: dict[str, str], model: str | None) -> CallSpan:
+def start_call_span(tracer: SpanStarter, agent: str, attributes: dict[str, str], model: str | None) -> CallSpan:
     """Start the span `call {agent}` with further attributes."""
     attributes[key.AGENT] = agent
     if model is not None:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.span_starter import SpanStarter
 from loco_otel.events import Spending
 
 MAX_OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -72,7 +73,7 @@ class InferenceSpan:
 
     def __init__(
         self,
-        tracer: Tracer | None,
+        tracer: SpanStarter | None,
         subject: InferenceRequest,
         caller: Mapping[str, str],
         parent: Context,

@@ -1,6 +1,5 @@
-"""Creates instruments from rows of the catalogue, and buffers their values."""
+"""Creates instruments from rows of the catalogue, sums their values, and limits their points."""
 
-from collections import deque
 from collections.abc import Mapping
 from itertools import count
 from typing import TypeAlias
@@ -8,7 +7,6 @@ from typing import TypeAlias
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
-from loco_otel import _fork
 from loco_otel._telemetry.attributes import AGENT, ATTRIBUTES, OTHER, SERVER_PORT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 
@@ -69,9 +67,9 @@ class PointLimit:
         """Return the attributes of the point to which a point with these values belongs; they must not be changed."""
         return self._attributes[self.limit_values(values)]
 
-    def limit_attributes(self, attributes: Mapping[str, str | int]) -> Mapping[str, str | int]:
-        """Return the attributes of the point to which a point with these attributes belongs."""
-        return self.get_attributes(tuple(map(attributes.get, self._keys)))
+    def order_values(self, attributes: Mapping[str, str | int]) -> PointValues:
+        """Return the values of attributes in the order of the keys."""
+        return tuple(map(attributes.get, self._keys))
 
     def _replace_values(self, values: PointValues, keys: tuple[str, ...]) -> PointValues:
         return tuple(
@@ -125,41 +123,6 @@ class CounterSums:
             Observation(amount if parts == 1 else amount / parts, get_attributes(values), context)
             for values, amount in self._sums.copy().items()
         ]
-
-
-class HistogramBuffer:
-    """Buffers histogram measurements and records them in batches.
-
-    During a call the SDK's code is cold, and takes twice as long as in a batch. Every collection flushes first, so it
-    is complete.
-    """
-
-    def __init__(self, most: int = 128) -> None:
-        self._max_values = most
-        self._values: deque[tuple[Histogram, float, Mapping[str, str | int], Context]] = deque()
-        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
-
-    def record_value(
-        self, histogram: Histogram, value: float, attributes: Mapping[str, str | int], context: Context
-    ) -> None:
-        """Store one measurement, and record all if the buffer is full."""
-        self._values.append((histogram, value, attributes, context))
-        if len(self._values) >= self._max_values:
-            self.flush()
-
-    def flush(self) -> None:
-        """Record the buffered measurements. Thread-safe."""
-        kept = self._values
-        while kept:
-            try:
-                histogram, value, attributes, context = kept.popleft()
-            except IndexError:  # another thread removed the last one
-                return
-            histogram.record(value, attributes, context)
-
-    def after_fork(self) -> None:
-        """Discard the buffered measurements in a forked child: the parent records them."""
-        self._values.clear()
 
 
 class CardinalityLimit:

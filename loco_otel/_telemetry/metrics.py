@@ -1,6 +1,7 @@
 """Turns events into counters and histograms."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -9,14 +10,9 @@ from opentelemetry.metrics import Meter
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
+from loco_otel._telemetry.histogram_buffer import BufferedHistogram, HistogramBuffer
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
-from loco_otel._telemetry.instruments import (
-    CardinalityLimit,
-    CounterSums,
-    HistogramBuffer,
-    PointLimit,
-    create_histogram,
-)
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
 from loco_otel.events import (
     MILLI,
     THROTTLE_STATUSES,
@@ -85,19 +81,13 @@ class MetricListener:
         """Read at collection."""
         self.histogram_buffer = HistogramBuffer()
         """Flushed at collection."""
-        self._record_value = self.histogram_buffer.record_value
-        self._wait_duration = create_histogram(meter, catalogue.WAIT_DURATION)
-        self._wait_ticks = create_histogram(meter, catalogue.WAIT_TICKS)
-        self._hold_duration = create_histogram(meter, catalogue.HOLD_DURATION)
-        self._duration = create_histogram(meter, catalogue.DURATION)
-        self._time_to_first_chunk = create_histogram(meter, catalogue.TIME_TO_FIRST_CHUNK)
-        self._token_usage = create_histogram(meter, catalogue.TOKEN_USAGE)
-        self._wait_points = PointLimit(catalogue.WAIT_DURATION)
-        self._tick_points = PointLimit(catalogue.WAIT_TICKS)
-        self._hold_points = PointLimit(catalogue.HOLD_DURATION)
-        self._duration_points = PointLimit(catalogue.DURATION)
-        self._first_chunk_points = PointLimit(catalogue.TIME_TO_FIRST_CHUNK)
-        self._usage_points = PointLimit(catalogue.TOKEN_USAGE)
+        create = partial(BufferedHistogram, meter, buffer=self.histogram_buffer)
+        self._wait_duration = create(catalogue.WAIT_DURATION)
+        self._wait_ticks = create(catalogue.WAIT_TICKS)
+        self._hold_duration = create(catalogue.HOLD_DURATION)
+        self._duration = create(catalogue.DURATION)
+        self._time_to_first_chunk = create(catalogue.TIME_TO_FIRST_CHUNK)
+        self._token_usage = create(catalogue.TOKEN_USAGE)
         self._started_resources: set[str] = set()
         self._started_requests: set[tuple[object, ...]] = set()
         self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
@@ -140,9 +130,7 @@ class MetricListener:
         agent, resource = self._get_agent_and_resource(event.ticket.request)
         self._record_outcome(event, agent, resource, _GRANTED, trace)
         # Not for rejections: the many zeros of a full queue would count as quick grants.
-        self._record_value(
-            self._wait_ticks, event.waited_ticks, self._tick_points.get_attributes((agent, resource)), ROOT_CONTEXT
-        )
+        self._wait_ticks.record_value(event.waited_ticks, (agent, resource), ROOT_CONTEXT)
         self._grants.add_amount(1, resource, event.reason.value)
 
     def _handle_rejected(self, event: Rejected, trace: CallTrace | None) -> None:
@@ -156,22 +144,12 @@ class MetricListener:
     ) -> None:
         if not event.repeated:
             self._requests.add_amount(1, agent, resource, outcome)
-        self._record_value(
-            self._wait_duration,
-            event.waited,
-            self._wait_points.get_attributes((agent, resource, outcome)),
-            _get_context(trace),
-        )
+        self._wait_duration.record_value(event.waited, (agent, resource, outcome), _get_context(trace))
 
     def _record_hold(self, event: Suspended | Released, trace: CallTrace | None) -> None:
         if event.held is not None:
             agent, resource = self._get_agent_and_resource(event.ticket.request)
-            self._record_value(
-                self._hold_duration,
-                event.held,
-                self._hold_points.get_attributes((agent, resource)),
-                _get_context(trace),
-            )
+            self._hold_duration.record_value(event.held, (agent, resource), _get_context(trace))
 
     def _handle_released(self, event: Released, trace: CallTrace | None) -> None:
         self._record_hold(event, trace)
@@ -213,14 +191,10 @@ class MetricListener:
         usage = spending.usage
         if usage is not None and not usage.estimated:
             for kind, tokens in ((key.INPUT, usage.input_tokens), (key.OUTPUT, usage.output_tokens)):
-                point = self._usage_points.limit_attributes({**attributes, key.TOKEN_TYPE: kind})
-                self._record_value(self._token_usage, tokens, point, ROOT_CONTEXT)
+                self._token_usage.record_attributes(tokens, {**attributes, key.TOKEN_TYPE: kind}, ROOT_CONTEXT)
         if inference.first_chunk_at is not None:
-            self._record_value(
-                self._time_to_first_chunk,
-                inference.first_chunk_at - inference.started_at,
-                self._first_chunk_points.limit_attributes(attributes),
-                inference.context,
+            self._time_to_first_chunk.record_attributes(
+                inference.first_chunk_at - inference.started_at, attributes, inference.context
             )
 
     def _record_duration(self, inference: InferenceSpan, trace: CallTrace, at: float) -> None:
@@ -229,8 +203,7 @@ class MetricListener:
         attributes = inference.metric_labels or self._build_labels(trace.inference_request, None)
         if trace.error_type is not None:
             attributes = {**attributes, key.ERROR_TYPE: self._cardinality_limit(key.ERROR_TYPE, trace.error_type)}
-        point = self._duration_points.limit_attributes(attributes)
-        self._record_value(self._duration, at - inference.started_at, point, inference.context)
+        self._duration.record_attributes(at - inference.started_at, attributes, inference.context)
 
     def _build_labels(self, subject: InferenceRequest, answered_model: str | None) -> dict[str, str | int]:
         labels: dict[str, str | int] = {

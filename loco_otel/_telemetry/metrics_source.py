@@ -6,7 +6,8 @@ from typing import NamedTuple
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, HistogramBuffer
+from loco_otel._telemetry.histogram_buffer import HistogramBuffer
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
 from loco_otel._telemetry.time_sums import TimeSums
 from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
 from loco_otel.snapshots import Snapshot

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from loco_otel._telemetry import attributes as key
@@ -25,6 +25,7 @@ from loco_otel._telemetry.span_attributes import (
     build_spend_attributes,
     build_wait_attributes,
 )
+from loco_otel._telemetry.span_starter import SpanStarter
 from loco_otel.events import (
     BudgetExceeded,
     BudgetReached,
@@ -65,7 +66,7 @@ class SpanListener:
 
     def __init__(
         self,
-        tracer: Tracer,
+        tracer: SpanStarter,
         blame_listener: BlameListener,
         *,
         clock: Callable[[], float] = time.monotonic,

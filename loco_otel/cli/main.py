@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from datetime import datetime
 from pathlib import Path
@@ -171,10 +172,17 @@ def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool
         ledger_output.print_spending(totals, fields, tables.make_console())
 
 
-_POLICY_CHOICES = (*POLICIES, *simulation.BASELINES)
+_POLICY_CHOICES = (
+    *POLICIES,
+    *simulation.BASELINES,
+    *(f"{name}{simulation.BY_RUN}" for name in POLICIES),
+    simulation.ORACLE,
+)
 
 
-def _parse_policies(_: click.Context, parameter: click.Parameter, names: str) -> list[str]:
+def _parse_policies(_: click.Context, parameter: click.Parameter, names: str | None) -> list[str] | None:
+    if names is None:
+        return None
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in _POLICY_CHOICES:
@@ -182,30 +190,63 @@ def _parse_policies(_: click.Context, parameter: click.Parameter, names: str) ->
     return chosen
 
 
+def _compare_runs(
+    scenario: simulation.Scenario, names: Iterable[str], seeds: range, *, guard: int, as_json: bool
+) -> None:
+    results = simulation.compare_runs(scenario, names, seeds, guard=guard)
+    if as_json:
+        click.echo(json.dumps(simulation.run_results_as_json(scenario, results), indent=2))
+    else:
+        simulation.print_run_results(scenario, results, tables.make_console())
+
+
+def _select_policies(
+    scenario: simulation.Scenario, policy: list[str] | None, against: list[str] | None
+) -> Iterable[str]:
+    """Return the policies to compare: those that are named, else the defaults of the scenario."""
+    if scenario.runs:
+        names = [*(policy or ()), *(against or ())] or simulation.RUN_POLICIES
+        if unfit := [name for name in names if name in simulation.BASELINES]:
+            raise simulation.ScenarioError(f"{', '.join(unfit)} cannot order runs; choose from {', '.join(POLICIES)}")
+    else:
+        names = [*(policy or ("load",)), *(("fifo", *simulation.BASELINES) if against is None else against)]
+        if unfit := [name for name in names if name not in (*POLICIES, *simulation.BASELINES)]:
+            raise simulation.ScenarioError(f"{', '.join(unfit)} needs a scenario with runs")
+    return dict.fromkeys(names)
+
+
 @main.command()
 @click.argument("scenario", metavar="SCENARIO")
-@click.option("--policy", default="load", show_default=True, callback=_parse_policies, help="Under which to run it.")
+@click.option(
+    "--policy",
+    callback=_parse_policies,
+    help="Under which to run it; for runs with :run after it, as fair:run.  [default: load; of runs, several]",
+)
 @click.option(
     "--against",
-    default="fifo,round-robin,semaphore",
-    show_default=True,
     callback=_parse_policies,
-    help="And under which else.",
+    help="And under which else.  [default: fifo,round-robin,semaphore; of runs, none]",
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Of `load`.  [default: the scenario's]")
 @click.option("--capacity", type=click.IntRange(1), help="Slots.  [default: the scenario's]")
+@click.option("--load", type=click.FloatRange(0, 10, min_open=True), help="Of runs.  [default: the scenario's]")
+@click.option("--half-life", type=click.FloatRange(0, min_open=True), help="Of `las`.  [default: the scenario's]")
 @click.option("--guard", type=click.IntRange(0), default=0, show_default=True, help="LOCO_MAX_WAIT_TICKS; 0 is off.")
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many runs.")
 @click.option("--seed", type=int, default=42, show_default=True, help="The first run's.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture: .svg, .png, .pdf.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture, not of runs: .svg, .png, .pdf."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
 def simulate(
     *,
     scenario: str,
-    policy: list[str],
-    against: list[str],
+    policy: list[str] | None,
+    against: list[str] | None,
     alpha: float | None,
     capacity: int | None,
+    load: float | None,
+    half_life: float | None,
     guard: int,
     seeds: int,
     seed: int,
@@ -214,14 +255,17 @@ def simulate(
 ) -> None:
     """Run a scenario in simulated time, under several policies side by side.
 
-    SCENARIO is burst, fairness, webhook_spike, mdash_security, or your own TOML file. The core that grants is the one
-    that schedules your calls.
+    SCENARIO is burst, fairness, webhook_spike, mdash_security; of runs: runs, agent_service, interactive_background; or
+    your own TOML file. The core that grants is the one that schedules your calls.
     """
     try:
         played = simulation.load_scenario(scenario)
-        if capacity is not None:
-            played = played.model_copy(update={"capacity": capacity})
-        names = dict.fromkeys([*policy, *against])
+        given = {"capacity": capacity, "load": load, "half_life": half_life, "alpha": alpha}
+        played = played.model_copy(update={key: value for key, value in given.items() if value is not None})
+        names = _select_policies(played, policy, against)
+        if played.runs:
+            _compare_runs(played, names, range(seed, seed + seeds), guard=guard, as_json=as_json)
+            return
         outcomes = simulation.compare_policies(played, names, range(seed, seed + seeds), alpha=alpha, guard=guard)
         if as_json:
             click.echo(json.dumps(simulation.results_as_json(played, outcomes), indent=2))

@@ -1,13 +1,15 @@
-"""Scenarios of a simulation, read from TOML files: groups of agents, and their arrivals."""
+"""Scenarios of a simulation, read from TOML files: groups of agents with tasks, or runs of dependent calls."""
 
 import tomllib
 from importlib.resources import files
+from math import inf
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loco_otel.errors import LocoError
+from loco_otel.simulation.run_kinds import RunKind
 
 _FOLDER = files("loco_otel.simulation") / "scenarios"
 
@@ -53,7 +55,21 @@ class Scenario(BaseModel):
     spread: Literal["fixed", "exponential"] = Field(default="fixed", description="fixed or exponential")
     """The distribution of service times."""
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(default=0.25, description="a number from 0 to 1")
-    groups: Annotated[tuple[Group, ...], Field(min_length=1)] = Field(description="tables, each with a name")
+    load: Annotated[float, Field(gt=0, le=10)] = Field(default=0.9, description="a number above 0, at most 10")
+    """Of runs: the share of the slots' time that all calls need."""
+    half_life: Annotated[float, Field(gt=0)] = Field(default=inf, description="a number of ticks above 0")
+    """Of `las`."""
+    groups: tuple[Group, ...] = Field(default=(), description="tables, each with a name")
+    runs: tuple[RunKind, ...] = Field(default=(), description="tables, each with a name")
+
+    @model_validator(mode="after")
+    def _check_arrivals(self) -> Self:
+        if bool(self.groups) == bool(self.runs):
+            raise ValueError("a scenario has either groups or runs")
+        for kind in self.runs:
+            if kind.steps[0] > kind.steps[1]:
+                raise ValueError(f"the steps of {kind.name} must be two whole numbers, the smaller first")
+        return self
 
 
 def list_built_in() -> list[str]:
@@ -86,9 +102,14 @@ def _describe_error(error: OSError | ValueError) -> str:
         return getattr(error, "strerror", None) or str(error)
     told = []
     for detail in error.errors(include_url=False):
+        if not detail["loc"]:
+            told.append(str(detail["ctx"]["error"]))
+            continue
         *path, key = detail["loc"]
+        if isinstance(key, int) and len(path) > 1:
+            *path, key = path  # an entry of a list
         place = f"{path[0]}[{int(path[1]) + 1}]." if len(path) > 1 else ""
-        model: type[BaseModel] = Group if path else Scenario
+        model: type[BaseModel] = Scenario if not path else RunKind if path[0] == "runs" else Group
         field = model.model_fields.get(str(key))
         if detail["type"] == "missing":
             told.append(f"{place}{key} is missing")

@@ -149,8 +149,8 @@ HOSTS = "must be hosts with commas between, each alone or with a port (llm.examp
         ("LOCO_CAPACITY", "nan", "must be auto or a whole number of at least 1"),
         ("LOCO_CAPACITY", "true", "must be auto or a whole number of at least 1"),
         ("LOCO_CAPACITY", "1000000001", "must be at most 1000000000"),
-        ("LOCO_POLICY", "random", "must be load, fair or fifo"),
-        ("LOCO_POLICY", "lifo", "must be load, fair or fifo"),
+        ("LOCO_POLICY", "random", "must be load, fair, las or fifo"),
+        ("LOCO_POLICY", "lifo", "must be load, fair, las or fifo"),
         ("LOCO_OPTIMIZE_FOR", "speed", "must be latency, balanced or throughput"),
         ("LOCO_OPTIMIZE_FOR", "none", "must be latency, balanced or throughput"),
         ("LOCO_ALPHA", "0.51", "must be a number from 0 to 0.5"),
@@ -200,7 +200,7 @@ def test_long_or_unprintable_value_is_shortened():
     assert fault({"LOCO_CAPACITY": HUGE}) == (
         f"LOCO_CAPACITY={'9' * 80}...: must be auto or a whole number of at least 1"
     )
-    assert fault({"LOCO_POLICY": "lo\nad"}) == "LOCO_POLICY='lo\\nad': must be load, fair or fifo"
+    assert fault({"LOCO_POLICY": "lo\nad"}) == "LOCO_POLICY='lo\\nad': must be load, fair, las or fifo"
     assert fault({"LOCO_AGENT_ID": "\udcff"}) == "LOCO_AGENT_ID='\\udcff': must be a name"
 
 
@@ -287,6 +287,9 @@ def test_file_sets_every_key(config):
         enabled = false
         capacity = 2
         policy = "fifo"
+        queue_by = "run"
+        half_life = 30
+        run_idle_timeout = 60
         optimize_for = "throughput"
         auto_tune = true
         log = "pretty"
@@ -367,6 +370,7 @@ def test_file_sets_every_key(config):
     assert (tier.provider, tier.model, tier.host) == ("openai", "gpt-*", "*.openai.com")
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
+    assert (settings.queue_by, settings.half_life, settings.run_idle_timeout) == ("run", 30.0, 60.0)
     ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
@@ -405,8 +409,8 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("alpha = nan", "alpha=nan in {}: must be a number from 0 to 0.5"),
         ("alpha = false", "alpha=false in {}: must be a number from 0 to 0.5"),
         ("max_hold = inf", "max_hold=inf in {}: must be a number of seconds above 0"),
-        ('policy = "random"', "policy=random in {}: must be load, fair or fifo"),
-        ("policy = 1", "policy=1 in {}: must be load, fair or fifo"),
+        ('policy = "random"', "policy=random in {}: must be load, fair, las or fifo"),
+        ("policy = 1", "policy=1 in {}: must be load, fair, las or fifo"),
         ("optimize_for = []", "optimize_for=[] in {}: must be latency, balanced or throughput"),
         ("agent_id = 5", "agent_id=5 in {}: must be a name"),
         ('agent_id = " "', "agent_id=  in {}: must be a name"),
@@ -685,7 +689,7 @@ def test_change_of_alpha_or_goal_replaces_the_other():
         ({"capacity": "two"}, "capacity=two: must be auto or a whole number of at least 1"),
         ({"capacity": True}, "capacity=true: must be auto or a whole number of at least 1"),
         ({"alpha": math.nan}, "alpha=nan: must be a number from 0 to 0.5"),
-        ({"policy": None}, "policy=none: must be load, fair or fifo"),
+        ({"policy": None}, "policy=none: must be load, fair, las or fifo"),
         (
             {"alpha": 0.1, "optimize_for": "latency"},
             "optimize_for=latency and alpha=0.1: set one of them, not both",

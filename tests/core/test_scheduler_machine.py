@@ -8,12 +8,24 @@ from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduler_model import HOLDS, SHARES, TENANT_SHARES, Drawn, Record, Resource, SchedulerModel, TwoLayers
+from scheduler_model import (
+    HALF_LIFE,
+    HOLDS,
+    SHARES,
+    TENANT_SHARES,
+    Attained,
+    Drawn,
+    Record,
+    Resource,
+    SchedulerModel,
+    TwoLayers,
+)
 
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Key, Policy, tenant_of
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.las import LasPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
@@ -44,7 +56,7 @@ CHEAP = Spending(Usage(10, 20), 30, "gpt")
 DEAR = Spending(Usage(1000, 2000), 7000, "gpt")
 
 capacities = st.sampled_from([1, 1, 1, 2, 2, 3, 4, None])
-policies = st.sampled_from(["load", "load", "fair", "fair", "fifo"])
+policies = st.sampled_from(["load", "load", "fair", "fair", "las", "las", "fifo"])
 alphas = st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
 guards = st.sampled_from([0, 0, 1, 2, 5])
 holds = st.sampled_from([inf, inf, 3.0])
@@ -57,8 +69,9 @@ requests = st.tuples(
     st.sampled_from([None, None, None, None, 2.0, 2.0, 0.5, 0]),
     st.sampled_from([False, False, False, True]),
     st.sampled_from([None, None, "acme", "beta"]),
-).map(lambda facts: Request(*facts))
-"""Agent, weight, resources, timeout, admission, tenant."""
+    st.sampled_from([None, "a", "run", "run-2", "run-3"]),
+).map(lambda facts: Request(*facts[:6], run=facts[6]))
+"""Agent, weight, resources, timeout, admission, tenant, run."""
 crowds = st.lists(
     st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4
 )
@@ -116,6 +129,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_hold=holds,
         observed=st.sampled_from([True, True, False]),
         tenants=st.booleans(),
+        by_run=st.booleans(),
     )
     def begin(
         self,
@@ -128,6 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_hold: float,
         observed: bool,
         tenants: bool,
+        by_run: bool,
     ) -> None:
         self.now = 0.0
         self.tenants = tenants
@@ -138,11 +153,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_waiters=max_waiters,
             max_hold=max_hold,
             tenant_shares=TENANT_SHARES,
+            by_run=by_run,
         )
         self.core.observed = observed
         self.pools = {name: self.core.resources.pools[name] for name in ("llm", "tool")}
         alpha = alpha if policy == "load" else 0.0
-        resources = {name: Resource(name, pool.capacity, guard, policy, alpha) for name, pool in self.pools.items()}
+        resources = {
+            name: Resource(name, pool.capacity, guard, policy, alpha, by_run) for name, pool in self.pools.items()
+        }
         self.model = SchedulerModel(resources, max_waiters=max_waiters, max_hold=max_hold, observed=observed)
         self.tickets: list[Ticket] = []
         self.story: dict[Ticket, str] = {}
@@ -290,16 +308,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
 
     @precondition(seldom)
-    @rule(policy=policies, alpha=alphas, guard=guards)
-    def set_policy(self, policy: str, alpha: float, guard: int) -> None:
+    @rule(policy=policies, alpha=alphas, guard=guards, by_run=st.booleans())
+    def set_policy(self, policy: str, alpha: float, guard: int, by_run: bool) -> None:
         self.changes += 1
 
         def set_policy(core: Scheduler, now: float) -> None:
-            core.set_policy(self.make_policy(policy, alpha), guard, now, TENANT_SHARES)
+            core.set_policy(self.make_policy(policy, alpha), guard, now, TENANT_SHARES, by_run=by_run)
 
         self.step(
             set_policy,
-            lambda model, now: model.set_policy(policy, alpha if policy == "load" else 0.0, guard, now),
+            lambda model, now: model.set_policy(policy, alpha if policy == "load" else 0.0, guard, now, by_run=by_run),
         )
 
     @precondition(seldom)
@@ -389,8 +407,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
             assert set(line.queues) == {record.key for record in waiters}
-            self.a_policy_knows_those_who_wait(name, {record.key for record in waiters})
-            assert len(line._by_age) == len(waiters)
+            lines = {self.model.resources[name].line_of(record) for record in waiters}
+            self.a_policy_knows_those_who_wait(name, lines)
+            assert set(line.level.lines) == lines
+            assert len(line.level) == len(waiters)
         waiters = [record for record in live if record.state is State.WAITING]
         detector = self.core.deadlock_detector
         assert {entry[-1] for _, entry in detector._waiters.values()} == {
@@ -401,7 +421,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for record in self.model.records.values():
             if record.state.is_ended:
                 ticket = record.ticket
-                assert (ticket.scopes, ticket.queue_entry, ticket.age_entry, ticket.deadline_entry) == ((), *[None] * 3)
+                entries = (ticket.queue_entry, ticket.line_entry, ticket.age_entry, ticket.deadline_entry)
+                assert (ticket.scopes, entries) == ((), (None,) * 4)
 
     def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
         """And, by service, the agents that are served or have a tag above V, and no others."""
@@ -410,13 +431,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         if isinstance(policy, TenantPolicy):
             assert isinstance(accounts, TwoLayers)
             known = {tenant for tenant in accounts.tags if not accounts.is_forgotten(tenant)}
-            assert set(policy._tenants) == set(policy._tenant_order._accounts) == known
+            assert set(policy._tenants) - set(policy._dormant) == set(policy._tenant_order._accounts) == known
             for tenant, inner in policy._tenants.items():
                 assert set(inner.entries) == {key for key in waiting if tenant_of(key) == tenant}
-                if not isinstance(inner.policy, FairPolicy):
+                if not isinstance(inner.policy, FairPolicy | LasPolicy):
                     assert set(inner.policy._entries) == set(inner.entries)
         elif isinstance(policy, FairPolicy):
             assert set(policy._accounts) == {key for key in accounts.tags if not accounts.is_forgotten(key)}
+            assert len(policy._competing) == len(waiting)
+        elif isinstance(policy, LasPolicy):
+            assert isinstance(accounts, Attained)
+            assert {key for key, account in policy._accounts.items() if account.head is not None} == waiting
             assert len(policy._competing) == len(waiting)
         else:
             assert set(policy._entries) == waiting
@@ -426,6 +451,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def make_policy(self, name: str, alpha: float) -> Callable[[], Policy]:
         if name == "fair":
             return lambda: FairPolicy(SHARES)
+        if name == "las":
+            return lambda: LasPolicy(SHARES, half_life=HALF_LIFE)
         return FifoPolicy if name == "fifo" else lambda: Drawn(alpha)
 
     def pick(self, data: st.DataObject, *states: State) -> Ticket:

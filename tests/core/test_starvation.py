@@ -65,12 +65,12 @@ class Town:
             if line.waiting:
                 ticket, _ = line.select_next()
                 if line.policy.is_metered:
-                    line.charge_ticket(ticket)
+                    line.charge_ticket(ticket, 0.0)
                 line.remove_ticket(ticket)
                 self.check(ticket)
                 del self.bounds[ticket]
                 if self.chance.random() < 0.5:
-                    line.settle_charge(ticket)
+                    line.settle_charge(ticket, 0.0)
             owing += rate
             while owing >= 1.0:
                 owing -= 1.0

@@ -37,6 +37,8 @@ HOLDS = (State.ADMITTING, State.GRANTED)
 
 SHARES = {"a": 2000, "b": 500}
 """In thousandths, by agent; the others have 1."""
+HALF_LIFE = 4.0
+"""Of `las`, in seconds."""
 TENANT_SHARES = {"acme": 3000}
 
 
@@ -89,6 +91,7 @@ class Record:
     """Ticks that this wait may take, by the guard; grows with each that passes it rightly."""
 
     charged: "Accounts | None" = None
+    charged_at: float = 0.0
     spent: int | None = None
 
     @property
@@ -99,6 +102,10 @@ class Record:
     def key(self) -> Key:
         """What queues: two tenants' agents are two, whatever their names."""
         return (self.tenant, self.ticket.request.agent) if self.tenant else self.ticket.request.agent
+
+    @property
+    def agent(self) -> str:
+        return self.ticket.request.agent
 
     @property
     def weight(self) -> int:
@@ -141,20 +148,23 @@ class Accounts:
         self.waiting = keys
         self.end()
 
-    def granted(self, key: Key, weight: int) -> None:
+    def granted(self, key: Key, agent: str, weight: int, now: float) -> None:
         self.tags[key] = self.tag(key)
         self.virtual = max(self.virtual, min(self.tags[each] for each in {*self.waiting, key}))
-        self.tags[key] += self.cost(key, weight)
+        self.tags[key] += self.cost(agent, weight)
         self.fresh.discard(key)
         self.open.append(key)
 
-    def settled(self, key: Key, delta: int) -> None:
+    def settled(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
         self.open.remove(key)
-        self.tags[key] += self.cost(key, delta)
+        self.tags[key] += self.cost(agent, delta)
         self.end()
 
-    def rank(self, key: Key) -> tuple[int, bool]:
+    def rank(self, key: Key) -> tuple[float, bool]:
         return self.tags[key], key not in self.fresh
+
+    def score(self, key: Key) -> float:
+        return (self.virtual - self.tags[key]) / 1_000_000
 
     def end(self) -> None:
         if not self.open and not self.waiting:
@@ -163,22 +173,60 @@ class Accounts:
     def is_forgotten(self, key: Key) -> bool:
         return key not in self.waiting and key not in self.open and self.tags.get(key, 0) <= self.virtual
 
-    def cost(self, key: Key, weight: int) -> int:
-        share = self.shares.get(key if isinstance(key, str) else key[1], 1000)
-        return ceil(Fraction(weight * 1_000_000, share))
+    def cost(self, agent: str, weight: int) -> int:
+        return ceil(Fraction(weight * 1_000_000, self.shares.get(agent, 1000)))
+
+
+class Attained(Accounts):
+    """Least attained service: what each was ever granted, halved with each half-life since."""
+
+    def __init__(self, shares: dict[str, int]) -> None:
+        super().__init__(shares)
+        self.attained: dict[Key, float] = {}
+        self.last = 0.0
+
+    def compete(self, keys: Iterable[Key]) -> None:
+        self.waiting = set(keys)
+
+    def granted(self, key: Key, agent: str, weight: int, now: float) -> None:
+        self.last = now
+        self.serve(key, agent, weight, now)
+
+    def settled(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
+        self.last = now
+        if delta:
+            self.serve(key, agent, delta, charged_at)
+
+    def serve(self, key: Key, agent: str, weight: int, at: float) -> None:
+        grown = weight * 1000 / self.shares.get(agent, 1000) * 2.0 ** (at / HALF_LIFE)
+        self.attained[key] = self.attained.get(key, 0.0) + grown
+
+    def rank(self, key: Key) -> tuple[float, bool]:
+        return self.attained.get(key, 0.0), False
+
+    def score(self, key: Key) -> float:
+        return -self.attained.get(key, 0.0) / (2.0 ** (self.last / HALF_LIFE) * 1000)
 
 
 class TwoLayers(Accounts):
-    """Accounts of tenants, and within each of its agents; a tenant that is forgotten takes its agents along."""
+    """Accounts of tenants, and within each of its agents or runs.
 
-    def __init__(self) -> None:
+    A tenant that is forgotten takes what is within along, unless that must be remembered.
+    """
+
+    def __init__(self, policy: str) -> None:
         super().__init__(TENANT_SHARES)
+        self.policy = policy
         self.inner: dict[str, Accounts] = {}
 
     def of(self, tenant: str) -> Accounts:
-        if tenant not in self.inner or self.is_forgotten(tenant):
-            self.inner[tenant] = Accounts(SHARES)
+        if tenant not in self.inner or (self.policy != "las" and self.is_forgotten(tenant)):
+            self.inner[tenant] = make_accounts(self.policy)
         return self.inner[tenant]
+
+
+def make_accounts(policy: str) -> Accounts:
+    return Attained(SHARES) if policy == "las" else Accounts(SHARES)
 
 
 @dataclass(eq=False)
@@ -190,6 +238,7 @@ class Resource:
     guard: int
     policy: str
     alpha: float
+    by_run: bool
     tick: int = 0
     slots: list[list[Record]] = field(default_factory=list)
     order: list[Record] = field(default_factory=list)
@@ -198,8 +247,11 @@ class Resource:
     begun: dict[Key, int] = field(default_factory=dict)
     """The tick since which an agent has had a waiter throughout."""
     served: deque[tuple[Key, int]] = field(default_factory=lambda: deque(maxlen=1000))
-    accounts: Accounts = field(default_factory=lambda: Accounts(SHARES))
-    """Kept while the policy is `fair`, or there have been tenants."""
+    accounts: Accounts = field(init=False)
+    """Kept while the policy is `fair` or `las`, or there have been tenants."""
+
+    def __post_init__(self) -> None:
+        self.accounts = make_accounts(self.policy)
 
     @property
     def used(self) -> int:
@@ -215,22 +267,26 @@ class Resource:
     def age(self, key: Key) -> int:
         return self.tick - min(each.birth for each in self.line if each.key == key)
 
-    def head(self, key: Key) -> tuple[int, int]:
-        return min(each.age_key for each in self.waiters if each.key == key)
+    def line_of(self, record: Record) -> Key:
+        """What the policy orders: its agent, or its run."""
+        request = record.ticket.request
+        return (record.tenant, request.run, "run") if self.by_run and request.run is not None else record.key
+
+    def lines(self, key: Key) -> list[Record]:
+        return [each for each in self.line if self.line_of(each) == key]
 
     def scores(self) -> dict[Key, float]:
-        """The score of each agent that has a waiter, normalised over those of its tenant alone."""
+        """The score of each agent or run that has a waiter, normalised over those of its tenant alone."""
         scores: dict[Key, float] = {}
         for tenant in {each.tenant for each in self.waiters}:
-            keys = {each.key for each in self.waiters if each.tenant == tenant}
+            keys = {self.line_of(each) for each in self.waiters if each.tenant == tenant}
             if self.policy == "fifo":
                 scores |= dict.fromkeys(keys, 0.0)
-            elif self.policy == "fair":
-                accounts = self.accounts_of(tenant)
-                scores |= {key: (accounts.virtual - accounts.tags[key]) / 1_000_000 for key in keys}
+            elif self.policy in ("fair", "las"):
+                scores |= {key: self.accounts_of(tenant).score(key) for key in keys}
             else:
-                weights = {key: self.weight(key) for key in keys}
-                ages = {key: self.age(key) for key in keys}
+                weights = {key: sum(each.weight for each in self.lines(key)) for key in keys}
+                ages = {key: self.tick - min(each.birth for each in self.lines(key)) for key in keys}
                 most, oldest = max(weights.values()), max(ages.values())
                 scores |= {key: load(self.alpha, weights[key], most, ages[key], oldest) for key in keys}
         return scores
@@ -256,7 +312,7 @@ class Resource:
 
     @property
     def metered(self) -> bool:
-        return self.policy == "fair" or isinstance(self.accounts, TwoLayers)
+        return self.policy in ("fair", "las") or isinstance(self.accounts, TwoLayers)
 
     def accounts_of(self, tenant: str) -> Accounts:
         return self.accounts.of(tenant) if isinstance(self.accounts, TwoLayers) else self.accounts
@@ -265,7 +321,7 @@ class Resource:
         self.line.append(record)
         self.begun.setdefault(record.key, self.tick)
         if record.tenant and not isinstance(self.accounts, TwoLayers):
-            self.accounts = TwoLayers()
+            self.accounts = TwoLayers(self.policy)
         self.note()
 
     def leave(self, record: Record) -> None:
@@ -276,33 +332,35 @@ class Resource:
 
     def note(self) -> None:
         """Pass the waiters to the accounts."""
-        keys = {each.key for each in self.waiters}
+        keys = {self.line_of(each) for each in self.waiters}
         if isinstance(self.accounts, TwoLayers):
             tenants = {each.tenant for each in self.waiters}
             for tenant in tenants | self.accounts.inner.keys():
-                mine = {each.key for each in self.waiters if each.tenant == tenant}
+                mine = {self.line_of(each) for each in self.waiters if each.tenant == tenant}
                 self.accounts.of(tenant).compete(mine)
             self.accounts.compete(tenants)
         else:
             self.accounts.compete(keys)
 
-    def charge(self, record: Record) -> None:
+    def charge(self, record: Record, now: float) -> None:
         if self.metered and record.charged is not self.accounts:
-            record.charged = self.accounts
-            self.accounts_of(record.tenant).granted(record.key, record.weight)
+            record.charged, record.charged_at = self.accounts, now
+            self.accounts_of(record.tenant).granted(self.line_of(record), record.agent, record.weight, now)
             if isinstance(self.accounts, TwoLayers):
-                self.accounts.granted(record.tenant, record.weight)
+                self.accounts.granted(record.tenant, record.tenant, record.weight, now)
 
-    def settle(self, record: Record, delta: int) -> None:
+    def settle(self, record: Record, delta: int, now: float) -> None:
         charged, record.charged = record.charged, None
         if charged is self.accounts:
-            self.accounts_of(record.tenant).settled(record.key, delta)
+            at = record.charged_at
+            self.accounts_of(record.tenant).settled(self.line_of(record), record.agent, delta, at, now)
             if isinstance(self.accounts, TwoLayers):
-                self.accounts.settled(record.tenant, delta)
+                self.accounts.settled(record.tenant, record.tenant, delta, at, now)
 
     def start_anew(self) -> None:
         """Clear the service by agent."""
-        self.accounts = TwoLayers() if isinstance(self.accounts, TwoLayers) else Accounts(SHARES)
+        layered = any(each.tenant for each in self.waiters)
+        self.accounts = TwoLayers(self.policy) if layered else make_accounts(self.policy)
         self.note()
 
     def next(self) -> tuple[Record, GrantReason]:
@@ -314,13 +372,17 @@ class Resource:
             rank = self.accounts.rank
             tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
             waiters = [each for each in waiters if each.tenant == tenant]
-        if self.policy == "fair":
+        if self.policy in ("fair", "las"):
             rank = self.accounts_of(waiters[0].tenant).rank
-            return min(waiters, key=lambda each: (rank(each.key), each.age_key)), GrantReason.SCORE
+            return min(waiters, key=lambda each: (rank(self.line_of(each)), each.age_key)), GrantReason.SCORE
         if self.policy == "load":
             scores = self.scores()
-            ranks = {each.key: (scores[each.key], self.age(each.key), -nonce(each.key)) for each in waiters}
-            return max(waiters, key=lambda each: (ranks[each.key], -each.birth, -each.ticket.seq)), GrantReason.SCORE
+
+            def rank_by_load(record: Record) -> tuple[float, int, float]:
+                key = self.line_of(record)
+                return scores[key], self.tick - min(each.birth for each in self.lines(key)), -nonce(key)
+
+            return max(waiters, key=lambda each: (rank_by_load(each), -each.birth, -each.ticket.seq)), GrantReason.SCORE
         return waiters[0], GrantReason.SCORE
 
     def slot_of(self, lease: Record) -> list[Record]:
@@ -394,7 +456,7 @@ class SchedulerModel:
             record.state = State.RELEASED
             self.tell(Released(now, ticket, now - record.granted_at if held else None, expired))
             self.of(record).served.append((record.key, record.weight))
-            self.end(record)
+            self.end(record, now)
             if held:
                 self.give_back(record, now)
 
@@ -453,9 +515,9 @@ class SchedulerModel:
         self.max_hold = seconds
         self.expire(now)
 
-    def set_policy(self, policy: str, alpha: float, guard: int, now: float) -> None:
+    def set_policy(self, policy: str, alpha: float, guard: int, now: float, *, by_run: bool) -> None:
         for resource in self.resources.values():
-            resource.policy, resource.alpha, resource.guard = policy, alpha, guard
+            resource.policy, resource.alpha, resource.guard, resource.by_run = policy, alpha, guard, by_run
             resource.start_anew()
             for waiter in resource.waiters:
                 # Under another guard another bound holds, from now on.
@@ -532,7 +594,7 @@ class SchedulerModel:
             and any(blocked_by([each], lease) for other in self.resources.values() for lease in other.order)
         ]
         if able:
-            record = min(able, key=lambda each: (-self.of(each).scores()[each.key], each.age_key))
+            record = min(able, key=lambda each: (-self.of(each).scores()[self.of(each).line_of(each)], each.age_key))
             theirs = self.of(record)
             slot: list[Record] = []
             if theirs.used >= theirs.capacity:
@@ -568,7 +630,7 @@ class SchedulerModel:
             reason=reason,
             waited=now - record.since,
             waited_ticks=resource.tick - record.since_tick,
-            score=resource.scores()[record.key] if compared else 0.0,
+            score=resource.scores()[resource.line_of(record)] if compared else 0.0,
             alpha=resource.alpha,
             queue_weight=resource.weight(record.key) if compared else record.weight,
             queue_age=resource.age(record.key) if compared else resource.tick - record.birth,
@@ -578,7 +640,7 @@ class SchedulerModel:
             slot_at=now,
             hosts={resource.name: slot[0].ticket} if slot else {},
         )
-        resource.charge(record)
+        resource.charge(record, now)
         if compared:
             resource.leave(record)
             self.decided.append(record.ticket)
@@ -611,8 +673,8 @@ class SchedulerModel:
                     waiter.allowance += 1
         self.fill(resource, now)
 
-    def end(self, record: Record) -> None:
-        self.of(record).settle(record, 0 if record.spent is None else record.spent - record.weight)
+    def end(self, record: Record, now: float) -> None:
+        self.of(record).settle(record, 0 if record.spent is None else record.spent - record.weight, now)
 
     def reject(self, record: Record, outcome: Outcome, now: float) -> None:
         resource = self.of(record)
@@ -620,7 +682,7 @@ class SchedulerModel:
             self.decided.append(record.ticket)
         slot_at = record.grant.slot_at if record.state is State.ADMITTING and record.grant is not None else None
         record.state, record.outcome = State.REJECTED, outcome
-        self.end(record)
+        self.end(record, now)
         waited, ticks = now - record.since, resource.tick - record.since_tick
         self.tell(Rejected(now, record.ticket, outcome, waited, ticks, resource.policy, record.repeated, slot_at))
 
@@ -666,7 +728,7 @@ class SchedulerModel:
                     queue_weight=resource.weight(key),
                     queue_age=resource.age(key) if key in queued else 0,
                     oldest_wait=next((now - each.since for each in waiters if each.key == key), 0.0),
-                    score=scores.get(key),
+                    score=next((scores[resource.line_of(each)] for each in waiters if each.key == key), None),
                     tenant=None if isinstance(key, str) else key[0],
                 )
                 for key in sorted({*active, *queued}, key=lambda key: ("", key) if isinstance(key, str) else key)

@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
-from loco_otel._core.policies.base import Candidate, Key, agent_of
+from loco_otel._core.policies.base import Candidate, Key
 from loco_otel.events import MILLI
 
 TAGS_PER_MILLI = 1000
@@ -49,10 +49,9 @@ MAX_IDLE_AGENTS = 1000
 class _ServiceAccount:
     """The account of one agent. `open_calls` counts its calls that are charged and not settled."""
 
-    __slots__ = ("entry", "is_competing", "is_owing", "open_calls", "share", "tag")
+    __slots__ = ("entry", "is_competing", "is_owing", "open_calls", "tag")
 
-    def __init__(self, share: int, tag: int) -> None:
-        self.share = share
+    def __init__(self, tag: int) -> None:
         self.tag = tag
         self.is_competing = False
         self.is_owing = False
@@ -74,6 +73,8 @@ class FairPolicy:
     name = "fair"
     alpha = 0.0
     is_metered = True
+    has_history = False
+    """What is kept of idle agents is gone once all are idle."""
 
     def __init__(self, shares: Mapping[str, int], forgotten: Callable[[Key], object] | None = None) -> None:
         self._shares = shares
@@ -119,6 +120,9 @@ class FairPolicy:
         """Remove all agents and their accounts."""
         self._reset_accounts()
 
+    def remove_silent(self, now: float) -> None:
+        """Do nothing: accounts are removed as the virtual time reaches them."""
+
     def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
         """Remove all agents, and derive the accounts from their tags and the calls that are charged."""
         before, virtual = self._accounts, self._virtual_time
@@ -158,8 +162,8 @@ class FairPolicy:
         """Return a function that computes scores."""
         return lambda key: self.compute_score(key, tick)
 
-    def charge_grant(self, key: Key, weight: int) -> None:
-        """Charge an agent for a call."""
+    def charge_grant(self, key: Key, agent: str, weight: int, now: float) -> None:  # noqa: ARG002 - the protocol's
+        """Charge a key for a call of an agent."""
         account = self._get_account(key)
         if not account.is_competing:
             self._activate_account(account)
@@ -167,18 +171,25 @@ class FairPolicy:
         start = account.tag if first is None else min(account.tag, int(first[0]))
         if start > self._virtual_time:
             self._advance_virtual_time(start)
-        account.tag += _compute_tag_increment(weight, account.share)
+        account.tag += _compute_tag_increment(weight, self._shares.get(agent, MILLI))
         account.open_calls += 1
         self._open_calls += 1
 
-    def adjust_charge(self, key: Key, delta: int) -> None:
+    def adjust_charge(
+        self,
+        key: Key,
+        agent: str,
+        delta: int,
+        charged_at: float,  # noqa: ARG002 - the protocol's
+        now: float,  # noqa: ARG002
+    ) -> None:
         """Correct the charge of a call that has ended."""
         account = self._accounts.get(key)
         if account is None or not account.open_calls:
             return
         account.open_calls -= 1
         self._open_calls -= 1
-        account.tag += _compute_tag_increment(delta, account.share)
+        account.tag += _compute_tag_increment(delta, self._shares.get(agent, MILLI))
         if not account.is_competing:
             self._deactivate_account(key, account)
         elif delta and account.entry is not None:
@@ -189,8 +200,7 @@ class FairPolicy:
     def _get_account(self, key: Key) -> _ServiceAccount:
         account = self._accounts.get(key)
         if account is None:
-            share = self._shares.get(agent_of(key), MILLI)
-            account = self._accounts[key] = _ServiceAccount(share, self._virtual_time)
+            account = self._accounts[key] = _ServiceAccount(self._virtual_time)
         return account
 
     def _activate_account(self, account: _ServiceAccount) -> None:

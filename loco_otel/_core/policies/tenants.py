@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Candidate, Key, Policy, tenant_of
-from loco_otel._core.policies.fair import FairPolicy
+from loco_otel._core.policies.fair import MAX_IDLE_AGENTS, FairPolicy
 
 
 class _TenantState:
@@ -70,8 +70,25 @@ class TenantPolicy:
         self._alpha = like.alpha
         self._make_policy = policy
         self._tenants: dict[str, _TenantState] = {}
-        """While the outer layer has an account of them."""
-        self._tenant_order = FairPolicy(shares, lambda name: self._tenants.pop(str(name), None))
+        """While the outer layer has an account of them, or their policy has history."""
+        self._tenant_order = FairPolicy(shares, self._forget_tenant)
+        self._dormant: dict[str, None] = {}
+        """Tenants without an account whose policy still has history; the first has been idle longest."""
+
+    @property
+    def has_history(self) -> bool:
+        """Whether any tenant without an account is kept."""
+        return bool(self._dormant)
+
+    def remove_silent(self, now: float) -> None:
+        """Remove the policies of tenants whose history is over, and of those above the maximum."""
+        while self._dormant:
+            name = next(iter(self._dormant))
+            policy = self._tenants[name].policy
+            policy.remove_silent(now)
+            if policy.has_history and len(self._dormant) <= MAX_IDLE_AGENTS:
+                break
+            del self._dormant[name], self._tenants[name]
 
     @property
     def alpha(self) -> float:
@@ -102,6 +119,7 @@ class TenantPolicy:
     def clear_candidates(self) -> None:
         """Remove all agents, tenants and their accounts."""
         self._tenants.clear()
+        self._dormant.clear()
         self._tenant_order.clear_candidates()
 
     def pick_next(self, tick: int) -> Key:
@@ -125,22 +143,23 @@ class TenantPolicy:
 
         return compute_score
 
-    def charge_grant(self, key: Key, weight: int) -> None:
+    def charge_grant(self, key: Key, agent: str, weight: int, now: float) -> None:
         """Charge the tenant of an agent, and the agent if its policy is metered."""
+        self.remove_silent(now)
         name = tenant_of(key)
         tenant = self._get_tenant(name)
         if tenant.policy.is_metered:
-            tenant.policy.charge_grant(key, weight)
-        self._tenant_order.charge_grant(name, weight)
+            tenant.policy.charge_grant(key, agent, weight, now)
+        self._tenant_order.charge_grant(name, name, weight, now)
 
-    def adjust_charge(self, key: Key, delta: int) -> None:
+    def adjust_charge(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
         """Correct the charges of both."""
         name = tenant_of(key)
         tenant = self._tenants.get(name)
         if tenant is not None:
             if tenant.policy.is_metered:
-                tenant.policy.adjust_charge(key, delta)
-            self._tenant_order.adjust_charge(name, delta)
+                tenant.policy.adjust_charge(key, agent, delta, charged_at, now)
+            self._tenant_order.adjust_charge(name, name, delta, charged_at, now)
 
     def restore_accounts(self, charged: Sequence[Key], waiting: Collection[Key]) -> None:
         """Restore the accounts of both."""
@@ -150,8 +169,17 @@ class TenantPolicy:
             )
         self._tenant_order.restore_accounts([tenant_of(key) for key in charged], {tenant_of(key) for key in waiting})
 
+    def _forget_tenant(self, name: Key) -> None:
+        name = str(name)
+        tenant = self._tenants.get(name)
+        if tenant is not None and tenant.policy.has_history:
+            self._dormant[name] = None
+        else:
+            self._tenants.pop(name, None)
+
     def _get_tenant(self, name: str) -> _TenantState:
         tenant = self._tenants.get(name)
+        self._dormant.pop(name, None)
         if tenant is None:
             policy = self._make_policy()
             policy.alpha = self._alpha

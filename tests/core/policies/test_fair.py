@@ -368,7 +368,7 @@ def test_grant_out_of_turn_leaves_virtual_time_unchanged() -> None:
     for seq, agent in enumerate(("patient", "pushing")):
         policy.update_candidate(agent, Candidate(1000, 0, (0, seq)))
     for seq in (3, 4):
-        policy.charge_grant("pushing", 9000)
+        policy.charge_grant("pushing", "pushing", 9000, 0.0)
         policy.update_candidate("pushing", Candidate(1000, 0, (0, seq)))
     policy.update_candidate("newcomer", Candidate(1000, 0, (0, 5)))
 
@@ -436,9 +436,9 @@ def test_agents_are_evicted_in_the_long_run() -> None:
 def test_clear_evicts_all() -> None:
     policy = FairPolicy({})
     policy.update_candidate("waits", Candidate(1000, 0, (0, 1)))
-    policy.charge_grant("served", 1000)
+    policy.charge_grant("served", "served", 1000, 0.0)
     policy.clear_candidates()
-    policy.adjust_charge("served", 500)
+    policy.adjust_charge("served", "served", 500, 0.0, 0.0)
     policy.remove_candidate("waits")
 
     assert policy._accounts == {}
@@ -451,7 +451,7 @@ def test_no_service_is_free(share: int) -> None:
     policy = FairPolicy({"agent": share})
     policy.update_candidate("agent", Candidate(1, 0, (0, 1)))
     policy.update_candidate("other", Candidate(1, 0, (0, 2)))
-    policy.charge_grant("agent", 1)
+    policy.charge_grant("agent", "agent", 1, 0.0)
     policy.update_candidate("agent", Candidate(1, 0, (0, 3)))
 
     assert policy.pick_next(0) == "other"

@@ -1,0 +1,167 @@
+"""The waiters of one class of urgency in a queue set, and their order.
+
+First the oldest waiter, once the guard fires; then the earliest deadline; then what the policy chooses between *lines*,
+and of a line the oldest waiter. A line is the queue of an agent or, with `by_run`, of a run; a request without a
+run is in its agent's.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Mapping, Sequence
+
+from loco_otel._core.agent_queue import AgentQueue
+from loco_otel._core.lazy_heap import LazyHeap
+from loco_otel._core.policies.base import Key, Policy, key_of, run_key_of
+from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.ticket import State, Ticket
+
+
+class PriorityLevel:
+    """The waiters of one class, and the policy between their lines.
+
+    Args:
+        policy: creates the policy, one for each tenant once a tenant is named.
+        tenant_shares: in thousandths, by tenant; others have 1.
+        by_run: whether lines are of runs.
+        lines: the queues by agent, if they are the lines; None for lines of its own.
+
+    """
+
+    __slots__ = (
+        *("_by_age", "_by_deadline", "_has_tenants", "_make_policy", "_tenant_shares", "find_key", "lines"),
+        *("owns_lines", "policy"),
+    )
+
+    def __init__(
+        self,
+        policy: Callable[[], Policy],
+        tenant_shares: Mapping[str, int],
+        *,
+        by_run: bool = False,
+        lines: dict[Key, AgentQueue] | None = None,
+    ) -> None:
+        self._make_policy = policy
+        self._tenant_shares = tenant_shares
+        self._has_tenants = False
+        self.policy: Policy = policy()
+        self.find_key = run_key_of if by_run else key_of
+        """Returns the key of a request's line."""
+        self.owns_lines = lines is None
+        self.lines: dict[Key, AgentQueue] = {} if lines is None else lines
+        self._by_age = LazyHeap()
+        self._by_deadline: list[tuple[float, int, Ticket]] = []
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def add_ticket(self, ticket: Ticket, queue: AgentQueue) -> None:
+        """Add a waiting ticket that is in its agent's queue."""
+        line = queue
+        if self.owns_lines:
+            line = self._get_line(self.find_key(ticket.request), queue)
+            ticket.line_entry = line.add_ticket(ticket)
+        ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
+        deadline = ticket.request.deadline
+        if deadline is not None:
+            insort(self._by_deadline, (deadline, ticket.seq, ticket))
+        if ticket.request.tenant and not self._has_tenants:
+            self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
+            self._has_tenants = True
+        else:
+            self._update_policy(line)
+
+    def remove_ticket(self, ticket: Ticket, queue: AgentQueue) -> None:
+        """Remove a ticket that has left its agent's queue."""
+        age_entry, ticket.age_entry = ticket.age_entry, None
+        assert age_entry is not None  # noqa: S101 - invariant: it waits
+        self._by_age.remove_entry(age_entry)
+        deadline = ticket.request.deadline
+        if deadline is not None:
+            del self._by_deadline[bisect_left(self._by_deadline, (deadline, ticket.seq))]
+        line = queue
+        if self.owns_lines:
+            line = self.lines[self.find_key(ticket.request)]
+            line_entry, ticket.line_entry = ticket.line_entry, None
+            assert line_entry is not None  # noqa: S101 - invariant: it waits
+            line.remove_ticket(ticket, line_entry)
+            if not line:
+                del self.lines[line.key]
+        self._update_policy(line)
+
+    def select_next(self, tick: int, max_wait_ticks: int) -> tuple[Ticket, bool]:
+        """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
+        if max_wait_ticks:
+            oldest = self.find_oldest_waiter()
+            if oldest is not None and tick - oldest.birth >= max_wait_ticks:
+                return oldest, True
+        if self._by_deadline:
+            return self._by_deadline[0][-1], False
+        ticket = self.lines[self.policy.pick_next(tick)].find_head()
+        assert ticket is not None  # noqa: S101 - invariant: only lines with a waiter compete
+        return ticket, False
+
+    def find_oldest_waiter(self) -> Ticket | None:
+        """Return the oldest of all waiters; None if no ticket waits."""
+        first = self._by_age.peek_entry()
+        if first is None:
+            return None
+        ticket: Ticket = first[-1]
+        return ticket
+
+    def count_earlier_deadlines(self, deadline: float) -> int:
+        """Return the number of waiters whose deadline is not later. O(log n)."""
+        return bisect_left(self._by_deadline, (deadline, float("inf")))
+
+    def list_waiters(self) -> list[Ticket]:
+        """Return all waiters, in no order."""
+        return [ticket for line in self.lines.values() for ticket in line.list_tickets()]
+
+    def refresh_agent(self, queue: AgentQueue) -> None:
+        """Update the policy after a change of an agent's backlog."""
+        line = self.lines.get(queue.key)
+        if line is not None:
+            line.backlog = queue.backlog
+            self._update_policy(line)
+
+    def _get_line(self, key: Key, queue: AgentQueue) -> AgentQueue:
+        line = self.lines.get(key)
+        if line is None:
+            backlog = queue.backlog if key == queue.key else None
+            line = self.lines[key] = AgentQueue(key, backlog)
+        return line
+
+    def _update_policy(self, line: AgentQueue) -> None:
+        candidate = line.build_candidate()
+        if candidate is None:
+            self.policy.remove_candidate(line.key)
+        else:
+            self.policy.update_candidate(line.key, candidate)
+
+    def clear_waiters(self, tickets: Sequence[Ticket]) -> None:
+        """Remove all waiters without changing the tickets; what these tickets of the level were charged stays."""
+        if self.policy.is_metered:
+            charged = [self.find_key(ticket.request) for ticket in tickets if ticket.charged_by is self.policy]
+            waiting = {self.find_key(ticket.request) for ticket in tickets if ticket.state is State.WAITING}
+            self.policy.restore_accounts(charged, waiting)
+        else:
+            self.policy.clear_candidates()
+        self.lines.clear()
+        self._by_age = LazyHeap()
+        self._by_deadline = []
+
+    def charge_ticket(self, ticket: Ticket, weight: int, now: float) -> None:
+        """Charge a ticket's line for a grant: once per call, whatever its pauses."""
+        if ticket.charged_by is not self.policy:
+            ticket.charged_by, ticket.charged_at = self.policy, now
+            self.policy.charge_grant(self.find_key(ticket.request), ticket.request.agent, weight, now)
+
+    def settle_charge(self, ticket: Ticket, now: float) -> None:
+        """Correct the charge of a ticket that ends; no-op if it was not charged."""
+        policy, ticket.charged_by = ticket.charged_by, None
+        if policy is not None and policy is self.policy:
+            key, agent = self.find_key(ticket.request), ticket.request.agent
+            policy.adjust_charge(key, agent, ticket.correction, ticket.charged_at, now)
+
+    def _switch_policy(self, policy: Policy) -> None:
+        self.policy = policy
+        for line in self.lines.values():
+            self._update_policy(line)

@@ -1,0 +1,214 @@
+"""Spans of OpenTelemetry's SDK that take a third of the instructions of those that its tracer starts.
+
+A light span extends the SDK's class, and passes its sampler, id generator and processors. It omits what most spans do
+not need: the check of attributes that are plain values, and the lists of events and links, which are made when
+something is added. Everything else, such as what the program does with the current span, is the SDK's code.
+
+This module depends on private names of the SDK. It is used only if `light_span_check.py` finds no difference between a
+span started here and one of the tracer, see docs/decisions/0013-light-spans.md.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from time import time_ns
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, _Span
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
+from opentelemetry.util.types import AttributeValue
+
+_PLAIN_TYPES = frozenset({str, int, float, bool})
+"""Types of values that the SDK keeps as they are."""
+_RANDOM = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
+_FLAGS = {flags: TraceFlags(flags) for flags in {0, TraceFlags.SAMPLED, _RANDOM, TraceFlags.SAMPLED | _RANDOM}}
+_UNSET = Status(StatusCode.UNSET)
+
+
+class _OnDemand:
+    """A container of the SDK that a span makes at its first use.
+
+    A descriptor without `__set__`: once the span has the container, attribute access does not come here. Of two threads
+    that come here at once both get the same container.
+
+    Args:
+        make: makes the container of a span.
+
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, span: Any, owner: type | None = None) -> Any:
+        return self if span is None else span.__dict__.setdefault(self._name, self._make(span))
+
+
+def _make_attributes(span: Any) -> BoundedAttributes:
+    bounded = BoundedAttributes(span._limits.max_span_attributes, None, False, None)
+    bounded._dict = span._plain
+    return bounded
+
+
+class LightSpan(_Span):
+    """A span whose attributes are a plain dict until code of the SDK or of the program requires more of them."""
+
+    _plain: dict[str, Any]
+    """The attributes, of plain values; the SDK's container shares it."""
+    _attributes: Any = _OnDemand(_make_attributes)
+    _events: Any = _OnDemand(lambda span: BoundedList(span._limits.max_events))
+    _links: Any = _OnDemand(lambda span: BoundedList(span._limits.max_links))
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Do what the SDK does: plain values are kept as they are."""
+        if _are_plain(attributes):
+            with self._lock:
+                if self._end_time is None and self._has_room(len(attributes)):
+                    self._plain.update(attributes)
+                    return
+        super().set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Do what the SDK does."""
+        if type(value) in _PLAIN_TYPES and type(key) is str and key:
+            with self._lock:
+                if self._end_time is None and self._has_room(1):
+                    self._plain[key] = value
+                    return
+        super().set_attribute(key, value)
+
+    def _has_room(self, count: int) -> bool:
+        most = self._limits.max_span_attributes
+        return "_attributes" not in self.__dict__ and (most is None or len(self._plain) + count <= most)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do what the SDK does, without containers that were never used."""
+        with self._lock:
+            is_first = self._end_time is None
+            if is_first:
+                self._end_time = time_ns() if end_time is None else end_time
+                if "_attributes" in self.__dict__:
+                    self._attributes._immutable = True
+        if not is_first:
+            super().end(end_time)  # which only warns
+            return
+        if self._record_end_metrics is not None:
+            self._record_end_metrics()
+        self._span_processor._on_ending(self)
+        self._span_processor.on_end(self._readable_span())
+
+    def _readable_span(self) -> ReadableSpan:
+        fields = self.__dict__
+        span = object.__new__(ReadableSpan)
+        span.__dict__ = {
+            "_name": fields["_name"],
+            "_context": fields["_context"],
+            "_kind": fields["_kind"],
+            "_instrumentation_info": fields["_instrumentation_info"],
+            "_instrumentation_scope": fields["_instrumentation_scope"],
+            "_parent": fields["_parent"],
+            "_start_time": fields["_start_time"],
+            "_end_time": fields["_end_time"],
+            "_attributes": fields["_attributes"] if "_attributes" in fields else fields["_plain"],
+            "_events": fields.get("_events", ()),
+            "_links": fields.get("_links", ()),
+            "_resource": fields["_resource"],
+            "_status": fields["_status"],
+        }
+        return span
+
+
+class LightTracer:
+    """Starts light spans.
+
+    Args:
+        tracer: a tracer that `supports_tracer`.
+
+    """
+
+    def __init__(self, tracer: Any) -> None:
+        self._tracer = tracer
+        self._fields = {
+            "_instrumentation_info": tracer.instrumentation_info,
+            "_instrumentation_scope": tracer._instrumentation_scope,
+            "_end_time": None,
+            "_status": _UNSET,
+            "_sampler": tracer.sampler,
+            "_trace_config": None,
+            "_record_exception": True,
+            "_set_status_on_exception": True,
+            "_span_processor": tracer.span_processor,
+            "_limits": tracer._span_limits,
+        }
+        self._is_trace_id_random = getattr(tracer.id_generator, "is_trace_id_random", bool)
+
+    def start_span(  # noqa: PLR0917 - as the API has it
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        links: Sequence[Link] | None = (),
+        start_time: int | None = None,
+    ) -> Span:
+        """Start a span, as the method of the SDK does."""
+        tracer = self._tracer
+        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        if parent is None or not tracer._is_enabled():
+            span: Span = tracer.start_span(name, context, kind, attributes, links, start_time)
+            return span
+        if parent.is_valid:
+            trace_id, random = parent.trace_id, parent.trace_flags & _RANDOM
+        else:
+            parent, trace_id = None, tracer.id_generator.generate_trace_id()
+            random = _RANDOM if self._is_trace_id_random() else 0
+        sampled = tracer.sampler.should_sample(context, trace_id, name, kind, attributes, links or ())
+        decision = sampled.decision
+        flags = _FLAGS[random | (TraceFlags.SAMPLED if decision.is_sampled() else 0)]
+        own = SpanContext(trace_id, tracer.id_generator.generate_span_id(), False, flags, sampled.trace_state)
+        record_end_metrics = tracer._tracer_metrics.start_span(parent, decision)
+        if not decision.is_recording():
+            return NonRecordingSpan(own)
+        light: LightSpan = object.__new__(LightSpan)
+        light.__dict__ = {
+            **self._fields,
+            "_name": name,
+            "_context": own,
+            "_kind": kind,
+            "_parent": parent,
+            "_resource": tracer.resource,
+            "_start_time": time_ns() if start_time is None else start_time,
+            "_record_end_metrics": record_end_metrics,
+            "_lock": threading.Lock(),
+            "_plain": {},
+        }
+        if links:
+            light.__dict__["_links"] = light._new_links(links)
+        light.set_attributes(sampled.attributes)
+        tracer.span_processor.on_start(light, parent_context=context)
+        return light
+
+
+def _are_plain(attributes: Mapping[str, Any]) -> bool:
+    """Return whether the SDK would keep all of these attributes as they are."""
+    for key, value in attributes.items():
+        kind = type(value)
+        if kind not in _PLAIN_TYPES and (kind is not tuple or any(type(part) is not str for part in value)):
+            return False
+        if type(key) is not str or not key:
+            return False
+    return True
