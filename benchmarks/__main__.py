@@ -4,7 +4,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, blame, calls, grants, library, money, scale, startup
+from benchmarks import acquire, blame, calls, grants, instructions, library, money, scale, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
@@ -15,6 +15,7 @@ _ALL: dict[str, Callable[[], object]] = {
     "money": money.run,
     "startup": startup.run,
     "calls": calls.run,
+    "instructions": instructions.run,
 }
 
 

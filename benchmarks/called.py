@@ -65,7 +65,7 @@ _STREAMS = {count: f"data: {json.dumps(_CHUNK)}\n\n" * count + "data: [DONE]\n\n
 """By number of chunks, which the benchmark asks for as `max_tokens`."""
 
 
-def _make_calls() -> dict[str, tuple[int, Callable[[int], None]]]:
+def make_calls() -> dict[str, tuple[int, Callable[[int], None]]]:
     """Return, by name, how many calls make a block, and what makes them."""
     import openai  # noqa: PLC0415 - after the instrumentors
 
@@ -107,7 +107,7 @@ def main() -> None:
         metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
     for name in names:
         Instrumentor(name).instrument()
-    calls = _make_calls()
+    calls = make_calls()
     for count, call in calls.values():
         call(count)
     tracer = trace.get_tracer("program")

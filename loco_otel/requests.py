@@ -116,6 +116,8 @@ class Spending(NamedTuple):
     """The model that the call was sent with, if it is not the one that the program named."""
     unpriced: tuple[str, ...] = ()
     """What of the call has no known price and is not in `usd`, by kind of `BilledItem`; empty without any price."""
+    service_tier: str | None = None
+    """The service tier of the answer, in the provider's words."""
 
 
 class TicketView(Protocol):

@@ -146,6 +146,43 @@ class ResourceDump(NamedTuple):
     """Requests that the dump's limit leaves out."""
 
 
+class EngineMode(StrEnum):
+    """How a process that shares an engine with others is granted slots.
+
+    Example:
+        >>> EngineMode('local') is EngineMode.LOCAL
+        True
+
+    """
+
+    REMOTE = "remote"
+    """The engine decides for all processes."""
+    LOCAL = "local"
+    """It is away: each process grants its share of the capacity."""
+    CLOSED = "closed"
+    """It is away: nothing is granted."""
+    OPEN = "open"
+    """It is away: everything is granted."""
+
+
+class EngineSnapshot(NamedTuple):
+    """The shared engine as one process reports it, at one moment.
+
+    Example:
+        >>> EngineSnapshot(EngineMode.REMOTE, processes=3).processes
+        3
+
+    """
+
+    mode: EngineMode
+    processes: int
+    """Processes that share it, this one included."""
+    overbooked: tuple[tuple[str, int], ...] = ()
+    """By resource: leases above the capacity, of processes that had lost theirs."""
+    errors: tuple[tuple[str, int], ...] = ()
+    """By kind: calls of the engine that failed."""
+
+
 class Snapshot(NamedTuple):
     """The state of all resources at one moment; the counters are of events not delivered, and of rebuilt states."""
 
@@ -155,3 +192,5 @@ class Snapshot(NamedTuple):
     recoveries: int = 0
     max_waiting: int | None = None
     """Requests that may wait, of all resources together; None without a bound."""
+    engine: EngineSnapshot | None = None
+    """The engine that other processes share; None without one."""

@@ -1,11 +1,13 @@
 """What every test starts with: no scheduler, no setting of the shell that runs the tests, nothing logged yet."""
 
 import os
+import uuid
 from collections.abc import Iterator
 
 import pytest
 from effort import scale
 from hypothesis import settings
+from redis_server import RedisServer
 
 from loco_otel._runtime import faults, process
 
@@ -24,3 +26,15 @@ def fresh_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     process.replace_runtime(None)
     yield
     process.replace_runtime(None)
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def namespace() -> str:
+    return uuid.uuid4().hex

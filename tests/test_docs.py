@@ -181,6 +181,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
         "tenant_shares",
         "service_name",
         "disabled_instrumentations",
+        "semconv_opt_in",
     }
     assert told.keys() == defaults.keys() - not_in_a_line
     for key, default in told.items():

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from loco_otel._config.budget_rules import BudgetRule, Price
+from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.validators import TOO_LARGE
 
@@ -25,7 +26,14 @@ class RawSetting(NamedTuple):
     """Follows the value in a message if the key alone does not identify the source."""
 
     def __str__(self) -> str:
-        return f"{self.key}={format_value(self.value)}{self.place}"
+        return (
+            f"{self.key}={format_value(hide_password(str(self.value)) if self.is_secret else self.value)}{self.place}"
+        )
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether the value may contain a password."""
+        return self.key.lower().endswith("engine")
 
     def get_item(self, key: object) -> Self:
         """Return one entry of a table."""
@@ -114,6 +122,8 @@ def format_setting(key: str, value: object) -> str:
     """Return a setting's value for display, in the form of the settings."""
     if key == "capacity" and value is None:
         return "auto"
+    if key == "engine":
+        return format_value(hide_password(str(value)))
     if isinstance(value, float):
         return f"{value:.10g}"
     if isinstance(value, Mapping):

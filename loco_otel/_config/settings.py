@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from loco_otel._config.budget_rules import BudgetRule, Price, find_duplicate_name, parse_budget_line
+from loco_otel._config.engine_rules import MEMORY, find_unshared, validate_engine
 from loco_otel._config.messages import (
     TABLE_ENTRIES,
     RawSetting,
@@ -103,6 +104,26 @@ class Settings(BaseSettings):
         default=None, description="none or a whole number of at least 1"
     )
     """The upper bound of such a limit."""
+    engine: Annotated[_Name, AfterValidator(validate_engine)] = Field(
+        default=MEMORY,
+        description="memory, or a URL redis://, rediss://, valkey:// or redis+sentinel://host:26379/service",
+        repr=False,
+    )
+    """The server that decides for all processes that name it; `memory` shares nothing. It may contain a password."""
+    engine_namespace: Annotated[str, StringConstraints(pattern=r"^[^\s{}]{1,100}$")] = Field(
+        default="default", description="a name without spaces and braces"
+    )
+    """Processes with the same name share their limits."""
+    engine_ttl: Annotated[_Number, Field(ge=1, le=60)] = Field(default=5.0, description="a number of seconds, 1 to 60")
+    """Seconds until a process that is silent has lost its slots."""
+    engine_timeout: Annotated[_Number, Field(ge=0.01, le=10)] = Field(
+        default=0.25, description="a number of seconds, 0.01 to 10"
+    )
+    """Seconds to wait for an answer of the engine before it counts as away."""
+    engine_on_error: Annotated[Literal["local", "closed", "open"], BeforeValidator(convert_to_lower)] = Field(
+        default="local", description="local, closed or open"
+    )
+    """While the engine is away: each process grants its share, nothing is granted, or nothing is limited."""
     requests_per_minute: Annotated[Annotated[_Number, Field(gt=0)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a number above 0"
     )
@@ -174,7 +195,7 @@ class Settings(BaseSettings):
     )
     """Price of a model by name or glob, instead of the published one."""
     providers: Mapping[str, _Name] = Field(
-        default={}, description=f"a table of hosts or globs, each with {TABLE_ENTRIES['providers']}"
+        default={}, description=f"a table of hosts, globs or `host:port`, each with {TABLE_ENTRIES['providers']}"
     )
     """Provider of the calls to a host by its name or glob, instead of the one that the SDK or a known host names."""
     budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(
@@ -230,6 +251,8 @@ class Settings(BaseSettings):
     """The service's name in OpenTelemetry's variables."""
     disabled_instrumentations: frozenset[str] = Field(default=frozenset(), description="names with commas between")
     """The instrumentations that OpenTelemetry's variable disables; `*` means all."""
+    semconv_opt_in: frozenset[str] = Field(default=frozenset(), description="names with commas between")
+    """The conventions that OpenTelemetry's variable opts in to."""
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _unknown: tuple[str, ...] = PrivateAttr(default=())
@@ -321,6 +344,9 @@ class Settings(BaseSettings):
 
     def _find_conflicts(self, given: Mapping[str, RawSetting]) -> Iterable[str]:
         """Yield a message for each combination of values that is invalid."""
+        if self.engine != MEMORY:
+            for key, reason in find_unshared({key: getattr(self, key) for key in _KEYS}):
+                yield f"{given[key]}: {reason}"
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:
             rule_says_so = any(rule.on_exceeded is Action.DOWNGRADE for rule in self.budgets)
@@ -359,7 +385,12 @@ class Settings(BaseSettings):
 
 _KEYS = tuple(Settings.model_fields)
 _ALPHA_KEYS = frozenset({"alpha", "optimize_for"})
-_OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", "disabled_instrumentations"}}
+_OPENTELEMETRY_LISTS = {
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "disabled_instrumentations",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "semconv_opt_in",
+}
+"""Settings that variables of OpenTelemetry have alone, lists of names."""
+_OWN_KEYS = {key: key for key in _KEYS if key not in {"service_name", *_OPENTELEMETRY_LISTS.values()}}
 """The settings of loco-otel itself, as spelt in the file and in `changed`."""
 _FILE_ONLY_KEYS = (*TABLE_ENTRIES, "resources")
 _ENVIRONMENT_VARIABLES = {key: f"LOCO_{key.upper()}" for key in _OWN_KEYS if key not in _FILE_ONLY_KEYS}
@@ -382,9 +413,9 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
         given["service_name"] = RawSetting(value, "OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME")
     elif value := _parse_service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         given["service_name"] = RawSetting(value, "service.name", "OTEL_RESOURCE_ATTRIBUTES")
-    name = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-    if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
-        given["disabled_instrumentations"] = RawSetting(names, name, name)
+    for name, key in _OPENTELEMETRY_LISTS.items():
+        if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
+            given[key] = RawSetting(names, name, name)
     return given
 
 

@@ -5,6 +5,7 @@ from math import inf
 
 from loco_otel._core.policies.base import key_of
 from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.remote import RemoteGrant
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Granted, GrantReason, Outcome, Rejected, Waiting, WaitReason
 
@@ -17,7 +18,7 @@ def build_waiting(queue_set: QueueSet, ticket: Ticket, now: float) -> Waiting:
     # Each pool adds at most what is shown: not all leases are read, as there may be thousands.
     leases = dict.fromkeys(lease for pool in queue_set.pools for lease in islice(pool.leases.values(), _MAX_HOLDERS))
     shown = tuple(islice(leases, _MAX_HOLDERS))
-    smallest = min(pool.capacity for pool in queue_set.pools)
+    smallest = min(pool.total_capacity for pool in queue_set.pools)
     capacity = None if smallest == inf else int(smallest)
     reason = _find_wait_reason(queue_set, ticket, now)
     return Waiting(now, ticket, queue.weight, len(queue), capacity, queue_set.waiting, shown, reason)
@@ -42,7 +43,7 @@ def build_granted(queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now:
     key = key_of(ticket.request)
     queue = queue_set.queues.get(key)
     compared = ticket.state is State.WAITING and queue is not None
-    return Granted(
+    granted = Granted(
         at=now,
         ticket=ticket,
         reason=reason,
@@ -57,6 +58,16 @@ def build_granted(queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now:
         repeated=ticket.repeated,
         slot_at=now,
         hosts=ticket.lenders,
+    )
+    remote, ticket.remote_grant = ticket.remote_grant, None
+    if not isinstance(remote, RemoteGrant):
+        return granted
+    return granted._replace(
+        score=remote.score,
+        alpha=remote.alpha,
+        queue_weight=remote.queue_weight,
+        queue_age=remote.queue_age,
+        policy=remote.policy,
     )
 
 

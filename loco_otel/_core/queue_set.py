@@ -8,8 +8,9 @@ from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.priority_level import PriorityLevel
+from loco_otel._core.remote import RemoteChange, RemoteState
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import GateCause
 
 _NO_SHARES: Mapping[str, int] = {}
@@ -58,6 +59,7 @@ class QueueSet:
         "pools",
         "queues",
         "rank",
+        "remote",
         "reported_gate",
         "single_pool",
         "tick",
@@ -77,6 +79,8 @@ class QueueSet:
         self.pools = pools
         self.single_pool = pools[0] if len(pools) == 1 else None
         """The pool of a queue set for one resource; else None."""
+        self.remote: RemoteState | None = None
+        """Takes the notes for the place that decides its grants, if it is another one (see `_core/remote.py`)."""
         self.max_wait_ticks = max_wait_ticks
         self.tick = 0
         self.waiting = 0
@@ -212,6 +216,8 @@ class QueueSet:
         """Correct the charge of a ticket that ends; no-op if it was not charged."""
         if ticket.charged_by is not None:
             self.level.settle_charge(ticket, now)
+        if self.remote is not None:
+            self.remote.add_note(RemoteChange.ENDED, ticket)
 
     # -- slots: the same operation on each pool -----------------------------------------------------------------
 
@@ -257,6 +263,8 @@ class QueueSet:
 
     def end_lease(self, ticket: Ticket) -> list[SlotPool]:
         """Remove a ticket from the leases, and return the pools that have a slot more."""
+        if self.remote is not None and ticket.state is State.SUSPENDED:
+            self.remote.add_note(RemoteChange.SUSPENDED, ticket)
         return [pool for pool in self.pools if pool.remove_lease(ticket)]
 
     def record_served(self, ticket: Ticket, now: float) -> None:

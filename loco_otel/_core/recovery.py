@@ -17,6 +17,7 @@ def rebuild_state(core: Scheduler, now: float) -> None:
     All decided tickets are woken again, as the wake of some may be lost. Events of that operation may be lost.
     """
     core.events = []
+    core.remote.notes = []
     core.deadlines.clear_entries()
     core.deadlock_detector = DeadlockDetector()
     live = [ticket for ticket in core.tickets.values() if not ticket.state.is_ended and ticket.state is not State.NEW]

@@ -208,7 +208,7 @@ class Resources:
             pool = self.add_resource(name, capacity)
         elif pool.adaptive_limit is not None and isinstance(capacity, AdaptiveLimit):
             pool.adaptive_limit.set_ceiling(capacity.ceiling)
-            pool.capacity = pool.adaptive_limit.limit
+            pool.capacity = pool.total_capacity = pool.adaptive_limit.limit
         else:
             pool.set_capacity(capacity)
         pool.set_rate_limits(requests, tokens)

@@ -12,6 +12,7 @@ from loco_otel._core.leases import Deadlines
 from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.remote import RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -41,8 +42,8 @@ _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 class Scheduler:
     """Grants slots of resources to tickets.
 
-    Operations append to two lists that the caller empties: `decided`, the tickets whose wait has ended and whose
-    waiters must be woken; and `events`, in order, filled only while `observed`.
+    Operations append to lists that the caller empties: `decided`, the tickets whose wait has ended and whose waiters
+    must be woken; `events`, in order, filled only while `observed`; and `remote.notes` (see `_core/remote.py`).
 
     An operation may be interrupted anywhere (a KeyboardInterrupt between two bytecodes). Each ticket's state is the
     truth and changes in one assignment; all else is derived from the states, and `rebuild_state` derives it again.
@@ -76,6 +77,7 @@ class Scheduler:
         self.observed = False
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
+        self.remote = RemoteState()
         self.max_waiters = max_waiters
         self.closed = False
         self.has_learnt = False
@@ -235,7 +237,8 @@ class Scheduler:
         if self.resources.opens_at <= now:
             self.resources.opens_at = inf
             self.grant_all_waiting(now)
-        for loan in iter_idle_loans(self.resources, self.deadlock_detector.is_blocked, self.deadlines, now):
+        is_blocked, remote = self.deadlock_detector.is_blocked, self.remote
+        for loan in () if remote.is_deciding else iter_idle_loans(self.resources, is_blocked, self.deadlines, now):
             self._grant_shared(loan, now)
 
     def compute_next_wakeup(self) -> float:
@@ -312,6 +315,9 @@ class Scheduler:
             self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
+        elif queue_set.remote is not None:
+            queue_set.remote.add_request(ticket, now)
+            self.enqueue_ticket(queue_set, ticket)
         elif timeout is not None and timeout <= 0:
             self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
         elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
@@ -355,15 +361,14 @@ class Scheduler:
             self._grant_waiting((pool,), now)
 
     def _resolve_deadlocks(self, now: float) -> None:
-        detector = self.deadlock_detector
+        detector = not self.remote.is_deciding and self.deadlock_detector
         while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
         ticket, lenders = loan
         ticket.lenders = lenders
-        queue_set = self._find_queue_set(ticket)
-        self._grant_ticket(queue_set, ticket, GrantReason.REENTRANT, now)
+        self._grant_ticket(queue_set := self._find_queue_set(ticket), ticket, GrantReason.REENTRANT, now)
         self.emit_limits(queue_set.pools, now)
 
     def _grant_ticket(self, queue_set: QueueSet, ticket: Ticket, reason: GrantReason, now: float) -> None:

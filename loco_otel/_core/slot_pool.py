@@ -21,6 +21,7 @@ class SlotPool:
         "capacity",
         "is_contested",
         "is_gated",
+        "is_remote",
         "leases",
         "name",
         "pause_header",
@@ -35,6 +36,7 @@ class SlotPool:
         "sharer_count",
         "token_bucket",
         "token_reservation",
+        "total_capacity",
         "used",
     )  # fmt: skip
 
@@ -42,8 +44,12 @@ class SlotPool:
         self.name = name
         self.adaptive_limit: AdaptiveLimit | None = None
         """Adapts the capacity to the provider, if it is not fixed."""
+        self.is_remote = False
+        """Whether another place grants its slots, see `_core/remote.py`."""
         self.capacity: float = inf
-        """Slots; inf while unlimited."""
+        """Slots that may be granted here; inf while unlimited, 0 while another place grants them."""
+        self.total_capacity: float = inf
+        """Slots of the resource, wherever they are granted; inf while unlimited."""
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
@@ -51,7 +57,7 @@ class SlotPool:
         self.pause_header: str | None = None
         """The header that states it, if one did."""
         self.is_gated = False
-        """Whether a grant depends on more than a free slot: a rate limit, a pause or an adaptive limit."""
+        """Whether a grant depends on more than a free slot: a rate limit, a pause, an adaptive limit, another place."""
         self.set_capacity(capacity)
         self.is_contested = False
         """Whether several queue sets compete for it."""
@@ -87,6 +93,9 @@ class SlotPool:
         else:
             self.capacity = inf if capacity is None else capacity
             self.paused_until = 0.0
+        self.total_capacity = self.capacity
+        if self.is_remote:
+            self.capacity = 0
         self._update_gate()
 
     @property
@@ -97,7 +106,9 @@ class SlotPool:
     @property
     def reference(self) -> float:
         """The slots of which an adaptive limit withholds some; the capacity if it withholds none."""
-        return self.capacity if self.adaptive_limit is None else max(self.capacity, self.adaptive_limit.reference)
+        if self.adaptive_limit is None:
+            return self.total_capacity
+        return max(self.total_capacity, self.adaptive_limit.reference)
 
     def set_rate_limits(self, requests: float | None, tokens: float | None) -> None:
         """Set the requests and tokens per minute; None is unlimited."""
@@ -131,7 +142,14 @@ class SlotPool:
     def _apply_adaptive_limit(self) -> None:
         """Set the capacity to the adaptive limit."""
         if self.adaptive_limit is not None:
-            self.capacity = self.adaptive_limit.limit
+            self.capacity = self.total_capacity = self.adaptive_limit.limit
+        self._update_gate()
+
+    def set_remote(self, is_remote: bool, capacity: float) -> None:  # noqa: FBT001
+        """Leave the grants to another place, or grant here, with this capacity."""
+        self.is_remote = is_remote
+        self.total_capacity = capacity
+        self.capacity = 0 if is_remote else capacity
         self._update_gate()
 
     def compute_open_time(self, ticket: Ticket, now: float, queue_set: object) -> float:
@@ -167,7 +185,11 @@ class SlotPool:
 
     def _update_gate(self) -> None:
         self.is_gated = (
-            self.has_learnt or self.request_bucket is not None or self.token_bucket is not None or self.paused_until > 0
+            self.has_learnt
+            or self.request_bucket is not None
+            or self.token_bucket is not None
+            or self.paused_until > 0
+            or self.is_remote
         )
 
     def record_served(self, request: Request) -> None:

@@ -158,7 +158,7 @@ class SnapshotBuilder:
         snapshot = ResourceSnapshot(
             resource=pool.name,
             policy=own.policy.name,
-            capacity=None if pool.capacity == inf else int(pool.capacity),
+            capacity=None if pool.total_capacity == inf else int(pool.total_capacity),
             active=len(pool.leases),
             waiting=sum(queue_set.waiting for queue_set in queue_sets),
             tick=own.tick,
@@ -292,7 +292,7 @@ _ABSENT = _AgentState(0, 0, 0, 0.0, None, (0, 0), 0)
 def _find_mode(pool: SlotPool) -> CapacityMode:
     if pool.adaptive_limit is not None:
         return CapacityMode.AUTO
-    return CapacityMode.UNLIMITED if pool.capacity == inf else CapacityMode.FIXED
+    return CapacityMode.UNLIMITED if pool.total_capacity == inf else CapacityMode.FIXED
 
 
 def _list_gates(pool: SlotPool, queue_sets: Iterable[QueueSet], now: float) -> tuple[tuple[str, float], ...]:

@@ -115,6 +115,10 @@ class Ticket:
     charged_at = 0.0
     correction = 0
     """Difference between its actual weight and that of its request, in milli-weights."""
+    remote_grant: object = None
+    """The grant that another place has decided, while it is applied."""
+    is_unanswered = False
+    """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
     repeated = False
     """Whether it was suspended before."""
     spending_recorded = False

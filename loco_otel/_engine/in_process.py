@@ -30,6 +30,7 @@ from loco_otel._engine.nested import cancel_ticket
 from loco_otel._engine.outbox import Outbox
 from loco_otel._engine.resource_view import ResourceView
 from loco_otel._engine.timer import Timer
+from loco_otel._engine.unshared import UnsharedEngine
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import AcquireRejectedError
 from loco_otel.events import (
@@ -56,7 +57,7 @@ that a lost wake delays a caller, and that an event is kept."""
 _Result = TypeVar("_Result")
 
 
-class InProcessEngine:
+class InProcessEngine(UnsharedEngine):
     """Hosts the scheduler for all threads and event loops of one process. Thread-safe.
 
     The lock is held for one operation of the core, never while a caller waits or foreign code runs. `_busy` is set

@@ -72,6 +72,7 @@ def _shut_down_at_exit() -> None:
     # The interpreter has joined all other threads by now: only daemon threads can still wait.
     if _current is not None:
         _current.engine.close()
+        _current.engine.leave()
         _current.budgets.ledger_client.run_maintenance()
 
 

@@ -11,6 +11,7 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from loco_otel._budgets.controller import BudgetController
+from loco_otel._config.engine_rules import MEMORY, hide_password
 from loco_otel._config.settings import Settings
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
@@ -21,12 +22,14 @@ from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
 from loco_otel._runtime.identity import UNKNOWN_AGENT, Identity, resolve_identity
 from loco_otel._runtime.router import Router
 from loco_otel._runtime.token_averages import TokenAverages
 from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, detect_active_signals, record_active_sdk
+from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, RateLimits
 
 _logger = logging.getLogger("loco_otel")
@@ -36,8 +39,11 @@ _SDK_CHECK_INTERVAL = 1.0
 
 _BATCH_SIZE = 64
 """Events per delivery, if all listeners accept batches: the events of about sixteen calls."""
+_GENAI_OPT_IN = "gen_ai_latest_experimental"
+"""What OpenTelemetry's variable names for what the GenAI conventions do not have yet."""
 
 
+_ENGINE_KEYS = ("engine", "engine_namespace", "engine_ttl", "engine_timeout", "engine_on_error")
 _ORDER_KEYS = (
     *("policy", "queue_by", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune", "half_life"),
     "run_idle_timeout",
@@ -77,7 +83,7 @@ class Runtime:
         )
         self._apply_resource_limits(core, 0.0)
         self._core = core
-        self.engine = InProcessEngine(core)
+        self.engine = self._create_engine(core)
         self.averages = TokenAverages()
         self.budgets = BudgetController(settings, self.engine)
         self._tracing: Telemetry | None = None
@@ -138,6 +144,27 @@ class Runtime:
         for name in core.resources.list_created():
             core.set_resource(name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
 
+    def _create_engine(self, core: Scheduler) -> InProcessEngine:
+        settings = self.settings
+        if settings.engine == MEMORY:
+            return InProcessEngine(core)
+        # Only here, as the client library is slow to import, and optional.
+        from loco_otel._engine.redis.address import MISSING_CLIENT, import_client  # noqa: PLC0415
+        from loco_otel._engine.redis.engine import EngineOptions, RedisEngine  # noqa: PLC0415
+
+        try:
+            import_client()
+        except ImportError as error:
+            raise ConfigurationError(MISSING_CLIENT) from error
+        options = EngineOptions(
+            settings.engine,
+            settings.engine_namespace,
+            settings.engine_ttl,
+            settings.engine_timeout,
+            settings.engine_on_error,
+        )
+        return RedisEngine(core, options, _make_statements(settings))
+
     def _create_discovered_pool(self, name: str) -> SlotPool:
         """Create the resource of a provider's host at the first call to it."""
         settings = self.settings
@@ -162,7 +189,16 @@ class Runtime:
         return names
 
     def apply_settings(self, settings: Settings) -> None:
-        """Replace the settings. New limits and policies take effect at once."""
+        """Replace the settings. New limits and policies take effect at once.
+
+        Raises:
+            ConfigurationError: they name another engine.
+
+        """
+        if any(getattr(settings, key) != getattr(self.settings, key) for key in _ENGINE_KEYS):
+            raise ConfigurationError(
+                f"{', '.join(_ENGINE_KEYS)} are read at the start of a program, not by configure()"
+            )
         self.budgets.apply_settings(settings)
         before, self.settings = self.settings, settings
 
@@ -183,6 +219,8 @@ class Runtime:
             self._apply_resource_limits(core, now)
 
         self.engine.update_core(change)
+        if settings.engine != MEMORY:
+            self.engine.restate_limits(_make_statements(settings))
 
     def start_telemetry(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
@@ -206,11 +244,13 @@ class Runtime:
                 lambda: self.sdks.items(),  # noqa: PLW0108 - `sdks` may be replaced
                 self.budgets.read_report,
                 self.engine.flush,
+                self.engine.take_call_durations,
             ),
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
+            shows_costs=_GENAI_OPT_IN in self.settings.semconv_opt_in,
         )
         self._tracing = telemetry if tracing else self._tracing
         self._metrics = telemetry if metrics else self._metrics
@@ -285,7 +325,10 @@ class Runtime:
                 "LOCO_CAPACITY is auto: calls are not limited until a provider throttles one, then their number adapts"
                 f" to the provider, policy {self.settings.policy}"
             )
-        return f"at most {capacity} concurrent calls in this process (LOCO_CAPACITY), policy {self.settings.policy}"
+        where = "in this process"
+        if self.settings.engine != MEMORY:
+            where = f"in all processes that share {hide_password(self.settings.engine)}"
+        return f"at most {capacity} concurrent calls {where} (LOCO_CAPACITY), policy {self.settings.policy}"
 
     def close(self) -> None:
         """Reject waiting and new requests, deliver the remaining events, and stop telemetry."""
@@ -300,6 +343,18 @@ class Runtime:
     def _flush_at_exit(self) -> None:
         self.engine.set_batch_size(1)
         self.engine.flush()
+
+
+def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
+    """Return what this process states of the resources that the engine shares."""
+    limits = SharedLimits(
+        settings.capacity or 1,
+        settings.policy,
+        settings.alpha if settings.policy == "load" else 0.0,
+        settings.max_wait_ticks,
+        _convert_shares(settings.shares) if settings.policy == "fair" else {},
+    )
+    return {DEFAULT_RESOURCE: limits}
 
 
 def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:

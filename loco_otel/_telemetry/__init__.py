@@ -115,6 +115,7 @@ class Telemetry:
         wall: Callable[[], int] = time.time_ns,
         value_limit: int = VALUE_LIMIT,
         resources: Iterable[str] = (),
+        shows_costs: bool = False,
     ) -> Self:
         """Create the telemetry for those signals that the program has configured providers for.
 
@@ -126,6 +127,7 @@ class Telemetry:
             wall: nanoseconds since the epoch.
             value_limit: the number of values of one attribute that metrics distinguish.
             resources: initially known resources, whose counters start at 0 now.
+            shows_costs: whether inference spans have the cost attributes that are proposed for the conventions.
 
         """
         tracing, measuring = detect_active_signals(tracer_provider, meter_provider)
@@ -144,7 +146,7 @@ class Telemetry:
                 leave = partial(batched_delivery.unregister_flush, tracer_provider, state.flush_events)
             batching = batched_delivery.is_batch_exporting(tracer_provider)
             tracer = create_span_starter(tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__))
-            listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall))
+            listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall, shows_costs=shows_costs))
         shown = None
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__)
@@ -158,6 +160,7 @@ class Telemetry:
                 counters=counting.counters,
                 time_sums=time_sums,
                 histogram_buffer=counting.histogram_buffer,
+                record_engine_calls=counting.record_engine_calls,
                 blame_listener=blame_listener,
             )
             shown = gauges.get_gauges(meter), source

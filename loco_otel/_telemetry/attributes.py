@@ -17,7 +17,7 @@ from loco_otel.events import (
     WaitReason,
 )
 from loco_otel.money import Action, BudgetStore, Period, Scope, Unit
-from loco_otel.snapshots import CapacityMode
+from loco_otel.snapshots import CapacityMode, EngineMode
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
@@ -58,6 +58,8 @@ ALPHA = "loco.scheduler.alpha"
 TICK = "loco.scheduler.tick"
 GRANT_REASON = "loco.grant.reason"
 BYPASS_REASON = "loco.bypass.reason"
+ENGINE_MODE = "loco.engine.mode"
+ENGINE_ERROR = "loco.engine.error"
 THROTTLE_KIND = "loco.throttle.kind"
 RETRY_AFTER = "loco.throttle.retry_after"
 GATE_CAUSE = "loco.gate.cause"
@@ -92,6 +94,7 @@ OUTPUT_TYPE = "gen_ai.output.type"
 REASONING_LEVEL = "gen_ai.request.reasoning.level"
 PREVIOUS_RESPONSE = "gen_ai.request.previous_response.id"
 SERVICE_TIER = "openai.request.service_tier"
+RESPONSE_SERVICE_TIER = "openai.response.service_tier"
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 MODEL = "gen_ai.request.model"
@@ -113,6 +116,9 @@ OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
 REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+COST_AMOUNT = "gen_ai.usage.cost.amount"
+COST_CURRENCY = "gen_ai.usage.cost.currency"
+COST_SOURCE = "gen_ai.usage.cost.source"
 TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
 ERROR_TYPE = "error.type"
 STATUS_CODE = "http.response.status_code"
@@ -122,6 +128,10 @@ SERVER_PORT = "server.port"
 
 OPERATIONS = ("chat", "embeddings", "generate_content", "text_completion")
 """The values of `gen_ai.operation.name` that are inference."""
+INVOKE_AGENT = "invoke_agent"
+"""A turn of an agent in a child process."""
+USD = "USD"
+COST_SOURCES = ("provider", "local")
 INPUT = "input"
 OUTPUT = "output"
 SPEND_LIMIT = "spend_limit"
@@ -234,6 +244,14 @@ ATTRIBUTES = {
         AttributeDefinition(TICK, "int", "The resource's tick."),
         AttributeDefinition(GRANT_REASON, "string", "Why the request was granted.", tuple(GrantReason)),
         AttributeDefinition(BYPASS_REASON, "string", "Why the call was not scheduled.", tuple(BypassReason)),
+        AttributeDefinition(
+            ENGINE_MODE, "string", "How slots are granted by a process that shares an engine.", tuple(EngineMode)
+        ),
+        AttributeDefinition(
+            ENGINE_ERROR,
+            "string",
+            "What failed: the first word of the server's error, as NOSCRIPT, or an exception.",
+        ),
         AttributeDefinition(THROTTLE_KIND, "string", "Meaning of the provider's refusal.", tuple(ThrottleKind)),
         AttributeDefinition(RETRY_AFTER, "double", "Seconds after which the provider accepts a retry."),
         AttributeDefinition(
@@ -291,9 +309,10 @@ ATTRIBUTES = {
         AttributeDefinition(REASONING_LEVEL, "string", "Requested level of reasoning, in the provider's words."),
         AttributeDefinition(PREVIOUS_RESPONSE, "string", "Provider's id of the answer that the request continues."),
         AttributeDefinition(SERVICE_TIER, "string", "Requested service tier."),
+        AttributeDefinition(RESPONSE_SERVICE_TIER, "string", "Service tier of the answer."),
         AttributeDefinition(PROVIDER, "string", "Provider of the model.", is_limited=True),
         AttributeDefinition(MODEL, "string", "Model that was requested.", is_limited=True),
-        AttributeDefinition(OPERATION, "string", "Operation of the model.", OPERATIONS),
+        AttributeDefinition(OPERATION, "string", "Operation of the model.", (*OPERATIONS, INVOKE_AGENT)),
         AttributeDefinition(STREAM, "boolean", "True if the answer is streamed."),
         AttributeDefinition(MAX_TOKENS, "int", "Most tokens that may be generated."),
         AttributeDefinition(TEMPERATURE, "double", "Requested value."),
@@ -312,6 +331,11 @@ ATTRIBUTES = {
         AttributeDefinition(CACHE_READ_TOKENS, "int", "Tokens sent that were read from the provider's cache."),
         AttributeDefinition(CACHE_WRITE_TOKENS, "int", "Tokens sent that were written to the provider's cache."),
         AttributeDefinition(REASONING_TOKENS, "int", "Tokens generated for reasoning."),
+        AttributeDefinition(COST_AMOUNT, "double", "Money that the call cost, if the proposal is opted in to."),
+        AttributeDefinition(COST_CURRENCY, "string", "Currency of the cost.", (USD,)),
+        AttributeDefinition(
+            COST_SOURCE, "string", "`provider` for a charge in the answer, `local` for a computed one.", COST_SOURCES
+        ),
         AttributeDefinition(TOKEN_TYPE, "string", "Direction of the tokens.", (INPUT, OUTPUT)),
         AttributeDefinition(ERROR_TYPE, "string", "Class of the error.", is_limited=True),
         AttributeDefinition(STATUS_CODE, "int", "HTTP status of the provider's answer."),

@@ -158,10 +158,13 @@ class BlameListener:
             checked = list(self._checked.items())
         units: dict[_Point, int] = {}
         for copy in copies:
-            for (label, own), parts in copy.rows.items():
-                self._add_points(units, copy.queue, label, parts, own)
+            rows = dict(copy.rows)
+            # Whole sums are added, as agents may be many, and their names on metrics are few.
             for agent, parts, own in sum_open_waits(copy):
-                self._add_points(units, copy.queue, self._fold(key.AGENT, get_agent_name(agent)), parts, own)
+                row = self._fold(key.AGENT, get_agent_name(agent)), own
+                rows[row] = rows.get(row, 0) + parts
+            for (label, own), parts in rows.items():
+                self._add_points(units, copy.queue, label, parts, own)
         for ticket, wait in checked:
             if not _is_suppressed(ticket.request):
                 check = round(max(0, now - wait.slot_at) * UNIT) << BUDGET * BITS

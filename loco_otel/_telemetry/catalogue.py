@@ -78,6 +78,8 @@ _WAIT_SECONDS = (
 _HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 # 0 apart, as most requests do not wait; the guard ends waits at 1000 by default.
 _WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+# A round trip within a data centre takes 0.1 to 2 ms; LOCO_ENGINE_TIMEOUT is 0.25 s by default.
+_ENGINE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # The conventions' own buckets.
 _GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _GEN_AI_TOKENS = tuple(4.0**power for power in range(14))
@@ -327,6 +329,26 @@ CHILDREN = MetricDefinition(
     "before the first fork.",
     (),
 )
+ENGINE_MODE = MetricDefinition(
+    "loco.engine.mode", InstrumentKind.OBSERVABLE_GAUGE, "{mode}",
+    "1 for the mode in which the shared engine grants slots to this process, 0 for the others.", (key.ENGINE_MODE,),
+)
+ENGINE_PROCESSES = MetricDefinition(
+    "loco.engine.processes", InstrumentKind.OBSERVABLE_GAUGE, "{process}",
+    "Processes that share the engine. The same from all of them: aggregate it by `max`.", (),
+)
+ENGINE_OVERBOOKED = MetricDefinition(
+    "loco.engine.overbooked", InstrumentKind.OBSERVABLE_GAUGE, "{request}",
+    "Leases above the capacity, of processes that had lost theirs; the same from all.", (key.RESOURCE,),
+)
+ENGINE_DURATION = MetricDefinition(
+    "loco.engine.duration", InstrumentKind.HISTOGRAM, "s", "Time from a batch to the engine's answer.", (),
+    _ENGINE_SECONDS,
+)
+ENGINE_ERRORS = MetricDefinition(
+    "loco.engine.errors", InstrumentKind.OBSERVABLE_COUNTER, "{error}",
+    "Failures of the connection to the engine, or errors that it replied.", (key.ENGINE_ERROR,),
+)
 # fmt: on
 
 METRICS = (
@@ -336,7 +358,7 @@ METRICS = (
     RATE_LIMIT_REMAINING, ALPHA, TICKS, FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_CHARGED,
     BUDGET_WEIGHT_CHARGED, BUDGET_RESET, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
     BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
-    INFO, CHILDREN,
+    INFO, CHILDREN, ENGINE_MODE, ENGINE_PROCESSES, ENGINE_OVERBOOKED, ENGINE_DURATION, ENGINE_ERRORS,
 )  # fmt: skip
 """Every metric."""
 
@@ -418,7 +440,8 @@ SPAN_INFERENCE = SpanDefinition(
         key.SERVER_ADDRESS, key.SERVER_PORT, key.STREAM, key.MAX_TOKENS, key.TEMPERATURE, key.TOP_P,
         key.TOP_K, key.FREQUENCY_PENALTY, key.PRESENCE_PENALTY, key.SEED, key.CHOICE_COUNT, key.RESPONSE_ID,
         key.RESPONSE_MODEL, key.FINISH_REASONS, key.TIME_TO_FIRST_CHUNK, key.INPUT_TOKENS, key.OUTPUT_TOKENS,
-        key.CACHE_READ_TOKENS, key.CACHE_WRITE_TOKENS, key.REASONING_TOKENS, key.RESEND_COUNT, key.ERROR_TYPE,
+        key.CACHE_READ_TOKENS, key.CACHE_WRITE_TOKENS, key.REASONING_TOKENS, key.RESPONSE_SERVICE_TIER,
+        key.COST_AMOUNT, key.COST_CURRENCY, key.COST_SOURCE, key.RESEND_COUNT, key.ERROR_TYPE,
         *_SPEND_ATTRIBUTES,
     ),
     events=(EVENT_THROTTLE, EVENT_THRESHOLD),

@@ -155,7 +155,7 @@ def _is_of_package(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def _find_wrapper_span() -> OuterSpan:
-    if not any(package in sys.modules for package in _WRAPPER_MODULES):
+    if not any(map(sys.modules.__contains__, _WRAPPER_MODULES)):
         return _NO_OUTER_SPAN
     frame: FrameType | None = sys._getframe(2)
     for _ in range(_MAX_FRAMES):

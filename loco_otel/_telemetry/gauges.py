@@ -18,7 +18,7 @@ from loco_otel._telemetry.instruments import PointLimit, PointValues, create_obs
 from loco_otel._telemetry.metrics_source import MetricsSource
 from loco_otel._version import __version__
 from loco_otel.events import MILLI, GateCause
-from loco_otel.snapshots import AgentSnapshot, ReportedLimit, ResourceSnapshot, Snapshot
+from loco_otel.snapshots import AgentSnapshot, EngineMode, EngineSnapshot, ReportedLimit, ResourceSnapshot, Snapshot
 
 _logger = logging.getLogger("loco_otel")
 
@@ -64,6 +64,12 @@ _RATE_GAUGES: dict[MetricDefinition, Callable[[ReportedLimit], int | None]] = {
     catalogue.RATE_LIMIT: lambda reported: reported.limit,
     catalogue.RATE_LIMIT_REMAINING: lambda reported: reported.remaining,
 }
+_ENGINE_GAUGES: dict[MetricDefinition, Callable[[EngineSnapshot], _Points]] = {
+    catalogue.ENGINE_MODE: lambda engine: [((mode.value,), int(mode is engine.mode)) for mode in EngineMode],
+    catalogue.ENGINE_PROCESSES: lambda engine: [((), engine.processes)],
+    catalogue.ENGINE_OVERBOOKED: lambda engine: [((name,), count) for name, count in engine.overbooked],
+    catalogue.ENGINE_ERRORS: lambda engine: [((kind,), count) for kind, count in engine.errors],
+}
 _TIMES = (catalogue.SLOT_TIME, catalogue.CAPACITY_TIME, catalogue.PAUSE_TIME)
 
 
@@ -87,6 +93,8 @@ class Gauges:
             self._create_instrument(meter, budget_gauge.metric, budget_gauge.list_points, budget_gauge.combine)
         for metric, read in _PROCESS_GAUGES.items():
             self._create_instrument(meter, metric, partial(_observe_process, read))
+        for metric, list_points in _ENGINE_GAUGES.items():
+            self._create_instrument(meter, metric, partial(_observe_engine, list_points))
         self._create_instrument(meter, catalogue.GATE_CLOSED, _observe_gates, max)
         for row, read_rate in _RATE_GAUGES.items():
             self._create_instrument(meter, row, partial(_observe_rate_limits, read_rate))
@@ -190,6 +198,11 @@ def _observe_resources(gauge: _ResourceGauge, source: MetricsSource) -> _Points:
 def _observe_process(read: Callable[[Snapshot], int | None], source: MetricsSource) -> _Points:
     value = read(source.read_snapshot())
     return () if value is None else (((), value),)
+
+
+def _observe_engine(list_points: Callable[[EngineSnapshot], _Points], source: MetricsSource) -> _Points:
+    engine = source.read_snapshot().engine
+    return () if engine is None else list_points(engine)
 
 
 def _observe_gates(source: MetricsSource) -> _Points:

@@ -15,6 +15,7 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.span_starter import SpanStarter
 from loco_otel.events import Spending
+from loco_otel.money import MICRO, REPORTED_CHARGE
 
 MAX_OUTPUT_FIELDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Fields of a request's body with the limit of output tokens; the first one present counts."""
@@ -41,6 +42,16 @@ _FORMAT_FIELDS = (("response_format", "type"), ("text", "format", "type"))
 _TIERED_PROVIDERS = frozenset({"openai", "azure.ai.openai"})
 """The conventions define a service tier for these."""
 _MAX_WORD = 200
+
+_READ_FIELDS = frozenset(
+    (
+        *(field for _, fields, _ in _NUMBER_FIELDS for field in fields),
+        *(path[0] for _, paths in _WORD_FIELDS for path in paths),
+        *(path[0] for path in _FORMAT_FIELDS),
+        *("n", "service_tier", "stream"),
+    )
+)
+"""All fields of a body that become attributes; most requests have one or none."""
 
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
@@ -69,7 +80,7 @@ class InferenceSpan:
     Without a tracer it has no span, and only stores the times.
     """
 
-    __slots__ = ("_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
+    __slots__ = ("_has_tiers", "_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
 
     def __init__(
         self,
@@ -79,6 +90,7 @@ class InferenceSpan:
         parent: Context,
         now: float,
     ) -> None:
+        self._has_tiers = subject.provider in _TIERED_PROVIDERS
         self.started_at = now
         """Seconds on the scheduler's clock."""
         self.first_chunk_at: float | None = None
@@ -96,29 +108,26 @@ class InferenceSpan:
             self.context = trace.set_span_in_context(span, parent)
             self._open_spans.append(span)
 
-    def record_response(self, spending: Spending) -> None:
-        """Record the provider's response."""
+    def record_response(self, spending: Spending, *, shows_cost: bool = False) -> None:
+        """Record the provider's response.
+
+        Args:
+            spending: what it took.
+            shows_cost: whether to add the cost attributes that are proposed for the conventions.
+
+        """
         span = self.span
         if span is None or not span.is_recording():
             return
-        attributes: dict[str, AttributeValue] = {}
-        if spending.model is not None:
-            attributes[key.RESPONSE_MODEL] = spending.model
-        if spending.response_id is not None:
-            attributes[key.RESPONSE_ID] = spending.response_id
-        if spending.finish_reasons:
-            attributes[key.FINISH_REASONS] = spending.finish_reasons
-        usage = spending.usage
-        # Estimates are not usage: they are in `loco.spend.*`.
-        if usage is not None and not usage.estimated:
-            attributes[key.INPUT_TOKENS] = usage.input_tokens
-            attributes[key.OUTPUT_TOKENS] = usage.output_tokens
-            if usage.cache_read_tokens is not None:
-                attributes[key.CACHE_READ_TOKENS] = usage.cache_read_tokens
-            if usage.cache_write_tokens is not None:
-                attributes[key.CACHE_WRITE_TOKENS] = usage.cache_write_tokens
-            if usage.reasoning_tokens is not None:
-                attributes[key.REASONING_TOKENS] = usage.reasoning_tokens
+        attributes = _build_response_attributes(spending)
+        if spending.service_tier is not None and self._has_tiers:
+            attributes[key.RESPONSE_SERVICE_TIER] = spending.service_tier
+        if shows_cost and spending.usd is not None:
+            items = () if spending.usage is None else spending.usage.items
+            is_reported = any(item.kind == REPORTED_CHARGE and item.amount == spending.usd for item in items)
+            attributes[key.COST_AMOUNT] = spending.usd / MICRO
+            attributes[key.COST_CURRENCY] = key.USD
+            attributes[key.COST_SOURCE] = key.COST_SOURCES[0 if is_reported else 1]
         if self.first_chunk_at is not None:
             attributes[key.TIME_TO_FIRST_CHUNK] = self.first_chunk_at - self.started_at
         span.set_attributes(attributes)
@@ -145,6 +154,28 @@ class InferenceSpan:
         span.end(ended_at)
 
 
+def _build_response_attributes(spending: Spending) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {}
+    if spending.model is not None:
+        attributes[key.RESPONSE_MODEL] = spending.model
+    if spending.response_id is not None:
+        attributes[key.RESPONSE_ID] = spending.response_id
+    if spending.finish_reasons:
+        attributes[key.FINISH_REASONS] = spending.finish_reasons
+    usage = spending.usage
+    # Estimates are not usage: they are in `loco.spend.*`.
+    if usage is not None and not usage.estimated:
+        attributes[key.INPUT_TOKENS] = usage.input_tokens
+        attributes[key.OUTPUT_TOKENS] = usage.output_tokens
+        if usage.cache_read_tokens is not None:
+            attributes[key.CACHE_READ_TOKENS] = usage.cache_read_tokens
+        if usage.cache_write_tokens is not None:
+            attributes[key.CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+        if usage.reasoning_tokens is not None:
+            attributes[key.REASONING_TOKENS] = usage.reasoning_tokens
+    return attributes
+
+
 def _build_request_attributes(subject: InferenceRequest) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         key.OPERATION: subject.operation,
@@ -159,6 +190,8 @@ def _build_request_attributes(subject: InferenceRequest) -> dict[str, AttributeV
         if port is not None:
             attributes[key.SERVER_PORT] = port
     body = subject.body
+    if _READ_FIELDS.isdisjoint(body):
+        return attributes
     if body.get("stream") is True:
         attributes[key.STREAM] = True
     for name, fields, kind in _NUMBER_FIELDS:

@@ -86,6 +86,7 @@ class MetricListener:
         self._wait_ticks = create(catalogue.WAIT_TICKS)
         self._hold_duration = create(catalogue.HOLD_DURATION)
         self._duration = create(catalogue.DURATION)
+        self._engine_duration = create(catalogue.ENGINE_DURATION)
         self._time_to_first_chunk = create(catalogue.TIME_TO_FIRST_CHUNK)
         self._token_usage = create(catalogue.TOKEN_USAGE)
         self._started_resources: set[str] = set()
@@ -115,6 +116,11 @@ class MetricListener:
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)
+
+    def record_engine_calls(self, durations: Iterable[float]) -> None:
+        """Record the seconds that calls of a shared engine took."""
+        for seconds in durations:
+            self._engine_duration.record_value(seconds, (), ROOT_CONTEXT)
 
     def _handle_submitted(self, event: Submitted, _: CallTrace | None) -> None:
         # As early as possible, so that a scrape reads the zeros before the first grant.

@@ -29,6 +29,8 @@ class ProcessState(NamedTuple):
     """Returns the budgets, like `snapshot`."""
     flush_events: Callable[[], object] = lambda: None
     """Delivers pending events to the listeners."""
+    take_engine_calls: Callable[[], Iterable[float]] = lambda: ()
+    """Returns the seconds of each call of a shared engine since it was called last."""
 
 
 class MetricsSource:
@@ -45,6 +47,7 @@ class MetricsSource:
         time_sums: the integrals.
         blame_listener: the causes of waits.
         histogram_buffer: buffered measurements.
+        record_engine_calls: takes the seconds of calls of a shared engine.
 
     """
 
@@ -58,7 +61,9 @@ class MetricsSource:
         time_sums: TimeSums,
         blame_listener: BlameListener,
         histogram_buffer: HistogramBuffer,
+        record_engine_calls: Callable[[Iterable[float]], None],
     ) -> None:
+        self._record_engine_calls = record_engine_calls
         self._histogram_buffer = histogram_buffer
         self._state = state
         self.active_sdks = state.active_sdks
@@ -75,6 +80,7 @@ class MetricsSource:
     def flush(self) -> None:
         """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
         self._state.flush_events()
+        self._record_engine_calls(self._state.take_engine_calls())
         self._histogram_buffer.flush()
 
     def read_snapshot(self) -> Snapshot:

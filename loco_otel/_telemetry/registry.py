@@ -24,6 +24,8 @@ from loco_otel._telemetry.catalogue import (
 _COMMAND = "python -m loco_otel._telemetry.registry"
 _HEADER = f"# Generated from the catalogue by `{_COMMAND}`. Edit the catalogue instead.\n"
 _STABILITY = "development"
+_PROPOSED = ("gen_ai.usage.cost.",)
+"""Names that are proposed for the conventions, which do not have them yet."""
 _INSTRUMENTS = {
     InstrumentKind.COUNTER: "counter",
     InstrumentKind.HISTOGRAM: "histogram",
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_own_name(name: str) -> bool:
-    return name.startswith("loco.")
+    return name.startswith(("loco.", *_PROPOSED))
 
 
 def _convert_attribute(row: AttributeDefinition) -> _Node:

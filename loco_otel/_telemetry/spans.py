@@ -71,8 +71,10 @@ class SpanListener:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
+        shows_costs: bool = False,
     ) -> None:
         self._tracer = tracer
+        self._shows_costs = shows_costs
         self._blame_listener = blame_listener
         self._holds = HoldLog()
         self._clock = clock
@@ -197,7 +199,7 @@ class SpanListener:
         has_usage = trace is not None and trace.inference_span is not None and usage is not None and not usage.estimated
         span.set_attributes(build_spend_attributes(event.spending, has_usage=has_usage))
         if trace is not None and trace.inference_span is not None:
-            trace.inference_span.record_response(event.spending)
+            trace.inference_span.record_response(event.spending, shows_cost=self._shows_costs)
         _end_acquire_span(trace)
 
     def _handle_threshold(self, event: BudgetReached, trace: CallTrace | None) -> None:

@@ -20,6 +20,7 @@ from loco_otel.cli import dashboards as dashboard_files
 from loco_otel.cli import ledger as ledger_output
 from loco_otel.cli import metrics_page
 from loco_otel.cli import ps as ps_output
+from loco_otel.cli import shared
 from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
 from loco_otel.cli.report.command import write_report
 from loco_otel.cli.top.command import show_top
@@ -71,9 +72,10 @@ def doctor(context: click.Context, *, as_json: bool, imports: bool) -> None:
 @click.option(
     "--url", help="The process's Prometheus page.  [default: that of OTEL_EXPORTER_PROMETHEUS_HOST and _PORT]"
 )
+@click.option("--engine", help="The URL of a shared engine (LOCO_ENGINE): shows the requests of all its processes.")
 @click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
-def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
+def ps(*, url: str | None, engine: str | None, watch: bool, as_json: bool) -> None:
     """Show which agents hold a slot, which are waiting, and which is next, in a running process.
 
     Reads the page of OpenTelemetry's Prometheus exporter in that process. Exits with 1 if there is none.
@@ -81,6 +83,14 @@ def ps(*, url: str | None, watch: bool, as_json: bool) -> None:
     address = url or metrics_page.get_default_url(os.environ)
     console = tables.make_console()
     try:
+        if engine is not None:
+            state = shared.fetch_state(engine, os.environ)
+            if as_json:
+                tickets = [ticket._asdict() for ticket in state.tickets]
+                click.echo(json.dumps({**state._asdict(), "tickets": tickets}, indent=2))
+            else:
+                shared.print_state(state, console)
+            return
         if as_json:
             rows = ps_output.fetch_resources(address)
             told = [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]

@@ -204,10 +204,10 @@ class CallAccounting:
             if runtime.averages.record_usage(request.agent, model, self._prompt_tokens, usage):
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(model, tokens, runtime.settings.weights)
-            tier = meter.service_tier if isinstance(meter.service_tier, str) else None
+            tier = replace_surrogates(meter.service_tier) if isinstance(meter.service_tier, str) else None
             paid = pay(self._ticket, ActualCost(usage, weight, answered, tier))
             usd, remaining, action, unpriced = paid
-            return Spending(usage, weight, answered, response_id, reasons, usd, remaining, action, sent, unpriced)
+            return Spending(usage, weight, answered, response_id, reasons, usd, remaining, action, sent, unpriced, tier)
         except Exception:
             faults.log_fault("settling a call")
             return None

@@ -40,6 +40,10 @@ VENDORS = {
     ("logfire", "openai"): "logfire_instrumentors:OpenAIInstrumentor",
     ("logfire", "anthropic"): "logfire_instrumentors:AnthropicInstrumentor",
     ("openinference", "botocore"): "openinference.instrumentation.bedrock:BedrockInstrumentor",
+    ("openllmetry", "cohere"): "opentelemetry.instrumentation.cohere:CohereInstrumentor",
+    ("openllmetry", "ollama"): "opentelemetry.instrumentation.ollama:OllamaInstrumentor",
+    ("openinference", "litellm"): "openinference.instrumentation.litellm:LiteLLMInstrumentor",
+    ("openinference", "mistral"): "openinference.instrumentation.mistralai:MistralAIInstrumentor",
     ("botocore", "botocore"): "opentelemetry.instrumentation.botocore:BotocoreInstrumentor",
 }
 QUESTION: list[Any] = [{"role": "user", "content": "tell me about the harbour"}]
@@ -166,7 +170,7 @@ def anthropic_calls(url: str) -> dict[str, Callable[[], object]]:
 
 def further_calls(sdk: str, url: str) -> dict[str, Callable[[], object]]:
     """Return the calls of an SDK that takes `api_key` and `base_url`, and of which one function makes calls."""
-    make, make_async, create = {"groq": _import_groq, "gemini": _import_gemini, "botocore": _import_botocore}[sdk]()
+    make, make_async, create = _IMPORTS[sdk]()
     client = make(api_key="none", base_url=url)
 
     def broken_off() -> None:
@@ -225,6 +229,53 @@ def _import_botocore() -> tuple[Any, Any, Callable[..., Any]]:
     from bedrock_clients import make_bedrock, open_conversation
 
     return make_bedrock, None, partial(open_conversation, model="m", messages=QUESTION)
+
+
+def _import_mistral() -> tuple[Any, Any, Callable[..., Any]]:
+    from mistral_clients import AsyncMistralClient, MistralClient
+
+    def create(client: Any, *, stream: bool) -> Any:
+        return client.chat(model="m", messages=QUESTION, stream=stream)
+
+    return MistralClient, AsyncMistralClient, create
+
+
+def _import_cohere() -> tuple[Any, Any, Callable[..., Any]]:
+    import cohere
+
+    def create(client: Any, *, stream: bool) -> Any:
+        return (client.chat_stream if stream else client.chat)(model="m", messages=QUESTION)
+
+    return cohere.ClientV2, None, create
+
+
+def _import_ollama() -> tuple[Any, Any, Callable[..., Any]]:
+    import ollama
+
+    def create(client: Any, *, stream: bool) -> Any:
+        return client.chat("m", QUESTION, stream=stream)
+
+    return lambda api_key, base_url: ollama.Client(base_url), None, create
+
+
+def _import_litellm() -> tuple[Any, Any, Callable[..., Any]]:
+    import litellm
+
+    def create(client: Any, *, stream: bool) -> Any:
+        return litellm.completion("openai/m", QUESTION, api_key="none", api_base=client, stream=stream, num_retries=0)
+
+    return lambda api_key, base_url: base_url, None, create
+
+
+_IMPORTS: dict[str, Callable[[], tuple[Any, Any, Callable[..., Any]]]] = {
+    "groq": _import_groq,
+    "gemini": _import_gemini,
+    "botocore": _import_botocore,
+    "mistral": _import_mistral,
+    "cohere": _import_cohere,
+    "ollama": _import_ollama,
+    "litellm": _import_litellm,
+}
 
 
 def _run(call: Callable[[], Awaitable[None]]) -> Callable[[], object]:

@@ -36,12 +36,24 @@ FURTHER = (
     ("openllmetry", "botocore"),
     ("openinference", "botocore"),
     ("botocore", "botocore"),
+    ("openllmetry", "cohere"),
+    ("openllmetry", "ollama"),
+    ("openinference", "litellm"),
+    ("openinference", "mistral"),
     ("logfire", "openai"),
     ("logfire", "anthropic"),
 )
 """Further vendors and SDKs."""
 
-APIS = {"groq": "groq", "gemini": "gemini", "botocore": "bedrock"}
+APIS = {
+    "groq": "groq",
+    "gemini": "gemini",
+    "botocore": "bedrock",
+    "mistral": "mistral",
+    "cohere": "cohere",
+    "ollama": "ollama",
+    "litellm": "openai",
+}
 """Of further SDKs: the API of the test server."""
 
 STAYS = {("openllmetry", "openai")}

@@ -3,6 +3,7 @@
 import ast
 import math
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_everything_has_a_default():
     assert settings.weights == {}
     assert settings.shares == settings.tenant_shares == {}
     assert settings.service_name is None
-    assert settings.disabled_instrumentations == frozenset()
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == frozenset()
     assert settings.unknown == ()
     assert {row.origin for row in settings.rows()} == {"default"}
 
@@ -302,6 +303,11 @@ def test_file_sets_every_key(config):
         metric_values = 50
         http_hosts = ["llm.example", "localhost:8000"]
         capacity_max = 100
+        engine = "memory"
+        engine_namespace = "team"
+        engine_ttl = 10
+        engine_timeout = 0.5
+        engine_on_error = "closed"
         requests_per_minute = 600
         tokens_per_minute = 90_000.5
 
@@ -371,7 +377,7 @@ def test_file_sets_every_key(config):
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
     assert (settings.queue_by, settings.half_life, settings.run_idle_timeout) == ("run", 30.0, 60.0)
-    ours = [row for row in settings.rows() if row.key not in {"service_name", "disabled_instrumentations"}]
+    ours = [row for row in settings.rows() if row.key not in OPENTELEMETRY]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
 
@@ -436,7 +442,7 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("shares.chat = true", "shares.chat=true in {}: must be a number from 0.001 to 1000"),
         (
             "providers = 'openai'",
-            "providers=openai in {}: must be a table of hosts or globs, each with the name of a provider",
+            "providers=openai in {}: must be a table of hosts, globs or `host:port`, each with the name of a provider",
         ),
         ("providers.host = 3", "providers.host=3 in {}: must be the name of a provider"),
         (
@@ -574,6 +580,8 @@ def test_unknown_variable_is_reported_without_a_fault():
     )
 
 
+OPENTELEMETRY = {"service_name", "disabled_instrumentations", "semconv_opt_in"}
+"""Settings that variables of OpenTelemetry have."""
 NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "downgrade"}
 
 
@@ -581,7 +589,7 @@ def test_no_setting_is_unknown(config):
     names = {
         f"LOCO_{row.key.upper()}": row.value
         for row in Settings.load({}).rows()
-        if row.key not in {*NOT_IN_A_LINE, "alpha", "service_name", "disabled_instrumentations"}
+        if row.key not in {*NOT_IN_A_LINE, "alpha", *OPENTELEMETRY}
     }
 
     assert Settings.load({**names, **config("")}).unknown == ()
@@ -627,9 +635,11 @@ def test_service_name_is_that_of_opentelemetry(environ, name, origin):
     ],
 )
 def test_disabled_instrumentations_are_those_of_opentelemetry(written, names):
-    settings = Settings.load({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written})
+    settings = Settings.load(
+        {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": written, "OTEL_SEMCONV_STABILITY_OPT_IN": written}
+    )
 
-    assert settings.disabled_instrumentations == names
+    assert settings.disabled_instrumentations == settings.semconv_opt_in == names
 
 
 # Changing and showing.
@@ -718,15 +728,24 @@ def test_rows_show_every_setting_as_it_is_written(config):
         "LOCO_MAX_HOLD": "60",
         "LOCO_ALPHA": "0.1",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "b,a",
+        "OTEL_SEMCONV_STABILITY_OPT_IN": "b,a",
     }
 
     assert [(row.key, row.value) for row in Settings.load(environ).rows()] == [
         ("enabled", "true"),
         ("capacity", "auto"),
         ("capacity_max", "none"),
+        ("engine", "memory"),
+        ("engine_namespace", "default"),
+        ("engine_ttl", "5"),
+        ("engine_timeout", "0.25"),
+        ("engine_on_error", "local"),
         ("requests_per_minute", "none"),
         ("tokens_per_minute", "none"),
         ("policy", "load"),
+        ("queue_by", "agent"),
+        ("half_life", "600"),
+        ("run_idle_timeout", "600"),
         ("optimize_for", "none"),
         ("alpha", "0.1"),
         ("auto_tune", "false"),
@@ -756,4 +775,74 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("tenant_shares", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
+        ("semconv_opt_in", "a, b"),
     ]
+
+
+# The engine that processes share.
+
+
+ENGINE = {"LOCO_ENGINE": "redis://:secret@cache:6379/1", "LOCO_CAPACITY": "4"}
+
+
+def test_engine_is_read_and_its_password_is_not_shown() -> None:
+    settings = Settings.load(ENGINE)
+    assert settings.engine == "redis://:secret@cache:6379/1"
+    assert "secret" not in repr(settings)
+    assert ("engine", "redis://:***@cache:6379/1") in [(row.key, row.value) for row in settings.rows()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://cache", "valkey://cache", "redis://user:pw@cache:1/2", "redis+sentinel://one:26379,two/mymaster/1",
+        "MEMORY",
+    ],
+)  # fmt: skip
+def test_engine_takes_these_urls(url: str) -> None:
+    assert Settings.load({**ENGINE, "LOCO_ENGINE": url}).engine == (url if "://" in url else "memory")
+
+
+@pytest.mark.parametrize("url", ["http://u:secret@cache", "redis://:secret@", "redis+sentinel://u:secret@one:1", "yes"])
+def test_engine_rejects_others_without_their_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"LOCO_ENGINE=.*: must be memory, or a URL redis://") as raised:
+        Settings.load({**ENGINE, "LOCO_ENGINE": url})
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LOCO_REQUESTS_PER_MINUTE", "5"),
+        ("LOCO_TOKENS_PER_MINUTE", "5"),
+        ("LOCO_AUTO_TUNE", "true"),
+        ("LOCO_POLICY", "las"),
+        ("LOCO_QUEUE_BY", "run"),
+    ],
+)
+def test_engine_refuses_what_it_does_not_share(key: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}={value}: is not shared by the engine yet"):
+        Settings.load({**ENGINE, key: value})
+
+
+@pytest.mark.parametrize("table", ['[[resources]]\nname = "gpu"\ncapacity = 2', "[tenant_shares]\nacme = 2.0"])
+def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]], table: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
+        Settings.load({**config(table), **ENGINE})
+
+
+def test_engine_needs_a_capacity() -> None:
+    with pytest.raises(ConfigurationError, match=r"redis://:\*\*\*@cache:6379/1: needs a number as LOCO_CAPACITY"):
+        Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"]})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LOCO_ENGINE_TTL", "0.5"), ("LOCO_ENGINE_TTL", "61"), ("LOCO_ENGINE_TIMEOUT", "0"),
+        ("LOCO_ENGINE_NAMESPACE", "a{b}"), ("LOCO_ENGINE_ON_ERROR", "ignore"),
+    ],
+)  # fmt: skip
+def test_engine_settings_have_bounds(key: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}="):
+        Settings.load({**ENGINE, key: value})

@@ -23,8 +23,7 @@ CALL: dict[str, Any] = {"messages": [{"role": "user", "content": "tell me about 
 
 PROVIDERS = """
 [providers]
-"vllm.internal" = "vllm"
-"ollama.*" = "ollama"
+"vllm.internal:8000" = "vllm"
 """
 
 each_host = pytest.mark.parametrize("host", HOSTS, ids=str)

@@ -655,3 +655,30 @@ def test_estimate_is_not_reported_as_usage(
     points = _points(reader)
     assert not points.get("gen_ai.client.token.usage")
     assert len(_duration(points)) == 1
+
+
+@pytest.mark.parametrize("opts_in", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tier_and_cost_of_the_answer_are_shown(streamed: bool, opts_in: bool, scheduled: Scheduled) -> None:
+    opt_in = {"otel_semconv_stability_opt_in": "http,gen_ai_latest_experimental"} if opts_in else {}
+    scheduling = scheduled(capacity=1, **opt_in)
+    library = http_of("openai")
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    answer = {"id": "c", "object": "chat.completion", "model": "gpt-4o", "created": 1, "service_tier": "flex"}
+    if streamed:
+        chunk = {**answer, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        text = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        response = library.Response(200, text=text, headers={"content-type": "text/event-stream"})
+    else:
+        response = library.Response(200, json={**answer, "choices": [], "usage": usage})
+    with client_of(library, lambda _: response) as http:
+        client = openai.OpenAI(api_key="none", http_client=http)
+        created: Any = client.chat.completions.create(model="gpt-4o", messages=[], stream=streamed)
+        if streamed:
+            list(created)
+    scheduling.settled(1)
+    (span,) = scheduling.spans("chat")
+    known = facts(span)
+    assert known["openai.response.service_tier"] == "flex"
+    assert known.get("gen_ai.usage.cost.amount") == (known["loco.spend.usd"] if opts_in else None)
+    assert known.get("gen_ai.usage.cost.source") == ("local" if opts_in else None)

@@ -18,6 +18,8 @@ pytestmark = [
     # What LiteLLM imports with its first stream, and how it copies the chunk with the usage.
     pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance is deprecated"),
     pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning"),
+    # It drops its clients without closing them.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 MESSAGES = [{"role": "user", "content": "tell me about the harbour"}]
@@ -233,3 +235,48 @@ def test_route_names_provider_and_host(model: str, api_base: str | None, provide
     route = find_route(model, None, api_base)
     assert (route.provider, route.address and route.address.host) == (provider, host)
     assert route.model == model.rpartition("/")[2]
+
+
+OTHER_CALLS = (
+    ("embedding", {"model": "openai/text-embedding-3-small", "input": ["the harbour"]}),
+    ("text_completion", {"model": "anthropic/claude-sonnet-5", "prompt": "tell me about the harbour"}),
+    # LiteLLM turns it into a completion, whose call is a part of this one.
+    ("responses", {"model": "anthropic/claude-sonnet-5", "input": "tell me about the harbour"}),
+)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("name", "request_"), OTHER_CALLS, ids=[name for name, _ in OTHER_CALLS])
+def test_other_calls_are_scheduled_once_with_their_usage(
+    name: str, request_: dict[str, Any], is_async: bool, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    route = request_["model"].partition("/")[0]
+    options = {**request_, "api_base": server.url(route), "api_key": "fake", "max_retries": 0}
+
+    async def call() -> None:
+        await getattr(LITELLM, f"a{name}")(**options)
+        await LITELLM.close_litellm_async_clients()
+
+    if is_async:
+        asyncio.run(call())
+    else:
+        getattr(LITELLM, name)(**options)
+    scheduling.settled(1)
+    assert submitted(scheduling) == (route, request_["model"].partition("/")[2])
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage is not None
+    assert not spent.spending.usage.estimated
+    assert spent.spending.usage.input_tokens > 0
+    assert [request.status for request in server.requests()] == [200]
+
+
+def test_response_of_openai_is_scheduled_once(llm_server: Any, scheduled: Scheduled) -> None:
+    llm_server.reset()
+    scheduling = scheduled(capacity=1)
+    url = llm_server.url("openai")
+    LITELLM.responses(model="openai/gpt-4o", input="tell me about the harbour", api_base=url, api_key="fake")
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage is not None
+    assert not spent.spending.usage.estimated

@@ -40,6 +40,7 @@ KNOWN = [
     ("https://api.novita.ai/openai", "baichuan/baichuan-m2-32b", "novita"),
     ("https://api.moonshot.ai/v1", "kimi-k2-0905-preview", "moonshot"),
 ]
+OLLAMA = ["http://localhost:11434/v1", "http://192.168.1.7:11434/v1", "http://gpu.internal:11434/v1"]
 UNKNOWN = [
     "http://127.0.0.1:8000/v1",
     "https://api.deepseek.com.proxy.example/v1",
@@ -62,6 +63,20 @@ def test_known_host_names_its_provider_and_price(url: str, model: str, provider:
     by_provider = Prices().compute_cost(provider, (model,), Usage(1_000_000, 1_000_000)).usd
     assert cost
     assert by_provider == cost
+
+
+@pytest.mark.parametrize("url", OLLAMA)
+def test_port_of_ollama_names_it_and_costs_nothing(url: str) -> None:
+    with OpenAI(api_key="fake", base_url=url) as client:
+        assert describe(client).provider == "ollama"
+    assert Prices().compute_cost("ollama", ("gpt-4o",), Usage(1_000_000, 1_000_000)).usd == 0
+
+
+@pytest.mark.parametrize(("port", "provider"), [(8000, "vllm"), (8001, "sglang"), (9000, "other"), (None, "other")])
+def test_entry_with_a_port_is_for_that_port(port: int | None, provider: str) -> None:
+    table = {"gpu.*": "other", "gpu.internal:8000": "vllm", "gpu.*:8001": "sglang"}
+    url = httpx.URL("http://gpu.internal/v1" if port is None else f"http://gpu.internal:{port}/v1")
+    assert provider_hosts.find_configured_provider(table, url) == provider
 
 
 @pytest.mark.parametrize("url", UNKNOWN)

@@ -196,7 +196,7 @@ def test_fair_applies_to_a_running_program_with_its_shares() -> None:
     ("changes", "message"),
     [
         ({"capacity": 0}, "capacity=0: must be auto or a whole number of at least 1"),
-        ({"capacity": 4, "policy": "random"}, "policy=random: must be load, fair or fifo"),
+        ({"capacity": 4, "policy": "random"}, "policy=random: must be load, fair, las or fifo"),
         ({"capacity": 4, "alpha": 0.7}, "alpha=0.7: must be a number from 0 to 0.5"),
         ({"capacity": 4, "slots": 2}, "slots is not a setting of loco-otel"),
     ],

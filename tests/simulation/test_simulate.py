@@ -40,11 +40,15 @@ service = 0.5
 """
 
 
+GROUPED = [name for name in list_built_in() if load_scenario(name).groups]
+"""The built-in scenarios of agents with tasks; `test_runs.py` has those with runs."""
+
+
 def simulate(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["simulate", *arguments])
 
 
-@pytest.mark.parametrize("scenario", list_built_in())
+@pytest.mark.parametrize("scenario", GROUPED)
 def test_each_scenario_is_shown_under_each_policy(scenario: str) -> None:
     done = simulate(scenario, "--policy", "load,fair", "--seeds", "2")
     assert done.exit_code == 0, done.output
@@ -104,9 +108,9 @@ def test_fault_in_a_file_is_reported(line: str, said: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nope"], "'nope' is no scenario: there are burst, fairness, mdash_security, webhook_spike, and files"),
+        (["nope"], "'nope' is no scenario: there are agent_service, burst, fairness,"),
         (["nope.toml"], "nope.toml: No such file or directory"),
-        (["burst", "--policy", "fare"], "'fare' is none of load, fair, fifo, round-robin, semaphore"),
+        (["burst", "--policy", "fare"], "'fare' is none of load, fair, las, fifo, round-robin, semaphore"),
         (["burst", "--alpha", "2"], "2.0 is not in the range 0<=x<=1"),
         (["burst", "--seeds", "0"], "0 is not in the range"),
         (["burst", "--plot", "x.what"], "x.what"),
@@ -131,7 +135,7 @@ def test_missing_plot_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
         plot_results(load_scenario("burst"), [], tmp_path / "x.svg")
 
 
-@pytest.mark.parametrize("scenario", list_built_in())
+@pytest.mark.parametrize("scenario", GROUPED)
 def test_example_shows_its_scenario(scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{scenario}.py"], capture_output=True, text=True, timeout=90, check=True
@@ -146,7 +150,9 @@ def blocks(language: str) -> list[str]:
 
 def test_page_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (own,) = blocks("toml")
+    runs, own = blocks("toml")
+    (tmp_path / "support.toml").write_text(runs)
+    assert "question" in simulate("support.toml", "--policy", "las:run").output
     (tmp_path / "night.toml").write_text(own)
     commands = "".join(blocks("sh")).splitlines()
     assert commands

@@ -101,6 +101,8 @@ FACTS = {
 _TURN_SDKS = frozenset({"claude_agent_sdk"})
 """Those whose turns are scheduled, not requests: they are listed with the frameworks."""
 
+_OWN_HOSTS = {"ollama": "port 11434 of any other host, or by `[providers]`", "vllm": "by `[providers]`"}
+
 _FRAMEWORKS = {
     "LangGraph, LangChain": ("langgraph", "langchain"),
     "OpenAI Agents SDK": ("openai-agents",),
@@ -201,7 +203,7 @@ def _render_hosts() -> Iterator[str]:
     yield (
         "## Hosts that speak OpenAI's or Anthropic's protocol\n\n"
         "`gen_ai.provider.name`, and with it the price, is that of the host in the client's base URL.\n"
-        "`[providers]` in the settings names the provider of further hosts, such as a server of vLLM or Ollama.\n"
+        "`[providers]` in the settings names the provider of further hosts and ports, such as a server of vLLM.\n"
         "Where the last column says so, calls are tested with the usage, the limits and the refusals of the host.\n"
     )
     tested = {"openai", "anthropic"} | {host.provider for host in HOSTS}  # these two: the server of all tests
@@ -214,7 +216,7 @@ def _render_hosts() -> Iterator[str]:
                 (f"`{provider}`", ", ".join(f"`{host}`" for host, _ in hosts), _mark(provider in tested))
                 for provider, hosts in by_provider
             ),
-            *((f"`{provider}`", "by `[providers]`", "yes") for provider in sorted(configured)),
+            *((f"`{provider}`", _OWN_HOSTS[provider], "yes") for provider in sorted(configured)),
         ],
     )
 

@@ -58,7 +58,10 @@ class Scheduling:
     """A fresh runtime under which the SDKs are patched, its events and its spans."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        environ = {f"LOCO_{key.upper()}": str(value) for key, value in settings.items()}
+        names = {key: key.upper() for key in settings}
+        environ = {
+            name if name.startswith("OTEL_") else f"LOCO_{name}": str(settings[key]) for key, name in names.items()
+        }
         runtime = process.replace_runtime(Settings.load(environ)) or process.get_runtime()
         self.runtime: Runtime = runtime
         self.seen = AwaitedListener()

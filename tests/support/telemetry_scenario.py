@@ -49,7 +49,7 @@ from loco_otel.events import (
     Waiting,
 )
 from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Period, Scope, Unit
-from loco_otel.snapshots import CapacityMode, ReportedLimit
+from loco_otel.snapshots import CapacityMode, EngineMode, EngineSnapshot, ReportedLimit
 
 SECOND = 1_000_000_000
 EPOCH = 1_700_000_000 * SECOND
@@ -107,13 +107,14 @@ class Rig:
             return (snapshot or standing)()._replace(events_dropped=self.events_dropped)
 
         self.telemetry = Telemetry.from_providers(
-            ProcessState(counted, lambda: active, lambda: REPORT),
+            ProcessState(counted, lambda: active, lambda: REPORT, take_engine_calls=lambda: (0.0004,)),
             tracer_provider=self.tracer_provider,
             meter_provider=self.meter_provider,
             clock=self.clock,
             wall=self.clock.wall,
             value_limit=value_limit,
             resources=resources,
+            shows_costs=True,
         )
 
     def tell(self, *events: Event) -> None:
@@ -251,6 +252,7 @@ def standing() -> Snapshot:
             ),
         ),
         max_waiting=50,
+        engine=EngineSnapshot(EngineMode.REMOTE, 2, (("llm_api", 1),), (("NOSCRIPT", 1),)),
     )
 
 
@@ -289,6 +291,7 @@ def everything(rig: Rig) -> None:
         Action.DOWNGRADE,
         "gpt-4o-mini",
         ("web_searches",),
+        "flex",
     )
     presence.record_inactive("groq", "0.1.0", InactiveReason.UNSUPPORTED_VERSION)
     _fork._share_page()  # as the first fork does

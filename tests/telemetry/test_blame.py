@@ -13,8 +13,10 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._telemetry import CallTrace, ProcessState, Telemetry
+from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, blame
 from loco_otel._telemetry.blame import BlameListener
+from loco_otel._telemetry.instruments import CardinalityLimit
+from loco_otel._telemetry.wait_integrals import iter_parts
 from loco_otel.events import Limited, Outcome, Request
 
 LABELS = ("loco.agent.id", "loco.wait.cause", "loco.blame.agent")
@@ -174,6 +176,20 @@ def test_first_twenty_holders_are_named(holders: int, named: int) -> None:
     by = {holder: value for (_, _, _, holder), value in seconds.items()}
     assert by.pop("other", 0.0) == pytest.approx(holders - named)
     assert by == {f"agent-{number}": pytest.approx(1.0) for number in range(named)}
+
+
+def test_sums_of_many_agents_are_split_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[int] = []
+    monkeypatch.setattr(blame, "iter_parts", lambda queue, *parts: splits.append(1) or iter_parts(queue, *parts))
+    listener = BlameListener(CardinalityLimit(3))
+    listener(Limited(0.0, "llm_api", 1, 1))
+    listener(granted(ticket("holder"), 0.0, waited=0.0))
+    for number in range(1000):
+        listener(waiting(ticket(f"agent-{number}"), 1.0))
+    seconds = listener.read_seconds(2.0)
+    assert sum(seconds.values()) == pytest.approx(1000.0)
+    assert {agent: value for (agent, *_), value in seconds.items()}["other"] == pytest.approx(997.0)
+    assert len(splits) == 4
 
 
 def test_folded_holder_is_itself_in_its_own_wait() -> None:

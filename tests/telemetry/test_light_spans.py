@@ -230,7 +230,7 @@ def test_failed_self_check_leaves_spans_to_the_tracer(monkeypatch: pytest.Monkey
         is_supported.cache_clear()
 
 
-def test_container_that_threads_make_at_once_keeps_all_attributes() -> None:
+def test_container_that_threads_make_at_once_keeps_all() -> None:
     starter, processor = _create(ALWAYS_ON, light=True)
     for _ in range(50):
         span: Any = starter.start_span("span", Context(), attributes={"first": 0})

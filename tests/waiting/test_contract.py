@@ -492,6 +492,7 @@ def test_lowered_capacity_revokes_nothing(desk: Desk, way: Way) -> None:
     assert desk.is_empty()
 
 
+@pytest.mark.parametrize("desk", ["memory"], indirect=True)  # a shared engine has a capacity
 def test_unlimited_capacity_blocks_no_caller(desk: Desk, way: Way) -> None:
     loco_otel.configure(capacity="auto")
     callers = [hold(way) for _ in range(20)]

@@ -6,10 +6,12 @@ from contextlib import ExitStack
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 
 from loco_otel._budgets.ledger_client import open_ledger
+from loco_otel._config.engine_rules import MEMORY
 from loco_otel._config.settings import Settings
 from loco_otel._version import __version__
 from loco_otel.api import _find_instrumentors
 from loco_otel.cli.doctor import others
+from loco_otel.cli.doctor.engine import check_engine
 from loco_otel.cli.doctor.exporters import PROMETHEUS, probe_exporters
 from loco_otel.cli.doctor.frameworks import examine_frameworks
 from loco_otel.cli.doctor.hooks import patch_for_inspection, refresh_hooks
@@ -56,7 +58,7 @@ def examine_environment(environ: Mapping[str, str], *, imports: bool = False) ->
         )
     )
     early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
-    warnings = [*_check_settings(settings, environ), *_check_sdks(sdks, early=early)]
+    warnings = [*_check_settings(settings, environ), *check_engine(settings), *_check_sdks(sdks, early=early)]
     warnings += _check_frameworks(frameworks)
     warnings += [*_check_exporters(ways_out), *_check_workers(division, ways_out, settings)]
     return Report(
@@ -160,7 +162,7 @@ def _check_workers(
     if division.processes is None or division.processes == 1:
         return
     several = f"{division.origin} makes {division.processes} processes"
-    if division.calls_at_once is not None:
+    if division.calls_at_once is not None and (settings is None or settings.engine == MEMORY):
         yield f"{several}, each with limits of its own: together at most {division.calls_at_once} calls at a time"
     if settings is not None and settings.budgets and settings.ledger is None:
         yield f"{several}, each with budgets of its own: LOCO_LEDGER names a file in which they share them"

@@ -1,12 +1,12 @@
 """The adapter for Anthropic's SDK: messages under a slot, weighed by model and prompt."""
 
+from operator import attrgetter
 from typing import Any
 
-from loco_otel.compat.adapters.client_calls import ClientCalls, is_async_client, is_open_response, sum_tokens
+from loco_otel.compat.adapters.client_calls import ClientCalls, is_open_response, sum_tokens
 from loco_otel.compat.adapters.model_weights import compute_weight
 from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
 from loco_otel.patching.adapter import UsageMeter, get_field
-from loco_otel.patching.request_size import estimate_tokens
 
 MODEL_WEIGHTS = {
     "claude-opus-4-20250514": 5.0,
@@ -74,18 +74,8 @@ class AnthropicAdapter:
 
         """
         arguments = {"model": model, "messages": messages or [], "max_tokens": max_tokens, **kwargs}
-        agent, tokens = agent_id or self._default_agent_id, estimate_tokens(arguments)
-        weight = estimate_weight(model, tokens)
-        if self._client is None:
-            return await self._calls.run_mock(agent, model, weight)
-        return await self._calls.run_call(
-            agent,
-            model,
-            weight,
-            self._client.messages.create,
-            arguments,
-            is_async=is_async_client(self._client),
-            prompt_tokens=tokens,
+        return await self._calls.run_request(
+            agent_id or self._default_agent_id, arguments, estimate_weight, self._client, attrgetter("messages.create")
         )
 
     async def create_message(self, agent_id: str | None = None, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from loco_otel.compat.functions import run_under_lease
 from loco_otel.compat.lease import Lease
 from loco_otel.compat.task import Task
 from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field
+from loco_otel.patching.request_size import estimate_tokens
 from loco_otel.patching.response_body import follow_answer
 
 _logger = logging.getLogger("loco_otel")
@@ -59,6 +60,36 @@ class ClientCalls:
         self._read_chunk = read_chunk
         self._is_open = is_open
         self._take_over = take_over
+
+    async def run_request(
+        self,
+        agent_id: str,
+        arguments: Mapping[str, Any],
+        estimate_weight: Callable[[str, int], float],
+        client: Any,
+        find_method: Callable[[Any], Callable[..., Any]],
+    ) -> Any:
+        """Send a request by a client, see `run_call`; without a client, return the answer of a mock.
+
+        Args:
+            agent_id: the calling agent; registered if unknown.
+            arguments: the request, with its model.
+            estimate_weight: returns the weight of a call from its model and the tokens of its prompt.
+            client: a client of the SDK, or None.
+            find_method: returns the client's method.
+
+        Raises:
+            AcquireRejectedError: the request was rejected, and nothing was sent.
+
+        """
+        model, tokens = arguments["model"], estimate_tokens(arguments)
+        weight = estimate_weight(model, tokens)
+        if client is None:
+            return await self.run_mock(agent_id, model, weight)
+        is_async = is_async_client(client)
+        return await self.run_call(
+            agent_id, model, weight, find_method(client), arguments, is_async=is_async, prompt_tokens=tokens
+        )
 
     async def run_call(
         self,

@@ -1,13 +1,13 @@
 """The adapter for OpenAI's SDK: chat completions under a slot, weighed by model and prompt."""
 
+from operator import attrgetter
 from typing import Any
 
-from loco_otel.compat.adapters.client_calls import ClientCalls, is_async_client, is_open_response, read_total_tokens
+from loco_otel.compat.adapters.client_calls import ClientCalls, is_open_response, read_total_tokens
 from loco_otel.compat.adapters.model_weights import compute_weight
 from loco_otel.compat.async_scheduler import AsyncLOCOScheduler
 from loco_otel.patching.adapter import UsageMeter
 from loco_otel.patching.dialects.openai_chat import read_completion_chunk
-from loco_otel.patching.request_size import estimate_tokens
 
 MODEL_WEIGHTS = {
     "o3": 5.0,
@@ -77,18 +77,12 @@ class OpenAIAdapter:
 
         """
         arguments = {"model": model, "messages": messages or [], **kwargs}
-        agent, tokens = agent_id or self._default_agent_id, estimate_tokens(arguments)
-        weight = estimate_weight(model, tokens)
-        if self._client is None:
-            return await self._calls.run_mock(agent, model, weight)
-        return await self._calls.run_call(
-            agent,
-            model,
-            weight,
-            self._client.chat.completions.create,
+        return await self._calls.run_request(
+            agent_id or self._default_agent_id,
             arguments,
-            is_async=is_async_client(self._client),
-            prompt_tokens=tokens,
+            estimate_weight,
+            self._client,
+            attrgetter("chat.completions.create"),
         )
 
     async def create_chat(self, agent_id: str | None = None, **kwargs: Any) -> Any:

@@ -61,6 +61,8 @@ PROVIDERS = {
     "*.cognitiveservices.azure.com": "azure.ai.openai",
 }
 """`gen_ai.provider.name` by host or glob: the conventions' name where there is one, else the provider's own."""
+_PROVIDERS_BY_PORT = {11434: "ollama"}
+"""Of servers on hosts of one's own. Only ports that no other server has by default: 8000, vLLM's, is everybody's."""
 
 _MAX_URLS = 64
 _provider_by_url: dict[int, tuple[Any, str | None]] = {}
@@ -82,6 +84,8 @@ def find_provider(url: Any) -> str | None:
         return known[1]
     host = (getattr(url, "host", None) or "").lower().rstrip(".")
     provider = next((name for pattern, name in PROVIDERS.items() if fnmatchcase(host, pattern)), None)
+    if provider is None:
+        provider = _PROVIDERS_BY_PORT.get(getattr(url, "port", None) or 0)
     if len(_provider_by_url) >= _MAX_URLS:
         _provider_by_url.clear()
     _provider_by_url[id(url)] = (url, provider)
@@ -91,6 +95,8 @@ def find_provider(url: Any) -> str | None:
 def find_configured_provider(table: Mapping[str, str], url: Any) -> str | None:
     """Return the provider that a table of hosts and globs has for a base URL; None if it has none.
 
+    An entry with a port, `host:port`, is for that port alone, and precedes those without.
+
     Example:
         >>> from httpx import URL
         >>> find_configured_provider({"*.example": "openrouter"}, URL("https://llm.example/v1"))
@@ -98,4 +104,13 @@ def find_configured_provider(table: Mapping[str, str], url: Any) -> str | None:
 
     """
     host = (getattr(url, "host", None) or "").lower().rstrip(".")
-    return table.get(host) or next((name for glob, name in table.items() if fnmatchcase(host, glob.lower())), None)
+    port = getattr(url, "port", None)
+    for place in (host,) if port is None else (f"{host}:{port}", host):
+        # A glob without a port would match one with a port too.
+        entries = {entry: name for entry, name in table.items() if (":" in entry) == (":" in place)}
+        found = entries.get(place) or next(
+            (name for entry, name in entries.items() if fnmatchcase(place, entry.lower())), None
+        )
+        if found is not None:
+            return found
+    return None

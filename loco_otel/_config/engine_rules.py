@@ -1,0 +1,103 @@
+"""The URL of the engine that processes share, and the settings that it does not support yet."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+MEMORY = "memory"
+"""The engine of a program that shares nothing."""
+_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
+_SENTINEL_PORT = 26379
+
+NEEDS_CAPACITY = (
+    "needs a number as LOCO_CAPACITY, which all processes share: a limit that adapts to the provider holds in one "
+    "process alone"
+)
+_UNSHARED = "is not shared by the engine yet: it holds in one process alone, so leave it out or set LOCO_ENGINE=memory"
+_UNSHARED_KEYS = ("resources", "requests_per_minute", "tokens_per_minute", "tenant_shares", "auto_tune")
+
+
+class EngineAddress(NamedTuple):
+    """Where the engine is."""
+
+    url: str
+    """For one server; of Sentinel, what its primary is connected with."""
+    sentinels: Sequence[tuple[str, int]] = ()
+    service: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> "EngineAddress":
+        """Return the address that a URL names.
+
+        Raises:
+            ValueError: it is not a URL of such a server.
+
+        Example:
+            >>> EngineAddress.parse("valkey://cache:6380/1").url
+            'redis://cache:6380/1'
+            >>> EngineAddress.parse("redis+sentinel://one:26379,two/mymaster").sentinels
+            (('one', 26379), ('two', 26379))
+
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise ValueError(f"the scheme must be one of {', '.join(_SCHEMES)}")
+        if parts.scheme != "redis+sentinel":
+            if parts.port == 0 or not parts.hostname:
+                raise ValueError("it names no host")
+            scheme = "rediss" if parts.scheme in {"rediss", "valkeys"} else "redis"
+            return cls(urlunsplit((scheme, *parts[1:])))
+        login, _, hosts = parts.netloc.rpartition("@")
+        service, _, database = parts.path.strip("/").partition("/")
+        if not hosts or not service:
+            raise ValueError("it must name hosts and a service, as redis+sentinel://host:26379/service does")
+        sentinels = tuple(_parse_host(host) for host in hosts.split(","))
+        prefix = f"{login}@" if login else ""
+        return cls(f"redis://{prefix}primary/{database or 0}", sentinels, unquote(service))
+
+
+def validate_engine(value: str) -> str:
+    """Return the value of the setting, if it is valid.
+
+    Raises:
+        ValueError: it is neither `memory` nor such a URL.
+
+    """
+    if value.lower() == MEMORY:
+        return MEMORY
+    EngineAddress.parse(value)
+    return value
+
+
+def hide_password(url: str) -> str:
+    """Return a URL for display.
+
+    Example:
+        >>> hide_password("redis://user:secret@cache/0")
+        'redis://user:***@cache/0'
+
+    """
+    head, at, tail = url.rpartition("@")
+    scheme, separator, login = head.partition("://")
+    if not at or not separator:
+        return url
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{colon}{'***' if colon else ''}@{tail}"
+
+
+def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
+    """Yield the key of each setting that the shared engine does not support, and why."""
+    if values["capacity"] is None:
+        yield "engine", NEEDS_CAPACITY
+    if values["policy"] == "las":
+        yield "policy", _UNSHARED
+    if values["queue_by"] == "run":
+        yield "queue_by", _UNSHARED
+    for key in _UNSHARED_KEYS:
+        if values[key]:
+            yield key, _UNSHARED
+
+
+def _parse_host(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return (host, int(port)) if host else (text, _SENTINEL_PORT)

@@ -1,0 +1,72 @@
+"""Pools whose slots are granted by another place, which all processes share.
+
+The core keeps every ticket and its state, and the other place decides which ticket is granted next. A remote pool has
+no capacity of its own, so nothing is granted here. Operations leave a note for each ticket that requests a slot,
+suspends or ends; the engine sends the notes and empties the list. `remote_grants.py` applies what the other place
+decides.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import GrantReason
+
+
+class RemoteChange(Enum):
+    """What has happened to a ticket of a remote pool."""
+
+    REQUESTED = "submit"
+    SUSPENDED = "suspend"
+    ENDED = "end"
+    """Whatever its state: a waiter leaves its queue, a lease frees its slot."""
+
+
+class RemoteNote(NamedTuple):
+    """One change, in the order of the operations."""
+
+    change: RemoteChange
+    ticket: Ticket
+
+
+class RemoteState:
+    """What the core keeps for the other place."""
+
+    __slots__ = ("is_deciding", "notes", "patience")
+
+    def __init__(self) -> None:
+        self.notes: list[RemoteNote] = []
+        """Emptied by the engine."""
+        self.is_deciding = False
+        """Whether the other place decides grants, also which waiter of a deadlock shares a slot."""
+        self.patience = 0.0
+        """Seconds for the answer to a request that may not wait."""
+
+    def add_note(self, change: RemoteChange, ticket: Ticket) -> None:
+        """Leave a note for the other place."""
+        self.notes.append(RemoteNote(change, ticket))
+
+    def add_request(self, ticket: Ticket, now: float) -> None:
+        """Let a ticket wait, and leave a note that it requests a slot. The caller adds it to its queue."""
+        timeout = ticket.request.timeout
+        ticket.deadline = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
+        ticket.is_unanswered = True
+        ticket.state = State.WAITING
+        self.add_note(RemoteChange.REQUESTED, ticket)
+
+
+class RemoteGrant(NamedTuple):
+    """A grant that another place decided, with what its policy compared."""
+
+    reason: GrantReason
+    tick: int
+    """Releases of the resource in all processes."""
+    waited_ticks: int
+    """Ticks of this wait."""
+    total_waited_ticks: int
+    """Ticks of all waits of the ticket."""
+    score: float
+    alpha: float
+    queue_weight: int
+    queue_age: int
+    policy: str

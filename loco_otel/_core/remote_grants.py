@@ -1,0 +1,98 @@
+"""Applies to the core what another place has decided about its remote pools (see `remote.py`)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from loco_otel._core import event_builders
+from loco_otel._core.idle_leases import iter_idle_loans
+from loco_otel._core.remote import RemoteGrant
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import Outcome
+
+Lenders = Mapping[str, Ticket]
+
+_NO_LENDERS: Lenders = MappingProxyType({})
+
+
+def apply_remote_grant(
+    core: Scheduler, ticket: Ticket, grant: RemoteGrant, now: float, lenders: Lenders = _NO_LENDERS
+) -> bool:
+    """Grant a WAITING ticket, and return whether it waited: if not, a note of its end has been left before."""
+    if ticket.state is not State.WAITING:
+        return False
+    queue_set = core.resources.get_queue_set(ticket.request.resources)
+    queue_set.tick = max(queue_set.tick, grant.tick)
+    ticket.birth = queue_set.tick - grant.total_waited_ticks
+    ticket.waiting_tick = queue_set.tick - grant.waited_ticks
+    ticket.lenders = {name: lender for name, lender in lenders.items() if lender.state.is_holding}
+    ticket.is_unanswered = False
+    ticket.remote_grant = grant
+    core._grant_ticket(queue_set, ticket, grant.reason, now)
+    ticket.remote_grant = None
+    core.emit_limits(queue_set.pools, now)
+    return True
+
+
+def refuse_immediate(core: Scheduler, ticket: Ticket, now: float) -> None:
+    """Reject a WAITING ticket that may not wait, as no slot is free."""
+    if ticket.state is State.WAITING:
+        core._reject_waiter(ticket, Outcome.TIMEOUT, now)
+
+
+def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) -> bool:
+    """Record that the other place has queued a ticket, and return whether it is rejected, as `excess` is positive.
+
+    Only now its wait is an event: most tickets are granted with the first answer.
+    """
+    if not ticket.is_unanswered or ticket.state is not State.WAITING:
+        return False
+    ticket.is_unanswered = False
+    if excess > 0 and not ticket.repeated:
+        core._reject_waiter(ticket, Outcome.BACKPRESSURE, now)
+        return True
+    if core.observed:
+        queue_set = core.resources.get_queue_set(ticket.request.resources)
+        core.events.append(event_builders.build_waiting(queue_set, ticket, now))
+    return False
+
+
+def update_remote_pool(core: Scheduler, name: str, capacity: float, tick: int, now: float) -> None:
+    """Store the capacity and the tick that the other place reports for a remote pool."""
+    pool = core.resources.pools[name]
+    queue_set = core.resources.get_queue_set((name,))
+    queue_set.tick = max(queue_set.tick, tick)
+    if pool.is_remote and pool.total_capacity != capacity:
+        pool.set_remote(True, capacity)
+        core.emit_limits((pool,), now)
+
+
+def switch_pools(core: Scheduler, capacities: Mapping[str, float], now: float, *, is_remote: bool) -> None:
+    """Leave the grants of these pools to the other place, or grant here, with these capacities.
+
+    Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
+    decides again.
+    """
+    core.remote.notes = []
+    core.remote.is_deciding = is_remote
+    for name, capacity in capacities.items():
+        pool = core.resources.pools[name]
+        pool.set_remote(is_remote, capacity)
+        for queue_set in core.resources.list_queue_sets(pool):
+            queue_set.remote = core.remote if is_remote else None
+    core.grant_all_waiting(now)
+    if not is_remote:
+        for ticket in core.tickets.values():
+            confirm_waiting(core, ticket, 0, now)
+
+
+def find_loan(core: Scheduler, now: float) -> tuple[Ticket, Lenders] | None:
+    """Return the waiter that must share a slot because all leases here are blocked or idle, with the lenders.
+
+    None if there is none. The other place decides, as leases of other processes may end.
+    """
+    detector = core.deadlock_detector
+    loan = detector.find_borrower(core.resources, now) if detector else None
+    if loan is None and core.resources.waiting:
+        loan = next(iter_idle_loans(core.resources, detector.is_blocked, core.deadlines, now), None)
+    return loan

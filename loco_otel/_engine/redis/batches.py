@@ -1,0 +1,217 @@
+"""The protocol between one process and the shared engine, without sockets, threads or clocks.
+
+A process sends its changes in numbered batches, at most `WINDOW` of them before the first is answered. The rules, of
+which the script has the other half (see `lua/processes.lua` and `lua/sync.lua`):
+
+- A batch has the number of its predecessor plus one. The script applies each number once, and after a gap it demands a
+  sync: everything that the process has.
+- The state has an epoch. A sync states the epoch and the last number that was answered, so the script finds out that
+  it has lost writes. It then grants nothing until each process had time to register its leases again.
+- Grants for another process travel in a list with the generation of that process's last sync. What was decided before
+  a sync is out of date, and is dropped.
+- A process trusts a grant only while its own lease is certain: for `CERTAIN_PART` of the lease time since it *sent* the
+  last batch that was answered. Later, another process may have been granted the slot.
+
+Not thread-safe: the link calls it under its lock.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import Any, NamedTuple, TypeAlias
+
+Operation: TypeAlias = Sequence[Any]
+"""A JSON array that begins with its kind, see `lua/step.lua`."""
+
+WINDOW = 2
+MAX_OPERATIONS = 256
+MAX_SYNC_TICKETS = 1000
+CERTAIN_PART = 0.8
+BEATS_PER_TTL = 3
+
+
+class Batch(NamedTuple):
+    """Operations under one number."""
+
+    number: int
+    operations: Sequence[Operation]
+    sent_at: float
+
+
+class LineState(NamedTuple):
+    """A resource as the engine reports it, for all processes together."""
+
+    name: str
+    capacity: int
+    used: int
+    waiting: int
+    tick: int
+    stated: int
+    """When the limits in force were stated, in ms of the server's clock."""
+    policy: str
+    alpha: str
+    guard: int
+
+
+class Reply(NamedTuple):
+    """The answer to a batch. Times are in ms of the server's clock."""
+
+    now: int
+    status: str
+    epoch: str
+    granted: Sequence[Sequence[Any]]
+    lines: Sequence[LineState]
+    due: int
+    """When something opens that no operation announces; 0 for never."""
+    expiry: int
+    """When the process expires that is silent longest."""
+    processes: int
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> "Reply":
+        """Return the reply in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
+        now, status, epoch, granted, lines, due, expiry, processes = fields
+        states = tuple(LineState(*line) for line in lines or ())
+        return cls(now, status, epoch, tuple(granted or ()), states, due, expiry, processes)
+
+
+class BatchLog:
+    """Numbers, window, sync, generation and certainty of one process.
+
+    Args:
+        ttl: seconds until a silent process has lost its leases.
+
+    """
+
+    def __init__(self, ttl: float) -> None:
+        self.ttl = ttl
+        self.generation = 0
+        self.is_synced = False
+        """Whether the engine has everything of this process but what is queued or in flight."""
+        self.beat_at = inf
+        """When the next batch must be sent, to renew the leases."""
+        self._number = 0
+        self._epoch = ""
+        self._answered = -1
+        self._certain_from = -inf
+        self._queue: deque[Operation] = deque()
+        self._in_flight: deque[Batch] = deque()
+        self._sync_parts: deque[Operation] = deque()
+        self._must_reset = False
+        self._ended: list[Sequence[Any]] = []
+        """Ends of tickets that the next sync repeats: id and correction."""
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def add_operation(self, operation: Operation) -> None:
+        """Queue an operation for the next batch."""
+        self._queue.append(operation)
+
+    def take_batch(self, now: float) -> Batch | None:
+        """Return the next batch, which the caller must send; None if there is nothing to send or the window is full."""
+        if not self.is_synced or not self._queue or len(self._in_flight) >= WINDOW:
+            return None
+        return self._make_batch([self._queue.popleft() for _ in range(min(MAX_OPERATIONS, len(self._queue)))], now)
+
+    def take_beat(self, now: float) -> Batch | None:
+        """Return a batch that renews the leases and grants what has become due; None if others are in flight."""
+        if not self.is_synced or self._in_flight:
+            return None
+        self._queue.append(("beat",))
+        return self.take_batch(now)
+
+    @property
+    def oldest_sent_at(self) -> float:
+        """When the oldest batch without an answer was sent; inf if all are answered."""
+        return self._in_flight[0].sent_at if self._in_flight else inf
+
+    def accept_reply(self, reply: Reply, now: float) -> Batch | None:
+        """Take the answer to the oldest batch, and return that batch; None if a sync is needed instead."""
+        batch = self._in_flight.popleft()
+        if reply.status == "sync" or reply.epoch != self._epoch:
+            self.lose_sync()
+            return None
+        self._answered = batch.number
+        if now - batch.sent_at > CERTAIN_PART * self.ttl:
+            self.lose_sync()
+            return None
+        self._certain_from = batch.sent_at
+        return batch
+
+    def accept_wake(self, generation: str, now: float) -> bool:
+        """Return whether grants with this generation are valid; if the own lease is not certain, a sync is needed."""
+        if not self.is_synced:
+            return False
+        if not self.is_certain(now):
+            self.lose_sync()
+            return False
+        return generation == str(self.generation)
+
+    def is_certain(self, now: float) -> bool:
+        """Return whether no other process can have been granted the slots of this one."""
+        return now - self._certain_from <= CERTAIN_PART * self.ttl
+
+    # -- sync ----------------------------------------------------------------------------------------------------
+
+    def lose_sync(self, *, must_reset: bool = False) -> None:
+        """Send no batch before the next sync. With `must_reset` a script failed half way, so the state is renewed."""
+        self.is_synced = False
+        self._must_reset |= must_reset
+
+    def start_sync(self, statements: Sequence[Any], tickets: Sequence[Operation], host: str) -> None:
+        """Prepare a sync with everything that the process has at this moment, the leases first.
+
+        The ends of tickets that were not answered yet are repeated, for their corrections; all else that was queued
+        follows from the tickets.
+        """
+        self.is_synced = False
+        self.generation += 1
+        unanswered = [operation for batch in self._in_flight for operation in batch.operations]
+        self._ended += [operation[1:3] for operation in (*unanswered, *self._queue) if operation[0] == "end"]
+        self._in_flight.clear()
+        self._queue.clear()
+        starts = range(0, max(1, len(tickets)), MAX_SYNC_TICKETS)
+        self._sync_parts = deque(
+            (
+                "sync",
+                part,
+                int(part == len(starts)),
+                self._epoch,
+                self._answered,
+                statements,
+                self._ended,
+                tickets[start : start + MAX_SYNC_TICKETS],
+                host,
+            )
+            for part, start in enumerate(starts, start=1)
+        )
+
+    def take_sync_part(self, now: float) -> Batch | None:
+        """Return the next part of the sync, which the caller must send; None if all are answered."""
+        if not self._sync_parts:
+            return None
+        part = self._sync_parts[0]
+        return self._make_batch([("reset",), part] if self._must_reset else [part], now)
+
+    def accept_sync_reply(self, reply: Reply, now: float) -> bool:
+        """Take the answer to a part, and return whether its content is valid; if not, the sync starts again."""
+        batch = self._in_flight.popleft()
+        self._epoch = reply.epoch
+        self._answered = batch.number
+        if reply.status != "ok" or now - batch.sent_at > CERTAIN_PART * self.ttl:
+            self._sync_parts.clear()
+            return False
+        self._must_reset = False
+        self._certain_from = batch.sent_at
+        self._sync_parts.popleft()
+        if not self._sync_parts:
+            self.is_synced = True
+            self._ended = []
+        return True
+
+    def _make_batch(self, operations: Sequence[Operation], now: float) -> Batch:
+        self._number += 1
+        batch = Batch(self._number, operations, now)
+        self._in_flight.append(batch)
+        self.beat_at = now + self.ttl / BEATS_PER_TTL
+        return batch

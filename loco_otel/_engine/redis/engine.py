@@ -1,0 +1,377 @@
+"""The engine of a process that shares its slots with others: the core of this process, and one server that decides."""
+
+import logging
+import os
+import socket
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from loco_otel._config.engine_rules import EngineAddress
+from loco_otel._core.policies.base import key_of
+from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteNote
+from loco_otel._core.remote_grants import (
+    Lenders,
+    apply_remote_grant,
+    confirm_waiting,
+    find_loan,
+    refuse_immediate,
+    switch_pools,
+    update_remote_pool,
+)
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.base import Admission
+from loco_otel._engine.in_process import InProcessEngine
+from loco_otel._engine.redis import messages
+from loco_otel._engine.redis.batches import BatchLog, LineState, Operation, Reply
+from loco_otel._engine.redis.link import Link
+from loco_otel._engine.redis.modes import ModeSwitch, compute_share
+from loco_otel._engine.redis.script import make_base_key
+from loco_otel._engine.redis.statements import differ_from_line, make_statement
+from loco_otel._engine.shared_limits import SharedLimits
+from loco_otel.clock import Clock, monotonic
+from loco_otel.events import GrantReason, Snapshot
+from loco_otel.snapshots import EngineMode, EngineSnapshot
+
+_logger = logging.getLogger("loco_otel")
+
+_WAITING, _HELD, _SUSPENDED = 0, 1, 2
+"""The states of a ticket in a sync, see `lua/state.lua`."""
+
+
+_MAX_DURATIONS = 10_000
+"""Calls whose duration is kept between two collections."""
+
+
+class EngineOptions(NamedTuple):
+    """How the engine is reached, and what holds while it is away."""
+
+    url: str
+    namespace: str = "default"
+    ttl: float = 5.0
+    timeout: float = 0.25
+    on_error: str = "local"
+
+
+class RedisEngine(InProcessEngine):
+    """Keeps every ticket in the core of this process, and lets the shared engine decide which is granted next.
+
+    Thread-safe, as `InProcessEngine` is; its lock is acquired before that of the link, never after.
+
+    Args:
+        scheduler: the core; its resources with a statement are shared.
+        options: where the engine is.
+        statements: limits of the shared resources.
+        clock: the time.
+        timer: whether a thread calls `run_due_actions`.
+        admission: checks budgets.
+
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        options: EngineOptions,
+        statements: Mapping[str, SharedLimits],
+        *,
+        clock: Clock = monotonic,
+        timer: bool = True,
+        admission: Admission | None = None,
+    ) -> None:
+        self._options = options
+        self._address = EngineAddress.parse(options.url)
+        self._statements = dict(statements)
+        super().__init__(scheduler, clock=clock, timer=timer, admission=admission)
+        scheduler.remote.patience = options.timeout
+        self._reset_link()
+
+    def _reset_link(self) -> None:
+        self._errors: Counter[str] = Counter()
+        self._durations: deque[float] = deque(maxlen=_MAX_DURATIONS)
+        self._lines: dict[str, LineState] = {}
+        self._stated = dict.fromkeys(self._statements, 0)
+        self._reported: dict[str, Operation] = {}
+        self._loans: dict[int, Lenders] = {}
+        self._warned: set[str] = set()
+        switch = ModeSwitch(self._options.on_error, self._options.timeout)
+        self._switch = switch
+        self._link = Link(
+            self,
+            BatchLog(self._options.ttl),
+            switch=switch,
+            address=self._address,
+            names=(make_base_key(self._options.namespace), self._owner),
+            timeout=self._options.timeout,
+        )
+        switch_pools(self._core, self._list_capacities(), 0.0, is_remote=True)
+
+    # -- the changes of this process -------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        core = self._core
+        if core.remote.is_deciding:
+            operations = [self._make_operation(note) for note in core.remote.notes]
+            core.remote.notes = []
+            if core.count_waiting() or self._reported:
+                operations += self._report_loans()
+            if operations:
+                self._link.start()
+                self._link.send_operations(operations)
+        super()._collect()
+        if core.closed and not core.tickets:
+            self._link.leave()
+
+    def _make_operation(self, note: RemoteNote) -> Operation:
+        ticket = note.ticket
+        ticket_id = f"{self._owner}-{ticket.seq}"
+        if note.change is RemoteChange.REQUESTED:
+            return self._make_submission(ticket)
+        if note.change is RemoteChange.SUSPENDED:
+            return ("suspend", ticket_id)
+        self._loans.pop(ticket.seq, None)
+        return ("end", ticket_id, ticket.correction)
+
+    def _make_submission(self, ticket: Ticket) -> Operation:
+        request = ticket.request
+        waited = ticket.waited_ticks if ticket.repeated else 0
+        facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(_is_immediate(ticket))
+        return ("submit", f"{self._owner}-{ticket.seq}", *facts)
+
+    def _report_loans(self) -> list[Operation]:
+        """Return what has changed about leases here that are all blocked or idle."""
+        core = self._core
+        loan = find_loan(core, self._clock())
+        reports: dict[str, Operation] = {}
+        if loan is not None:
+            ticket, lenders = loan
+            self._loans = {ticket.seq: lenders}
+            for name, lender in lenders.items():
+                count = len(core.resources.pools[name].leases)
+                reports[name] = (count, f"{self._owner}-{ticket.seq}", f"{self._owner}-{lender.seq}")
+        operations: list[Operation] = [("blocked", name, 0, "", "") for name in self._reported.keys() - reports.keys()]
+        operations += [("blocked", name, *it) for name, it in reports.items() if self._reported.get(name) != it]
+        self._reported = reports
+        return operations
+
+    def _recover(self, now: float) -> None:
+        is_interrupted = self._busy
+        super()._recover(now)
+        if is_interrupted:
+            self._link.request_sync()
+
+    def after_fork(self) -> None:
+        """Start empty in a forked child: it is another process to the engine, with sockets of its own."""
+        super().after_fork()
+        self._reset_link()
+
+    def leave(self) -> None:
+        """Give up all slots at once, at the end of the process."""
+        self._link.leave()
+        self._link.join(self._options.timeout * 2)
+
+    def restate_limits(self, statements: Mapping[str, SharedLimits]) -> None:
+        """State other limits; they are in force for all processes until another one states its own."""
+
+        def operation(core: Scheduler, now: float) -> None:
+            changed = {name: it for name, it in statements.items() if self._statements.get(name) != it}
+            self._statements = dict(statements)
+            for name, statement in changed.items():
+                self._stated[name] = 0
+                update_remote_pool(core, name, statement.capacity, 0, now)
+                self._link.send_operations([("state", make_statement(statement, name, 0))])
+            if changed and core.remote.is_deciding:
+                return
+            if changed and self._switch.mode is EngineMode.LOCAL:
+                self._lines.clear()
+                switch_pools(core, self._list_capacities(), now, is_remote=False)
+
+        self._locked(operation)
+
+    # -- the link's host -------------------------------------------------------------------------------------------
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether a ticket waits."""
+        return self._core.count_waiting() > 0
+
+    def begin_sync(self) -> None:
+        """Let the engine decide from now on, and prepare to send it all tickets."""
+
+        def operation(core: Scheduler, now: float) -> None:
+            if not core.remote.is_deciding:
+                self._switch_to(EngineMode.REMOTE, core, now)
+            core.remote.notes = []
+            self._reported = {}
+            statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
+            host = f"{socket.gethostname()} {os.getpid()}"
+            with self._link.lock:
+                self._link.log.start_sync(statements, self._list_tickets(core), host)
+                for ticket in core.tickets.values():
+                    if _is_immediate(ticket) and ticket.state is State.WAITING:
+                        self._link.log.add_operation(self._make_submission(ticket))
+
+        self._locked(operation)
+
+    def _list_tickets(self, core: Scheduler) -> list[Operation]:
+        tickets: list[Operation] = []
+        for ticket in core.tickets.values():
+            if ticket.request.resources[0] not in self._statements or ticket.state is State.NEW:
+                continue
+            if ticket.state is State.WAITING and _is_immediate(ticket):
+                continue
+            queue_set = core.resources.get_queue_set(ticket.request.resources)
+            state, waited = _WAITING, queue_set.tick - ticket.birth
+            if ticket.state is not State.WAITING:
+                state = _HELD if ticket.state.is_holding else _SUSPENDED
+                waited = ticket.waited_ticks
+            tickets.append(
+                (
+                    f"{self._owner}-{ticket.seq}",
+                    ticket.request.resources[0],
+                    _name_queue(ticket),
+                    ticket.request.weight,
+                    max(0, waited),
+                    state,
+                    queue_set.tick,
+                )
+            )
+        # The leases first, so that nothing is granted in their place.
+        tickets.sort(key=lambda fields: fields[5] != _HELD)
+        return tickets
+
+    def apply_reply(self, reply: Reply, operations: Sequence[Operation], seconds: float) -> None:
+        """Apply the grants and the state of the resources that the reply to these operations contains."""
+        if self.observed:
+            self._durations.append(seconds)
+        for line in reply.lines:
+            self._lines[line.name] = line
+            self._compare_statement(line)
+        submitted = [operation[1] for operation in operations if operation[0] == "submit"]
+        for operation in operations:
+            if operation[0] == "sync":
+                submitted += [fields[0] for fields in operation[7] if fields[5] == _WAITING]
+
+        def operation_on_core(core: Scheduler, now: float) -> None:
+            for line in reply.lines:
+                if line.name in self._statements:
+                    update_remote_pool(core, line.name, line.capacity, line.tick, now)
+            self._apply_grants(core, reply.granted, now)
+            if submitted:
+                self._confirm(core, submitted, now)
+
+        self._locked(operation_on_core)
+
+    def apply_grants(self, granted: Sequence[Sequence[Any]]) -> None:
+        """Apply grants that another process has caused."""
+        self._locked(lambda core, now: self._apply_grants(core, granted, now))
+
+    def _apply_grants(self, core: Scheduler, granted: Sequence[Sequence[Any]], now: float) -> None:
+        if not core.remote.is_deciding:
+            return  # decided before the engine was away; the next sync repeats what holds
+        for ticket_id, reason, *facts in granted:
+            ticket = self._find_ticket(core, ticket_id)
+            if ticket is None:
+                continue
+            if reason == "full":
+                refuse_immediate(core, ticket, now)
+                continue
+            tick, ticks, all_ticks, score, weight, age = facts
+            line = self._lines.get(ticket.request.resources[0])
+            policy, alpha = (line.policy, float(line.alpha)) if line is not None else ("", 0.0)
+            alpha = alpha if policy == "load" else 0.0
+            grant = RemoteGrant(
+                GrantReason(reason), tick, ticks, all_ticks, float(score), alpha, int(weight), age, policy
+            )
+            apply_remote_grant(core, ticket, grant, now, self._loans.pop(ticket.seq, {}))
+
+    def _confirm(self, core: Scheduler, submitted: Sequence[str], now: float) -> None:
+        tickets = [ticket for it in submitted if (ticket := self._find_ticket(core, it)) is not None]
+        excess = 0
+        if core.max_waiters is not None:
+            unanswered = sum(it.is_unanswered for it in core.tickets.values() if it.state is State.WAITING)
+            new = sum(it.is_unanswered for it in tickets if it.state is State.WAITING)
+            excess = core.count_waiting() - (unanswered - new) - core.max_waiters
+        for ticket in reversed(tickets):
+            excess -= confirm_waiting(core, ticket, excess, now)
+
+    def _find_ticket(self, core: Scheduler, ticket_id: str) -> Ticket | None:
+        owner, _, seq = ticket_id.rpartition("-")
+        return core.tickets.get(int(seq)) if owner == self._owner else None
+
+    def _compare_statement(self, line: LineState) -> None:
+        statement = self._statements.get(line.name)
+        if statement is None:
+            return
+        if not self._stated[line.name]:
+            if not differ_from_line(statement, line):
+                self._stated[line.name] = line.stated
+        elif line.stated > self._stated[line.name] and differ_from_line(statement, line):
+            message = messages.describe_difference(line, statement)
+            if message not in self._warned:
+                self._warned.add(message)
+                _logger.warning("%s", message)
+
+    # -- modes -----------------------------------------------------------------------------------------------------
+
+    def change_mode(self, mode: EngineMode, error: Exception | None) -> None:
+        """Go on in another mode; the error is why the engine is away."""
+        if mode is EngineMode.REMOTE:
+            _logger.warning(messages.BACK_MESSAGE)
+        else:
+            self._locked(lambda core, now: self._switch_to(mode, core, now))
+            _logger.warning("%s", messages.describe_absence(mode, error, self._list_shares()))
+
+    def restore_mode(self) -> None:
+        """Go on in the mode of before, as a sync has failed."""
+        if self._switch.mode is not EngineMode.REMOTE:
+            self._locked(lambda core, now: self._switch_to(self._switch.mode, core, now))
+
+    def record_error(self, kind: str) -> None:
+        """Count an error."""
+        self._errors[kind] += 1
+
+    def _switch_to(self, mode: EngineMode, core: Scheduler, now: float) -> None:
+        capacities: Mapping[str, float] = self._list_capacities()
+        if mode is EngineMode.LOCAL:
+            capacities = self._list_shares()
+        elif mode is EngineMode.OPEN:
+            capacities = dict.fromkeys(capacities, inf)
+        switch_pools(core, capacities, now, is_remote=mode in {EngineMode.REMOTE, EngineMode.CLOSED})
+
+    def _list_capacities(self) -> dict[str, float]:
+        """Return the capacities in force, by resource."""
+        lines = self._lines
+        return {name: lines[name].capacity if name in lines else it.capacity for name, it in self._statements.items()}
+
+    def _list_shares(self) -> dict[str, float]:
+        return {name: compute_share(it, self._link.processes) for name, it in self._list_capacities().items()}
+
+    def take_call_durations(self) -> Sequence[float]:
+        """Return the seconds of each call of the engine since this was called last, at most 10,000."""
+        durations, self._durations = self._durations, deque(maxlen=_MAX_DURATIONS)
+        return tuple(durations)
+
+    def take_snapshot(self) -> Snapshot:
+        """Return the state of all resources and agents of this process, and of the engine."""
+        lines = self._lines.values()
+        engine = EngineSnapshot(
+            self._switch.mode,
+            self._link.processes,
+            tuple((line.name, max(0, line.used - line.capacity)) for line in lines),
+            tuple(sorted(self._errors.items())),
+        )
+        return super().take_snapshot()._replace(engine=engine)
+
+
+def _is_immediate(ticket: Ticket) -> bool:
+    """Return whether a ticket may not wait."""
+    timeout = ticket.request.timeout
+    return timeout is not None and timeout <= 0
+
+
+def _name_queue(ticket: Ticket) -> str:
+    """Return the name of a ticket's queue: agents of different tenants are different agents."""
+    key = key_of(ticket.request)
+    return key if isinstance(key, str) else "\x1f".join(key)

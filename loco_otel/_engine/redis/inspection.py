@@ -1,0 +1,114 @@
+"""Reads the state of a shared engine, for the command line: nothing is changed."""
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from loco_otel._config.engine_rules import EngineAddress
+from loco_otel._engine.redis.connection import Connection
+from loco_otel._engine.redis.script import make_base_key
+
+_STATES = {0: "waiting", 1: "holding", 2: "paused", 3: "sharing"}
+_MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
+
+
+class SharedTicket(NamedTuple):
+    """One request of any process."""
+
+    resource: str
+    agent: str
+    state: str
+    weight: int
+    """Milli-weights."""
+    host: str
+    pid: int
+    id: str
+
+
+class SharedState(NamedTuple):
+    """All that the processes of one namespace have."""
+
+    capacities: dict[str, int]
+    tickets: tuple[SharedTicket, ...]
+    processes: int
+
+
+class ServerFacts(NamedTuple):
+    """What `loco-otel doctor` checks of a server."""
+
+    version: str
+    is_supported: bool
+    eviction: str
+    seconds: float
+    """Of one round trip."""
+    capacity: int | None
+    """The capacity of `llm_api` in force; None while no process runs."""
+
+
+def read_state(url: str, namespace: str, timeout: float) -> SharedState:
+    """Return the tickets of all processes, holders first.
+
+    Raises:
+        Exception: the server cannot be reached.
+
+    """
+    connection = Connection(EngineAddress.parse(url), timeout, None)
+    try:
+        base = make_base_key(namespace)
+        epoch = connection.call("HGET", f"{base}:config", "epoch")
+        if epoch is None:
+            return SharedState({}, (), 0)
+        prefix = f"{base}:{epoch}:"
+        hosts = _pair(connection.call("HGETALL", f"{prefix}hosts"))
+        found = _pair(connection.call("HGETALL", f"{prefix}tickets"))
+        capacities = {
+            name: int(connection.call("HGET", f"{prefix}line:{name}", "limit"))
+            for name in sorted(connection.call("SMEMBERS", f"{prefix}lines"))
+        }
+    finally:
+        connection.close()
+    tickets = [_parse_ticket(ticket_id, json.loads(record), hosts) for ticket_id, record in found.items()]
+    tickets.sort(key=lambda ticket: (ticket.resource, ticket.state == "waiting", ticket.agent, ticket.id))
+    return SharedState(capacities, tuple(tickets), len(hosts))
+
+
+def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
+    """Return version, eviction policy, latency, and the capacity in force.
+
+    Raises:
+        Exception: the server cannot be reached.
+
+    """
+    connection = Connection(EngineAddress.parse(url), timeout, None)
+    try:
+        begin = time.monotonic()
+        connection.call("PING")
+        seconds = time.monotonic() - begin
+        lines = [line.partition(":") for line in connection.call("INFO").splitlines()]
+        info = {name: value for name, _, value in lines}
+        base = make_base_key(namespace)
+        epoch = connection.call("HGET", f"{base}:config", "epoch")
+        limit = connection.call("HGET", f"{base}:{epoch}:line:llm_api", "limit") if epoch else None
+    finally:
+        connection.close()
+    server = "valkey" if "valkey_version" in info else "redis"
+    version = info.get(f"{server}_version", "0")
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    return ServerFacts(
+        f"{server} {version}",
+        numbers >= _MIN_VERSIONS[server],
+        info.get("maxmemory_policy", ""),
+        seconds,
+        None if limit is None else int(limit),
+    )
+
+
+def _pair(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _parse_ticket(ticket_id: str, record: list[Any], hosts: dict[str, str]) -> SharedTicket:
+    resource, agent, weight, owner, *_ = record
+    host, _, pid = hosts.get(owner, "unknown 0").rpartition(" ")
+    # Tenant and agent are one name on the server.
+    return SharedTicket(resource, agent.replace("\x1f", "/"), _STATES[record[6]], weight, host, int(pid), ticket_id)

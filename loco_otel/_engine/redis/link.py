@@ -1,0 +1,373 @@
+"""The sockets between one process and the shared engine, and the thread that reads them.
+
+Whoever changes something writes to the socket itself, so an acquire is one round trip. Replies, wakes, heartbeats and
+reconnects are the reader's. The engine calls the link under its own lock; the link never calls the engine under its.
+"""
+
+import json
+import logging
+import random
+import selectors
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
+from typing import Any, Protocol
+
+from loco_otel._config.engine_rules import EngineAddress
+from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
+from loco_otel._engine.redis.connection import Connection
+from loco_otel._engine.redis.modes import ModeSwitch
+from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
+from loco_otel._engine.redis.script import SHA, SOURCE
+from loco_otel.clock import Clock, monotonic
+from loco_otel.snapshots import EngineMode
+
+_logger = logging.getLogger("loco_otel")
+
+_HARMLESS_ERRORS = frozenset(
+    {"NOSCRIPT", "READONLY", "OOM", "LOADING", "BUSY", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN"}
+    | {"NOREPLICAS", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNKILLABLE"}
+)
+"""Errors before the first effect of a script. After any other one, half of a batch may have been applied."""
+
+_ACTIVE_SECONDS = 1.0
+"""For so long after a batch the reader checks for timeouts by itself; later, the next sender wakes it."""
+
+_KICK_SPREAD = 0.05
+"""Seconds over which processes spread what all of them do at the same time of the server."""
+
+
+class LinkHost(Protocol):
+    """The engine, as the link calls it, without any lock held."""
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether a ticket waits."""
+
+    def begin_sync(self) -> None:
+        """Call `BatchLog.start_sync` with all tickets, and let the engine decide from then on."""
+
+    def apply_reply(self, reply: Reply, operations: Sequence[Operation], seconds: float) -> None:
+        """Apply the grants and the state of the resources that the reply to these operations contains."""
+
+    def apply_grants(self, granted: Sequence[Sequence[Any]]) -> None:
+        """Apply grants that another process has caused."""
+
+    def change_mode(self, mode: EngineMode, error: Exception | None) -> None:
+        """Go on in another mode; the error is why the engine is away."""
+
+    def restore_mode(self) -> None:
+        """Go on in the mode of before, as a sync has failed."""
+
+    def record_error(self, kind: str) -> None:
+        """Count an error."""
+
+
+class Link:
+    """The connection of one process.
+
+    Args:
+        host: the engine.
+        log: the protocol's state.
+        switch: decides the mode.
+        address: where the server is.
+        names: the prefix of all keys, and the name of this process.
+        timeout: seconds to wait for an answer.
+        clock: monotonic, and that of this machine, whatever the clock of the engine: sockets have no other.
+
+    """
+
+    def __init__(
+        self,
+        host: LinkHost,
+        log: BatchLog,
+        *,
+        switch: ModeSwitch,
+        address: EngineAddress,
+        names: tuple[str, str],
+        timeout: float,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.log = log
+        self.lock = threading.RLock()
+        self.processes = 1
+        """Processes that share the engine, as far as the last reply says."""
+        self._host = host
+        self._switch = switch
+        self._address = address
+        self._base, self._owner = names
+        self._timeout = timeout
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._wakes: Connection | None = None
+        self._wake_deadline = inf
+        self._moved: tuple[str, int] | None = None
+        self._kick_at = inf
+        self._sent_at = -inf
+        self._sleeps_until = -inf
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+        self._epoch = ""
+
+    # -- any thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the reader, if it does not run."""
+        if self._thread is None and not self._is_closing:
+            self._poked, self._poker = socket.socketpair()
+            self._poked.setblocking(False)
+            self._poker.setblocking(False)
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self._poked, selectors.EVENT_READ)
+            self._thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
+            self._thread.start()
+
+    def send_operations(self, operations: Sequence[Operation]) -> None:
+        """Write operations to the socket, or leave them to the reader if the window is full."""
+        with self.lock:
+            for operation in operations:
+                self.log.add_operation(operation)
+            self._write_batches()
+
+    def request_sync(self) -> None:
+        """Send everything again over a new connection, as changes or half a command may be lost."""
+        with self.lock:
+            self.log.lose_sync()
+        self._wake_reader()
+
+    def leave(self) -> None:
+        """Give up all leases at once, and end."""
+        with self.lock:
+            if self._is_closing:
+                return
+            if self.log.is_synced:
+                self.log.add_operation(("leave",))
+                self._write_batches()
+            self._is_closing = True
+        self._wake_reader()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the reader."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def _write_batches(self) -> None:
+        now = self._clock()
+        while (batch := self.log.take_batch(now)) is not None:
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        self._sent_at = batch.sent_at
+        command = pack_command(
+            "EVALSHA",
+            SHA,
+            1,
+            self._base,
+            self._owner,
+            batch.number,
+            self.log.generation,
+            round(self.log.ttl * 1000),
+            json.dumps(batch.operations),
+        )
+        try:
+            assert self._connection is not None  # noqa: S101 - invariant: synced, or the reader syncs
+            self._connection.socket.sendall(command)
+        except (OSError, ValueError):
+            self.log.lose_sync()
+            self._wake_reader()
+        else:
+            if self._sleeps_until > batch.sent_at + self._timeout:
+                self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._thread is not None:
+            try:
+                self._poker.send(b"x")
+            except OSError:  # it is full, so the reader wakes anyway; or it has ended
+                return
+
+    # -- the reader ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            started = self._clock()
+            try:
+                if not self.log.is_synced:
+                    self._synchronize()
+                    if self._switch.record_success():
+                        self._host.change_mode(self._switch.mode, None)
+                self._read_next()
+            except Exception as error:
+                self._handle_failure(error, started)
+        self._close()
+
+    def _close(self) -> None:
+        """Wait until the last batch is answered, which gives up the leases, and close."""
+        if self._connection is not None and self.log.is_synced:
+            try:
+                give_up = self._clock() + self._timeout
+                while self.log.oldest_sent_at < inf and self._clock() < give_up:
+                    self._connection.receive()
+                    while (reply := self._connection.take_reply()) is not MISSING:
+                        self.log.accept_reply(Reply.parse(json.loads(reply)), self._clock())
+            except Exception:
+                _logger.debug("the shared engine did not confirm the end of this process", exc_info=True)
+        self._disconnect()
+        self._selector.close()
+        self._poked.close()
+        self._poker.close()
+
+    def _disconnect(self) -> None:
+        for connection in (self._connection, self._wakes):
+            if connection is not None:
+                with suppress(KeyError, ValueError):  # not registered yet; closed by a failed write
+                    self._selector.unregister(connection.socket)
+                connection.close()
+        self._connection = self._wakes = None
+
+    def _synchronize(self) -> None:
+        with self.lock:
+            self._disconnect()
+        connection = Connection(self._address, self._timeout, self._moved)
+        self._connection = connection
+        connection.call("SCRIPT", "LOAD", SOURCE)
+        self._wakes = Connection(self._address, self._timeout, self._moved)
+        self._host.begin_sync()
+        try:
+            self._send_sync(connection)
+        except Exception:
+            self._host.restore_mode()
+            raise
+        self._request_wakes()
+        for opened in (connection, self._wakes):
+            self._selector.register(opened.socket, selectors.EVENT_READ)
+        with self.lock:
+            self._write_batches()
+
+    def _send_sync(self, connection: Connection) -> None:
+        while True:
+            with self.lock:
+                part = self.log.take_sync_part(self._clock())
+                if part is None:
+                    return
+                self._write(part)
+            give_up = part.sent_at + self._timeout
+            while (data := connection.take_reply()) is MISSING:
+                if self._clock() > give_up:
+                    raise TimeoutError("the server did not answer a sync")
+                connection.receive()
+            reply = Reply.parse(json.loads(data))
+            with self.lock:
+                is_valid = self.log.accept_sync_reply(reply, self._clock())
+            if not is_valid:
+                raise ConnectionError(f"a sync was answered with {reply.status}, or too late")
+            self._apply(reply, part)
+
+    def _read_next(self) -> None:
+        """Wait for a reply, a wake, or the time of a heartbeat, and handle it."""
+        connection, wakes = self._connection, self._wakes
+        if connection is None or wakes is None or not self.log.is_synced:
+            return
+        ready = {key.fileobj for key, _ in self._selector.select(self._plan_wait())}
+        if self._poked in ready:
+            self._poked.recv(4096)
+        if connection.socket in ready:
+            with self.lock:  # OpenSSL does not allow a read beside a write
+                connection.receive()
+            while (data := connection.take_reply()) is not MISSING:
+                self._handle_reply(Reply.parse(json.loads(data)))
+        if wakes.socket in ready:
+            wakes.receive()
+            while (data := wakes.take_reply()) is not MISSING:
+                self._handle_wake(data)
+
+    def _plan_wait(self) -> float:
+        """Send what is due, and return the seconds for which nothing else is.
+
+        Raises:
+            TimeoutError: the server has not answered in time.
+
+        """
+        with self.lock:
+            now = self._clock()
+            if now > min(self.log.oldest_sent_at + self._timeout, self._wake_deadline):
+                raise TimeoutError(f"no answer within {self._timeout:g} s")
+            if now >= min(self.log.beat_at, self._kick_at):
+                self._send_beat(now)
+            until = min(self.log.beat_at, self._kick_at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
+            if now - self._sent_at < _ACTIVE_SECONDS:
+                until = min(until, now + self._timeout)
+            self._sleeps_until = until
+        return max(0.0, until - now)
+
+    def _send_beat(self, now: float) -> None:
+        self._kick_at = inf
+        batch = self.log.take_beat(now)
+        if batch is not None:
+            self._write(batch)
+        elif self.log.beat_at <= now:
+            self.log.beat_at = now + self._timeout  # a batch in flight renews as well
+
+    def _handle_reply(self, reply: Reply) -> None:
+        with self.lock:
+            batch = self.log.accept_reply(reply, self._clock())
+            if batch is not None:
+                self._write_batches()
+        if batch is not None:
+            self._apply(reply, batch)
+
+    def _handle_wake(self, data: Any) -> None:
+        if data is not None:
+            generation, _, granted = data[1].partition("|")
+            with self.lock:
+                is_valid = self.log.accept_wake(generation, self._clock())
+            if is_valid:
+                self._host.apply_grants(json.loads(granted))
+        if self.log.is_synced:
+            self._request_wakes()
+
+    def _request_wakes(self) -> None:
+        assert self._wakes is not None  # noqa: S101 - invariant: the reader has opened it
+        wait = max(1, round(self.log.ttl))
+        self._wakes.send_command("BLPOP", f"{self._base}:{self._epoch}:wake:{self._owner}", wait)
+        # The server checks the waits of its clients ten times a second.
+        self._wake_deadline = self._clock() + wait + max(1.0, self._timeout)
+
+    def _apply(self, reply: Reply, batch: Batch) -> None:
+        now = self._clock()
+        self._epoch = reply.epoch
+        self.processes = max(1, reply.processes)
+        self._host.apply_reply(reply, batch.operations, now - batch.sent_at)
+        self._kick_at = inf
+        if not self._host.has_waiters:
+            return
+        spread = random.random() * _KICK_SPREAD  # noqa: S311 - spreads processes, keeps no secret
+        if reply.due:
+            self._kick_at = now + max(0, reply.due - reply.now) / 1000 + spread
+        # Only of a process that has missed a heartbeat, so that nobody asks about those that are alive.
+        left = (reply.expiry - reply.now) / 1000
+        if reply.expiry and left < self.log.ttl / 2:
+            self._kick_at = min(self._kick_at, now + max(0.0, left) + 0.005 + spread)
+
+    def _handle_failure(self, error: Exception, started: float) -> None:
+        now = self._clock()
+        kind = error.kind if isinstance(error, ServerError) else type(error).__name__
+        self._host.record_error(kind)
+        with self.lock:
+            since = min(self.log.oldest_sent_at, now if self.log.is_synced else started)
+            must_reset = isinstance(error, ServerError) and kind not in _HARMLESS_ERRORS
+            self.log.lose_sync(must_reset=must_reset)
+        if kind == "MOVED":
+            host, _, port = str(error).rpartition(" ")[2].rpartition(":")
+            self._moved = (host, int(port))
+        elif kind != "NOSCRIPT":
+            self._moved = None
+        if self._switch.record_failure(since, now):
+            self._host.change_mode(self._switch.mode, error)
+        self._disconnect()
+        delay = self._switch.compute_delay(random.random(), now)  # noqa: S311
+        is_immediate = self._is_closing or kind in {"NOSCRIPT", "MOVED"}
+        if not is_immediate and self._selector.select(delay):
+            self._poked.recv(4096)

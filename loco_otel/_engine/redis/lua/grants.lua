@@ -1,0 +1,152 @@
+-- What happens to tickets: submit, grant, suspend, end. A step grants while there is room.
+local policies = {load = load, fair = fair, fifo = fifo}
+local granted, wakes = {}, {}
+local learning = learning_until > now
+
+local function report(id, R, answer)
+  if R[OWNER] == owner then granted[#granted + 1] = answer
+  else
+    local list = wakes[R[OWNER]]
+    if not list then list = {}; wakes[R[OWNER]] = list end
+    list[#list + 1] = answer
+  end
+end
+local function charge(L, R)
+  if policies[L.policy].is_metered and R[CHARGED] ~= L.version then
+    R[CHARGED] = L.version
+    policies[L.policy].charge(L, R[AGENT], R[WEIGHT])
+  end
+end
+local function settle(L, R, correction)
+  if policies[L.policy].is_metered and R[CHARGED] == L.version then
+    policies[L.policy].settle(L, R[AGENT], correction)
+  end
+end
+local function enqueue(L, id, R)
+  local member = fmt('%015.0f', R[SEQ]) .. id
+  call('ZADD', L.waiters .. R[AGENT], int(R[BIRTH]), member)
+  call('ZADD', L.ages, int(R[BIRTH]), member)
+  L.waiting = L.waiting + 1
+  local weight = call('HINCRBY', L.weights, R[AGENT], int(R[WEIGHT]))
+  policies[L.policy].update(L, R[AGENT], weight, find_head(L, R[AGENT]))
+end
+local function dequeue(L, id, R)
+  local member = fmt('%015.0f', R[SEQ]) .. id
+  call('ZREM', L.waiters .. R[AGENT], member)
+  call('ZREM', L.ages, member)
+  L.waiting = L.waiting - 1
+  local head, weight = find_head(L, R[AGENT]), 0
+  if head then weight = call('HINCRBY', L.weights, R[AGENT], int(-R[WEIGHT]))
+  else call('HDEL', L.weights, R[AGENT]) end
+  policies[L.policy].update(L, R[AGENT], weight, head)
+end
+local function hold(L, id, R)
+  R[STATE] = HELD
+  call('ZADD', L.held, now, id)
+  L.used = L.used + 1
+end
+-- Grants a ticket. `head` is that of its agent if the ticket waits, nil if it is new.
+local function grant(L, id, R, reason, score, head, lender)
+  local weight, age = R[WEIGHT], L.tick - R[BIRTH]
+  if head then weight, age = tonumber(call('HGET', L.weights, R[AGENT])), L.tick - head.birth end
+  charge(L, R)
+  if head then dequeue(L, id, R) end
+  R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
+  if lender then
+    R[STATE], R[LENDER] = SHARED, lender
+    call('ZADD', L.shared, now, id)
+  else hold(L, id, R) end
+  write_ticket(id, R)
+  report(id, R, {id, reason, L.tick, L.tick - R[SINCE], R[WAITED], fmt('%.17g', score), weight, age})
+end
+local function fill(L)
+  if learning then return end
+  while L.waiting > 0 and L.used < L.limit do
+    local id, reason, score, head, agent
+    if L.guard > 0 then
+      local oldest = call('ZRANGE', L.ages, 0, 0, 'WITHSCORES')
+      if L.tick - tonumber(oldest[2]) >= L.guard then id, reason = string.sub(oldest[1], 16), 'guard' end
+    end
+    if not id then
+      agent, score = policies[L.policy].pick(L)
+      head = find_head(L, agent)
+      id, reason = head.id, 'score'
+    end
+    local R = read_ticket(id)
+    if not head then head, score = find_head(L, R[AGENT]), policies[L.policy].score(L, R[AGENT]) end
+    grant(L, id, R, reason, score, head)
+  end
+end
+
+-- Ends a lease; a slot that another lease shares passes to it, else it is free.
+local function free_slot(L, id, R)
+  if R[STATE] == SHARED then
+    call('ZREM', L.shared, id)
+    return false
+  end
+  if call('ZREM', L.held, id) == 0 then return false end
+  L.used = L.used - 1
+  local heir
+  for _, other in ipairs(call('ZRANGE', L.shared, 0, -1)) do
+    local S = read_ticket(other)
+    if S[LENDER] == id then
+      if heir then S[LENDER] = heir
+      else
+        heir = other
+        call('ZREM', L.shared, other)
+        S[LENDER] = ''
+        hold(L, other, S)
+      end
+      write_ticket(other, S)
+    end
+  end
+  return not heir
+end
+local function end_ticket(id, correction)
+  local R = read_ticket(id)
+  if not R then return end
+  local L = get_line(R[LINE])
+  call('HDEL', TICKETS, id)
+  call('SREM', prefix .. 'own:' .. R[OWNER], id)
+  if R[STATE] == WAITING then
+    dequeue(L, id, R)
+    settle(L, R, correction)
+  else
+    settle(L, R, correction)
+    if R[STATE] ~= SUSPENDED and free_slot(L, id, R) then L.tick = L.tick + 1 end
+  end
+  fill(L)
+end
+local function suspend_ticket(id)
+  local R = read_ticket(id)
+  if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
+  local L = get_line(R[LINE])
+  local freed = free_slot(L, id, R)
+  R[STATE], R[LENDER] = SUSPENDED, ''
+  write_ticket(id, R)
+  if freed then L.tick = L.tick + 1 end
+  fill(L)
+end
+-- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused
+-- if it is not granted at once.
+local function submit_ticket(id, name, agent, weight, waited, immediate)
+  local R = read_ticket(id)
+  if R and R[STATE] ~= SUSPENDED then return end
+  local L, is_new = get_line(name), not R
+  if is_new then
+    L.seq = L.seq + 1
+    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', ''}
+    call('SADD', prefix .. 'own:' .. owner, id)
+  end
+  R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
+  if not learning and L.waiting == 0 and L.used < L.limit then return grant(L, id, R, 'free', 0, nil) end
+  if immediate == 1 then
+    -- One that returns from a pause stays suspended, until its process ends it.
+    if is_new then call('SREM', prefix .. 'own:' .. owner, id) end
+    granted[#granted + 1] = {id, 'full'}
+    return
+  end
+  write_ticket(id, R)
+  enqueue(L, id, R)
+  fill(L)
+end

@@ -1,0 +1,42 @@
+-- Leases belong to processes: each step of a process renews all that it has. A process that is silent for its lease
+-- time loses its tickets. After a loss of state nothing is granted and no process is buried until each had time to
+-- register its leases again.
+local BURIED_PER_STEP, NUMBER_KEPT_MS = 200, 3600000
+local function start_learning()
+  if learning then return end  -- the first to come has started it; the others must not prolong it
+  learning = true
+  learning_until = now + math.floor(ttl / 2)
+  call('HSET', config, 'learning', int(learning_until))
+end
+local function number_key(who) return prefix .. 'number:' .. who end
+local function forget_process(who)
+  call('DEL', prefix .. 'own:' .. who, prefix .. 'wake:' .. who, prefix .. 'unseen:' .. who)
+  call('ZREM', PROCESSES, who)
+  call('HDEL', HOSTS, who)
+  for _, name in ipairs(call('SMEMBERS', LINES)) do call('HDEL', prefix .. 'blocked:' .. name, who) end
+end
+-- Ends the tickets of a process, at most so many in a step; its number stays, so that its return is no loss.
+local function bury_process(who)
+  for _, id in ipairs(call('SRANDMEMBER', prefix .. 'own:' .. who, BURIED_PER_STEP)) do
+    call('SREM', prefix .. 'own:' .. who, id)
+    end_ticket(id, 0)
+  end
+  if call('SCARD', prefix .. 'own:' .. who) == 0 then forget_process(who) end
+end
+local function bury_expired()
+  for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', now - 1, 'LIMIT', 0, 1)) do
+    if dead ~= owner then bury_process(dead) end
+  end
+end
+local function leave_process()
+  while call('ZSCORE', PROCESSES, owner) do bury_process(owner) end
+  call('DEL', number_key(owner))
+  if call('ZCARD', PROCESSES) == 0 then
+    -- The last one deletes the state; what is stated is stated again by the next.
+    for _, name in ipairs(call('SMEMBERS', LINES)) do
+      get_line(name).gone = true
+      call('DEL', prefix .. 'line:' .. name)
+    end
+    call('DEL', LINES, config)
+  end
+end

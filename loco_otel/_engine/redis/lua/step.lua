@@ -1,0 +1,44 @@
+-- The batch: its number says whether it is new, was applied already, or follows one that was lost.
+local first = operations[1] and operations[1][1]
+if first == 'reset' then  -- an earlier script failed half way: nothing of the state can be trusted
+  make_epoch()
+  table.remove(operations, 1)
+  first = operations[1] and operations[1][1]
+  learning_until = 0
+end
+local known = call('ZSCORE', PROCESSES, owner)
+local last_number = tonumber(string.match(call('GET', number_key(owner)) or '-1', '^%-?%d+'))
+local status = 'ok'
+if first ~= 'sync' then
+  if not known or number > last_number + 1 then status = 'sync' elseif number <= last_number then status = 'again' end
+elseif number <= last_number then status = 'again' end
+
+-- No process came for half a lease time, so the server stood still, or all did: each must have time to renew.
+local others = call('ZCARD', PROCESSES) - (known and 1 or 0)
+if seen > 0 and others > 0 and now - seen > ttl / 2 then start_learning() end
+call('HSET', config, 'seen', int(now))
+if not learning then bury_expired() end
+
+if status == 'ok' then
+  call('ZADD', PROCESSES, now + ttl, owner)
+  call('SET', number_key(owner), int(number) .. ':' .. generation, 'PX', NUMBER_KEPT_MS)
+  for _, o in ipairs(operations) do
+    local kind = o[1]
+    if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7])
+    elseif kind == 'end' then end_ticket(o[2], o[3])
+    elseif kind == 'suspend' then suspend_ticket(o[2])
+    elseif kind == 'blocked' then report_blocked(o[2], o[3], o[4], o[5])
+    elseif kind == 'state' then apply_statement(o[2])
+    elseif kind == 'sync' then synchronize(o, last_number)
+    elseif kind == 'beat' then for _, name in ipairs(call('SMEMBERS', LINES)) do fill(get_line(name)) end
+    elseif kind == 'leave' then leave_process()
+    end
+  end
+elseif status == 'again' then
+  for _, id in ipairs(call('SMEMBERS', prefix .. 'own:' .. owner)) do
+    local R = read_ticket(id)
+    if R and (R[STATE] == HELD or R[STATE] == SHARED) then
+      granted[#granted + 1] = {id, R[REASON], get_line(R[LINE]).tick, R[WAITED], R[WAITED], '0', R[WEIGHT], R[WAITED]}
+    end
+  end
+end

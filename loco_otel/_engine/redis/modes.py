@@ -1,0 +1,62 @@
+"""When the engine counts as away, and how a process goes on then."""
+
+from math import inf
+
+from loco_otel.snapshots import EngineMode
+
+AWAY_MODES = {"local": EngineMode.LOCAL, "closed": EngineMode.CLOSED, "open": EngineMode.OPEN}
+"""The mode while the engine is away, by the value of `LOCO_ENGINE_ON_ERROR`."""
+
+_RETRY_SECONDS = 0.05, 0.1
+_AWAY_RETRY_SECONDS = 0.25, 1.0
+
+
+class ModeSwitch:
+    """Decides the mode from failures and successes. Pure: its caller has the time and the random numbers.
+
+    Args:
+        on_error: the value of `LOCO_ENGINE_ON_ERROR`.
+        timeout: seconds without an answer after which the engine is away.
+
+    """
+
+    def __init__(self, on_error: str, timeout: float) -> None:
+        self._away = AWAY_MODES[on_error]
+        self._timeout = timeout
+        self._failing_since = inf
+        self.mode = EngineMode.REMOTE
+
+    def record_success(self) -> bool:
+        """Record that the engine has everything again, and return whether that changes the mode."""
+        self._failing_since = inf
+        changed, self.mode = self.mode is not EngineMode.REMOTE, EngineMode.REMOTE
+        return changed
+
+    def record_failure(self, since: float, now: float) -> bool:
+        """Record that the engine has not answered since a time, and return whether that changes the mode."""
+        self._failing_since = min(self._failing_since, since)
+        if self.mode is not EngineMode.REMOTE or now - self._failing_since < self._timeout:
+            return False
+        self.mode = self._away
+        return True
+
+    def compute_delay(self, fraction: float, now: float) -> float:
+        """Return the seconds until the next attempt; `fraction` is a random number, so that processes spread out."""
+        least, most = _RETRY_SECONDS if self.mode is EngineMode.REMOTE else _AWAY_RETRY_SECONDS
+        delay = least + (most - least) * fraction
+        if self.mode is EngineMode.REMOTE and self._failing_since < inf:
+            return max(0.0, min(delay, self._failing_since + self._timeout - now))
+        return delay
+
+
+def compute_share(capacity: float, processes: int) -> float:
+    """Return the slots of one process while the engine is away: its part of the capacity, at least 1.
+
+    Example:
+        >>> compute_share(8, 3)
+        2
+        >>> compute_share(2, 4)
+        1
+
+    """
+    return capacity if capacity == inf else max(1, int(capacity) // max(1, processes))

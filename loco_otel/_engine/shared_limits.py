@@ -1,0 +1,18 @@
+"""The limits of a resource that processes share."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+_NO_SHARES: Mapping[str, int] = MappingProxyType({})
+
+
+class SharedLimits(NamedTuple):
+    """What one process states about a resource; the newest statement of all processes is in force."""
+
+    capacity: int
+    policy: str
+    alpha: float
+    max_wait_ticks: int
+    shares: Mapping[str, int] = _NO_SHARES
+    """Of `fair`, in thousandths, by agent."""

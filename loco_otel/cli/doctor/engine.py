@@ -1,0 +1,44 @@
+"""What may be wrong with the engine that processes share."""
+
+from collections.abc import Iterator
+
+from loco_otel._config.engine_rules import MEMORY, hide_password
+from loco_otel._config.settings import Settings
+from loco_otel._engine.redis.inspection import ServerFacts, read_facts
+
+_CONNECT_TIMEOUT = 2.0
+
+
+def check_engine(settings: Settings | None) -> Iterator[str]:
+    """Yield a warning for each fault of the engine that the settings name; none without one."""
+    if settings is None or settings.engine == MEMORY:
+        return
+    where = f"the shared engine {hide_password(settings.engine)}"
+    try:
+        facts = read_facts(settings.engine, settings.engine_namespace, _CONNECT_TIMEOUT)
+    except ImportError:
+        yield f"{where} needs the package redis: pip install 'loco-otel[redis]'"
+    except Exception as error:
+        yield (
+            f"{where} does not answer ({error or type(error).__name__}):"
+            f" LOCO_ENGINE_ON_ERROR={settings.engine_on_error} holds until it does"
+        )
+    else:
+        yield from _check_facts(where, facts, settings)
+
+
+def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:
+    if not facts.is_supported:
+        yield f"{where} is {facts.version}: Redis 7.0 or Valkey 7.2 is the oldest that is supported"
+    if facts.eviction.startswith("allkeys"):
+        yield f"{where} has maxmemory-policy {facts.eviction}, which could evict half of a state: set noeviction"
+    if facts.seconds > settings.engine_timeout / 2:
+        yield (
+            f"{where} took {facts.seconds * 1000:.0f} ms to answer, and counts as away after LOCO_ENGINE_TIMEOUT="
+            f"{settings.engine_timeout:g} s"
+        )
+    if facts.capacity is not None and facts.capacity != settings.capacity:
+        yield (
+            f"{where} has the capacity {facts.capacity}, which another process stated, and a process started now sets"
+            f" it to {settings.capacity} for all: give all processes the same LOCO_CAPACITY"
+        )

@@ -1,0 +1,231 @@
+"""Pools whose slots are granted by another place: the core keeps the tickets, and leaves notes."""
+
+import pytest
+
+from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
+from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.recovery import rebuild_state
+from loco_otel._core.remote import RemoteChange, RemoteGrant
+from loco_otel._core.remote_grants import (
+    apply_remote_grant,
+    confirm_waiting,
+    refuse_immediate,
+    switch_pools,
+    update_remote_pool,
+)
+from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import (
+    Granted,
+    GrantReason,
+    Limited,
+    Outcome,
+    Released,
+    Request,
+    Spending,
+    Submitted,
+    Suspended,
+    Usage,
+    Waiting,
+)
+
+GRANT = RemoteGrant(
+    GrantReason.SCORE, tick=40, waited_ticks=3, total_waited_ticks=7, score=0.5, alpha=0.25,
+    queue_weight=9000, queue_age=12, policy="load",
+)  # fmt: skip
+
+
+@pytest.fixture
+def core() -> Scheduler:
+    core = Scheduler({"llm": 2}, FifoPolicy, max_waiters=1)
+    switch_pools(core, {"llm": 2}, 0.0, is_remote=True)
+    core.observed = True
+    return core
+
+
+def submit(core: Scheduler, agent: str = "a", timeout: float | None = None) -> Ticket:
+    ticket = Ticket(Request(agent, 1000, ("llm",), timeout))
+    assert not try_submit_fast(core, ticket, 0.0)
+    core.submit(ticket, 0.0)
+    return ticket
+
+
+def notes(core: Scheduler) -> list[tuple[RemoteChange, Ticket]]:
+    taken, core.remote.notes = core.remote.notes, []
+    return [tuple(note) for note in taken]
+
+
+def kinds(core: Scheduler) -> list[type]:
+    taken, core.events = core.events, []
+    return [type(event) for event in taken if not isinstance(event, Limited)]
+
+
+def test_nothing_is_granted_here_though_slots_are_free(core: Scheduler) -> None:
+    ticket = submit(core)
+    core.run_due_actions(100.0)
+    core.grant_all_waiting(100.0)
+    assert ticket.state is State.WAITING
+    assert notes(core) == [(RemoteChange.REQUESTED, ticket)]
+
+
+def test_a_grant_of_the_other_place_is_applied(core: Scheduler) -> None:
+    ticket = submit(core)
+    assert apply_remote_grant(core, ticket, GRANT, 2.0)
+    assert ticket.state is State.GRANTED
+    assert core.decided == [ticket]
+    event = core.events[-1]
+    assert isinstance(event, Granted)
+    assert (event.reason, event.tick, event.waited_ticks, event.waited) == (GrantReason.SCORE, 40, 3, 2.0)
+    assert (event.score, event.alpha, event.queue_weight, event.queue_age) == (0.5, 0.25, 9000, 12)
+    assert event.policy == "load"
+    assert ticket.waited_ticks == 7
+
+
+def test_a_second_grant_changes_nothing(core: Scheduler) -> None:
+    ticket = submit(core)
+    apply_remote_grant(core, ticket, GRANT, 2.0)
+    assert not apply_remote_grant(core, ticket, GRANT, 3.0)
+    core.release(ticket, 4.0)
+    assert not apply_remote_grant(core, ticket, GRANT, 5.0)
+    assert core.resources.pools["llm"].used == 0
+
+
+def test_each_end_leaves_one_note(core: Scheduler) -> None:
+    granted, cancelled, late = submit(core), submit(core), submit(core, timeout=5.0)
+    apply_remote_grant(core, granted, GRANT, 1.0)
+    notes(core)
+    core.record_spending(granted, Spending(Usage(1, 1), 1400, "m"), 2.0)
+    core.release(granted, 2.0)
+    core.cancel(cancelled, 2.0)
+    core.run_due_actions(5.0)
+    assert notes(core) == [(RemoteChange.ENDED, ticket) for ticket in (granted, cancelled, late)]
+    assert granted.correction == 400
+    core.cancel(late, 6.0)
+    assert notes(core) == []
+
+
+def test_a_release_is_noted_without_listeners_too(core: Scheduler) -> None:
+    """The fast path of a release leaves no note, so it must not be taken."""
+    core.observed = False
+    ticket = submit(core)
+    apply_remote_grant(core, ticket, GRANT, 1.0)
+    notes(core)
+    assert not try_release_fast(core, ticket)
+    core.release(ticket, 2.0)
+    assert notes(core) == [(RemoteChange.ENDED, ticket)]
+
+
+def test_a_refused_admission_frees_the_slot_elsewhere(core: Scheduler) -> None:
+    ticket = Ticket(Request("a", 1000, ("llm",), None, admission=True))
+    core.submit(ticket, 0.0)
+    apply_remote_grant(core, ticket, GRANT, 1.0)
+    assert ticket.state is State.ADMITTING
+    notes(core)
+    core.refuse_admission(ticket, Outcome.BUDGET, 2.0)
+    assert notes(core) == [(RemoteChange.ENDED, ticket)]
+    assert ticket.correction == -1000
+
+
+def test_a_pause_suspends_and_requests_again(core: Scheduler) -> None:
+    ticket = submit(core)
+    apply_remote_grant(core, ticket, GRANT, 1.0)
+    notes(core)
+    core.suspend_ticket(ticket, 2.0)
+    core.resume_ticket(ticket, 3.0)
+    assert notes(core) == [(RemoteChange.SUSPENDED, ticket), (RemoteChange.REQUESTED, ticket)]
+    core.cancel(ticket, 4.0)
+    assert notes(core) == [(RemoteChange.ENDED, ticket)]
+
+
+def test_a_wait_is_an_event_once_the_other_place_has_queued_it(core: Scheduler) -> None:
+    quick, slow = submit(core), submit(core)
+    assert kinds(core) == [Submitted, Submitted]
+    apply_remote_grant(core, quick, GRANT, 1.0)
+    assert not confirm_waiting(core, quick, 0, 1.0)
+    assert not confirm_waiting(core, slow, 0, 1.0)
+    assert not confirm_waiting(core, slow, 0, 1.0)
+    assert kinds(core) == [Granted, Waiting]
+    core.release(quick, 2.0)
+    apply_remote_grant(core, slow, GRANT, 2.0)
+    core.suspend_ticket(slow, 3.0)
+    assert kinds(core) == [Released, Granted, Suspended]
+
+
+def test_an_excess_of_waiters_is_rejected_once_they_are_queued(core: Scheduler) -> None:
+    first, second = submit(core), submit(core)
+    assert second.state is State.WAITING  # it may be granted with the first answer
+    assert confirm_waiting(core, second, 1, 1.0)
+    assert not confirm_waiting(core, first, 0, 1.0)
+    assert (second.outcome, first.state) == (Outcome.BACKPRESSURE, State.WAITING)
+
+
+def test_a_request_that_may_not_wait_is_refused(core: Scheduler) -> None:
+    core.remote.patience = 0.25
+    refused, forgotten = submit(core, timeout=0), submit(core, timeout=0)
+    refuse_immediate(core, refused, 0.1)
+    assert refused.outcome is Outcome.TIMEOUT
+    core.run_due_actions(0.2)
+    assert forgotten.state is State.WAITING
+    core.run_due_actions(0.25)
+    assert forgotten.outcome is Outcome.TIMEOUT
+
+
+def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
+    update_remote_pool(core, "llm", 5, 77, 1.0)
+    snapshot = core.start_snapshot(1.0).build_snapshot().resources[0]
+    assert (snapshot.capacity, snapshot.tick) == (5, 77)
+    assert [event.slots for event in core.events if isinstance(event, Limited)] == [5]
+    core.set_capacity("llm", 9, 2.0)
+    assert core.resources.pools["llm"].capacity == 0
+
+
+def test_a_tick_never_moves_back(core: Scheduler) -> None:
+    update_remote_pool(core, "llm", 2, 77, 1.0)
+    update_remote_pool(core, "llm", 2, 3, 1.0)
+    assert core.resources.get_queue_set(("llm",)).tick == 77
+
+
+def test_waiters_are_granted_here_after_the_switch(core: Scheduler) -> None:
+    tickets = [submit(core) for _ in range(3)]
+    kinds(core)
+    switch_pools(core, {"llm": 2}, 1.0, is_remote=False)
+    assert [ticket.state for ticket in tickets] == [State.GRANTED, State.GRANTED, State.WAITING]
+    assert kinds(core) == [Granted, Granted, Waiting]
+    assert notes(core) == []
+    core.release(tickets[0], 2.0)
+    assert tickets[2].state is State.GRANTED
+    assert notes(core) == []
+
+
+def test_leases_stay_when_the_other_place_decides_again(core: Scheduler) -> None:
+    switch_pools(core, {"llm": 2}, 1.0, is_remote=False)
+    held = submit_here(core)
+    switch_pools(core, {"llm": 2}, 2.0, is_remote=True)
+    later = submit(core)
+    core.release(held, 3.0)
+    assert later.state is State.WAITING
+    assert notes(core) == [(RemoteChange.REQUESTED, later), (RemoteChange.ENDED, held)]
+
+
+def test_deadlocks_are_left_to_the_other_place(core: Scheduler) -> None:
+    holder, nested = submit(core), submit(core)
+    holder.scopes = ("thread",)
+    for _ in range(2):
+        apply_remote_grant(core, holder, GRANT, 1.0)
+    core.park_ticket(nested, ("thread",), 1.0)
+    core.run_due_actions(1000.0)
+    assert nested.state is State.WAITING
+
+
+def test_recovery_drops_the_notes_of_the_interrupted_operation(core: Scheduler) -> None:
+    ticket = submit(core)
+    rebuild_state(core, 1.0)
+    assert notes(core) == []
+    assert ticket.state is State.WAITING
+
+
+def submit_here(core: Scheduler) -> Ticket:
+    ticket = Ticket(Request("a", 1000, ("llm",)))
+    core.submit(ticket, 0.0)
+    assert ticket.state is State.GRANTED
+    return ticket

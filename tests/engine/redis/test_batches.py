@@ -1,0 +1,200 @@
+"""The protocol of one process, without a server: numbers, window, sync, generation, certainty."""
+
+from typing import Any
+
+from loco_otel._engine.redis.batches import MAX_OPERATIONS, MAX_SYNC_TICKETS, WINDOW, Batch, BatchLog, Reply
+
+TTL = 5.0
+
+
+def reply(status: str = "ok", epoch: str = "e1") -> Reply:
+    return Reply.parse([1000, status, epoch, {}, {}, 0, 6000, 1])
+
+
+def synced(now: float = 0.0) -> BatchLog:
+    log = BatchLog(TTL)
+    log.start_sync([], [], "host 1")
+    assert log.take_sync_part(now) is not None
+    assert log.accept_sync_reply(reply(), now)
+    return log
+
+
+def take(log: BatchLog, now: float) -> Batch:
+    batch = log.take_batch(now)
+    assert batch is not None
+    return batch
+
+
+def test_nothing_is_sent_before_the_first_sync() -> None:
+    log = BatchLog(TTL)
+    log.add_operation(("submit", "p-1"))
+    assert log.take_batch(0.0) is None
+    assert log.take_beat(0.0) is None
+
+
+def test_each_batch_has_the_next_number() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    first = take(log, 1.0)
+    log.add_operation(("end", "p-1", 0))
+    second = take(log, 1.0)
+    assert second.number == first.number + 1
+
+
+def test_operations_wait_while_the_window_is_full() -> None:
+    log = synced()
+    for number in range(WINDOW + 2):
+        log.add_operation(("submit", f"p-{number}"))
+        if number < WINDOW:
+            take(log, 1.0)
+    assert log.take_batch(1.0) is None
+    assert log.accept_reply(reply(), 1.1) is not None
+    assert [it[1] for it in take(log, 1.1).operations] == [f"p-{WINDOW}", f"p-{WINDOW + 1}"]
+
+
+def test_a_batch_has_a_bounded_number_of_operations() -> None:
+    log = synced()
+    for number in range(MAX_OPERATIONS + 1):
+        log.add_operation(("submit", f"p-{number}"))
+    assert len(take(log, 1.0).operations) == MAX_OPERATIONS
+    assert len(take(log, 1.0).operations) == 1
+
+
+def test_a_demand_for_a_sync_stops_the_batches() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    take(log, 1.0)
+    assert log.accept_reply(reply("sync"), 1.1) is None
+    log.add_operation(("submit", "p-2"))
+    assert not log.is_synced
+    assert log.take_batch(1.1) is None
+
+
+def test_another_epoch_demands_a_sync() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    take(log, 1.0)
+    assert log.accept_reply(reply(epoch="e2"), 1.1) is None
+    assert not log.is_synced
+
+
+def test_a_sync_states_the_epoch_and_the_last_answered_number() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    answered = take(log, 1.0)
+    assert log.accept_reply(reply(), 1.1) == answered
+    log.add_operation(("submit", "p-2"))
+    take(log, 1.2)  # never answered
+    part = start_sync(log, 2.0)
+    assert (part[3], part[4]) == ("e1", answered.number)
+
+
+def test_numbers_continue_after_a_sync() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    lost = take(log, 1.0)
+    log.lose_sync()
+    log.start_sync([], [], "host 1")
+    part = log.take_sync_part(2.0)
+    assert part is not None
+    assert part.number == lost.number + 1
+
+
+def test_a_sync_repeats_the_ends_that_were_not_answered() -> None:
+    """Also over a second attempt: their corrections are known to nothing else."""
+    log = synced()
+    log.add_operation(("end", "p-1", 500))
+    take(log, 1.0)
+    log.add_operation(("end", "p-2", -200))
+    assert start_sync(log, 2.0)[6] == [("p-1", 500), ("p-2", -200)]
+    log.add_operation(("end", "p-3", 0))
+    assert start_sync(log, 3.0)[6] == [("p-1", 500), ("p-2", -200), ("p-3", 0)]
+    assert log.accept_sync_reply(reply(), 3.0)
+    assert start_sync(log, 4.0)[6] == []
+
+
+def test_a_sync_has_parts_and_ends_with_the_last_answer() -> None:
+    log = BatchLog(TTL)
+    log.start_sync([], [(f"p-{number}",) for number in range(MAX_SYNC_TICKETS + 1)], "host 1")
+    first = log.take_sync_part(0.0)
+    assert first is not None
+    assert (first.operations[0][1:3], len(first.operations[0][7])) == ((1, 0), MAX_SYNC_TICKETS)
+    assert log.accept_sync_reply(reply(), 0.0)
+    assert not log.is_synced
+    second = log.take_sync_part(0.0)
+    assert second is not None
+    assert (second.operations[0][1:3], len(second.operations[0][7])) == ((2, 1), 1)
+    assert log.accept_sync_reply(reply(), 0.0)
+    assert log.is_synced
+    assert log.take_sync_part(0.0) is None
+
+
+def test_operations_after_a_snapshot_follow_the_sync() -> None:
+    log = BatchLog(TTL)
+    log.start_sync([], [], "host 1")
+    log.add_operation(("submit", "p-9"))
+    assert log.take_sync_part(0.0) is not None
+    assert log.take_batch(0.0) is None
+    assert log.accept_sync_reply(reply(), 0.0)
+    assert take(log, 0.0).operations == [("submit", "p-9")]
+
+
+def test_a_failed_script_resets_the_state() -> None:
+    log = synced()
+    log.lose_sync(must_reset=True)
+    for _ in range(2):
+        log.start_sync([], [], "host 1")
+        part = log.take_sync_part(1.0)
+        assert part is not None
+        assert [operation[0] for operation in part.operations] == ["reset", "sync"]
+    assert log.accept_sync_reply(reply(epoch="e2"), 1.0)
+    log.start_sync([], [], "host 1")
+    part = log.take_sync_part(2.0)
+    assert part is not None
+    assert [operation[0] for operation in part.operations] == ["sync"]
+
+
+def test_wakes_of_an_earlier_generation_are_dropped() -> None:
+    log = synced()
+    before = str(log.generation)
+    assert log.accept_wake(before, 0.1)
+    start_sync(log, 0.2)
+    assert log.accept_sync_reply(reply(), 0.2)
+    assert not log.accept_wake(before, 0.3)
+    assert log.accept_wake(str(log.generation), 0.3)
+
+
+def test_grants_count_only_while_the_own_lease_is_certain() -> None:
+    """From when the last answered batch was sent: the answer may have been under way for long."""
+    log = synced(now=0.0)
+    log.add_operation(("beat",))
+    take(log, 2.0)
+    assert log.accept_reply(reply(), 5.0) is not None
+    assert log.is_certain(6.0)
+    assert not log.is_certain(6.1)
+    assert not log.accept_wake(str(log.generation), 6.1)
+    assert not log.is_synced
+
+
+def test_an_answer_that_was_under_way_too_long_demands_a_sync() -> None:
+    log = synced()
+    log.add_operation(("submit", "p-1"))
+    take(log, 1.0)
+    assert log.accept_reply(reply(), 5.1) is None
+    assert not log.is_synced
+
+
+def test_a_beat_is_due_after_a_third_of_the_lease_time() -> None:
+    log = synced(now=0.0)
+    assert log.beat_at == TTL / 3
+    assert log.take_beat(2.0) is not None
+    assert log.take_beat(2.0) is None  # one is in flight
+    assert log.beat_at == 2.0 + TTL / 3
+
+
+def start_sync(log: BatchLog, now: float) -> Any:
+    log.lose_sync()
+    log.start_sync([], [], "host 1")
+    part = log.take_sync_part(now)
+    assert part is not None
+    return part.operations[0]

@@ -1,0 +1,101 @@
+"""The step script grants as the core does: the same tickets, for the same reasons, with scores equal to the bit."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from effort import scale
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from redis_server import RedisServer
+from script_pair import ScriptPair, draw_limits, run_step
+
+from loco_otel._core.ticket import State
+from loco_otel._engine.shared_limits import SharedLimits
+
+shared_limits = st.builds(
+    SharedLimits,
+    st.sampled_from([1, 1, 2, 3]),
+    st.just("load"),
+    st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
+    st.sampled_from([0, 0, 1, 2, 5]),
+) | st.builds(
+    SharedLimits,
+    st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from(["fair", "fifo"]),
+    st.just(0.0),
+    st.sampled_from([0, 0, 1, 2, 5]),
+    st.sampled_from([{}, {"a": 2000, "b": 300}]),
+)
+
+
+@pytest.fixture
+def client(shared_server: RedisServer) -> Iterator[Any]:
+    with redis.Redis(port=shared_server.port, decode_responses=True) as client:
+        yield client
+
+
+def test_script_grants_as_the_core(client: Any) -> None:
+    rng, grants = random.Random(1), 0
+    while grants < scale(10_000):
+        pair = ScriptPair(client, draw_limits(rng))
+        agents = [f"a{number}" for number in range(rng.choice([2, 4, 10, 40]))]
+        for _ in range(rng.choice([20, 50, 200])):
+            for _ in range(rng.choice([1, 1, 3, 8])):
+                run_step(pair, rng, agents)
+            pair.compare()
+        pair.close()
+        grants += pair.grants
+
+
+class PairMachine(RuleBasedStateMachine):
+    """Hypothesis chooses the operations, and shrinks what differs."""
+
+    client: Any
+
+    @initialize(limits=shared_limits)
+    def begin(self, limits: SharedLimits) -> None:
+        self.pair = ScriptPair(self.client, limits)
+
+    @rule(agent=st.sampled_from("abc"), weight=st.sampled_from([500, 1000, 3000]), immediate=st.booleans())
+    def submit(self, agent: str, weight: int, immediate: bool) -> None:
+        self.pair.submit(agent, weight, immediate=immediate)
+
+    @precondition(lambda self: self.pair.live)
+    @rule(data=st.data(), correction=st.sampled_from([0, 0, -400, 900]))
+    def end(self, data: st.DataObject, correction: int) -> None:
+        ticket = data.draw(st.sampled_from(list(self.pair.live.values())))
+        if ticket.state is State.GRANTED:
+            self.pair.release(ticket, correction)
+        elif not ticket.state.is_ended:
+            self.pair.cancel(ticket)
+
+    @precondition(lambda self: self.pair.list_tickets(State.GRANTED, State.SUSPENDED))
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.pair.list_tickets(State.GRANTED, State.SUSPENDED)))
+        if ticket.state is State.GRANTED:
+            self.pair.suspend(ticket)
+        else:
+            self.pair.resume(ticket)
+
+    @rule(limits=shared_limits)
+    def set_limits(self, limits: SharedLimits) -> None:
+        self.pair.set_limits(limits)
+
+    @rule()
+    def compare(self) -> None:
+        self.pair.compare()
+
+    def teardown(self) -> None:
+        if hasattr(self, "pair"):
+            self.pair.compare()
+            self.pair.close()
+
+
+def test_script_and_core_agree_in_any_sequence(client: Any) -> None:
+    machine = type("Machine", (PairMachine,), {"client": client})
+    run_state_machine_as_test(machine, settings=settings(max_examples=scale(40), stateful_step_count=40, deadline=None))
