@@ -18,9 +18,8 @@ from loco_otel._core.policies.registry import POLICIES
 from loco_otel._introspection import tables
 from loco_otel.cli import dashboards as dashboard_files
 from loco_otel.cli import ledger as ledger_output
-from loco_otel.cli import metrics_page
+from loco_otel.cli import metrics_page, shared
 from loco_otel.cli import ps as ps_output
-from loco_otel.cli import shared
 from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
 from loco_otel.cli.report.command import write_report
 from loco_otel.cli.top.command import show_top
