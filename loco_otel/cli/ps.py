@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from loco_otel._introspection.tables import AgentRow, ResourceRows
+from loco_otel.cli.run_rows import RunRow, build_run_rows
 from loco_otel.errors import LocoError
 from loco_otel.events import GateCause
 
@@ -35,18 +36,33 @@ def fetch_resources(url: str) -> list[ResourceRows]:
         PsError: there is no answer, or the answer is not a Prometheus page with loco-otel's metrics.
 
     """
+    return parse_page(_fetch_page(url), url)
+
+
+def fetch_runs(url: str) -> list[RunRow]:
+    """Return the runs of a running process, by workflow and priority.
+
+    Raises:
+        PsError: there is no answer, or the answer is not a Prometheus page with loco-otel's metrics.
+
+    """
+    page = _fetch_page(url)
+    parse_page(page, url)  # raises where there is nothing of loco-otel
+    return build_run_rows(sample for family in text_string_to_metric_families(page) for sample in family.samples)
+
+
+def _fetch_page(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise PsError(f"{url} is no address: it begins with http:// or https://")
     try:
         # A proxy cannot reach this machine's own addresses, even if `http_proxy` has no exception for them.
         handlers = [urllib.request.ProxyHandler({})] if _is_local_host(urlsplit(url).hostname) else []
         with urllib.request.build_opener(*handlers).open(url, timeout=_TIMEOUT) as answer:
-            page = answer.read(_MAX_PAGE_BYTES).decode()
+            return str(answer.read(_MAX_PAGE_BYTES).decode())
     except (OSError, ValueError, HTTPException) as error:
         raise PsError(
             f"{url} does not answer: {' '.join(str(getattr(error, 'reason', None) or error).split())}"
         ) from error
-    return parse_page(page, url)
 
 
 def _is_local_host(host: str | None) -> bool:
