@@ -59,6 +59,11 @@ STORM_SHARE = 0.05
 """Of the granted calls. Both must hold: many refusals, and a notable share."""
 STORM_FOR = "2m"
 
+RUN_WINDOW = "15m"
+RUN_SLOWDOWN = 5.0
+"""The median slowdown of runs: four fifths of their time is waiting."""
+RUN_SLOWED_FOR = "10m"
+
 INACTIVE_FOR = "5m"
 FORKS_FOR = "2m"
 SILENCE_MEMORY = "1h"

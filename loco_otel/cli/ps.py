@@ -5,6 +5,7 @@ from itertools import chain
 
 from loco_otel._introspection.tables import AgentRow, ResourceRows
 from loco_otel.cli.metrics_page import MetricsPage, PageError, fetch_page
+from loco_otel.cli.run_rows import RunRow, build_run_rows
 from loco_otel.events import GateCause
 
 
@@ -16,6 +17,16 @@ def fetch_resources(url: str) -> list[ResourceRows]:
 
     """
     return build_rows(fetch_page(url))
+
+
+def fetch_runs(url: str) -> list[RunRow]:
+    """Return the runs of a running process, by workflow and priority.
+
+    Raises:
+        PageError: there is no answer, or the answer is not a Prometheus page with loco-otel's metrics.
+
+    """
+    return build_run_rows(chain.from_iterable(fetch_page(url).series.values()))
 
 
 def build_rows(page: MetricsPage) -> list[ResourceRows]:

@@ -9,6 +9,7 @@ from sdk_program import Running, environ, launched
 from sdk_server import LlmServer, free_port
 
 PROGRAM = """
+    import itertools
     import logging
     import os
     import threading
@@ -22,8 +23,10 @@ PROGRAM = """
     ended = threading.Event()
 
     def repeat(agent, tenant, step, failures):
-        with loco_otel.as_agent(agent, tenant=tenant):
-            while not ended.is_set():
+        for run in itertools.count():
+            if ended.is_set():
+                return
+            with loco_otel.as_agent(agent, tenant=tenant, workflow="tour", run=f"{agent}-{tenant}-{run}"):
                 try:
                     step()
                 except failures:
@@ -65,6 +68,7 @@ PROGRAM = """
 SETTINGS = """
     max_waiters = 100
     acquire_timeout = 0.15
+    run_idle = 0.2
     budget_period = "day"
 
     [[budgets]]
