@@ -8,7 +8,7 @@ This is the same scheduler as a library: `slot` for a `with` body, `wrap` and `s
 from loco_otel._config.settings import Settings
 from loco_otel._runtime.identity import as_agent
 from loco_otel._version import __version__
-from loco_otel.api import budgets, dump, install, on_budget, slot, snapshot, spend, uninstall
+from loco_otel.api import budgets, dump, install, on_budget, resume, slot, snapshot, spend, stop, uninstall
 from loco_otel.compat.adaptive import AdaptiveAlphaTuner
 from loco_otel.compat.agent import Agent
 from loco_otel.compat.async_scheduler import AcquireHandle, AsyncLOCOScheduler
@@ -28,7 +28,9 @@ from loco_otel.errors import (
     ConfigurationError,
     LedgerError,
     LocoError,
+    RunLimitError,
     ShutdownError,
+    StoppedError,
 )
 
 __all__ = [
@@ -47,11 +49,13 @@ __all__ = [
     "LedgerError",
     "LocoError",
     "ResourcePool",
+    "RunLimitError",
     "SchedulerMetrics",
     "Settings",
     "SharedResource",
     "ShutdownError",
     "StepResult",
+    "StoppedError",
     "Task",
     "__version__",
     "as_agent",
@@ -63,11 +67,13 @@ __all__ = [
     "jains_fairness",
     "on_budget",
     "reset",
+    "resume",
     "scheduled",
     "set_budget",
     "slot",
     "snapshot",
     "spend",
+    "stop",
     "uninstall",
     "wrap",
 ]

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+from loco_otel._budgets.stops import Stop
+from loco_otel._engine.run_list import list_runs
 from loco_otel._introspection.dump import Dump
 from loco_otel._runtime import faults, process
 from loco_otel._runtime.agent_readers import replace_surrogates
@@ -12,7 +14,7 @@ from loco_otel._runtime.runtime import Runtime
 from loco_otel._waiting.slot import Slot
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, MILLI, BudgetEvent, Priority, Request, Snapshot
-from loco_otel.money import BudgetStatus, Totals
+from loco_otel.money import BudgetStatus, Scope, Totals
 
 _logger = logging.getLogger("loco_otel")
 
@@ -79,6 +81,8 @@ def slot(
         run=caller.run,
         priority=caller.priority or Priority.NORMAL,
         deadline=caller.deadline,
+        session=caller.session,
+        workflow=caller.workflow,
     )
     return Slot(runtime, request)
 
@@ -107,7 +111,7 @@ def dump(tickets: int = 100) -> Dump:
     """Return the state of every resource, request by request. Print it, or call `as_dict()`.
 
     Args:
-        tickets: the most requests listed per resource; the dump counts the others.
+        tickets: the most requests listed per resource, and the most runs; the dump counts the other requests.
 
     Raises:
         ValueError: `tickets` is negative.
@@ -115,12 +119,13 @@ def dump(tickets: int = 100) -> Dump:
     Example:
         >>> with slot('analyst'):
         ...     sorted(dump().as_dict())
-        ['resources']
+        ['resources', 'runs']
 
     """
     if tickets < 0:
         raise ValueError(f"tickets must be at least 0, not {tickets!r}")
-    return Dump(process.get_runtime().engine.take_dump(tickets))
+    engine = process.get_runtime().engine
+    return Dump(engine.take_dump(tickets), list_runs(engine.list_tickets(), engine.read_clock())[:tickets])
 
 
 def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
@@ -131,7 +136,8 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
     from the start with `LOCO_COUNT_SPEND`.
 
     Args:
-        by: agent, tenant, team, workflow, session, provider or model; a sequence, or comma-separated names.
+        by: agent, tenant, team, workflow, session, provider, model or run; a sequence, or comma-separated names. With
+            run only the calls of runs are counted.
 
     Raises:
         ValueError: `by` has another field.
@@ -184,6 +190,79 @@ def on_budget(callback: Callable[[BudgetEvent], object]) -> Callable[[], None]:
             callbacks.remove(callback)
 
     return stop
+
+
+def stop(
+    *,
+    run: str | None = None,
+    session: str | None = None,
+    agent: str | None = None,
+    tenant: str | None = None,
+    abort_streams: bool = False,
+) -> int:
+    """Refuse the calls of a run, session, agent or tenant from now on, and turn away those that wait.
+
+    Calls that have been sent continue, unless `abort_streams` closes their streams. Idempotent. `LOCO_STOP_FILE` does
+    the same from outside the program. While `LOCO_MODE` is `observe`, nothing is refused, but counted.
+
+    Args:
+        run: the run's id. Exactly one of the four is required.
+        session: the session's id.
+        agent: the agent's name.
+        tenant: the tenant's name.
+        abort_streams: close open streams: their readers get the same error, at their next chunk at the latest.
+
+    Returns:
+        The number of waiting calls that were turned away. They and later calls raise `StoppedError`.
+
+    Raises:
+        ValueError: none of the four is given, or several are, or it is not a non-empty string.
+
+    Example:
+        >>> stop(agent='crawler')
+        0
+        >>> try:
+        ...     with slot('crawler'):
+        ...         pass
+        ... except StoppedError as error:
+        ...     print(error.scope, error.key)
+        agent crawler
+        >>> resume(agent='crawler')
+        True
+
+    """
+    stopped = _make_stop({"run": run, "session": session, "agent": agent, "tenant": tenant})
+    return process.get_runtime().governor.stop(stopped, abort_streams=abort_streams)
+
+
+def resume(
+    *, run: str | None = None, session: str | None = None, agent: str | None = None, tenant: str | None = None
+) -> bool:
+    """Undo `stop` for a run, session, agent or tenant. What `LOCO_STOP_FILE` names stays stopped.
+
+    Returns:
+        False if it was not stopped.
+
+    Raises:
+        ValueError: none of the four is given, or several are, or it is not a non-empty string.
+
+    Example:
+        >>> resume(run='r-1')
+        False
+
+    """
+    stopped = _make_stop({"run": run, "session": session, "agent": agent, "tenant": tenant})
+    return process.get_runtime().governor.resume(stopped)
+
+
+def _make_stop(names: Mapping[str, str | None]) -> Stop:
+    given = {name: value for name, value in names.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(names)} must be given, not {', '.join(given) or 'none'}")
+    ((name, value),) = given.items()
+    if not (isinstance(value, str) and value):
+        raise ValueError(f"{name} must be a non-empty string, not {value!r}")
+    return Stop(Scope(name), str(replace_surrogates(value)))
 
 
 def install() -> tuple[str, ...]:

@@ -85,16 +85,17 @@ class ShutdownError(AcquireRejectedError):
 class BudgetExceededError(AcquireRejectedError):
     """A budget has no room for a call or a task. Nothing was sent.
 
-    Amounts are in USD, or in weights if the budget counts those.
+    Amounts are in the budget's unit.
 
     Attributes:
         agent_id: the agent of the request.
         current: the amount spent and reserved; None if unknown.
         limit: the budget's limit; None if unknown.
         task_cost: the estimated cost of the call.
-        scope: the kind of `key`: `agent`, `tenant`, `team`, `model` or `all`; None for a budget of a `BudgetManager`.
-        key: the agent, tenant, team or model; `*` for all.
-        unit: `usd` or `weight`.
+        scope: the kind of `key`: `agent`, `tenant`, `team`, `model`, `run`, `session`, `workflow` or `all`; None for a
+            budget of a `BudgetManager`.
+        key: the name of that; `*` for all.
+        unit: `usd`, `weight`, `tokens` or `calls`.
         period: the budget's period: `minute`, `hour`, `day`, `month` or `total`.
         spent: the amount spent; None if unknown.
         reserved: the estimated cost of calls in flight.
@@ -165,14 +166,63 @@ def _describe_budget(
     whose = "all" if scope is Scope.ALL else f"{scope} {key!r}"
     during = "" if period is Period.TOTAL else f" a {period}"
     reset = ""
-    if standing.resets_at is not None:
+    is_of_run = scope is Scope.RUN
+    if standing.resets_at is not None and not (is_of_run and period is Period.TOTAL):
         reset = f"; it resets at {datetime.fromtimestamp(standing.resets_at, UTC).isoformat(timespec='seconds')}"
     return (
         f"A call of {agent!r} is estimated at {unit.tell(cost)}, and the budget of {whose} has no room for it:"
         f" {unit.tell(unit.amount(standing.spent))} spent and {unit.tell(unit.amount(standing.reserved))} reserved"
         f" of {unit.tell(unit.amount(standing.limit))}{during}{reset}; the call was not sent"
-        " (LOCO_BUDGETS sets the limit, LOCO_BUDGET_ON_EXCEEDED the action)"
+        + (
+            " (LOCO_RUN_LIMITS or a budget of runs sets the limit)"
+            if is_of_run
+            else " (LOCO_BUDGETS sets the limit, LOCO_BUDGET_ON_EXCEEDED the action)"
+        )
     )
+
+
+class RunLimitError(AcquireRejectedError):
+    """A run exceeds a limit that is no budget: its seconds, or the repeats of a tool call. Nothing was sent.
+
+    Attributes:
+        run: the run's id.
+        limit: the name of the limit, as in `LOCO_RUN_LIMITS`: `seconds` or `repeats`.
+
+    Example:
+        >>> error = RunLimitError('too long', run='r-1', limit='seconds')
+        >>> error.run, error.limit
+        ('r-1', 'seconds')
+
+    """
+
+    def __init__(
+        self, message: str = "", *, run: str = "", limit: str = "", agent: str = "", resource: str = ""
+    ) -> None:
+        super().__init__(message, agent=agent, resource=resource)
+        self.run = run
+        self.limit = limit
+
+
+class StoppedError(AcquireRejectedError):
+    """The run, session, agent or tenant of a call was stopped. The call was not sent, or its stream was closed.
+
+    Attributes:
+        scope: `run`, `session`, `agent`, `tenant`, or `all`.
+        key: the id or name that was stopped; `*` for all.
+
+    Example:
+        >>> error = StoppedError('stopped', scope='run', key='r-1')
+        >>> error.scope, error.key
+        ('run', 'r-1')
+
+    """
+
+    def __init__(
+        self, message: str = "", *, scope: str = "", key: str = "", agent: str = "", resource: str = ""
+    ) -> None:
+        super().__init__(message, agent=agent, resource=resource)
+        self.scope = scope
+        self.key = key
 
 
 class LedgerError(AcquireRejectedError):

@@ -33,6 +33,10 @@ class Outcome(StrEnum):
     BACKPRESSURE = "backpressure"
     BUDGET = "budget"
     SHUTDOWN = "shutdown"
+    STOPPED = "stopped"
+    """Its run, session, agent or tenant was stopped."""
+    LIMIT = "limit"
+    """Its run exceeded a limit that is no budget."""
 
 
 class GrantReason(StrEnum):
@@ -99,6 +103,39 @@ class BypassReason(StrEnum):
 
     INTERNAL_ERROR = "internal_error"
     UNSUPPORTED_RUNTIME = "unsupported_runtime"
+
+
+class LimitReason(StrEnum):
+    """What refuses a call, or would refuse it."""
+
+    BUDGET = "budget"
+    """A budget without room; of a run, one of the next four."""
+    RUN_USD = "run_usd"
+    RUN_WEIGHT = "run_weight"
+    RUN_TOKENS = "run_tokens"
+    RUN_CALLS = "run_calls"
+    RUN_SECONDS = "run_seconds"
+    """The time since the run's first call."""
+    RUN_REPEATS = "run_repeats"
+    """The number of identical tool calls of the run."""
+    STOPPED = "stopped"
+    """`loco_otel.stop()` or the stop file."""
+    BACKPRESSURE = "backpressure"
+    """`LOCO_MAX_WAITERS`."""
+    TIMEOUT = "timeout"
+    """`LOCO_ACQUIRE_TIMEOUT`, or the timeout of a slot."""
+    DEADLINE = "deadline"
+    """The deadline of `as_agent`."""
+
+
+class LimitAction(StrEnum):
+    """What became of a call at a limit."""
+
+    WARNED = "warned"
+    """It was allowed, half way to the limit."""
+    REFUSED = "refused"
+    WOULD = "would"
+    """It was allowed, as `LOCO_MODE` is `observe`; else it would have been refused."""
 
 
 class RateLimits(NamedTuple):
@@ -283,6 +320,35 @@ class BudgetExceeded(NamedTuple):
     """The cheaper model that the call is sent with, if any."""
 
 
+class LimitDecided(NamedTuple):
+    """A call was refused at a limit, or would have been, or was allowed with a warning.
+
+    Example:
+        >>> def handle(event: Event) -> None:
+        ...     if isinstance(event, LimitDecided):
+        ...         print(event.ticket.request.run, event.reason, event.action)
+
+    """
+
+    at: float
+    ticket: TicketView
+    reason: LimitReason
+    action: LimitAction
+
+
+class RunEnded(NamedTuple):
+    """A framework has ended a run.
+
+    Example:
+        >>> RunEnded(0.5, 'r-1').run
+        'r-1'
+
+    """
+
+    at: float
+    run: str
+
+
 class BudgetReached(NamedTuple):
     """Spending reached a threshold of a budget for the first time in its period.
 
@@ -315,10 +381,20 @@ class Bypassed(NamedTuple):
 
 BudgetEvent: TypeAlias = BudgetExceeded | BudgetReached
 RequestEvent: TypeAlias = (
-    Submitted | Waiting | SlotTaken | Granted | Rejected | Throttled | Suspended | Spent | Released | BudgetEvent
+    Submitted
+    | Waiting
+    | SlotTaken
+    | Granted
+    | Rejected
+    | Throttled
+    | Suspended
+    | Spent
+    | Released
+    | LimitDecided
+    | BudgetEvent
 )
 ResourceEvent: TypeAlias = Limited | Gated
-Event: TypeAlias = RequestEvent | ResourceEvent | Bypassed
+Event: TypeAlias = RequestEvent | ResourceEvent | Bypassed | RunEnded
 
 
 class Listener(Protocol):

@@ -1,6 +1,7 @@
 """Budgets, charges and totals as values that all layers share.
 
-Amounts are integers: micro-USD (millionths of a dollar), or milli-weights. Times are seconds since the epoch.
+Amounts are integers: micro-USD (millionths of a dollar), milli-weights, tokens or calls. Times are seconds since the
+epoch.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,6 @@ from typing import NamedTuple
 
 MICRO = 1_000_000
 """Micro-USD in one USD."""
-_MILLI_PER_WEIGHT = 1000
-"""Milli-weights in one unit of weight."""
 
 
 class Unit(StrEnum):
@@ -29,17 +28,30 @@ class Unit(StrEnum):
     """Micro-USD."""
     WEIGHT = "weight"
     """Milli-weights."""
+    TOKENS = "tokens"
+    """Input and output tokens."""
+    CALLS = "calls"
+    """Calls that were sent, whatever their answer."""
+
+    @property
+    def scale(self) -> int:
+        """The integer amount of one unit."""
+        return _SCALES[self]
 
     def amount(self, integer: int) -> float:
-        """Convert an integer amount to USD or weights."""
-        return integer / (MICRO if self is Unit.USD else _MILLI_PER_WEIGHT)
+        """Convert an integer amount to USD, weights, tokens or calls."""
+        scale = _SCALES[self]
+        return integer if scale == 1 else integer / scale
 
     def tell(self, amount: float) -> str:
-        """Format USD or weights for people: $5.00, $0.000123, 12.5 weight."""
-        if self is Unit.WEIGHT:
-            return f"{amount:.10g} weight"
+        """Format an amount for people: $5.00, $0.000123, 12.5 weight, 3 calls."""
+        if self is not Unit.USD:
+            return f"{amount:.10g} {self}"
         exact = f"{amount:.6f}"
         return "$" + (exact[:-4] if exact.endswith("0000") else exact.rstrip("0"))
+
+
+_SCALES = {Unit.USD: MICRO, Unit.WEIGHT: 1000, Unit.TOKENS: 1, Unit.CALLS: 1}
 
 
 class Scope(StrEnum):
@@ -56,6 +68,13 @@ class Scope(StrEnum):
     TEAM = "team"
     MODEL = "model"
     ALL = "all"
+    RUN = "run"
+    SESSION = "session"
+    WORKFLOW = "workflow"
+
+
+CALL_SCOPES = frozenset({Scope.RUN, Scope.SESSION})
+"""Scopes whose names are the ids of single pieces of work, without bound: no metric has them."""
 
 
 class Period(StrEnum):
@@ -121,8 +140,10 @@ class Budget(NamedTuple):
 
     scope: Scope
     key: str | None
-    """The name of an agent, tenant, team or model; for models also a glob; `*` for all together."""
+    """The name of an agent, tenant, team, model, run, session or workflow; for models also a glob; `*` for all
+    together."""
     limit: int
+    """0 admits no call."""
     unit: Unit = Unit.USD
     period: Period = Period.TOTAL
     action: Action = Action.REJECT
@@ -198,6 +219,7 @@ class Charge(NamedTuple):
     """True if the provider reported no usage."""
     underpriced: bool = False
     """True if a part of the call has no known price."""
+    run: str | None = None
 
     def key(self, scope: Scope) -> str | None:
         """Return the charged name within a scope; None if the call has none."""
@@ -205,7 +227,11 @@ class Charge(NamedTuple):
 
     def amount(self, unit: Unit) -> int:
         """Return the charged amount in a unit. A call of unknown price charges 0 USD."""
-        return self.weight if unit is Unit.WEIGHT else self.usd or 0
+        if unit is Unit.USD:
+            return self.usd or 0
+        if unit is Unit.WEIGHT:
+            return self.weight
+        return 1 if unit is Unit.CALLS else self.input_tokens + self.output_tokens
 
 
 class BudgetStatus(NamedTuple):
@@ -224,7 +250,7 @@ class BudgetStatus(NamedTuple):
     spent: int
     reserved: int
     resets_at: float | None
-    """None if the budget never resets."""
+    """None if the budget never resets. That of a run in total resets once the run has been silent until then."""
     action: Action
     since: float | None = None
     """The time of the period's first charged call; None if there is none."""
@@ -269,7 +295,9 @@ class Totals(NamedTuple):
 
 
 ATTRIBUTION = ("agent", "tenant", "team", "workflow", "session", "provider", "model")
-"""The fields of `Charge` by which totals can be grouped."""
+"""The fields of `Charge` by which all totals can be grouped."""
+RUN_ATTRIBUTION = (*ATTRIBUTION, "run")
+"""Those of calls that belong to a run."""
 
 
 def ends(period: Period, now: float, zone: tzinfo) -> float | None:

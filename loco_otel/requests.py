@@ -63,6 +63,9 @@ class Request(NamedTuple):
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     """The time of the scheduler's clock by which it must be granted."""
+    session: str | None = None
+    """The conversation that it belongs to."""
+    workflow: str | None = None
 
 
 class Usage(NamedTuple):

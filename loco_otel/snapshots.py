@@ -98,6 +98,30 @@ class TicketSnapshot(NamedTuple):
     """The id of the holder whose slot it shares."""
 
 
+class RunSnapshot(NamedTuple):
+    """The requests of one run at one moment.
+
+    Example:
+        >>> import loco_otel
+        >>> with loco_otel.as_agent('analyst', run='r-1'), loco_otel.slot():
+        ...     [run['run'] for run in loco_otel.dump().as_dict()['runs']]
+        ['r-1']
+
+    """
+
+    run: str
+    agents: tuple[str, ...]
+    workflow: str | None
+    session: str | None
+    priority: str
+    holding: int
+    waiting: int
+    oldest_wait: float
+    """Seconds that its oldest waiter has waited."""
+    weight: int
+    """Milli-weights of the requests that hold and wait."""
+
+
 class ResourceSnapshot(NamedTuple):
     """One resource at one moment."""
 

@@ -123,6 +123,17 @@ def test_demo_runs(marked: Marked) -> None:
     assert "curl -s http://localhost:9464/metrics" in output
     assert "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_EXPORTER_OTLP_ENDPOINT=" in output
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", output)
+    live, written, imported = output.splitlines()[-3:]
+    assert re.fullmatch(r"Live view, while a program runs: \S+/loco-otel top http://127.0.0.1:\d+/metrics", live)
+    assert re.fullmatch(
+        r"Dashboards that \S+/loco-otel dashboards push --url URL would import: "
+        "Agent, Overview, Scheduling, Spend and budgets",
+        imported,
+    )
+    report = Path(written.removeprefix("Report of this run: ")).read_text()
+    assert f"<td>{every.usd:.4f}</td>" in report
+    assert f"<td>{every.tokens_in:,}</td><td>{every.tokens_out:,}</td>" in report
+    assert "<b>2</b><p>in slots at once, at most</p>" in report
 
 
 def test_demo_runs_on_a_terminal(marked: Marked, tmp_path: Path) -> None:

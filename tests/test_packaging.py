@@ -21,7 +21,7 @@ def test_entry_points_load() -> None:
         entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor") if entry.name[:5] == "loco_"
     }
     sdks = {"openai", "anthropic", "google_genai", "groq", "botocore", "aiobotocore", "mistralai", "cohere", "ollama"}
-    sdks |= {"azure_ai_inference", "huggingface_hub", "litellm", "httpx", "httpx2"}
+    sdks |= {"azure_ai_inference", "huggingface_hub", "litellm", "httpx", "httpx2", "claude_agent_sdk"}
     assert ours.keys() == {f"loco_{sdk}" for sdk in sdks}
     for entry in ours.values():
         assert issubclass(entry.load(), LocoInstrumentor)

@@ -45,7 +45,7 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Calls in this range",
             "Requests for a slot that were granted.",
-            Query(_AT.sum_increase("loco.acquire.requests", where='loco_outcome="granted"'), "calls"),
+            Query(_AT.sum_growth("loco.acquire.requests", where='loco_outcome="granted"'), "calls"),
             COUNT,
             empty=_NO_CALL,
             over_range=True,
@@ -53,14 +53,14 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Active calls",
             "Calls that hold a slot now.",
-            Query(_AT.sum_gauge("loco.requests.active"), "active"),
+            Query(_AT.count_requests("loco.requests.active"), "active"),
             COUNT,
             empty=_NO_CALL,
         ),
         make_stat(
             "Waiting calls",
             "Calls that wait for a slot now.",
-            Query(_AT.sum_gauge("loco.requests.waiting"), "waiting"),
+            Query(_AT.count_requests("loco.requests.waiting"), "waiting"),
             COUNT,
             empty=_NO_CALL,
             steps={1: "orange"},
@@ -77,7 +77,7 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Spent in this range",
             "Cost of the calls that were settled.",
-            Query(_AT.sum_increase("loco.spend"), "USD"),
+            Query(_AT.sum_growth("loco.spend"), "USD"),
             USD,
             empty="No call was settled in this range",
             over_range=True,
@@ -88,8 +88,8 @@ def _list_totals() -> list[PanelBuilder]:
             "lacks.",
             Query(
                 divide(
-                    Selectors(("agent",)).sum_increase("loco.spend"),
-                    Selectors(("agent",)).sum_increase("loco.acquire.requests", where='loco_outcome="granted"'),
+                    Selectors(("agent",)).sum_growth("loco.spend"),
+                    Selectors(("agent",)).sum_growth("loco.acquire.requests", where='loco_outcome="granted"'),
                 ),
                 "USD",
             ),
@@ -167,7 +167,7 @@ def _list_waits() -> list[PanelBuilder]:
             "Waited in this range for",
             "Seconds of waiting by cause, and by the agent that held the slot.",
             Query(
-                _AT.sum_increase("loco.wait.time", "loco_wait_cause, loco_blame_agent"),
+                _AT.sum_growth("loco.wait.time", "loco_wait_cause, loco_blame_agent"),
                 "{{loco_wait_cause}} {{loco_blame_agent}}",
             ),
             SECONDS,

@@ -67,7 +67,7 @@ class Alert(NamedTuple):
 
 def list_alerts() -> list[Alert]:
     """Return all alerts."""
-    return [*_list_budget_alerts(), *_list_queue_alerts(), *_list_loss_alerts()]
+    return [*_list_budget_alerts(), *_list_queue_alerts(), *_list_run_alerts(), *_list_loss_alerts()]
 
 
 def _name(metric: str) -> str:
@@ -199,6 +199,31 @@ def _list_queue_alerts() -> list[Alert]:
             "counted.",
             "loco-scheduling",
             at.STORM_FOR,
+        ),
+    ]
+
+
+def _list_run_alerts() -> list[Alert]:
+    decisions, slowdown = _name("loco.limit.decisions"), _name("loco.run.slowdown")
+    refused = 'loco_limit_action="refused",loco_limit_reason=~"run_.+|stopped"'
+    return [
+        Alert(
+            "LocoRunsRefused",
+            f"sum by (job, loco_limit_reason) (increase({decisions}{{{refused}}}[{at.RUN_WINDOW}])) > 0",
+            "warning",
+            "Calls of {{ $labels.job }} are refused at a limit of their run, or stopped",
+            "{{ $value | humanize }} calls in the last quarter of an hour, by {{ $labels.loco_limit_reason }}.",
+            "loco-scheduling",
+        ),
+        Alert(
+            "LocoRunsSlowed",
+            f"histogram_quantile(0.5, sum by (le, gen_ai_workflow_name, loco_priority) "
+            f"(rate({slowdown}_bucket[{at.RUN_WINDOW}]))) > {at.RUN_SLOWDOWN}",
+            "warning",
+            "Runs of {{ $labels.gen_ai_workflow_name }} with priority {{ $labels.loco_priority }} mostly wait",
+            "Half of them take more than {{ $value | humanize }} times as long as without waiting.",
+            "loco-scheduling",
+            at.RUN_SLOWED_FOR,
         ),
     ]
 

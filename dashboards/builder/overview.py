@@ -50,7 +50,7 @@ def _list_health() -> list[PanelBuilder]:
         make_stat(
             "Active calls",
             "Calls that hold a slot now.",
-            Query(_AT.sum_gauge("loco.requests.active"), "active"),
+            Query(_AT.count_requests("loco.requests.active"), "active"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
         ),
@@ -65,7 +65,7 @@ def _list_health() -> list[PanelBuilder]:
         make_stat(
             "Waiting calls",
             "Calls that wait for a slot now.",
-            Query(_AT.sum_gauge("loco.requests.waiting"), "waiting"),
+            Query(_AT.count_requests("loco.requests.waiting"), "waiting"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
             steps={1: "orange"},
@@ -82,7 +82,7 @@ def _list_health() -> list[PanelBuilder]:
         make_stat(
             "Refused by providers",
             "Answers 429, 503 or 529 in this range. Client timeouts and exhausted accounts are not counted here.",
-            Query(_WHOLE.sum_increase("loco.throttles", where=REFUSALS), "refused"),
+            Query(_WHOLE.sum_growth("loco.throttles", where=REFUSALS), "refused"),
             COUNT,
             empty="No call was sent in this range",
             steps={1: "orange", 50: "red"},
@@ -177,7 +177,7 @@ def _list_capacity() -> list[PanelBuilder]:
         make_bars(
             "Waiting time by cause",
             "Seconds that calls waited in this range, open waits included.",
-            Query(_AT.sum_increase("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
+            Query(_AT.sum_growth("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
             SECONDS,
             empty="No call waited in this range",
             width=6,
@@ -195,7 +195,7 @@ def _list_capacity() -> list[PanelBuilder]:
 
 
 def _list_completeness() -> list[PanelBuilder]:
-    other = _AT.sum_increase("loco.acquire.requests", where=f'{AGENT}="other"')
+    other = _AT.sum_growth("loco.acquire.requests", where=f'{AGENT}="other"')
     inactive = f"up{{{ORIGIN_FILTER}}} == 1 unless on (job, instance) {_AT.select('loco.active')} > 0"
     ledger, own = (
         _AT.select(name, where)
@@ -206,7 +206,7 @@ def _list_completeness() -> list[PanelBuilder]:
             "Calls that bypassed the scheduler",
             "Calls that went out unscheduled: an internal error, or a runtime that is not supported. Spend and waits "
             "lack them.",
-            Query(_AT.sum_increase("loco.bypassed"), "bypassed"),
+            Query(_AT.sum_growth("loco.bypassed"), "bypassed"),
             COUNT,
             empty="No telemetry of loco-otel in this range",
             steps={1: "red"},
@@ -215,7 +215,7 @@ def _list_completeness() -> list[PanelBuilder]:
         make_stat(
             "Share of agents folded into other",
             "Requests of agents above LOCO_METRIC_VALUES. Above 0, panels by agent are incomplete.",
-            Query(divide(f"({other} or vector(0))", _AT.sum_increase("loco.acquire.requests")), "other"),
+            Query(divide(f"({other} or vector(0))", _AT.sum_growth("loco.acquire.requests")), "other"),
             RATIO,
             empty="No call was decided in this range",
             steps={0.01: "orange", 0.2: "red"},
@@ -246,8 +246,8 @@ def _list_completeness() -> list[PanelBuilder]:
             "Events that spans and metrics lack as an exporter was too slow, and operations of the scheduler that an "
             "exception interrupted, after which its state was rebuilt.",
             (
-                Query(_AT.sum_increase("loco.events.dropped"), "dropped"),
-                Query(_AT.sum_increase("loco.recoveries"), "rebuilt"),
+                Query(_AT.sum_growth("loco.events.dropped"), "dropped"),
+                Query(_AT.sum_growth("loco.recoveries"), "rebuilt"),
             ),
             COUNT,
             empty="No telemetry of loco-otel in this range",

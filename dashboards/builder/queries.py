@@ -56,6 +56,10 @@ class Selectors:
         """Return a gauge's sum over processes."""
         return f"sum{_format_by(by)}({self.select(name, where)})"
 
+    def count_requests(self, name: str) -> str:
+        """Return a gauge's sum over processes: 0 where they run and no request is in that state."""
+        return f"{self.sum_gauge(name)} or 0 * {self.sum_gauge('loco.info')}"
+
     def max_gauge(self, name: str, by: str = "", where: str = "") -> str:
         """Return a gauge's highest value over processes."""
         return f"max{_format_by(by)}({self.select(name, where)})"
@@ -64,9 +68,23 @@ class Selectors:
         """Return a counter's rate per second."""
         return f"sum{_format_by(by)}(rate({self.select(name, where, part=part)}[{RATE}]))"
 
-    def sum_increase(self, name: str, by: str = "", where: str = "", *, window: str = RANGE, part: str = "") -> str:
-        """Return a counter's increase over a window, by default the range that the dashboard shows."""
-        return f"sum{_format_by(by)}(increase({self.select(name, where, part=part)}[{window}]))"
+    def sum_increase(self, name: str, by: str = "", where: str = "", *, window: str) -> str:
+        """Return a counter's increase over a window, as Prometheus extrapolates it."""
+        return f"sum{_format_by(by)}(increase({self.select(name, where)}[{window}]))"
+
+    def sum_growth(self, name: str, by: str = "", where: str = "") -> str:
+        """Return what a counter has grown by in the range that the dashboard shows.
+
+        The last value less the one at the beginning of the range; a series that has begun since counts whole. This is
+        exact, where `increase` extrapolates and misses the first value of a series. Only a series that was reset, by
+        a process that was restarted as the same instance, is left to `increase`.
+        """
+        series = self.select(name, where)
+        last = f"max_over_time({series}[{RANGE}])"
+        return (
+            f"sum{_format_by(by)}((increase({series}[{RANGE}]) and resets({series}[{RANGE}]) > 0) "
+            f"or ({last} - ({series} offset {RANGE} or 0 * {last})))"
+        )
 
     def quantile(self, share: float, name: str, by: str = "", where: str = "", *, window: str = RATE) -> str:
         """Return a histogram's quantile."""

@@ -26,6 +26,9 @@ _PAIR = f"{AGENT}, {RESOURCE}"
 _BY_AGENT = f"{{{{{AGENT}}}}} at {{{{{RESOURCE}}}}}"
 _BY_RESOURCE = f"{{{{{RESOURCE}}}}}"
 _SELF = 'loco_wait_cause="self"'
+_RUN = "gen_ai_workflow_name, loco_priority"
+_BY_RUN = "{{gen_ai_workflow_name}} {{loco_priority}}"
+_NO_RUN = "No call belongs to a run: see docs/runs.md"
 _NO_TELEMETRY = "No telemetry of loco-otel in this range"
 _NO_WAIT = "No call waited in this range"
 _NO_THROTTLE = "The provider has refused nothing: the limit has no reference"
@@ -43,6 +46,7 @@ def build_scheduling() -> Page:
             Row("Which agent made which wait", _list_blame()),
             Row("Waits", _list_waits()),
             Row("Storm: the provider refuses calls", _list_storm()),
+            Row("Runs and limits", _list_runs()),
             Row("Fairness", _list_fairness()),
             Row("Score", _list_score()),
         ),
@@ -60,7 +64,7 @@ def _list_slots() -> list[PanelBuilder]:
                 Column("Waiting", _AT.sum_gauge("loco.requests.waiting", _PAIR), COUNT),
                 Column("Oldest wait", _AT.max_gauge("loco.queue.wait", _PAIR), SECONDS),
                 Column("Score L", _AT.max_gauge("loco.load.score", _PAIR), COUNT, 3),
-                Column("Slot seconds", _AT.sum_increase("loco.slot.time", _PAIR), SECONDS),
+                Column("Slot seconds", _AT.sum_growth("loco.slot.time", _PAIR), SECONDS),
             ],
             empty=_NO_TELEMETRY,
             sort_by="Waiting",
@@ -121,8 +125,8 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds of waiting in this range behind slots that the other agent held. The diagonal is an agent's own "
             "concurrency.",
             # Of the cause `self` there is no agent to blame but the waiting one.
-            _AT.sum_increase("loco.wait.time", f"{AGENT}, loco_blame_agent", 'loco_wait_cause="slot"')
-            + f" or label_replace({_AT.sum_increase('loco.wait.time', AGENT, _SELF)}, "
+            _AT.sum_growth("loco.wait.time", f"{AGENT}, loco_blame_agent", 'loco_wait_cause="slot"')
+            + f" or label_replace({_AT.sum_growth('loco.wait.time', AGENT, _SELF)}, "
             + f'"loco_blame_agent", "$1", "{AGENT}", "(.*)")',
             row=AGENT,
             column="loco_blame_agent",
@@ -134,7 +138,7 @@ def _list_blame() -> list[PanelBuilder]:
             "Seconds that others waited for an agent",
             "Seconds of waiting in this range, by the agent that held the slots.",
             Query(
-                _AT.sum_increase("loco.wait.time", "loco_blame_agent", where='loco_wait_cause="slot"'),
+                _AT.sum_growth("loco.wait.time", "loco_blame_agent", where='loco_wait_cause="slot"'),
                 "{{loco_blame_agent}}",
             ),
             SECONDS,
@@ -144,7 +148,7 @@ def _list_blame() -> list[PanelBuilder]:
         make_bars(
             "Seconds of waiting by cause",
             "Seconds of waiting in this range, open waits included.",
-            Query(_AT.sum_increase("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
+            Query(_AT.sum_growth("loco.wait.time", "loco_wait_cause"), "{{loco_wait_cause}}"),
             SECONDS,
             empty=_NO_WAIT,
             width=6,
@@ -221,6 +225,57 @@ def _list_waits() -> list[PanelBuilder]:
             Query(_WHOLE.sum_rate("loco.leases.expired", RESOURCE), _BY_RESOURCE),
             PER_SECOND,
             empty=_NO_TELEMETRY,
+        ),
+    ]
+
+
+def _list_runs() -> list[PanelBuilder]:
+    runs = Selectors(())
+    return [
+        make_graph(
+            "Active runs",
+            "Runs that have not ended: one that is silent counts for LOCO_RUN_IDLE, unless its framework ended it.",
+            Query(runs.sum_gauge("loco.runs.active", _RUN), _BY_RUN),
+            COUNT,
+            empty=_NO_RUN,
+        ),
+        make_graph(
+            "Run duration, 95th percentile",
+            "Time from the first call of a run to the end of its last, of the runs that ended.",
+            Query(runs.quantile(0.95, "loco.run.duration", _RUN), _BY_RUN),
+            SECONDS,
+            empty=_NO_RUN,
+        ),
+        make_graph(
+            "Run wait, 95th percentile",
+            "Time that a run lost to waiting for slots. A fair order between runs, or more capacity, shortens it.",
+            Query(runs.quantile(0.95, "loco.run.wait", _RUN), _BY_RUN),
+            SECONDS,
+            empty=_NO_RUN,
+        ),
+        make_graph(
+            "Run slowdown, median",
+            "Duration of a run by what remains without its waits: 1 did not wait, 2 waited half of its time.",
+            Query(runs.quantile(0.5, "loco.run.slowdown", _RUN), _BY_RUN),
+            COUNT,
+            empty=_NO_RUN,
+        ),
+        make_graph(
+            "Wait by priority, 95th percentile",
+            "Time from submit to grant or rejection, by how urgent the requests are.",
+            Query(_AT.quantile(0.95, "loco.wait.duration", "loco_priority"), "{{loco_priority}}"),
+            SECONDS,
+            empty="No call was decided in this range",
+        ),
+        make_graph(
+            "Decisions of limits",
+            "Calls per second that a limit refused, warned of, or would have refused under LOCO_MODE=observe.",
+            Query(
+                runs.sum_rate("loco.limit.decisions", "loco_limit_reason, loco_limit_action") + " > 0",
+                "{{loco_limit_reason}} {{loco_limit_action}}",
+            ),
+            PER_SECOND,
+            empty="No limit has decided on a call",
         ),
     ]
 

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from loco_otel.cli.dashboards import RUNBOOKS
+
 
 class BurnWindow(NamedTuple):
     """One row of the multi-window, multi-burn-rate table of a budget's period.
@@ -57,6 +59,11 @@ STORM_SHARE = 0.05
 """Of the granted calls. Both must hold: many refusals, and a notable share."""
 STORM_FOR = "2m"
 
+RUN_WINDOW = "15m"
+RUN_SLOWDOWN = 5.0
+"""The median slowdown of runs: four fifths of their time is waiting."""
+RUN_SLOWED_FOR = "10m"
+
 INACTIVE_FOR = "5m"
 FORKS_FOR = "2m"
 SILENCE_MEMORY = "1h"
@@ -64,5 +71,5 @@ SILENCE_MEMORY = "1h"
 SILENCE_FOR = "5m"
 LOSS_WINDOW = "15m"
 
-RUNBOOK_BASE = "https://loco-otel.invalid/docs/runbooks"
-"""Where the pages of docs/runbooks are served. `loco-otel dashboards export --runbooks URL` replaces it."""
+RUNBOOK_BASE = RUNBOOKS
+"""Where the runbooks are served. `loco-otel dashboards export --runbooks URL` replaces it."""

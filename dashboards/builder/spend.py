@@ -55,7 +55,7 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Spent in this range",
             "Cost of the calls that were settled.",
-            Query(_AT.sum_increase("loco.spend"), "USD"),
+            Query(_AT.sum_growth("loco.spend"), "USD"),
             USD,
             empty=_NO_SPENDING,
             over_range=True,
@@ -86,7 +86,7 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Calls without room in a budget",
             "Rejected, allowed with an alert, or sent to a cheaper model.",
-            Query(_AT.sum_increase("loco.budget.decisions"), "calls"),
+            Query(_AT.sum_growth("loco.budget.decisions"), "calls"),
             COUNT,
             empty="Every budget had room",
             steps={1: "orange"},
@@ -95,7 +95,7 @@ def _list_totals() -> list[PanelBuilder]:
         make_stat(
             "Calls without a price",
             "Settled calls of which all or a part has no known price: the spending here lacks them. Set `[prices]`.",
-            Query(_AT.sum_increase("loco.spend.unpriced"), "calls"),
+            Query(_AT.sum_growth("loco.spend.unpriced"), "calls"),
             COUNT,
             empty="Every call had a price",
             steps={1: "orange"},
@@ -122,7 +122,7 @@ def _list_spending() -> list[PanelBuilder]:
         make_bars(
             f"Spent in this range by {name}",
             "Cost of the calls that were settled.",
-            Query(_AT.sum_increase("loco.spend", label), f"{{{{{label}}}}}"),
+            Query(_AT.sum_growth("loco.spend", label), f"{{{{{label}}}}}"),
             USD,
             empty=_NO_SPENDING,
         )
@@ -215,7 +215,7 @@ def _list_budgets() -> list[PanelBuilder]:
                 Column("Spent", weight_spent, COUNT),
                 Column("Reserved", weight_reserved, COUNT),
                 Column("Used", f"({weight_spent} + {weight_reserved}) / ({weight_limit} > 0)", RATIO),
-                Column("Charged in this range", _AT.sum_increase("loco.budget.weight.charged", BUDGET), COUNT),
+                Column("Charged in this range", _AT.sum_growth("loco.budget.weight.charged", BUDGET), COUNT),
             ],
             empty="No budget in weight is set",
             height=6,
@@ -246,7 +246,7 @@ def _list_tokens() -> list[PanelBuilder]:
             "USD per million tokens by model",
             "What settled calls cost in this range over the tokens that they took.",
             Query(
-                "1000000 * " + divide(_AT.sum_increase("loco.spend", MODEL), _AT.sum_increase("loco.tokens", MODEL)),
+                "1000000 * " + divide(_AT.sum_growth("loco.spend", MODEL), _AT.sum_growth("loco.tokens", MODEL)),
                 f"{{{{{MODEL}}}}}",
             ),
             USD,

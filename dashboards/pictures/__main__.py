@@ -28,16 +28,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dashboards.pictures", description=__doc__)
     parser.add_argument("--prometheus", required=True, metavar="URL", help="which has scraped programs with loco-otel")
     parser.add_argument("--minutes", type=float, default=60, help="how much of the past the pictures show")
+    parser.add_argument("--at", type=float, metavar="SECONDS", help="since the epoch: the time of the pictures")
     parser.add_argument("--scrape", type=float, default=15, metavar="SECONDS", help="how often it scrapes")
     parser.add_argument("--modules", type=Path, default=HERE, help="where `npm install` of package.json was run")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
+    now = options.at or time.time()
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         script, styles = _bundle_page(Path(work), options.modules)
         for file in sorted(HERE.parent.glob("loco-*.json")):
             board = json.loads(file.read_text(encoding="utf-8"))
-            content = _answer_queries(board, options.prometheus, options.minutes * 60, options.scrape)
+            content = _answer_queries(board, options.prometheus, now, options.minutes * 60, options.scrape)
             page = _render_page(content, script, styles)
             (Path(work) / "page.html").write_text(page, encoding="utf-8")
             _take_picture(Path(work) / "page.html", board, options.folder / f"{file.stem}.png")
@@ -65,9 +67,8 @@ def _bundle_page(work: Path, modules: Path) -> tuple[str, str]:
     return (work / "page.js").read_text(encoding="utf-8"), (work / "page.css").read_text(encoding="utf-8")
 
 
-def _answer_queries(board: Mapping[str, Any], url: str, seconds: float, scrape: float) -> dict[str, Any]:
+def _answer_queries(board: Mapping[str, Any], url: str, now: float, seconds: float, scrape: float) -> dict[str, Any]:
     """Return a dashboard with the answers to all its queries, as data frames by the id of the panel."""
-    now = time.time()
     step = max(scrape, seconds / 200)
     # As Grafana computes them.
     windows = {"__rate_interval": max(step + scrape, 4 * scrape), "__interval": step, "__range": seconds}

@@ -1,10 +1,14 @@
-"""A small OTLP receiver: keeps what loco-otel's spans say of each wait and of what it led to."""
+"""A small OTLP receiver: keeps what loco-otel's spans say of each wait and what followed, and all spans in a file."""
 
+import base64
+import json
 import threading
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -42,10 +46,17 @@ class Wait(NamedTuple):
 
 
 class Receiver:
-    """Takes OTLP over HTTP on a free port of the loopback, in threads of its own, until `stop`."""
+    """Takes OTLP over HTTP on a free port of the loopback, in threads of its own, until `stop`.
 
-    def __init__(self) -> None:
+    Args:
+        file: for all spans, as OTLP's JSON, an export in each line: what a collector's file exporter writes.
+
+    """
+
+    def __init__(self, file: Path) -> None:
         self._waits: list[Wait] = []
+        self._file = file
+        self._file_lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -62,13 +73,15 @@ class Receiver:
         self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        waits = self._waits
+        waits, write = self._waits, self._write
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 try:
-                    waits.extend(read_waits(ExportTraceServiceRequest.FromString(body)))
+                    export = ExportTraceServiceRequest.FromString(body)
+                    write(export)
+                    waits.extend(read_waits(export))
                 except DecodeError:
                     self.send_error(400)
                     return
@@ -83,6 +96,23 @@ class Receiver:
                 pass
 
         return Handler
+
+    def _write(self, export: ExportTraceServiceRequest) -> None:
+        line = json.dumps(_spell_ids(MessageToDict(export, use_integers_for_enums=True)))
+        with self._file_lock, self._file.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+def _spell_ids(value: Any) -> Any:
+    """Return OTLP's JSON, which has ids in hexadecimal, of the protocol's, which has them in base64."""
+    if isinstance(value, list):
+        return [_spell_ids(it) for it in value]
+    if isinstance(value, dict):
+        return {
+            name: base64.b64decode(it).hex() if name in {"traceId", "spanId", "parentSpanId"} else _spell_ids(it)
+            for name, it in value.items()
+        }
+    return value
 
 
 def read_waits(request: ExportTraceServiceRequest) -> Iterator[Wait]:

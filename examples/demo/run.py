@@ -5,12 +5,14 @@
 Starts a mock LLM server, runs a program of agents under `opentelemetry-instrument`, shows who holds and who waits
 while it does, and at the end what each agent waited and took. `program` is `examples/newsroom.py` by default; any
 other that uses the OpenAI, the Anthropic or the Google SDK will do. `libraries` is a folder of packages that only the
-program imports. Exit status 1 and a message when anything is not as it should
-be, 130 after Ctrl-C; in any case no process stays behind.
+program imports. Writes the report of the run and its spans to build/demo. Exit status 1 and a message when anything is
+not as it should be, 130 after Ctrl-C; in any case no process stays behind.
 """
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,12 +20,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import report
+from child import command
 from errors import DemoError, Stopped
 from program import Program
 from receiver import Receiver
 from rich.console import Console
 from screen import Screen, open_console
 from server import MockServer
+
+from loco_otel.cli.dashboards import load_dashboards
 
 CAPACITY = 2
 REFUSE_AFTER = 10
@@ -32,6 +37,8 @@ ROUND = 0.2
 """Seconds between two looks."""
 TIME_LIMIT = 120.0
 NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
+RESULTS = Path(__file__).resolve().parents[2] / "build" / "demo"
+"""The reports and the spans of the last runs."""
 
 _asked: list[int] = []
 """Signals that ask for an end. They are noted, and heeded between two looks: nothing can be started and then forgotten
@@ -74,7 +81,8 @@ def play(path: Path, console: Console, libraries: Path | None = None) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = MockServer(directory)
         stack.callback(server.stop)
-        receiver = Receiver()
+        spans = directory / f"{path.stem}.jsonl"
+        receiver = Receiver(spans)
         stack.callback(receiver.stop)
         while not server.ready:
             look_again()
@@ -94,9 +102,11 @@ def play(path: Path, console: Console, libraries: Path | None = None) -> None:
         stack.callback(program.stop)
         watch(program, server, receiver, Screen(console))
         result = report.Result(CAPACITY, receiver.waits(), server.served())
-    report.check(result)
+        report.check(result)
+        page = write_page(path, spans)
     report.show(console, result)
     tell_more(console, program.metrics_url)
+    show_views(console, program.metrics_url, page)
 
 
 def watch(program: Program, server: MockServer, receiver: Receiver, screen: Screen) -> None:
@@ -160,6 +170,35 @@ def tell_more(console: Console, metrics_url: str) -> None:
         "[bold]To a collector[/], spans and metrics:\n"
         "  export OTEL_TRACES_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp\n"
         "  export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318",
+        soft_wrap=True,
+    )
+
+
+def write_page(path: Path, spans: Path) -> Path:
+    """Keep the spans of a run, and write its report with `loco-otel report`; return the report's file.
+
+    Raises:
+        DemoError: the command failed.
+
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    kept, page = RESULTS / spans.name, RESULTS / f"{path.stem}.html"
+    shutil.move(spans, kept)
+    arguments = ["--trace", kept, "--out", page, "--title", f"{path.name} under loco-otel"]
+    done = subprocess.run([command("loco-otel"), "report", *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise DemoError(f"loco-otel report failed: {done.stderr.strip()}")
+    return page
+
+
+def show_views(console: Console, metrics_url: str, page: Path) -> None:
+    """Print a line each for the live view, the report and the dashboards."""
+    scripts = shown(Path(sys.executable).parent)
+    titles = ", ".join(board["title"].removeprefix("loco-otel / ") for board in load_dashboards())
+    console.print(
+        f"\n[bold]Live view[/], while a program runs: {scripts}/loco-otel top {metrics_url}\n"
+        f"[bold]Report[/] of this run: {shown(page)}\n"
+        f"[bold]Dashboards[/] that {scripts}/loco-otel dashboards push --url URL would import: {titles}",
         soft_wrap=True,
     )
 

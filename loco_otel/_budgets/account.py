@@ -5,7 +5,7 @@ from datetime import tzinfo
 from math import inf
 from typing import NamedTuple
 
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, ends
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Period, Scope, ends
 
 
 class ReachedThreshold(NamedTuple):
@@ -35,7 +35,10 @@ ADMITTED = Decision(admitted=True)
 
 
 class Account:
-    """The account of one budget, for one agent, tenant, team, model or all."""
+    """The account of one budget, for one agent, tenant, team, model, run, session, workflow or all.
+
+    That of a run in total is forgotten once the run has been silent: it resets, unless an amount is reserved.
+    """
 
     __slots__ = ("_last_threshold", "_next_threshold_at", "budget", "key", "reserved", "resets_at", "since", "spent")
 
@@ -50,6 +53,21 @@ class Account:
         self.last_threshold = 0
 
     @property
+    def is_forgettable(self) -> bool:
+        """Whether it resets once its run has been silent."""
+        return self.key.scope is Scope.RUN and self.key.period is Period.TOTAL
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether it is of a run that has been silent, so that it may be removed."""
+        is_over = self.resets_at is not None and now >= self.resets_at
+        return self.key.scope is Scope.RUN and is_over and not self.reserved
+
+    def touch(self, now: float, run_idle: float) -> None:
+        """Record a call of its run, or the refusal of one."""
+        if self.is_forgettable:
+            self.resets_at = now + run_idle
+
+    @property
     def last_threshold(self) -> int:
         """The highest threshold reported in this period, in percent."""
         return self._last_threshold
@@ -59,11 +77,12 @@ class Account:
         self._last_threshold = percent
         limit = self.budget.limit
         # In hundredths; infinite if no threshold is left to report.
-        self._next_threshold_at = min([step * limit for step in self.budget.thresholds if step > percent], default=inf)
+        steps = self.budget.thresholds if limit else ()
+        self._next_threshold_at = min([step * limit for step in steps if step > percent], default=inf)
 
     def roll_period(self, now: float, zone: tzinfo) -> None:
         """Start a new period if the last one has ended. Reserved amounts are kept."""
-        if self.resets_at is not None and now >= self.resets_at:
+        if self.resets_at is not None and now >= self.resets_at and not (self.is_forgettable and self.reserved):
             self.clear_spending()
             self.resets_at = ends(self.key.period, now, zone)
 
@@ -81,8 +100,10 @@ class Account:
 
     def is_exceeded_by(self, charge: Charge, *, include_reserved: bool) -> bool:
         """Return True if the charge does not fit into the limit, beside what is spent and, optionally, reserved."""
+        limit = self.budget.limit
         taken = self.spent + self.reserved if include_reserved else self.spent
-        return taken + charge.amount(self.key.unit) > self.budget.limit
+        # A limit of 0 admits no call, not even one without a price.
+        return not limit or taken + charge.amount(self.key.unit) > limit
 
     def spend_charge(self, charge: Charge, now: float) -> tuple[ReachedThreshold, ...]:
         """Add a charge to the spent amount, and return the thresholds first reached by it, in ascending order."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from loco_otel._budgets.account import ADMITTED, Account, Decision, LedgerUpdate, decide_admission
 from loco_otel._budgets.rules import Rules
 from loco_otel._budgets.spend_totals import SpendTotals
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals, ends
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals, Unit, ends
 
 _MAX_ACCOUNTS = 10_000
 """The number of accounts at which empty ones are first removed."""
@@ -42,12 +42,14 @@ class LedgerState:
         budgets: the rules.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
+        run_idle: seconds of silence after which a run is forgotten.
 
     """
 
-    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float) -> None:
+    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float, run_idle: float = 900.0) -> None:
         self._zone = zone
         self.lease = lease
+        self.run_idle = run_idle
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
         self._retired_accounts: dict[AccountKey, Account] = {}
@@ -93,9 +95,10 @@ class LedgerState:
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost."""
+        # Before the reservation ends, which keeps a run with a long call from being silent.
+        accounts = self._find_accounts(charge, now)
         self.cancel_reservation(hold)
         self._spend_totals.add_charge(charge)
-        accounts = self._find_accounts(charge, now)
         if not accounts:
             return _NO_UPDATE
         reached = [account.spend_charge(charge, now) for account in accounts]
@@ -104,12 +107,14 @@ class LedgerState:
             tuple(chain.from_iterable(reached)),
         )
 
-    def cancel_reservation(self, hold: str) -> None:
-        """End a reservation without spending. No-op if it has ended."""
+    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+        """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         ended = self._reservations.pop(hold, None)
         if ended is not None:
             for account, amount in ended.amounts:
                 account.reserved -= amount
+                if sent and account.key.unit is Unit.CALLS:
+                    account.spent += amount
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""
@@ -118,10 +123,12 @@ class LedgerState:
             if hold is not None:
                 self._reservations[name] = hold._replace(expires_at=now + self.lease)
         self._expire_reservations(now)
+        self._forget_runs(now)
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Return the status of every account. Accounts of named budgets exist before anything is spent."""
         self._expire_reservations(now)
+        self._forget_runs(now)
         for key in self._rules.named_budgets:
             self._get_account(key, now)
         for account in self._accounts.values():
@@ -180,10 +187,18 @@ class LedgerState:
             account = self._accounts[key] = Account(key, budget, ends(key.period, now, self._zone))
         else:
             account.roll_period(now, self._zone)
+        account.touch(now, self.run_idle)
         return account
 
+    def _forget_runs(self, now: float) -> None:
+        """Remove the accounts of runs that have been silent."""
+        for accounts in (self._accounts, self._retired_accounts):
+            for key in [key for key, account in accounts.items() if account.is_silent(now)]:
+                del accounts[key]
+
     def _prune_accounts(self, now: float) -> None:
-        """Remove empty accounts, which are recreated on demand."""
+        """Remove empty accounts, which are recreated on demand, and those of silent runs."""
+        self._forget_runs(now)
         for account in self._accounts.values():
             account.roll_period(now, self._zone)
         self._accounts = {key: account for key, account in self._accounts.items() if account.spent or account.reserved}

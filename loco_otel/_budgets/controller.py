@@ -59,7 +59,7 @@ class BudgetController:
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
         self._waiters: dict[Ticket, RejectionCheck] = {}
         _fork.on_child(self, _fork.ForkPhase.BUDGETS)
-        self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
+        self._largest_estimates = dict.fromkeys(Unit, 0)
         """The largest estimates of waiting calls: an account with more room rejects none of them."""
         self._is_counting_requested = False
         self._charged: dict[AccountKey, int] = {}
@@ -73,7 +73,7 @@ class BudgetController:
 
     def _apply_current_settings(self) -> None:
         settings = self._settings
-        self.has_budgets = bool(settings.budgets)
+        self.has_budgets = bool(settings.limits)
         """Whether calls must be admitted by a budget."""
         self.is_fail_closed = settings.ledger_on_error == "closed"
         self.is_alert_last = settings.downgrade_ends == "alert"
@@ -81,7 +81,10 @@ class BudgetController:
             self.has_budgets or settings.ledger is not None or settings.count_spend or self._is_counting_requested
         )
         """Whether the cost of calls must be computed even if nothing else needs it."""
+        self.is_observing = settings.mode == "observe"
+        """Whether calls without room are sent all the same."""
         self.ledger_client.ledger.lease = settings.max_hold
+        self.ledger_client.ledger.run_idle = settings.run_idle
         if self.has_budgets:
             self.prices.load_snapshot()
         if self.has_budgets or settings.ledger is not None:
@@ -130,8 +133,8 @@ class BudgetController:
 
         """
         largest = self._largest_estimates
-        largest[Unit.USD] = max(largest[Unit.USD], charge.usd or 0)
-        largest[Unit.WEIGHT] = max(largest[Unit.WEIGHT], charge.weight)
+        for unit in Unit:
+            largest[unit] = max(largest[unit], charge.amount(unit))
         # Tracked before the check, so that spending in between is not missed.
         self._waiters[ticket] = refusal
         self._reject_unaffordable({ticket: refusal})
@@ -140,7 +143,7 @@ class BudgetController:
         """Stop tracking a call that no longer waits."""
         self._waiters.pop(ticket, None)
         if not self._waiters:
-            self._largest_estimates = {Unit.USD: 0, Unit.WEIGHT: 0}
+            self._largest_estimates = dict.fromkeys(Unit, 0)
 
     def check_estimate(self, charge: Charge, passing: Collection[Action]) -> Decision:
         """Return whether a call can be admitted within the period.

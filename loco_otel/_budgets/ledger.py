@@ -22,6 +22,8 @@ class Ledger(Protocol):
 
     lease: float
     """Seconds after which a reservation that was not renewed expires."""
+    run_idle: float
+    """Seconds of silence after which a run is forgotten: its accounts are removed."""
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""
@@ -33,7 +35,7 @@ class Ledger(Protocol):
 
         Args:
             hold: the id of the reservation. If it exists, it is kept and the call is admitted.
-            charge: the estimate, and the agent, tenant, team and model that are charged.
+            charge: the estimate, and the agent, tenant, team, model, run, session and workflow that are charged.
             now: the current time.
             passing: the actions with which a budget without room still admits the call.
 
@@ -51,8 +53,14 @@ class Ledger(Protocol):
         A call without a reservation is charged too.
         """
 
-    def cancel_reservation(self, hold: str) -> None:
-        """End a reservation without spending. No-op if it has ended."""
+    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+        """End a reservation without spending. No-op if it has ended.
+
+        Args:
+            hold: the id of the reservation.
+            sent: whether the call was sent: then budgets of calls spend it all the same.
+
+        """
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""

@@ -45,8 +45,9 @@ class LedgerClient:
         self._wall_clock = wall
         self._on_settled = settled
         self._in_flight: dict[str, Ticket] = {}
-        self._deferred: deque[tuple[Ticket, Charge | None]] = deque()
-        """Charges to spend, or None to cancel, once the ledger can be used and no finaliser runs."""
+        self._deferred: deque[tuple[Ticket, Charge | bool]] = deque()
+        """Charges to spend, or of calls to cancel whether they were sent, once the ledger can be used and no finaliser
+        runs."""
         self._is_failing = False
         self._has_renewed = False
         self._timer = Timer(monotonic)
@@ -85,15 +86,15 @@ class LedgerClient:
             return LedgerUpdate()
         return settled
 
-    def cancel_reservation(self, ticket: Ticket) -> None:
-        """End the reservation of a call that cost nothing."""
-        if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket):
-            self._deferred.append((ticket, None))
+    def cancel_reservation(self, ticket: Ticket, *, sent: bool = False) -> None:
+        """End the reservation of a call that cost nothing, but counts as a call if it was sent."""
+        if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket, sent=sent):
+            self._deferred.append((ticket, sent))
 
     def defer_settlement(self, ticket: Ticket, charge: Charge | None) -> None:
         """End a reservation and spend the call's cost later. Safe in finalisers: takes no lock, calls no listener."""
         if self._in_flight.pop(ticket.id, None) is not None or charge is not None:
-            self._deferred.append((ticket, charge))
+            self._deferred.append((ticket, False if charge is None else charge))
             self._timer.wake_timer()
 
     def write_deferred(self) -> None:
@@ -103,7 +104,10 @@ class LedgerClient:
                 ticket, charge = self._deferred.popleft()
             except IndexError:  # another thread removed the last one
                 return
-            done = self._try_cancel(ticket) if charge is None else self._try_settle(ticket, charge) is not None
+            if isinstance(charge, bool):
+                done = self._try_cancel(ticket, sent=charge)
+            else:
+                done = self._try_settle(ticket, charge) is not None
             if not done:
                 self._deferred.append((ticket, charge))
                 return
@@ -144,9 +148,9 @@ class LedgerClient:
         self._on_settled(ticket, charge, settled)
         return settled
 
-    def _try_cancel(self, ticket: Ticket) -> bool:
+    def _try_cancel(self, ticket: Ticket, *, sent: bool) -> bool:
         try:
-            self.ledger.cancel_reservation(ticket.id)
+            self.ledger.cancel_reservation(ticket.id, sent=sent)
         except LedgerError:
             self._log_failure()
             return False
@@ -168,9 +172,15 @@ def open_ledger(settings: Settings) -> Ledger:
     """
     zone = ZoneInfo(settings.budget_zone)
     if settings.ledger is None:
-        return MemoryLedger(settings.limits, zone, lease=settings.max_hold)
+        return MemoryLedger(settings.limits, zone, lease=settings.max_hold, run_idle=settings.run_idle)
     try:
-        return SqliteLedger(Path(settings.ledger).expanduser(), settings.limits, zone, lease=settings.max_hold)
+        return SqliteLedger(
+            Path(settings.ledger).expanduser(),
+            settings.limits,
+            zone,
+            lease=settings.max_hold,
+            run_idle=settings.run_idle,
+        )
     except LedgerError as error:
         origin = settings.origin("ledger")
         key = origin if origin.startswith("LOCO_") else "ledger"

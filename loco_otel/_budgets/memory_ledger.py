@@ -22,11 +22,14 @@ class MemoryLedger:
         budgets: the rules.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
+        run_idle: seconds of silence after which a run is forgotten.
 
     """
 
-    def __init__(self, budgets: Iterable[Budget] = (), zone: tzinfo = UTC, *, lease: float = 900.0) -> None:
-        self._state = LedgerState(budgets, zone, lease)
+    def __init__(
+        self, budgets: Iterable[Budget] = (), zone: tzinfo = UTC, *, lease: float = 900.0, run_idle: float = 900.0
+    ) -> None:
+        self._state = LedgerState(budgets, zone, lease, run_idle)
         self._lock = threading.Lock()
         self._busy = False
 
@@ -38,6 +41,15 @@ class MemoryLedger:
     @lease.setter
     def lease(self, seconds: float) -> None:
         self._state.lease = seconds
+
+    @property
+    def run_idle(self) -> float:
+        """Seconds of silence after which a run is forgotten."""
+        return self._state.run_idle
+
+    @run_idle.setter
+    def run_idle(self, seconds: float) -> None:
+        self._state.run_idle = seconds
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""
@@ -80,9 +92,9 @@ class MemoryLedger:
             self._busy = False
         return settled
 
-    def cancel_reservation(self, hold: str) -> None:
-        """End a reservation without spending. No-op if it has ended."""
-        self._run_locked(lambda core: core.cancel_reservation(hold))
+    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+        """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
+        self._run_locked(lambda core: core.cancel_reservation(hold, sent=sent))
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""

@@ -9,14 +9,23 @@ from loco_otel._budgets.account import Decision
 from loco_otel._budgets.controller import BudgetController
 from loco_otel._budgets.prices import CallCost
 from loco_otel._core.ticket import Ticket
+from loco_otel._fork import ForkSafeLock
 from loco_otel.errors import BudgetExceededError, LedgerError
-from loco_otel.events import BudgetExceeded, Usage
-from loco_otel.money import Action, BudgetStatus, Charge, Unit
+from loco_otel.events import BudgetExceeded, LimitAction, LimitDecided, LimitReason, Usage
+from loco_otel.money import Action, BudgetStatus, Charge, Scope, Unit
 
 _logger = logging.getLogger("loco_otel")
 
 _ALERT_ONLY = (Action.ALERT,)
 _LAST_RESORT_ACTIONS = (Action.ALERT, Action.DOWNGRADE)
+_announcement_lock = ForkSafeLock()
+_ALL_ACTIONS = tuple(Action)
+_RUN_REASONS = {
+    Unit.USD: LimitReason.RUN_USD,
+    Unit.WEIGHT: LimitReason.RUN_WEIGHT,
+    Unit.TOKENS: LimitReason.RUN_TOKENS,
+    Unit.CALLS: LimitReason.RUN_CALLS,
+}
 
 
 class Estimate(NamedTuple):
@@ -31,7 +40,7 @@ class ChargeContext(NamedTuple):
     """The provider, model and identity that a call is charged to."""
 
     caller: Sequence[Any]
-    """Agent, tenant, team, workflow, session; what follows is not charged."""
+    """Agent, tenant, team, workflow, session, run; what follows is not charged."""
     provider: str
     host: str | None
     model: str | None
@@ -82,12 +91,24 @@ _BudgetCheck: TypeAlias = Callable[[Charge, Collection[Action]], Decision]
 class Reservation:
     """Reserves and settles the cost of one call, once."""
 
-    __slots__ = ("_budgets", "_charge", "_context", "_is_open", "_is_reserved", "_pid", "action", "model")
+    __slots__ = (
+        "_budgets",
+        "_charge",
+        "_context",
+        "_is_announced",
+        "_is_open",
+        "_is_reserved",
+        "_pid",
+        "action",
+        "model",
+    )
 
     def __init__(self, budgets: BudgetController, subject: ChargeContext) -> None:
         self._budgets = budgets
         self._context = subject
         self._charge: Charge | None = None
+        self._is_announced = False
+        """Whether its rejection was emitted."""
         self._is_open = True
         self._pid = os.getpid()
         self._is_reserved = False
@@ -133,6 +154,10 @@ class Reservation:
             self._budgets.emit_budget_event(
                 lambda at: BudgetExceeded(at, ticket, action, choice.exceeded, choice.model)
             )
+            # Only while the mode is `observe` is a call admitted that a budget without an alert has no room for.
+            refusing = next((standing for standing in choice.exceeded if standing.action is Action.REJECT), None)
+            if refusing is not None:
+                self._emit_decision(ticket, refusing, LimitAction.WOULD)
         return True
 
     @property
@@ -148,11 +173,11 @@ class Reservation:
         left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
         return Settlement(charge.usd, min(left, default=None), self.action, unpriced)
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End the reservation without spending."""
+    def cancel(self, ticket: Ticket, *, sent: bool = False) -> None:
+        """End the reservation without spending more than the call itself, if it was sent."""
         if self.is_open:
             self._is_open = False
-            self._budgets.ledger_client.cancel_reservation(ticket)
+            self._budgets.ledger_client.cancel_reservation(ticket, sent=sent)
 
     def settle_in_finalizer(self, ticket: Ticket, bill: ActualCost | None) -> Settlement:
         """Settle the call, or cancel it if there is no cost, at the next maintenance.
@@ -191,7 +216,7 @@ class Reservation:
         )
 
     def _build_charge(self, model: str | None, usd: int | None, weight: int, usage: Usage) -> Charge:
-        agent, tenant, team, workflow, session = self._context.caller[:5]
+        agent, tenant, team, workflow, session, run = self._context.caller[:6]
         return Charge(
             agent,
             tenant,
@@ -205,6 +230,7 @@ class Reservation:
             usage.input_tokens,
             usage.output_tokens,
             usage.estimated,
+            run=run,
         )
 
     def _find_rejection(self, ticket: Ticket) -> Exception | None:
@@ -228,7 +254,7 @@ class Reservation:
         """
         subject = self._context
         charge = self._charge or self._make_estimated_charge(subject.model)
-        decision = ask(charge, _ALERT_ONLY)
+        decision = ask(charge, _ALL_ACTIONS if self._budgets.is_observing else _ALERT_ONLY)
         if decision.admitted:
             return _ModelChoice(subject.model, charge, decision.exceeded, Action.ALERT if decision.exceeded else None)
         first, first_charge = decision.exceeded, charge
@@ -245,5 +271,17 @@ class Reservation:
 
     def _emit_rejection(self, ticket: Ticket, error: BudgetExceededError) -> None:
         standing = error.standing
-        if standing is not None:
+        if standing is not None and self._announce_rejection():
             self._budgets.emit_budget_event(lambda at: BudgetExceeded(at, ticket, Action.REJECT, (standing,), None))
+            self._emit_decision(ticket, standing, LimitAction.REFUSED)
+
+    def _announce_rejection(self) -> bool:
+        """Return True once: several threads may find out at the same time that a waiter is hopeless."""
+        with _announcement_lock:
+            was, self._is_announced = self._is_announced, True
+        return not was
+
+    def _emit_decision(self, ticket: Ticket, standing: BudgetStatus, action: LimitAction) -> None:
+        scope, _, unit, _ = standing.key
+        reason = _RUN_REASONS[unit] if scope is Scope.RUN else LimitReason.BUDGET
+        self._budgets.engine.emit(lambda at: LimitDecided(at, ticket, reason, action))

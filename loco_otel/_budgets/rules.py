@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from loco_otel.money import AccountKey, Budget, Charge, Scope
+from loco_otel.money import CALL_SCOPES, AccountKey, Budget, Charge, Scope
 
 _MAX_CALLERS = 10_000
+_FINE_SCOPES = {*CALL_SCOPES, Scope.WORKFLOW}
+"""Scopes that most callers have no budget of."""
 
 
 class Rules:
@@ -22,7 +24,9 @@ class Rules:
             else:
                 self.named_budgets[AccountKey(budget.scope, budget.key, budget.unit, budget.period)] = budget
         self._names = {(key.scope, key.key) for key in self.named_budgets}
-        self._keys_by_caller: dict[tuple[str, str | None, str | None, str | None], tuple[AccountKey, ...]] = {}
+        scopes = {key.scope for key in self.named_budgets} | {default.scope for default in self._defaults}
+        self._is_by_run = not scopes.isdisjoint(_FINE_SCOPES)
+        self._keys_by_caller: dict[tuple[str | None, ...], tuple[AccountKey, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.named_budgets or self._defaults)
@@ -31,7 +35,9 @@ class Rules:
         """Return the keys of the accounts that a call is charged to."""
         if not self:
             return ()
-        who = charge[:4]
+        who: tuple[str | None, ...] = charge[:4]
+        if self._is_by_run:
+            who = (*who, charge.run, charge.session, charge.workflow)
         keys = self._keys_by_caller.get(who)
         if keys is None:
             if len(self._keys_by_caller) >= _MAX_CALLERS:

@@ -2,64 +2,77 @@
 
 from collections.abc import Iterable, Sequence
 
-from loco_otel.money import ATTRIBUTION, Charge, Totals
+from loco_otel.money import RUN_ATTRIBUTION, Charge, Totals
 
 _MAX_KEYS = 10_000
 _OTHER = "other"
 
 _Key = tuple[str | None, ...]
-"""The values of `ATTRIBUTION`."""
+"""The values of `ATTRIBUTION` or `RUN_ATTRIBUTION`."""
 
 
 class SpendTotals:
-    """Sums per caller, workflow, session and model.
+    """Sums per caller, workflow, session and model; and those of calls of runs, per run too.
 
-    At most ten thousand are distinguished. After that sessions become `other`; after as many again, everything except
-    provider and model does.
+    At most ten thousand of each are distinguished. After that runs and sessions become `other`; after as many again,
+    everything except provider and model does.
     """
 
     def __init__(self) -> None:
         self._sums: dict[_Key, list[int]] = {}
+        self._sums_by_run: dict[_Key, list[int]] = {}
 
     def add_charge(self, charge: Charge) -> None:
         """Add one call."""
         key: _Key = (
             charge.agent, charge.tenant, charge.team, charge.workflow, charge.session, charge.provider, charge.model,
         )  # fmt: skip
-        sums = self._sums.get(key) or self._create_sums(key)
-        sums[0] += 1
-        sums[1] += charge.usd or 0
-        sums[3] += charge.usd is None or charge.underpriced
-        sums[2] += charge.weight
-        sums[4] += charge.estimated
-        sums[5] += charge.input_tokens
-        sums[6] += charge.output_tokens
+        sums = self._sums.get(key) or _create_sums(self._sums, key)
+        _add_call(sums, charge)
+        if charge.run is not None:
+            key = (*key, charge.run)
+            _add_call(self._sums_by_run.get(key) or _create_sums(self._sums_by_run, key), charge)
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
-        """Return the totals, grouped by fields of `ATTRIBUTION`, in descending order of USD."""
-        return aggregate_rows(((key, sums) for key, sums in self._sums.items()), by)
+        """Return the totals, grouped by fields, in descending order of USD.
 
-    def _create_sums(self, key: _Key) -> list[int]:
-        known = len(self._sums)
-        if known >= _MAX_KEYS:
-            agent, tenant, team, workflow, _, provider, model = key
-            if known >= 2 * _MAX_KEYS:
-                agent = tenant = team = workflow = _OTHER
-            key = agent, tenant, team, workflow, _OTHER, provider, model
-        return self._sums.setdefault(key, [0] * 7)
+        Those by run are of the calls of runs alone.
+        """
+        sums = self._sums_by_run if RUN_ATTRIBUTION[-1] in by else self._sums
+        return aggregate_rows(sums.items(), by)
+
+
+def _add_call(sums: list[int], charge: Charge) -> None:
+    sums[0] += 1
+    sums[1] += charge.usd or 0
+    sums[3] += charge.usd is None or charge.underpriced
+    sums[2] += charge.weight
+    sums[4] += charge.estimated
+    sums[5] += charge.input_tokens
+    sums[6] += charge.output_tokens
+
+
+def _create_sums(by_key: dict[_Key, list[int]], key: _Key) -> list[int]:
+    known = len(by_key)
+    if known >= _MAX_KEYS:
+        agent, tenant, team, workflow, _, provider, model, *run = key
+        if known >= 2 * _MAX_KEYS:
+            agent = tenant = team = workflow = _OTHER
+        key = agent, tenant, team, workflow, _OTHER, provider, model, *[_OTHER for _ in run]
+    return by_key.setdefault(key, [0] * 7)
 
 
 def aggregate_rows(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:
-    """Return the totals of rows, each with the values of `ATTRIBUTION` and its sums, grouped by fields of it.
+    """Return the totals of rows, each with the values of `RUN_ATTRIBUTION` or `ATTRIBUTION` and its sums.
 
     Raises:
         ValueError: `by` has another field.
 
     """
     for name in by:
-        if name not in ATTRIBUTION:
-            raise ValueError(f"by must be of {', '.join(ATTRIBUTION)}, not {name!r}")
-    places = [ATTRIBUTION.index(name) for name in by]
+        if name not in RUN_ATTRIBUTION:
+            raise ValueError(f"by must be of {', '.join(RUN_ATTRIBUTION)}, not {name!r}")
+    places = [RUN_ATTRIBUTION.index(name) for name in by]
     found: dict[_Key, list[int]] = {}
     for key, sums in rows:
         total = found.setdefault(tuple([key[place] for place in places]), [0] * 7)

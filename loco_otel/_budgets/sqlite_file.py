@@ -32,6 +32,17 @@ CREATE TABLE spend (
 );
 CREATE INDEX spend_key ON spend (day, agent, tenant, team, workflow, session, provider, model);
 """
+# Not in version 1 at first. Processes that lack it use the rest of the file all the same.
+_RUN_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run_spend (
+    day TEXT NOT NULL, agent TEXT, tenant TEXT, team TEXT, workflow TEXT, session TEXT, provider TEXT, model TEXT,
+    run TEXT NOT NULL, calls INTEGER NOT NULL, usd INTEGER NOT NULL, weight INTEGER NOT NULL,
+    unpriced INTEGER NOT NULL, estimated INTEGER NOT NULL, input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS run_spend_key ON run_spend (run, day);
+CREATE INDEX IF NOT EXISTS run_spend_day ON run_spend (day);
+"""
 
 _files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()
 _inherited_connections: list[sqlite3.Connection] = []
@@ -177,6 +188,9 @@ class SqliteFile:
             raise LedgerError(
                 f"the ledger {self._path} is of version {version}; this loco-otel reads version {_SCHEMA_VERSION}"
             )
+        if not self._read_only:
+            for statement in _RUN_SCHEMA.split(";"):
+                database.execute(statement)
 
 
 _files_locked_for_fork: list[SqliteFile] = []

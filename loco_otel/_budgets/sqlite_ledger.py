@@ -7,7 +7,7 @@ stay. The id of a settled reservation is stored for a day, so that settling it a
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from loco_otel._budgets.spend_totals import aggregate_rows
 from loco_otel._budgets.sqlite_file import SqliteFile
 from loco_otel.money import (
     ATTRIBUTION,
+    RUN_ATTRIBUTION,
     AccountKey,
     Action,
     Budget,
@@ -33,6 +34,8 @@ _SUM_COLUMNS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens
 _ACCOUNT_FILTER = "scope = ? AND key = ? AND unit = ? AND period = ?"
 _SETTLED_ID_SECONDS = 86_400
 """Seconds for which the ids of settled reservations are stored."""
+_RUN_DAYS = timedelta(days=30)
+"""Days for which what each run took is stored."""
 
 
 class SqliteLedger:
@@ -43,6 +46,7 @@ class SqliteLedger:
         budgets: the rules of this process.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
+        run_idle: seconds of silence after which a run is forgotten.
         patience: seconds to wait for transactions of other processes.
 
     Raises:
@@ -58,9 +62,11 @@ class SqliteLedger:
         zone: tzinfo = UTC,
         *,
         lease: float = 900.0,
+        run_idle: float = 900.0,
         lock_timeout: float = 1.0,
     ) -> None:
         self.lease = lease
+        self.run_idle = run_idle
         self._file = SqliteFile(path, lock_timeout)
         self.set_budgets(budgets, zone)
 
@@ -71,7 +77,7 @@ class SqliteLedger:
             database.executemany(
                 "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
                 " SET budget = excluded.budget, action = excluded.action,"
-                " told = min(told, spent * 100 / excluded.budget)",
+                " told = CASE WHEN excluded.budget THEN min(told, spent * 100 / excluded.budget) ELSE told END",
                 [(*key, budget.limit, budget.action) for key, budget in rules.named_budgets.items()],
             )
         self._rules, self._zone = rules, zone
@@ -98,10 +104,13 @@ class SqliteLedger:
                     [(*account.key, account.budget.limit, account.budget.action) for account in accounts],
                 )
                 expires = now + self.lease
+                _store_silence(database, accounts)
                 database.executemany(
                     "INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?)",
                     [(hold, *account.key, charge.amount(account.key.unit), expires) for account in accounts],
                 )
+            else:
+                _store_silence(database, accounts)
         return decision
 
     def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
@@ -111,9 +120,12 @@ class SqliteLedger:
         if not keys:
             return ADMITTED
         with self._file.begin_read() as database:
-            return decide_admission(
-                self._load_accounts(database, rules, keys, now), charge, passing, include_reserved=False
-            )
+            accounts = self._load_accounts(database, rules, keys, now)
+            decision = decide_admission(accounts, charge, passing, include_reserved=False)
+        if not decision.admitted and any(account.is_forgettable for account in accounts):
+            with self._file.begin_write() as database:
+                _store_silence(database, accounts)
+        return decision
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost."""
@@ -121,6 +133,7 @@ class SqliteLedger:
         with self._file.begin_write() as database:
             if database.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (hold, now)).rowcount == 0:
                 return LedgerUpdate()
+            self._extend_runs(database, hold, now)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
             _add_to_spend(database, charge, now)
             accounts = self._load_accounts(database, rules, rules.find_account_keys(charge), now)
@@ -137,10 +150,37 @@ class SqliteLedger:
             tuple(chain.from_iterable(reached)),
         )
 
-    def cancel_reservation(self, hold: str) -> None:
-        """End a reservation without spending. No-op if it has ended."""
+    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+        """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         with self._file.begin_write() as database:
+            if sent:
+                self._spend_call(database, hold)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
+
+    def _spend_call(self, database: sqlite3.Connection, hold: str) -> None:
+        """Spend one call in each budget of calls that a reservation is in."""
+        rows = database.execute(
+            "SELECT scope, key, unit, period, amount, expires_at FROM hold WHERE id = ? AND unit = ?",
+            (hold, Unit.CALLS),
+        ).fetchall()
+        for *key, amount, expires_at in rows:
+            since = expires_at - self.lease  # when it was reserved or renewed last
+            database.execute(
+                f"UPDATE account SET spent = spent + ?, since = coalesce(since, ?) WHERE {_ACCOUNT_FILTER}",  # noqa: S608
+                (amount, since, *key),
+            )
+
+    def _extend_runs(self, database: sqlite3.Connection, hold: str, now: float) -> None:
+        """Note that the runs of a reservation are not silent, before it ends."""
+        rows = database.execute(
+            "SELECT scope, key, unit, period FROM hold WHERE id = ? AND scope = ? AND period = ?",
+            (hold, Scope.RUN, Period.TOTAL),
+        ).fetchall()
+        for key in rows:
+            database.execute(
+                f"UPDATE account SET resets_at = ? WHERE {_ACCOUNT_FILTER}",  # noqa: S608
+                (now + self.run_idle, *key),
+            )
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""
@@ -150,6 +190,13 @@ class SqliteLedger:
             )
             database.execute("DELETE FROM hold WHERE expires_at <= ?", (now,))
             database.execute("DELETE FROM settled WHERE at <= ?", (now - _SETTLED_ID_SECONDS,))
+            database.execute(
+                "DELETE FROM account WHERE scope = ? AND (resets_at <= ? OR resets_at IS NULL) AND NOT EXISTS"
+                " (SELECT 1 FROM hold WHERE hold.scope = account.scope AND hold.key = account.key"
+                " AND hold.unit = account.unit AND hold.period = account.period)",
+                (Scope.RUN, now),
+            )
+            database.execute("DELETE FROM run_spend WHERE day < ?", (_format_day(now - _RUN_DAYS.total_seconds()),))
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Return the status of every account. Accounts of named budgets exist before anything is spent."""
@@ -186,7 +233,12 @@ class SqliteLedger:
     ) -> list[Account]:
         """Return the accounts of those keys that the rules cover."""
         covered = [(key, rules.find_budget(key)) for key in keys]
-        return [_load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None]
+        accounts = [
+            _load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None
+        ]
+        for account in accounts:
+            account.touch(now, self.run_idle)
+        return accounts
 
 
 class LedgerView:
@@ -247,6 +299,8 @@ def _load_account_keys(database: sqlite3.Connection) -> list[AccountKey]:
 
 def _load_account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:
     account = Account(key, budget, ends(key.period, now, zone))
+    total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_ACCOUNT_FILTER} AND expires_at > ?", (*key, now))  # noqa: S608
+    account.reserved = total.fetchone()[0] or 0
     row = database.execute(f"SELECT spent, told, resets_at, since, budget FROM account WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
     spent, told, resets_at, since, limit = row.fetchone() or (0, 0, None, None, None)
     if since is not None:
@@ -254,25 +308,45 @@ def _load_account(database: sqlite3.Connection, key: AccountKey, budget: Budget,
         if limit != budget.limit:
             account.apply_budget(budget)
         account.roll_period(now, zone)
-    total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_ACCOUNT_FILTER} AND expires_at > ?", (*key, now))  # noqa: S608
-    account.reserved = total.fetchone()[0] or 0
     return account
 
 
+def _store_silence(database: sqlite3.Connection, accounts: Iterable[Account]) -> None:
+    """Store until when the runs of these accounts may be silent."""
+    database.executemany(
+        f"UPDATE account SET resets_at = ? WHERE {_ACCOUNT_FILTER}",  # noqa: S608
+        [(account.resets_at, *account.key) for account in accounts if account.is_forgettable],
+    )
+
+
+def _format_day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
 def _load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | None) -> tuple[Totals, ...]:
-    columns = ", ".join((*ATTRIBUTION, *_SUM_COLUMNS))
-    rows = database.execute(f"SELECT {columns} FROM spend WHERE day >= ?", (since or "",)).fetchall()  # noqa: S608
-    width = len(ATTRIBUTION)
+    is_by_run = RUN_ATTRIBUTION[-1] in by
+    table, names = ("run_spend", RUN_ATTRIBUTION) if is_by_run else ("spend", ATTRIBUTION)
+    if is_by_run and not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+        return ()  # a file of an earlier loco-otel
+    columns = ", ".join((*names, *_SUM_COLUMNS))
+    rows = database.execute(f"SELECT {columns} FROM {table} WHERE day >= ?", (since or "",)).fetchall()  # noqa: S608
+    width = len(names)
     return aggregate_rows(((row[:width], row[width:]) for row in rows), by)
 
 
 def _add_to_spend(database: sqlite3.Connection, charge: Charge, now: float) -> None:
-    """Add a call to its caller's sums of that day."""
-    day = datetime.fromtimestamp(now, UTC).date().isoformat()
-    key = [day, *(getattr(charge, name) for name in ATTRIBUTION)]
+    """Add a call to its caller's sums of that day, and to those of its run."""
+    _add_to_sums(database, "spend", ATTRIBUTION, charge, now)
+    if charge.run is not None:
+        _add_to_sums(database, "run_spend", RUN_ATTRIBUTION, charge, now)
+
+
+def _add_to_sums(database: sqlite3.Connection, table: str, names: Sequence[str], charge: Charge, now: float) -> None:
+    key = [_format_day(now), *(getattr(charge, name) for name in names)]
     unpriced = charge.usd is None or charge.underpriced
     sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
-    where = " AND ".join(f"{name} IS ?" for name in ("day", *ATTRIBUTION))
+    where = " AND ".join(f"{name} IS ?" for name in ("day", *names))
     added = ", ".join(f"{name} = {name} + ?" for name in _SUM_COLUMNS)
-    if database.execute(f"UPDATE spend SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
-        database.execute(f"INSERT INTO spend VALUES ({', '.join('?' * (len(key) + len(sums)))})", (*key, *sums))  # noqa: S608
+    if database.execute(f"UPDATE {table} SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
+        values = ", ".join("?" * (len(key) + len(sums)))
+        database.execute(f"INSERT INTO {table} VALUES ({values})", (*key, *sums))  # noqa: S608

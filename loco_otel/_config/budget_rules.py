@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loco_otel._config.validators import MAX_NUMBER, convert_to_lower, reject_bool
-from loco_otel.events import MILLI
-from loco_otel.money import MICRO, THRESHOLDS, Action, Budget, Period, Scope, Unit
+from loco_otel.money import THRESHOLDS, Action, Budget, Period, Scope, Unit
 
 DEFAULT_KEY = "default"
 """In a line of budgets: each agent that the line does not name."""
@@ -17,9 +16,21 @@ ALL_KEY = "*"
 _GLOB_CHARACTERS = frozenset("*?[")
 
 _Cost = Annotated[Decimal, BeforeValidator(reject_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-# Amounts are counted in millionths of a dollar and thousandths of a weight: a lower limit would be 0.
-_Limit = Annotated[
-    Decimal, BeforeValidator(reject_bool), Field(ge=Decimal("0.001"), le=MAX_NUMBER, allow_inf_nan=False)
+_MIN_LIMIT = Decimal("0.001")
+
+
+def _reject_too_small(limit: Decimal) -> Decimal:
+    # Amounts are counted in millionths of a dollar and thousandths of a weight: a lower limit would become 0.
+    if 0 < limit < _MIN_LIMIT:
+        raise ValueError("too small")
+    return limit
+
+
+Limit = Annotated[
+    Decimal,
+    BeforeValidator(reject_bool),
+    Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False),
+    AfterValidator(_reject_too_small),
 ]
 _Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
 
@@ -43,14 +54,17 @@ class BudgetRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: _Limit = Field(description=f"a number from 0.001 to {MAX_NUMBER}")
+    limit: Limit = Field(description=f"0, or a number from 0.001 to {MAX_NUMBER}; whole for tokens and calls")
+    """0 admits no call."""
     scope: Annotated[Scope, BeforeValidator(convert_to_lower)] = Field(
         default=Scope.AGENT, description=f"one of {', '.join(Scope)}"
     )
     """The kind of entity whose spending it limits."""
     key: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="a name")
     """The entity's name; None for each that no other budget names."""
-    unit: Annotated[Unit, BeforeValidator(convert_to_lower)] = Field(default=Unit.USD, description="usd or weight")
+    unit: Annotated[Unit, BeforeValidator(convert_to_lower)] = Field(
+        default=Unit.USD, description=f"one of {', '.join(Unit)}"
+    )
     period: Annotated[Period, BeforeValidator(convert_to_lower)] | None = Field(
         default=None, description=f"one of {', '.join(Period)}"
     )
@@ -70,6 +84,12 @@ class BudgetRule(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _reject_fraction(self) -> Self:
+        if self.unit.scale == 1 and self.limit % 1:
+            raise ValueError(f"a limit of {self.unit} is a whole number")
+        return self
+
+    @model_validator(mode="after")
     def _reject_unmatchable_key(self) -> Self:
         if self.key is not None and self.scope is not Scope.ALL:
             _validate_key(self.scope, self.key)
@@ -84,7 +104,7 @@ class BudgetRule(BaseModel):
 
         """
         key = ALL_KEY if self.scope is Scope.ALL else self.key
-        amount = round(self.limit * (MICRO if self.unit is Unit.USD else MILLI))
+        amount = round(self.limit * self.unit.scale)
         return Budget(
             self.scope,
             key,
@@ -98,7 +118,7 @@ class BudgetRule(BaseModel):
     def __str__(self) -> str:
         who = ALL_KEY if self.scope is Scope.ALL else self.key or DEFAULT_KEY
         name = who if self.scope in {Scope.AGENT, Scope.ALL} else f"{self.scope} {who}"
-        return f"{name}={self.limit}" + ("" if self.unit is Unit.USD else " weight")
+        return f"{name}={self.limit}" + ("" if self.unit is Unit.USD else f" {self.unit}")
 
 
 def parse_budget_line(value: object) -> object:

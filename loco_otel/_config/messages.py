@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from loco_otel._config.budget_rules import BudgetRule, Price
 from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.resource_rules import ResourceRule
+from loco_otel._config.run_limits import RunLimits
 from loco_otel._config.validators import TOO_LARGE
 
 _MAX_VALUE_LENGTH = 80
@@ -78,11 +79,29 @@ def describe_errors(
             written, allowed = written.get_item(rest[0]), TABLE_ENTRIES[name]
             if name in NUMBER_TABLES and isinstance(written.value, Mapping):  # TOML reads gpt-4.1 as the key 1 in gpt-4
                 allowed += " (put a name with a dot in quotes)"
+        elif name == "run_limits":
+            written, allowed = _locate_run_limit_error(written, rest, detail, allowed)
         elif name in _RULE_TYPES:
             written, allowed = _locate_rule_error(name, written, rest, detail, allowed)
         if detail["type"] == TOO_LARGE:
             allowed = detail["msg"]
         yield f"{written}: must be {allowed}"
+
+
+def _locate_run_limit_error(
+    written: RawSetting, rest: Sequence[int | str], detail: ErrorDetails, allowed: str
+) -> tuple[RawSetting, str]:
+    """Return the invalid limit of a run, and its allowed values."""
+    if not rest:
+        reason = detail["msg"].removeprefix("Value error, ")
+        return written, f"{allowed} ({reason})" if detail["type"] == "value_error" else allowed
+    name = str(rest[0])
+    field = RunLimits.model_fields.get(name)
+    if field is None:
+        return written, f"of {', '.join(RunLimits.model_fields)}, and {name} is not"
+    if isinstance(written.value, str):  # all limits in one line
+        return written, f"{allowed}; {name} is {field.description}"
+    return written.get_item(name), str(field.description)
 
 
 def _locate_rule_error(
@@ -126,6 +145,8 @@ def format_setting(key: str, value: object) -> str:
         return format_value(hide_password(str(value)))
     if isinstance(value, float):
         return f"{value:.10g}"
+    if isinstance(value, RunLimits):
+        return str(value)
     if isinstance(value, Mapping):
         value = [_format_entry(name, it) for name, it in value.items()]
     if isinstance(value, tuple):

@@ -18,6 +18,7 @@ def _reject_default_name(name: str) -> str:
 
 _ResourceName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\s+,]+$")]
 _PositiveInteger = Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=MAX_NUMBER)]
+_Capacity = Annotated[int, BeforeValidator(reject_bool), Field(ge=0, le=MAX_NUMBER)]
 _RatePerMinute = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
@@ -29,10 +30,10 @@ class ResourceRule(BaseModel):
     name: Annotated[_ResourceName, AfterValidator(_reject_default_name)] = Field(
         description=f"a name without spaces, commas and +, other than {DEFAULT_RESOURCE}"
     )
-    capacity: Annotated[_PositiveInteger | None, accept_none_word("auto")] = Field(
-        default=None, description="auto or a whole number of at least 1"
+    capacity: Annotated[_Capacity | None, accept_none_word("auto")] = Field(
+        default=None, description="auto or a whole number of at least 0 (0 grants no slot)"
     )
-    """Slots; None, written `auto`, adapts to the provider's refusals."""
+    """Slots; at 0 all calls wait until it is raised. None, written `auto`, adapts to the provider's refusals."""
     capacity_max: _PositiveInteger | None = Field(default=None, description="a whole number of at least 1")
     """The upper bound of `auto`."""
     requests_per_minute: _RatePerMinute | None = Field(default=None, description="a number above 0")
@@ -62,3 +63,14 @@ def index_by_name(rules: Iterable[ResourceRule]) -> Mapping[str, ResourceRule]:
             raise ValueError(f"two are named {rule.name}")
         named[rule.name] = rule
     return named
+
+
+def reject_duplicate_names(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
+    """Return rules whose names differ.
+
+    Raises:
+        ValueError: two rules have the same name.
+
+    """
+    index_by_name(rules)
+    return rules

@@ -13,8 +13,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
-from urllib.parse import unquote
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -37,16 +35,20 @@ from loco_otel._config.messages import (
     format_setting,
     format_single_line,
 )
-from loco_otel._config.resource_rules import ResourceRule, index_by_name
+from loco_otel._config.resource_rules import ResourceRule, reject_duplicate_names
+from loco_otel._config.run_limits import RunLimits, parse_run_limits_line
 from loco_otel._config.validators import (
     accept_none_word,
     convert_to_lower,
+    parse_service_name,
     reject_bool,
     reject_too_large,
     split_hosts,
+    validate_zone,
+    wrap_single_value,
 )
 from loco_otel.errors import ConfigurationError
-from loco_otel.money import Action, Budget, Period
+from loco_otel.money import Action, Budget, Period, Scope
 
 OPTIMIZE_FOR_ALPHA: Mapping[str, float] = {"latency": 0.0, "balanced": 0.25, "throughput": 0.5}
 """The alpha of each value of `LOCO_OPTIMIZE_FOR`."""
@@ -58,23 +60,6 @@ class SettingRow(NamedTuple):
     key: str
     value: str
     origin: str
-
-
-def _reject_duplicate_names(rules: tuple[ResourceRule, ...]) -> tuple[ResourceRule, ...]:
-    index_by_name(rules)
-    return rules
-
-
-def _validate_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # invalid, a directory, unknown
-        raise ValueError(f"{name!r} is not a time zone") from None
-    return name
-
-
-def _wrap_single_value(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 PolicyName = Literal["load", "fair", "las", "fifo"]
@@ -95,11 +80,14 @@ class Settings(BaseSettings):
 
     enabled: bool = Field(default=True, description="true or false")
     """False: no SDK is patched."""
-    capacity: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("auto")] = Field(
-        default=None, description="auto or a whole number of at least 1"
+    mode: Annotated[Literal["enforce", "observe"], BeforeValidator(convert_to_lower)] = Field(
+        default="enforce", description="enforce or observe"
     )
-    """Slots of the default resource. None, written `auto`: each provider's host has its own limit, which adapts to the
-    host's refusals."""
+    """`observe` lets every call through at once, and records those that would have been refused."""
+    capacity: Annotated[Annotated[_Integer, Field(ge=0)] | None, accept_none_word("auto")] = Field(
+        default=None, description="auto or a whole number of at least 0 (0 grants no slot)"
+    )
+    """Slots of the default resource, 0 for none; None, `auto`: a limit per host, which adapts to its refusals."""
     capacity_max: Annotated[Annotated[_Integer, Field(ge=1)] | None, accept_none_word("none")] = Field(
         default=None, description="none or a whole number of at least 1"
     )
@@ -201,7 +189,7 @@ class Settings(BaseSettings):
     budgets: Annotated[tuple[BudgetRule, ...], BeforeValidator(parse_budget_line)] = Field(
         default=(),
         description="names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, "
-        "each with a limit; amounts from 0.001 to 1000000000",
+        "each with a limit; amounts from 0.001 to 1000000000, or 0",
     )
     """The budgets. The name `default` means each agent without its own budget, `*` all agents together."""
     budget_period: Annotated[Period, BeforeValidator(convert_to_lower)] = Field(
@@ -212,11 +200,23 @@ class Settings(BaseSettings):
         default=Action.REJECT, description=f"one of {', '.join(Action)}"
     )
     """The action of budgets that do not state one."""
-    budget_zone: Annotated[str, AfterValidator(_validate_zone)] = Field(
+    budget_zone: Annotated[str, AfterValidator(validate_zone)] = Field(
         default="UTC", description="a time zone such as Europe/Berlin"
     )
     """The time zone in which days and months end."""
-    downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_wrap_single_value)]] = Field(
+    run_limits: Annotated[RunLimits, BeforeValidator(parse_run_limits_line)] = Field(
+        default=RunLimits(),
+        description="names with a number and commas between (usd=0.50,calls=100,seconds=600,repeats=5), or a table; of "
+        + ", ".join(RunLimits.model_fields),
+    )
+    """What each run may take."""
+    run_idle: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
+    """Seconds without a call after which a run is forgotten."""
+    stop_file: Annotated[
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, accept_none_word("none")
+    ] = Field(default=None, description="none or the path of a file")
+    """The file that names runs, sessions, agents and tenants whose calls are refused. It need not exist."""
+    downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(wrap_single_value)]] = Field(
         default={}, description=f"a table of models, each with {TABLE_ENTRIES['downgrade']}"
     )
     """By model: the models that may replace it, in descending order of price."""
@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     """What happens to calls with budgets while the file is unavailable: `closed` rejects them, `open` allows them."""
     count_spend: bool = Field(default=False, description="true or false")
     """Count for `spend()` from the start, even if nothing else needs the cost of calls."""
-    resources: Annotated[tuple[ResourceRule, ...], AfterValidator(_reject_duplicate_names)] = Field(
+    resources: Annotated[tuple[ResourceRule, ...], AfterValidator(reject_duplicate_names)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )
     """Resources besides the default one, and the calls that need them."""
@@ -311,8 +311,9 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> tuple[Budget, ...]:
-        """The budgets in the form of the ledger."""
-        return tuple(rule.make_budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets)
+        """The budgets in the form of the ledger, with those of each run."""
+        rules = [rule.make_budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets]
+        return (*rules, *self.run_limits.list_budgets())
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -358,6 +359,10 @@ class Settings(BaseSettings):
         twice = find_duplicate_name(self.budgets, self.budget_period)
         if twice is not None:
             yield f"{given['budgets']}: must have one budget for each name, unit and period (two are named {twice})"
+        each_run = {(limit.unit, limit.period) for limit in self.run_limits.list_budgets()}
+        for rule in self.budgets:
+            if rule.scope is Scope.RUN and (rule.unit, rule.period or self.budget_period) in each_run and not rule.key:
+                yield f"{given['budgets']}: a budget of each run in {rule.unit} and run_limits: set one of them"
         for model, ladder in self.downgrade.items():
             if model in ladder or len(set(ladder)) < len(ladder):
                 yield f"{given['downgrade'].get_item(model)}: must be {TABLE_ENTRIES['downgrade']}, each once"
@@ -411,19 +416,12 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, RawSetting]:
             given[key] = RawSetting(value, name, name)
     if value := environ.get("OTEL_SERVICE_NAME", "").strip():
         given["service_name"] = RawSetting(value, "OTEL_SERVICE_NAME", "OTEL_SERVICE_NAME")
-    elif value := _parse_service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+    elif value := parse_service_name(environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
         given["service_name"] = RawSetting(value, "service.name", "OTEL_RESOURCE_ATTRIBUTES")
     for name, key in _OPENTELEMETRY_LISTS.items():
         if names := [part.strip() for part in environ.get(name, "").split(",") if part.strip()]:
             given[key] = RawSetting(names, name, name)
     return given
-
-
-def _parse_service_name(resource_attributes: str) -> str:
-    """Return `service.name` of `key=value,...` with percent-encoded values; the last one counts."""
-    pairs = (item.partition("=") for item in resource_attributes.split(","))
-    names = [unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name"]
-    return names[-1].strip() if names else ""
 
 
 def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:

@@ -1,6 +1,7 @@
 """Checks that several settings share."""
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -68,3 +69,29 @@ def _check_host(host: str) -> str:
     if parts.netloc != host or "@" in host or not parts.hostname or parts.port == 0:
         raise ValueError(f"{host!r} is not a host")
     return host
+
+
+def validate_zone(name: str) -> str:
+    """Return the name of a time zone.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # invalid, a directory, unknown
+        raise ValueError(f"{name!r} is not a time zone") from None
+    return name
+
+
+def wrap_single_value(value: object) -> object:
+    """Return a string as a tuple of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def parse_service_name(resource_attributes: str) -> str:
+    """Return `service.name` of `key=value,...` with percent-encoded values; the last one counts."""
+    pairs = (item.partition("=") for item in resource_attributes.split(","))
+    names = [unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name"]
+    return names[-1].strip() if names else ""

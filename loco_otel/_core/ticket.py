@@ -88,7 +88,9 @@ class Ticket:
     admission: "Callable[[Ticket], bool] | None" = None
     """Checks its budgets, in place of the engine's admission."""
     denial: Exception | None = None
-    """The reason for which its budget refused it, if there is one."""
+    """The error with which it was refused, if there is one."""
+    abort: "Callable[[Exception], None] | None" = None
+    """Closes the open body of its answer, which then raises this error. Set by the shell, without the lock."""
     wake: Callable[[], None] | None = None
     """Called at least once after the ticket has stopped waiting. A hint: the state is the truth."""
     scopes: tuple[Hashable, ...] = ()

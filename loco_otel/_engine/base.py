@@ -13,6 +13,7 @@ from loco_otel.events import (
     BypassReason,
     Event,
     Listener,
+    Outcome,
     RateLimits,
     Request,
     ResourceDump,
@@ -53,6 +54,9 @@ class SlotSource(Protocol):
         Until then the caller is blocked, and so is every lease that is used in one of the scopes `blocks`.
         """
 
+    def reject(self, ticket: Ticket, outcome: Outcome = Outcome.BUDGET) -> None:
+        """Reject a new ticket, by default as its budget is exhausted."""
+
     def admit_ticket(self, ticket: Ticket) -> None:
         """Run the budget check of an ADMITTING ticket, which is then GRANTED or REJECTED."""
 
@@ -88,11 +92,11 @@ class SlotSource(Protocol):
 class Engine(SlotSource, Protocol):
     """Hosts the scheduler."""
 
-    def reject(self, ticket: Ticket) -> None:
-        """Reject a new ticket whose budget is exhausted."""
+    def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome = Outcome.BUDGET) -> int:
+        """Reject those of the tickets that wait, and return their number."""
 
-    def reject_waiting(self, tickets: Iterable[Ticket]) -> int:
-        """Reject those of the tickets that wait, as their budget is exhausted, and return their number."""
+    def list_tickets(self) -> tuple[Ticket, ...]:
+        """Return all tickets that have not ended."""
 
     def suspend_ticket(self, ticket: Ticket) -> None:
         """Free the slot for the pause before a retry."""

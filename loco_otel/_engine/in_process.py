@@ -192,9 +192,9 @@ class InProcessEngine(UnsharedEngine):
         else:
             self._locked(lambda core, now: core.refuse_admission(ticket, Outcome.BUDGET, now))
 
-    def reject(self, ticket: Ticket) -> None:
-        """Reject a new ticket whose budget is exhausted."""
-        self._locked(lambda core, now: core.reject_new(ticket, Outcome.BUDGET, now))
+    def reject(self, ticket: Ticket, outcome: Outcome = Outcome.BUDGET) -> None:
+        """Reject a new ticket, by default as its budget is exhausted."""
+        self._locked(lambda core, now: core.reject_new(ticket, outcome, now))
 
     def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome = Outcome.BUDGET) -> int:
         """Reject those of the tickets that wait, and return their number."""

@@ -24,6 +24,7 @@ class NestedEngine:
         self._engine = engine
         self.read_clock = engine.read_clock
         self.cancel = engine.cancel
+        self.reject = engine.reject
         self.release = engine.cancel
         self.abandon_ticket = engine.abandon_ticket
 
@@ -45,12 +46,14 @@ class NestedEngine:
         self.admit_ticket(ticket)
 
     def admit_ticket(self, ticket: Ticket) -> None:
-        """Run the budget check of a ticket, if it has one.
+        """Run the budget check of an ADMITTING ticket, if it has one; no-op in any other state.
 
         Raises:
             AcquireRejectedError: raised by the check.
 
         """
+        if ticket.state is not State.ADMITTING:
+            return
         try:
             if ticket.admission is not None:
                 ticket.admission(ticket)

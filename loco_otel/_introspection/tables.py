@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from loco_otel.events import MILLI, ResourceDump, TicketSnapshot
+from loco_otel.snapshots import RunSnapshot
 
 _PLAIN_WIDTH = 200
 _AGENT_COLUMNS = ("rank", "agent", "holding", "waiting", "oldest wait", "Q", "D", "L", "held up by")
 _TEXT_COLUMNS = frozenset({"agent", "held up by"})
 _MAX_HOLDERS = 3
 """Holders that the column `held up by` names; the rest are `other`."""
+_RUN_COLUMNS = ("run", "agents", "workflow", "priority", "holding", "waiting", "oldest wait", "weight")
 _REQUEST_COLUMNS = ("request", "agent", "state", "model", "weight", "for", "ticks", "note")
 
 
@@ -73,7 +75,7 @@ class ResourceRows(NamedTuple):
     """The header that states them; None if unknown."""
 
 
-def format_dump(resources: Sequence[ResourceDump]) -> str:
+def format_dump(resources: Sequence[ResourceDump], runs: Sequence[RunSnapshot] = ()) -> str:
     """Return a dump as text."""
     written = io.StringIO()
     out = make_console(written)
@@ -84,6 +86,8 @@ def format_dump(resources: Sequence[ResourceDump]) -> str:
         if dump.left_out:
             out.print(f"and {dump.left_out} more")
         out.print()
+    if runs:
+        out.print(_build_run_table(runs))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).rstrip("\n")
 
 
@@ -161,6 +165,16 @@ def _build_rows(dump: ResourceDump) -> ResourceRows:
         it.pause,
         it.pause_header,
     )
+
+
+def _build_run_table(runs: Iterable[RunSnapshot]) -> Table:
+    table = make_table(_RUN_COLUMNS, numeric_columns={"holding", "waiting", "oldest wait", "weight"})
+    for it in runs:
+        wait = f"{it.oldest_wait:.1f} s" if it.waiting else "-"
+        agents = ", ".join(it.agents[:_MAX_HOLDERS]) + (", ..." if len(it.agents) > _MAX_HOLDERS else "")
+        counts = str(it.holding), str(it.waiting), wait, f"{it.weight / MILLI:g}"
+        table.add_row(it.run, agents, it.workflow or "-", it.priority, *counts)
+    return table
 
 
 def _build_ticket_table(tickets: Iterable[TicketSnapshot]) -> Table:

@@ -25,6 +25,8 @@ class PartialIdentity(NamedTuple):
     agent: str | None = None
     workflow: str | None = None
     session: str | None = None
+    run: str | None = None
+    """The framework's id of the piece of work. Of nested pieces the outermost counts: what a run starts is its own."""
 
 
 class IdentityReader(Protocol):
@@ -89,7 +91,10 @@ def push_identity(key: object, identity: PartialIdentity) -> None:
     """
     pushed = pushed_identities.get()
     readings = _read_all()
-    known = _complete(_check_identity(identity), _merge_sources(pushed, readings))
+    around = _merge_sources(pushed, readings)
+    known = _complete(_check_identity(identity), around)
+    if around.run is not None and around.run != known.run:
+        known = known._replace(run=around.run)
     pushed_identities.set((*pushed, PushedIdentity(key, known, readings)))
 
 
@@ -116,6 +121,8 @@ def _merge_sources(pushed: tuple[PushedIdentity, ...], readings: dict[str, Parti
             if reading != before.get(name, _NOTHING):
                 found = _complete(found, reading)
         found = _complete(found, identity)
+        if identity.run is not None and identity.run != found.run:
+            found = found._replace(run=identity.run)
     for reading in readings.values():
         found = _complete(found, reading)
     return found
@@ -136,7 +143,10 @@ def _complete(identity: PartialIdentity, other: PartialIdentity) -> PartialIdent
     if other is _NOTHING or None not in identity:
         return identity
     return PartialIdentity(
-        identity.agent or other.agent, identity.workflow or other.workflow, identity.session or other.session
+        identity.agent or other.agent,
+        identity.workflow or other.workflow,
+        identity.session or other.session,
+        identity.run or other.run,
     )
 
 

@@ -4,7 +4,8 @@ Agent, workflow and session are each taken from the first source that has a valu
 framework pushed, the frameworks' readers by rank, the current span (`gen_ai.agent.name`, `gen_ai.workflow.name`,
 `gen_ai.conversation.id`), OpenTelemetry's baggage (`loco.workflow`, `loco.session`), and for the agent `LOCO_AGENT_ID`
 and the service's name. Tenant, team and priority come from `as_agent`, or else from baggage (`loco.tenant`,
-`loco.team`, `loco.priority`); run and deadline from `as_agent`.
+`loco.team`, `loco.priority`); the deadline from `as_agent`. The run is that of `as_agent`, of the outermost framework,
+the trace of the current span, or the session.
 """
 
 from contextvars import ContextVar
@@ -13,11 +14,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from opentelemetry import baggage, trace
+from opentelemetry.context import Context
 
 from loco_otel import clock
 from loco_otel._runtime import agent_readers
 from loco_otel._runtime.agent_readers import clean_name, pushed_identities, read_frameworks, replace_surrogates
 from loco_otel._telemetry.current_context import get_current
+from loco_otel._telemetry.foreign_instrumentors import is_inference_span
 from loco_otel.events import Priority
 
 _AGENT_NAME = "gen_ai.agent.name"
@@ -47,6 +50,9 @@ _UNKNOWN = Identity("")
 _BAGGAGE_KEYS = ("loco.tenant", "loco.team", "loco.workflow", "loco.session")
 _BAGGAGE_PRIORITY = "loco.priority"
 _PRIORITIES = {str(priority): priority for priority in Priority}
+
+inherited_run: ContextVar[str | None] = ContextVar("loco_otel_run", default=None)
+"""In a thread that works for another: the run that the other has without `as_agent` and frameworks."""
 
 explicit_identities: ContextVar[tuple[tuple["as_agent", Identity], ...]] = ContextVar("loco_otel_agent", default=())
 """The `as_agent` bodies around the current code, each with its identity; the innermost last."""
@@ -168,14 +174,19 @@ def resolve_identity(default: str) -> Identity:
     # Fast path, equal to the code below: without frameworks, spans and baggage there is nothing to merge.
     if not context and not has_frameworks:
         if not entered:
-            return Identity(default)
+            return Identity(default) if inherited_run.get() is None else Identity(default, run=inherited_run.get())
         explicit = entered[-1][1]
-        return explicit if explicit.agent else explicit._replace(agent=default)
+        if explicit.agent and (explicit.run or not explicit.session):
+            return explicit
+        return explicit._replace(
+            agent=explicit.agent or default, run=explicit.run or inherited_run.get() or explicit.session
+        )
     agent, tenant, team, workflow, session, run, priority, deadline = entered[-1][1] if entered else _UNKNOWN
-    if has_frameworks and not (agent and workflow and session):
+    if has_frameworks and not (agent and workflow and session and run):
         found = read_frameworks()
         agent = agent or found.agent or ""
-        workflow, session = workflow or found.workflow, session or found.session
+        workflow, session, run = workflow or found.workflow, session or found.session, run or found.run
+    run = run or find_trace_run(context)
     if context:
         if not (agent and workflow and session):
             attributes = getattr(trace.get_current_span(context), "attributes", None)
@@ -191,7 +202,22 @@ def resolve_identity(default: str) -> Identity:
                 map(_convert_name, map(carried.get, _BAGGAGE_KEYS)),
             )
             priority = priority or _PRIORITIES.get(str(carried.get(_BAGGAGE_PRIORITY)))
-    return Identity(agent or default, tenant, team, workflow, session, run, priority, deadline)
+    return Identity(agent or default, tenant, team, workflow, session, run or session, priority, deadline)
+
+
+def find_trace_run(context: Context) -> str | None:
+    """Return the run that the current trace is, here or where this thread's work comes from; None without one.
+
+    An inference span without a parent is no piece of work, but one call: an instrumentation has begun it.
+    """
+    run = inherited_run.get()
+    if run is not None or not context:
+        return run
+    span = trace.get_current_span(context)
+    span_context = span.get_span_context()
+    if not span_context.is_valid or (getattr(span, "parent", span) is None and is_inference_span(span)):
+        return None
+    return trace.format_trace_id(span_context.trace_id)
 
 
 def _first_non_none(value: Any, otherwise: Any) -> Any:

@@ -11,6 +11,7 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 
 from loco_otel._budgets.controller import BudgetController
+from loco_otel._budgets.governor import Governor
 from loco_otel._config.engine_rules import MEMORY, hide_password
 from loco_otel._config.settings import Settings
 from loco_otel._core.adaptive_limit import AdaptiveLimit
@@ -86,6 +87,7 @@ class Runtime:
         self.engine = self._create_engine(core)
         self.averages = TokenAverages()
         self.budgets = BudgetController(settings, self.engine)
+        self.governor = Governor(settings, self.engine)
         self._tracing: Telemetry | None = None
         self._metrics: Telemetry | None = None
         self._attach_lock = ForkSafeLock()
@@ -128,6 +130,9 @@ class Runtime:
         settings = self.settings
         rates = {"requests_per_minute": settings.requests_per_minute, "tokens_per_minute": settings.tokens_per_minute}
         fixed = settings.capacity is not None
+        if settings.mode == "observe":
+            self._remove_resource_limits(core, now, has_fixed_capacity=fixed)
+            return
         self.router = Router(settings.resources, has_fixed_capacity=fixed)
         """Maps a call to its resources."""
         self._has_limits = fixed or bool(settings.resources) or any(rates.values())
@@ -143,6 +148,14 @@ class Runtime:
             )
         for name in core.resources.list_created():
             core.set_resource(name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
+
+    def _remove_resource_limits(self, core: Scheduler, now: float, *, has_fixed_capacity: bool) -> None:
+        """Limit no resource, so that no call waits."""
+        rules = self.settings.resources
+        self.router = Router(rules, has_fixed_capacity=has_fixed_capacity)
+        self._has_limits = False
+        for name in (DEFAULT_RESOURCE, *(rule.name for rule in rules), *core.resources.list_created()):
+            core.set_resource(name, None, now)
 
     def _create_engine(self, core: Scheduler) -> InProcessEngine:
         settings = self.settings
@@ -168,6 +181,8 @@ class Runtime:
     def _create_discovered_pool(self, name: str) -> SlotPool:
         """Create the resource of a provider's host at the first call to it."""
         settings = self.settings
+        if settings.mode == "observe":
+            return SlotPool(name, None)
         pool = SlotPool(name, AdaptiveLimit(settings.capacity_max or inf))
         pool.set_rate_limits(settings.requests_per_minute, settings.tokens_per_minute)
         return pool
@@ -200,6 +215,7 @@ class Runtime:
                 f"{', '.join(_ENGINE_KEYS)} are read at the start of a program, not by configure()"
             )
         self.budgets.apply_settings(settings)
+        self.governor.apply_settings(settings)
         before, self.settings = self.settings, settings
 
         def change(core: Scheduler, now: float) -> None:
@@ -249,6 +265,7 @@ class Runtime:
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
+            run_idle=self.settings.run_idle,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
             shows_costs=_GENAI_OPT_IN in self.settings.semconv_opt_in,
         )
@@ -289,7 +306,7 @@ class Runtime:
         trace = telemetry.create_trace()
         try:
             caller = resolve_identity(self.default_agent) if caller is None else caller
-            trace.set_caller(caller.tenant, caller.team, caller.workflow, caller.session)
+            trace.set_caller(caller.tenant, caller.team, caller.workflow, caller.session, caller.run)
         except Exception:
             log_fault("identifying the caller of slot()", effect="its spans lack team, workflow and conversation")
         return trace
@@ -338,6 +355,7 @@ class Runtime:
             if telemetry is not None:
                 telemetry.close()
         self.budgets.close()
+        self.governor.close()
         atexit.unregister(self._flush_at_exit)
 
     def _flush_at_exit(self) -> None:

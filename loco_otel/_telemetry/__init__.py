@@ -28,6 +28,7 @@ from loco_otel._telemetry.instruments import VALUE_LIMIT, CardinalityLimit
 from loco_otel._telemetry.metrics import MetricListener
 from loco_otel._telemetry.metrics_source import MetricsSource, ProcessState
 from loco_otel._telemetry.presence import record_active as record_active_sdk
+from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.span_starter import SpanStarter, create_span_starter
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._telemetry.time_sums import TimeSums
@@ -114,6 +115,7 @@ class Telemetry:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
         value_limit: int = VALUE_LIMIT,
+        run_idle: float = 900.0,
         resources: Iterable[str] = (),
         shows_costs: bool = False,
     ) -> Self:
@@ -126,6 +128,7 @@ class Telemetry:
             clock: the scheduler's clock, in seconds.
             wall: nanoseconds since the epoch.
             value_limit: the number of values of one attribute that metrics distinguish.
+            run_idle: seconds of silence after which a run has ended.
             resources: initially known resources, whose counters start at 0 now.
             shows_costs: whether inference spans have the cost attributes that are proposed for the conventions.
 
@@ -137,8 +140,9 @@ class Telemetry:
         batching = True
         fold = CardinalityLimit(value_limit)
         blame_listener = BlameListener(fold)
+        runs = RunListener(idle=run_idle)
         if tracing or measuring:
-            listeners.append(blame_listener)
+            listeners += [blame_listener, runs]
         if tracing:
             tracer_provider = tracer_provider or get_tracer_provider()
             if batched_delivery.is_flushable(tracer_provider):
@@ -146,11 +150,14 @@ class Telemetry:
                 leave = partial(batched_delivery.unregister_flush, tracer_provider, state.flush_events)
             batching = batched_delivery.is_batch_exporting(tracer_provider)
             tracer = create_span_starter(tracer_provider.get_tracer(INSTRUMENTATION_SCOPE, __version__))
-            listeners.append(SpanListener(tracer, blame_listener, clock=clock, wall=wall, shows_costs=shows_costs))
+            listeners.append(
+                SpanListener(tracer, blame_listener, runs, clock=clock, wall=wall, shows_costs=shows_costs)
+            )
         shown = None
         if measuring:
             meter = (meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__)
             counting = MetricListener(meter, fold, resources)
+            runs.record = counting.record_run
             time_sums = TimeSums(fold)
             listeners += [counting, time_sums]
             source = MetricsSource(
@@ -162,6 +169,7 @@ class Telemetry:
                 histogram_buffer=counting.histogram_buffer,
                 record_engine_calls=counting.record_engine_calls,
                 blame_listener=blame_listener,
+                runs=runs,
             )
             shown = gauges.get_gauges(meter), source
             shown[0].set_source(shown[1])

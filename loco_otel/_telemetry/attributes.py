@@ -12,7 +12,10 @@ from loco_otel.events import (
     GateCause,
     GrantReason,
     InactiveReason,
+    LimitAction,
+    LimitReason,
     Outcome,
+    Priority,
     ThrottleKind,
     WaitReason,
 )
@@ -21,6 +24,10 @@ from loco_otel.snapshots import CapacityMode, EngineMode
 
 AGENT = "loco.agent.id"
 RESOURCE = "loco.resource.name"
+RUN = "loco.run.id"
+RUN_ATTAINED = "loco.run.attained"
+PRIORITY = "loco.priority"
+DEADLINE = "loco.deadline"
 TENANT = "loco.tenant.id"
 TEAM = "loco.team.id"
 OUTCOME = "loco.outcome"
@@ -51,6 +58,8 @@ QUEUE_AGE = "loco.queue.age"
 CAPACITY = "loco.resource.capacity"
 CAPACITY_MODE = "loco.capacity.mode"
 LIMIT_DIRECTION = "loco.limit.direction"
+LIMIT_REASON = "loco.limit.reason"
+LIMIT_ACTION = "loco.limit.action"
 RATE_LIMIT_KIND = "loco.ratelimit.kind"
 WAITING = "loco.requests.waiting"
 SCORE = "loco.load.score"
@@ -180,6 +189,12 @@ ATTRIBUTES = {
             RESOURCE, "string", "The requested resource; several names are joined by `+`.", is_limited=True
         ),
         AttributeDefinition(TENANT, "string", "The tenant of the agent.", is_limited=True),
+        AttributeDefinition(RUN, "string", "The run that the call belongs to. On no metric."),
+        AttributeDefinition(RUN_ATTAINED, "double", "Weight of the run's calls that had ended before the grant."),
+        AttributeDefinition(PRIORITY, "string", "How urgent the request is.", tuple(Priority)),
+        AttributeDefinition(
+            DEADLINE, "double", "Seconds from the request to its deadline; negative if it came too late."
+        ),
         AttributeDefinition(TEAM, "string", "The team of the agent."),
         AttributeDefinition(OUTCOME, "string", "How the wait ended.", tuple(Outcome)),
         AttributeDefinition(POLICY, "string", "The policy: `load`, `fair`, `fifo` or a custom one."),
@@ -235,6 +250,19 @@ ATTRIBUTES = {
             tuple(CapacityMode),
         ),
         AttributeDefinition(LIMIT_DIRECTION, "string", "How the number of slots changed.", (UP, DOWN)),
+        AttributeDefinition(
+            LIMIT_REASON,
+            "string",
+            "What refuses a call: a budget (`run_*` for those of a run), the run's seconds or repeated tool calls, a "
+            "stop, the bound of waiters, or the time that it may wait.",
+            tuple(LimitReason),
+        ),
+        AttributeDefinition(
+            LIMIT_ACTION,
+            "string",
+            "`refused`; `warned` half way to the limit; `would` where `LOCO_MODE` is `observe` and the call was sent.",
+            tuple(LimitAction),
+        ),
         AttributeDefinition(RATE_LIMIT_KIND, "string", "What the provider limits per time.", (REQUESTS, TOKENS)),
         AttributeDefinition(WAITING, "int", "Requests that wait for the resource, this one included."),
         AttributeDefinition(
@@ -279,7 +307,11 @@ ATTRIBUTES = {
             BUDGET_SCOPE, "string", "The kind of entity whose spending the budget limits.", tuple(Scope)
         ),
         AttributeDefinition(
-            BUDGET_KEY, "string", "The agent, tenant, team or model; `*` for all together.", is_limited=True
+            BUDGET_KEY,
+            "string",
+            "The agent, tenant, team, model or workflow; `*` for all together. On metrics, runs and sessions are "
+            "`other`.",
+            is_limited=True,
         ),
         AttributeDefinition(BUDGET_PERIOD, "string", "Time after which the budget resets.", tuple(Period)),
         AttributeDefinition(BUDGET_UNIT, "string", "Unit of the budget.", tuple(Unit)),
@@ -303,7 +335,7 @@ ATTRIBUTES = {
             INACTIVE_REASON, "string", "Why the calls of an SDK are not scheduled.", tuple(InactiveReason)
         ),
         AttributeDefinition(VERSION, "string", "The version of loco-otel."),
-        AttributeDefinition(WORKFLOW, "string", "The workflow that the call belongs to."),
+        AttributeDefinition(WORKFLOW, "string", "The workflow that the call belongs to.", is_limited=True),
         AttributeDefinition(CONVERSATION, "string", "The conversation or session that the call belongs to."),
         AttributeDefinition(OUTPUT_TYPE, "string", "Type of the requested answer: `text` or `json`."),
         AttributeDefinition(REASONING_LEVEL, "string", "Requested level of reasoning, in the provider's words."),

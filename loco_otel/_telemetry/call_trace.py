@@ -12,7 +12,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.foreign_instrumentors import find_outer_span, is_inference_span
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
 from loco_otel._telemetry.span_starter import SpanStarter
-from loco_otel.events import BudgetExceeded, Request, Waiting
+from loco_otel.events import BudgetExceeded, LimitDecided, Request, Waiting
 
 ROOT_CONTEXT = trace.set_span_in_context(INVALID_SPAN, Context())
 """A context without a span. Not empty: OpenTelemetry replaces an empty one by the current context, which on the thread
@@ -52,6 +52,8 @@ class CallTrace:
     """The state of the queue when this wait began."""
     exceeded_event: BudgetExceeded | None = None
     """Budget rejections that the acquire span has not recorded yet."""
+    limit_events: tuple[LimitDecided, ...] = ()
+    """Decisions of limits that the acquire span has not recorded yet."""
     caller_attributes: Mapping[str, str] = _NO_ATTRIBUTES
     """Team, workflow and conversation of the caller, as far as they are known."""
     total_waited: float = 0.0
@@ -73,9 +75,22 @@ class CallTrace:
         """True inside `suppress_instrumentation`: the call emits no telemetry."""
         self._tracer = tracer
 
-    def set_caller(self, tenant: str | None, team: str | None, workflow: str | None, session: str | None) -> None:
+    def set_caller(
+        self,
+        tenant: str | None,
+        team: str | None,
+        workflow: str | None,
+        session: str | None,
+        run: str | None = None,
+    ) -> None:
         """Set the caller of the request, for all its spans."""
-        named = ((key.TENANT, tenant), (key.TEAM, team), (key.WORKFLOW, workflow), (key.CONVERSATION, session))
+        named = (
+            (key.TENANT, tenant),
+            (key.TEAM, team),
+            (key.WORKFLOW, workflow),
+            (key.CONVERSATION, session),
+            (key.RUN, run),
+        )
         self.caller_attributes = {name: value for name, value in named if value is not None}
 
     def begin_call(self, agent: str, subject: InferenceRequest, *, has_sdk_span: bool) -> None:

@@ -3,86 +3,12 @@
 Instruments, the docs page, dashboards and their tests are generated from it.
 """
 
-from enum import StrEnum
-from typing import NamedTuple
-
 from loco_otel._telemetry import attributes as key
-
-
-class InstrumentKind(StrEnum):
-    """The kinds of instrument in use."""
-
-    COUNTER = "counter"
-    HISTOGRAM = "histogram"
-    OBSERVABLE_GAUGE = "observable gauge"
-    OBSERVABLE_COUNTER = "observable counter"
-
-
-# Units that Prometheus spells out, as OpenTelemetry's compatibility page has it; `{annotations}` are dropped.
-_PROMETHEUS_UNITS = {"s": "_seconds", "USD": "_USD"}
-
-
-class MetricDefinition(NamedTuple):
-    """One metric."""
-
-    name: str
-    kind: InstrumentKind
-    unit: str
-    """In UCUM: `s`, or an annotation such as `{request}`."""
-    description: str
-    attributes: tuple[str, ...]
-    """Their keys; every point has all of them."""
-    buckets: tuple[float, ...] = ()
-    """Upper bounds of a histogram, always explicit: an exponential one breaks the Prometheus exporter."""
-    optional: tuple[str, ...] = ()
-    """Keys that are omitted without a value."""
-
-    @property
-    def prometheus_name(self) -> str:
-        """The name that the Prometheus exporter and OTLP make of it; a histogram's without `_bucket` etc."""
-        total = "_total" if self.kind in {InstrumentKind.COUNTER, InstrumentKind.OBSERVABLE_COUNTER} else ""
-        return self.name.replace(".", "_") + _PROMETHEUS_UNITS.get(self.unit, "") + total
-
-
-class SpanEventDefinition(NamedTuple):
-    """One event on a span."""
-
-    name: str
-    description: str
-    attributes: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    """Keys that are omitted without a value."""
-
-
-class SpanDefinition(NamedTuple):
-    """One span."""
-
-    name: str
-    """With `{braces}` around what varies."""
-    kind: str
-    description: str
-    attributes: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    events: tuple[SpanEventDefinition, ...] = ()
-    link: tuple[str, ...] = ()
-    """Keys on its links."""
-
-
-# From the microseconds of a free slot to half an hour. Dense from one second to a minute and a half, where a wait
-# becomes a problem: a quantile is no more exact than the bucket that it is in.
-_WAIT_SECONDS = (
-    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
-    90.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
-)  # fmt: skip
-# An LLM call takes from a tenth of a second to minutes; a lease is taken back after 15 of them.
-_HOLD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
-# 0 apart, as most requests do not wait; the guard ends waits at 1000 by default.
-_WAIT_TICKS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
-# A round trip within a data centre takes 0.1 to 2 ms; LOCO_ENGINE_TIMEOUT is 0.25 s by default.
-_ENGINE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-# The conventions' own buckets.
-_GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-_GEN_AI_TOKENS = tuple(4.0**power for power in range(14))
+from loco_otel._telemetry import buckets
+from loco_otel._telemetry.definitions import InstrumentKind as InstrumentKind
+from loco_otel._telemetry.definitions import MetricDefinition as MetricDefinition
+from loco_otel._telemetry.definitions import SpanDefinition as SpanDefinition
+from loco_otel._telemetry.definitions import SpanEventDefinition as SpanEventDefinition
 
 _INFERENCE_ATTRIBUTES = (key.OPERATION, key.PROVIDER, key.MODEL)
 _INFERENCE_OPTIONAL = (key.RESPONSE_MODEL, key.SERVER_ADDRESS, key.SERVER_PORT)
@@ -98,7 +24,7 @@ GRANTS = MetricDefinition(
 )
 WAIT_DURATION = MetricDefinition(
     "loco.wait.duration", InstrumentKind.HISTOGRAM, "s", "Time from submit to grant or rejection.",
-    (key.AGENT, key.RESOURCE, key.OUTCOME), _WAIT_SECONDS,
+    (key.AGENT, key.RESOURCE, key.OUTCOME, key.PRIORITY), buckets.WAIT_SECONDS,
 )
 SLOT_TIME = MetricDefinition(
     "loco.slot.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
@@ -118,12 +44,12 @@ PAUSE_TIME = MetricDefinition(
 )
 WAIT_TICKS = MetricDefinition(
     "loco.wait.ticks", InstrumentKind.HISTOGRAM, "{tick}", "Releases that passed from submit to grant.",
-    (key.AGENT, key.RESOURCE), _WAIT_TICKS,
+    (key.AGENT, key.RESOURCE, key.PRIORITY), buckets.WAIT_TICKS,
 )
 HOLD_DURATION = MetricDefinition(
     "loco.hold.duration", InstrumentKind.HISTOGRAM, "s",
     "Time that a slot was held, from grant to the end of the answer or a retry's pause.",
-    (key.AGENT, key.RESOURCE), _HOLD_SECONDS,
+    (key.AGENT, key.RESOURCE), buckets.HOLD_SECONDS,
 )
 REQUESTS_WAITING = MetricDefinition(
     "loco.requests.waiting", InstrumentKind.OBSERVABLE_GAUGE, "{request}", "Requests that wait.",
@@ -299,20 +225,46 @@ BUDGET_DECISIONS = MetricDefinition(
     "Calls that a budget had no room for, and what it did.",
     (*_BUDGET, key.BUDGET_UNIT, key.BUDGET_ACTION),
 )
+_RUN = (key.WORKFLOW, key.PRIORITY)
+RUN_DURATION = MetricDefinition(
+    "loco.run.duration", InstrumentKind.HISTOGRAM, "s",
+    "Time from the first call of a run to the end of its last; recorded when its framework ends it, or after it has "
+    "been silent for `LOCO_RUN_IDLE`.",
+    _RUN, buckets.RUN_SECONDS,
+)
+RUN_WAIT = MetricDefinition(
+    "loco.run.wait", InstrumentKind.HISTOGRAM, "s",
+    "Time that a run lost to waiting: at each moment the share of its calls that waited, of those that waited or were "
+    "under way.",
+    _RUN, buckets.WAIT_SECONDS,
+)
+RUN_SLOWDOWN = MetricDefinition(
+    "loco.run.slowdown", InstrumentKind.HISTOGRAM, "{ratio}",
+    "Duration of a run by what remains without `loco.run.wait`; no point for one that only waited.",
+    _RUN, buckets.SLOWDOWNS,
+)
+RUNS_ACTIVE = MetricDefinition(
+    "loco.runs.active", InstrumentKind.OBSERVABLE_GAUGE, "{run}", "Runs that have not ended.", _RUN,
+)
+LIMIT_DECISIONS = MetricDefinition(
+    "loco.limit.decisions", InstrumentKind.COUNTER, "{decision}",
+    "Calls that were refused at a limit, or would have been, or that were allowed with a warning.",
+    (key.LIMIT_REASON, key.LIMIT_ACTION),
+)
 DURATION = MetricDefinition(
     "gen_ai.client.operation.duration", InstrumentKind.HISTOGRAM, "s",
     "Duration of calls whose inference span loco-otel creates, from the grant to the end of the answer.",
-    _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, (*_INFERENCE_OPTIONAL, key.ERROR_TYPE),
+    _INFERENCE_ATTRIBUTES, buckets.GEN_AI_SECONDS, (*_INFERENCE_OPTIONAL, key.ERROR_TYPE),
 )
 TIME_TO_FIRST_CHUNK = MetricDefinition(
     "gen_ai.client.operation.time_to_first_chunk", InstrumentKind.HISTOGRAM, "s",
     "Time from the grant to the first chunk of streams whose inference span loco-otel creates.",
-    _INFERENCE_ATTRIBUTES, _GEN_AI_SECONDS, _INFERENCE_OPTIONAL,
+    _INFERENCE_ATTRIBUTES, buckets.GEN_AI_SECONDS, _INFERENCE_OPTIONAL,
 )
 TOKEN_USAGE = MetricDefinition(
     "gen_ai.client.token.usage", InstrumentKind.HISTOGRAM, "{token}",
     "Tokens of calls whose inference span loco-otel creates, where the provider counted them.",
-    (*_INFERENCE_ATTRIBUTES, key.TOKEN_TYPE), _GEN_AI_TOKENS, _INFERENCE_OPTIONAL,
+    (*_INFERENCE_ATTRIBUTES, key.TOKEN_TYPE), buckets.GEN_AI_TOKENS, _INFERENCE_OPTIONAL,
 )
 ACTIVE = MetricDefinition(
     "loco.active", InstrumentKind.OBSERVABLE_GAUGE, "{instrumentor}",
@@ -343,7 +295,7 @@ ENGINE_OVERBOOKED = MetricDefinition(
 )
 ENGINE_DURATION = MetricDefinition(
     "loco.engine.duration", InstrumentKind.HISTOGRAM, "s", "Time from a batch to the engine's answer.", (),
-    _ENGINE_SECONDS,
+    buckets.ENGINE_SECONDS,
 )
 ENGINE_ERRORS = MetricDefinition(
     "loco.engine.errors", InstrumentKind.OBSERVABLE_COUNTER, "{error}",
@@ -357,7 +309,8 @@ METRICS = (
     EVENTS_DROPPED, RECOVERIES, SCORE, CAPACITY, SATURATION, LIMIT_REFERENCE, LIMIT_CHANGES, GATE_CLOSED, RATE_LIMIT,
     RATE_LIMIT_REMAINING, ALPHA, TICKS, FAIRNESS, THROTTLES, TOKENS, SPENT, SPENT_WEIGHT, UNPRICED, BUDGET_CHARGED,
     BUDGET_WEIGHT_CHARGED, BUDGET_RESET, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_RESERVED, BUDGET_WEIGHT_LIMIT,
-    BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
+    BUDGET_WEIGHT_SPENT, BUDGET_WEIGHT_RESERVED, BUDGET_DECISIONS, RUN_DURATION,
+    RUN_WAIT, RUN_SLOWDOWN, RUNS_ACTIVE, LIMIT_DECISIONS, DURATION, TIME_TO_FIRST_CHUNK, TOKEN_USAGE, ACTIVE,
     INFO, CHILDREN, ENGINE_MODE, ENGINE_PROCESSES, ENGINE_OVERBOOKED, ENGINE_DURATION, ENGINE_ERRORS,
 )  # fmt: skip
 """Every metric."""
@@ -373,13 +326,15 @@ _SPEND_ATTRIBUTES = (
     key.SPENT_WEIGHT, key.SPEND_ESTIMATED, key.SPENT_USD, key.SPENT_INPUT, key.SPENT_OUTPUT, key.SPEND_UNPRICED,
     key.BUDGET_REMAINING, key.BUDGET_ACTION, key.BUDGET_MODEL,
 )  # fmt: skip
-_CALLER_ATTRIBUTES = (key.TENANT, key.TEAM, key.WORKFLOW, key.CONVERSATION)
+_CALLER_ATTRIBUTES = (key.TENANT, key.TEAM, key.WORKFLOW, key.CONVERSATION, key.RUN)
 _WAIT_ATTRIBUTES = (
     key.WAIT_REASON, key.WAIT_QUEUE_WEIGHT, key.QUEUE_POSITION, key.WAITING, key.CAPACITY, key.WAIT_SLOT, key.WAIT_SELF,
     key.WAIT_BACKOFF, key.WAIT_REQUESTS, key.WAIT_TOKENS, key.WAIT_RAMP, key.WAIT_RESERVED, key.WAIT_BUDGET,
     key.WAIT_UNKNOWN, key.BLAME_AGENTS, key.BLAME_SECONDS,
 )  # fmt: skip
-_GRANT_ATTRIBUTES = (key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON)
+_GRANT_ATTRIBUTES = (
+    key.SCORE, key.ALPHA, key.QUEUE_WEIGHT, key.QUEUE_AGE, key.TICK, key.GRANT_REASON, key.RUN_ATTAINED,
+)  # fmt: skip
 _BUDGET_ATTRIBUTES = (
     key.BUDGET_SCOPE, key.BUDGET_KEY, key.BUDGET_PERIOD, key.BUDGET_UNIT, key.BUDGET_LIMIT, key.BUDGET_SPENT,
     key.BUDGET_RESERVED,
@@ -389,6 +344,11 @@ EVENT_BUDGET = SpanEventDefinition(
     "A budget had no room for the call; one event for each such budget.",
     (*_BUDGET_ATTRIBUTES, key.BUDGET_ACTION),
     optional=(key.BUDGET_MODEL,),
+)
+EVENT_LIMIT = SpanEventDefinition(
+    "loco.limit",
+    "A limit refused the call, would have refused it, or warned; for budgets beside `loco.budget`.",
+    (key.LIMIT_REASON, key.LIMIT_ACTION),
 )
 EVENT_THRESHOLD = SpanEventDefinition(
     "loco.budget.threshold",
@@ -408,13 +368,13 @@ SPAN_ACQUIRE = SpanDefinition(
     "inference span is foreign.",
     (
         key.AGENT, key.RESOURCE, key.TASK_WEIGHT, key.TASK_TYPE, key.POLICY, key.OUTCOME, key.WAIT_DURATION,
-        key.WAIT_TICKS,
+        key.WAIT_TICKS, key.PRIORITY,
     ),
     optional=(
-        key.PROVIDER, key.MODEL, *_CALLER_ATTRIBUTES, key.ERROR_TYPE, *_GRANT_ATTRIBUTES, *_WAIT_ATTRIBUTES,
-        *_SPEND_ATTRIBUTES,
+        key.PROVIDER, key.MODEL, key.DEADLINE, *_CALLER_ATTRIBUTES, key.ERROR_TYPE, *_GRANT_ATTRIBUTES,
+        *_WAIT_ATTRIBUTES, *_SPEND_ATTRIBUTES,
     ),
-    events=(EVENT_BUDGET, EVENT_THROTTLE, EVENT_THRESHOLD),
+    events=(EVENT_BUDGET, EVENT_LIMIT, EVENT_THROTTLE, EVENT_THRESHOLD),
     link=(key.AGENT, key.BLAME_DURATION),
 )  # fmt: skip
 SPAN_CALL = SpanDefinition(

@@ -100,6 +100,7 @@ class Gauges:
             self._create_instrument(meter, row, partial(_observe_rate_limits, read_rate))
         self._create_instrument(meter, catalogue.WAIT_TIME, _observe_wait_time)
         self._create_instrument(meter, catalogue.INFO, _observe_info, max)
+        self._create_instrument(meter, catalogue.RUNS_ACTIVE, _observe_runs)
         for row in _TIMES:
             self._create_observations(meter, row, partial(_observe_time, row))
         for row in catalogue.METRICS:
@@ -231,6 +232,11 @@ def _observe_wait_time(source: MetricsSource) -> _Points:
 def _observe_info(source: MetricsSource) -> _Points:
     for name, resource in _list_resources(source):
         yield (name, resource.policy, resource.mode.value, __version__), 1
+
+
+def _observe_runs(source: MetricsSource) -> _Points:
+    for workflow, priority in source.runs.list_active_runs(source.read_clock()):
+        yield (source.cardinality_limit(key.WORKFLOW, workflow), priority), 1
 
 
 def _observe_time(row: MetricDefinition, source: MetricsSource) -> list[Observation]:

@@ -13,6 +13,7 @@ from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_reso
 from loco_otel._telemetry.histogram_buffer import BufferedHistogram, HistogramBuffer
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
+from loco_otel._telemetry.runs import FinishedRun
 from loco_otel.events import (
     MILLI,
     THROTTLE_STATUSES,
@@ -23,11 +24,15 @@ from loco_otel.events import (
     Gated,
     Granted,
     GrantReason,
+    LimitAction,
+    LimitDecided,
     Limited,
+    LimitReason,
     Outcome,
     Rejected,
     Released,
     Request,
+    RunEnded,
     Spending,
     Spent,
     Submitted,
@@ -35,7 +40,7 @@ from loco_otel.events import (
     Throttled,
     ThrottleKind,
 )
-from loco_otel.money import ALL_KINDS, MICRO
+from loco_otel.money import ALL_KINDS, CALL_SCOPES, MICRO
 
 _GRANTED = Outcome.GRANTED.value
 _THROTTLE_POINTS = (
@@ -44,6 +49,8 @@ _THROTTLE_POINTS = (
     (key.SPEND_LIMIT, ThrottleKind.SPEND.value),
 )
 """Each `error.type` of a throttle, with its kind."""
+_LIMIT_OUTCOMES = frozenset({LimitReason.BACKPRESSURE, LimitReason.TIMEOUT, LimitReason.DEADLINE})
+"""Outcomes that are decisions of limits without an event of their own."""
 _MAX_REMEMBERED_REQUESTS = 10_000
 """Kinds of requests whose counters are remembered as started; above it all are started again, which changes nothing."""
 
@@ -74,9 +81,10 @@ class MetricListener:
         self._spent = CounterSums(catalogue.SPENT, MICRO)
         self._unpriced = CounterSums(catalogue.UNPRICED)
         self._exceeded_budgets = CounterSums(catalogue.BUDGET_DECISIONS)
+        self._limit_decisions = CounterSums(catalogue.LIMIT_DECISIONS)
         self.counters = (
             self._requests, self._grants, self._leases_expired, self._bypassed, self._throttles, self._tokens,
-            self._spent_weight, self._spent, self._unpriced, self._exceeded_budgets,
+            self._spent_weight, self._spent, self._unpriced, self._exceeded_budgets, self._limit_decisions,
         )  # fmt: skip
         """Read at collection."""
         self.histogram_buffer = HistogramBuffer()
@@ -85,6 +93,9 @@ class MetricListener:
         self._wait_duration = create(catalogue.WAIT_DURATION)
         self._wait_ticks = create(catalogue.WAIT_TICKS)
         self._hold_duration = create(catalogue.HOLD_DURATION)
+        self._run_duration = create(catalogue.RUN_DURATION)
+        self._run_wait = create(catalogue.RUN_WAIT)
+        self._run_slowdown = create(catalogue.RUN_SLOWDOWN)
         self._duration = create(catalogue.DURATION)
         self._engine_duration = create(catalogue.ENGINE_DURATION)
         self._time_to_first_chunk = create(catalogue.TIME_TO_FIRST_CHUNK)
@@ -98,11 +109,14 @@ class MetricListener:
             Throttled: self._handle_throttled,
             Suspended: self._record_hold,
             BudgetExceeded: self._handle_exceeded,
+            LimitDecided: self._handle_limit,
             Spent: self._handle_spent,
             Released: self._handle_released,
         }
         for reason in BypassReason:
             self._bypassed.add_amount(0, reason.value)
+        for limit in LimitReason:
+            self._limit_decisions.add_amount(0, limit.value, LimitAction.REFUSED.value)
         for resource in resources:
             self._start_resource(resource)
 
@@ -112,7 +126,7 @@ class MetricListener:
             self._bypassed.add_amount(1, event.reason.value)
             return
         count = self._handlers.get(type(event))
-        if count is not None and not isinstance(event, (Gated, Limited)):
+        if count is not None and not isinstance(event, (Gated, Limited, RunEnded)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 count(event, trace)
@@ -136,12 +150,15 @@ class MetricListener:
         agent, resource = self._get_agent_and_resource(event.ticket.request)
         self._record_outcome(event, agent, resource, _GRANTED, trace)
         # Not for rejections: the many zeros of a full queue would count as quick grants.
-        self._wait_ticks.record_value(event.waited_ticks, (agent, resource), ROOT_CONTEXT)
+        priority = event.ticket.request.priority.value
+        self._wait_ticks.record_value(event.waited_ticks, (agent, resource, priority), ROOT_CONTEXT)
         self._grants.add_amount(1, resource, event.reason.value)
 
     def _handle_rejected(self, event: Rejected, trace: CallTrace | None) -> None:
         agent, resource = self._get_agent_and_resource(event.ticket.request)
         self._record_outcome(event, agent, resource, event.outcome.value, trace)
+        if event.outcome.value in _LIMIT_OUTCOMES:  # the other refusals have events of their own
+            self._limit_decisions.add_amount(1, event.outcome.value, LimitAction.REFUSED.value)
         if trace is not None and trace.inference_span is not None:
             self._record_duration(trace.inference_span, trace, event.at)
 
@@ -150,7 +167,8 @@ class MetricListener:
     ) -> None:
         if not event.repeated:
             self._requests.add_amount(1, agent, resource, outcome)
-        self._wait_duration.record_value(event.waited, (agent, resource, outcome), _get_context(trace))
+        priority = event.ticket.request.priority.value
+        self._wait_duration.record_value(event.waited, (agent, resource, outcome, priority), _get_context(trace))
 
     def _record_hold(self, event: Suspended | Released, trace: CallTrace | None) -> None:
         if event.held is not None:
@@ -167,10 +185,21 @@ class MetricListener:
     def _handle_exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
         for standing in event.standings:
             scope, name, unit, period = standing.key
-            folded = self._cardinality_limit(key.BUDGET_KEY, name)
+            folded = key.OTHER if scope in CALL_SCOPES else self._cardinality_limit(key.BUDGET_KEY, name)
             self._exceeded_budgets.add_amount(1, scope.value, folded, period.value, unit.value, event.action.value)
         if event.model is not None:
             self._start_spending(event.ticket.request._replace(model=event.model))
+
+    def _handle_limit(self, event: LimitDecided, _: CallTrace | None) -> None:
+        self._limit_decisions.add_amount(1, event.reason.value, event.action.value)
+
+    def record_run(self, run: FinishedRun) -> None:
+        """Record a run that has ended."""
+        point = self._cardinality_limit(key.WORKFLOW, run.workflow), run.priority
+        self._run_duration.record_value(run.duration, point, ROOT_CONTEXT)
+        self._run_wait.record_value(run.wait, point, ROOT_CONTEXT)
+        if run.slowdown is not None:
+            self._run_slowdown.record_value(run.slowdown, point, ROOT_CONTEXT)
 
     def _handle_spent(self, event: Spent, trace: CallTrace | None) -> None:
         request, spending = event.ticket.request, event.spending

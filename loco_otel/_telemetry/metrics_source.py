@@ -8,8 +8,9 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.histogram_buffer import HistogramBuffer
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
+from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.time_sums import TimeSums
-from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
+from loco_otel.money import CALL_SCOPES, Action, BudgetReport, BudgetStatus, BudgetStore
 from loco_otel.snapshots import Snapshot
 
 _SNAPSHOT_SECONDS = 0.1
@@ -46,6 +47,7 @@ class MetricsSource:
         counters: the counters.
         time_sums: the integrals.
         blame_listener: the causes of waits.
+        runs: those that have not ended.
         histogram_buffer: buffered measurements.
         record_engine_calls: takes the seconds of calls of a shared engine.
 
@@ -60,6 +62,7 @@ class MetricsSource:
         counters: Iterable[CounterSums],
         time_sums: TimeSums,
         blame_listener: BlameListener,
+        runs: RunListener,
         histogram_buffer: HistogramBuffer,
         record_engine_calls: Callable[[Iterable[float]], None],
     ) -> None:
@@ -71,6 +74,7 @@ class MetricsSource:
         self.counters = {sums.row: sums for sums in (*counters, time_sums.limit_changes)}
         self.time_sums = time_sums
         self.blame_listener = blame_listener
+        self.runs = runs
         self.has_failed = False
         self.read_clock = clock
         self._events_dropped = 0
@@ -92,6 +96,7 @@ class MetricsSource:
             if latest[1].events_dropped > self._events_dropped:
                 self._events_dropped = latest[1].events_dropped
                 self.time_sums.forget_open()
+                self.runs.forget_open()
         return latest[1]
 
     def read_budgets(self) -> BudgetReport:
@@ -113,7 +118,8 @@ class MetricsSource:
         decisions = self.counters[catalogue.BUDGET_DECISIONS]
         for status in statuses:
             scope, name, unit, period = status.key
-            budget = scope.value, self.cardinality_limit(key.BUDGET_KEY, name), period.value, unit.value
+            folded = key.OTHER if scope in CALL_SCOPES else self.cardinality_limit(key.BUDGET_KEY, name)
+            budget = scope.value, folded, period.value, unit.value
             decisions.start_at_zero(*budget, status.action.value)
             if status.action is Action.DOWNGRADE:  # at the end of its ladder
                 decisions.start_at_zero(*budget, Action.REJECT.value)

@@ -37,7 +37,10 @@ def build_acquire_attributes(
         key.OUTCOME: outcome.value,
         key.WAIT_DURATION: event.waited,
         key.WAIT_TICKS: event.waited_ticks,
+        key.PRIORITY: request.priority.value,
     }
+    if request.deadline is not None:
+        attributes[key.DEADLINE] = request.deadline - (event.at - event.waited)
     if request.provider is not None:
         attributes[key.PROVIDER] = request.provider
     if request.model is not None:
@@ -47,11 +50,13 @@ def build_acquire_attributes(
     # Last: `slot(tenant=...)` names another one than its surroundings.
     if request.tenant is not None:
         attributes[key.TENANT] = request.tenant
+    if request.run is not None:
+        attributes[key.RUN] = request.run
     return attributes
 
 
-def build_grant_attributes(event: Granted) -> dict[str, AttributeValue]:
-    """Return why a request was granted."""
+def build_grant_attributes(event: Granted, attained: float | None) -> dict[str, AttributeValue]:
+    """Return why a request was granted; `attained` is the weight that its run has been served, if that is known."""
     attributes: dict[str, AttributeValue] = {
         key.QUEUE_WEIGHT: event.queue_weight / MILLI,
         key.QUEUE_AGE: event.queue_age,
@@ -61,6 +66,8 @@ def build_grant_attributes(event: Granted) -> dict[str, AttributeValue]:
     if event.reason is not GrantReason.FREE:
         attributes[key.SCORE] = event.score
         attributes[key.ALPHA] = event.alpha
+    if attained is not None:
+        attributes[key.RUN_ATTAINED] = attained
     return attributes
 
 

@@ -15,8 +15,9 @@ from opentelemetry.util.types import AttributeValue
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
-from loco_otel._telemetry.catalogue import EVENT_BUDGET, EVENT_THRESHOLD, EVENT_THROTTLE
+from loco_otel._telemetry.catalogue import EVENT_BUDGET, EVENT_LIMIT, EVENT_THRESHOLD, EVENT_THROTTLE
 from loco_otel._telemetry.hold_log import HoldLog
+from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.span_attributes import (
     build_acquire_attributes,
     build_blame_attributes,
@@ -33,11 +34,13 @@ from loco_otel.events import (
     Event,
     Gated,
     Granted,
+    LimitDecided,
     Limited,
     Outcome,
     Rejected,
     Released,
     Request,
+    RunEnded,
     SlotTaken,
     Spent,
     Suspended,
@@ -59,6 +62,7 @@ class SpanListener:
     Args:
         tracer: creates the spans.
         blame_listener: has received each event before this listener.
+        runs: has too.
         clock: the scheduler's clock, in seconds.
         wall: nanoseconds since the epoch.
 
@@ -68,6 +72,7 @@ class SpanListener:
         self,
         tracer: SpanStarter,
         blame_listener: BlameListener,
+        runs: RunListener,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
@@ -76,6 +81,7 @@ class SpanListener:
         self._tracer = tracer
         self._shows_costs = shows_costs
         self._blame_listener = blame_listener
+        self._runs = runs
         self._holds = HoldLog()
         self._clock = clock
         self._wall = wall
@@ -87,6 +93,7 @@ class SpanListener:
             Throttled: self._handle_throttled,
             Spent: self._handle_spent,
             BudgetExceeded: _handle_exceeded,
+            LimitDecided: _handle_limit,
             BudgetReached: self._handle_threshold,
             Suspended: self._handle_suspended,
             Released: self._handle_released,
@@ -95,7 +102,7 @@ class SpanListener:
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
         tell = self._handlers.get(type(event))
-        if tell is not None and not isinstance(event, (Bypassed, Gated, Limited)):
+        if tell is not None and not isinstance(event, (Bypassed, Gated, Limited, RunEnded)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
                 tell(event, trace)
@@ -111,7 +118,9 @@ class SpanListener:
         ends_at = offset + _convert_to_nanoseconds(event.at)
         recording = span.is_recording()
         if recording:
-            span.set_attributes(build_grant_attributes(event))
+            run = event.ticket.request.run
+            attained = None if run is None else self._runs.get_attained_weight(run)
+            span.set_attributes(build_grant_attributes(event, attained))
         if trace is not None:
             trace.resend_count += event.repeated
             if recording and event.ticket.request.settles and not trace.owns_inference_span:
@@ -167,6 +176,11 @@ class SpanListener:
                 if exceeded.action is Action.DOWNGRADE and exceeded.model is not None:
                     attributes[key.BUDGET_MODEL] = exceeded.model
                 span.add_event(EVENT_BUDGET.name, attributes, offset + _convert_to_nanoseconds(exceeded.at))
+        if trace is not None and trace.limit_events:
+            decided, trace.limit_events = trace.limit_events, ()
+            for decision in decided:
+                attributes = {key.LIMIT_REASON: decision.reason.value, key.LIMIT_ACTION: decision.action.value}
+                span.add_event(EVENT_LIMIT.name, attributes, offset + _convert_to_nanoseconds(decision.at))
         return span
 
     def _build_links(self, request: Request, began: float, ended: float) -> tuple[Link, ...]:
@@ -241,6 +255,11 @@ def _handle_waiting(event: Waiting, trace: CallTrace | None) -> None:
 def _handle_exceeded(event: BudgetExceeded, trace: CallTrace | None) -> None:
     if trace is not None:
         trace.exceeded_event = event
+
+
+def _handle_limit(event: LimitDecided, trace: CallTrace | None) -> None:
+    if trace is not None:
+        trace.limit_events = (*trace.limit_events, event)
 
 
 def _find_parent(trace: CallTrace | None, *, repeated: bool) -> Context:

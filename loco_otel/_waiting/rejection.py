@@ -21,6 +21,8 @@ _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
     ),
     Outcome.SHUTDOWN: (ShutdownError, "The scheduler is shutting down: {agent!r} was rejected"),
 }
+_DENIED = (Outcome.BUDGET, Outcome.STOPPED, Outcome.LIMIT)
+"""Outcomes whose error the ticket has."""
 _CANCELLED = (AcquireRejectedError, "The request of {agent!r} for {resource!r} was cancelled")
 
 
@@ -35,7 +37,7 @@ def raise_if_rejected(ticket: Ticket) -> None:
         return
     request = ticket.request
     resource = ",".join(request.resources)
-    if ticket.outcome is Outcome.BUDGET:
+    if ticket.outcome in _DENIED:
         denial = ticket.denial or BudgetExceededError(
             request.agent, None, None, request.weight / MILLI, resource=resource
         )

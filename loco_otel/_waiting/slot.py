@@ -15,12 +15,27 @@ from loco_otel.events import MILLI, Request
 _GRANTED = State.GRANTED
 
 
+class SlotGovernor(Protocol):
+    """Decides whether slots may be requested."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether requests must be checked at all."""
+
+    def submit(self, engine: Engine, ticket: Ticket) -> None:
+        """Submit a ticket, or reject it."""
+
+
 class SlotRuntime(Protocol):
     """The runtime that a slot uses."""
 
     @property
     def engine(self) -> Engine:
         """The engine that grants slots."""
+
+    @property
+    def governor(self) -> SlotGovernor:
+        """What refuses slots of stopped agents."""
 
     def capture_trace(self) -> object:
         """Return the caller's trace context, for listeners."""
@@ -68,7 +83,7 @@ class Slot:
     def __enter__(self) -> Self:
         ticket = self._create_ticket()
         try:
-            self._engine.submit(ticket)
+            self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 threads.wait_until_decided(self._engine, ticket)
             self._outer = ownership.enter_slot(ticket)
@@ -88,7 +103,7 @@ class Slot:
             return self
         ticket = self._create_ticket()
         try:
-            self._engine.submit(ticket)
+            self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 await aio.wait_until_decided(self._engine, ticket)
             self._outer = ownership.enter_slot(ticket)
@@ -118,6 +133,13 @@ class Slot:
         ticket = self._ticket = engine.create_ticket(request)
         ticket.scopes = (threading.get_ident(), ticket)  # as `ownership.bind_here` does
         return ticket
+
+    def _submit_ticket(self, ticket: Ticket) -> None:
+        governor = self._runtime.governor
+        if governor.is_active:
+            governor.submit(self._engine, ticket)
+        else:
+            self._engine.submit(ticket)
 
     def _end_ticket(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
         ticket = self._ticket

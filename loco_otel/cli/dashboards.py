@@ -10,8 +10,8 @@ import loco_otel
 
 _EXPORTED = ("*.json", "*.libsonnet", "compose.yaml", "alerts/**/*.yml", "provisioning/**/*.y*ml")
 """The files of the folder; it has more in a checkout."""
-_RUNBOOKS = "https://loco-otel.invalid/docs/runbooks"
-"""Where alerts expect their runbooks, until a URL is given."""
+RUNBOOKS = "http://localhost:3000/public/runbooks"
+"""Where alerts expect their runbooks by default: the Grafana of `compose.yaml` serves those that are exported."""
 
 
 class DashboardError(Exception):
@@ -43,11 +43,11 @@ def load_dashboards() -> list[dict[str, Any]]:
 
 
 def export_files(target: Path, runbooks: str | None = None) -> Sequence[Path]:
-    """Write dashboards, rules, provisioning and compose files to a folder; overwrite files of the same name.
+    """Write dashboards, rules, runbooks, provisioning and compose files to a folder; overwrite files of the same name.
 
     Args:
         target: the folder; it is created.
-        runbooks: the URL of a folder with the pages of docs/runbooks, to which alerts then link.
+        runbooks: the URL of a folder with the runbooks, to which alerts then link. By default `RUNBOOKS`.
 
     Returns:
         The files that were written, relative to the folder.
@@ -58,11 +58,10 @@ def export_files(target: Path, runbooks: str | None = None) -> Sequence[Path]:
     """
     source, written = find_folder(), []
     try:
-        for path in _list_files(source):
+        for path, name in _list_files(source):
             text = path.read_text(encoding="utf-8")
             if runbooks is not None:
-                text = text.replace(_RUNBOOKS, runbooks.rstrip("/"))
-            name = path.relative_to(source)
+                text = text.replace(RUNBOOKS, runbooks.rstrip("/"))
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_text(text, encoding="utf-8")
             written.append(name)
@@ -71,9 +70,16 @@ def export_files(target: Path, runbooks: str | None = None) -> Sequence[Path]:
     return written
 
 
-def _list_files(source: Path) -> Iterator[Path]:
+def _list_files(source: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each file, and its name in the exported folder."""
     for pattern in _EXPORTED:
-        yield from sorted(path for path in source.glob(pattern) if path.is_file())
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                yield path, path.relative_to(source)
+    # In a checkout they are a part of the documentation.
+    packaged = source / "runbooks"
+    for path in sorted((packaged if packaged.is_dir() else source.parent / "docs" / "runbooks").glob("*.md")):
+        yield path, Path("runbooks") / path.name
 
 
 def push_dashboards(url: str, token: str, folder: str | None = None) -> Iterator[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -18,11 +19,14 @@ from loco_otel._core.policies.registry import POLICIES
 from loco_otel._introspection import tables
 from loco_otel.cli import dashboards as dashboard_files
 from loco_otel.cli import ledger as ledger_output
+from loco_otel.cli import metrics_page, shared
 from loco_otel.cli import ps as ps_output
-from loco_otel.cli import shared
 from loco_otel.cli.doctor import collect_versions, examine_environment, print_report
+from loco_otel.cli.report.command import write_report
+from loco_otel.cli.run_rows import print_runs
+from loco_otel.cli.top.command import show_top
 from loco_otel.errors import ConfigurationError, LedgerError
-from loco_otel.money import ATTRIBUTION
+from loco_otel.money import RUN_ATTRIBUTION
 
 _WATCH_INTERVAL = 1.0
 """Seconds."""
@@ -70,14 +74,21 @@ def doctor(context: click.Context, *, as_json: bool, imports: bool) -> None:
     "--url", help="The process's Prometheus page.  [default: that of OTEL_EXPORTER_PROMETHEUS_HOST and _PORT]"
 )
 @click.option("--engine", help="The URL of a shared engine (LOCO_ENGINE): shows the requests of all its processes.")
+@click.option(
+    "--by",
+    type=click.Choice(["agent", "run"]),
+    default="agent",
+    show_default=True,
+    help="Agents of each resource, or runs by workflow and priority.",
+)
 @click.option("--watch", is_flag=True, help="Repeat every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
-def ps(*, url: str | None, engine: str | None, watch: bool, as_json: bool) -> None:
-    """Show which agents hold a slot, which are waiting, and which is next, in a running process.
+def ps(*, url: str | None, engine: str | None, by: str, watch: bool, as_json: bool) -> None:
+    """Show which agents hold a slot, which are waiting, and which is next, in a running process; or its runs.
 
     Reads the page of OpenTelemetry's Prometheus exporter in that process. Exits with 1 if there is none.
     """
-    address = url or ps_output.get_default_url(os.environ)
+    address = url or metrics_page.get_default_url(os.environ)
     console = tables.make_console()
     try:
         if engine is not None:
@@ -89,22 +100,35 @@ def ps(*, url: str | None, engine: str | None, watch: bool, as_json: bool) -> No
                 shared.print_state(state, console)
             return
         if as_json:
-            rows = ps_output.fetch_resources(address)
-            told = [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]
-            click.echo(json.dumps({"resources": told}, indent=2))
+            if by == "run":
+                found = {"runs": [row._asdict() for row in ps_output.fetch_runs(address)]}
+            else:
+                rows = ps_output.fetch_resources(address)
+                found = {
+                    "resources": [{**it._asdict(), "agents": [agent._asdict() for agent in it.agents]} for it in rows]
+                }
+            click.echo(json.dumps(found, indent=2))
             return
         while True:
-            rows = ps_output.fetch_resources(address)
+            print_page = (
+                partial(print_runs, ps_output.fetch_runs(address))
+                if by == "run"
+                else partial(tables.print_resources, ps_output.fetch_resources(address))
+            )
             if watch:
                 console.clear()
-            tables.print_resources(rows, console)
+            print_page(console)
             if not watch:
                 return
             time.sleep(_WATCH_INTERVAL)
-    except ps_output.PsError as error:
+    except metrics_page.PageError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         return
+
+
+main.add_command(show_top)
+main.add_command(write_report)
 
 
 _LEDGER_OPTION = click.option(
@@ -152,7 +176,7 @@ def budgets(*, ledger: Path | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--by", default="agent,model", show_default=True, help=f"Of {', '.join(ATTRIBUTION)}.")
+@click.option("--by", default="agent,model", show_default=True, help=f"Of {', '.join(RUN_ATTRIBUTION)}.")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day of UTC on.  [default: all]")
 @_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
@@ -287,9 +311,13 @@ def dashboards() -> None:
 
 @dashboards.command("export")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--runbooks", metavar="URL", help="Where you serve docs/runbooks; alerts then link to it.")
+@click.option(
+    "--runbooks",
+    metavar="URL",
+    help=f"Where you serve the folder runbooks; alerts link to it.  [default: {dashboard_files.RUNBOOKS}]",
+)
 def export_dashboards(*, folder: Path, runbooks: str | None) -> None:
-    """Write dashboards, rules, provisioning and a compose file to FOLDER.
+    """Write dashboards, rules, runbooks, provisioning and a compose file to FOLDER.
 
     Overwrites files of the same name.
     """

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from loco_otel._config.engine_rules import hide_password
 from loco_otel._engine.redis.inspection import SharedState, read_state
-from loco_otel.cli.ps import PsError
+from loco_otel.cli.metrics_page import PageError
 from loco_otel.events import MILLI
 
 _TIMEOUT = 5.0
@@ -19,13 +19,13 @@ def fetch_state(url: str, environ: Mapping[str, str]) -> SharedState:
     """Return the requests of all processes in the namespace of the environment.
 
     Raises:
-        PsError: the server cannot be reached, or the client library is missing.
+        PageError: the server cannot be reached, or the client library is missing.
 
     """
     try:
         return read_state(url, environ.get("LOCO_ENGINE_NAMESPACE") or "default", _TIMEOUT)
     except Exception as error:
-        raise PsError(f"{hide_password(url)} cannot be read: {error or type(error).__name__}") from error
+        raise PageError(f"{hide_password(url)} cannot be read: {error or type(error).__name__}") from error
 
 
 def print_state(state: SharedState, console: Console) -> None:

@@ -1,7 +1,7 @@
 """An A2A server whose tasks are scheduled: submitted, working under a slot, then completed, failed or canceled.
 
 The caller's agent is `agent_id` in the metadata of its message or request, else the served agent. Calls of patched SDKs
-in the handler run under the task's slot, with that agent and the A2A context as their session.
+in the handler run under the task's slot, with that agent, the A2A context as their session and the task as their run.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -92,7 +92,7 @@ class SchedulingExecutor(AgentExecutor):
 
         try:
             lease = self._agent.scheduler.hold(name, make_task(details, context.task_id))
-            with as_agent(name, session=context.context_id):
+            with as_agent(name, session=context.context_id, run=context.task_id):
                 answer = await run_under_lease(lease, run_task)
         except AcquireRejectedError as error:
             await updater.reject(_make_message(updater, str(error)))

@@ -37,7 +37,7 @@ from loco_otel.patching.agent_identity import (
 )
 from loco_otel.patching.arguments import NamedArguments
 from loco_otel.patching.call import Call
-from loco_otel.patching.identity_hooks import FrameworkHooks, IdentityHooks
+from loco_otel.patching.identity_hooks import FrameworkHooks, IdentityHooks, create_run_id
 from loco_otel.patching.instrumentor import LocoInstrumentor
 from loco_otel.patching.refusal import Refusal
 from loco_otel.patching.target import Target
@@ -60,6 +60,7 @@ __all__ = [
     "accept_no_model",
     "as_mapping",
     "attempt_wrappers",
+    "create_run_id",
     "decision_wrappers",
     "event_stream",
     "generator_wrappers",

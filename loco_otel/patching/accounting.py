@@ -141,7 +141,7 @@ class CallAccounting:
         if not self._reservation.is_open:
             return self._spending
         if error is not None and not self.meter.has_started and self._is_refusal(error):
-            self._reservation.cancel(self._ticket)
+            self._reservation.cancel(self._ticket, sent=True)
             return None
         self._spending = self._settle_usage(self._reservation.settle_cost)
         return self._spending
@@ -166,7 +166,7 @@ class CallAccounting:
             return self.settle(error)
         if sent and is_caller_gone(error):
             return self.settle(error)
-        self._reservation.cancel(self._ticket)
+        self._reservation.cancel(self._ticket, sent=sent)
         return None
 
     def settle_in_finalizer(self, *, sent: bool) -> Spending | None:

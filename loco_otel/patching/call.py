@@ -7,6 +7,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 
+from loco_otel._budgets.run_table import ToolCall
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import SlotSource
 from loco_otel._runtime import faults
@@ -33,11 +34,22 @@ class Call:
         accounting: the weight and the cost of the call; None if nothing depends on them.
         trace: the telemetry of the call; None if nothing observes it.
         is_nested: whether it runs under a slot of the program's own. Then it has no settlement after the grant.
+        tool_calls: what the model asked for in the turn that it continues, if that is counted.
 
     """
 
     __slots__ = (
-        *("_context_token", "_outer", "_runtime", "accounting", "adapter", "engine", "extended_request", "sent"),
+        *(
+            "_context_token",
+            "_outer",
+            "_runtime",
+            "_tool_calls",
+            "accounting",
+            "adapter",
+            "engine",
+            "extended_request",
+            "sent",
+        ),
         *("ticket", "trace"),
     )
 
@@ -55,8 +67,10 @@ class Call:
         accounting: CallAccounting | None = None,
         trace: CallTrace | None = None,
         is_nested: bool = False,
+        tool_calls: tuple[ToolCall, ...] = (),
     ) -> None:
         self._runtime = runtime
+        self._tool_calls = tool_calls
         self.engine = engine
         """The engine that owns the ticket."""
         self.adapter = adapter
@@ -83,6 +97,8 @@ class Call:
             caller.run,
             caller.priority or _NORMAL,
             caller.deadline,
+            caller.session,
+            caller.workflow,
         )
         self.ticket: Ticket = engine.create_ticket(request)
         self.ticket.engine = engine
@@ -125,7 +141,13 @@ class Call:
 
     def submit(self) -> None:
         """Request the slot. A call that has to wait is rejected as soon as its budgets can never admit it."""
-        self.engine.submit(self.ticket)
+        governor = self._runtime.governor
+        if governor.is_active:
+            governor.submit(self.engine, self.ticket, self._tool_calls)
+        else:
+            self.engine.submit(self.ticket)
+            if governor.stops:  # since a moment ago
+                governor.recheck_waiter(self.ticket)
         if self.accounting is not None:
             self.accounting.begin_wait()
 

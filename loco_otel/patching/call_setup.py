@@ -16,6 +16,7 @@ from loco_otel.patching.accounting import CallAccounting
 from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.call import Call
 from loco_otel.patching.dialects.provider_hosts import find_configured_provider
+from loco_otel.patching.dialects.tool_calls import read_tool_calls
 
 
 def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Call | None:
@@ -57,6 +58,7 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
             accounting=accounting,
             trace=trace,
             is_nested=is_covered,
+            tool_calls=read_tool_calls(description.body) if runtime.governor.counts_tool_calls else (),
         )
         if runtime.settings.stream_usage:
             call.extended_request = adapter.request_usage(options)

@@ -5,17 +5,32 @@ it before the caller's code runs again: a generator and a context manager are na
 in a hook costs only the name.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
-from loco_otel._runtime.agent_readers import PartialIdentity, pop_identity, push_identity, record_reader_fault
+from loco_otel._runtime import faults, process
+from loco_otel._runtime.agent_readers import (
+    PartialIdentity,
+    pop_identity,
+    push_identity,
+    read_frameworks,
+    record_reader_fault,
+)
+from loco_otel.events import RunEnded
 from loco_otel.patching.target import Target
 from loco_otel.patching.wrappers import Wrapper
 
 ReadIdentity: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], PartialIdentity | None]
 """Returns the identity that a call of a method stands for, from its instance and arguments. It may raise anything."""
+
+
+def create_run_id() -> str:
+    """Return the id of a new run, for a framework that has none of its own."""
+    return uuid.uuid4().hex
 
 
 class FrameworkHooks(NamedTuple):
@@ -39,33 +54,57 @@ class IdentityHooks:
     def __init__(self, framework: str) -> None:
         self._framework = framework
 
-    def wrap_call(self, read: ReadIdentity) -> Wrapper:
-        """Name the calls within a sync method."""
+    def wrap_call(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
+        """Name the calls within a sync method; with `is_run` its end is that of the run that it reads."""
 
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with self.push(self.try_read(read, instance, args, kwargs)):
-                return wrapped(*args, **kwargs)
+            identity = self.try_read(read, instance, args, kwargs)
+            end = self.find_run_end(identity) if is_run else None
+            try:
+                with self.push(identity):
+                    return wrapped(*args, **kwargs)
+            finally:
+                if end is not None:
+                    end()
 
         return wrapper
 
-    def wrap_async_call(self, read: ReadIdentity) -> Wrapper:
-        """Name the calls within a coroutine."""
+    def wrap_async_call(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
+        """Name the calls within a coroutine; `is_run` as for `wrap_call`."""
 
         async def wrapper(
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            with self.push(self.try_read(read, instance, args, kwargs)):
-                return await wrapped(*args, **kwargs)
+            identity = self.try_read(read, instance, args, kwargs)
+            end = self.find_run_end(identity) if is_run else None
+            try:
+                with self.push(identity):
+                    return await wrapped(*args, **kwargs)
+            finally:
+                if end is not None:
+                    end()
 
         return wrapper
 
-    def wrap_async_generator(self, read: ReadIdentity) -> Wrapper:
-        """Name the calls within each step of an async generator."""
+    def wrap_async_generator(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
+        """Name the calls within each step of an async generator; `is_run` as for `wrap_call`."""
 
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             identity = self.try_read(read, instance, args, kwargs)
+            end = self.find_run_end(identity) if is_run else None
             generator = wrapped(*args, **kwargs)
-            return generator if identity is None else _NamedGenerator(generator, lambda: self.push(identity))
+            return generator if identity is None else _NamedGenerator(generator, lambda: self.push(identity), end)
+
+        return wrapper
+
+    def wrap_generator(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
+        """Name the calls within each step of a sync generator; `is_run` as for `wrap_call`."""
+
+        def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            identity = self.try_read(read, instance, args, kwargs)
+            end = self.find_run_end(identity) if is_run else None
+            generator = wrapped(*args, **kwargs)
+            return generator if identity is None else _NamedSyncGenerator(generator, lambda: self.push(identity), end)
 
         return wrapper
 
@@ -101,6 +140,13 @@ class IdentityHooks:
             record_reader_fault(self._framework, error)
             return None
 
+    def find_run_end(self, identity: PartialIdentity | None) -> Callable[[], None] | None:
+        """Return what reports the end of a run that begins here; None if no run begins, or if it is within another."""
+        run = None if identity is None else identity.run
+        if run is None or read_frameworks().run is not None:
+            return None
+        return lambda: report_run_end(run)
+
     @contextmanager
     def push(self, identity: PartialIdentity | None) -> Iterator[None]:
         """Push an identity for the length of a `with` body; no-op for None. Our part never raises."""
@@ -121,28 +167,97 @@ class IdentityHooks:
 _Push: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
+def report_run_end(run: str) -> None:
+    """Emit the end of a run, if there is a scheduler. Never raises."""
+    runtime = process.get_existing_runtime()
+    if runtime is not None and runtime.engine.observed:
+        try:
+            runtime.engine.emit(lambda at: RunEnded(at, run))
+        except Exception:
+            faults.log_fault("reporting the end of a run", effect="it counts as active until it has been silent")
+
+
+_End: TypeAlias = Callable[[], None] | None
+"""Reports the end of a run, if the generator is one."""
+
+
 class _NamedGenerator(AsyncGenerator[Any, Any]):
     """An async generator whose steps are named. If it is dropped, the event loop closes the inner one."""
 
-    def __init__(self, generator: Any, push: _Push) -> None:
+    def __init__(self, generator: Any, push: _Push, end: _End) -> None:
         self._generator = generator
         self._push = push
+        self._end = end
 
     async def __anext__(self) -> Any:
-        with self._push():
-            return await self._generator.__anext__()
+        return await self._run_step(self._generator.__anext__)
 
     async def asend(self, value: Any) -> Any:
-        with self._push():
-            return await self._generator.asend(value)
+        return await self._run_step(partial(self._generator.asend, value))
 
     async def athrow(self, *error: Any) -> Any:
-        with self._push():
-            return await self._generator.athrow(*error)
+        return await self._run_step(partial(self._generator.athrow, *error))
 
     async def aclose(self) -> None:
-        with self._push():
-            await self._generator.aclose()
+        try:
+            with self._push():
+                await self._generator.aclose()
+        finally:
+            self._report_end()
+
+    async def _run_step(self, step: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            with self._push():
+                return await step()
+        except BaseException:
+            self._report_end()
+            raise
+
+    def _report_end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+
+class _NamedSyncGenerator(Generator[Any, Any, Any]):
+    """A sync generator whose steps are named. If it is dropped, so is the inner one, which is then closed."""
+
+    def __init__(self, generator: Any, push: _Push, end: _End) -> None:
+        self._generator = generator
+        self._push = push
+        self._end = end
+
+    def __next__(self) -> Any:
+        return self._run_step(self._generator.__next__)
+
+    def send(self, value: Any) -> Any:
+        """Send a value into the inner generator."""
+        return self._run_step(partial(self._generator.send, value))
+
+    def throw(self, *error: Any) -> Any:
+        """Throw an error into the inner generator."""
+        return self._run_step(partial(self._generator.throw, *error))
+
+    def close(self) -> None:
+        """Close the inner generator."""
+        try:
+            with self._push():
+                self._generator.close()
+        finally:
+            self._report_end()
+
+    def _run_step(self, step: Callable[[], Any]) -> Any:
+        try:
+            with self._push():
+                return step()
+        except BaseException:
+            self._report_end()
+            raise
+
+    def _report_end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
 
 
 class _NamedManager(AbstractAsyncContextManager[Any]):

@@ -12,14 +12,17 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from copy import copy
-from types import FrameType
+from functools import partial
 from typing import Any
 
 from loco_otel._core.ticket import READING
 from loco_otel._runtime import faults
 from loco_otel._telemetry.current_context import attach, detach
+from loco_otel.errors import StoppedError
 from loco_otel.patching.adapter import as_mapping
 from loco_otel.patching.followed_call import FollowedCall
+from loco_otel.patching.open_connection import OpenConnection, open_response_connection
+from loco_otel.patching.reference_cycles import break_iterator_cycle, break_response_cycle
 
 _READING_CHUNK = "reading a chunk"
 
@@ -66,7 +69,7 @@ class ResponseBody:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
     __slots__ = (
-        *("__weakref__", "_call", "_is_closed", "_strip_chunk", "_reader_task"),
+        *("__weakref__", "_call", "_is_closed", "_strip_chunk", "_reader_task", "abort_error", "connection"),
         *("inference_context", "meter", "is_fast_path", "chunk_reader", "reader_thread", "ticket", "touch"),
     )
 
@@ -87,6 +90,11 @@ class ResponseBody:
         self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
         self.reader_thread = threading.get_ident()
         """Where chunks are read, in the task `_task`, if any."""
+        self.abort_error: Exception | None = None
+        """What its reader raises, once it was aborted."""
+        self.connection: OpenConnection | None = None
+        """What an abort closes; None if only the next chunk can end it."""
+        self.ticket.abort = partial(_abort_body, weakref.ref(self))
 
     def install_close_hooks(self, response: Any) -> None:
         """End with the response."""
@@ -111,7 +119,8 @@ class ResponseBody:
                 self._remove_close_hooks(weak(), before)
 
         known |= {"close": closing, "aclose": aclosing}
-        _break_response_cycle(response)
+        self.connection = open_response_connection(response)
+        break_response_cycle(response)
 
     def _remove_close_hooks(self, response: Any, before: Mapping[str, Any]) -> None:
         """Leave nothing of ours on a response that has ended: a program may keep it, and pickle it."""
@@ -132,7 +141,7 @@ class ResponseBody:
             return
         self.mark_unread()
         if type(stream).__module__.partition(".")[0] == self._call.sdk:  # else it may keep more on itself
-            iterator = _break_iterator_cycle(stream, iterator)
+            iterator = break_iterator_cycle(stream, iterator)
         stream._iterator = (
             AsyncFollowedStream(iterator, self) if hasattr(iterator, "__anext__") else _FollowedStream(iterator, self)
         )
@@ -202,6 +211,8 @@ class ResponseBody:
 
     def record_chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
+        if self.abort_error is not None:
+            raise self.abort_error
         ticket = self.ticket
         ticket.idle_after = _PAUSED_IDLE_SECONDS
         concealed = False
@@ -231,12 +242,26 @@ class ResponseBody:
         except Exception:
             faults.log_fault("noting the end of a body")
 
+    def abort(self, error: Exception) -> None:
+        """Close the body: its reader raises the error, now or at its next chunk. May be called in any thread."""
+        self.abort_error = error
+        self.is_fast_path = False  # so that `record_chunk` sees it
+        if self.connection is not None:
+            self.connection.close(is_reading=self.is_reading)
+        if not self.is_reading:
+            self.end_body(error)
+
     def _finish_or_abandon(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
             self._call.abandon_call()
         else:
             self._call.finish_call(error)
+
+    def raise_if_aborted(self, error: BaseException | None) -> None:
+        """Raise the error of an abort in place of one that closing the connection has caused."""
+        if self.abort_error is not None and not isinstance(error, GeneratorExit | StoppedError):
+            raise self.abort_error from error
 
     @property
     def is_reading(self) -> bool:
@@ -258,6 +283,12 @@ class ResponseBody:
             self._finish_or_abandon(error if isinstance(error, GeneratorExit) else None)
         except Exception:
             faults.log_fault("noting the end of a body")
+
+
+def _abort_body(body: "weakref.ref[ResponseBody]", error: Exception) -> None:
+    found = body()
+    if found is not None:
+        found.abort(error)
 
 
 class _FollowedStream:
@@ -307,11 +338,13 @@ def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  
         if body.is_reading:  # else it is dropped or closed, between two chunks
             if token is not None:
                 detach(token)
-            body.end_body(error)
+            body.end_body(body.abort_error or error)
+        body.raise_if_aborted(error)
         raise
     if token is not None:
         detach(token)
-    body.end_body(None)
+    body.end_body(body.abort_error)
+    body.raise_if_aborted(None)
 
 
 class AsyncFollowedStream:
@@ -335,74 +368,26 @@ class AsyncFollowedStream:
             except StopAsyncIteration:
                 if token is not None:
                     detach(token)
-                body.end_body(None)
+                body.end_body(body.abort_error)
+                body.raise_if_aborted(None)
                 raise
             except BaseException as error:
                 if token is not None and not isinstance(error, GeneratorExit):
                     # A coroutine that is dropped is closed in any context: there is nothing to detach in that one.
                     detach(token)
-                body.end_body(error)
+                body.end_body(body.abort_error or error)
+                body.raise_if_aborted(error)
                 raise
             if token is not None:
                 detach(token)
+            if body.abort_error is not None:
+                body.end_body(body.abort_error)
+                raise body.abort_error
             if not body.record_chunk(chunk):
                 return chunk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-def _break_iterator_cycle(stream: Any, iterator: Any) -> Any:
-    """Return a stream's iterator, created again if it refers back to the stream.
-
-    OpenAI's streams hold a generator that holds the stream. Dropped half read, both would stay until the garbage
-    collector comes by, and so would the slot. A generator that has not begun can as well run on a copy of the stream,
-    as those of Anthropic's SDK do. Anything else is left as it is.
-    """
-    frame = _get_frame(iterator)
-    # Before a generator begins, its only local variable is its argument.
-    if frame is None or list(dict(frame.f_locals).items()) != [("self", stream)]:
-        return iterator
-    try:
-        twin = copy(stream)
-        del twin._iterator
-        again = twin.__stream__()
-    except Exception:
-        return iterator
-    other = _get_frame(again)
-    return iterator if other is None or other.f_code is not frame.f_code else again
-
-
-class _ElapsedSetter:
-    """Takes the time that a response took, for as long as there is the response."""
-
-    __slots__ = ("_response",)
-
-    def __init__(self, response: Any) -> None:
-        self._response = weakref.ref(response)
-
-    def _set_elapsed(self, elapsed: Any) -> None:
-        response = self._response()
-        if response is not None:
-            response.elapsed = elapsed
-
-    elapsed = property(None, _set_elapsed)
-
-
-def _break_response_cycle(response: Any) -> None:
-    """Let a response that is dropped be free at once.
-
-    Under httpx, not httpx2, its byte stream refers back to it, only to set `elapsed` when it is closed.
-    """
-    stream: Any = getattr(response, "stream", None)
-    if getattr(stream, "_response", None) is response:
-        stream._response = _ElapsedSetter(response)
-
-
-def _get_frame(iterator: Any) -> FrameType | None:
-    """Return the frame of a generator of either colour, None for anything else."""
-    frame = getattr(iterator, "gi_frame", None) or getattr(iterator, "ag_frame", None)
-    return frame if isinstance(frame, FrameType) else None
 
 
 def _get_task_id() -> int | None:

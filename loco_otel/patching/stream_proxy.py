@@ -8,10 +8,8 @@ provider continues to generate.
 """
 
 import asyncio
-import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -19,10 +17,8 @@ import wrapt
 
 from loco_otel.patching.adapter import UsageMeter
 from loco_otel.patching.followed_call import FollowedCall
+from loco_otel.patching.open_connection import Close, OpenConnection, close_async_quietly, close_in_loop, close_quietly
 from loco_otel.patching.response_body import AsyncFollowedStream, ResponseBody, iterate_chunks
-
-Close: TypeAlias = Callable[[], object]
-"""Closes a stream's connection. Idempotent. May return a coroutine that does so."""
 
 ChunkReader: TypeAlias = Callable[[Any, UsageMeter], None]
 """Reads a chunk into a meter."""
@@ -74,42 +70,8 @@ def close_with_body(body: ResponseBody, close: Close) -> None:
     The stream may be in a reference cycle. The body is not, and each way to read the stream refers to it.
     """
     loop = asyncio._get_running_loop()
-    weakref.finalize(body, partial(_close_dropped_stream, loop, close)).atexit = False
-
-
-def _close_dropped_stream(loop: asyncio.AbstractEventLoop | None, close: Close) -> None:
-    """Close a connection in the loop that it belongs to: the garbage collector may run in any thread."""
-    with suppress(Exception):
-        if loop is None:
-            _close_quietly(close)
-        else:
-            loop.call_soon_threadsafe(_start_closing, close)
-
-
-def _close_quietly(close: Close) -> None:
-    """Close a connection where nothing can be awaited."""
-    with suppress(Exception):
-        closing = close()
-        if inspect.iscoroutine(closing):
-            closing.close()
-
-
-def _start_closing(close: Close) -> None:
-    """Close a connection in a callback of its loop."""
-    task = asyncio.ensure_future(_close_async_quietly(close))
-    _closing_tasks.add(task)
-    task.add_done_callback(_closing_tasks.discard)
-
-
-_closing_tasks: set[asyncio.Future[None]] = set()
-"""Keeps the tasks alive that close connections."""
-
-
-async def _close_async_quietly(close: Close) -> None:
-    with suppress(Exception):
-        closing = close()
-        if inspect.isawaitable(closing):
-            await closing
+    body.connection = OpenConnection(close, loop)
+    weakref.finalize(body, partial(close_in_loop, close, loop)).atexit = False
 
 
 class _StreamProxy(wrapt.ObjectProxy):  # type: ignore[type-arg] # generic in wrapt 2 only
@@ -175,7 +137,7 @@ class _IteratorProxy(wrapt.ObjectProxy):  # type: ignore[type-arg] # generic in 
         try:
             return close()
         finally:
-            _close_quietly(self._self_close)
+            close_quietly(self._self_close)
             self._self_body.handle_close(None)
 
     async def _self_end_async(self, close: Callable[[], Any]) -> Any:
@@ -183,7 +145,7 @@ class _IteratorProxy(wrapt.ObjectProxy):  # type: ignore[type-arg] # generic in 
         try:
             return await close()
         finally:
-            await _close_async_quietly(self._self_close)
+            await close_async_quietly(self._self_close)
             self._self_body.handle_close(None)
 
 
@@ -231,7 +193,7 @@ def _close_after_error(stream: Iterable[Any], close: Close) -> Iterator[Any]:
     except GeneratorExit:
         raise
     except BaseException:
-        _close_quietly(close)
+        close_quietly(close)
         raise
 
 
@@ -251,8 +213,8 @@ class AsyncClosedAfterError:
         except StopAsyncIteration:
             raise
         except GeneratorExit:
-            _close_quietly(self._close)  # the task was dropped: nothing can be awaited
+            close_quietly(self._close)  # the task was dropped: nothing can be awaited
             raise
         except BaseException:
-            await _close_async_quietly(self._close)
+            await close_async_quietly(self._close)
             raise

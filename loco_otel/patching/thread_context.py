@@ -1,4 +1,4 @@
-"""Propagates the caller's identity and claims to the functions that a `ThreadPoolExecutor` runs.
+"""Propagates the caller's identity, run and claims to the functions that a `ThreadPoolExecutor` runs.
 
 `asyncio.to_thread` and tasks inherit their caller's context; the threads of an executor, which `loop.run_in_executor`
 uses too, do not. Without it, a holder that waits for such a function deadlocks if that calls a model: the call waits
@@ -12,13 +12,16 @@ from functools import partial
 from typing import Any
 
 from loco_otel._runtime.agent_readers import pushed_identities
-from loco_otel._runtime.identity import explicit_identities
+from loco_otel._runtime.identity import explicit_identities, find_trace_run, inherited_run
+from loco_otel._telemetry.current_context import get_current
 from loco_otel._waiting import ownership
 from loco_otel.patching import repatching
 from loco_otel.patching.patch_set import PatchSet
 from loco_otel.patching.target import Target
 
-_VARIABLES: tuple[ContextVar[Any], ...] = (explicit_identities, pushed_identities, ownership.claims_var)
+_VARIABLES: tuple[ContextVar[Any], ...] = (
+    explicit_identities, pushed_identities, inherited_run, ownership.claims_var,
+)  # fmt: skip
 
 _patch_set = PatchSet()
 _users: set[object] = set()
@@ -45,7 +48,8 @@ def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, .
     if not args:
         return wrapped(*args, **kwargs)
     function, *rest = args
-    carried = explicit_identities.get(), pushed_identities.get(), ownership.list_carried_claims()
+    run = find_trace_run(get_current())
+    carried = explicit_identities.get(), pushed_identities.get(), run, ownership.list_carried_claims()
     return wrapped(partial(_run_with_context, carried, function), *rest, **kwargs)
 
 

@@ -270,6 +270,15 @@ def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -
     return ticket
 
 
+def _raise_if_stopped(engine: Engine, ticket: Ticket) -> None:
+    """Raise if the call was stopped during its pause; it then ends."""
+    runtime = process.get_existing_runtime()
+    denial = None if runtime is None else runtime.governor.check_stops(ticket)
+    if denial is not None:
+        engine.cancel(ticket)
+        raise denial
+
+
 def resume_slot(ticket: Ticket) -> None:
     """Wait for the slot of a call that was suspended.
 
@@ -279,6 +288,7 @@ def resume_slot(ticket: Ticket) -> None:
     """
     try:
         engine: Engine = ticket.engine
+        _raise_if_stopped(engine, ticket)
         engine.resume_ticket(ticket)
         if ticket.state is not State.GRANTED:
             threads.wait_until_decided(engine, ticket)
@@ -298,6 +308,7 @@ async def resume_slot_async(ticket: Ticket) -> None:
     """
     try:
         engine: Engine = ticket.engine
+        _raise_if_stopped(engine, ticket)
         engine.resume_ticket(ticket)
         if ticket.state is not State.GRANTED:
             await aio.wait_until_decided(engine, ticket)

@@ -10,8 +10,9 @@ from loco_otel.money import Action, Budget, Period, Scope, Unit
 
 LINE = (
     "must be names with an amount in USD and commas between (analyst=5.00,default=2.00,*=20.00), or tables, each with "
-    "a limit; amounts from 0.001 to 1000000000"
+    "a limit; amounts from 0.001 to 1000000000, or 0"
 )
+LIMIT = "0, or a number from 0.001 to 1000000000; whole for tokens and calls"
 NO_KEY = "a budget of all has no key)"
 LADDER = "a list of models, the next cheaper one first, without the model itself"
 
@@ -74,7 +75,7 @@ def test_tables_express_what_lines_cannot(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("amount"), ["nan", "inf", "-inf", "-1", "0", "0.0000001", "1e10", "five", "", " ", "1e999999999999", "sNaN"]
+    ("amount"), ["nan", "inf", "-inf", "-1", "0.0000001", "1e10", "five", "", " ", "1e999999999999", "sNaN"]
 )
 def test_invalid_amount_is_rejected_with_its_key(amount, tmp_path):
     with pytest.raises(ConfigurationError) as refused:
@@ -90,7 +91,7 @@ def test_line_without_names_or_with_one_twice_is_rejected(line, tmp_path):
         load(tmp_path, LOCO_BUDGETS=line)
 
 
-@pytest.mark.parametrize("limit", [math.nan, math.inf, -math.inf, -1.0, 0, True, "much", 1e12, None])
+@pytest.mark.parametrize("limit", [math.nan, math.inf, -math.inf, -1.0, 0.0001, True, "much", 1e12, None])
 def test_running_program_is_refused_invalid_budgets(limit, tmp_path):
     with pytest.raises(ConfigurationError, match="budgets"):
         load(tmp_path).changed(budgets=[{"key": "analyst", "limit": limit}])
@@ -100,10 +101,13 @@ def test_running_program_is_refused_invalid_budgets(limit, tmp_path):
     ("text", "said"),
     [
         ("[[budgets]]\nkey='a'", "budgets[1]={{'key': 'a'}} in {}: must be a table with a limit"),
-        ("[[budgets]]\nlimit=0", "budgets[1].limit=0 in {}: must be a number from 0.001 to 1000000000"),
+        (
+            "[[budgets]]\nlimit=-1",
+            "budgets[1].limit=-1 in {}: must be 0, or a number from 0.001 to 1000000000; whole for tokens and calls",
+        ),
         (
             "[[budgets]]\nlimit=1\n[[budgets]]\nlimit=1\nscope='galaxy'",
-            "budgets[2].scope=galaxy in {}: must be one of agent, tenant, team, model, all",
+            "budgets[2].scope=galaxy in {}: must be one of agent, tenant, team, model, all, run, session, workflow",
         ),
         (
             "[[budgets]]\nlimit=1\non_exceeded='shout'",

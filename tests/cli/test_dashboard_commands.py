@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+from loco_otel.cli.dashboards import RUNBOOKS
 from loco_otel.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -119,10 +122,21 @@ def test_export_links_alerts_to_own_runbooks(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     rules = (tmp_path / "alerts/loco.rules.yml").read_text()
     assert "runbook_url: https://wiki.test/loco/LocoSaturated.md" in rules
-    assert ".invalid" not in rules
+    assert RUNBOOKS not in rules
 
 
-def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
+def test_each_alert_links_to_a_runbook_that_compose_serves(tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, ["dashboards", "export", str(tmp_path)]).exit_code == 0
+    links = re.findall(r"runbook_url: (.+)", (tmp_path / "alerts/loco.rules.yml").read_text())
+    assert links
+    grafana = yaml.safe_load((tmp_path / "compose.yaml").read_text())["services"]["grafana"]
+    assert any(f"http://localhost:{it.split(':')[1]}/public/runbooks" == RUNBOOKS for it in grafana["ports"])
+    (source,) = [it.split(":")[0] for it in grafana["volumes"] if it.split(":")[1].endswith("/public/runbooks")]
+    for link in links:
+        assert (tmp_path / source / link.removeprefix(f"{RUNBOOKS}/")).is_file(), link
+
+
+def test_d26_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
     (file,) = tmp_path.glob("*.tar.gz")
@@ -131,7 +145,7 @@ def test_source_distribution_has_the_dashboards(tmp_path: Path) -> None:
     assert {"dashboards/loco-overview.json", "dashboards/alerts/loco.rules.yml"} <= names
 
 
-def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
+def test_d26_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(build, check=True, cwd=ROOT, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -139,7 +153,11 @@ def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
         assert not [
             name for name in archive.namelist() if name.startswith("dashboards/") or "dashboards/builder" in name
         ]
+        (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        # The seed's README named an exporter that no module had.
+        assert "\nRequires-Dist: opentelemetry-exporter-otlp" in archive.read(metadata).decode()
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site/loco_otel/cli/report/page.html").is_file()
     command = "from loco_otel.cli.main import main; main(['dashboards', 'export', 'out'])"
     done = subprocess.run(
         [sys.executable, "-c", command],
@@ -153,5 +171,7 @@ def test_export_from_the_wheel_writes_the_files(tmp_path: Path) -> None:
     assert {f"out/{name}" for name in names} == set(done.stdout.split())
     assert {f"loco-{name}.json" for name in ("overview", "scheduling", "spend", "agent")} <= names
     assert {"alerts/loco.rules.yml", "provisioning/prometheus/prometheus.yml", "compose.yaml"} <= names
+    assert "runbooks/LocoSaturated.md" in names
     for name in names:
-        assert (tmp_path / "out" / name).read_text() == (ROOT / "dashboards" / name).read_text()
+        folder = "docs" if name.startswith("runbooks/") else "dashboards"
+        assert (tmp_path / "out" / name).read_text() == (ROOT / folder / name).read_text()

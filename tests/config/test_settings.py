@@ -143,12 +143,11 @@ HOSTS = "must be hosts with commas between, each alone or with a port (llm.examp
     [
         ("LOCO_ENABLED", "maybe", "must be true or false"),
         ("LOCO_ENABLED", "2", "must be true or false"),
-        ("LOCO_CAPACITY", "two", "must be auto or a whole number of at least 1"),
-        ("LOCO_CAPACITY", "0", "must be auto or a whole number of at least 1"),
-        ("LOCO_CAPACITY", "-1", "must be auto or a whole number of at least 1"),
-        ("LOCO_CAPACITY", "1.5", "must be auto or a whole number of at least 1"),
-        ("LOCO_CAPACITY", "nan", "must be auto or a whole number of at least 1"),
-        ("LOCO_CAPACITY", "true", "must be auto or a whole number of at least 1"),
+        ("LOCO_CAPACITY", "two", "must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("LOCO_CAPACITY", "-1", "must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("LOCO_CAPACITY", "1.5", "must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("LOCO_CAPACITY", "nan", "must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("LOCO_CAPACITY", "true", "must be auto or a whole number of at least 0 (0 grants no slot)"),
         ("LOCO_CAPACITY", "1000000001", "must be at most 1000000000"),
         ("LOCO_POLICY", "random", "must be load, fair, las or fifo"),
         ("LOCO_POLICY", "lifo", "must be load, fair, las or fifo"),
@@ -191,7 +190,7 @@ def test_faults_of_all_variables_are_reported_together():
     message = fault({"LOCO_MAX_WAITERS": "x", "LOCO_CAPACITY": "two", "LOCO_ALPHA": "1"})
 
     assert message == (
-        "LOCO_CAPACITY=two: must be auto or a whole number of at least 1; "
+        "LOCO_CAPACITY=two: must be auto or a whole number of at least 0 (0 grants no slot); "
         "LOCO_ALPHA=1: must be a number from 0 to 0.5; "
         "LOCO_MAX_WAITERS=x: must be none or a whole number of at least 1"
     )
@@ -199,7 +198,7 @@ def test_faults_of_all_variables_are_reported_together():
 
 def test_long_or_unprintable_value_is_shortened():
     assert fault({"LOCO_CAPACITY": HUGE}) == (
-        f"LOCO_CAPACITY={'9' * 80}...: must be auto or a whole number of at least 1"
+        f"LOCO_CAPACITY={'9' * 80}...: must be auto or a whole number of at least 0 (0 grants no slot)"
     )
     assert fault({"LOCO_POLICY": "lo\nad"}) == "LOCO_POLICY='lo\\nad': must be load, fair, las or fifo"
     assert fault({"LOCO_AGENT_ID": "\udcff"}) == "LOCO_AGENT_ID='\\udcff': must be a name"
@@ -234,7 +233,7 @@ def test_any_text_loads_or_fails_in_one_line(text):
             message = str(error)
         else:
             message = f"{name}= is fine"
-            assert settings.capacity is None or settings.capacity >= 1
+            assert settings.capacity is None or settings.capacity >= 0
             assert 0 <= settings.alpha <= 0.5
             assert math.isfinite(settings.max_hold)
         assert message.startswith(f"{name}=")
@@ -286,6 +285,7 @@ def test_alpha_and_goal_of_environment_override_the_file(config):
 def test_file_sets_every_key(config):
     environ = config("""
         enabled = false
+        mode = "observe"
         capacity = 2
         policy = "fifo"
         queue_by = "run"
@@ -318,6 +318,12 @@ def test_file_sets_every_key(config):
         ledger = "spent.db"
         ledger_on_error = "open"
         count_spend = true
+        run_idle = 60
+        stop_file = "stop.txt"
+
+        [run_limits]
+        usd = 0.5
+        seconds = 600
 
         [[budgets]]
         limit = 5
@@ -366,7 +372,11 @@ def test_file_sets_every_key(config):
     assert (settings.capacity_max, settings.requests_per_minute, settings.tokens_per_minute) == (100, 600, 90_000.5)
     assert settings.prices == {"our-*": Price(input=0.5, output=2, cache_read=0.05)}
     assert settings.providers == {"llm.harbour.example": "openrouter"}
-    assert settings.limits == (Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),)
+    assert settings.limits == (
+        Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),
+        Budget(Scope.RUN, None, 500_000),
+    )
+    assert (settings.mode, settings.run_idle, settings.stop_file) == ("observe", 60, "stop.txt")
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
     assert (settings.budget_zone, settings.downgrade_ends) == ("Europe/Berlin", "alert")
     assert (settings.ledger, settings.ledger_on_error, settings.count_spend) == ("spent.db", "open", True)
@@ -408,10 +418,10 @@ TABLES = "tables, each with a name of its own and what it limits"
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("capacity = 0", "capacity=0 in {}: must be auto or a whole number of at least 1"),
-        ("capacity = true", "capacity=true in {}: must be auto or a whole number of at least 1"),
-        ("capacity = 1.5", "capacity=1.5 in {}: must be auto or a whole number of at least 1"),
-        ("capacity = [2]", "capacity=[2] in {}: must be auto or a whole number of at least 1"),
+        ("capacity = -1", "capacity=-1 in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("capacity = true", "capacity=true in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("capacity = 1.5", "capacity=1.5 in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ("capacity = [2]", "capacity=[2] in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
         ("alpha = nan", "alpha=nan in {}: must be a number from 0 to 0.5"),
         ("alpha = false", "alpha=false in {}: must be a number from 0 to 0.5"),
         ("max_hold = inf", "max_hold=inf in {}: must be a number of seconds above 0"),
@@ -462,8 +472,8 @@ TABLES = "tables, each with a name of its own and what it limits"
         ("[[resources]]", "resources[1]={{}} in {}: must be a table with a name"),
         ("resources = [4]", "resources[1]=4 in {}: must be a table with a name"),
         (
-            "[[resources]]\nname='a'\n[[resources]]\nname='b'\ncapacity=0",
-            "resources[2].capacity=0 in {}: must be auto or a whole number of at least 1",
+            "[[resources]]\nname='a'\n[[resources]]\nname='b'\ncapacity=-1",
+            "resources[2].capacity=-1 in {}: must be auto or a whole number of at least 0 (0 grants no slot)",
         ),
         (
             "[[resources]]\nname='a b'",
@@ -483,7 +493,7 @@ TABLES = "tables, each with a name of its own and what it limits"
         ),
         (
             "[[resources]]\nname='a'\ncapacity=true",
-            "resources[1].capacity=true in {}: must be auto or a whole number of at least 1",
+            "resources[1].capacity=true in {}: must be auto or a whole number of at least 0 (0 grants no slot)",
         ),
         (
             "[[resources]]\nname='a'\n[[resources]]\nname='a'",
@@ -507,7 +517,7 @@ def test_faults_of_file_and_environment_are_reported_together(config):
 
     assert fault(environ) == (
         f"colour in {path} is not a setting of loco-otel; "
-        "LOCO_CAPACITY=two: must be auto or a whole number of at least 1; "
+        "LOCO_CAPACITY=two: must be auto or a whole number of at least 0 (0 grants no slot); "
         f"max_waiters=0 in {path}: must be none or a whole number of at least 1"
     )
 
@@ -537,7 +547,7 @@ def test_unreadable_file_is_rejected(name, reason, tmp_path):
 
     assert fault({"LOCO_CONFIG": path, "LOCO_CAPACITY": "two"}) == (
         f"LOCO_CONFIG={path}: must name a readable TOML file ({reason}); "
-        "LOCO_CAPACITY=two: must be auto or a whole number of at least 1"
+        "LOCO_CAPACITY=two: must be auto or a whole number of at least 0 (0 grants no slot)"
     )
 
 
@@ -696,8 +706,8 @@ def test_change_of_alpha_or_goal_replaces_the_other():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"capacity": "two"}, "capacity=two: must be auto or a whole number of at least 1"),
-        ({"capacity": True}, "capacity=true: must be auto or a whole number of at least 1"),
+        ({"capacity": "two"}, "capacity=two: must be auto or a whole number of at least 0 (0 grants no slot)"),
+        ({"capacity": True}, "capacity=true: must be auto or a whole number of at least 0 (0 grants no slot)"),
         ({"alpha": math.nan}, "alpha=nan: must be a number from 0 to 0.5"),
         ({"policy": None}, "policy=none: must be load, fair, las or fifo"),
         (
@@ -733,6 +743,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
 
     assert [(row.key, row.value) for row in Settings.load(environ).rows()] == [
         ("enabled", "true"),
+        ("mode", "enforce"),
         ("capacity", "auto"),
         ("capacity_max", "none"),
         ("engine", "memory"),
@@ -765,6 +776,9 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("budget_period", "total"),
         ("budget_on_exceeded", "reject"),
         ("budget_zone", "UTC"),
+        ("run_limits", "none"),
+        ("run_idle", "900"),
+        ("stop_file", "none"),
         ("downgrade", "none"),
         ("downgrade_ends", "reject"),
         ("ledger", "none"),

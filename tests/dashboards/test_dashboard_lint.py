@@ -11,10 +11,10 @@ from dashboard_files import (
     DASHBOARDS,
     FOLDER,
     expand_to_all,
+    list_children,
     list_panels,
     list_selectors,
     list_variables,
-    walk_query,
 )
 from grafana_foundation_sdk.models import units
 
@@ -127,19 +127,18 @@ def _check_target_instance(name: str) -> Complaints:
 
 def _check_target_counter_agg(name: str) -> Complaints:
     for title, target in _list_targets(name):
-        nodes = list(walk_query(promql_parser.parse(expand_to_all(name, target["expr"]))))
-        inside = [
-            it.vector_selector
-            for call in nodes
-            if isinstance(call, promql_parser.Call) and call.func.name in {"rate", "irate", "increase"}
-            for it in call.args
-            if isinstance(it, promql_parser.MatrixSelector)
-        ]
-        aggregated = [it.name for it in inside]
-        for node in nodes:
-            series = node.name or "" if isinstance(node, promql_parser.VectorSelector) else ""
-            if series.endswith("_total") and series not in aggregated:
-                yield f"{title}: {series}"
+        for series in _list_bare_counters(promql_parser.parse(expand_to_all(name, target["expr"]))):
+            yield f"{title}: {series}"
+
+
+def _list_bare_counters(node: object) -> Iterator[str]:
+    """Yield the counters that are in no rate() or increase()."""
+    if isinstance(node, promql_parser.Call) and node.func.name in {"rate", "irate", "increase"}:
+        return
+    if isinstance(node, promql_parser.VectorSelector) and (node.name or "").endswith("_total"):
+        yield str(node.name)
+    for child in list_children(node):
+        yield from _list_bare_counters(child)
 
 
 def _check_uneditable_dashboard(name: str) -> Complaints:

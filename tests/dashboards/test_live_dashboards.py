@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from dashboard_files import (
 )
 from dashboard_prometheus import Prometheus
 from dashboard_workload import Workload, start_server
+from patience import PATIENCE
 from sdk_program import Running
 from sdk_server import free_port
 
@@ -31,38 +34,83 @@ from dashboards.builder.metrics import CATALOGUE
 WINDOWS = {"__rate_interval": "10s", "__interval": "1s", "__range": "2m"}
 """Grafana's own variables, as they are for a scrape each second."""
 
-_NO_HEADERS = "the server sends no headers with rate limits"
-_NO_FORK = "no process forks"
-STATES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
-    "fixed": (
-        {"LOCO_CAPACITY": "2"},
-        {
-            "loco.ratelimit.limit": _NO_HEADERS,
-            "loco.ratelimit.remaining": _NO_HEADERS,
-            "loco.children": _NO_FORK,
+_PROGRAMS = [name for name in ("prometheus", "prometheus-3") if shutil.which(name)]
+"""Debian's Prometheus, and the newest that Debian has, where `.ci/run` has installed it."""
+
+_HEADERS = dict.fromkeys(
+    ("loco.ratelimit.limit", "loco.ratelimit.remaining"), "the server sends no headers with rate limits"
+)
+_UNLIMITED = dict.fromkeys(
+    (
+        "loco.resource.capacity",
+        "loco.resource.saturation",
+        "loco.limit.reference",
+        "loco.capacity.time",
+        "loco.load.score",
+        "loco.fairness.index",
+    ),
+    "nothing is limited before a refusal, so nothing waits",
+)
+
+
+class State(NamedTuple):
+    """Settings of the workload, and what it has no data for, each with the reason."""
+
+    settings: Mapping[str, str]
+    refuses: bool
+    metrics: Mapping[str, str]
+    panels: Mapping[str, str] = {}
+
+
+STATES = {
+    "before a refusal": State(
+        {"LOCO_CAPACITY": "auto"},
+        refuses=False,
+        metrics={
+            **_HEADERS,
+            **_UNLIMITED,
+            "loco.children": "no process forks",
+            "loco.gate.closed": "no provider asks for a pause",
+        },
+        panels=dict.fromkeys(
+            (
+                "loco-agent: Made others wait in this range A",
+                "loco-scheduling: Requests without a slot A",
+                "loco-scheduling: Seconds that an agent (row) waited for another (column) A",
+                "loco-scheduling: Seconds that others waited for an agent A",
+            ),
+            "nothing waits",
+        ),
+    ),
+    "auto": State(
+        {"LOCO_CAPACITY": "auto", "LOCO_CAPACITY_MAX": "1", "HASTY": "1"},
+        refuses=True,
+        metrics={
+            **_HEADERS,
+            "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
+            "loco.fairness.index": "two agents may not wait throughout",
         },
     ),
-    "auto": (
-        {"LOCO_CAPACITY": "auto", "LOCO_CAPACITY_MAX": "1"},
-        {
-            "loco.ratelimit.limit": _NO_HEADERS,
-            "loco.ratelimit.remaining": _NO_HEADERS,
-            "loco.children": _NO_FORK,
+    "fixed": State(
+        {"LOCO_CAPACITY": "2", "HASTY": "1"},
+        refuses=True,
+        metrics={
+            **_HEADERS,
+            "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
         },
     ),
 }
-"""Settings by state, and the metrics that the workload has no data for in that state, each with the reason."""
 
 
 class Live(NamedTuple):
-    """A workload under way, the Prometheus that scrapes it, and the queries that need no data."""
+    """A workload under way, and those that scrape it: each Prometheus."""
 
-    prometheus: Prometheus
+    servers: Sequence[Prometheus]
     workload: Workload
-    lacking: Mapping[str, str]
+    state: State
 
 
 class _Webhook(ThreadingHTTPServer):
@@ -100,19 +148,28 @@ def webhook() -> Iterator[_Webhook]:
 @pytest.fixture(scope="module", params=STATES)
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, webhook: _Webhook) -> Iterator[Live]:
     folder: Path = tmp_path_factory.mktemp("live")
-    settings, lacking = STATES[request.param]
-    with start_server(folder) as server, _start_alertmanager(folder, webhook.server_port) as alertmanager:
-        workload = Workload(server, folder, settings)
-        try:
-            with Prometheus(
-                folder,
-                {"app": workload.ports},
-                rules=[FOLDER / "alerts" / "loco.rules.yml"],
-                alertmanager=alertmanager.port,
-            ) as prometheus:
-                yield Live(prometheus, workload, lacking)
-        finally:
-            workload.stop()
+    state = STATES[request.param]
+    webhook.bodies.clear()
+    with ExitStack() as stack:
+        server = stack.enter_context(start_server(folder, refuses=state.refuses))
+        alertmanager = stack.enter_context(_start_alertmanager(folder, webhook.server_port))
+        workload = Workload(server, folder, state.settings)
+        stack.callback(workload.stop)
+        servers = []
+        for number, program in enumerate(_PROGRAMS):
+            (own := folder / program).mkdir()
+            servers.append(
+                stack.enter_context(
+                    Prometheus(
+                        own,
+                        {"app": workload.ports},
+                        rules=[FOLDER / "alerts" / "loco.rules.yml"],
+                        alertmanager=None if number else alertmanager.port,
+                        program=program,
+                    )
+                )
+            )
+        yield Live(servers, workload, state)
 
 
 class _Alertmanager(Running):
@@ -140,57 +197,79 @@ def _start_alertmanager(folder: Path, webhook_port: int) -> _Alertmanager:
     return _Alertmanager(folder, file)
 
 
-def _find_lacking(dashboard: str, expr: str, lacking: Mapping[str, str]) -> list[str]:
+def _find_lacking(dashboard: str, expr: str, state: State) -> list[str]:
     """Return why an expression may have no data: metrics that lack their state."""
     names = {row.prometheus_name: name for name, row in CATALOGUE.items()}
     series = {it.name for it in list_selectors(expand_to_all(dashboard, expr)) if it.name}
     used = {names[it] for name in series if (it := re.sub(r"_(bucket|count|sum)$", "", name)) in names}
-    return [f"{name}: {lacking[name]}" for name in used & set(lacking)]
+    return [f"{name}: {state.metrics[name]}" for name in used & set(state.metrics)]
 
 
-def _returns_data(live: Live, query: PanelQuery, values: Mapping[str, str]) -> bool:
+def _list_needed(state: State) -> list[PanelQuery]:
+    """Return the queries that must have data."""
+    return [
+        it for it in list_queries() if it.name not in state.panels and not _find_lacking(it.dashboard, it.expr, state)
+    ]
+
+
+def _returns_data(prometheus: Prometheus, query: PanelQuery, values: Mapping[str, str]) -> bool:
     expr, now = expand_variables(query.expr, {**values, **WINDOWS}), time.time()
     if query.target["instant"]:
-        return bool(live.prometheus.query(expr))
-    return bool(live.prometheus.query_range(expr, now - 60, now, 1))
+        return bool(prometheus.query(expr))
+    return bool(prometheus.query_range(expr, now - 60, now, 1))
 
 
-def _list_choices(live: Live, dashboard: str, variable: str) -> list[str]:
+def _list_choices(prometheus: Prometheus, dashboard: str, variable: str) -> list[str]:
     query = list_variables(dashboard)[variable]["query"]["query"]
     found = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
     assert found
     now = time.time()
-    return live.prometheus.list_label_values(found[2], expand_to_all(dashboard, found[1]), now - 60, now + 1)
+    return prometheus.list_label_values(found[2], expand_to_all(dashboard, found[1]), now - 60, now + 1)
 
 
 def test_every_query_returns_data_of_the_workload(live: Live) -> None:
-    needed = [it for it in list_queries() if not _find_lacking(it.dashboard, it.expr, live.lacking)]
+    needed = _list_needed(live.state)
     assert len(needed) > 50
+    for prometheus in live.servers:
+        _check_all(live, prometheus, needed)
+        for dashboard in DASHBOARDS:
+            _check_choices(prometheus, dashboard, [it for it in needed if it.dashboard == dashboard])
+
+
+def _check_all(live: Live, prometheus: Prometheus, needed: Sequence[PanelQuery]) -> None:
+    """Wait until each query has data with all values of its variables."""
     pending = {it.name: it for it in needed}
 
     def is_complete() -> bool:
         live.workload.check()
         for name, query in list(pending.items()):
-            if _returns_data(live, query, dict.fromkeys(list_variables(query.dashboard), ".+")):
+            if _returns_data(prometheus, query, dict.fromkeys(list_variables(query.dashboard), ".+")):
                 del pending[name]
         return not pending
 
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE / 2
     while not is_complete():
         assert time.monotonic() < deadline, sorted(pending)
 
-    for dashboard in DASHBOARDS:
-        choices = {variable: _list_choices(live, dashboard, variable) for variable in list_variables(dashboard)}
-        assert all(choices.values()), choices
-        everything = dict.fromkeys(choices, ".+")
-        for query in (it for it in needed if it.dashboard == dashboard):
-            for variable, values in choices.items():
-                if f"${variable}" not in query.expr:
-                    continue
-                many = "(" + "|".join(re.escape(value).replace("\\", "\\\\") for value in values) + ")"
-                assert _returns_data(live, query, {**everything, variable: many}), (query.name, variable, many)
-                one = (_returns_data(live, query, {**everything, variable: value}) for value in values)
-                assert any(one), (query.name, variable, values)
+
+def _check_choices(prometheus: Prometheus, dashboard: str, needed: Sequence[PanelQuery]) -> None:
+    """Require data with many values of each variable, and with some single one."""
+    choices = {variable: _list_choices(prometheus, dashboard, variable) for variable in list_variables(dashboard)}
+    assert all(choices.values()), choices
+    everything = dict.fromkeys(choices, ".+")
+    for query in needed:
+        for variable, values in choices.items():
+            if f"${variable}" not in query.expr:
+                continue
+            many = "(" + "|".join(re.escape(value).replace("\\", "\\\\") for value in values) + ")"
+            # A busy machine may miss a scrape, after which series are stale for a moment.
+            prometheus.until(
+                lambda query=query, chosen={**everything, variable: many}: _returns_data(prometheus, query, chosen)
+            )
+            singles = [{**everything, variable: value} for value in values]
+            prometheus.until(
+                lambda query=query, singles=singles: any(_returns_data(prometheus, query, it) for it in singles)
+            )
 
 
 def test_alert_goes_from_the_workload_to_a_webhook(live: Live, webhook: _Webhook) -> None:
@@ -198,7 +277,7 @@ def test_alert_goes_from_the_workload_to_a_webhook(live: Live, webhook: _Webhook
         alerts = [alert for body in list(webhook.bodies) for alert in body["alerts"]]
         return next((it for it in alerts if it["labels"]["alertname"] == "LocoCallsUnpriced"), None)
 
-    live.prometheus.until(lambda: find_alert() is not None)
+    live.servers[0].until(lambda: find_alert() is not None)
     alert = find_alert()
     assert alert["status"] == "firing"
     assert alert["labels"]["severity"] == "warning"
@@ -209,7 +288,8 @@ def test_alert_goes_from_the_workload_to_a_webhook(live: Live, webhook: _Webhook
 def test_annotations_show_alerts_and_budgets(live: Live) -> None:
     for dashboard, board in DASHBOARDS.items():
         for annotation in board["annotations"]["list"]:
-            if _find_lacking(dashboard, annotation["expr"], live.lacking):
+            if _find_lacking(dashboard, annotation["expr"], live.state):
                 continue
             expr = expand_to_all(dashboard, annotation["expr"])
-            live.prometheus.until(lambda expr=expr: bool(live.prometheus.query(expr)))
+            for prometheus in live.servers:
+                prometheus.until(lambda expr=expr, prometheus=prometheus: bool(prometheus.query(expr)))

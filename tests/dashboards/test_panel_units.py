@@ -59,12 +59,14 @@ def _measure_query(node: Any) -> Dimension:  # noqa: PLR0911 - one rule for each
             return _measure_series(node.vector_selector.name)
         case promql_parser.Call(func=func) if func.name == "rate":
             return _multiply(_measure_query(node.args[0]), {"s": 1}, -1)
-        case promql_parser.Call(func=func) if func.name in {"increase", "clamp_min", "label_replace"}:
+        case promql_parser.Call(func=func) if func.name in {"increase", "max_over_time", "clamp_min", "label_replace"}:
             return _measure_query(node.args[0])
         case promql_parser.Call(func=func) if func.name == "time":
             return {"s": 1}
         case promql_parser.Call(func=func) if func.name == "vector":
             return SCALAR
+        case promql_parser.Call(func=func) if func.name == "resets":
+            return ONE
         case promql_parser.Call(func=func) if func.name == "histogram_quantile":
             measured = dict(_measure_query(node.args[1]))
             assert measured.pop("bucket") == 1
@@ -82,7 +84,7 @@ def _measure_binary(node: Any) -> Dimension:
     left, right, op = _measure_query(node.lhs), _measure_query(node.rhs), str(node.op)
     if op in {"*", "/"}:
         return _multiply(left, right, 1 if op == "*" else -1)
-    if op == "unless":
+    if op in {"and", "unless"}:
         return left
     if op in {">", "<", "=="}:
         assert left == right or SCALAR in (left, right), (op, left, right)

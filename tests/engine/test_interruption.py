@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +169,8 @@ class Bench:
 
 class Host:
     """What a slot needs, and nothing more."""
+
+    governor = SimpleNamespace(is_active=False)
 
     def __init__(self, engine: InProcessEngine) -> None:
         self.engine = engine

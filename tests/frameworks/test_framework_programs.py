@@ -38,6 +38,8 @@ class Program(NamedTuple):
     workflows: Mapping[str, str | None]
     sessions: Mapping[str, str | None] = {}
     token_counts: int = 0
+    runs: tuple[Mapping[str, int], ...] = ()
+    """The calls of each run, by agent; empty where that is not checked."""
 
 
 NEWEST = (
@@ -82,6 +84,7 @@ NEWEST = (
         {"writer": 3, "nobody": 1, **number("critic-"), **number("sailor-")},
         {},
         {"critic-0": "voyage", "sailor-3": "voyage", "nobody": None},
+        runs=({"writer": 3}, number("critic-"), number("sailor-")),
     ),
     Program(
         "openai_agents",
@@ -191,8 +194,8 @@ def server(process: LlmServer) -> LlmServer:
     return process
 
 
-def run(program: str, server: LlmServer, folder: Path) -> list[list[str | None]]:
-    """Run a program under the launcher; return its charges: agent, workflow, session, model and number of calls."""
+def run(program: str, server: LlmServer, folder: Path) -> tuple[list[list[str | None]], list[tuple[str, str, int]]]:
+    """Return a program's charges: by agent, workflow, session and model, and by run and agent, each with its calls."""
     settings = {
         "LOCO_CAPACITY": str(CAPACITY),
         "LOCO_AGENT_ID": "nobody",
@@ -216,8 +219,8 @@ def run(program: str, server: LlmServer, folder: Path) -> list[list[str | None]]
     )
     assert result.returncode == 0, result.stderr
     assert "loco-otel cannot" not in result.stderr
-    charges: list[list[str | None]] = json.loads(result.stdout.splitlines()[-1])
-    return charges
+    charges, runs = json.loads(result.stdout.splitlines()[-1])
+    return charges, runs
 
 
 def name_agent(model: str) -> str:
@@ -227,7 +230,7 @@ def name_agent(model: str) -> str:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_each_call_is_scheduled_once_under_its_agent(program: Program, server: LlmServer, tmp_path: Path) -> None:
-    charges = run(program.name, server, tmp_path)
+    charges, runs = run(program.name, server, tmp_path)
     requests = server.requests()
     assert {request.status for request in requests} == {200}
     # What was sent.
@@ -243,3 +246,9 @@ def test_each_call_is_scheduled_once_under_its_agent(program: Program, server: L
     for index, expected in ((1, program.workflows), (2, program.sessions)):
         found = {charge[0]: charge[index] for charge in charges if charge[0] in expected}
         assert found == expected
+    # Which run each call belongs to: those of nobody to none.
+    by_run: dict[str, dict[str, int]] = {}
+    for name, agent, calls in runs:
+        by_run.setdefault(name, {})[agent] = calls
+    if program.runs:
+        assert sorted(by_run.values(), key=repr) == sorted(map(dict, program.runs), key=repr)

@@ -23,7 +23,7 @@ from sdk_server import LlmServer, free_port
 
 import loco_otel
 from loco_otel.cli.main import main
-from loco_otel.cli.ps import get_default_url
+from loco_otel.cli.metrics_page import get_default_url
 from loco_otel.events import Waiting
 
 PAGE = (Path(__file__).parents[2] / "docs" / "introspection.md").read_text()
@@ -161,7 +161,7 @@ def serving(body: bytes) -> Iterator[str]:
     ("body", "said"),
     [
         (b"<html>", "is no page of Prometheus"),
-        (b"# HELP x y\n# TYPE x counter\nx_total 1\n", "tells nothing of loco-otel: is it installed there"),
+        (b"# HELP x y\n# TYPE x counter\nx_total 1\n", "has no metrics of loco-otel: is it installed there"),
         (b"\xff\xfe", "does not answer"),
     ],
 )

@@ -69,8 +69,8 @@ def test_each_field_comes_from_its_first_source(monkeypatch: pytest.MonkeyPatch)
 
 def test_readers_are_not_called_once_all_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     (reader,) = add_readers(monkeypatch, PartialIdentity("read"))
-    with as_agent("a", workflow="w", session="s"):
-        assert resolve_identity("default") == Identity("a", None, None, "w", "s")
+    with as_agent("a", workflow="w", session="s", run="r"):
+        assert resolve_identity("default") == Identity("a", None, None, "w", "s", "r")
     assert reader.reads == 0
 
 
@@ -143,7 +143,7 @@ def test_reader_fault_costs_its_names_and_is_logged_once(
     answer: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_readers(monkeypatch, answer, PartialIdentity(session="s"))
-    assert [resolve_identity("default") for _ in range(2)] == [Identity("default", session="s")] * 2
+    assert [resolve_identity("default") for _ in range(2)] == [Identity("default", session="s", run="s")] * 2
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "from reader0" in record.getMessage()
@@ -164,7 +164,7 @@ def test_names_are_short_and_valid_unicode(monkeypatch: pytest.MonkeyPatch, name
 
 def test_as_agent_replaces_lone_surrogates() -> None:
     with as_agent("a\ud800", session="\udfff"):
-        assert resolve_identity("default") == Identity("a\ufffd", session="\ufffd")
+        assert resolve_identity("default") == Identity("a\ufffd", session="\ufffd", run="\ufffd")
 
 
 def test_pop_undoes_its_push_and_those_after_it() -> None:
@@ -203,7 +203,8 @@ def test_reader_that_changes_within_a_push_is_inner(monkeypatch: pytest.MonkeyPa
 def test_push_keeps_what_is_known_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
     add_readers(monkeypatch)
     with pushed("agent", "workflow"), pushed(None, None, "session"):
-        assert resolve_identity("default") == Identity("agent", workflow="workflow", session="session")
+        expected = Identity("agent", workflow="workflow", session="session", run="session")
+        assert resolve_identity("default") == expected
 
 
 def test_push_of_no_name_raises_and_changes_nothing() -> None:

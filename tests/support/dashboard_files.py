@@ -46,6 +46,14 @@ def list_queries() -> list[PanelQuery]:
     ]
 
 
+def find_query(dashboard: str, title: str, ref: str = "A") -> PanelQuery:
+    """Return a query by its panel and its letter."""
+    (query,) = [
+        it for it in list_queries() if (it.dashboard, it.panel["title"], it.target["refId"]) == (dashboard, title, ref)
+    ]
+    return query
+
+
 def list_variables(name: str, kind: str = "query") -> dict[str, Mapping[str, Any]]:
     return {item["name"]: item for item in DASHBOARDS[name]["templating"]["list"] if item["type"] == kind}
 
@@ -67,14 +75,19 @@ def expand_to_all(name: str, expr: str) -> str:
     return expand_variables(expr, dict.fromkeys(list_variables(name), ".+"))
 
 
-def walk_query(node: Any) -> Iterator[Any]:
-    """Yield all nodes of a parsed query."""
-    yield node
+def list_children(node: Any) -> Iterator[Any]:
+    """Yield the nodes that a node of a parsed query has directly."""
     for field in ("lhs", "rhs", "expr", "vector_selector", "param"):
         child = getattr(node, field, None)
         if child is not None and type(child).__module__.startswith("promql_parser"):
-            yield from walk_query(child)
-    for child in getattr(node, "args", None) or ():
+            yield child
+    yield from getattr(node, "args", None) or ()
+
+
+def walk_query(node: Any) -> Iterator[Any]:
+    """Yield all nodes of a parsed query."""
+    yield node
+    for child in list_children(node):
         yield from walk_query(child)
 
 

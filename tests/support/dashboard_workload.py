@@ -9,7 +9,9 @@ from sdk_program import Running, environ, launched
 from sdk_server import LlmServer, free_port
 
 PROGRAM = """
+    import itertools
     import logging
+    import os
     import threading
 
     import anthropic
@@ -21,8 +23,10 @@ PROGRAM = """
     ended = threading.Event()
 
     def repeat(agent, tenant, step, failures):
-        with loco_otel.as_agent(agent, tenant=tenant):
-            while not ended.is_set():
+        for run in itertools.count():
+            if ended.is_set():
+                return
+            with loco_otel.as_agent(agent, tenant=tenant, workflow="tour", run=f"{agent}-{tenant}-{run}"):
                 try:
                     step()
                 except failures:
@@ -48,7 +52,9 @@ PROGRAM = """
 
         failures = (openai.APIError, anthropic.APIError, loco_otel.AcquireTimeoutError)
         work = [("analyst", "acme", ask), ("writer", "globex", write), ("reader", "acme", read)]
-        work += [("crawler", "acme", crawl)] * 5 + [("hasty", "globex", hurry)]
+        work += [("crawler", "acme", crawl)] * 5
+        if "HASTY" in os.environ:
+            work.append(("hasty", "globex", hurry))
         threads = [threading.Thread(target=repeat, args=(*it, failures)) for it in work]
         for thread in threads:
             thread.start()
@@ -62,6 +68,7 @@ PROGRAM = """
 SETTINGS = """
     max_waiters = 100
     acquire_timeout = 0.15
+    run_idle = 0.2
     budget_period = "day"
 
     [[budgets]]
@@ -82,9 +89,9 @@ SETTINGS = """
 """Analyst and writer cross their budgets with the first call. Writer's model has no price. Some waits time out."""
 
 
-def start_server(folder: Path) -> LlmServer:
-    """Start a server that refuses one call in twenty, and answers the others after 50 ms."""
-    server = LlmServer(folder / "llmock.txt", "--error-rate-429", "0.05")
+def start_server(folder: Path, *, refuses: bool = True) -> LlmServer:
+    """Start a server that refuses one call in twenty, if any, and answers the others after 50 ms."""
+    server = LlmServer(folder / "llmock.txt", *(("--error-rate-429", "0.05") if refuses else ()))
     server.script({"type": "delay", "seconds": 0.05, "times": None})
     return server
 

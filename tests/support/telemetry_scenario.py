@@ -30,12 +30,17 @@ from loco_otel.events import (
     Granted,
     GrantReason,
     InactiveReason,
+    LimitAction,
+    LimitDecided,
     Limited,
+    LimitReason,
     Outcome,
+    Priority,
     Rejected,
     Released,
     Request,
     ResourceSnapshot,
+    RunEnded,
     SlotTaken,
     Snapshot,
     Spending,
@@ -271,12 +276,13 @@ SUBJECT = InferenceRequest(
 
 def everything(rig: Rig) -> None:
     """Make every metric, span and event happen, with every attribute that may be left out."""
-    full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
+    facts = {"run": "run-1", "workflow": "digest", "priority": Priority.INTERACTIVE, "deadline": 1010.0}
+    full = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace(), **facts)
     call: CallTrace = full.request.context
-    call.set_caller("acme", "research", "digest", "conversation-1")
+    call.set_caller("acme", "research", "digest", "conversation-1", "run-1")
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
-    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace())
-    told.request.context.set_caller("acme", "research", "digest", "conversation-1")
+    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace(), run="run-2")
+    told.request.context.set_caller("acme", "research", "digest", "conversation-1", "run-1")
     told.request.context.begin_call("analyst", SUBJECT, has_sdk_span=True)
     refused = ticket(context=rig.telemetry.create_trace())
     usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
@@ -297,7 +303,8 @@ def everything(rig: Rig) -> None:
     _fork._share_page()  # as the first fork does
     rig.tell(Limited(980.0, "llm_api", 3, 3))
     over = BudgetExceeded(994.0, full, Action.DOWNGRADE, (DAILY,), "gpt-4o-mini")
-    rig.tell(Submitted(990.0, full), waiting(full), over, granted(full))
+    decided = LimitDecided(989.0, full, LimitReason.RUN_REPEATS, LimitAction.WARNED)
+    rig.tell(decided, Submitted(990.0, full), waiting(full), over, granted(full))
     call.begin_inference("analyst", 995.0)
     rig.tell(throttled(full), Suspended(996.5, full, held=1.5), granted(full, 998.0, repeated=True))
     assert call.inference_span is not None
@@ -307,6 +314,7 @@ def everything(rig: Rig) -> None:
         BudgetReached(999.0, full, 80, DAILY),
         Spent(999.0, full, spending),
         released(full, expired=True),
+        RunEnded(1000.0, "run-1"),
         Submitted(990.0, told),
         granted(told),
         throttled(told),

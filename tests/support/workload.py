@@ -70,7 +70,8 @@ PROGRAM = """
 
         with ThreadPoolExecutor(order["at_once"]) as threads:
             outcomes = list(threads.map(call, range(order["calls"])))
-        print(json.dumps({"order": order["order"], "outcomes": outcomes}), flush=True)
+        # In one write, as several threads print.
+        print(json.dumps({"order": order["order"], "outcomes": outcomes}) + "\\n", end="", flush=True)
 
     print(json.dumps({"order": 0, "outcomes": []}), flush=True)
     runners = []

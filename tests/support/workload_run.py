@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from dashboard_files import expand_variables, find_query, list_variables
 from llm_server import LlmServer, Record
 from patience import PATIENCE
 from prometheus_server import Prometheus, Vector
@@ -24,6 +25,30 @@ ALL = "30m"
 """The range of what is asked about the whole run."""
 STATE_SECONDS = 9.0
 
+OVERVIEW, SCHEDULING, SPEND, AGENT = "loco-overview", "loco-scheduling", "loco-spend", "loco-agent"
+PANELS = (
+    (OVERVIEW, "Active calls", "A"),
+    (OVERVIEW, "Waiting calls", "A"),
+    (OVERVIEW, "Slot utilisation", "A"),
+    (OVERVIEW, "Refused by providers", "A"),
+    (OVERVIEW, "Wait, 95th percentile", "A"),
+    (OVERVIEW, "Waiting time by cause", "A"),
+    (SCHEDULING, "Agents now", "A"),
+    (SCHEDULING, "Agents now", "B"),
+    (SCHEDULING, "Fairness index", "A"),
+    (SPEND, "Spent in this range", "A"),
+    (SPEND, "Calls without room in a budget", "A"),
+    (SPEND, "Budgets in USD", "A"),
+    (SPEND, "Budgets in USD", "B"),
+    (SPEND, "Budgets in USD", "C"),
+    (SPEND, "Spent in this range by agent", "A"),
+    (SPEND, "Spent in this range by tenant", "A"),
+    (SPEND, "Spent in this range by model", "A"),
+    (AGENT, "Calls in this range", "A"),
+    (AGENT, "Wait, 95th percentile", "A"),
+)
+"""Queries of panels whose truth is known: dashboard, title, letter."""
+
 QUERIES = {question.key: question.query for question in QUESTIONS}
 
 
@@ -34,6 +59,8 @@ class Moment:
     at: float
     answers: Mapping[tuple[str, str, str], Vector]
     """By version, question and range."""
+    panels: Mapping[tuple[str, tuple[str, str, str]], Vector]
+    """By version and panel; ranges are the whole run, rates those of the state."""
     statuses: tuple[BudgetStatus, ...]
     requests: tuple[Record, ...]
     capacities: Mapping[str, Vector]
@@ -109,10 +136,15 @@ class Run:
             for key, query in QUERIES.items()
             for range_ in (RECENT, ALL)
         }
+        panels = {
+            (version, panel): prometheus.ask(_expand_panel(panel), at)
+            for version, prometheus in self.servers.items()
+            for panel in PANELS
+        }
         capacities = {
             version: prometheus.ask("loco_resource_capacity", at) for version, prometheus in self.servers.items()
         }
-        self.moments[moment] = Moment(at, answers, self.statuses(), tuple(self.server.requests()), capacities)
+        self.moments[moment] = Moment(at, answers, panels, self.statuses(), tuple(self.server.requests()), capacities)
 
     def statuses(self) -> tuple[BudgetStatus, ...]:
         view = LedgerView(self.ledger)
@@ -129,14 +161,29 @@ class Run:
             view.close()
 
     @cached_property
+    def acquires(self) -> list[Mapping[str, str]]:
+        """The attributes of all acquire spans."""
+        return [
+            {it["key"]: next(iter(it["value"].values())) for it in told.item.get("attributes", ())}
+            for told in self.collector.spans()
+            if told.item["name"].startswith("acquire ")
+        ]
+
+    @cached_property
     def waits(self) -> Mapping[str, list[float]]:
         """The seconds of all waits by agent, from the spans."""
         waits = defaultdict(list)
-        for told in self.collector.spans():
-            facts = {it["key"]: next(iter(it["value"].values())) for it in told.item.get("attributes", ())}
-            if "loco.wait.duration" in facts and told.item["name"].startswith("acquire "):
+        for facts in self.acquires:
+            if "loco.wait.duration" in facts:
                 waits[facts["loco.agent.id"]].append(float(facts["loco.wait.duration"]))
         return waits
+
+
+def _expand_panel(panel: tuple[str, str, str]) -> str:
+    """Return the query of a panel that shows everything."""
+    dashboard, title, ref = panel
+    values = {**dict.fromkeys(list_variables(dashboard), ".+"), "__range": ALL, "__rate_interval": RECENT}
+    return expand_variables(find_query(dashboard, title, ref).expr, values)
 
 
 def work(run: Run) -> None:

@@ -23,7 +23,7 @@ from loco_otel._engine.outbox import Outbox
 from loco_otel._runtime import process
 from loco_otel._runtime.runtime import Runtime
 from loco_otel._telemetry import batched_delivery
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Released, Request, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Outcome, Released, Request, Submitted
 from loco_otel.testing import ManualClock
 
 
@@ -103,7 +103,10 @@ def test_collection_has_all_counts_and_measurements(rig: Rig) -> None:
         assert data is not None
         metrics = {metric.name: metric.data for metric in data.resource_metrics[0].scope_metrics[0].metrics}
         requests = metrics["loco.acquire.requests"].data_points
-        assert [point.value for point in requests if isinstance(point, NumberDataPoint)] == [calls, 0, 0, 0, 0, 0]
+        assert [point.value for point in requests if isinstance(point, NumberDataPoint)] == [
+            calls,
+            *[0] * (len(Outcome) - 1),
+        ]
         (held,) = metrics["loco.hold.duration"].data_points
         assert isinstance(held, HistogramDataPoint)
         assert held.count == calls

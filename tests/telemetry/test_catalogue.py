@@ -25,6 +25,7 @@ from loco_otel._telemetry.catalogue import (
 from loco_otel._version import __version__
 
 A, R, RESULT = "loco.agent.id", "loco.resource.name", "loco.outcome"
+PRIORITY, WORKFLOW = "loco.priority", "gen_ai.workflow.name"
 OP, P, M = "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"
 
 # By hand, from the contract: what users build dashboards on must not change by accident.
@@ -33,11 +34,11 @@ STORED = BUDGET | {"loco.budget.store"}
 CONTRACT = {
     "loco.acquire.requests": ("counter", "{request}", "loco_acquire_requests_total", {A, R, RESULT}),
     "loco.grants": ("counter", "{grant}", "loco_grants_total", {R, "loco.grant.reason"}),
-    "loco.wait.duration": ("histogram", "s", "loco_wait_duration_seconds", {A, R, RESULT}),
+    "loco.wait.duration": ("histogram", "s", "loco_wait_duration_seconds", {A, R, RESULT, PRIORITY}),
     "loco.slot.time": ("observable counter", "s", "loco_slot_time_seconds_total", {A, R}),
     "loco.capacity.time": ("observable counter", "s", "loco_capacity_time_seconds_total", {R}),
     "loco.pause.time": ("observable counter", "s", "loco_pause_time_seconds_total", {A, R}),
-    "loco.wait.ticks": ("histogram", "{tick}", "loco_wait_ticks", {A, R}),
+    "loco.wait.ticks": ("histogram", "{tick}", "loco_wait_ticks", {A, R, PRIORITY}),
     "loco.hold.duration": ("histogram", "s", "loco_hold_duration_seconds", {A, R}),
     "loco.requests.waiting": ("observable gauge", "{request}", "loco_requests_waiting", {A, R}),
     "loco.requests.active": ("observable gauge", "{request}", "loco_requests_active", {A, R}),
@@ -60,6 +61,13 @@ CONTRACT = {
     "loco.resource.saturation": ("observable gauge", "{saturation}", "loco_resource_saturation", {R}),
     "loco.limit.reference": ("observable gauge", "{request}", "loco_limit_reference", {R}),
     "loco.limit.changes": ("counter", "{change}", "loco_limit_changes_total", {R, "loco.limit.direction"}),
+    "loco.limit.decisions": (
+        "counter", "{decision}", "loco_limit_decisions_total", {"loco.limit.reason", "loco.limit.action"},
+    ),
+    "loco.run.duration": ("histogram", "s", "loco_run_duration_seconds", {WORKFLOW, PRIORITY}),
+    "loco.run.wait": ("histogram", "s", "loco_run_wait_seconds", {WORKFLOW, PRIORITY}),
+    "loco.run.slowdown": ("histogram", "{ratio}", "loco_run_slowdown", {WORKFLOW, PRIORITY}),
+    "loco.runs.active": ("observable gauge", "{run}", "loco_runs_active", {WORKFLOW, PRIORITY}),
     "loco.ratelimit.limit": ("observable gauge", "{unit}", "loco_ratelimit_limit", {R, "loco.ratelimit.kind"}),
     "loco.ratelimit.remaining": (
         "observable gauge", "{unit}", "loco_ratelimit_remaining", {R, "loco.ratelimit.kind"},

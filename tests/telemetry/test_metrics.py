@@ -49,8 +49,8 @@ def test_grant_counts_a_request_a_grant_and_a_wait() -> None:
     rig.tell(granted(ticket()))
     assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
     assert rig.points("loco.grants")["score", "llm_api"] == 1
-    assert rig.points("loco.wait.duration") == {("analyst", "granted", "llm_api"): 1}
-    assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 1}
+    assert rig.points("loco.wait.duration") == {("analyst", "granted", "normal", "llm_api"): 1}
+    assert rig.points("loco.wait.ticks") == {("analyst", "normal", "llm_api"): 1}
 
 
 def test_second_wait_of_a_retry_is_no_second_request() -> None:
@@ -59,8 +59,8 @@ def test_second_wait_of_a_retry_is_no_second_request() -> None:
     rig.tell(granted(who), Suspended(996.0, who, 1.0), granted(who, repeated=True))
     assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
     assert rig.points("loco.grants")["score", "llm_api"] == 2
-    assert rig.points("loco.wait.duration") == {("analyst", "granted", "llm_api"): 2}
-    assert rig.points("loco.wait.ticks") == {("analyst", "llm_api"): 2}
+    assert rig.points("loco.wait.duration") == {("analyst", "granted", "normal", "llm_api"): 2}
+    assert rig.points("loco.wait.ticks") == {("analyst", "normal", "llm_api"): 2}
 
 
 def test_rejection_in_a_second_wait_is_no_second_request() -> None:
@@ -68,7 +68,7 @@ def test_rejection_in_a_second_wait_is_no_second_request() -> None:
     who = ticket()
     rig.tell(granted(who), Suspended(996.0, who, 1.0), rejected(who, Outcome.CANCELLED, repeated=True))
     assert rig.points("loco.acquire.requests") == {("analyst", "granted", "llm_api"): 1}
-    assert rig.points("loco.wait.duration")["analyst", "cancelled", "llm_api"] == 1
+    assert rig.points("loco.wait.duration")["analyst", "cancelled", "normal", "llm_api"] == 1
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.GRANTED])
@@ -76,7 +76,7 @@ def test_rejection_counts_a_request_and_a_wait(outcome: Outcome) -> None:
     rig = Rig()
     rig.tell(rejected(ticket(), outcome))
     assert rig.points("loco.acquire.requests") == {("analyst", outcome.value, "llm_api"): 1}
-    assert rig.points("loco.wait.duration") == {("analyst", outcome.value, "llm_api"): 1}
+    assert rig.points("loco.wait.duration") == {("analyst", outcome.value, "normal", "llm_api"): 1}
     assert rig.points("loco.wait.ticks") == {}
     assert sum(rig.points("loco.grants").values()) == 0
 
@@ -318,7 +318,7 @@ def test_counters_and_gauges_name_the_same_agents() -> None:
     rig = Rig(value_limit=2)
     rig.metrics()
     rig.tell(granted(ticket("newcomer")), granted(ticket("analyst")))
-    assert set(rig.points("loco.wait.ticks")) == {("analyst", "llm_api"), ("other", "llm_api")}
+    assert set(rig.points("loco.wait.ticks")) == {("analyst", "normal", "llm_api"), ("other", "normal", "llm_api")}
 
 
 def test_folding_is_permanent_and_per_key() -> None:

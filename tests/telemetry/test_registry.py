@@ -33,6 +33,7 @@ ACQUIRED: dict[str, Any] = {
     "loco.outcome": "granted",
     "loco.wait.duration": 0.5,
     "loco.wait.ticks": 3,
+    "loco.priority": "normal",
 }
 REQUEST = {"loco.agent.id": "analyst", "loco.resource.name": "llm_api", "loco.outcome": "granted"}
 

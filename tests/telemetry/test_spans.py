@@ -60,6 +60,7 @@ def test_grant_makes_the_span_with_all_its_facts() -> None:
         "loco.outcome": "granted",
         "loco.wait.duration": 5.0,
         "loco.wait.ticks": 12,
+        "loco.priority": "normal",
         "loco.wait.reason": "slots",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",

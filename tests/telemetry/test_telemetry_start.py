@@ -12,6 +12,7 @@ from telemetry_scenario import SUBJECT, standing
 from loco_otel._telemetry import ProcessState, Telemetry, detect_active_signals
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.metrics import MetricListener
+from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._telemetry.time_sums import TimeSums
 
@@ -51,6 +52,7 @@ def test_global_providers_are_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     telemetry = Telemetry.from_providers(ProcessState(standing, list))
     assert [type(listener) for listener in telemetry.listeners] == [
         BlameListener,
+        RunListener,
         SpanListener,
         MetricListener,
         TimeSums,
@@ -71,14 +73,19 @@ def test_disabled_sdk_is_not_configured(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tracing_alone_is_configured() -> None:
     assert detect_active_signals(real_tracing(), NoOpMeterProvider()) == (True, False)
     telemetry = start(real_tracing(), NoOpMeterProvider())
-    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, SpanListener]
+    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, RunListener, SpanListener]
     assert telemetry.create_trace() is not None
 
 
 def test_metrics_alone_are_configured() -> None:
     assert detect_active_signals(NoOpTracerProvider(), real_metrics()) == (False, True)
     telemetry = start(NoOpTracerProvider(), real_metrics())
-    assert [type(listener) for listener in telemetry.listeners] == [BlameListener, MetricListener, TimeSums]
+    assert [type(listener) for listener in telemetry.listeners] == [
+        BlameListener,
+        RunListener,
+        MetricListener,
+        TimeSums,
+    ]
     call = telemetry.create_trace()
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
     call.begin_inference("analyst", 0.0)

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target, record_reader_fault
+from loco_otel.patching import (
+    FrameworkHooks,
+    IdentityHooks,
+    PartialIdentity,
+    Target,
+    create_run_id,
+    record_reader_fault,
+)
 
 _NAME = "agent_framework"
 
@@ -57,11 +64,13 @@ async def _await_named(result: Any, identity: PartialIdentity) -> Any:
 
 def _read_agent(agent: Any, _: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
     session = kwargs.get("session")
-    return PartialIdentity(agent=agent.name, session=None if session is None else session.session_id)
+    return PartialIdentity(
+        agent=agent.name, session=None if session is None else session.session_id, run=create_run_id()
+    )
 
 
 def _read_workflow(workflow: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity:
-    return PartialIdentity(workflow=workflow.name)
+    return PartialIdentity(workflow=workflow.name, run=create_run_id())
 
 
 def _read_executor(executor: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target
+from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target, create_run_id
 
 _NAME = "autogen"
 _AGENT = "autogen_agentchat.agents._base_chat_agent"
@@ -20,7 +20,8 @@ def create_core_hooks() -> FrameworkHooks:
 
 def create_agent_hooks() -> FrameworkHooks:
     """Return the hooks around a chat agent, which runs without a runtime too."""
-    call, generator = _hooks.wrap_async_call(_read_name), _hooks.wrap_async_generator(_read_name)
+    call = _hooks.wrap_async_call(_read_name, is_run=True)
+    generator = _hooks.wrap_async_generator(_read_name, is_run=True)
     return FrameworkHooks(
         (
             Target(_AGENT, "BaseChatAgent", "run", call),
@@ -33,7 +34,7 @@ def create_agent_hooks() -> FrameworkHooks:
 
 def create_team_hooks() -> FrameworkHooks:
     """Return the hook around a team. The runtime that it starts inherits the workflow."""
-    stream = _hooks.wrap_async_generator(_read_team)
+    stream = _hooks.wrap_async_generator(_read_team, is_run=True)
     return FrameworkHooks(
         (Target("autogen_agentchat.teams._group_chat._base_group_chat", "BaseGroupChat", "run_stream", stream),),
     )
@@ -49,8 +50,8 @@ def _read_agent_id(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Par
 
 
 def _read_name(agent: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity:
-    return PartialIdentity(agent=agent.name)
+    return PartialIdentity(agent=agent.name, run=create_run_id())
 
 
 def _read_team(team: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity:
-    return PartialIdentity(workflow=team.name)
+    return PartialIdentity(workflow=team.name, run=create_run_id())

@@ -2,14 +2,31 @@
 
 from typing import Any
 
-from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target
+from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target, create_run_id
 
 _NAME = "crewai"
 _AGENT = "crewai.agent.core"
+_CREW = "crewai.crew"
+_FLOW = "crewai.flow.flow"
 _UNNAMED_CREW = "crew"
 """The name of a crew that got none."""
 
 _hooks = IdentityHooks(_NAME)
+
+
+def create_crew_hooks() -> FrameworkHooks:
+    """Return the hooks around a crew's kickoff, which is a run."""
+    return FrameworkHooks(
+        (
+            Target(_CREW, "Crew", "kickoff", _hooks.wrap_call(_read_kickoff, is_run=True)),
+            Target(_CREW, "Crew", "akickoff", _hooks.wrap_async_call(_read_kickoff, is_run=True)),
+        ),
+    )
+
+
+def create_flow_hooks() -> FrameworkHooks:
+    """Return the hook around a flow, which is a run with all crews in it."""
+    return FrameworkHooks((Target(_FLOW, "Flow", "kickoff_async", _hooks.wrap_async_call(_read_kickoff, is_run=True)),))
 
 
 def create_task_hooks() -> FrameworkHooks:
@@ -35,6 +52,10 @@ def create_agent_hooks() -> FrameworkHooks:
     )
 
 
+def _read_kickoff(_: Any, __: tuple[Any, ...], ___: dict[str, Any]) -> PartialIdentity:
+    return PartialIdentity(run=create_run_id())
+
+
 def _read_task(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity | None:
     agent = (args[0] if args else kwargs.get("agent")) or task.agent
     if agent is None:
@@ -47,7 +68,7 @@ def _read_task(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part
 
 
 def _read_agent(agent: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity:
-    return PartialIdentity(agent=_read_role(agent))
+    return PartialIdentity(agent=_read_role(agent), run=create_run_id())
 
 
 def _read_role(agent: Any) -> str:

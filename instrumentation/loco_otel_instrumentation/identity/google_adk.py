@@ -21,4 +21,9 @@ def create_hooks() -> FrameworkHooks:
 
 def _read_agent(agent: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
     invocation = args[0] if args else kwargs["parent_context"]
-    return PartialIdentity(agent=agent.name, workflow=invocation.app_name, session=invocation.session.id)
+    return PartialIdentity(
+        agent=agent.name,
+        workflow=invocation.app_name,
+        session=invocation.session.id,
+        run=getattr(invocation, "invocation_id", None),
+    )

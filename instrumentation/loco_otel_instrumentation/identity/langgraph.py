@@ -7,13 +7,16 @@ from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from loco_otel.patching import PartialIdentity, Target
+from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target, create_run_id
+
+_NAME = "langgraph"
+_PREGEL = "langgraph.pregel.main"
 
 
 class LangGraphReader:
     """Names calls after the agent, or else the node, that makes them; the thread is their session."""
 
-    name = "langgraph"
+    name = _NAME
     rank = 10
 
     def list_targets(self) -> tuple[Target, ...]:
@@ -32,3 +35,20 @@ class LangGraphReader:
             # Programs use numbers and UUIDs too.
             session=None if thread is None else str(thread),
         )
+
+
+def create_graph_hooks() -> FrameworkHooks:
+    """Return the hooks around an invocation of a graph, which is a run with all graphs within it."""
+    hooks = IdentityHooks(_NAME)
+    return FrameworkHooks(
+        (
+            Target(_PREGEL, "Pregel", "stream", hooks.wrap_generator(_read_invocation, is_run=True)),
+            Target(_PREGEL, "Pregel", "astream", hooks.wrap_async_generator(_read_invocation, is_run=True)),
+        ),
+    )
+
+
+def _read_invocation(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
+    config = (args[1] if len(args) > 1 else kwargs.get("config")) or {}
+    run = config.get("run_id")
+    return PartialIdentity(run=create_run_id() if run is None else str(run))

@@ -6,16 +6,29 @@ undone. The trace has the workflow and the group, which is read as the session.
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from agents.tracing.scope import Scope
 
-from loco_otel.patching import PartialIdentity, Target, pop_identity, push_identity, record_reader_fault
+from loco_otel.patching import (
+    PartialIdentity,
+    Target,
+    create_run_id,
+    pop_identity,
+    push_identity,
+    record_reader_fault,
+)
 
 _NAME = "openai_agents"
 _MODULE = "agents.tracing.scope"
 
-_UNNAMED_WORKFLOWS = frozenset({"Agent workflow", "no-op"})
-"""The names of a trace that got none, and of one with tracing disabled."""
+_DISABLED = "no-op"
+"""The name and the id of a trace with tracing disabled."""
+_UNNAMED_WORKFLOWS = frozenset({"Agent workflow", _DISABLED})
+"""The names of a trace that got none."""
+
+_run_ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""The runs of traces without an id."""
 
 
 class OpenAIAgentsReader:
@@ -39,7 +52,13 @@ class OpenAIAgentsReader:
         return PartialIdentity(
             workflow=None if trace.name in _UNNAMED_WORKFLOWS else trace.name,
             session=getattr(trace, "group_id", None),
+            run=_read_run(trace),
         )
+
+
+def _read_run(trace: Any) -> str:
+    run: str = trace.trace_id
+    return run if run != _DISABLED else _run_ids.setdefault(trace, create_run_id())
 
 
 def _push_agent(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -32,7 +32,11 @@ def create_hooks() -> FrameworkHooks:
 
 def _read_graph(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
     context = args[0] if args else kwargs["ctx"]
-    return PartialIdentity(agent=context.deps.agent.name, session=getattr(context.state, "conversation_id", None))
+    return PartialIdentity(
+        agent=context.deps.agent.name,
+        session=getattr(context.state, "conversation_id", None),
+        run=getattr(context.state, "run_id", None),
+    )
 
 
 def _read_stream(stream: Any, _: tuple[Any, ...], __: dict[str, Any]) -> PartialIdentity | None:
@@ -47,4 +51,8 @@ def _read_run(context: Any) -> PartialIdentity | None:
     """Return the identity of a `RunContext`; None without one, as a model can be called without an agent."""
     if context is None or context.agent is None:
         return None
-    return PartialIdentity(agent=context.agent.name, session=getattr(context, "conversation_id", None))
+    return PartialIdentity(
+        agent=context.agent.name,
+        session=getattr(context, "conversation_id", None),
+        run=getattr(context, "run_id", None),
+    )

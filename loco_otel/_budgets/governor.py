@@ -1,0 +1,299 @@
+"""Refuses the calls of what is stopped, and of runs that exceed a limit that is no budget. Closes their streams."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from loco_otel import _fork
+from loco_otel._budgets.run_table import RunTable, ToolCall
+from loco_otel._budgets.stops import Stop, Stops, parse_stop_file
+from loco_otel._config.settings import Settings
+from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.timer import Timer
+from loco_otel.clock import Clock, monotonic
+from loco_otel.errors import AcquireRejectedError, RunLimitError
+from loco_otel.events import Event, LimitAction, LimitDecided, LimitReason, Outcome, Request
+
+_logger = logging.getLogger("loco_otel")
+
+_FILE_SECONDS = 0.5
+"""Seconds between two looks at the stop file while no call comes: each new call reads it first if it has changed."""
+_MAX_FILE_BYTES = 1_000_000
+
+_NO_STOPS: Mapping[Stop, bool] = {}
+
+
+class GovernorEngine(Protocol):
+    """The engine operations that the governor uses."""
+
+    def emit(self, make: Callable[[float], Event]) -> None:
+        """Emit an event to the listeners."""
+
+    def list_tickets(self) -> Sequence[Ticket]:
+        """Return all tickets that have not ended."""
+
+    def reject_waiting(self, tickets: Iterable[Ticket], outcome: Outcome) -> int:
+        """Reject waiting tickets."""
+
+
+class CallEngine(Protocol):
+    """The engine operations of one call."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Request the slots that the ticket's request names."""
+
+    def reject(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Reject a new ticket."""
+
+
+class Governor:
+    """Decides on each call before it is submitted. Thread-safe.
+
+    Args:
+        settings: the limits, the mode, and the path of the stop file.
+        engine: emits decisions and rejects waiters.
+        clock: seconds.
+
+    """
+
+    def __init__(self, settings: Settings, engine: GovernorEngine, clock: Clock = monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._lock = _fork.ForkSafeLock()
+        self._file_lock = _fork.ForkSafeLock()
+        self._called: dict[Stop, bool] = {}
+        """What `stop` was called for."""
+        self._filed: Mapping[Stop, bool] = _NO_STOPS
+        """What the stop file names."""
+        self._file_state: object = None
+        self._file: Path | None = None
+        self.stops = Stops()
+        self.is_active = False
+        """Whether calls must be checked at all."""
+        self._runs = RunTable(settings.run_idle)
+        self._timer = Timer(clock)
+        self.apply_settings(settings)
+        _fork.on_child(self, _fork.ForkPhase.THREADS)
+
+    def apply_settings(self, settings: Settings) -> None:
+        """Apply other settings. What `stop` was called for stays stopped."""
+        limits = settings.run_limits
+        self._seconds, self._repeats = limits.seconds, limits.repeats
+        self.counts_tool_calls = limits.repeats is not None
+        """Whether `submit` reads tool calls."""
+        self._is_observing = settings.mode == "observe"
+        self._runs.idle = settings.run_idle
+        file = None if settings.stop_file is None else Path(settings.stop_file).expanduser()
+        if file != self._file:
+            self._file, self._file_state, self._filed = file, None, _NO_STOPS
+        self._renew_stops()
+        if file is not None:
+            self.refresh_file()
+            self._timer.start_watching(self.watch_file)
+
+    def submit(self, engine: CallEngine, ticket: Ticket, tool_calls: Iterable[ToolCall] = ()) -> None:
+        """Submit a ticket, or reject it. The state of the ticket and its `denial` are the result."""
+        denial = self.check_call(ticket, tool_calls)
+        if denial is not None:
+            ticket.denial = denial
+            engine.reject(ticket, _get_outcome(denial))
+            return
+        engine.submit(ticket)
+        self.recheck_waiter(ticket)
+
+    def recheck_waiter(self, ticket: Ticket) -> None:
+        """Reject a waiter that was stopped between its check and its submission."""
+        if self.stops and ticket.state is State.WAITING and self.stops.find_stop(ticket.request) is not None:
+            self._reject_waiters((ticket,))
+
+    def check_call(self, ticket: Ticket, tool_calls: Iterable[ToolCall] = ()) -> AcquireRejectedError | None:
+        """Return the error with which a call is refused, and emit the decision; None if it may go."""
+        request = ticket.request
+        if self._file is not None:
+            self.refresh_file()
+        if self._is_observing and request.deadline is not None:
+            if self._clock() > request.deadline:
+                self._emit_decision(ticket, LimitReason.DEADLINE, LimitAction.WOULD)
+            ticket.request = request._replace(deadline=None)
+        denial = self._check_stops(ticket)
+        if denial is None and request.run is not None and (self._seconds is not None or self._repeats is not None):
+            denial = self._check_run(ticket, request.run, tool_calls)
+        return denial
+
+    def check_stops(self, ticket: Ticket) -> AcquireRejectedError | None:
+        """Return the error of a call that is stopped, as before the second attempt; None if it may go."""
+        return self._check_stops(ticket) if self.stops else None
+
+    def stop(self, stop: Stop, *, abort_streams: bool = False) -> int:
+        """Refuse the calls of a run, session, agent or tenant from now on, and return how many waiters were rejected.
+
+        Args:
+            stop: what is stopped.
+            abort_streams: whether its open streams are closed.
+
+        """
+        with self._lock:
+            self._called = {**self._called, stop: abort_streams or self._called.get(stop, False)}
+        self._renew_stops()
+        return self._enforce_stops()
+
+    def resume(self, stop: Stop) -> bool:
+        """Undo `stop`; return False if it was not stopped. The stop file is not changed."""
+        with self._lock:
+            was = stop in self._called
+            self._called = {known: aborts for known, aborts in self._called.items() if known != stop}
+        self._renew_stops()
+        return was
+
+    def refresh_file(self) -> None:
+        """Read the stop file if it has changed. A file that is missing stops nothing."""
+        file = self._file
+        if file is None or _read_file_state(file) == self._file_state:
+            return
+        with self._file_lock:
+            state = _read_file_state(file)
+            if state == self._file_state:
+                return
+            self._read_file(file, exists=state is not None)
+            self._file_state = state
+        self._enforce_stops()
+
+    def watch_file(self) -> float:
+        """Read the stop file if it has changed, and return when to call this again. The timer calls this."""
+        self.refresh_file()
+        return self._clock() + _FILE_SECONDS if self._file is not None else float("inf")
+
+    def close(self) -> None:
+        """Stop watching the file."""
+        _fork.discard(self)
+        self._file = None
+
+    def after_fork(self) -> None:
+        """Watch the file in a forked child too."""
+        self._timer = self._timer.create_child_timer()
+        if self._file is not None:
+            self._timer.start_watching(self.watch_file)
+
+    def _read_file(self, file: Path, *, exists: bool) -> None:
+        try:
+            text = file.read_bytes()[:_MAX_FILE_BYTES].decode("utf-8", "replace") if exists else ""
+        except OSError as error:
+            _logger.warning("the stop file %s cannot be read, what it named before stays stopped: %s", file, error)
+            return
+        self._filed, faults = parse_stop_file(text.splitlines())
+        for fault in faults:
+            _logger.warning(
+                "the stop file %s has a line that names nothing: %r (write run=, session=, agent=, tenant= or *)",
+                file,
+                fault,
+            )
+        names = ", ".join(map(_format_stop, self._filed)) or "nothing"
+        _logger.warning("the stop file %s was read: it stops %s", file, names)
+        self._renew_stops()
+
+    def _renew_stops(self) -> None:
+        with self._lock:
+            merged = dict(self._filed)
+            for stop, aborts in self._called.items():
+                merged[stop] = aborts or merged.get(stop, False)
+            self.stops = Stops(merged)
+        self.is_active = (
+            self._is_observing
+            or bool(self.stops)
+            or self._file is not None
+            or self._seconds is not None
+            or self._repeats is not None
+        )
+
+    def _enforce_stops(self) -> int:
+        """Reject the waiters that are stopped now, and close their streams where that was requested."""
+        stops = self.stops
+        if not stops or self._is_observing:
+            return 0
+        tickets = self._engine.list_tickets()
+        rejected = self._reject_waiters(tickets)
+        for ticket in tickets:
+            abort, stop = ticket.abort, stops.find_abort(ticket.request)
+            if abort is not None and stop is not None:
+                abort(stop.make_error(ticket.request))
+        return rejected
+
+    def _reject_waiters(self, tickets: Iterable[Ticket]) -> int:
+        stopped = []
+        for ticket in tickets:
+            stop = self.stops.find_stop(ticket.request) if ticket.state is State.WAITING else None
+            if stop is not None and not self._is_observing:
+                ticket.denial = stop.make_error(ticket.request)
+                self._emit_decision(ticket, LimitReason.STOPPED, LimitAction.REFUSED)
+                stopped.append(ticket)
+        return self._engine.reject_waiting(stopped, Outcome.STOPPED) if stopped else 0
+
+    def _check_stops(self, ticket: Ticket) -> AcquireRejectedError | None:
+        stop = self.stops.find_stop(ticket.request)
+        if stop is None:
+            return None
+        return self._refuse(ticket, LimitReason.STOPPED, stop.make_error(ticket.request))
+
+    def _check_run(self, ticket: Ticket, run: str, tool_calls: Iterable[ToolCall]) -> AcquireRejectedError | None:
+        request, now = ticket.request, self._clock()
+        seconds = self._runs.record_call(run, now)
+        if self._seconds is not None and seconds > self._seconds:
+            text = f"its first call was {seconds:.0f} s ago, and its limit is {self._seconds:g} s"
+            return self._refuse(ticket, LimitReason.RUN_SECONDS, _make_limit_error(request, run, "seconds", text))
+        if self._repeats is None:
+            return None
+        repeats = self._runs.count_tool_calls(run, tool_calls, now)
+        if repeats is None:
+            return None
+        if repeats.times >= 2 * self._repeats:
+            text = f"it has made the same call of the tool {repeats.name!r} {repeats.times} times"
+            return self._refuse(ticket, LimitReason.RUN_REPEATS, _make_limit_error(request, run, "repeats", text))
+        if repeats.times == self._repeats and repeats.is_new:
+            _logger.warning(
+                "the run %r of %r has made the same call of the tool %r %d times; at %d its next call of a model is"
+                " refused (LOCO_RUN_LIMITS, repeats)",
+                run,
+                request.agent,
+                repeats.name,
+                repeats.times,
+                2 * self._repeats,
+            )
+            self._emit_decision(ticket, LimitReason.RUN_REPEATS, LimitAction.WARNED)
+        return None
+
+    def _refuse(self, ticket: Ticket, reason: LimitReason, error: AcquireRejectedError) -> AcquireRejectedError | None:
+        """Emit a refusal, and return its error; None while the mode is `observe`."""
+        self._emit_decision(ticket, reason, LimitAction.WOULD if self._is_observing else LimitAction.REFUSED)
+        return None if self._is_observing else error
+
+    def _emit_decision(self, ticket: Ticket, reason: LimitReason, action: LimitAction) -> None:
+        self._engine.emit(lambda at: LimitDecided(at, ticket, reason, action))
+
+
+def _read_file_state(file: Path) -> object:
+    """Return what changes when a file is written; None if there is no file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _get_outcome(denial: AcquireRejectedError) -> Outcome:
+    return Outcome.LIMIT if isinstance(denial, RunLimitError) else Outcome.STOPPED
+
+
+def _make_limit_error(request: Request, run: str, limit: str, text: str) -> RunLimitError:
+    return RunLimitError(
+        f"A call of {request.agent!r} was refused: its run {run!r} is over a limit: {text}; the call was not sent"
+        " (LOCO_RUN_LIMITS)",
+        run=run,
+        limit=limit,
+        agent=request.agent,
+        resource=",".join(request.resources),
+    )
+
+
+def _format_stop(stop: Stop) -> str:
+    return "everything" if stop.key == "*" else f"{stop.scope}={stop.key}"

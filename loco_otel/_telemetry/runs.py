@@ -1,0 +1,195 @@
+"""The duration, waiting and slowdown of runs, from the events of their calls.
+
+At a moment at which `w` calls of a run wait and `h` are under way, the share `w / (w + h)` of its time is lost. The
+lost seconds are the run's wait, and its slowdown is its duration divided by what remains without them: an estimate of
+what it would take alone, with as many slots as it can use.
+
+A run has no end that can be seen, unless a framework reports one. So it is recorded once no call of it is under way
+and it has been silent for a time; its duration ends with its last call.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from loco_otel._fork import ForkSafeLock
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.call_trace import CallTrace, get_call_trace
+from loco_otel.events import (
+    MILLI,
+    Event,
+    Granted,
+    Rejected,
+    Released,
+    RunEnded,
+    Spent,
+    Submitted,
+    Suspended,
+    TicketView,
+    Waiting,
+)
+
+_MAX_RUNS = 10_000
+"""Runs that are observed at a time; calls of further ones are of no run here."""
+
+_WAITING, _UNDER_WAY, _PAUSED = range(3)
+
+
+class FinishedRun(NamedTuple):
+    """A run that has ended."""
+
+    workflow: str
+    priority: str
+    duration: float
+    """Seconds from its first call to the end of its last one."""
+    wait: float
+    """Seconds that it lost to waiting."""
+
+    @property
+    def slowdown(self) -> float | None:
+        """Its duration, as a multiple of what it would have been without waiting; None if it did nothing else."""
+        alone = self.duration - self.wait
+        return self.duration / alone if alone > 0 else None
+
+
+class _Run:
+    __slots__ = ("attained", "calls", "changed_at", "counts", "has_ended", "priority", "started_at", "wait", "workflow")
+
+    def __init__(self, at: float, workflow: str | None, priority: str) -> None:
+        self.started_at = self.changed_at = at
+        self.workflow = key.UNKNOWN if workflow is None else workflow
+        self.priority = priority
+        self.counts = [0, 0, 0]
+        """Calls that wait, are under way, and pause."""
+        self.calls: dict[TicketView, int] = {}
+        """What each call does."""
+        self.wait = 0.0
+        self.attained = 0
+        """Milli-weights of its settled calls."""
+        self.has_ended = False
+        """Whether its framework has reported its end."""
+
+    def change_call(self, ticket: TicketView, phase: int | None, at: float) -> None:
+        """Note what a call does from now on; None if it has ended."""
+        waiting, under_way, _ = self.counts
+        if waiting:
+            self.wait += (at - self.changed_at) * waiting / (waiting + under_way)
+        self.changed_at = at
+        before = self.calls.pop(ticket, None)
+        if before is not None:
+            self.counts[before] -= 1
+        if phase is not None:
+            self.calls[ticket] = phase
+            self.counts[phase] += 1
+
+    def make_finished(self) -> FinishedRun:
+        """Return it as it ended with its last call."""
+        return FinishedRun(self.workflow, self.priority, self.changed_at - self.started_at, self.wait)
+
+
+class RunListener:
+    """Follows the runs of all calls. Thread-safe, as collections read it too.
+
+    Args:
+        idle: seconds of silence after which a run has ended.
+
+    """
+
+    def __init__(self, idle: float = 900.0) -> None:
+        self.idle = idle
+        self.record: Callable[[FinishedRun], None] | None = None
+        """Called with each run that has ended."""
+        self._runs: dict[str, _Run] = {}
+        self._silent: OrderedDict[str, None] = OrderedDict()
+        """Runs without a call, by the end of their last one."""
+        self._lock = ForkSafeLock()
+        self._phases: dict[type[Event], int | None] = {
+            Submitted: _WAITING,
+            Waiting: _WAITING,
+            Granted: _UNDER_WAY,
+            Suspended: _PAUSED,
+            Rejected: None,
+            Released: None,
+        }
+
+    def __call__(self, event: Event, /) -> None:
+        """Handle one event."""
+        if isinstance(event, RunEnded):
+            with self._lock:
+                self._end_run(event.run)
+            return
+        kind = type(event)
+        if kind not in self._phases and kind is not Spent:
+            return
+        ticket: Any = event.ticket  # type: ignore[union-attr] # those kinds have one
+        name = ticket.request.run
+        if name is None:
+            return
+        with self._lock:
+            run = self._runs.get(name)
+            if isinstance(event, Spent):
+                if run is not None:
+                    run.attained += event.spending.weight
+            elif run is not None or (isinstance(event, Submitted) and len(self._runs) < _MAX_RUNS):
+                self._change_call(name, run or self._start_run(name, event), event)
+
+    def get_attained_weight(self, run: str) -> float | None:
+        """Return the weight of the settled calls of a run; None if it is not known."""
+        found = self._runs.get(run)
+        return None if found is None else found.attained / MILLI
+
+    def list_active_runs(self, now: float) -> Iterable[tuple[str, str]]:
+        """Return workflow and priority of each run that has not ended."""
+        with self._lock:
+            self._finish_silent_runs(now)
+            return [(run.workflow, run.priority) for run in self._runs.values()]
+
+    def forget_open(self) -> None:
+        """Forget all runs, as events of their calls are missing."""
+        with self._lock:
+            self._runs.clear()
+            self._silent.clear()
+
+    def _finish_silent_runs(self, now: float) -> None:
+        """Record the runs that have been silent for long enough."""
+        for name in self._iter_silent_runs(now):
+            self._finish_run(name)
+
+    def _iter_silent_runs(self, now: float) -> Iterator[str]:
+        while self._silent:
+            name = next(iter(self._silent))
+            if now - self._runs[name].changed_at < self.idle:
+                return
+            yield name
+
+    def _start_run(self, name: str, event: Event) -> _Run:
+        request = event.ticket.request  # type: ignore[union-attr] # of a call
+        trace: CallTrace | None = get_call_trace(request)
+        workflow = request.workflow if trace is None else trace.caller_attributes.get(key.WORKFLOW, request.workflow)
+        run = self._runs[name] = _Run(event.at, workflow, request.priority.value)
+        return run
+
+    def _change_call(self, name: str, run: _Run, event: Any) -> None:
+        ticket = event.ticket
+        if ticket not in run.calls and not isinstance(event, Submitted):
+            return  # a call of an earlier run of this name, or one whose first events are missing
+        run.change_call(ticket, self._phases[type(event)], event.at)
+        self._silent.pop(name, None)
+        if not run.calls:
+            self._silent[name] = None
+            if run.has_ended:
+                self._finish_run(name)
+        self._finish_silent_runs(event.at)
+
+    def _end_run(self, name: str) -> None:
+        run = self._runs.get(name)
+        if run is not None:
+            run.has_ended = True
+            if not run.calls:
+                self._finish_run(name)
+
+    def _finish_run(self, name: str) -> None:
+        self._silent.pop(name, None)
+        run = self._runs.pop(name)
+        if self.record is not None:
+            self.record(run.make_finished())

@@ -1,0 +1,1 @@
+"""`loco-otel report`: the plots and figures of a run as one HTML file."""

@@ -1,0 +1,1 @@
+"""`loco-otel top`: a live view of running processes in the terminal."""

@@ -1,0 +1,197 @@
+"""Budgets of runs, sessions and workflows, in tokens and calls, in memory and in a file."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loco_otel._budgets.ledger import Ledger
+from loco_otel._budgets.memory_ledger import MemoryLedger
+from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
+from loco_otel.errors import BudgetExceededError
+from loco_otel.money import Action, Budget, Charge, Period, Scope, Unit
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
+IDLE = 900.0
+CALLERS = 64
+
+Make = Callable[..., Ledger]
+
+
+@pytest.fixture(params=["memory", "file"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    made: list[Ledger] = []
+
+    def make(*budgets: Budget, name: str = "ledger.db") -> Ledger:
+        ledger: Ledger = (
+            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle=IDLE)
+            if request.param == "memory"
+            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle=IDLE)
+        )
+        made.append(ledger)
+        return ledger
+
+    yield make
+    for ledger in made:
+        ledger.close()
+
+
+def charge(run: str | None = "r", usd: int | None = 10, **others: object) -> Charge:
+    fields: dict[str, object] = {"tenant": None, "team": None, "model": "gpt-4o", "weight": 1000, **others}
+    return Charge(agent="a", usd=usd, run=run, input_tokens=30, output_tokens=20, **fields)  # type: ignore[arg-type]
+
+
+def each_run(limit: int, unit: Unit, **others: object) -> Budget:
+    return Budget(Scope.RUN, None, limit, unit, **others)  # type: ignore[arg-type]
+
+
+def spent(ledger: Ledger, now: float = NOON) -> dict[str, int]:
+    return {status.key.key: status.spent for status in ledger.read_statuses(now)}
+
+
+@pytest.mark.parametrize(
+    ("unit", "limit", "admitted"),
+    [(Unit.CALLS, 10, 10), (Unit.TOKENS, 549, 10), (Unit.USD, 100, 10), (Unit.WEIGHT, 10_999, 10)],
+)
+def test_calls_of_one_run_at_a_barrier_keep_its_cap(make: Make, unit: Unit, limit: int, admitted: int) -> None:
+    ledger = make(each_run(limit, unit))
+    barrier = threading.Barrier(CALLERS)
+    sent: list[str] = []
+
+    def call(name: str) -> None:
+        barrier.wait()
+        if ledger.reserve_estimate(name, charge(), NOON).admitted:
+            sent.append(name)
+            ledger.settle_reservation(name, charge(), NOON)
+
+    workers = [threading.Thread(target=call, args=(str(name),)) for name in range(CALLERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(sent) == admitted
+    assert spent(ledger) == {"r": charge().amount(unit) * admitted}
+    assert ledger.reserve_estimate("other", charge("another run"), NOON).admitted
+
+
+@given(st.lists(st.integers(0, 50), max_size=20))
+def test_run_within_its_limit_is_never_refused(costs: list[int]) -> None:
+    ledger = MemoryLedger([each_run(sum(costs), Unit.USD), each_run(len(costs), Unit.CALLS)] if sum(costs) else [])
+    for number, cost in enumerate(costs):
+        assert ledger.reserve_estimate(str(number), charge(usd=cost), NOON).admitted
+        if number % 2:
+            ledger.settle_reservation(str(number), charge(usd=cost), NOON)
+
+
+@pytest.mark.parametrize("scope", [Scope.SESSION, Scope.WORKFLOW])
+def test_sessions_and_workflows_have_budgets(make: Make, scope: Scope) -> None:
+    ledger = make(Budget(scope, None, 1, Unit.CALLS), Budget(scope, "vip", 2, Unit.CALLS))
+    one, vip = charge(**{scope.value: "one"}), charge(**{scope.value: "vip"})
+    assert [ledger.reserve_estimate(f"one{n}", one, NOON).admitted for n in range(2)] == [True, False]
+    assert [ledger.reserve_estimate(f"vip{n}", vip, NOON).admitted for n in range(3)] == [True, True, False]
+    assert ledger.reserve_estimate("none", charge(), NOON).admitted
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_limit_of_zero_admits_no_call(make: Make, unit: Unit) -> None:
+    ledger = make(Budget(Scope.ALL, "*", 0, unit), Budget(Scope.AGENT, "b", 0, unit, action=Action.ALERT))
+    assert not ledger.check_estimate(charge(usd=None), NOON).admitted
+    decision = ledger.reserve_estimate("1", charge(usd=None, weight=0), NOON)
+    assert not decision.admitted
+    assert [status.limit for status in decision.exceeded] == [0]
+    ledger.set_budgets([Budget(Scope.ALL, "*", 10**9, unit)], UTC)
+    assert ledger.reserve_estimate("1", charge(), NOON).admitted
+
+
+def test_sent_call_counts_whatever_its_answer(make: Make) -> None:
+    ledger = make(each_run(2, Unit.CALLS), each_run(100, Unit.USD))
+    for name, was_sent in (("refused by the provider", True), ("never sent", False), ("timed out", True)):
+        assert ledger.reserve_estimate(name, charge(), NOON).admitted
+        ledger.cancel_reservation(name, sent=was_sent)
+    (exceeded,) = ledger.reserve_estimate("third", charge(), NOON).exceeded
+    assert (exceeded.key.unit, exceeded.spent, exceeded.reserved) == (Unit.CALLS, 2, 0)
+
+
+def test_silent_run_is_forgotten(make: Make) -> None:
+    ledger = make(each_run(1, Unit.CALLS))
+    for name in ("r", "s"):
+        ledger.reserve_estimate(name, charge(name), NOON)
+        ledger.settle_reservation(name, charge(name), NOON)
+    later = NOON + IDLE - 1
+    assert not ledger.reserve_estimate("r2", charge("r"), later).admitted, "a refused call is no silence"
+    assert not ledger.check_estimate(charge("r"), later + IDLE - 1).admitted, "nor is one that is refused early"
+    ledger.renew_reservations([], later + 2)
+    assert spent(ledger, later + 2) == {"r": 1}
+    assert ledger.reserve_estimate("s2", charge("s"), later + 2).admitted
+
+
+def test_run_with_a_long_call_is_not_silent(make: Make) -> None:
+    ledger = make(each_run(2, Unit.CALLS))
+    ledger.reserve_estimate("short", charge(), NOON)
+    ledger.settle_reservation("short", charge(), NOON)
+    ledger.reserve_estimate("long", charge(), NOON)
+    ended = NOON + 5 * IDLE
+    ledger.renew_reservations(["long"], ended)
+    assert not ledger.reserve_estimate("third", charge(), ended).admitted
+    ledger.settle_reservation("long", charge(), ended + IDLE)
+    assert spent(ledger, ended + IDLE) == {"r": 2}
+
+
+def test_calls_per_minute_are_counted_by_the_minute(make: Make) -> None:
+    ledger = make(each_run(1, Unit.CALLS, period=Period.MINUTE))
+    assert ledger.reserve_estimate("1", charge(), NOON).admitted
+    ledger.settle_reservation("1", charge(), NOON)
+    assert not ledger.reserve_estimate("2", charge(), NOON + 59).admitted
+    assert ledger.reserve_estimate("3", charge(), NOON + 61).admitted
+
+
+def test_totals_by_run_are_of_runs_alone(make: Make) -> None:
+    ledger = make()
+    for number, run in enumerate(("r", "s", "r", None)):
+        ledger.settle_reservation(str(number), charge(run), NOON)
+    assert [(it.by, it.calls, it.usd) for it in ledger.compute_totals(["run", "agent"])] == [
+        (("r", "a"), 2, 20),
+        (("s", "a"), 1, 10),
+    ]
+    (everything,) = ledger.compute_totals([])
+    assert everything.calls == 4
+
+
+def test_accounts_of_silent_runs_leave_the_file(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "l.db", [each_run(9, Unit.CALLS), each_run(9, Unit.CALLS, period=Period.MINUTE)])
+    for number in range(3):
+        ledger.reserve_estimate(str(number), charge(f"r{number}"), NOON)
+        if number:
+            ledger.settle_reservation(str(number), charge(f"r{number}"), NOON)
+        else:
+            ledger.cancel_reservation(str(number))
+    view = LedgerView(tmp_path / "l.db")
+    assert len(view.read_statuses(NOON)) == 6
+    ledger.renew_reservations([], NOON + 2 * IDLE)
+    assert view.read_statuses(NOON + 2 * IDLE) == ()
+    view.close()
+    ledger.close()
+
+
+def test_run_sums_leave_the_file_after_thirty_days(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "l.db")
+    ledger.settle_reservation("1", charge(), NOON)
+    ledger.renew_reservations([], NOON + 29 * 86_400)
+    assert ledger.compute_totals(["run"])
+    ledger.renew_reservations([], NOON + 32 * 86_400)
+    assert ledger.compute_totals(["run"]) == ()
+    assert ledger.compute_totals(["agent"])[0].calls == 1
+    ledger.close()
+
+
+def test_error_of_a_run_names_the_run_and_the_setting(make: Make) -> None:
+    ledger = make(each_run(0, Unit.CALLS))
+    (exceeded,) = ledger.reserve_estimate("1", charge("run-7"), NOON).exceeded
+    text = str(BudgetExceededError.of(exceeded, "a", 1))
+    assert "the budget of run 'run-7' has no room for it: 0 calls spent and 0 calls reserved of 0 calls" in text
+    assert "LOCO_RUN_LIMITS" in text
+    assert "resets" not in text

@@ -1,0 +1,367 @@
+"""Runs of patched calls at their limits, and calls that are stopped, against a real server."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from llm_server import LlmServer
+from openai import AsyncOpenAI, OpenAI
+from patience import PATIENCE
+from sdk_calls import CHAT, MESSAGE, each_sync_sdk, now
+from sdk_scheduling import Scheduled, Scheduling
+from sdk_server import KEY
+
+import loco_otel
+from loco_otel import AcquireTimeoutError, BudgetExceededError, RunLimitError, StoppedError, as_agent
+from loco_otel.events import LimitAction, LimitDecided, LimitReason, Rejected, Waiting
+from loco_otel.money import Scope
+
+CALLERS = 64
+CAP = 10
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[LlmServer]:
+    with LlmServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(host: LlmServer) -> Iterator[LlmServer]:
+    host.reset()
+    yield host
+    host.reset()
+
+
+def client(server: LlmServer, sdk: str = "openai", *, is_async: bool = False) -> Any:
+    make: Any = {
+        ("openai", False): OpenAI,
+        ("openai", True): AsyncOpenAI,
+        ("anthropic", False): Anthropic,
+        ("anthropic", True): AsyncAnthropic,
+    }[sdk, is_async]
+    return make(api_key=KEY, base_url=server.url(sdk), max_retries=0)
+
+
+def ask(made: Any, **options: Any) -> Any:
+    if hasattr(made, "chat"):
+        return made.chat.completions.create(**{**CHAT, **options})
+    return made.messages.create(**{**MESSAGE, **options})
+
+
+def decisions(scheduling: Scheduling) -> Counter[tuple[LimitReason, LimitAction]]:
+    return Counter((event.reason, event.action) for event in scheduling.seen.of(LimitDecided))
+
+
+def call_at_once(made: Any, callers: int, run: str) -> Counter[str]:
+    """Make a number of calls of one run at the same moment, in threads that inherit nothing."""
+    ends: Counter[str] = Counter()
+    barrier = threading.Barrier(callers)
+
+    def work() -> None:
+        barrier.wait()
+        try:
+            with as_agent("worker", run=run):
+                ask(made)
+        except BudgetExceededError as error:
+            ends[f"{error.scope} {error.key} {error.unit}"] += 1
+        else:
+            ends["answered"] += 1
+
+    threads = [threading.Thread(target=work) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ends
+
+
+@each_sync_sdk
+@pytest.mark.parametrize("ledger", ["none", "file"])
+@pytest.mark.parametrize("capacity", ["auto", 3])
+def test_calls_of_one_run_at_a_barrier_never_exceed_its_cap(
+    sdk: Any, ledger: str, capacity: object, server: LlmServer, scheduled: Scheduled, tmp_path: Path
+) -> None:
+    path = "none" if ledger == "none" else tmp_path / "ledger.db"
+    scheduling = scheduled(capacity=capacity, run_limits=f"calls={CAP}", ledger=path)
+    with client(server, sdk.name) as made:
+        ends = call_at_once(made, CALLERS, "r-1")
+        assert ends == {"answered": CAP, "run r-1 calls": CALLERS - CAP}
+        assert len(server.requests()) == CAP
+        with as_agent(run="r-2"):
+            ask(made)
+    assert decisions(scheduling) == {(LimitReason.RUN_CALLS, LimitAction.REFUSED): CALLERS - CAP}
+    assert {(total.by, total.calls) for total in loco_otel.spend("run")} == {(("r-1",), CAP), (("r-2",), 1)}
+    assert {status.key.key: status.spent for status in loco_otel.budgets()} == {"r-1": CAP, "r-2": 1}
+
+
+def test_failed_calls_count_towards_the_cap(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(run_limits="calls=3")
+    server.throttle(None, status=500)
+    refused = Counter[str]()
+    with client(server) as made, as_agent(run="r"):
+        for _ in range(5):
+            with pytest.raises(Exception) as raised:
+                ask(made)
+            refused[type(raised.value).__name__] += 1
+    assert refused == {"InternalServerError": 3, "BudgetExceededError": 2}
+
+
+def replay(made: Any, times: int) -> int:
+    """Let an agent make the same tool call again and again; return how many of its calls were answered."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Deploy it."}]
+    for number in range(times):
+        try:
+            ask(made, messages=messages)
+        except RunLimitError as error:
+            assert (error.run, error.limit) == ("r-1", "repeats")  # noqa: PT017 - it is counted too
+            return number
+        call = {"id": f"call_{number}", "type": "function", "function": {"name": "deploy", "arguments": '{"to": "a"}'}}
+        messages += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "failed"},
+        ]
+    return times
+
+
+@pytest.mark.parametrize("capacity", ["auto", 2])
+def test_replay_of_220_identical_tool_calls_ends_at_the_number(
+    capacity: object, server: LlmServer, scheduled: Scheduled, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduling = scheduled(capacity=capacity, run_limits="repeats=4")
+    with client(server) as made, as_agent("deployer", run="r-1"):
+        assert replay(made, 220) == 8
+    assert len(server.requests()) == 8
+    assert decisions(scheduling) == {
+        (LimitReason.RUN_REPEATS, LimitAction.WARNED): 1,
+        (LimitReason.RUN_REPEATS, LimitAction.REFUSED): 1,
+    }
+    (rejected,) = scheduling.seen.of(Rejected)
+    assert (rejected.outcome, rejected.ticket.request.run) == ("limit", "r-1")
+    assert "'to'" not in caplog.text
+
+
+def test_observe_lets_everything_through_and_counts(server: LlmServer, scheduled: Scheduled, tmp_path: Path) -> None:
+    file = tmp_path / "stop"
+    file.write_text("agent=other")
+    scheduling = scheduled(
+        mode="observe", capacity=1, max_waiters=1, run_limits="calls=5,repeats=2", budgets="*=0", stop_file=file
+    )
+    server.hold()
+    with client(server) as made:
+        workers = [threading.Thread(target=lambda: call_at_once(made, 1, "r-0")) for _ in range(8)]
+        for worker in workers:
+            worker.start()
+        server.wait_for(held=8, timeout=PATIENCE)
+        server.release()
+        for worker in workers:
+            worker.join()
+        with as_agent("deployer", run="r-1"):
+            assert replay(made, 10) == 10
+        with as_agent("other"):
+            ask(made)
+    assert scheduling.seen.of(Waiting) == []
+    assert scheduling.seen.of(Rejected) == []
+    would = {
+        reason: number for (reason, action), number in decisions(scheduling).items() if action is LimitAction.WOULD
+    }
+    assert would == {LimitReason.BUDGET: 19, LimitReason.RUN_REPEATS: 6, LimitReason.STOPPED: 1}
+
+
+def test_capacity_of_zero_lets_none_go_until_it_is_raised(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=0, acquire_timeout=0)
+    with client(server) as made:
+        with pytest.raises(AcquireTimeoutError):
+            ask(made)
+        loco_otel.configure(acquire_timeout=None)
+        waiting = threading.Thread(target=ask, args=(made,))
+        waiting.start()
+        scheduling.seen.wait_for(Waiting)
+        assert server.requests() == []
+        loco_otel.configure(capacity=1)
+        waiting.join(PATIENCE)
+        assert len(server.requests()) == 1
+
+
+def test_budget_of_zero_lets_none_go(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(budgets="*=0")
+    with client(server) as made, pytest.raises(BudgetExceededError, match=r"of \$0\.00"):
+        ask(made, model="a-model-without-a-price")
+    assert server.requests() == []
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("scope", [Scope.RUN, Scope.SESSION, Scope.AGENT, Scope.TENANT])
+def test_stop_turns_away_waiters_and_new_calls_at_once(
+    scope: Scope, is_async: bool, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    names: dict[str, Any] = {scope.value: "x"}
+    server.hold()
+
+    def call(made: Any) -> Any:
+        async def call_async() -> str:
+            with as_agent(**{"agent": "other", **names}):
+                await ask(made)
+            return "answered"
+
+        def call_sync() -> str:
+            with as_agent(**{"agent": "other", **names}):
+                ask(made)
+            return "answered"
+
+        return call_async() if is_async else asyncio.to_thread(call_sync)
+
+    async def end(calling: Any) -> str:
+        try:
+            return str(await calling)
+        except StoppedError as error:
+            return f"{error.scope} {error.key}"
+
+    async def run() -> list[str]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16))
+        made = client(server, is_async=is_async)
+        tasks = [asyncio.ensure_future(end(call(made))) for _ in range(4)]
+        await scheduling.seen.told(Waiting, 3)
+        assert await asyncio.to_thread(lambda: loco_otel.stop(**names)) == 3
+        done, _ = await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        assert await end(call(made)) == f"{scope} x"
+        await asyncio.to_thread(server.release)
+        ends = await asyncio.gather(*tasks)
+        assert loco_otel.resume(**names)
+        ends.append(await end(call(made)))
+        await now(made.close())
+        return ends
+
+    ends = Counter(asyncio.run(run()))
+    assert ends == {"answered": 2, f"{scope} x": 3}
+    assert len(server.requests()) == 2
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.parametrize("is_reading", [False, True], ids=["unread", "reading"])
+def test_open_stream_of_a_stopped_run_is_closed(
+    sdk: str, is_reading: bool, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold(after_chunks=2)
+    errors: list[Exception] = []
+    started, stopped = threading.Event(), threading.Event()
+
+    def read(made: Any) -> None:
+        with as_agent(run="r"):
+            stream = iter(ask(made, stream=True))
+        try:
+            next(stream)
+            started.set()
+            if not is_reading:
+                assert stopped.wait(PATIENCE)
+            for _ in stream:  # the server holds back the rest
+                pass
+        except StoppedError as error:
+            errors.append(error)
+
+    with client(server, sdk) as made:
+        reader = threading.Thread(target=read, args=(made,))
+        reader.start()
+        assert started.wait(PATIENCE)
+        server.wait_for(held=1, timeout=PATIENCE)
+        loco_otel.stop(run="r", abort_streams=True)
+        stopped.set()
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        assert [(type(error), str(error).split(":")[0]) for error in errors] == [
+            (StoppedError, f"A call of {scheduling.runtime.default_agent!r} was refused")
+        ]
+        scheduling.settled(1)
+    server.wait_for(in_progress=0, exact=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.parametrize("is_reading", [False, True], ids=["unread", "reading"])
+def test_open_async_stream_of_a_stopped_run_is_closed(
+    sdk: str, is_reading: bool, server: LlmServer, scheduled: Scheduled
+) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold(after_chunks=2)
+
+    async def run() -> None:
+        async with client(server, sdk, is_async=True) as made:
+            with as_agent(run="r"):
+                stream = aiter(await ask(made, stream=True))
+            await anext(stream)
+
+            async def read() -> None:
+                async for _ in stream:
+                    pass
+
+            reading = asyncio.ensure_future(read()) if is_reading else None
+            await asyncio.to_thread(server.wait_for, held=1, timeout=PATIENCE)
+            await asyncio.to_thread(lambda: loco_otel.stop(run="r", abort_streams=True))
+            with pytest.raises(StoppedError):
+                await asyncio.wait_for(read() if reading is None else reading, PATIENCE)
+
+    asyncio.run(run())
+    scheduling.settled(1)
+    server.wait_for(in_progress=0, exact=True, timeout=PATIENCE)
+
+
+def test_stop_without_abort_leaves_open_streams(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    with client(server) as made, as_agent(run="r"):
+        stream = ask(made, stream=True)
+        next(stream)
+        loco_otel.stop(run="r")
+        assert list(stream)
+
+
+def test_slot_of_a_stopped_agent_is_refused(scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    loco_otel.stop(agent="crawler")
+    with pytest.raises(StoppedError), loco_otel.slot("crawler"):
+        pass
+    with loco_otel.slot("writer"):
+        pass
+
+
+def test_call_inside_a_slot_is_refused_too(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    with client(server) as made, as_agent("writer", run="r"), loco_otel.slot():
+        ask(made)
+        loco_otel.stop(run="r")
+        with pytest.raises(StoppedError):
+            ask(made)
+        loco_otel.resume(run="r")
+        ask(made)
+    assert len(server.requests()) == 2
+
+
+def test_retry_of_a_stopped_run_is_refused(
+    server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduling = scheduled(capacity=1)
+    server.throttle(None)
+
+    def stop_meanwhile(_: float) -> None:
+        loco_otel.stop(run="r")
+
+    monkeypatch.setattr(time, "sleep", stop_meanwhile)
+    with client(server).with_options(max_retries=2) as made, as_agent(run="r"), pytest.raises(StoppedError):
+        ask(made)
+    assert len(server.requests()) == 1
+    scheduling.settled(1)
+
+
+@pytest.mark.parametrize("names", [{}, {"run": "a", "agent": "b"}, {"run": ""}, {"run": 5}])
+def test_stop_requires_one_name(names: dict[str, Any], scheduled: Scheduled) -> None:
+    scheduled()
+    with pytest.raises(ValueError, match="must be"):
+        loco_otel.stop(**names)
