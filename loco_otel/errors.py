@@ -62,6 +62,23 @@ class AcquireTimeoutError(AcquireRejectedError, TimeoutError):
     """
 
 
+class DeadlineExceededError(AcquireRejectedError):
+    """The call cannot get a slot by the deadline of `as_agent`. Nothing was sent.
+
+    Raised at once where that is known already, else at the deadline.
+
+    Example:
+        >>> import loco_otel
+        >>> try:
+        ...     with loco_otel.as_agent(deadline=0), loco_otel.slot('analyst'):
+        ...         pass
+        ... except DeadlineExceededError as error:
+        ...     print(error)
+        'analyst' cannot get a slot of 'llm_api' by its deadline (as_agent(deadline=...)); it waited 0 s
+
+    """
+
+
 class BackpressureError(AcquireRejectedError):
     """Too many requests are already waiting.
 

@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     """Its run, session, agent or tenant was stopped."""
     LIMIT = "limit"
     """Its run exceeded a limit that is no budget."""
+    DEADLINE = "deadline"
+    """It could not be granted by its deadline."""
 
 
 class GrantReason(StrEnum):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from loco_otel._config.budget_rules import BudgetRule, Price
+from loco_otel._config.budget_rules import BudgetRule
 from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.run_limits import RunLimits
@@ -53,6 +53,8 @@ TABLE_ENTRIES = {
     "weights": "a number above 0",
     "shares": "a number from 0.001 to 1000",
     "tenant_shares": "a number from 0.001 to 1000",
+    "priority": "interactive, normal or background, each a table with share (0.001 to 1000), ceiling (slots, a"
+    ' percentage such as "75%", or "none") and strict (true or false)',
     "prices": "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0",
     "providers": "the name of a provider",
     "downgrade": "a list of models, the next cheaper one first, without the model itself",
@@ -156,7 +158,7 @@ def format_setting(key: str, value: object) -> str:
     return format_value(value)
 
 
-def _format_entry(name: str, value: Price | float | tuple[str, ...]) -> str:
-    if isinstance(value, Price):
-        return name
+def _format_entry(name: str, value: BaseModel | float | tuple[str, ...]) -> str:
+    if isinstance(value, BaseModel):
+        return str(name)
     return f"{name}={value:.10g}" if isinstance(value, float) else " > ".join((name, *value))

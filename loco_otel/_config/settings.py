@@ -35,6 +35,7 @@ from loco_otel._config.messages import (
     format_setting,
     format_single_line,
 )
+from loco_otel._config.priority_rules import PriorityTable
 from loco_otel._config.resource_rules import ResourceRule, reject_duplicate_names
 from loco_otel._config.run_limits import RunLimits, parse_run_limits_line
 from loco_otel._config.validators import (
@@ -48,6 +49,7 @@ from loco_otel._config.validators import (
     wrap_single_value,
 )
 from loco_otel.errors import ConfigurationError
+from loco_otel.events import Priority
 from loco_otel.money import Action, Budget, Period, Scope
 
 OPTIMIZE_FOR_ALPHA: Mapping[str, float] = {"latency": 0.0, "balanced": 0.25, "throughput": 0.5}
@@ -70,7 +72,9 @@ _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=Fal
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_FilePath = Annotated[_Name | None, accept_none_word("none")]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
+_SHARE_TEXT = TABLE_ENTRIES["shares"]
 
 
 class Settings(BaseSettings):
@@ -212,9 +216,7 @@ class Settings(BaseSettings):
     """What each run may take."""
     run_idle: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
     """Seconds without a call after which a run is forgotten."""
-    stop_file: Annotated[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, accept_none_word("none")
-    ] = Field(default=None, description="none or the path of a file")
+    stop_file: _FilePath = Field(default=None, description="none or the path of a file")
     """The file that names runs, sessions, agents and tenants whose calls are refused. It need not exist."""
     downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(wrap_single_value)]] = Field(
         default={}, description=f"a table of models, each with {TABLE_ENTRIES['downgrade']}"
@@ -224,9 +226,7 @@ class Settings(BaseSettings):
         default="reject", description="reject or alert"
     )
     """What happens to a call if the budget has no room for the cheapest of them."""
-    ledger: Annotated[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None, accept_none_word("none")
-    ] = Field(default=None, description="none or the path of a file")
+    ledger: _FilePath = Field(default=None, description="none or the path of a file")
     """The file that stores spending across restarts and processes; None keeps it in memory."""
     ledger_on_error: Annotated[Literal["closed", "open"], BeforeValidator(convert_to_lower)] = Field(
         default="closed", description="closed or open"
@@ -238,14 +238,12 @@ class Settings(BaseSettings):
         default=(), description="tables, each with a name of its own and what it limits"
     )
     """Resources besides the default one, and the calls that need them."""
-    shares: Mapping[str, _Share] = Field(
-        default={}, description="a table of agents, each with a number from 0.001 to 1000"
-    )
+    shares: Mapping[str, _Share] = Field(default={}, description=f"a table of agents, each with {_SHARE_TEXT}")
     """Shares by agent under `fair` and `las`: twice the share gets twice the service. The default is 1."""
-    tenant_shares: Mapping[str, _Share] = Field(
-        default={}, description="a table of tenants, each with a number from 0.001 to 1000"
-    )
+    tenant_shares: Mapping[str, _Share] = Field(default={}, description=f"a table of tenants, each with {_SHARE_TEXT}")
     """Shares by tenant, under every policy."""
+    priority: Mapping[Priority, PriorityTable] = Field(default={}, description=f"tables: {TABLE_ENTRIES['priority']}")
+    """How the classes of urgency are served; see `docs/policies.md` for the defaults."""
 
     service_name: str | None = Field(default=None, description="a name")
     """The service's name in OpenTelemetry's variables."""

@@ -8,12 +8,13 @@ from math import inf
 
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import GrantReason
+from loco_otel.events import GrantReason, Priority
 
 # Bound once: on 3.11 each access to an enum's member costs as much as a call.
 _FREE = GrantReason.FREE
 _ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
+_NORMAL = Priority.NORMAL
 _RELEASED = State.RELEASED
 
 
@@ -22,10 +23,12 @@ def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
     request = ticket.request
     resources = core.resources
     queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
-    pool = queue_set.single_pool
+    pool = queue_set.fast_pool
     if pool is None or pool.used >= pool.capacity or pool.is_gated or pool.reserved_for is not None:
         return False
     if core.observed or core.closed or (request.admission and ticket.backlog is not None):
+        return False
+    if request.priority is not _NORMAL or request.deadline is not None:
         return False
     seq = ticket.seq
     core.tickets[seq] = ticket
@@ -52,7 +55,7 @@ def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
     """Do what `Scheduler.release` does, if no ticket waits and nothing is observed."""
     request, resources = ticket.request, core.resources
     queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
-    pool = queue_set.single_pool
+    pool = queue_set.fast_pool
     if pool is None or pool.sharer_count or pool.is_gated or queue_set.waiting or pool.is_contested:
         return False
     if ticket.state is not _GRANTED or core.observed or queue_set.is_metered:

@@ -78,7 +78,8 @@ def _find_loan(resources: Resources, quotas: dict[str, int], now: float) -> tupl
     for queue_set in resources.waiting_queue_sets:
         full = [pool for pool in queue_set.pools if not pool.has_room(queue_set)]
         if full and all(quotas.get(pool.name) for pool in full):
-            ticket, guarded = queue_set.select_next()
+            # A shared slot counts towards no ceiling.
+            ticket, guarded = queue_set.select_next() or queue_set.select_capped()
             turns.append((not guarded, ticket.waiting_since, ticket.seq, queue_set, ticket, full))
     for *_, queue_set, ticket, full in sorted(turns, key=itemgetter(0, 1, 2)):
         if resources.is_ready(queue_set, ticket, now):
@@ -90,3 +91,26 @@ def _find_lender(pool: SlotPool) -> Ticket:
     lease = next(iter(pool.leases.values()))
     # The lender of a lease that shares is the lease that owns the slot.
     return lease.lenders.get(pool.name, lease)
+
+
+def find_exempt_waiter(resources: Resources, is_blocked: _IsBlocked, now: float) -> Ticket | None:
+    """Return a waiter that only the ceiling of its class delays, and none of whose class's leases can end before it.
+
+    They are blocked by waiters, or idle. None if there is no such waiter.
+    """
+    for queue_set in resources.waiting_queue_sets:
+        for level in queue_set.list_capped():
+            ticket, _ = level.select_next(queue_set.tick, queue_set.max_wait_ticks)
+            priority = ticket.request.priority
+            leases = [
+                lease
+                for pool in queue_set.pools
+                if pool.is_capped(priority)
+                for lease in pool.leases.values()
+                if lease.request.priority is priority
+            ]
+            if all(is_blocked(lease, now) or _get_idle_at(lease) <= now for lease in leases) and resources.is_ready(
+                queue_set, ticket, now
+            ):
+                return ticket
+    return None

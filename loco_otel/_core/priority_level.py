@@ -111,6 +111,15 @@ class PriorityLevel:
         """Return the number of waiters whose deadline is not later. O(log n)."""
         return bisect_left(self._by_deadline, (deadline, float("inf")))
 
+    def separate_lines(self) -> None:
+        """Order by lines of its own from now on, as the queues by agent hold waiters of other classes too."""
+        if not self.owns_lines:
+            queues, self.lines, self.owns_lines = self.lines, {}, True
+            for key, queue in queues.items():
+                line = self.lines[key] = AgentQueue(key, queue.backlog)
+                for ticket in queue.list_tickets():
+                    ticket.line_entry = line.add_ticket(ticket)
+
     def list_waiters(self) -> list[Ticket]:
         """Return all waiters, in no order."""
         return [ticket for line in self.lines.values() for ticket in line.list_tickets()]
@@ -150,7 +159,7 @@ class PriorityLevel:
 
     def charge_ticket(self, ticket: Ticket, weight: int, now: float) -> None:
         """Charge a ticket's line for a grant: once per call, whatever its pauses."""
-        if ticket.charged_by is not self.policy:
+        if self.policy.is_metered and ticket.charged_by is not self.policy:
             ticket.charged_by, ticket.charged_at = self.policy, now
             self.policy.charge_grant(self.find_key(ticket.request), ticket.request.agent, weight, now)
 

@@ -1,6 +1,11 @@
-"""The requests that compete for the same resources: a queue per agent, the policy, and the guard."""
+"""The requests that compete for the same resources: a queue per agent, the classes of urgency, and the clock.
+
+While all requests are of the class `normal` there is one level. The first request of another class enables the others,
+at the cost of the fast path.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from loco_otel._core.agent_queue import AgentQueue
@@ -8,12 +13,16 @@ from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.priority_level import PriorityLevel
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityOrder, PriorityRules
 from loco_otel._core.remote import RemoteChange, RemoteState
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import GateCause
+from loco_otel.events import GateCause, Priority
 
 _NO_SHARES: Mapping[str, int] = {}
+_NORMAL = Priority.NORMAL  # bound once: on 3.11 each access to an enum's member costs as much as a call
+_LEAST_RELEASES = 8
+"""Releases without which the pace is unknown."""
 
 
 class Rank(NamedTuple):
@@ -37,8 +46,9 @@ class QueueSet:
     """All requests for one resource, or for the same set of resources, with their logical clock.
 
     A tick is one release of the resource, or of any resource of the set. With `max_wait_ticks` = N > 0 the oldest
-    waiter is granted first once it has waited N ticks, whatever the policy. From then on no younger one can pass it, so
-    a wait for one resource is at most N plus one tick for each older waiter: at most N + max_waiters, if that is set.
+    waiter of a class is granted first once it has waited N ticks, whatever the policy. From then on no younger one of
+    its class can pass it, so with one class a wait for one resource is at most N plus one tick for each older waiter:
+    at most N + max_waiters, if that is set. Classes that share fairly lengthen that by the others' shares.
 
     Args:
         policy: creates the policy, one for each tenant once a tenant is named.
@@ -46,16 +56,23 @@ class QueueSet:
         pools: the resources: a grant takes a slot of each, in one step.
         tenant_shares: in thousandths, by tenant; others have 1.
         by_run: whether the policy orders runs, not agents.
+        rules: how the classes of urgency are served.
 
     """
 
     __slots__ = (
+        "_make_level",
+        "_rules",
         "backlogs",
+        "fast_pool",
         "gate",
         "has_reservation",
         "is_metered",
-        "level",
+        "levels",
         "max_wait_ticks",
+        "normal",
+        "order",
+        "pace",
         "pools",
         "queues",
         "rank",
@@ -75,6 +92,7 @@ class QueueSet:
         *,
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         by_run: bool = False,
+        rules: PriorityRules = DEFAULT_PRIORITY_RULES,
     ) -> None:
         self.pools = pools
         self.single_pool = pools[0] if len(pools) == 1 else None
@@ -86,9 +104,16 @@ class QueueSet:
         self.waiting = 0
         self.queues: dict[Key, AgentQueue] = {}
         """By agent, whatever is ordered."""
-        self.level = PriorityLevel(policy, tenant_shares, by_run=by_run, lines=None if by_run else self.queues)
-        self.is_metered = self.level.policy.is_metered
+        self.levels: Mapping[Priority, PriorityLevel] = {}
+        self.order: PriorityOrder | None = None
+        """None while all requests are `normal`."""
+        self.pace: tuple[float, int] = (0.0, 0)
+        """Time and tick at which the present spell of waiting began."""
+        self.is_metered = False
         """Whether grants are charged."""
+        self.fast_pool: SlotPool | None = None
+        """The single pool, while its slots may be granted by `fast_paths.py`."""
+        self._set_order(policy, tenant_shares, rules, by_run=by_run)
         self.backlogs: dict[str, Backlog] = {}
         """By agent. Backlogs have no tenant."""
         self.rank: Rank | None = None
@@ -104,8 +129,8 @@ class QueueSet:
 
     @property
     def policy(self) -> Policy:
-        """What orders agents or runs."""
-        return self.level.policy
+        """What orders agents or runs of the class `normal`."""
+        return self.normal.policy
 
     # -- waiters ------------------------------------------------------------------------------------------------
 
@@ -119,8 +144,12 @@ class QueueSet:
         ticket.queue_entry = queue.add_ticket(ticket)
         self.waiting += 1
         self.rank = None
-        self.level.add_ticket(ticket, queue)
-        self.is_metered = self.level.policy.is_metered
+        level = self.find_level(ticket)
+        level.add_ticket(ticket, queue)
+        if self.order is not None:
+            self._update_order()
+        elif level.policy.is_metered:
+            self.is_metered = True
         return queue
 
     def remove_ticket(self, ticket: Ticket) -> None:
@@ -133,19 +162,38 @@ class QueueSet:
         self.rank = None
         if not queue:
             del self.queues[queue.key]
-        self.level.remove_ticket(ticket, queue)
+        self.find_level(ticket).remove_ticket(ticket, queue)
+        if self.order is not None:
+            self._update_order()
         if self.has_reservation:
             self.unreserve_all()
         if not self.waiting:
             self.gate = None
 
-    def select_next(self) -> tuple[Ticket, bool]:
-        """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
-        return self.level.select_next(self.tick, self.max_wait_ticks)
+    def select_next(self) -> tuple[Ticket, bool] | None:
+        """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter.
+
+        None if all waiters are of classes that hold as many slots as they may.
+        """
+        if self.order is None:
+            return self.normal.select_next(self.tick, self.max_wait_ticks)
+        self._update_order()
+        priority = self.order.pick_next()
+        return None if priority is None else self.levels[priority].select_next(self.tick, self.max_wait_ticks)
+
+    def select_capped(self) -> tuple[Ticket, bool]:
+        """Return what `select_next` would without ceilings, by urgency alone; there must be a waiter."""
+        level = next(level for priority in Priority if (level := self.levels.get(priority)))
+        return level.select_next(self.tick, self.max_wait_ticks)
+
+    def find_level(self, ticket: Ticket) -> PriorityLevel:
+        """Return the level of a ticket's class."""
+        return self.normal if self.order is None else self.levels[ticket.request.priority]
 
     def compute_score(self, ticket: Ticket) -> float:
-        """Return the score of a waiting ticket's agent or run."""
-        return self.level.policy.compute_score(self.level.find_key(ticket.request), self.tick)
+        """Return the score of a waiting ticket's agent or run within its class."""
+        level = self.find_level(ticket)
+        return level.policy.compute_score(level.find_key(ticket.request), self.tick)
 
     def find_rank(self) -> "Rank":
         """Compute and return the rank among queue sets; a ticket must wait."""
@@ -156,18 +204,91 @@ class QueueSet:
 
     def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters; None if no ticket waits."""
-        return self.level.find_oldest_waiter()
+        if self.order is None:
+            return self.normal.find_oldest_waiter()
+        oldest = [first for level in self.levels.values() if (first := level.find_oldest_waiter()) is not None]
+        return min(oldest, key=lambda ticket: (ticket.birth, ticket.seq), default=None)
 
     def clear_queues(self, tickets: Sequence[Ticket]) -> None:
         """Empty all queues without changing the tickets; the clock, and what these tickets were charged, stay."""
         self.queues.clear()
-        self.level.clear_waiters(tickets)
-        self.is_metered = self.level.policy.is_metered
+        by_level: dict[PriorityLevel, list[Ticket]] = {level: [] for level in self.levels.values()}
+        for ticket in tickets:
+            by_level[self.find_level(ticket)].append(ticket)
+        for level, own in by_level.items():
+            level.clear_waiters(own)
+        if self.order is not None:
+            charged = [ticket.request.priority for ticket in tickets if ticket.charged_order is self.order]
+            self.order.restore_accounts(charged, [p for p, level in self.levels.items() if by_level[level]])
+        self._update_shortcuts()
         self.waiting = 0
         self.rank = None
         self.gate = None
         for backlog in self.backlogs.values():
             backlog.rebuild_index()
+
+    # -- classes of urgency -------------------------------------------------------------------------------------
+
+    def enable_priorities(self) -> None:
+        """Order by class from now on. Idempotent."""
+        if self.order is None:
+            self.normal.separate_lines()
+            self.levels = {it: self.normal if it is _NORMAL else self._make_level() for it in self._rules}
+            self.order = PriorityOrder(self._rules)
+            self._update_shortcuts()
+            self._update_order()
+
+    def is_capped(self, priority: Priority) -> bool:
+        """Return whether a class holds as many slots of one of the resources as it may."""
+        return any(pool.is_capped(priority) for pool in self.pools)
+
+    def must_queue(self, ticket: Ticket) -> bool:
+        """Return whether a new ticket has to wait although slots are free: others wait, or its class is capped."""
+        if self.order is None:
+            return self.waiting > 0
+        return self.is_capped(ticket.request.priority) or any(
+            level and not self.is_capped(priority) for priority, level in self.levels.items()
+        )
+
+    def list_capped(self) -> list[PriorityLevel]:
+        """Return the levels that only their ceiling delays, if each pool has a free slot."""
+        if self.order is None or not self.has_room():
+            return []
+        return [level for priority, level in self.levels.items() if level and self.is_capped(priority)]
+
+    def estimate_wait(self, deadline: float, ticket: Ticket, now: float) -> float:
+        """Return the least seconds that a new ticket must wait until all with an earlier deadline are granted.
+
+        That is at the pace of the releases since a ticket has been waiting without interruption, and as if each
+        release served the ticket's class. 0 if too few releases were seen.
+        """
+        since, tick = self.pace
+        releases = self.tick - tick
+        if releases < _LEAST_RELEASES:
+            return 0.0
+        return self.find_level(ticket).count_earlier_deadlines(deadline) * (now - since) / releases
+
+    def _update_order(self) -> None:
+        if self.order is not None:
+            competing = [it for it, level in self.levels.items() if level and not self.is_capped(it)]
+            self.order.update_competing(competing)
+
+    def _set_order(
+        self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int], rules: PriorityRules, *, by_run: bool
+    ) -> None:
+        """Set the policy and the classes; without waiters."""
+        self._rules = rules
+        self._make_level = partial(PriorityLevel, policy, tenant_shares, by_run=by_run)
+        self.normal = self._make_level(lines=None if by_run else self.queues)
+        self.levels = {_NORMAL: self.normal}
+        self.order = None
+        self._update_shortcuts()
+        if rules[_NORMAL].has_ceiling:
+            self.enable_priorities()
+
+    def _update_shortcuts(self) -> None:
+        self.is_metered = self.order is not None or self.normal.policy.is_metered
+        self.fast_pool = self.single_pool if self.order is None else None
 
     # -- backlogs and policy ------------------------------------------------------------------------------------
 
@@ -180,13 +301,13 @@ class QueueSet:
         queue = self.queues.get(agent)
         if queue is not None:
             queue.backlog = backlog
-            self.level.refresh_agent(queue)
+            self.normal.refresh_agent(queue)
 
     def refresh_agent(self, agent: str) -> None:
         """Update the policy after a change of an agent's backlog."""
         queue = self.queues.get(agent)
         if queue is not None:
-            self.level.refresh_agent(queue)
+            self.normal.refresh_agent(queue)
 
     def tune_alpha(self, tuner: AlphaTuner) -> None:
         """Set alpha to what a tuner computes from the queues and backlogs."""
@@ -195,27 +316,47 @@ class QueueSet:
         births += [work.birth for backlog in backlogs if (work := backlog.find_oldest_work()) is not None]
         weight = sum(queue.weight for queue in self.queues.values()) + sum(backlog.weight for backlog in backlogs)
         count = sum(queue.count_queued() for queue in self.queues.values()) + sum(len(backlog) for backlog in backlogs)
-        self.policy.alpha = tuner.update_alpha(self.tick, [self.tick - birth for birth in births], weight, count)
+        alpha = tuner.update_alpha(self.tick, [self.tick - birth for birth in births], weight, count)
+        for level in self.levels.values():
+            level.policy.alpha = alpha
 
     def replace_policy(
-        self, policy: Callable[[], Policy], tenant_shares: Mapping[str, int] = _NO_SHARES, *, by_run: bool = False
+        self,
+        policy: Callable[[], Policy],
+        tenant_shares: Mapping[str, int] = _NO_SHARES,
+        *,
+        by_run: bool = False,
+        rules: PriorityRules = DEFAULT_PRIORITY_RULES,
     ) -> None:
-        """Change the policy; what agents were served under the previous policy does not count."""
-        waiting = self.level.list_waiters()
-        self.level = PriorityLevel(policy, tenant_shares, by_run=by_run, lines=None if by_run else self.queues)
+        """Change policy and classes; what agents were served under the previous policy does not count."""
+        waiting = [ticket for level in self.levels.values() for ticket in level.list_waiters()]
+        had_priorities = self.order is not None
+        self._set_order(policy, tenant_shares, rules, by_run=by_run)
+        if had_priorities:
+            self.enable_priorities()
+        if self.normal.owns_lines:
+            self.normal.lines.clear()
         for ticket in waiting:
             ticket.line_entry = None
-            self.level.add_ticket(ticket, self.queues[key_of(ticket.request)])
-        self.is_metered = self.level.policy.is_metered
+            self.find_level(ticket).add_ticket(ticket, self.queues[key_of(ticket.request)])
+        self._update_shortcuts()
+        self._update_order()
 
     def charge_ticket(self, ticket: Ticket, now: float) -> None:
         """Charge a ticket for a grant: once per call, whatever its pauses."""
-        self.level.charge_ticket(ticket, ticket.resolve_request().weight, now)
+        weight = ticket.resolve_request().weight
+        self.find_level(ticket).charge_ticket(ticket, weight, now)
+        if self.order is not None and ticket.charged_order is not self.order:
+            ticket.charged_order = self.order
+            self.order.charge_grant(ticket.request.priority, weight, now)
 
     def settle_charge(self, ticket: Ticket, now: float) -> None:
         """Correct the charge of a ticket that ends; no-op if it was not charged."""
         if ticket.charged_by is not None:
-            self.level.settle_charge(ticket, now)
+            self.find_level(ticket).settle_charge(ticket, now)
+        order, ticket.charged_order = ticket.charged_order, None
+        if self.order is not None and order is self.order:
+            self.order.adjust_charge(ticket.request.priority, ticket.correction)
         if self.remote is not None:
             self.remote.add_note(RemoteChange.ENDED, ticket)
 

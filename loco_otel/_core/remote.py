@@ -48,8 +48,9 @@ class RemoteState:
 
     def add_request(self, ticket: Ticket, now: float) -> None:
         """Let a ticket wait, and leave a note that it requests a slot. The caller adds it to its queue."""
-        timeout = ticket.request.timeout
-        ticket.deadline = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
+        timeout, deadline = ticket.request.timeout, ticket.request.deadline
+        end = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
+        ticket.deadline = min((at for at in (end, deadline) if at is not None), default=None)
         ticket.is_unanswered = True
         ticket.state = State.WAITING
         self.add_note(RemoteChange.REQUESTED, ticket)

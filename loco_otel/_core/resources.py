@@ -25,6 +25,7 @@ from typing import TypeAlias
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.queue_set import Gate, QueueSet, Rank
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
@@ -48,6 +49,7 @@ class Resources:
         tenant_shares: in thousandths, by tenant; others have 1.
         tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
         by_run: whether the policy orders runs, not agents.
+        priorities: how the classes of urgency are served.
 
     """
 
@@ -61,6 +63,7 @@ class Resources:
         tenant_shares: Mapping[str, int],
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
         by_run: bool = False,
+        priorities: PriorityRules = DEFAULT_PRIORITY_RULES,
     ) -> None:
         self.opens_at = inf
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
@@ -81,6 +84,7 @@ class Resources:
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
         self._by_run = by_run
+        self._priorities = priorities
         for name, capacity in capacities.items():
             self.add_resource(name, capacity)
 
@@ -88,6 +92,7 @@ class Resources:
         """Add a new resource."""
         self._configured_names.add(name)
         pool = self.pools[name] = SlotPool(name, capacity)
+        pool.set_priority_rules(self._priorities)
         self.get_queue_set((name,))
         return pool
 
@@ -116,6 +121,8 @@ class Resources:
             if not queue_set.waiting or pool.used >= pool.capacity:
                 return None
             turn = queue_set.select_next()
+            if turn is None:
+                return None
             return turn if not pool.is_gated or self._is_next_ready(queue_set, turn[0], now) else None
         overdue = self._list_overdue(pools)
         for rank in overdue:
@@ -129,9 +136,9 @@ class Resources:
         while others:
             queue_set = heappop(others).queue_set
             if queue_set.has_room():
-                ticket, _ = queue_set.select_next()
-                if self._is_next_ready(queue_set, ticket, now):
-                    return ticket, False
+                turn = queue_set.select_next()
+                if turn is not None and self._is_next_ready(queue_set, turn[0], now):
+                    return turn[0], False
         return None
 
     def _list_overdue(self, pools: Sequence[SlotPool]) -> list[Rank]:
@@ -140,8 +147,10 @@ class Resources:
         for queue_set in self._list_competing(pools):
             if queue_set.waiting:
                 rank = queue_set.rank or queue_set.find_rank()
-                if 0 < queue_set.max_wait_ticks <= queue_set.tick - rank.oldest.birth:
-                    overdue.append(rank)
+                is_overdue = 0 < queue_set.max_wait_ticks <= queue_set.tick - rank.oldest.birth
+                if is_overdue and (turn := queue_set.select_next()) is not None:
+                    # Of several classes not the one of the oldest need be next.
+                    overdue.append(rank._replace(oldest=turn[0]))
                 elif queue_set.has_reservation:
                     queue_set.unreserve_all()
         overdue.sort()
@@ -173,7 +182,7 @@ class Resources:
         A ticket queues behind waiters of its queue set also when the delay of those has just ended.
         """
         return (
-            not queue_set.waiting
+            not queue_set.must_queue(ticket)
             and all(pool.has_room(queue_set) for pool in queue_set.pools)
             and all(
                 not pool.is_gated or pool.compute_open_time(ticket, now, queue_set) <= now for pool in queue_set.pools
@@ -238,9 +247,13 @@ class Resources:
         tuner: Callable[[], AlphaTuner | None],
         *,
         by_run: bool,
+        priorities: PriorityRules,
     ) -> None:
-        """Change policy, guard, shares, and what is ordered; each ticket keeps its place in its queue."""
+        """Change policy, guard, shares, classes, and what is ordered; each ticket keeps its place in its queue."""
         self._by_run = by_run
+        self._priorities = priorities
+        for pool in self.pools.values():
+            pool.set_priority_rules(priorities)
         self._make_policy = policy
         self._make_tuner = tuner
         self._max_wait_ticks = max_wait_ticks
@@ -248,7 +261,7 @@ class Resources:
         for queue_set in self.queue_sets.values():
             queue_set.max_wait_ticks = max_wait_ticks
             queue_set.tuner = tuner()
-            queue_set.replace_policy(policy, tenant_shares, by_run=by_run)
+            queue_set.replace_policy(policy, tenant_shares, by_run=by_run, rules=priorities)
 
     def clear_state(self, tickets: Iterable[Ticket]) -> None:
         """Remove all leases and waiters without changing the tickets; clocks and accounts of these tickets stay."""
@@ -293,7 +306,12 @@ class Resources:
                 self.pools[name] = self._make_pool(name)
         pools = tuple(self.pools[name] for name in names)
         queue_set = QueueSet(
-            self._make_policy, self._max_wait_ticks, pools, tenant_shares=self._tenant_shares, by_run=self._by_run
+            self._make_policy,
+            self._max_wait_ticks,
+            pools,
+            tenant_shares=self._tenant_shares,
+            by_run=self._by_run,
+            rules=self._priorities,
         )
         queue_set.tuner = self._make_tuner()
         for pool in pools:
@@ -306,7 +324,9 @@ class Resources:
     def _make_pool(self, name: str) -> SlotPool:
         if self._make_unknown_pool is None:
             raise KeyError(f"{name!r} is no resource; there are {', '.join(map(repr, self.pools))}")
-        return self._make_unknown_pool(name)
+        pool = self._make_unknown_pool(name)
+        pool.set_priority_rules(self._priorities)
+        return pool
 
     def _remove_unused(self) -> None:
         """Remove queue sets without waiters, and pools without leases and learnt limits; requests recreate them."""

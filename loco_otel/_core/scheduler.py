@@ -7,20 +7,23 @@ from types import MappingProxyType
 from loco_otel._core import event_builders
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.deadlock import DeadlockDetector
-from loco_otel._core.idle_leases import iter_idle_loans
+from loco_otel._core.idle_leases import find_exempt_waiter, iter_idle_loans
 from loco_otel._core.leases import Deadlines
 from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.remote import RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._core.wait_limits import compute_wait_end, find_wait_refusal, is_overdue
 from loco_otel.events import (
     Event,
     GrantReason,
     Outcome,
+    Priority,
     Released,
     SlotTaken,
     Spending,
@@ -32,6 +35,7 @@ from loco_otel.events import (
 # Bound once: on 3.11 each access to an enum's member costs as much as a call.
 _ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
+_NORMAL = Priority.NORMAL
 _RELEASED = State.RELEASED
 _WAITING = State.WAITING
 
@@ -58,6 +62,7 @@ class Scheduler:
         tenant_shares: in thousandths, by tenant; others have 1.
         tuner: creates what adapts alpha of a queue set; None keeps alpha constant.
         by_run: whether the policy orders runs, not agents.
+        priorities: how the classes of urgency are served.
 
     """
 
@@ -73,6 +78,7 @@ class Scheduler:
         tenant_shares: Mapping[str, int] = _NO_SHARES,
         tuner: Callable[[], AlphaTuner | None] = lambda: None,
         by_run: bool = False,
+        priorities: PriorityRules = DEFAULT_PRIORITY_RULES,
     ) -> None:
         self.observed = False
         self.events: list[Event] = []
@@ -82,6 +88,8 @@ class Scheduler:
         self.closed = False
         self.has_learnt = False
         """Whether an adaptive limit was ever lowered."""
+        self.has_priorities = priorities[_NORMAL].has_ceiling
+        """Whether classes of urgency are, or were, in use."""
         self.deadlines = Deadlines(max_hold)
         self.resources = Resources(
             capacities,
@@ -91,6 +99,7 @@ class Scheduler:
             tenant_shares=tenant_shares,
             tuner=tuner,
             by_run=by_run,
+            priorities=priorities,
         )
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
@@ -231,7 +240,8 @@ class Scheduler:
         While a ticket waits this must be called regularly: no operation occurs when a lease becomes idle.
         """
         while (ticket := self.deadlines.find_timed_out(now)) is not None:
-            self._reject_waiter(ticket, Outcome.TIMEOUT, now)
+            is_deadline = ticket.deadline == ticket.request.deadline
+            self._reject_waiter(ticket, Outcome.DEADLINE if is_deadline else Outcome.TIMEOUT, now)
         if self.deadlines.lease_check_at <= now:
             self._expire_leases(now)
         if self.resources.opens_at <= now:
@@ -240,48 +250,18 @@ class Scheduler:
         is_blocked, remote = self.deadlock_detector.is_blocked, self.remote
         for loan in () if remote.is_deciding else iter_idle_loans(self.resources, is_blocked, self.deadlines, now):
             self._grant_shared(loan, now)
+        if self.has_priorities:
+            self._exceed_ceilings(now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
         return min(self.deadlines.compute_next(), self.resources.opens_at)
-
-    def set_resource(
-        self,
-        name: str,
-        capacity: Capacity,
-        now: float,
-        *,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-    ) -> None:
-        """Add a resource, or change its limits: a higher limit grants at once, a lower one applies as leases end."""
-        pool = self.resources.set_resource(name, capacity, requests_per_minute, tokens_per_minute)
-        self._grant_waiting((pool,), now)
 
     def set_capacity(self, name: str, capacity: Capacity, now: float) -> None:
         """Change the capacity of a resource, and nothing else."""
         pool = self.resources.pools[name]
         pool.set_capacity(capacity)
         self._grant_waiting((pool,), now)
-
-    def set_max_hold(self, seconds: float, now: float) -> None:
-        """Change the time without a sign of life after which a lease expires."""
-        self.deadlines.max_hold = seconds
-        self._expire_leases(now)
-
-    def set_policy(
-        self,
-        policy: Callable[[], Policy],
-        max_wait_ticks: int,
-        now: float,
-        tenant_shares: Mapping[str, int] = _NO_SHARES,
-        tuner: Callable[[], AlphaTuner | None] = lambda: None,
-        *,
-        by_run: bool = False,
-    ) -> None:
-        """Change policy, guard, shares, and what is ordered; each ticket keeps its place in its queue."""
-        self.resources.replace_policies(policy, max_wait_ticks, tenant_shares, tuner, by_run=by_run)
-        self.grant_all_waiting(now)
 
     def start_snapshot(self, now: float, *, with_tickets: bool = False) -> SnapshotBuilder:
         """Begin to read the state of all resources and agents, for a dump that of all requests too."""
@@ -298,6 +278,9 @@ class Scheduler:
 
     def _register_ticket(self, ticket: Ticket, now: float) -> QueueSet:
         queue_set = self._find_queue_set(ticket)
+        if queue_set.order is None and ticket.request.priority is not _NORMAL:
+            queue_set.enable_priorities()
+            self.has_priorities = True
         self.tickets[ticket.seq] = ticket
         if self.observed:
             if any(pool.reported_limit is None for pool in queue_set.pools):
@@ -310,20 +293,19 @@ class Scheduler:
         ticket.lenders = _NO_LENDERS
         ticket.waiting_since = now
         ticket.waiting_tick = queue_set.tick
-        timeout = ticket.request.timeout
-        if self.closed:
-            self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN, now)
+        if self.closed or is_overdue(ticket, now):
+            self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN if self.closed else Outcome.DEADLINE, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
         elif queue_set.remote is not None:
             queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
-        elif timeout is not None and timeout <= 0:
-            self._mark_rejected(queue_set, ticket, Outcome.TIMEOUT, now)
-        elif self.max_waiters is not None and not ticket.repeated and self.count_waiting() >= self.max_waiters:
-            self._mark_rejected(queue_set, ticket, Outcome.BACKPRESSURE, now)
+        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket, now)) is not None:
+            self._mark_rejected(queue_set, ticket, refusal, now)
         else:
-            ticket.deadline = None if timeout is None else now + timeout
+            ticket.deadline = compute_wait_end(ticket.request, now)
+            if not queue_set.waiting:
+                queue_set.pace = now, queue_set.tick
             ticket.state = _WAITING
             self.enqueue_ticket(queue_set, ticket)
             if self.observed:
@@ -345,8 +327,12 @@ class Scheduler:
     def _grant_waiting(self, pools: tuple[SlotPool, ...], now: float) -> None:
         while (turn := self.resources.select_next_grant(pools, now)) is not None:
             ticket, guarded = turn
-            reason = GrantReason.GUARD if guarded else GrantReason.SCORE
-            self._grant_ticket(self._find_queue_set(ticket), ticket, reason, now)
+            queue_set = self._find_queue_set(ticket)
+            if is_overdue(ticket, now):
+                self._dequeue_ticket(queue_set, ticket)
+                self._mark_rejected(queue_set, ticket, Outcome.DEADLINE, now)
+            else:
+                self._grant_ticket(queue_set, ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
         self._resolve_deadlocks(now)
         self.emit_limits(pools, now)
 
@@ -364,6 +350,13 @@ class Scheduler:
         detector = not self.remote.is_deciding and self.deadlock_detector
         while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
             self._grant_shared(loan, now)
+        if self.has_priorities:
+            self._exceed_ceilings(now)
+
+    def _exceed_ceilings(self, now: float) -> None:
+        """Grant a waiter of a class at its ceiling if none of the leases of the class can end before."""
+        while (ticket := find_exempt_waiter(self.resources, self.deadlock_detector.is_blocked, now)) is not None:
+            self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.SCORE, now)
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
         ticket, lenders = loan

@@ -5,9 +5,10 @@ from math import inf
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
-from loco_otel.events import GateCause, RateLimits, Request
+from loco_otel.events import GateCause, Priority, RateLimits, Request
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -19,6 +20,7 @@ class SlotPool:
     __slots__ = (
         "adaptive_limit",
         "capacity",
+        "capped_slots",
         "is_contested",
         "is_gated",
         "is_remote",
@@ -33,6 +35,7 @@ class SlotPool:
         "reported_stall",
         "request_bucket",
         "reserved_for",
+        "rules",
         "sharer_count",
         "token_bucket",
         "token_reservation",
@@ -79,6 +82,11 @@ class SlotPool:
         """The queue set that the next free slot is reserved for: it needs other resources too, and its guard fired."""
         self.token_reservation: tuple[object, int] | None = None
         """The queue set that a request and tokens are reserved for, as its guard fired, and the number of tokens."""
+        self.rules: PriorityRules = DEFAULT_PRIORITY_RULES
+        """How the classes of urgency are served."""
+        self.capped_slots: dict[Priority, int] = {}
+        """Slots in use of each class that has a ceiling."""
+        self.set_priority_rules(DEFAULT_PRIORITY_RULES)
         self.recently_served: deque[tuple[Key, int]] = deque(maxlen=_FAIRNESS_WINDOW)
         """Queue key and weight of the last requests served, for the fairness index.
 
@@ -97,6 +105,24 @@ class SlotPool:
         if self.is_remote:
             self.capacity = 0
         self._update_gate()
+
+    def set_priority_rules(self, rules: PriorityRules) -> None:
+        """Set the ceilings of the classes of urgency."""
+        self.rules = rules
+        self.capped_slots = {priority: 0 for priority, rule in rules.items() if rule.has_ceiling}
+        for ticket in self.leases.values():
+            if self.name not in ticket.lenders:
+                self._count_slot(ticket, 1)
+
+    def is_capped(self, priority: Priority) -> bool:
+        """Return whether a class holds as many slots as it may."""
+        used = self.capped_slots.get(priority)
+        return used is not None and used >= self.rules[priority].compute_ceiling(self.capacity)
+
+    def _count_slot(self, ticket: Ticket, change: int) -> None:
+        priority = ticket.request.priority
+        if priority in self.capped_slots:
+            self.capped_slots[priority] += change
 
     @property
     def has_learnt(self) -> bool:
@@ -209,6 +235,7 @@ class SlotPool:
             self.sharer_count += 1
         else:
             self.used += 1
+            self._count_slot(ticket, 1)
 
     def remove_lease(self, ticket: Ticket) -> bool:
         """Remove a ticket from the leases, and return whether that freed a slot.
@@ -219,12 +246,14 @@ class SlotPool:
         if self.sharer_count and self._pass_slot(ticket):
             return False
         self.used -= 1
+        self._count_slot(ticket, -1)
         return True
 
     def clear_leases(self) -> None:
         """Remove all leases without changing the tickets."""
         self.leases = {}
         self.used = 0
+        self.capped_slots = dict.fromkeys(self.capped_slots, 0)
         self.sharer_count = 0
         self.reserved_for = self.token_reservation = None
         self._apply_adaptive_limit()
@@ -245,6 +274,8 @@ class SlotPool:
                     sharer.lenders = {**sharer.lenders, name: heir}
         if heir is None:
             return False
+        self._count_slot(ticket, -1)
+        self._count_slot(heir, 1)
         self.sharer_count -= 1
         return True
 

@@ -104,7 +104,7 @@ class SnapshotBuilder:
         self._unread_tickets = iter(unread_tickets)
         self._unread_count = sum(len(keys) for _, keys in unread) + len(unread_tickets)
         self._tickets: list[_TicketState] = []
-        self._scorer: tuple[Policy, Callable[[Key], float]] | None = None
+        self._scorers: dict[Policy, Callable[[Key], float]] = {}
         self.read_step()
 
     @property
@@ -123,7 +123,7 @@ class SnapshotBuilder:
             self._read_agents(queue_set, step)
             if len(step) < room:
                 self._unread_agents.pop()
-                self._scorer = None
+                self._scorers = {}
             room -= len(step)
         self._read_tickets(islice(self._unread_tickets, room))
 
@@ -178,16 +178,19 @@ class SnapshotBuilder:
     def _read_agents(self, queue_set: QueueSet, keys: Iterable[Key]) -> None:
         known = self._agents[queue_set]
         tick, now, queues, backlogs = queue_set.tick, self._now, queue_set.queues, queue_set.backlogs
-        level = queue_set.level
-        if self._scorer is None or self._scorer[0] is not queue_set.policy:
-            self._scorer = queue_set.policy, queue_set.policy.create_scorer(tick)
-        compute_score = self._scorer[1]
+        find_level = queue_set.find_level
+        scorers = self._scorers
         for key in keys:
             queue = queues.get(key)
             if queue is not None and (state := queue.read_state()) is not None:
                 waiting, weight, birth, head = state
                 wait = now - head.waiting_since
-                score = compute_score(level.find_key(head.request) if level.owns_lines else key)
+                level = find_level(head)
+                policy = level.policy
+                scorer = scorers.get(policy)
+                if scorer is None:
+                    scorer = scorers[policy] = policy.create_scorer(tick)
+                score = scorer(level.find_key(head.request) if level.owns_lines else key)
                 known[key] = _new(
                     _AgentState,
                     (

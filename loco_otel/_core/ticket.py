@@ -115,6 +115,8 @@ class Ticket:
     charged_by: Policy | None = None
     """The policy that has charged it, if the policy is metered."""
     charged_at = 0.0
+    charged_order: Any = None
+    """The `PriorityOrder` that has charged it, where classes of urgency are in use."""
     correction = 0
     """Difference between its actual weight and that of its request, in milli-weights."""
     remote_grant: object = None
@@ -173,9 +175,11 @@ class Ticket:
         request, work = self.request, self.work
         if self.backlog is None or work is None:
             return request
-        if request.context is None and request.timeout is None:
+        if request.context is None and request.timeout is None and request.priority is work.request.priority:
             return work.request
-        return work.request._replace(context=request.context, timeout=request.timeout)
+        return work.request._replace(
+            context=request.context, timeout=request.timeout, priority=request.priority, deadline=request.deadline
+        )
 
     def compute_demand(self) -> int:
         """Return the weight of the ticket and its backlog, in milli-weights."""

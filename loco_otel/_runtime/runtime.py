@@ -13,12 +13,15 @@ from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 from loco_otel._budgets.controller import BudgetController
 from loco_otel._budgets.governor import Governor
 from loco_otel._config.engine_rules import MEMORY, hide_password
+from loco_otel._config.priority_rules import PriorityTable
 from loco_otel._config.settings import Settings
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.registry import make_policy_factory
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.provider_pause import store_rate_limits
+from loco_otel._core.reconfiguration import set_max_hold, set_policy, set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
@@ -47,7 +50,7 @@ _GENAI_OPT_IN = "gen_ai_latest_experimental"
 _ENGINE_KEYS = ("engine", "engine_namespace", "engine_ttl", "engine_timeout", "engine_on_error")
 _ORDER_KEYS = (
     *("policy", "queue_by", "alpha", "max_wait_ticks", "shares", "tenant_shares", "auto_tune", "half_life"),
-    "run_idle_timeout",
+    *("run_idle_timeout", "priority"),
 )
 """The settings that change the order of waiters."""
 
@@ -81,6 +84,7 @@ class Runtime:
             tenant_shares=_convert_shares(settings.tenant_shares),
             tuner=_make_tuner_factory(settings),
             by_run=settings.queue_by == "run",
+            priorities=_build_priority_rules(settings),
         )
         self._apply_resource_limits(core, 0.0)
         self._core = core
@@ -136,10 +140,11 @@ class Runtime:
         self.router = Router(settings.resources, has_fixed_capacity=fixed)
         """Maps a call to its resources."""
         self._has_limits = fixed or bool(settings.resources) or any(rates.values())
-        core.set_resource(DEFAULT_RESOURCE, settings.capacity, now, **(rates if fixed else {}))
+        set_resource(core, DEFAULT_RESOURCE, settings.capacity, now, **(rates if fixed else {}))
         for rule in settings.resources:
             capacity = AdaptiveLimit(rule.capacity_max or inf) if rule.capacity is None else rule.capacity
-            core.set_resource(
+            set_resource(
+                core,
                 rule.name,
                 capacity,
                 now,
@@ -147,7 +152,7 @@ class Runtime:
                 tokens_per_minute=rule.tokens_per_minute,
             )
         for name in core.resources.list_created():
-            core.set_resource(name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
+            set_resource(core, name, AdaptiveLimit(settings.capacity_max or inf), now, **rates)
 
     def _remove_resource_limits(self, core: Scheduler, now: float, *, has_fixed_capacity: bool) -> None:
         """Limit no resource, so that no call waits."""
@@ -155,7 +160,7 @@ class Runtime:
         self.router = Router(rules, has_fixed_capacity=has_fixed_capacity)
         self._has_limits = False
         for name in (DEFAULT_RESOURCE, *(rule.name for rule in rules), *core.resources.list_created()):
-            core.set_resource(name, None, now)
+            set_resource(core, name, None, now)
 
     def _create_engine(self, core: Scheduler) -> InProcessEngine:
         settings = self.settings
@@ -221,16 +226,18 @@ class Runtime:
         def change(core: Scheduler, now: float) -> None:
             core.max_waiters = settings.max_waiters
             if settings.max_hold != before.max_hold:
-                core.set_max_hold(settings.max_hold, now)
+                set_max_hold(core, settings.max_hold, now)
             if any(getattr(settings, key) != getattr(before, key) for key in _ORDER_KEYS):
                 tenant_shares = _convert_shares(settings.tenant_shares)
-                core.set_policy(
+                set_policy(
+                    core,
                     _make_policy_factory(settings),
                     settings.max_wait_ticks,
                     now,
                     tenant_shares,
-                    _make_tuner_factory(settings),
+                    tuner=_make_tuner_factory(settings),
                     by_run=settings.queue_by == "run",
+                    priorities=_build_priority_rules(settings),
                 )
             self._apply_resource_limits(core, now)
 
@@ -386,6 +393,20 @@ def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:
         half_life=settings.half_life or inf,
         idle_timeout=settings.run_idle_timeout,
     )
+
+
+def _build_priority_rules(settings: Settings) -> PriorityRules:
+    """Return how each class of urgency is served; what the settings leave out has its default."""
+    rules = {}
+    for priority, default in DEFAULT_PRIORITY_RULES.items():
+        table = settings.priority.get(priority, PriorityTable())
+        slots, fraction = default.slots, default.fraction
+        if table.ceiling is not None:
+            is_slots = isinstance(table.ceiling, int)
+            slots, fraction = (int(table.ceiling), 1.0) if is_slots else (None, float(table.ceiling))
+        share = default.share if table.share is None else round(table.share * MILLI)
+        rules[priority] = PriorityRule(share, table.strict, slots, fraction)
+    return rules
 
 
 def _convert_shares(shares: Mapping[str, float]) -> dict[str, int]:

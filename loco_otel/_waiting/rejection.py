@@ -6,6 +6,7 @@ from loco_otel.errors import (
     AcquireTimeoutError,
     BackpressureError,
     BudgetExceededError,
+    DeadlineExceededError,
     ShutdownError,
 )
 from loco_otel.events import MILLI, Outcome
@@ -14,6 +15,10 @@ _REJECTIONS: dict[Outcome | None, tuple[type[AcquireRejectedError], str]] = {
     Outcome.TIMEOUT: (
         AcquireTimeoutError,
         "{agent!r} timed out after {timeout} s waiting for a slot of {resource!r} (LOCO_ACQUIRE_TIMEOUT or `timeout`)",
+    ),
+    Outcome.DEADLINE: (
+        DeadlineExceededError,
+        "{agent!r} cannot get a slot of {resource!r} by its deadline (as_agent(deadline=...)); it waited {waited:g} s",
     ),
     Outcome.BACKPRESSURE: (
         BackpressureError,
@@ -46,7 +51,9 @@ def raise_if_rejected(ticket: Ticket) -> None:
         raise denial
     error, text = _REJECTIONS.get(ticket.outcome, _CANCELLED)
     raise error(
-        text.format(agent=request.agent, resource=resource, timeout=request.timeout),
+        text.format(
+            agent=request.agent, resource=resource, timeout=request.timeout, waited=round(ticket.waited_seconds, 3)
+        ),
         agent=request.agent,
         resource=resource,
         waited=ticket.waited_seconds,

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import loco_otel
 from loco_otel._config.budget_rules import Price
+from loco_otel._config.priority_rules import PriorityTable
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.settings import OPTIMIZE_FOR_ALPHA, Settings
 from loco_otel.errors import ConfigurationError
+from loco_otel.events import Priority
 from loco_otel.money import Action, Budget, Period, Scope, Unit
 
 HUGE = "9" * 5000
@@ -209,7 +211,7 @@ def test_empty_variable_counts_as_unset(empty, config):
     names = [
         f"LOCO_{row.key.upper()}"
         for row in Settings.load({}).rows()
-        if row.key not in {"weights", "providers", "shares", "tenant_shares"}
+        if row.key not in {"weights", "providers", "shares", "tenant_shares", "priority"}
     ]
 
     assert Settings.load(dict.fromkeys(names, empty)) == Settings.load({})
@@ -359,6 +361,11 @@ def test_file_sets_every_key(config):
         chat = 4
         [tenant_shares]
         acme = 0.5
+        [priority.interactive]
+        strict = true
+        [priority.background]
+        share = 0.5
+        ceiling = "50%"
     """)
     settings = Settings.load(environ)
 
@@ -387,6 +394,10 @@ def test_file_sets_every_key(config):
     assert (tier.requests_per_minute, tier.tokens_per_minute) == (500, 30_000)
     assert (settings.shares, settings.tenant_shares) == ({"chat": 4.0}, {"acme": 0.5})
     assert (settings.queue_by, settings.half_life, settings.run_idle_timeout) == ("run", 30.0, 60.0)
+    assert settings.priority == {
+        Priority.INTERACTIVE: PriorityTable(strict=True),
+        Priority.BACKGROUND: PriorityTable(share=0.5, ceiling=0.5),
+    }
     ours = [row for row in settings.rows() if row.key not in OPENTELEMETRY]
     assert {row.origin for row in ours} == {f"file {environ['LOCO_CONFIG']}"}
 
@@ -413,6 +424,12 @@ def test_overridden_value_is_not_validated(config):
 
 PRICE = "a table with input and output, and perhaps cache_read and cache_write: USD per million tokens, from 0"
 TABLES = "tables, each with a name of its own and what it limits"
+
+
+PRIORITY_TABLE = (
+    "interactive, normal or background, each a table with share (0.001 to 1000), ceiling (slots, a percentage such as"
+    ' "75%", or "none") and strict (true or false)'
+)
 
 
 @pytest.mark.parametrize(
@@ -460,6 +477,9 @@ TABLES = "tables, each with a name of its own and what it limits"
             "tenant_shares=acme in {}: must be a table of tenants, each with a number from 0.001 to 1000",
         ),
         ("tenant_shares.acme = -1", "tenant_shares.acme=-1 in {}: must be a number from 0.001 to 1000"),
+        ("priority.urgent.share = 2", "priority.urgent={{'share': 2}} in {}: must be " + PRIORITY_TABLE),
+        ("priority.normal.share = 0", "priority.normal={{'share': 0}} in {}: must be " + PRIORITY_TABLE),
+        ("priority.normal.ceiling = '0%'", "priority.normal={{'ceiling': '0%'}} in {}: must be " + PRIORITY_TABLE),
         ("capcity = 2", "capcity in {} is not a setting of loco-otel; did you mean capacity?"),
         ("Capacity = 2", "Capacity in {} is not a setting of loco-otel; did you mean capacity?"),
         ("LOCO_ALPHA = 0.1", "LOCO_ALPHA in {} is not a setting of loco-otel; did you mean alpha?"),
@@ -592,7 +612,7 @@ def test_unknown_variable_is_reported_without_a_fault():
 
 OPENTELEMETRY = {"service_name", "disabled_instrumentations", "semconv_opt_in"}
 """Settings that variables of OpenTelemetry have."""
-NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "downgrade"}
+NOT_IN_A_LINE = {"weights", "prices", "providers", "resources", "shares", "tenant_shares", "priority", "downgrade"}
 
 
 def test_no_setting_is_unknown(config):
@@ -787,6 +807,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("resources", "none"),
         ("shares", "none"),
         ("tenant_shares", "none"),
+        ("priority", "none"),
         ("service_name", "none"),
         ("disabled_instrumentations", "a, b"),
         ("semconv_opt_in", "a, b"),

@@ -3,6 +3,7 @@
 import pytest
 
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
@@ -189,7 +190,7 @@ def test_request_of_several_waits_where_one_holder_works() -> None:
 
 def test_nothing_is_granted_before_the_providers_instant() -> None:
     house = House()
-    house.core.set_resource("a", 1, 0.0, requests_per_minute=1)
+    set_resource(house.core, "a", 1, 0.0, requests_per_minute=1)
     idle = house.ask()
     house.leave(idle)
     waiter = house.ask()

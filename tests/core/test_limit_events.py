@@ -6,6 +6,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.limit_events import repeat_limit_events
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.provider_pause import record_throttling
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.resources import Capacity
 from loco_otel._core.scheduler import Scheduler
@@ -133,7 +134,7 @@ def test_fixed_capacity_ends_the_pause_early() -> None:
 
 def test_rate_limit_closes_the_gate_of_its_queue() -> None:
     core = observed_core(llm=None)
-    core.set_resource("llm", None, 0.0, requests_per_minute=60, tokens_per_minute=6000)
+    set_resource(core, "llm", None, 0.0, requests_per_minute=60, tokens_per_minute=6000)
     submit(core, 1.0, tokens=5000)
     take(core)
     waiter = submit(core, 1.0, tokens=2000)
@@ -145,7 +146,7 @@ def test_rate_limit_closes_the_gate_of_its_queue() -> None:
 
 def test_limit_of_requests_has_its_own_cause() -> None:
     core = observed_core(llm=None)
-    core.set_resource("llm", None, 0.0, requests_per_minute=1)
+    set_resource(core, "llm", None, 0.0, requests_per_minute=1)
     submit(core, 0.0)
     take(core)
     submit(core, 0.0)

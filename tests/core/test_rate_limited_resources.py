@@ -7,6 +7,7 @@ import pytest
 from effort import scale
 
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request
@@ -21,7 +22,7 @@ class House:
 
     def __init__(self, a: int, b: int, guard: int = GUARD) -> None:
         self.core = Scheduler({"a": a, "b": b}, FifoPolicy, max_wait_ticks=guard)
-        self.core.set_resource("a", a, 0.0, tokens_per_minute=TOKENS)
+        set_resource(self.core, "a", a, 0.0, tokens_per_minute=TOKENS)
         self.now = 0.0
 
     def ask(self, *resources: str, tokens: int = 0) -> Ticket:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.registry import POLICIES, make_policy_factory
 from loco_otel._core.provider_pause import record_throttling
+from loco_otel._core.reconfiguration import set_policy, set_resource
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
@@ -132,13 +133,18 @@ class Resources(RuleBasedStateMachine):
 
     @rule(resource=st.sampled_from("abc"), drawn=CAPACITIES, rate=st.sampled_from([None, None, 30.0]))
     def set_resource(self, resource: str, drawn: Any, rate: float | None) -> None:
-        self.core.set_resource(
-            resource, capacity(drawn), self.now, requests_per_minute=rate, tokens_per_minute=rate and rate * 20
+        set_resource(
+            self.core,
+            resource,
+            capacity(drawn),
+            self.now,
+            requests_per_minute=rate,
+            tokens_per_minute=rate and rate * 20,
         )
 
     @rule(name=st.sampled_from(POLICIES), guard=st.sampled_from([0, 2, 5]), share=st.sampled_from([1000, 3000]))
     def set_policy(self, name: str, guard: int, share: int) -> None:
-        self.core.set_policy(self.policy(name), guard, self.now, {"t": share})
+        set_policy(self.core, self.policy(name), guard, self.now, {"t": share})
 
     @rule(seconds=st.sampled_from([0.5, 3.0]))
     def go_on(self, seconds: float) -> None:

@@ -27,6 +27,9 @@ from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.las import LasPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.priority_level import PriorityLevel
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
+from loco_otel._core.reconfiguration import set_max_hold, set_policy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
@@ -38,6 +41,7 @@ from loco_otel.events import (
     GrantReason,
     Limited,
     Outcome,
+    Priority,
     Rejected,
     Released,
     Request,
@@ -70,8 +74,24 @@ requests = st.tuples(
     st.sampled_from([False, False, False, True]),
     st.sampled_from([None, None, "acme", "beta"]),
     st.sampled_from([None, "a", "run", "run-2", "run-3"]),
-).map(lambda facts: Request(*facts[:6], run=facts[6]))
-"""Agent, weight, resources, timeout, admission, tenant, run."""
+    st.sampled_from([Priority.NORMAL, Priority.NORMAL, *Priority]),
+    st.sampled_from([None, None, None, 0.0, 1.0, 3.0]),
+).map(lambda facts: Request(*facts[:6], run=facts[6], priority=facts[7], deadline=facts[8]))
+"""Agent, weight, resources, timeout, admission, tenant, run, priority, seconds until the deadline."""
+rules = st.sampled_from(
+    [
+        DEFAULT_PRIORITY_RULES,
+        DEFAULT_PRIORITY_RULES,
+        dict(
+            zip(Priority, (PriorityRule(1000, is_strict=True), PriorityRule(3), PriorityRule(1, slots=1)), strict=True)
+        ),
+        dict(
+            zip(
+                Priority, (PriorityRule(5), PriorityRule(1, fraction=0.5), PriorityRule(1, is_strict=True)), strict=True
+            )
+        ),
+    ]
+)
 crowds = st.lists(
     st.tuples(requests, places, st.sampled_from([True, True, True, False]), parked), min_size=1, max_size=4
 )
@@ -130,6 +150,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         observed=st.sampled_from([True, True, False]),
         tenants=st.booleans(),
         by_run=st.booleans(),
+        urgency=st.sampled_from([False, True, True]),
+        rules=rules,
     )
     def begin(
         self,
@@ -143,8 +165,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         observed: bool,
         tenants: bool,
         by_run: bool,
+        urgency: bool,
+        rules: PriorityRules,
     ) -> None:
         self.now = 0.0
+        self.urgency = urgency
         self.tenants = tenants
         self.core = Scheduler(
             {"llm": capacity, "tool": 1},
@@ -154,12 +179,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_hold=max_hold,
             tenant_shares=TENANT_SHARES,
             by_run=by_run,
+            priorities=rules,
         )
         self.core.observed = observed
         self.pools = {name: self.core.resources.pools[name] for name in ("llm", "tool")}
         alpha = alpha if policy == "load" else 0.0
         resources = {
-            name: Resource(name, pool.capacity, guard, policy, alpha, by_run) for name, pool in self.pools.items()
+            name: Resource(name, pool.capacity, guard, policy, alpha, by_run, rules)
+            for name, pool in self.pools.items()
         }
         self.model = SchedulerModel(resources, max_waiters=max_waiters, max_hold=max_hold, observed=observed)
         self.tickets: list[Ticket] = []
@@ -175,7 +202,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.submit(request, where, accepted, blocks)
 
     def submit(self, request: Request, where: tuple[str, ...], accepted: bool, blocks: tuple[str, ...] | None) -> None:
-        ticket = Ticket(request if self.tenants else request._replace(tenant=None))
+        if not self.tenants:
+            request = request._replace(tenant=None)
+        if not self.urgency:
+            request = request._replace(priority=Priority.NORMAL, deadline=None)
+        elif request.deadline is not None:
+            request = request._replace(deadline=self.now + request.deadline)
+        ticket = Ticket(request)
         # A lease's own claim is one of its places too, so that tickets can be distinguished.
         ticket.scopes = (*where, ticket)
         self.tickets.append(ticket)
@@ -304,20 +337,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     def set_max_hold(self, seconds: float) -> None:
         self.changes += 1
         self.step(
-            lambda core, now: core.set_max_hold(seconds, now), lambda model, now: model.set_max_hold(seconds, now)
+            lambda core, now: set_max_hold(core, seconds, now), lambda model, now: model.set_max_hold(seconds, now)
         )
 
     @precondition(seldom)
-    @rule(policy=policies, alpha=alphas, guard=guards, by_run=st.booleans())
-    def set_policy(self, policy: str, alpha: float, guard: int, by_run: bool) -> None:
+    @rule(policy=policies, alpha=alphas, guard=guards, by_run=st.booleans(), rules=rules)
+    def set_policy(self, policy: str, alpha: float, guard: int, by_run: bool, rules: PriorityRules) -> None:
         self.changes += 1
 
-        def set_policy(core: Scheduler, now: float) -> None:
-            core.set_policy(self.make_policy(policy, alpha), guard, now, TENANT_SHARES, by_run=by_run)
+        def replace_policy(core: Scheduler, now: float) -> None:
+            set_policy(
+                core, self.make_policy(policy, alpha), guard, now, TENANT_SHARES, by_run=by_run, priorities=rules
+            )
 
         self.step(
-            set_policy,
-            lambda model, now: model.set_policy(policy, alpha if policy == "load" else 0.0, guard, now, by_run=by_run),
+            replace_policy,
+            lambda model, now: model.set_policy(
+                policy, alpha if policy == "load" else 0.0, guard, now, by_run=by_run, rules=rules
+            ),
         )
 
     @precondition(seldom)
@@ -376,7 +413,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def no_slot_is_held_beyond_the_capacity_or_idle_while_somebody_waits(self) -> None:
         for name, pool in self.pools.items():
             assert pool.used <= max(pool.capacity, self.most[name])
-            assert pool.used >= pool.capacity or not self.core.resources.list_queue_sets(pool)[0].waiting
+            line = self.core.resources.list_queue_sets(pool)[0]
+            assert pool.used >= pool.capacity or all(pool.is_capped(it) for it, own in line.levels.items() if own)
             self.most[name] = max(pool.capacity, min(self.most[name], pool.used))
 
     @invariant()
@@ -388,7 +426,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_wait_is_longer_than_the_guard_allows(self) -> None:
         for name, pool in self.pools.items():
-            if self.core.resources.list_queue_sets(pool)[0].max_wait_ticks:
+            line = self.core.resources.list_queue_sets(pool)[0]
+            if line.max_wait_ticks and line.order is None:
                 for record in self.model.resources[name].waiters:
                     assert self.core.resources.list_queue_sets(pool)[0].tick - record.since_tick <= record.allowance
 
@@ -407,10 +446,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             mine = [record for record in live if record.ticket.request.resources == (name,)]
             waiters = [record for record in mine if record.state is State.WAITING]
             assert set(line.queues) == {record.key for record in waiters}
-            lines = {self.model.resources[name].line_of(record) for record in waiters}
-            self.a_policy_knows_those_who_wait(name, lines)
-            assert set(line.level.lines) == lines
-            assert len(line.level) == len(waiters)
+            assert (line.order is None) is (self.model.resources[name].classes is None)
+            for priority, level in line.levels.items():
+                own = [record for record in waiters if record.priority is priority]
+                lines = {self.model.resources[name].line_of(record) for record in own}
+                self.a_policy_knows_those_who_wait(name, priority, level, lines)
+                assert set(level.lines) == lines
+                assert len(level) == len(own)
+                assert len(level._by_deadline) == sum(record.due is not None for record in own)
         waiters = [record for record in live if record.state is State.WAITING]
         detector = self.core.deadlock_detector
         assert {entry[-1] for _, entry in detector._waiters.values()} == {
@@ -424,10 +467,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 entries = (ticket.queue_entry, ticket.line_entry, ticket.age_entry, ticket.deadline_entry)
                 assert (ticket.scopes, entries) == ((), (None,) * 4)
 
-    def a_policy_knows_those_who_wait(self, name: str, waiting: set[Key]) -> None:
+    def a_policy_knows_those_who_wait(
+        self, name: str, priority: Priority, level: PriorityLevel, waiting: set[Key]
+    ) -> None:
         """And, by service, the agents that are served or have a tag above V, and no others."""
-        policy = self.core.resources.get_queue_set((name,)).policy
-        accounts = self.model.resources[name].accounts
+        policy = level.policy
+        accounts = self.model.resources[name].levels[priority]
         if isinstance(policy, TenantPolicy):
             assert isinstance(accounts, TwoLayers)
             known = {tenant for tenant in accounts.tags if not accounts.is_forgotten(tenant)}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._core.token_bucket import TokenBucket, compute_refill_delay
@@ -55,7 +56,7 @@ def test_bucket_of_a_provider_fills_evenly(size: float, left: float, needed: flo
 
 def core(requests: float | None = None, tokens: float | None = None) -> Scheduler:
     made = Scheduler({"llm": 100}, FifoPolicy)
-    made.set_resource("llm", 100, 0.0, requests_per_minute=requests, tokens_per_minute=tokens)
+    set_resource(made, "llm", 100, 0.0, requests_per_minute=requests, tokens_per_minute=tokens)
     return made
 
 

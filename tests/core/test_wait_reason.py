@@ -3,6 +3,7 @@
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.provider_pause import record_throttling
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Request, Throttled, ThrottleKind, Waiting, WaitReason
@@ -34,7 +35,7 @@ def test_reason_is_slots_while_all_are_held() -> None:
 
 def test_reason_is_rate_limit_while_slots_are_free() -> None:
     core = observed_core(2)
-    core.set_resource("llm", 2, 0.0, requests_per_minute=1)
+    set_resource(core, "llm", 2, 0.0, requests_per_minute=1)
     core.release(submit(core), 0.0)
     assert submit(core).state is State.WAITING
     assert last_reason(core) is WaitReason.RATE_LIMIT

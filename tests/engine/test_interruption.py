@@ -26,6 +26,7 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
@@ -123,7 +124,7 @@ class Bench:
             gc.collect()  # a task and the exception that it ended with keep each other, and a slot, alive
         assert self.counts == (0, 0)
         self.check_that_nobody_owes()
-        self.core.set_resource(DEFAULT_RESOURCE, 2, 0.0)
+        set_resource(self.core, DEFAULT_RESOURCE, 2, 0.0)
         again = [self.submit(f"again-{number}") for number in range(3)]
         assert [ticket.state for ticket in again] == [State.GRANTED, State.GRANTED, State.WAITING]
 
@@ -396,7 +397,7 @@ def learn_from_a_success(bench: Bench) -> Operation:
 
 
 def wait_for_the_minute(bench: Bench) -> Operation:
-    bench.core.set_resource(DEFAULT_RESOURCE, 4, 0.0, requests_per_minute=2, tokens_per_minute=100)
+    set_resource(bench.core, DEFAULT_RESOURCE, 4, 0.0, requests_per_minute=2, tokens_per_minute=100)
     bench.hold()
     holder = bench.hold()
     ticket = bench.ticket("waiter")

@@ -8,6 +8,7 @@ from patience import PATIENCE
 
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.reconfiguration import set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.stall_detector import STALL_AFTER
 from loco_otel._core.ticket import State, Ticket
@@ -39,7 +40,7 @@ def test_rate_limited_waiter_is_granted_at_its_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(in_process, "Timer", lambda _: told_timer)
     clock = ManualClock()
     core = Scheduler({"narrow": 1}, FifoPolicy)
-    core.set_resource("slow", None, 0.0, requests_per_minute=120)
+    set_resource(core, "slow", None, 0.0, requests_per_minute=120)
     engine = InProcessEngine(core, clock=clock)
     ask(engine, "narrow")
     assert ask(engine, "narrow").state is State.WAITING

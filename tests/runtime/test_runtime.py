@@ -20,7 +20,7 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._runtime import process
 from loco_otel._runtime import runtime as runtime_module
 from loco_otel._runtime.runtime import Runtime
-from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Released, Request, Submitted
+from loco_otel.events import Bypassed, BypassReason, Event, Granted, Limited, Priority, Released, Request, Submitted
 from loco_otel.testing import ManualClock, RecordingListener
 
 ONCE = "(logged once; LOCO_ENABLED=false turns loco-otel off)"
@@ -190,6 +190,22 @@ def test_fair_applies_to_a_running_program_with_its_shares() -> None:
         (holder,) = [ticket for ticket in waiters if ticket.state is State.GRANTED]
         order.append(holder.request.agent)
     assert order[7:].count("late") >= 3
+
+
+def test_priority_rules_apply_to_a_running_program() -> None:
+    engine = started(capacity=4).engine
+
+    def ask(priority: Priority) -> Ticket:
+        ticket = engine.create_ticket(Request("a", priority=priority))
+        engine.submit(ticket)
+        return ticket
+
+    batch = [ask(Priority.BACKGROUND) for _ in range(4)]
+    assert [ticket.state for ticket in batch] == [State.GRANTED] * 3 + [State.WAITING]
+    loco_otel.configure(priority={"background": {"ceiling": "none"}, "interactive": {"strict": True}})
+    assert batch[3].state is State.GRANTED
+    rules = engine._core.resources.pools["llm_api"].rules
+    assert (rules[Priority.INTERACTIVE].is_strict, rules[Priority.BACKGROUND].share) == (True, 1000)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from math import ceil, inf
 
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.priority_order import PriorityRules
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     AgentSnapshot,
@@ -20,6 +21,7 @@ from loco_otel.events import (
     Granted,
     GrantReason,
     Outcome,
+    Priority,
     Rejected,
     Released,
     ResourceSnapshot,
@@ -91,6 +93,7 @@ class Record:
     """Ticks that this wait may take, by the guard; grows with each that passes it rightly."""
 
     charged: "Accounts | None" = None
+    charged_class: "Accounts | None" = None
     charged_at: float = 0.0
     spent: int | None = None
 
@@ -106,6 +109,15 @@ class Record:
     @property
     def agent(self) -> str:
         return self.ticket.request.agent
+
+    @property
+    def priority(self) -> Priority:
+        return self.ticket.request.priority
+
+    @property
+    def due(self) -> float | None:
+        """The deadline of its request."""
+        return self.ticket.request.deadline
 
     @property
     def weight(self) -> int:
@@ -239,6 +251,7 @@ class Resource:
     policy: str
     alpha: float
     by_run: bool
+    rules: PriorityRules
     tick: int = 0
     slots: list[list[Record]] = field(default_factory=list)
     order: list[Record] = field(default_factory=list)
@@ -247,11 +260,51 @@ class Resource:
     begun: dict[Key, int] = field(default_factory=dict)
     """The tick since which an agent has had a waiter throughout."""
     served: deque[tuple[Key, int]] = field(default_factory=lambda: deque(maxlen=1000))
-    accounts: Accounts = field(init=False)
-    """Kept while the policy is `fair` or `las`, or there have been tenants."""
+    levels: dict[Priority, Accounts] = field(init=False)
+    """By class: kept while the policy is `fair` or `las`, or there have been tenants in the class."""
+    classes: Accounts | None = None
+    """Of the classes; None before another than `normal` was asked for."""
+    pace: tuple[float, int] = (0.0, 0)
+    wait_order: int = 0
 
     def __post_init__(self) -> None:
-        self.accounts = make_accounts(self.policy)
+        self.levels = {priority: make_accounts(self.policy) for priority in Priority}
+        if self.rules[Priority.NORMAL].has_ceiling:
+            self.enable()
+
+    def enable(self) -> None:
+        if self.classes is None:
+            self.classes = Accounts({str(priority): rule.share for priority, rule in self.rules.items()})
+            self.note()
+
+    def is_capped(self, priority: Priority) -> bool:
+        own = sum(slot[0].priority is priority for slot in self.slots)
+        return self.rules[priority].has_ceiling and own >= self.rules[priority].compute_ceiling(self.capacity)
+
+    def competing(self) -> list[Priority]:
+        waiting = {each.priority for each in self.waiters}
+        return [priority for priority in Priority if priority in waiting and not self.is_capped(priority)]
+
+    def must_queue(self, priority: Priority) -> bool:
+        if self.classes is None:
+            return bool(self.waiters)
+        return self.is_capped(priority) or bool(self.competing())
+
+    def note_classes(self) -> list[Priority]:
+        """Pass the classes that compete to their accounts."""
+        competing = self.competing()
+        assert self.classes is not None
+        self.classes.compete([each for each in competing if not self.rules[each].is_strict])
+        return competing
+
+    def next_class(self) -> Priority | None:
+        competing = self.note_classes()
+        strict = [each for each in competing if self.rules[each].is_strict]
+        if strict or not competing:
+            return strict[0] if strict else None
+        assert self.classes is not None
+        rank = self.classes.rank
+        return min(competing, key=lambda each: (rank(each), list(Priority).index(each)))
 
     @property
     def used(self) -> int:
@@ -272,18 +325,22 @@ class Resource:
         request = record.ticket.request
         return (record.tenant, request.run, "run") if self.by_run and request.run is not None else record.key
 
-    def lines(self, key: Key) -> list[Record]:
-        return [each for each in self.line if self.line_of(each) == key]
+    def lines(self, place: tuple[Priority, Key]) -> list[Record]:
+        return [each for each in self.line if self.place_of(each) == place]
 
-    def scores(self) -> dict[Key, float]:
-        """The score of each agent or run that has a waiter, normalised over those of its tenant alone."""
-        scores: dict[Key, float] = {}
-        for tenant in {each.tenant for each in self.waiters}:
-            keys = {self.line_of(each) for each in self.waiters if each.tenant == tenant}
+    def place_of(self, record: Record) -> tuple[Priority, Key]:
+        return record.priority, self.line_of(record)
+
+    def scores(self) -> dict[tuple[Priority, Key], float]:
+        """The score of each agent or run that has a waiter, normalised over those of its class and tenant alone."""
+        scores: dict[tuple[Priority, Key], float] = {}
+        for priority, tenant in {(each.priority, each.tenant) for each in self.waiters}:
+            mine = [each for each in self.waiters if (each.priority, each.tenant) == (priority, tenant)]
+            keys = {self.place_of(each) for each in mine}
             if self.policy == "fifo":
                 scores |= dict.fromkeys(keys, 0.0)
             elif self.policy in ("fair", "las"):
-                scores |= {key: self.accounts_of(tenant).score(key) for key in keys}
+                scores |= {key: self.accounts_of(priority, tenant).score(key[1]) for key in keys}
             else:
                 weights = {key: sum(each.weight for each in self.lines(key)) for key in keys}
                 ages = {key: self.tick - min(each.birth for each in self.lines(key)) for key in keys}
@@ -310,18 +367,18 @@ class Resource:
 
     # -- service by agent ---------------------------------------------------------------------------------------
 
-    @property
-    def metered(self) -> bool:
-        return self.policy in ("fair", "las") or isinstance(self.accounts, TwoLayers)
+    def is_metered(self, priority: Priority) -> bool:
+        return self.policy in ("fair", "las") or isinstance(self.levels[priority], TwoLayers)
 
-    def accounts_of(self, tenant: str) -> Accounts:
-        return self.accounts.of(tenant) if isinstance(self.accounts, TwoLayers) else self.accounts
+    def accounts_of(self, priority: Priority, tenant: str) -> Accounts:
+        accounts = self.levels[priority]
+        return accounts.of(tenant) if isinstance(accounts, TwoLayers) else accounts
 
     def join(self, record: Record) -> None:
         self.line.append(record)
         self.begun.setdefault(record.key, self.tick)
-        if record.tenant and not isinstance(self.accounts, TwoLayers):
-            self.accounts = TwoLayers(self.policy)
+        if record.tenant and not isinstance(self.levels[record.priority], TwoLayers):
+            self.levels[record.priority] = TwoLayers(self.policy)
         self.note()
 
     def leave(self, record: Record) -> None:
@@ -332,55 +389,82 @@ class Resource:
 
     def note(self) -> None:
         """Pass the waiters to the accounts."""
-        keys = {self.line_of(each) for each in self.waiters}
-        if isinstance(self.accounts, TwoLayers):
-            tenants = {each.tenant for each in self.waiters}
-            for tenant in tenants | self.accounts.inner.keys():
-                mine = {self.line_of(each) for each in self.waiters if each.tenant == tenant}
-                self.accounts.of(tenant).compete(mine)
-            self.accounts.compete(tenants)
-        else:
-            self.accounts.compete(keys)
+        for priority, accounts in self.levels.items():
+            waiters = [each for each in self.waiters if each.priority is priority]
+            if isinstance(accounts, TwoLayers):
+                tenants = {each.tenant for each in waiters}
+                for tenant in tenants | accounts.inner.keys():
+                    accounts.of(tenant).compete({self.line_of(each) for each in waiters if each.tenant == tenant})
+                accounts.compete(tenants)
+            else:
+                accounts.compete({self.line_of(each) for each in waiters})
+        if self.classes is not None:
+            self.note_classes()
 
     def charge(self, record: Record, now: float) -> None:
-        if self.metered and record.charged is not self.accounts:
-            record.charged, record.charged_at = self.accounts, now
-            self.accounts_of(record.tenant).granted(self.line_of(record), record.agent, record.weight, now)
-            if isinstance(self.accounts, TwoLayers):
-                self.accounts.granted(record.tenant, record.tenant, record.weight, now)
+        accounts = self.levels[record.priority]
+        if self.is_metered(record.priority) and record.charged is not accounts:
+            record.charged, record.charged_at = accounts, now
+            inner = self.accounts_of(record.priority, record.tenant)
+            inner.granted(self.line_of(record), record.agent, record.weight, now)
+            if isinstance(accounts, TwoLayers):
+                accounts.granted(record.tenant, record.tenant, record.weight, now)
+        if self.classes is not None and record.charged_class is not self.classes:
+            record.charged_class = self.classes
+            if not self.rules[record.priority].is_strict:
+                self.classes.granted(record.priority, record.priority, record.weight, now)
 
     def settle(self, record: Record, delta: int, now: float) -> None:
         charged, record.charged = record.charged, None
-        if charged is self.accounts:
-            at = record.charged_at
-            self.accounts_of(record.tenant).settled(self.line_of(record), record.agent, delta, at, now)
-            if isinstance(self.accounts, TwoLayers):
-                self.accounts.settled(record.tenant, record.tenant, delta, at, now)
+        accounts = self.levels[record.priority]
+        at = record.charged_at
+        if charged is accounts:
+            inner = self.accounts_of(record.priority, record.tenant)
+            inner.settled(self.line_of(record), record.agent, delta, at, now)
+            if isinstance(accounts, TwoLayers):
+                accounts.settled(record.tenant, record.tenant, delta, at, now)
+        charged, record.charged_class = record.charged_class, None
+        if self.classes is not None and charged is self.classes and not self.rules[record.priority].is_strict:
+            self.classes.settled(record.priority, record.priority, delta, at, now)
 
     def start_anew(self) -> None:
-        """Clear the service by agent."""
-        layered = any(each.tenant for each in self.waiters)
-        self.accounts = TwoLayers(self.policy) if layered else make_accounts(self.policy)
+        """Clear the service by agent and by class."""
+        for priority in Priority:
+            layered = any(each.tenant for each in self.waiters if each.priority is priority)
+            self.levels[priority] = TwoLayers(self.policy) if layered else make_accounts(self.policy)
+        had_classes, self.classes = self.classes is not None, None
+        if had_classes or self.rules[Priority.NORMAL].has_ceiling:
+            self.enable()
         self.note()
 
-    def next(self) -> tuple[Record, GrantReason]:
+    def next(self) -> tuple[Record, GrantReason] | None:
         """Choose the next grant."""
-        waiters = self.waiters
+        if self.classes is None:
+            return self.next_of(self.waiters)
+        priority = self.next_class()
+        return None if priority is None else self.next_of([each for each in self.waiters if each.priority is priority])
+
+    def next_of(self, waiters: list[Record]) -> tuple[Record, GrantReason]:
+        """Choose the next grant of one class."""
         if self.guard and self.tick - waiters[0].birth >= self.guard:
             return waiters[0], GrantReason.GUARD
-        if isinstance(self.accounts, TwoLayers):
-            rank = self.accounts.rank
+        dated = [(each.due, each.ticket.seq, each) for each in waiters if each.due is not None]
+        if dated:
+            return min(dated, key=lambda each: each[:2])[2], GrantReason.SCORE
+        accounts = self.levels[waiters[0].priority]
+        if isinstance(accounts, TwoLayers):
+            rank = accounts.rank
             tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
             waiters = [each for each in waiters if each.tenant == tenant]
         if self.policy in ("fair", "las"):
-            rank = self.accounts_of(waiters[0].tenant).rank
+            rank = self.accounts_of(waiters[0].priority, waiters[0].tenant).rank
             return min(waiters, key=lambda each: (rank(self.line_of(each)), each.age_key)), GrantReason.SCORE
         if self.policy == "load":
             scores = self.scores()
 
             def rank_by_load(record: Record) -> tuple[float, int, float]:
-                key = self.line_of(record)
-                return scores[key], self.tick - min(each.birth for each in self.lines(key)), -nonce(key)
+                place = self.place_of(record)
+                return scores[place], self.tick - min(each.birth for each in self.lines(place)), -nonce(place[1])
 
             return max(waiters, key=lambda each: (rank_by_load(each), -each.birth, -each.ticket.seq)), GrantReason.SCORE
         return waiters[0], GrantReason.SCORE
@@ -408,12 +492,14 @@ class SchedulerModel:
     def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket] = Record(ticket, places)
         resource = self.of(record)
+        self.register(record)
         self.tell(Submitted(now, ticket))
         record.birth = resource.tick
         self.begin_wait(record, now)
 
     def reject_new(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket] = Record(ticket, ())
+        self.register(record)
         self.tell(Submitted(now, ticket))
         record.since, record.since_tick = now, self.of(record).tick
         self.reject(record, Outcome.SHUTDOWN if self.closed else Outcome.BUDGET, now)
@@ -495,8 +581,10 @@ class SchedulerModel:
             for each in self.live()
             if each.state is State.WAITING and each.deadline is not None and each.deadline <= now
         ]:
-            self.leave(min(due, key=lambda each: (each.deadline, each.stood)), Outcome.TIMEOUT, now)
+            record = min(due, key=lambda each: (each.deadline, each.stood))
+            self.leave(record, Outcome.DEADLINE if record.deadline == record.due else Outcome.TIMEOUT, now)
         self.expire(now)
+        self.exceed_ceilings(now)
 
     def expire(self, now: float) -> None:
         for resource in self.resources.values():
@@ -515,9 +603,12 @@ class SchedulerModel:
         self.max_hold = seconds
         self.expire(now)
 
-    def set_policy(self, policy: str, alpha: float, guard: int, now: float, *, by_run: bool) -> None:
+    def set_policy(
+        self, policy: str, alpha: float, guard: int, now: float, *, by_run: bool, rules: PriorityRules
+    ) -> None:
         for resource in self.resources.values():
             resource.policy, resource.alpha, resource.guard, resource.by_run = policy, alpha, guard, by_run
+            resource.rules = rules
             resource.start_anew()
             for waiter in resource.waiters:
                 # Under another guard another bound holds, from now on.
@@ -541,6 +632,19 @@ class SchedulerModel:
         if self.observed:
             self.events.append(event)
 
+    def register(self, record: Record) -> None:
+        if record.priority is not Priority.NORMAL:
+            self.of(record).enable()
+
+    def estimate_wait(self, record: Record, now: float) -> float:
+        """How long those with an earlier deadline take at the pace since somebody waited without interruption."""
+        resource = self.of(record)
+        since, tick = resource.pace
+        if resource.tick - tick < 8:
+            return 0.0
+        ahead = [each for each in resource.waiters if each.priority is record.priority and each.due is not None]
+        return sum(each.due <= record.due for each in ahead) * (now - since) / (resource.tick - tick)
+
     def begin_wait(self, record: Record, now: float) -> None:
         resource = self.of(record)
         timeout = record.ticket.request.timeout
@@ -548,21 +652,29 @@ class SchedulerModel:
         record.since, record.since_tick = now, resource.tick
         if self.closed:
             self.reject(record, Outcome.SHUTDOWN, now)
-        elif resource.used < resource.capacity:
+        elif record.due is not None and record.due <= now:
+            self.reject(record, Outcome.DEADLINE, now)
+        elif resource.used < resource.capacity and not resource.must_queue(record.priority):
             self.grant(record, GrantReason.FREE, [], now)
         elif timeout == 0:
             self.reject(record, Outcome.TIMEOUT, now)
         elif waiting >= self.max_waiters and not record.repeated:
             self.reject(record, Outcome.BACKPRESSURE, now)
+        elif record.due is not None and now + self.estimate_wait(record, now) > record.due:
+            self.reject(record, Outcome.DEADLINE, now)
         else:
-            record.deadline = None if timeout is None else now + timeout
+            ends = [now + timeout] if timeout is not None else []
+            record.deadline = min(ends + ([] if record.due is None else [record.due]), default=None)
+            if not resource.waiters:
+                resource.pace = now, resource.tick
+                resource.wait_order = next(self.order)
             record.state = State.WAITING
             record.stood = next(self.order)
             record.allowance = max(0, resource.guard - (resource.tick - record.birth))
             resource.join(record)
             mine = [each for each in resource.waiters if each.key == record.key]
             holders = tuple(lease.ticket for lease in resource.order[:16])
-            weight, capacity = resource.weight(record.key), int(resource.capacity)
+            weight, capacity = resource.weight(record.key), None if resource.capacity == inf else int(resource.capacity)
             waiters = len(resource.waiters)
             self.tell(Waiting(now, record.ticket, weight, len(mine), capacity, waiters, holders))
 
@@ -573,8 +685,12 @@ class SchedulerModel:
         self.fill(resource, now)
 
     def fill(self, resource: Resource, now: float) -> None:
-        while resource.waiters and resource.used < resource.capacity:
-            record, reason = resource.next()
+        while resource.waiters and resource.used < resource.capacity and (turn := resource.next()) is not None:
+            record, reason = turn
+            if record.due is not None and record.due <= now:
+                resource.leave(record)
+                self.reject(record, Outcome.DEADLINE, now)
+                continue
             self.grant(record, reason, [], now)
             for other in resource.waiters:
                 overdue = resource.guard and resource.tick - other.birth >= resource.guard
@@ -594,7 +710,7 @@ class SchedulerModel:
             and any(blocked_by([each], lease) for other in self.resources.values() for lease in other.order)
         ]
         if able:
-            record = min(able, key=lambda each: (-self.of(each).scores()[self.of(each).line_of(each)], each.age_key))
+            record = min(able, key=lambda each: (-self.of(each).scores()[self.of(each).place_of(each)], each.age_key))
             theirs = self.of(record)
             slot: list[Record] = []
             if theirs.used >= theirs.capacity:
@@ -602,6 +718,23 @@ class SchedulerModel:
                 slot = theirs.slot_of(host)
             self.grant(record, GrantReason.REENTRANT, slot, now)
             self.share(now)
+        else:
+            self.exceed_ceilings(now)
+
+    def exceed_ceilings(self, now: float) -> None:
+        """Grant what only a ceiling delays if none of its class's leases can end before."""
+        for resource in sorted(self.resources.values(), key=lambda each: each.wait_order):
+            if resource.classes is None or resource.used >= resource.capacity:
+                continue
+            waiters = [each for each in self.live() if each.state is State.WAITING]
+            for priority in Priority:
+                own = [each for each in resource.waiters if each.priority is priority]
+                leases = [each for each in resource.order if each.priority is priority]
+                if own and resource.is_capped(priority) and all(blocked_by(waiters, lease) for lease in leases):
+                    record, _ = resource.next_of(own)
+                    self.grant(record, GrantReason.SCORE, [], now)
+                    self.exceed_ceilings(now)
+                    return
 
     def lost(self, waiters: list[Record]) -> list[Record]:
         """Tickets that could not proceed even if all others did all that they can."""
@@ -630,7 +763,7 @@ class SchedulerModel:
             reason=reason,
             waited=now - record.since,
             waited_ticks=resource.tick - record.since_tick,
-            score=resource.scores()[resource.line_of(record)] if compared else 0.0,
+            score=resource.scores()[resource.place_of(record)] if compared else 0.0,
             alpha=resource.alpha,
             queue_weight=resource.weight(record.key) if compared else record.weight,
             queue_age=resource.age(record.key) if compared else resource.tick - record.birth,
@@ -696,6 +829,7 @@ class SchedulerModel:
         for record in sorted(self.live(), key=lambda each: each.ticket.seq):
             record.stood = next(self.order)
         for resource in self.resources.values():
+            resource.wait_order = min([each.ticket.seq for each in resource.waiters], default=0)
             resource.order.sort(key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
             resource.begun = {each.key: resource.tick for each in resource.line}
@@ -728,7 +862,7 @@ class SchedulerModel:
                     queue_weight=resource.weight(key),
                     queue_age=resource.age(key) if key in queued else 0,
                     oldest_wait=next((now - each.since for each in waiters if each.key == key), 0.0),
-                    score=next((scores[resource.line_of(each)] for each in waiters if each.key == key), None),
+                    score=next((scores[resource.place_of(each)] for each in waiters if each.key == key), None),
                     tenant=None if isinstance(key, str) else key[0],
                 )
                 for key in sorted({*active, *queued}, key=lambda key: ("", key) if isinstance(key, str) else key)

@@ -9,6 +9,7 @@ from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.script import SOURCE
@@ -89,7 +90,7 @@ class ScriptPair:
     def set_limits(self, limits: SharedLimits) -> None:
         """Change policy and capacity; the script orders the waiters anew if the policy differs."""
         if limits._replace(capacity=self._limits.capacity) != self._limits:
-            self.core.set_policy(make_policy(limits), limits.max_wait_ticks, 0.0)
+            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, 0.0)
         self._limits = limits
         self.core.set_capacity("llm", limits.capacity, 0.0)
         self._batch.append(["state", make_statement(limits, "llm", 0)])

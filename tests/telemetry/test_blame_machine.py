@@ -16,6 +16,7 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.queue_set import Gate, QueueSet
+from loco_otel._core.reconfiguration import set_policy, set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
@@ -136,7 +137,7 @@ class Driver:
         )
         if rng.random() < 0.3:
             rates = {"requests_per_minute": rng.choice([6, 60]), "tokens_per_minute": rng.choice([None, 600])}
-            self.core.set_resource("llm", limit, 0.0, **rates)
+            set_resource(self.core, "llm", limit, 0.0, **rates)
         self.core.observed = True
         self.listener = BlameListener()
         self.brute = BruteForce(self.core)
@@ -248,7 +249,7 @@ class Driver:
         if self.rng.random() < 0.5:
             self.core.set_capacity(self.rng.choice(["llm", "tool"]), self.rng.choice([1, 2, 5, None]), now)
         else:
-            self.core.set_policy(self.rng.choice(POLICIES)(self.rng), self.rng.choice([0, 2]), now)
+            set_policy(self.core, self.rng.choice(POLICIES)(self.rng), self.rng.choice([0, 2]), now)
 
     def exhaust_budget(self, now: float) -> None:
         waiting = [ticket for ticket in self.core.tickets.values() if ticket.state is State.WAITING]

@@ -13,6 +13,7 @@ from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Candidate, Policy
 from loco_otel._core.policies.fair import MAX_IDLE_AGENTS, FairPolicy
 from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import DEFAULT_RESOURCE, Granted, Outcome, Request, Spending
@@ -380,7 +381,7 @@ def test_policy_change_starts_with_clean_accounts() -> None:
     holders = [desk.ask("greedy"), desk.ask("greedy")]
     desk.ask("greedy")
     desk.ask("modest")
-    desk.core.set_policy(lambda: FairPolicy({}), 0, 0.0)
+    set_policy(desk.core, lambda: FairPolicy({}), 0, 0.0)
     desk.core.decided.clear()
     desk.end(holders[0], weight=99_000)
     desk.end(holders[1])

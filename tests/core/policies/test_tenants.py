@@ -10,6 +10,7 @@ from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.policies.tenants import TenantPolicy
+from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import DEFAULT_RESOURCE, AgentSnapshot, Granted, GrantReason, Request, Spending
@@ -202,7 +203,7 @@ def test_policy_change_keeps_tenants_and_order(policy: str) -> None:
     house = House("load")
     for tenant, agent in (("acme", "a"), ("acme", "a"), ("beta", "b"), (None, "c")):
         house.ask(tenant, agent)
-    house.core.set_policy(POLICIES[policy], 0, 0.0, {"acme": 3000})
+    set_policy(house.core, POLICIES[policy], 0, 0.0, {"acme": 3000})
 
     assert isinstance(house.line.policy, TenantPolicy)
     assert house.core.start_snapshot(0.0).build_snapshot().resources[0].policy == policy

@@ -1,0 +1,34 @@
+"""What ends a wait: the timeout and the deadline of a request, and the number of waiters."""
+
+from loco_otel._core.queue_set import QueueSet
+from loco_otel._core.resources import Resources
+from loco_otel._core.ticket import Ticket
+from loco_otel.events import Outcome, Request
+
+
+def is_overdue(ticket: Ticket, now: float) -> bool:
+    """Return whether the deadline of a ticket's request has come."""
+    deadline = ticket.request.deadline
+    return deadline is not None and deadline <= now
+
+
+def compute_wait_end(request: Request, now: float) -> float | None:
+    """Return when a wait that begins now ends by timeout or deadline; None if never."""
+    timeout, deadline = request.timeout, request.deadline
+    if timeout is None:
+        return deadline
+    return now + timeout if deadline is None else min(now + timeout, deadline)
+
+
+def find_wait_refusal(
+    resources: Resources, max_waiters: int | None, queue_set: QueueSet, ticket: Ticket, now: float
+) -> Outcome | None:
+    """Return why a ticket that cannot be granted now must not wait; None if it may."""
+    timeout, deadline = ticket.request.timeout, ticket.request.deadline
+    if timeout is not None and timeout <= 0:
+        return Outcome.TIMEOUT
+    if max_waiters is not None and not ticket.repeated and resources.count_waiting() >= max_waiters:
+        return Outcome.BACKPRESSURE
+    if deadline is not None and now + queue_set.estimate_wait(deadline, ticket, now) > deadline:
+        return Outcome.DEADLINE
+    return None
