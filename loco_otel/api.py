@@ -219,6 +219,7 @@ def stop(
         ValueError: none of the four is given, or several are, or it is not a non-empty string.
 
     Example:
+        >>> from loco_otel.errors import StoppedError
         >>> stop(agent='crawler')
         0
         >>> try:
