@@ -16,6 +16,7 @@ from sdk_server import free_port
 
 from loco_otel._config.settings import Settings
 from loco_otel._telemetry.catalogue import METRICS
+from loco_otel.events import Priority
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -62,9 +63,13 @@ def test_adapters_page_prints_what_it_shows() -> None:
 
 
 def test_policies_page_settings_file_loads(tmp_path: Path) -> None:
-    (example,) = _blocks((ROOT / "docs/policies.md").read_text(), "toml")
+    classes, shares = _blocks((ROOT / "docs/policies.md").read_text(), "toml")
     path = tmp_path / "loco.toml"
-    path.write_text(example)
+    path.write_text(classes)
+    priorities = Settings.load({"LOCO_CONFIG": str(path)}).priority
+    assert priorities[Priority.INTERACTIVE].strict
+    assert priorities[Priority.BACKGROUND].share == 0.5
+    path.write_text(shares)
     settings = Settings.load({"LOCO_CONFIG": str(path)})
     assert settings.policy == "fair"
     assert settings.shares == {"chat": 4.0, "nightly": 0.5}
@@ -182,6 +187,7 @@ def test_readme_lists_every_setting_with_its_default() -> None:
         "service_name",
         "disabled_instrumentations",
         "semconv_opt_in",
+        "priority",
     }
     assert told.keys() == defaults.keys() - not_in_a_line
     for key, default in told.items():

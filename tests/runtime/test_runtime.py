@@ -119,7 +119,8 @@ def test_invalid_setting_is_reported_each_time_until_fixed(monkeypatch: pytest.M
     monkeypatch.setenv("LOCO_CAPACITY", "none at all")
     for _ in range(2):
         with pytest.raises(
-            ConfigurationError, match=r"^LOCO_CAPACITY=none at all: must be auto or a whole number of at least 1$"
+            ConfigurationError,
+            match=r"^LOCO_CAPACITY=none at all: must be auto or a whole number of at least 0 \(0 grants no slot\)$",
         ):
             slot("a")
     assert process.get_existing_runtime() is None
@@ -211,7 +212,7 @@ def test_priority_rules_apply_to_a_running_program() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"capacity": 0}, "capacity=0: must be auto or a whole number of at least 1"),
+        ({"capacity": -1}, "capacity=-1: must be auto or a whole number of at least 0 (0 grants no slot)"),
         ({"capacity": 4, "policy": "random"}, "policy=random: must be load, fair, las or fifo"),
         ({"capacity": 4, "alpha": 0.7}, "alpha=0.7: must be a number from 0 to 0.5"),
         ({"capacity": 4, "slots": 2}, "slots is not a setting of loco-otel"),
