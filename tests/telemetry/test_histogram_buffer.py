@@ -84,7 +84,12 @@ class Sink:
 
 
 def _build_attributes(agent: str) -> dict[str, str]:
-    return {"loco.agent.id": agent, "loco.resource.name": "llm_api", "loco.outcome": "granted"}
+    return {
+        "loco.agent.id": agent,
+        "loco.resource.name": "llm_api",
+        "loco.outcome": "granted",
+        "loco.priority": "normal",
+    }
 
 
 def _describe_point(point: Any) -> Iterable[object]:
@@ -121,7 +126,7 @@ def test_buffered_data_equals_recorded_data(views: str, measurements: Sequence[A
                 assert buffered.collect(mine) == recorded.collect(other)
             continue
         value, agent, context = measurement
-        histogram.record_value(value, (agent, "llm_api", "granted"), context)
+        histogram.record_value(value, (agent, "llm_api", "granted", "normal"), context)
         plain.record(value, _build_attributes(agent), context)
 
 
@@ -132,7 +137,7 @@ def test_last_measurement_of_each_bucket_leaves_its_exemplar(views: str, measure
     histogram = buffered.create_buffered()
     plain = create_histogram(recorded.meter, catalogue.WAIT_DURATION)
     for value, _, context in (each for each in (*measurements, (0.25, "", _CONTEXTS[0])) if each is not None):
-        histogram.record_value(value, ("analyst", "llm_api", "granted"), context)
+        histogram.record_value(value, ("analyst", "llm_api", "granted", "normal"), context)
         plain.record(value, _build_attributes("analyst"), context)
     assert _list_exemplars(buffered, buffered.readers[0]) == _list_exemplars(recorded, recorded.readers[0])
 
@@ -141,7 +146,7 @@ def test_readers_with_buckets_of_their_own_are_recorded_singly() -> None:
     sink = Sink((), ExplicitBucketHistogramAggregation([1, 2]))
     histogram = sink.create_buffered()
     for value in (0.5, 1.5, 1.5, 9.0):
-        histogram.record_value(value, ("analyst", "llm_api", "granted"), Context())
+        histogram.record_value(value, ("analyst", "llm_api", "granted", "normal"), Context())
     counts = [sink.collect(reader)[0][7] for reader in sink.readers]
     assert counts[0] == (1, 2, 1)
     assert sum(counts[1]) == 4  # type: ignore[call-overload]
@@ -156,7 +161,7 @@ def test_disabled_self_check_records_singly(monkeypatch: pytest.MonkeyPatch) -> 
     sink = Sink(())
     histogram = sink.create_buffered()
     for value in (0.5, 0.5, 0.5, 1.5):
-        histogram.record_value(value, ("analyst", "llm_api", "granted"), Context())
+        histogram.record_value(value, ("analyst", "llm_api", "granted", "normal"), Context())
     assert sink.collect(sink.readers[0])[0][3:5] == (4, 3.0)
 
 
@@ -185,7 +190,7 @@ def test_collections_beside_measurements_lose_and_double_none() -> None:
     collecting = threading.Thread(target=collect)
     collecting.start()
     for number in range(20_000):
-        histogram.record_value(number % 7, ("analyst", "llm_api", "granted"), _CONTEXTS[0])
+        histogram.record_value(number % 7, ("analyst", "llm_api", "granted", "normal"), _CONTEXTS[0])
     done.set()
     collecting.join()
     assert counted[0] == 20_000
@@ -197,7 +202,7 @@ def test_buffer_holds_few_contexts() -> None:
     histogram = sink.create_buffered()
     for number in range(2000):
         for value in (0.0, 0.5, 700.0):
-            histogram.record_value(value, (f"agent {number % 400}", "llm_api", "granted"), _CONTEXTS[0])
+            histogram.record_value(value, (f"agent {number % 400}", "llm_api", "granted", "normal"), _CONTEXTS[0])
     held = sum(len(point._latest) for point in sink.buffer._points.values())
     assert held <= histogram_buffer._MAX_CONTEXTS
     assert sum(point[3] for point in sink.collect(sink.readers[0])) == 6000  # type: ignore[misc]
@@ -207,6 +212,6 @@ def test_forked_child_drops_what_its_parent_records() -> None:
     sink = Sink(())
     histogram = sink.create_buffered()
     for value in (0.5, 0.5, 0.5, -1.0):
-        histogram.record_value(value, ("analyst", "llm_api", "granted"), Context())
+        histogram.record_value(value, ("analyst", "llm_api", "granted", "normal"), Context())
     sink.buffer.after_fork()
     assert sink.collect(sink.readers[0])[0][3] == 1

@@ -32,7 +32,15 @@ QUIET = {"LOCO_CAPACITY": "4", "ANTHROPIC_OPEN_TELEMETRY": "false"}
 
 def put_framework(directory: Path, statement: str) -> None:
     """Install a framework whose reader executes a statement, and no other framework or SDK."""
-    frameworks = ("agent_framework", "agents", "autogen_agentchat", "autogen_core", "langchain_core", "pydantic_ai")
+    frameworks = (
+        "agent_framework",
+        "agents",
+        "autogen_agentchat",
+        "autogen_core",
+        "langchain_core",
+        "langgraph",
+        "pydantic_ai",
+    )
     hide(directory, *frameworks, *ALL_SDKS)
     put(directory, "fake-reader", "1.0")
     entry = "[loco_otel_agent_identity]\nfake_framework.core = fake_reader:Reader\n"
