@@ -40,6 +40,10 @@ _PROGRAMS = [name for name in ("prometheus", "prometheus-3") if shutil.which(nam
 _HEADERS = dict.fromkeys(
     ("loco.ratelimit.limit", "loco.ratelimit.remaining"), "the server sends no headers with rate limits"
 )
+_RUNS = dict.fromkeys(
+    ("loco.run.duration", "loco.run.wait", "loco.run.slowdown", "loco.runs.active", "loco.limit.decisions"),
+    "the workload has no runs and no limits of runs",
+)
 _UNLIMITED = dict.fromkeys(
     (
         "loco.resource.capacity",
@@ -68,6 +72,7 @@ STATES = {
         refuses=False,
         metrics={
             **_HEADERS,
+            **_RUNS,
             **_UNLIMITED,
             "loco.children": "no process forks",
             "loco.gate.closed": "no provider asks for a pause",
@@ -87,6 +92,7 @@ STATES = {
         refuses=True,
         metrics={
             **_HEADERS,
+            **_RUNS,
             "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
@@ -97,6 +103,7 @@ STATES = {
         refuses=True,
         metrics={
             **_HEADERS,
+            **_RUNS,
             "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
