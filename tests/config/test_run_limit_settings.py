@@ -42,7 +42,7 @@ def test_none_is_no_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("calls", "'calls' is not one of usd, tokens, calls, calls_per_minute, seconds, repeats with a number"),
         ("calls=1,calls=2", "'calls=2' is not one of"),
@@ -55,15 +55,15 @@ def test_none_is_no_limit() -> None:
         ("repeats=0", "repeats is a whole number of at least 1"),
     ],
 )
-def test_invalid_line_is_named_with_what_is_allowed(line: str, said: str) -> None:
+def test_invalid_line_is_named_with_what_is_allowed(line: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Settings.load({"LOCO_RUN_LIMITS": line})
     assert str(raised.value).startswith(f"LOCO_RUN_LIMITS={line}: must be ")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[run_limits]\ncalls=true", "run_limits.calls=true in {}: must be a whole number of at least 0"),
         (
@@ -79,10 +79,10 @@ def test_invalid_line_is_named_with_what_is_allowed(line: str, said: str) -> Non
         ("mode = 'watch'", "mode=watch in {}: must be enforce or observe"),
     ],
 )
-def test_invalid_table_is_named_with_what_is_allowed(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_table_is_named_with_what_is_allowed(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as raised:
         load(text, tmp_path)
-    assert said.format(tmp_path / "loco.toml") in str(raised.value)
+    assert message.format(tmp_path / "loco.toml") in str(raised.value)
 
 
 def test_budget_of_one_run_is_valid_beside_limits_of_each(tmp_path: Path) -> None:

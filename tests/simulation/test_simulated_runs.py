@@ -71,14 +71,14 @@ def test_command_prints_each_kind_under_each_policy(tmp_path: Path) -> None:
     for word in ("small", "load 0.9", "short", "long", *RUN_POLICIES):
         assert word in printed
     arguments = ["simulate", str(file), "--policy", "las:run", "--load", "0.5", "--half-life", "20", "--json"]
-    told = json.loads(CliRunner().invoke(main, arguments).output)
-    assert [outcome["policy"] for outcome in told["outcomes"]] == ["las:run"]
-    assert told["scenario"]["load"] == 0.5
-    assert [kind["kind"] for kind in told["outcomes"][0]["kinds"]] == ["short", "long"]
+    output = json.loads(CliRunner().invoke(main, arguments).output)
+    assert [outcome["policy"] for outcome in output["outcomes"]] == ["las:run"]
+    assert output["scenario"]["load"] == 0.5
+    assert [kind["kind"] for kind in output["outcomes"][0]["kinds"]] == ["short", "long"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["runs", "--policy", "semaphore"], "semaphore cannot order runs"),
         (["burst", "--policy", "las:run"], "las:run needs a scenario with runs"),
@@ -86,12 +86,12 @@ def test_command_prints_each_kind_under_each_policy(tmp_path: Path) -> None:
         (["runs", "--policy", "sjf"], "'sjf' is none of load, fair, las, fifo"),
     ],
 )
-def test_unfit_policy_is_reported(arguments: list[str], said: str) -> None:
-    assert said in CliRunner().invoke(main, ["simulate", *arguments]).output
+def test_unfit_policy_is_reported(arguments: list[str], message: str) -> None:
+    assert message in CliRunner().invoke(main, ["simulate", *arguments]).output
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("steps = [3, 1]", "the steps of short must be two whole numbers, the smaller first"),
         ("steps = [0, 1]", "must be two whole numbers of at least 1"),
@@ -100,10 +100,10 @@ def test_unfit_policy_is_reported(arguments: list[str], said: str) -> None:
         ("speed = 1", "runs[1].speed is none of name, share, steps"),
     ],
 )
-def test_fault_in_a_kind_is_reported(line: str, said: str, tmp_path: Path) -> None:
+def test_fault_in_a_kind_is_reported(line: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(SMALL.replace("steps = [1, 2]", line))
-    assert said in CliRunner().invoke(main, ["simulate", str(file)]).output
+    assert message in CliRunner().invoke(main, ["simulate", str(file)]).output
 
 
 def test_scenario_has_either_groups_or_runs(tmp_path: Path) -> None:
