@@ -88,23 +88,20 @@ class IdentityHooks:
 
     def wrap_async_generator(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
         """Name the calls within each step of an async generator; `is_run` as for `wrap_call`."""
-
-        def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            identity = self.try_read(read, instance, args, kwargs)
-            end = self.find_run_end(identity) if is_run else None
-            generator = wrapped(*args, **kwargs)
-            return generator if identity is None else _NamedGenerator(generator, lambda: self.push(identity), end)
-
-        return wrapper
+        return self._wrap_steps(_NamedGenerator, read, is_run=is_run)
 
     def wrap_generator(self, read: ReadIdentity, *, is_run: bool = False) -> Wrapper:
         """Name the calls within each step of a sync generator; `is_run` as for `wrap_call`."""
+        return self._wrap_steps(_NamedSyncGenerator, read, is_run=is_run)
 
+    def _wrap_steps(
+        self, proxy: "type[_NamedGenerator | _NamedSyncGenerator]", read: ReadIdentity, *, is_run: bool
+    ) -> Wrapper:
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             identity = self.try_read(read, instance, args, kwargs)
             end = self.find_run_end(identity) if is_run else None
             generator = wrapped(*args, **kwargs)
-            return generator if identity is None else _NamedSyncGenerator(generator, lambda: self.push(identity), end)
+            return generator if identity is None else proxy(generator, lambda: self.push(identity), end)
 
         return wrapper
 
@@ -181,13 +178,22 @@ _End: TypeAlias = Callable[[], None] | None
 """Reports the end of a run, if the generator is one."""
 
 
-class _NamedGenerator(AsyncGenerator[Any, Any]):
-    """An async generator whose steps are named. If it is dropped, the event loop closes the inner one."""
+class _Steps:
+    """A generator of the framework, and what surrounds each of its steps."""
 
     def __init__(self, generator: Any, push: _Push, end: _End) -> None:
         self._generator = generator
         self._push = push
         self._end = end
+
+    def _report_end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+
+class _NamedGenerator(_Steps, AsyncGenerator[Any, Any]):
+    """An async generator whose steps are named. If it is dropped, the event loop closes the inner one."""
 
     async def __anext__(self) -> Any:
         return await self._run_step(self._generator.__anext__)
@@ -213,19 +219,9 @@ class _NamedGenerator(AsyncGenerator[Any, Any]):
             self._report_end()
             raise
 
-    def _report_end(self) -> None:
-        end, self._end = self._end, None
-        if end is not None:
-            end()
 
-
-class _NamedSyncGenerator(Generator[Any, Any, Any]):
+class _NamedSyncGenerator(_Steps, Generator[Any, Any, Any]):
     """A sync generator whose steps are named. If it is dropped, so is the inner one, which is then closed."""
-
-    def __init__(self, generator: Any, push: _Push, end: _End) -> None:
-        self._generator = generator
-        self._push = push
-        self._end = end
 
     def __next__(self) -> Any:
         return self._run_step(self._generator.__next__)
@@ -253,11 +249,6 @@ class _NamedSyncGenerator(Generator[Any, Any, Any]):
         except BaseException:
             self._report_end()
             raise
-
-    def _report_end(self) -> None:
-        end, self._end = self._end, None
-        if end is not None:
-            end()
 
 
 class _NamedManager(AbstractAsyncContextManager[Any]):
