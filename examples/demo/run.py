@@ -106,7 +106,7 @@ def play(path: Path, console: Console, libraries: Path | None = None) -> None:
         page = write_page(path, spans)
     report.show(console, result)
     tell_more(console, program.metrics_url)
-    show_views(console, program.metrics_url, page)
+    show_views(console, page)
 
 
 def watch(program: Program, server: MockServer, receiver: Receiver, screen: Screen) -> None:
@@ -191,12 +191,12 @@ def write_page(path: Path, spans: Path) -> Path:
     return page
 
 
-def show_views(console: Console, metrics_url: str, page: Path) -> None:
+def show_views(console: Console, page: Path) -> None:
     """Print a line each for the live view, the report and the dashboards."""
     scripts = shown(Path(sys.executable).parent)
     titles = ", ".join(board["title"].removeprefix("loco-otel / ") for board in load_dashboards())
     console.print(
-        f"\n[bold]Live view[/], while a program runs: {scripts}/loco-otel top {metrics_url}\n"
+        f"\n[bold]Live view[/], while a program runs with those settings: {scripts}/loco-otel top\n"
         f"[bold]Report[/] of this run: {shown(page)}\n"
         f"[bold]Dashboards[/] that {scripts}/loco-otel dashboards push --url URL would import: {titles}",
         soft_wrap=True,
