@@ -62,7 +62,7 @@ class _Read:
         self._times = count(2)
 
     def read_seconds(self, number: int) -> None:
-        """Read so many times."""
+        """Read `count` times."""
         for _ in range(number):
             self._listener.read_seconds(next(self._times))
 

@@ -1,7 +1,7 @@
 """What an instrumented call costs over the bare SDK, in instructions: unlike times, they do not depend on the load.
 
 Each way runs in a process of its own under valgrind's callgrind. It needs `valgrind` with its headers, and `cc`, which
-compiles the requests by which a process tells callgrind what to count.
+compiles the requests by which a process selects what callgrind counts.
 """
 
 import ctypes

@@ -6,8 +6,8 @@
     LOCO_ENGINE=redis://localhost LOCO_CAPACITY=2 gunicorn --workers 4 --threads 4 --preload shared_workers:app
     for i in 1 2 3 4 5 6 7 8; do curl -s localhost:8000 & done; wait
 
-Each answer says which worker served the request and when it held its slot. At no time more than two do, whichever
-workers they are. Without LOCO_ENGINE there are two in each worker.
+Each answer has the worker that served the request and the time at which it held its slot. At no time more than two
+do, whichever workers they are. Without LOCO_ENGINE there are two in each worker.
 """
 
 import json

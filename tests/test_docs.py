@@ -40,11 +40,11 @@ def test_readme_example_runs() -> None:
 
 def test_policies_page_prints_what_it_shows() -> None:
     page = (ROOT / "docs/policies.md").read_text()
-    for program, said in zip(_blocks(page, "python"), _blocks(page, "text"), strict=True):
+    for program, output in zip(_blocks(page, "python"), _blocks(page, "text"), strict=True):
         command = [sys.executable, "-W", "error", "-c", program]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == said
+        assert done.stdout == output
 
 
 def test_identity_page_prints_what_it_shows() -> None:

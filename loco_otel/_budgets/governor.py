@@ -18,7 +18,7 @@ from loco_otel.events import Event, LimitAction, LimitDecided, LimitReason, Outc
 _logger = logging.getLogger("loco_otel")
 
 _FILE_SECONDS = 0.5
-"""Seconds between two looks at the stop file while no call comes: each new call reads it first if it has changed."""
+"""Seconds between two checks of the stop file while no call comes: each new call reads it first if it has changed."""
 _MAX_FILE_BYTES = 1_000_000
 
 _NO_STOPS: Mapping[Stop, bool] = {}

@@ -35,14 +35,14 @@ class Rules:
         """Return the keys of the accounts that a call is charged to."""
         if not self:
             return ()
-        who: tuple[str | None, ...] = charge[:4]
+        names: tuple[str | None, ...] = charge[:4]
         if self._is_by_run:
-            who = (*who, charge.run, charge.session, charge.workflow)
-        keys = self._keys_by_caller.get(who)
+            names = (*names, charge.run, charge.session, charge.workflow)
+        keys = self._keys_by_caller.get(names)
         if keys is None:
             if len(self._keys_by_caller) >= _MAX_CALLERS:
                 self._keys_by_caller = {}
-            keys = self._keys_by_caller[who] = (
+            keys = self._keys_by_caller[names] = (
                 *self._match_named(charge),
                 *self._match_defaults(charge),
             )
@@ -63,14 +63,14 @@ class Rules:
 
     def _match_defaults(self, charge: Charge) -> Iterable[AccountKey]:
         for default in self._defaults:
-            who = charge.key(default.scope)
-            if who is not None and not self._is_named(default.scope, who):
-                yield AccountKey(default.scope, who, default.unit, default.period)
+            key = charge.key(default.scope)
+            if key is not None and not self._is_named(default.scope, key):
+                yield AccountKey(default.scope, key, default.unit, default.period)
 
-    def _is_named(self, scope: Scope, who: str) -> bool:
-        return any(_is_name_matching(name, scope, who) for of, name in self._names if of is scope)
+    def _is_named(self, scope: Scope, key: str) -> bool:
+        return any(_is_name_matching(name, scope, key) for of, name in self._names if of is scope)
 
 
-def _is_name_matching(name: str, scope: Scope, who: str | None) -> bool:
+def _is_name_matching(name: str, scope: Scope, key: str | None) -> bool:
     """Return whether a budget's name, which may be a glob over models, matches a name."""
-    return who == name or (scope is Scope.MODEL and who is not None and fnmatchcase(who, name))
+    return key == name or (scope is Scope.MODEL and key is not None and fnmatchcase(key, name))

@@ -28,7 +28,7 @@ class PriorityRule(NamedTuple):
     """The most of them as a part of all slots, rounded down, at least one."""
 
     def compute_ceiling(self, capacity: float) -> float:
-        """Return the most slots that the class may hold of so many; inf without a bound."""
+        """Return the most of `capacity` slots that the class may hold; inf without a bound."""
         ceiling = inf if self.slots is None else self.slots
         if self.fraction < 1 and capacity != inf:
             ceiling = min(ceiling, max(1, floor(capacity * self.fraction)))

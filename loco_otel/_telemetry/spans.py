@@ -101,11 +101,11 @@ class SpanListener:
 
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
-        tell = self._handlers.get(type(event))
-        if tell is not None and not isinstance(event, (Bypassed, Gated, Limited, RunEnded)):
+        handle = self._handlers.get(type(event))
+        if handle is not None and not isinstance(event, (Bypassed, Gated, Limited, RunEnded)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
-                tell(event, trace)
+                handle(event, trace)
 
     def _handle_slot_taken(self, event: SlotTaken, _: CallTrace | None) -> None:
         self._holds.start_lease(event.ticket, event.at)

@@ -70,7 +70,7 @@ class ArrivingRun(NamedTuple):
 
 
 def generate_runs(kinds: tuple[RunKind, ...], load: float, capacity: int, ticks: int, seed: int) -> list[ArrivingRun]:
-    """Return the runs that arrive in so many ticks, as a Poisson process, equal for all policies.
+    """Return the runs that arrive within a number of ticks, as a Poisson process, equal for all policies.
 
     Args:
         kinds: of the runs.

@@ -100,10 +100,10 @@ def load_scenario(name: str) -> Scenario:
 def _describe_error(error: OSError | ValueError) -> str:
     if not isinstance(error, ValidationError):
         return getattr(error, "strerror", None) or str(error)
-    told = []
+    reasons = []
     for detail in error.errors(include_url=False):
         if not detail["loc"]:
-            told.append(str(detail["ctx"]["error"]))
+            reasons.append(str(detail["ctx"]["error"]))
             continue
         *path, key = detail["loc"]
         if isinstance(key, int) and len(path) > 1:
@@ -112,9 +112,9 @@ def _describe_error(error: OSError | ValueError) -> str:
         model: type[BaseModel] = Scenario if not path else RunKind if path[0] == "runs" else Group
         field = model.model_fields.get(str(key))
         if detail["type"] == "missing":
-            told.append(f"{place}{key} is missing")
+            reasons.append(f"{place}{key} is missing")
         elif field is None:
-            told.append(f"{place}{key} is none of {', '.join(model.model_fields)}")
+            reasons.append(f"{place}{key} is none of {', '.join(model.model_fields)}")
         else:
-            told.append(f"{place}{key}={detail['input']!r}: must be {field.description}")
-    return "; ".join(told)
+            reasons.append(f"{place}{key}={detail['input']!r}: must be {field.description}")
+    return "; ".join(reasons)

@@ -30,7 +30,7 @@ class EndedRun(NamedTuple):
 
 
 class RemainingWorkPolicy(UnmeteredPolicy):
-    """An oracle: the run with the least remaining work is next. Nobody can know that outside a simulation. O(n)."""
+    """An oracle: the run with the least remaining work is next. It is known only in a simulation. O(n)."""
 
     name = "oracle"
     alpha = 0.0

@@ -20,9 +20,9 @@ def test_ps_lists_the_requests_of_all_processes(shared_server: RedisServer, name
     wait_queued(submit(there, "writer", 2500))
     environ = {"LOCO_ENGINE_NAMESPACE": namespace}
     done = CliRunner().invoke(main, ["ps", "--engine", shared_server.url, "--json"], env=environ)
-    told = json.loads(done.output)
-    assert (told["capacities"], told["processes"]) == ({"llm_api": 1}, 2)
-    assert [(it["agent"], it["state"], it["weight"], it["pid"]) for it in told["tickets"]] == [
+    output = json.loads(done.output)
+    assert (output["capacities"], output["processes"]) == ({"llm_api": 1}, 2)
+    assert [(it["agent"], it["state"], it["weight"], it["pid"]) for it in output["tickets"]] == [
         ("analyst", "holding", 1000, os.getpid()),
         ("writer", "waiting", 2500, os.getpid()),
     ]

@@ -101,7 +101,7 @@ class ChaosRun:
         self._frozen.setdefault(number, []).append((begin, time.monotonic()))
 
     def run(self, grants: int, faults: Mapping[str, Callable[[], None]], *, workers: int = 4) -> dict[str, int]:
-        """Do faults until so many slots were granted, each fault at least once, and return how often each was done."""
+        """Do faults until `grants` slots were granted, each at least once, and return how often each was done."""
         for _ in range(workers):
             self.start_worker()
         self.wait_started()

@@ -281,9 +281,9 @@ def everything(rig: Rig) -> None:
     call: CallTrace = full.request.context
     call.set_caller("acme", "research", "digest", "conversation-1", "run-1")
     call.begin_call("analyst", SUBJECT, has_sdk_span=False)
-    told = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace(), run="run-2")
-    told.request.context.set_caller("acme", "research", "digest", "conversation-1", "run-1")
-    told.request.context.begin_call("analyst", SUBJECT, has_sdk_span=True)
+    traced = ticket(provider="openai", model="gpt-4o", settles=True, context=rig.telemetry.create_trace(), run="run-2")
+    traced.request.context.set_caller("acme", "research", "digest", "conversation-1", "run-1")
+    traced.request.context.begin_call("analyst", SUBJECT, has_sdk_span=True)
     refused = ticket(context=rig.telemetry.create_trace())
     usage = Usage(100, 20, cache_read_tokens=10, cache_write_tokens=5, reasoning_tokens=8)
     spending = Spending(
@@ -315,12 +315,12 @@ def everything(rig: Rig) -> None:
         Spent(999.0, full, spending),
         released(full, expired=True),
         RunEnded(1000.0, "run-1"),
-        Submitted(990.0, told),
-        granted(told),
-        throttled(told),
-        BudgetReached(999.0, told, 95, HEAVY),
-        Spent(999.0, told, spending),
-        released(told),
+        Submitted(990.0, traced),
+        granted(traced),
+        throttled(traced),
+        BudgetReached(999.0, traced, 95, HEAVY),
+        Spent(999.0, traced, spending),
+        released(traced),
         spent(refused, usd=None),
         Submitted(990.0, refused),
         BudgetExceeded(994.0, refused, Action.REJECT, (HEAVY,), None),

@@ -164,9 +164,9 @@ class Run:
     def acquires(self) -> list[Mapping[str, str]]:
         """The attributes of all acquire spans."""
         return [
-            {it["key"]: next(iter(it["value"].values())) for it in told.item.get("attributes", ())}
-            for told in self.collector.spans()
-            if told.item["name"].startswith("acquire ")
+            {it["key"]: next(iter(it["value"].values())) for it in span.item.get("attributes", ())}
+            for span in self.collector.spans()
+            if span.item["name"].startswith("acquire ")
         ]
 
     @cached_property

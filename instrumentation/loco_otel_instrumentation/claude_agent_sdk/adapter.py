@@ -52,7 +52,7 @@ class ClaudeAgentAdapter:
         if figures.stop_reason:
             meter.finish_reasons = (figures.stop_reason,)
         meter.set_item("web_searches", figures.web_searches)
-        # For the models of all requests, which a turn's sum does not tell apart.
+        # For the models of all requests, which a turn's sum does not separate.
         meter.set_reported_charge(figures.usd)
 
     def read_chunk(self, message: Any, meter: UsageMeter) -> None:

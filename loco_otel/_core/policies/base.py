@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
 class Policy(Protocol):
     """Orders the agents, or with `LOCO_QUEUE_BY=run` the runs, that have a waiter. Others have no influence.
 
-    What is said of agents here and in the policies holds for runs alike.
+    Statements about agents here and in the policies hold for runs too.
     """
 
     name: str

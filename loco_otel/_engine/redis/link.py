@@ -93,7 +93,7 @@ class Link:
         self.log = log
         self.lock = threading.RLock()
         self.processes = 1
-        """Processes that share the engine, as far as the last reply says."""
+        """Processes that share the engine, according to the last reply."""
         self._host = host
         self._switch = switch
         self._address = address

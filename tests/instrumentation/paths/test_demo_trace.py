@@ -1,4 +1,4 @@
-"""The demo's program, received over OTLP by a receiver that others wrote: one trace tells of one call as a whole."""
+"""The demo's program, received over OTLP by a receiver that others wrote: one trace shows one call as a whole."""
 
 import sys
 from collections import defaultdict

@@ -8,20 +8,20 @@ local function start_learning()
   learning_until = now + math.floor(ttl / 2)
   call('HSET', config, 'learning', int(learning_until))
 end
-local function number_key(who) return prefix .. 'number:' .. who end
-local function forget_process(who)
-  call('DEL', prefix .. 'own:' .. who, prefix .. 'wake:' .. who, prefix .. 'unseen:' .. who)
-  call('ZREM', PROCESSES, who)
-  call('HDEL', HOSTS, who)
-  for _, name in ipairs(call('SMEMBERS', LINES)) do call('HDEL', prefix .. 'blocked:' .. name, who) end
+local function number_key(process) return prefix .. 'number:' .. process end
+local function forget_process(process)
+  call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
+  call('ZREM', PROCESSES, process)
+  call('HDEL', HOSTS, process)
+  for _, name in ipairs(call('SMEMBERS', LINES)) do call('HDEL', prefix .. 'blocked:' .. name, process) end
 end
--- Ends the tickets of a process, at most so many in a step; its number stays, so that its return is no loss.
-local function bury_process(who)
-  for _, id in ipairs(call('SRANDMEMBER', prefix .. 'own:' .. who, BURIED_PER_STEP)) do
-    call('SREM', prefix .. 'own:' .. who, id)
+-- Ends the tickets of a process, at most BURIED_PER_STEP in a step; its number stays, so that its return is no loss.
+local function bury_process(process)
+  for _, id in ipairs(call('SRANDMEMBER', prefix .. 'own:' .. process, BURIED_PER_STEP)) do
+    call('SREM', prefix .. 'own:' .. process, id)
     end_ticket(id, 0)
   end
-  if call('SCARD', prefix .. 'own:' .. who) == 0 then forget_process(who) end
+  if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process) end
 end
 local function bury_expired()
   for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', now - 1, 'LIMIT', 0, 1)) do

@@ -1,4 +1,4 @@
--- The batch: its number says whether it is new, was applied already, or follows one that was lost.
+-- The batch: its number shows whether it is new, was applied already, or follows one that was lost.
 local first = operations[1] and operations[1][1]
 if first == 'reset' then  -- an earlier script failed half way: nothing of the state can be trusted
   make_epoch()
