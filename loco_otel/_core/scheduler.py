@@ -278,9 +278,6 @@ class Scheduler:
 
     def _register_ticket(self, ticket: Ticket, now: float) -> QueueSet:
         queue_set = self._find_queue_set(ticket)
-        if queue_set.order is None and ticket.request.priority is not _NORMAL:
-            queue_set.enable_priorities()
-            self.has_priorities = True
         self.tickets[ticket.seq] = ticket
         if self.observed:
             if any(pool.reported_limit is None for pool in queue_set.pools):
@@ -290,6 +287,10 @@ class Scheduler:
         return queue_set
 
     def _grant_or_enqueue(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        if queue_set.order is None and ticket.request.priority is not _NORMAL:
+            # Here, as the queue set of a suspended ticket may have been removed and created again.
+            queue_set.enable_priorities()
+            self.has_priorities = True
         ticket.lenders = _NO_LENDERS
         ticket.waiting_since = now
         ticket.waiting_tick = queue_set.tick

@@ -173,14 +173,13 @@ def resolve_identity(default: str) -> Identity:
     has_frameworks = agent_readers.readers or pushed_identities.get()
     # Fast path, equal to the code below: without frameworks, spans and baggage there is nothing to merge.
     if not context and not has_frameworks:
+        inherited = inherited_run.get()
         if not entered:
-            return Identity(default) if inherited_run.get() is None else Identity(default, run=inherited_run.get())
+            return Identity(default) if inherited is None else Identity(default, run=inherited)
         explicit = entered[-1][1]
-        if explicit.agent and (explicit.run or not explicit.session):
+        if explicit.agent and (explicit.run or not (inherited or explicit.session)):
             return explicit
-        return explicit._replace(
-            agent=explicit.agent or default, run=explicit.run or inherited_run.get() or explicit.session
-        )
+        return explicit._replace(agent=explicit.agent or default, run=explicit.run or inherited or explicit.session)
     agent, tenant, team, workflow, session, run, priority, deadline = entered[-1][1] if entered else _UNKNOWN
     if has_frameworks and not (agent and workflow and session and run):
         found = read_frameworks()

@@ -8,12 +8,14 @@ from itertools import pairwise
 
 import pytest
 
+from loco_otel._core import resources
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome, Priority, Request
 
@@ -178,6 +180,30 @@ def test_first_other_class_enables_classes_with_waiters_in_place() -> None:
     order = desk.drain(first)
     assert urgent in order[:2]
     assert [it for it in order if it is not urgent] == waiters
+
+
+def test_retry_enables_classes_of_a_recreated_queue_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_MAX_QUEUE_SETS", 3)
+    core = Scheduler({}, FifoPolicy, make_unknown_pool=lambda name: SlotPool(name, 1))
+
+    def ask(host: str, priority: Priority = NORMAL) -> Ticket:
+        ticket = Ticket(Request("a", 1000, (host,), priority=priority))
+        core.submit(ticket, 0.0)
+        return ticket
+
+    retried = ask("host", BACKGROUND)
+    core.suspend_ticket(retried, 0.0)
+    for number in range(3):
+        core.release(ask(f"other-{number}"), 0.0)
+    assert ("host",) not in core.resources.queue_sets
+    holder = ask("host")
+    core.resume_ticket(retried, 0.0)
+    urgent = ask("host", INTERACTIVE)
+    assert waits(retried)
+    core.release(holder, 0.0)
+    core.release(urgent, 0.0)
+    assert retried.state is State.GRANTED
+    assert core.resources.pools["host"].capped_slots[BACKGROUND] == 1
 
 
 def test_waiters_keep_their_place_in_new_rules() -> None:

@@ -112,8 +112,9 @@ def test_jobs_of_an_executor_belong_to_the_run_of_their_caller() -> None:
                     return find_run()
 
             assert pool.submit(nested).result() == traced
-            with as_agent("a", session="s"):
-                assert pool.submit(find_run).result() == traced
+            for names in ({"session": "s"}, {}):
+                with as_agent("a", **names):
+                    assert pool.submit(find_run).result() == traced
         assert pool.submit(find_run).result() is None
         with as_agent(run="r"):
             assert pool.submit(find_run).result() == "r"

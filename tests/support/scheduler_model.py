@@ -492,14 +492,12 @@ class SchedulerModel:
     def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket] = Record(ticket, places)
         resource = self.of(record)
-        self.register(record)
         self.tell(Submitted(now, ticket))
         record.birth = resource.tick
         self.begin_wait(record, now)
 
     def reject_new(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket] = Record(ticket, ())
-        self.register(record)
         self.tell(Submitted(now, ticket))
         record.since, record.since_tick = now, self.of(record).tick
         self.reject(record, Outcome.SHUTDOWN if self.closed else Outcome.BUDGET, now)
@@ -632,10 +630,6 @@ class SchedulerModel:
         if self.observed:
             self.events.append(event)
 
-    def register(self, record: Record) -> None:
-        if record.priority is not Priority.NORMAL:
-            self.of(record).enable()
-
     def estimate_wait(self, record: Record, now: float) -> float:
         """How long those with an earlier deadline take at the pace since somebody waited without interruption."""
         resource = self.of(record)
@@ -647,6 +641,8 @@ class SchedulerModel:
 
     def begin_wait(self, record: Record, now: float) -> None:
         resource = self.of(record)
+        if record.priority is not Priority.NORMAL:
+            resource.enable()
         timeout = record.ticket.request.timeout
         waiting = sum(len(each.waiters) for each in self.resources.values())
         record.since, record.since_tick = now, resource.tick
