@@ -1,8 +1,9 @@
 """Spans of OpenTelemetry's SDK that take a third of the instructions of those that its tracer starts.
 
 A light span extends the SDK's class, and passes its sampler, id generator and processors. It omits what most spans do
-not need: the check of attributes that are plain values, and the containers of attributes, events and links until something
-needs them or the span ends. Everything else, such as what the program does with the current span, is the SDK's code.
+not need: the check of attributes that are plain values, and the containers of attributes, events and links until
+something needs them or the span ends. Everything else, such as what the program does with the current span, is the
+SDK's code.
 
 This module depends on private names of the SDK. It is used only if `light_span_check.py` finds no difference between a
 span started here and one of the tracer, see docs/decisions/0013-light-spans.md.

@@ -54,6 +54,11 @@ _logger = logging.getLogger("loco_otel")
 
 MAX_LINKS = 16
 
+_FAILURE = (
+    "a span could not be made, or a span processor raised: the span may be missing; calls and other spans are not "
+    "affected (logged once)"
+)
+
 _NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
@@ -113,15 +118,9 @@ class SpanListener:
                     handle(event, trace)
                 except Exception:
                     # A sampler or a processor of the program's. The outbox would remove this listener for good.
-                    self._log_failure()
-
-    def _log_failure(self) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            _logger.exception(
-                "a span could not be made, or a span processor raised: the span may be missing; calls and other spans "
-                "are not affected (logged once)"
-            )
+                    if not self._has_failed:
+                        self._has_failed = True
+                        _logger.exception(_FAILURE)
 
     def _handle_slot_taken(self, event: SlotTaken, _: CallTrace | None) -> None:
         self._holds.start_lease(event.ticket, event.at)
