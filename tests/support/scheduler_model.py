@@ -591,7 +591,7 @@ class SchedulerModel:
                 if own and resource.is_capped(priority) and all(blocked_by(waiters, lease) for lease in leases):
                     record, _ = resource.next_of(own)
                     self.grant(record, GrantReason.SCORE, [], now)
-                    self.exceed_ceilings(now)
+                    self.share(now)
                     return
 
     def lost(self, waiters: list[Record]) -> list[Record]:
