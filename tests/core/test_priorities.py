@@ -125,6 +125,19 @@ def test_ceiling_yields_where_no_lease_of_the_class_can_end() -> None:
     assert inner.lender is None, "a slot of its own is free"
 
 
+def test_deadlock_after_a_grant_beyond_a_ceiling_is_resolved() -> None:
+    desk = Desk(3, {**FREE_RULES, BACKGROUND: PriorityRule(1000, slots=2)})
+    outer, other = desk.ask(BACKGROUND), desk.ask(BACKGROUND)
+    outer.scopes, other.scopes = ("thread",), ("elsewhere",)
+    inner = [desk.ask(BACKGROUND) for _ in range(2)]
+    for waiter in inner:
+        waiter.scopes = ("thread",)
+        desk.core.park_ticket(waiter, ("thread",), 0.0)
+    assert all(map(waits, inner)), "the other lease can end"
+    desk.core.set_scopes(other, ("thread",), 0.0)
+    assert [it.state for it in inner] == [State.GRANTED] * 2, "the first takes the last free slot, the second shares"
+
+
 @pytest.mark.parametrize("capacity", [2, 4])
 def test_streams_that_nobody_reads_do_not_block_a_capped_class(capacity: int) -> None:
     desk = Desk(capacity, {**FREE_RULES, BACKGROUND: PriorityRule(1000, fraction=0.5)})

@@ -8,18 +8,8 @@ from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduler_model import (
-    HALF_LIFE,
-    HOLDS,
-    SHARES,
-    TENANT_SHARES,
-    Attained,
-    Drawn,
-    Record,
-    Resource,
-    SchedulerModel,
-    TwoLayers,
-)
+from policy_model import HALF_LIFE, SHARES, TENANT_SHARES, Attained, Drawn, TwoLayers
+from scheduler_model import HOLDS, Record, Resource, SchedulerModel
 
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Key, Policy, tenant_of
