@@ -145,6 +145,7 @@ def holding(server: LlmServer, folder: Path, section: str, endpoint: str, shown:
             "LOCO_CAPACITY": "1",
             "LOCO_MAX_WAITERS": "100",
             "LOCO_AGENT_ID": "analyst",
+            "LOCO_RUN_IDLE_TIMEOUT": "0.001",  # the first step has ended when the program holds
             "LOCO_CONFIG": str(config),
             "OTEL_METRICS_EXPORTER": "otlp,prometheus",
             "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
