@@ -251,7 +251,7 @@ class Scheduler:
         for loan in () if remote.is_deciding else iter_idle_loans(self.resources, is_blocked, self.deadlines, now):
             self._grant_shared(loan, now)
         if self.has_priorities:
-            self._exceed_ceilings(now)
+            self._resolve_deadlocks(now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
@@ -278,9 +278,6 @@ class Scheduler:
 
     def _register_ticket(self, ticket: Ticket, now: float) -> QueueSet:
         queue_set = self._find_queue_set(ticket)
-        if queue_set.order is None and ticket.request.priority is not _NORMAL:
-            queue_set.enable_priorities()
-            self.has_priorities = True
         self.tickets[ticket.seq] = ticket
         if self.observed:
             if any(pool.reported_limit is None for pool in queue_set.pools):
@@ -290,6 +287,10 @@ class Scheduler:
         return queue_set
 
     def _grant_or_enqueue(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
+        if queue_set.order is None and ticket.request.priority is not _NORMAL:
+            # Here, as the queue set of a suspended ticket may have been removed and created again.
+            queue_set.enable_priorities()
+            self.has_priorities = True
         ticket.lenders = _NO_LENDERS
         ticket.waiting_since = now
         ticket.waiting_tick = queue_set.tick
@@ -300,12 +301,10 @@ class Scheduler:
         elif queue_set.remote is not None:
             queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
-        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket, now)) is not None:
+        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
             self._mark_rejected(queue_set, ticket, refusal, now)
         else:
             ticket.deadline = compute_wait_end(ticket.request, now)
-            if not queue_set.waiting:
-                queue_set.pace = now, queue_set.tick
             ticket.state = _WAITING
             self.enqueue_ticket(queue_set, ticket)
             if self.observed:
@@ -347,16 +346,17 @@ class Scheduler:
             self._grant_waiting((pool,), now)
 
     def _resolve_deadlocks(self, now: float) -> None:
+        """Grant waiters that would wait for ever otherwise: by a shared slot, or beyond the ceiling of their class."""
         detector = not self.remote.is_deciding and self.deadlock_detector
-        while detector and (loan := detector.find_borrower(self.resources, now)) is not None:
-            self._grant_shared(loan, now)
-        if self.has_priorities:
-            self._exceed_ceilings(now)
-
-    def _exceed_ceilings(self, now: float) -> None:
-        """Grant a waiter of a class at its ceiling if none of the leases of the class can end before."""
-        while (ticket := find_exempt_waiter(self.resources, self.deadlock_detector.is_blocked, now)) is not None:
-            self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.SCORE, now)
+        is_blocked = self.deadlock_detector.is_blocked
+        while True:
+            # Each grant may take the slot that another waiter could have got, so both are repeated.
+            if detector and (loan := detector.find_borrower(self.resources, now)) is not None:
+                self._grant_shared(loan, now)
+            elif self.has_priorities and (ticket := find_exempt_waiter(self.resources, is_blocked, now)) is not None:
+                self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.SCORE, now)
+            else:
+                return
 
     def _grant_shared(self, loan: tuple[Ticket, Mapping[str, Ticket]], now: float) -> None:
         ticket, lenders = loan

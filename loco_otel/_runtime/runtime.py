@@ -368,6 +368,11 @@ class Runtime:
     def _flush_at_exit(self) -> None:
         self.engine.set_batch_size(1)
         self.engine.flush()
+        if self._metrics is not None:
+            try:
+                self._metrics.finish_runs()
+            except Exception:
+                log_fault("recording the runs that the process ends", effect="they have no metrics")
 
 
 def _make_statements(settings: Settings) -> dict[str, SharedLimits]:

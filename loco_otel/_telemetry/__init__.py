@@ -179,11 +179,17 @@ class Telemetry:
         """Return the `context` of a new request; the current span is its parent."""
         return CallTrace(get_current(), self._tracer)
 
+    def finish_runs(self) -> None:
+        """Record the runs that have not ended, at the end of the process."""
+        if self._observed_gauges is not None:
+            self._observed_gauges[1].finish_runs()
+
     def close(self) -> None:
         """Stop reading gauges. The engine removes the listeners."""
         if self._observed_gauges is not None:
             gauges_, source = self._observed_gauges
             source.flush()
+            source.finish_runs()
             gauges_.clear_source(source)
             self._observed_gauges = None
         if self._unregister_flush is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.call_trace import CallTrace
+from loco_otel._telemetry.call_trace import is_request_suppressed
 from loco_otel._telemetry.wait_integrals import (
     BACKOFF,
     BITS,
@@ -166,7 +166,7 @@ class BlameListener:
             for (label, own), parts in rows.items():
                 self._add_points(units, copy.queue, label, parts, own)
         for ticket, wait in checked:
-            if not _is_suppressed(ticket.request):
+            if not is_request_suppressed(ticket.request):
                 check = round(max(0, now - wait.slot_at) * UNIT) << BUDGET * BITS
                 self._add_points(units, wait.queue, self._fold(key.AGENT, ticket.request.agent), check, None)
         # An event of a moment before `now` may have come after an earlier call of this method.
@@ -203,7 +203,7 @@ class BlameListener:
         holders, leases = event.holders, queue.pools[0].leases
         if holders and len(holders) != len(leases) and len(holders) < _MAX_HOLDERS and len(queue.pools) == 1:
             self._correct_leases(queue.pools[0], holders, now)
-        if ticket not in queue.waits and not _is_suppressed(request):
+        if ticket not in queue.waits and not is_request_suppressed(request):
             queue.begin_wait(ticket, (request.tenant, request.agent) if request.tenant else request.agent)
 
     def _handle_slot_taken(self, event: SlotTaken) -> None:
@@ -252,7 +252,7 @@ class BlameListener:
         check = round((event.at - slot_at) * UNIT)
         parts = (check << BUDGET * BITS) + (max(0, round(event.waited * UNIT) - check) << UNKNOWN * BITS)
         self._last = queue, parts, None
-        if not _is_suppressed(request):
+        if not is_request_suppressed(request):
             row = self._find_label(get_agent_key(request)), None
             queue.rows[row] = queue.rows.get(row, 0) + parts
 
@@ -260,7 +260,7 @@ class BlameListener:
         """Account for the check of budgets that follows a wait."""
         queue, parts, own, slot_at = self._checked.pop(ticket)
         check = round((now - slot_at) * UNIT) << BUDGET * BITS
-        if check and not _is_suppressed(ticket.request):
+        if check and not is_request_suppressed(ticket.request):
             row = self._find_label(get_agent_key(ticket.request)), None
             queue.rows[row] = queue.rows.get(row, 0) + check
         self._last = (queue, parts + check, own) if parts or check else None
@@ -372,8 +372,3 @@ def _remove_lease(pool: HolderPool, ticket: TicketView, now: float) -> None:
             leases[sharer] = None if sharer is sharers[0] else sharers[0]
         if sharers:
             pool.add_slot(get_agent_key(sharers[0].request), now)
-
-
-def _is_suppressed(request: Request) -> bool:
-    trace = request.context
-    return isinstance(trace, CallTrace) and trace.is_suppressed

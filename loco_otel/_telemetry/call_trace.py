@@ -200,6 +200,12 @@ def get_call_trace(request: Request) -> CallTrace | None:
     return request.context if isinstance(request.context, CallTrace) else None
 
 
+def is_request_suppressed(request: Request) -> bool:
+    """Return whether a request emits no telemetry, as it was made inside `suppress_instrumentation`."""
+    call = request.context
+    return isinstance(call, CallTrace) and call.is_suppressed
+
+
 def format_resource_name(request: Request) -> str:
     """Return the name of the requested resources. A set has one name in any order and counts once."""
     resources = request.resources

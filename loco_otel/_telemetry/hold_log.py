@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
+from loco_otel import _fork
 from loco_otel._telemetry.call_trace import CallTrace
 from loco_otel.events import Request, TicketView
 
@@ -53,6 +54,11 @@ class HoldLog:
     def __init__(self) -> None:
         self._resources: dict[str, _ResourceLog] = {}
         self._numbers = count()
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
+
+    def after_fork(self) -> None:
+        """Forget all leases in a forked child: they are the parent's."""
+        self._resources.clear()
 
     def start_lease(self, ticket: TicketView, at: float) -> None:
         """Store that a request got its slots."""

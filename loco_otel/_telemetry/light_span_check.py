@@ -5,8 +5,9 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, _Span
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider, _Span
 from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
@@ -22,11 +23,13 @@ _OWN_FIELDS = {"_plain", "_attributes", "_events", "_links"}
 
 def supports_tracer(tracer: Tracer) -> bool:
     """Return whether light spans equal the spans of a tracer."""
-    if type(tracer) is not SdkTracer or not is_supported():
+    if type(tracer) is not SdkTracer:
         return False
     limits = tracer._span_limits
     most = limits.max_span_attributes
-    return limits.max_span_attribute_length is None and (most is None or most >= _MIN_ATTRIBUTES)
+    if limits.max_span_attribute_length is not None or (most is not None and most < _MIN_ATTRIBUTES):
+        return False
+    return is_supported()
 
 
 @cache
@@ -64,7 +67,15 @@ class _Keeper(SpanProcessor):
 def _describe_checked(*, light: bool) -> list[object]:
     """Return the fields of a few spans, and what a processor receives of them."""
     keeper = _Keeper()
-    provider = TracerProvider(ALWAYS_ON, Resource.get_empty(), False, id_generator=_FixedIds())
+    # Nothing of the environment: neither the program's limits, nor its global meter provider.
+    provider = TracerProvider(
+        ALWAYS_ON,
+        Resource.get_empty(),
+        False,
+        id_generator=_FixedIds(),
+        span_limits=SpanLimits(128, 128, 128, 128, 128, 128, SpanLimits.UNSET, SpanLimits.UNSET),
+        meter_provider=NoOpMeterProvider(),
+    )
     provider.add_span_processor(keeper)
     tracer: Any = provider.get_tracer(__name__, "1")
     if light:
@@ -74,6 +85,7 @@ def _describe_checked(*, light: bool) -> list[object]:
     child = tracer.start_span("child", below, links=[Link(root.get_span_context(), {"n": 1})], start_time=2)
     child.set_attributes({"flag": True, "list": [1, 2]})
     child.set_attribute("number", 0.5)
+    root.set_attributes({"text": "c", "last": 1})
     child.add_event("event", {"a": 1}, 3)
     child.set_status(Status(StatusCode.ERROR, "why"))
     child.end(4)
@@ -84,7 +96,8 @@ def _describe_checked(*, light: bool) -> list[object]:
         of_root,
         of_child,
         started.is_recording(),
-        [{*vars(span)} for span in ended],
+        [{(name, type(value)) for name, value in vars(span).items()} for span in ended],
+        [(span._attributes._immutable, span._attributes.maxlen, [*span._attributes.items()]) for span in ended],
         [(span.to_json(), span.context, span.parent, span.instrumentation_scope) for span in ended],
         [(span.dropped_attributes, span.dropped_events, span.dropped_links) for span in ended],
         # Fields that this module does not set would be missing.

@@ -1,8 +1,9 @@
 """Spans of OpenTelemetry's SDK that take a third of the instructions of those that its tracer starts.
 
 A light span extends the SDK's class, and passes its sampler, id generator and processors. It omits what most spans do
-not need: the check of attributes that are plain values, and the lists of events and links, which are made when
-something is added. Everything else, such as what the program does with the current span, is the SDK's code.
+not need: the check of attributes that are plain values, and the containers of attributes, events and links until
+something needs them or the span ends. Everything else, such as what the program does with the current span, is the
+SDK's code.
 
 This module depends on private names of the SDK. It is used only if `light_span_check.py` finds no difference between a
 span started here and one of the tracer, see docs/decisions/0013-light-spans.md.
@@ -78,7 +79,12 @@ class LightSpan(_Span):
         if _are_plain(attributes):
             with self._lock:
                 if self._end_time is None and self._has_room(len(attributes)):
-                    self._plain.update(attributes)
+                    plain = self._plain
+                    if not plain.keys().isdisjoint(attributes):
+                        # A key that is set again becomes the latest.
+                        for key in attributes:
+                            plain.pop(key, None)
+                    plain.update(attributes)
                     return
         super().set_attributes(attributes)
 
@@ -87,6 +93,7 @@ class LightSpan(_Span):
         if type(value) in _PLAIN_TYPES and type(key) is str and key:
             with self._lock:
                 if self._end_time is None and self._has_room(1):
+                    self._plain.pop(key, None)  # a key that is set again becomes the latest
                     self._plain[key] = value
                     return
         super().set_attribute(key, value)
@@ -96,13 +103,12 @@ class LightSpan(_Span):
         return "_attributes" not in self.__dict__ and (most is None or len(self._plain) + count <= most)
 
     def end(self, end_time: int | None = None) -> None:
-        """Do what the SDK does, without containers that were never used."""
+        """Do what the SDK does."""
         with self._lock:
             is_first = self._end_time is None
             if is_first:
                 self._end_time = time_ns() if end_time is None else end_time
-                if "_attributes" in self.__dict__:
-                    self._attributes._immutable = True
+                self._attributes._immutable = True
         if not is_first:
             super().end(end_time)  # which only warns
             return
@@ -113,6 +119,7 @@ class LightSpan(_Span):
 
     def _readable_span(self) -> ReadableSpan:
         fields = self.__dict__
+        # All containers are the SDK's: processors that change what is exported use private names of these.
         span = object.__new__(ReadableSpan)
         span.__dict__ = {
             "_name": fields["_name"],
@@ -123,9 +130,9 @@ class LightSpan(_Span):
             "_parent": fields["_parent"],
             "_start_time": fields["_start_time"],
             "_end_time": fields["_end_time"],
-            "_attributes": fields["_attributes"] if "_attributes" in fields else fields["_plain"],
-            "_events": fields.get("_events", ()),
-            "_links": fields.get("_links", ()),
+            "_attributes": self._attributes,
+            "_events": self._events,
+            "_links": self._links,
             "_resource": fields["_resource"],
             "_status": fields["_status"],
         }
@@ -198,7 +205,8 @@ class LightTracer:
         }
         if links:
             light.__dict__["_links"] = light._new_links(links)
-        light.set_attributes(sampled.attributes)
+        if sampled.attributes:  # a sampler of the program's may have none
+            light.set_attributes(sampled.attributes)
         tracer.span_processor.on_start(light, parent_context=context)
         return light
 

@@ -87,6 +87,12 @@ class MetricsSource:
         self._record_engine_calls(self._state.take_engine_calls())
         self._histogram_buffer.flush()
 
+    def finish_runs(self) -> None:
+        """Record the runs that have not ended: nothing follows."""
+        self._state.flush_events()
+        self.runs.finish_all(self.read_clock())
+        self._histogram_buffer.flush()
+
     def read_snapshot(self) -> Snapshot:
         """Return the current snapshot, at most a tenth of a second old."""
         now = self.read_clock()

@@ -5,16 +5,17 @@ lost seconds are the run's wait, and its slowdown is its duration divided by wha
 what it would take alone, with as many slots as it can use.
 
 A run has no end that can be seen, unless a framework reports one. So it is recorded once no call of it is under way
-and it has been silent for a time; its duration ends with its last call.
+and it has been silent for a time, earlier if there are too many runs, or at the end of the process; its duration ends
+with its last call.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from loco_otel._fork import ForkSafeLock
+from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
-from loco_otel._telemetry.call_trace import CallTrace, get_call_trace
+from loco_otel._telemetry.call_trace import CallTrace, get_call_trace, is_request_suppressed
 from loco_otel.events import (
     MILLI,
     Event,
@@ -30,7 +31,9 @@ from loco_otel.events import (
 )
 
 _MAX_RUNS = 10_000
-"""Runs that are observed at a time; calls of further ones are of no run here."""
+"""Runs that are observed at a time. The run that has been silent longest is recorded for a further one; while none is
+silent, calls of further runs are of no run here.
+"""
 
 _WAITING, _UNDER_WAY, _PAUSED = range(3)
 
@@ -69,12 +72,16 @@ class _Run:
         self.has_ended = False
         """Whether its framework has reported its end."""
 
-    def change_call(self, ticket: TicketView, phase: int | None, at: float) -> None:
-        """Note what a call does from now on; None if it has ended."""
+    def advance(self, at: float) -> None:
+        """Add what was lost to waiting until now."""
         waiting, under_way, _ = self.counts
         if waiting:
             self.wait += (at - self.changed_at) * waiting / (waiting + under_way)
         self.changed_at = at
+
+    def change_call(self, ticket: TicketView, phase: int | None, at: float) -> None:
+        """Note what a call does from now on; None if it has ended."""
+        self.advance(at)
         before = self.calls.pop(ticket, None)
         if before is not None:
             self.counts[before] -= 1
@@ -83,7 +90,7 @@ class _Run:
             self.counts[phase] += 1
 
     def make_finished(self) -> FinishedRun:
-        """Return it as it ended with its last call."""
+        """Return it as it ended with its last change."""
         return FinishedRun(self.workflow, self.priority, self.changed_at - self.started_at, self.wait)
 
 
@@ -102,7 +109,7 @@ class RunListener:
         self._runs: dict[str, _Run] = {}
         self._silent: OrderedDict[str, None] = OrderedDict()
         """Runs without a call, by the end of their last one."""
-        self._lock = ForkSafeLock()
+        self._lock = _fork.ForkSafeLock()
         self._phases: dict[type[Event], int | None] = {
             Submitted: _WAITING,
             Waiting: _WAITING,
@@ -111,6 +118,7 @@ class RunListener:
             Rejected: None,
             Released: None,
         }
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
 
     def __call__(self, event: Event, /) -> None:
         """Handle one event."""
@@ -130,8 +138,11 @@ class RunListener:
             if isinstance(event, Spent):
                 if run is not None:
                     run.attained += event.spending.weight
-            elif run is not None or (isinstance(event, Submitted) and len(self._runs) < _MAX_RUNS):
-                self._change_call(name, run or self._start_run(name, event), event)
+            elif not is_request_suppressed(ticket.request):
+                if run is None and isinstance(event, Submitted) and self._make_room():
+                    run = self._start_run(name, event)
+                if run is not None:
+                    self._change_call(name, run, event)
 
     def get_attained_weight(self, run: str) -> float | None:
         """Return the weight of the settled calls of a run; None if it is not known."""
@@ -144,11 +155,29 @@ class RunListener:
             self._finish_silent_runs(now)
             return [(run.workflow, run.priority) for run in self._runs.values()]
 
+    def finish_all(self, now: float) -> None:
+        """Record all runs: nothing follows."""
+        with self._lock:
+            for name, run in tuple(self._runs.items()):
+                if run.calls:
+                    run.advance(now)
+                self._finish_run(name)
+
     def forget_open(self) -> None:
         """Forget all runs, as events of their calls are missing."""
         with self._lock:
             self._runs.clear()
             self._silent.clear()
+
+    def after_fork(self) -> None:
+        """Forget all runs in a forked child: they are the parent's."""
+        self.forget_open()
+
+    def _make_room(self) -> bool:
+        """Return whether another run may be observed, after the run that has been silent longest is recorded for it."""
+        if len(self._runs) >= _MAX_RUNS and self._silent:
+            self._finish_run(next(iter(self._silent)))
+        return len(self._runs) < _MAX_RUNS
 
     def _finish_silent_runs(self, now: float) -> None:
         """Record the runs that have been silent for long enough."""

@@ -4,6 +4,7 @@ The scheduler's clock is not the wall clock, and an event is delivered some time
 is created when the wait is over, and its times are computed from the event and the offset between the clocks.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,14 @@ from loco_otel.events import (
 )
 from loco_otel.money import Action
 
+_logger = logging.getLogger("loco_otel")
+
 MAX_LINKS = 16
+
+_FAILURE = (
+    "a span could not be made, or a span processor raised: the span may be missing; calls and other spans are not "
+    "affected (logged once)"
+)
 
 _NANOSECONDS_PER_SECOND = 1_000_000_000
 
@@ -85,6 +93,7 @@ class SpanListener:
         self._holds = HoldLog()
         self._clock = clock
         self._wall = wall
+        self._has_failed = False
         self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
             Waiting: _handle_waiting,
             SlotTaken: self._handle_slot_taken,
@@ -105,7 +114,13 @@ class SpanListener:
         if handle is not None and not isinstance(event, (Bypassed, Gated, Limited, RunEnded)):
             trace = get_call_trace(event.ticket.request)
             if trace is None or not trace.is_suppressed:
-                handle(event, trace)
+                try:
+                    handle(event, trace)
+                except Exception:
+                    # A sampler or a processor of the program's. The outbox would remove this listener for good.
+                    if not self._has_failed:
+                        self._has_failed = True
+                        _logger.exception(_FAILURE)
 
     def _handle_slot_taken(self, event: SlotTaken, _: CallTrace | None) -> None:
         self._holds.start_lease(event.ticket, event.at)
@@ -137,10 +152,12 @@ class SpanListener:
             # A cancelled wait got no slot either: ERROR too, distinguished by its outcome.
             span.set_attribute(key.ERROR_TYPE, event.outcome.value)
             span.set_status(Status(StatusCode.ERROR))
-        span.end(offset + _convert_to_nanoseconds(event.at))
-        if trace is not None:
-            trace.error_type = trace.error_type or event.outcome.value
-            self._end_spans(trace, event.at)
+        try:
+            span.end(offset + _convert_to_nanoseconds(event.at))
+        finally:
+            if trace is not None:
+                trace.error_type = trace.error_type or event.outcome.value
+                self._end_spans(trace, event.at)
 
     def _start_acquire_span(
         self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
@@ -234,13 +251,17 @@ class SpanListener:
             self._end_spans(trace, event.at)
 
     def _end_spans(self, trace: CallTrace, at: float) -> None:
-        """End all open spans of a request that ended or was rejected."""
-        _end_acquire_span(trace)
+        """End all open spans of a request that ended or was rejected, also if a processor raises for one of them."""
         ended_at = self._compute_clock_offset() + _convert_to_nanoseconds(at)
-        if trace.inference_span is not None:
-            trace.inference_span.end_span(trace.error_type, trace.resend_count, ended_at)
-        if trace.call_span is not None:
-            trace.call_span.end_span(trace.error_type, ended_at)
+        try:
+            _end_acquire_span(trace)
+        finally:
+            try:
+                if trace.inference_span is not None:
+                    trace.inference_span.end_span(trace.error_type, trace.resend_count, ended_at)
+            finally:
+                if trace.call_span is not None:
+                    trace.call_span.end_span(trace.error_type, ended_at)
 
     def _compute_clock_offset(self) -> int:
         """Return the nanoseconds from the scheduler's clock to the wall clock, which may be adjusted."""

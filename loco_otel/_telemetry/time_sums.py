@@ -10,7 +10,7 @@ from typing import Any
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.call_trace import get_call_trace
+from loco_otel._telemetry.call_trace import is_request_suppressed
 from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, PointLimit, PointValues
 from loco_otel.events import (
@@ -136,7 +136,7 @@ class TimeSums:
     def _handle_submitted(self, event: Submitted) -> None:
         """Start the points of an agent at 0, so that `increase()` sees its first hold and its first pause."""
         request = event.ticket.request
-        if (request.agent, request.resources) not in self._points and not _is_suppressed(request):
+        if (request.agent, request.resources) not in self._points and not is_request_suppressed(request):
             self._find_points(request, event.at)
 
     def _find_points(self, request: Request, at: float) -> Mapping[str, tuple[PointValues, PointValues]]:
@@ -161,7 +161,7 @@ class TimeSums:
         if self._paused:
             self._handle_next_attempt(event)
         # A grant that follows the check of its budgets is no second hold.
-        if ticket in self._holds or _is_suppressed(request):
+        if ticket in self._holds or is_request_suppressed(request):
             return
         self._holds[ticket] = request
         for resource, (point, _) in self._find_points(request, event.at).items():
@@ -233,8 +233,3 @@ class TimeSums:
     def _change_pauses(self, request: Request, change: int, at: float) -> None:
         for _, point in self._find_points(request, at).values():
             self._pauses.add_level(point, change, at)
-
-
-def _is_suppressed(request: Request) -> bool:
-    trace = get_call_trace(request)
-    return trace is not None and trace.is_suppressed

@@ -279,8 +279,8 @@ class ResponseBody:
         try:
             if response is not None:
                 self._call.record_raw_body(response)
-            # Unless it was dropped, what goes wrong in the program's own loop is no error of the call.
-            self._finish_or_abandon(error if isinstance(error, GeneratorExit) else None)
+            # Unless it was dropped or aborted: what goes wrong in the program's own loop is no error of the call.
+            self._finish_or_abandon(error if isinstance(error, GeneratorExit) else self.abort_error)
         except Exception:
             faults.log_fault("noting the end of a body")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ledger_process
 import pytest
+from forked_child import run_in_child, start_child, went_well
 from ledger_process import LEASE, LIMIT, NOW, charge
 from patience import PATIENCE
 
@@ -92,34 +93,10 @@ def test_repeated_settlement_charges_once(path: Path) -> None:
 def test_forked_child_has_its_own_connection(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.reserve_estimate("parent's", charge(100), NOW)
-    child = os.fork()
-    if not child:
-        try:
-            books.after_fork()
-            books.settle_reservation("child's", charge(50), NOW)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert run_in_child(lambda: (books.after_fork(), books.settle_reservation("child's", charge(50), NOW)))
     books.settle_reservation("parent's", charge(100), NOW)
     assert spent(path) == 150
     books.close()
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Fork, let the child work, and return its id; it exits with 1 where that raises."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def went_well(child: int) -> bool:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_forked_childs_spending_is_kept_when_parent_closes(path: Path) -> None:
@@ -135,7 +112,7 @@ def test_forked_childs_spending_is_kept_when_parent_closes(path: Path) -> None:
         os.read(reading, 1)
         books.settle_reservation("child's second", charge(100), NOW)
 
-    child = in_child(spend_before_and_after)
+    child = start_child(spend_before_and_after)
     os.read(told, 1)
     books.close()
     os.write(writing, b"x")
@@ -159,7 +136,7 @@ def test_fork_waits_for_transactions_of_other_threads(path: Path) -> None:
     began.wait(PATIENCE)
     # What is registered last runs first: the fork has begun when the transaction ends.
     os.register_at_fork(before=forking.set)
-    child = in_child(lambda: (books.after_fork(), books.settle_reservation("child's", charge(50), NOW))[0])
+    child = start_child(lambda: (books.after_fork(), books.settle_reservation("child's", charge(50), NOW))[0])
     assert went_well(child)
     thread.join()
     books.settle_reservation("parent's", charge(100), NOW)

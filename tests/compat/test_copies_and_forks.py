@@ -4,10 +4,10 @@ import asyncio
 import copy
 import os
 import pickle
-import signal
 from collections.abc import Callable
 
 import pytest
+from forked_child import run_in_child
 
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetManager, SharedResource, Task
@@ -43,19 +43,6 @@ class Noted(Task):
     note = ""
 
 
-def forked(work: Callable[[], object]) -> bool:
-    """Let a forked child do something, for a bounded time, and return whether it ended well."""
-    child = os.fork()
-    if not child:
-        signal.alarm(180)  # ends a child that hangs
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def test_wrapped_sync_functions_run_in_a_forked_child() -> None:
     loco_otel.configure(capacity=2)
 
@@ -63,17 +50,17 @@ def test_wrapped_sync_functions_run_in_a_forked_child() -> None:
         await loco_otel.wrap(os.getpid, agent_id="a")
 
     asyncio.run(call())
-    assert forked(lambda: asyncio.run(call()))
+    assert run_in_child(lambda: asyncio.run(call()))
 
 
 def test_forked_child_has_a_working_budget_manager() -> None:
     budget = BudgetManager(default_limit=10)
     budget.record_spend("a", 2)
     with budget._ledger._lock, budget._reservation_lock:  # as another thread of the parent may
-        assert forked(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
+        assert run_in_child(lambda: (budget.reserve("a", 1), budget.settle("a", 1, spent=True), budget.spent("a")))
 
 
 def test_forked_child_finds_no_lock_held() -> None:
     agent = Agent("a")
     with agent.completed_tasks._lock, process._creation_lock:  # as other threads of the parent may
-        assert forked(lambda: (agent.completed_tasks.fail(), process.replace_runtime(None), loco_otel.snapshot()))
+        assert run_in_child(lambda: (agent.completed_tasks.fail(), process.replace_runtime(None), loco_otel.snapshot()))

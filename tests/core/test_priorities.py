@@ -8,12 +8,15 @@ from itertools import pairwise
 
 import pytest
 
+from loco_otel._core import resources
+from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome, Priority, Request
 
@@ -31,9 +34,15 @@ class Desk:
         self.granted: list[Ticket] = []
 
     def ask(
-        self, priority: Priority = NORMAL, *, at: float = 0.0, deadline: float | None = None, agent: str = "a"
+        self,
+        priority: Priority = NORMAL,
+        *,
+        at: float = 0.0,
+        deadline: float | None = None,
+        agent: str = "a",
+        tenant: str | None = None,
     ) -> Ticket:
-        ticket = Ticket(Request(agent, 1000, ("llm",), priority=priority, deadline=deadline))
+        ticket = Ticket(Request(agent, 1000, ("llm",), tenant=tenant, priority=priority, deadline=deadline))
         self.core.submit(ticket, at)
         return ticket
 
@@ -123,6 +132,19 @@ def test_ceiling_yields_where_no_lease_of_the_class_can_end() -> None:
     assert inner.lender is None, "a slot of its own is free"
 
 
+def test_deadlock_after_a_grant_beyond_a_ceiling_is_resolved() -> None:
+    desk = Desk(3, {**FREE_RULES, BACKGROUND: PriorityRule(1000, slots=2)})
+    outer, other = desk.ask(BACKGROUND), desk.ask(BACKGROUND)
+    outer.scopes, other.scopes = ("thread",), ("elsewhere",)
+    inner = [desk.ask(BACKGROUND) for _ in range(2)]
+    for waiter in inner:
+        waiter.scopes = ("thread",)
+        desk.core.park_ticket(waiter, ("thread",), 0.0)
+    assert all(map(waits, inner)), "the other lease can end"
+    desk.core.set_scopes(other, ("thread",), 0.0)
+    assert [it.state for it in inner] == [State.GRANTED] * 2, "the first takes the last free slot, the second shares"
+
+
 @pytest.mark.parametrize("capacity", [2, 4])
 def test_streams_that_nobody_reads_do_not_block_a_capped_class(capacity: int) -> None:
     desk = Desk(capacity, {**FREE_RULES, BACKGROUND: PriorityRule(1000, fraction=0.5)})
@@ -153,19 +175,44 @@ def test_wait_ends_at_the_deadline() -> None:
     assert (waiter.state, waiter.outcome) == (State.REJECTED, Outcome.DEADLINE)
 
 
-def test_deadline_that_the_pace_cannot_meet_is_refused_at_once() -> None:
+def test_no_deadline_is_refused_by_an_estimate() -> None:
     desk = Desk(1)
     lease = desk.ask()
-    for _ in range(40):
-        desk.ask(deadline=1000.0)
+    crowd = [desk.ask(deadline=14.0) for _ in range(40)]
     for second in range(1, 11):
         (lease,) = desk.end(lease, float(second))
-    # One is served each second from now on, as far as is known.
-    crowd = [desk.ask(at=10.0, deadline=500.0) for _ in range(600)]
-    assert [waits(it) for it in crowd] == [True] * 491 + [False] * 109
-    assert crowd[-1].outcome is Outcome.DEADLINE
-    assert waits(desk.ask(at=10.0, deadline=20.0)), "it passes all of them"
-    assert waits(desk.ask(BACKGROUND, at=10.0, deadline=500.0)), "no other of its class waits"
+    # One has been served each second, and 30 precede it; but then all end at once.
+    late = desk.ask(at=10.0, deadline=15.0)
+    assert waits(late)
+    for _ in crowd[10:]:
+        (lease,) = desk.end(lease, 12.0)
+    assert desk.end(lease, 12.0) == [late]
+
+
+def test_deadline_within_a_providers_pause_is_refused_at_once() -> None:
+    core = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    core.resources.pools["llm"].set_pause(30.0, "retry-after")
+    tickets = [Ticket(Request("a", 1000, ("llm",), deadline=deadline)) for deadline in (29.0, 30.0, 30.1)]
+    for ticket in tickets:
+        core.submit(ticket, 1.0)
+    assert [it.outcome for it in tickets] == [Outcome.DEADLINE, Outcome.DEADLINE, None]
+    core.run_due_actions(30.0)
+    assert tickets[2].state is State.GRANTED
+
+
+@pytest.mark.parametrize("by_run", [False, True])
+def test_deadlines_of_a_tenant_take_no_share_of_another(*, by_run: bool) -> None:
+    desk = Desk(1)
+    set_policy(desk.core, FifoPolicy, 0, 0.0, by_run=by_run, priorities=FREE_RULES)
+    first = desk.ask(tenant="acme")
+    plain = [desk.ask(tenant=tenant) for tenant in ("beta", None) for _ in range(10)]
+    late, early = ([desk.ask(tenant="acme", deadline=deadline) for _ in range(5)] for deadline in (90.0, 50.0))
+    own = desk.ask(tenant="acme")
+    order = desk.drain(first)
+    served = Counter(ticket.request.tenant for ticket in order[:15])
+    assert all(count == 5 for count in served.values()), served
+    assert [it for it in order if it.request.tenant == "acme"] == [*early, *late, own]
+    assert [it for it in order if it.request.tenant != "acme" and it.request.tenant] == plain[:10]
 
 
 def test_first_other_class_enables_classes_with_waiters_in_place() -> None:
@@ -178,6 +225,30 @@ def test_first_other_class_enables_classes_with_waiters_in_place() -> None:
     order = desk.drain(first)
     assert urgent in order[:2]
     assert [it for it in order if it is not urgent] == waiters
+
+
+def test_retry_enables_classes_of_a_recreated_queue_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_MAX_QUEUE_SETS", 3)
+    core = Scheduler({}, FifoPolicy, make_unknown_pool=lambda name: SlotPool(name, 1))
+
+    def ask(host: str, priority: Priority = NORMAL) -> Ticket:
+        ticket = Ticket(Request("a", 1000, (host,), priority=priority))
+        core.submit(ticket, 0.0)
+        return ticket
+
+    retried = ask("host", BACKGROUND)
+    core.suspend_ticket(retried, 0.0)
+    for number in range(3):
+        core.release(ask(f"other-{number}"), 0.0)
+    assert ("host",) not in core.resources.queue_sets
+    holder = ask("host")
+    core.resume_ticket(retried, 0.0)
+    urgent = ask("host", INTERACTIVE)
+    assert waits(retried)
+    core.release(holder, 0.0)
+    core.release(urgent, 0.0)
+    assert retried.state is State.GRANTED
+    assert core.resources.pools["host"].capped_slots[BACKGROUND] == 1
 
 
 def test_waiters_keep_their_place_in_new_rules() -> None:

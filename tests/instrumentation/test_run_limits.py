@@ -13,6 +13,7 @@ import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from llm_server import LlmServer
 from openai import AsyncOpenAI, OpenAI
+from opentelemetry.trace import SpanKind
 from patience import PATIENCE
 from sdk_calls import CHAT, MESSAGE, each_sync_sdk, now
 from sdk_scheduling import Scheduled, Scheduling
@@ -58,6 +59,11 @@ def ask(made: Any, **options: Any) -> Any:
 
 def decisions(scheduling: Scheduling) -> Counter[tuple[LimitReason, LimitAction]]:
     return Counter((event.reason, event.action) for event in scheduling.seen.of(LimitDecided))
+
+
+def inference_errors(scheduling: Scheduling) -> list[object]:
+    spans = [span for span in scheduling.spans() if span.kind is SpanKind.CLIENT]
+    return [(span.attributes or {}).get("error.type") for span in spans]
 
 
 def call_at_once(made: Any, callers: int, run: str) -> Counter[str]:
@@ -282,6 +288,7 @@ def test_open_stream_of_a_stopped_run_is_closed(
             (StoppedError, f"A call of {scheduling.runtime.default_agent!r} was refused")
         ]
         scheduling.settled(1)
+    assert inference_errors(scheduling) == ["loco_otel.errors.StoppedError"]
     server.wait_for(in_progress=0, exact=True, timeout=PATIENCE)
 
 
@@ -311,6 +318,7 @@ def test_open_async_stream_of_a_stopped_run_is_closed(
 
     asyncio.run(run())
     scheduling.settled(1)
+    assert inference_errors(scheduling) == ["loco_otel.errors.StoppedError"]
     server.wait_for(in_progress=0, exact=True, timeout=PATIENCE)
 
 

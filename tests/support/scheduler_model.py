@@ -7,12 +7,12 @@ A slot is a list of the leases on it, so sharing needs no account of hosts and h
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import count
-from math import ceil, inf
+from math import inf
 
-from loco_otel._core.policies.base import Candidate, Key
-from loco_otel._core.policies.load import LoadPolicy
+from policy_model import Accounts, TwoLayers, load, make_accounts, nonce
+
+from loco_otel._core.policies.base import Key
 from loco_otel._core.priority_order import PriorityRules
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
@@ -35,37 +35,6 @@ from loco_otel.events import (
 from loco_otel.snapshots import CapacityMode
 
 HOLDS = (State.ADMITTING, State.GRANTED)
-
-
-SHARES = {"a": 2000, "b": 500}
-"""In thousandths, by agent; the others have 1."""
-HALF_LIFE = 4.0
-"""Of `las`, in seconds."""
-TENANT_SHARES = {"acme": 3000}
-
-
-def nonce(key: Key) -> float:
-    """What breaks ties under `load`: the same each time, and another for each agent."""
-    return (sum(map(ord, "/".join((key,) if isinstance(key, str) else key))) * 7919 % 97) / 97
-
-
-class Drawn(LoadPolicy):
-    """The real `load` policy, with these nonces."""
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__(alpha, lambda: nonce(self._asking))
-        self._asking: Key = ""
-
-    def update_candidate(self, key: Key, standing: Candidate) -> None:
-        self._asking = key
-        super().update_candidate(key, standing)
-
-
-def load(alpha: float, weight: int, max_weight: int, age: int, max_age: int) -> float:
-    """L(i), as specified."""
-    by_weight = alpha * weight / max_weight if max_weight else 0.0
-    by_age = (1.0 - alpha) * age / max_age if max_age else 0.0
-    return by_weight + by_age
 
 
 @dataclass(eq=False)
@@ -134,113 +103,6 @@ def blocked_by(waiters: Iterable[Record], lease: Record) -> bool:
     return any(place in blocked for place in lease.places)
 
 
-class Accounts:
-    """Start-time fair queueing as the paper has it: nobody is ever forgotten, and V jumps when nobody is served."""
-
-    def __init__(self, shares: dict[str, int]) -> None:
-        self.shares = shares
-        self.virtual = 0
-        self.tags: dict[Key, int] = {}
-        self.open: deque[Key] = deque()
-        self.waiting: set[Key] = set()
-        self.fresh: set[Key] = set()
-        """Waiters that were owed nothing at their start, and were not granted since."""
-
-    def tag(self, key: Key) -> int:
-        return self.tags[key] if key in self.waiting else max(self.virtual, self.tags.get(key, 0))
-
-    def compete(self, keys: Iterable[Key]) -> None:
-        """Record the waiters: a newcomer starts at V."""
-        keys = set(keys)
-        for key in keys - self.waiting:
-            if self.tags.get(key, 0) <= self.virtual:
-                self.fresh.add(key)
-            self.tags[key] = self.tag(key)
-        self.fresh &= keys
-        self.waiting = keys
-        self.end()
-
-    def granted(self, key: Key, agent: str, weight: int, now: float) -> None:
-        self.tags[key] = self.tag(key)
-        self.virtual = max(self.virtual, min(self.tags[each] for each in {*self.waiting, key}))
-        self.tags[key] += self.cost(agent, weight)
-        self.fresh.discard(key)
-        self.open.append(key)
-
-    def settled(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
-        self.open.remove(key)
-        self.tags[key] += self.cost(agent, delta)
-        self.end()
-
-    def rank(self, key: Key) -> tuple[float, bool]:
-        return self.tags[key], key not in self.fresh
-
-    def score(self, key: Key) -> float:
-        return (self.virtual - self.tags[key]) / 1_000_000
-
-    def end(self) -> None:
-        if not self.open and not self.waiting:
-            self.virtual = max([self.virtual, *self.tags.values()])
-
-    def is_forgotten(self, key: Key) -> bool:
-        return key not in self.waiting and key not in self.open and self.tags.get(key, 0) <= self.virtual
-
-    def cost(self, agent: str, weight: int) -> int:
-        return ceil(Fraction(weight * 1_000_000, self.shares.get(agent, 1000)))
-
-
-class Attained(Accounts):
-    """Least attained service: what each was ever granted, halved with each half-life since."""
-
-    def __init__(self, shares: dict[str, int]) -> None:
-        super().__init__(shares)
-        self.attained: dict[Key, float] = {}
-        self.last = 0.0
-
-    def compete(self, keys: Iterable[Key]) -> None:
-        self.waiting = set(keys)
-
-    def granted(self, key: Key, agent: str, weight: int, now: float) -> None:
-        self.last = now
-        self.serve(key, agent, weight, now)
-
-    def settled(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
-        self.last = now
-        if delta:
-            self.serve(key, agent, delta, charged_at)
-
-    def serve(self, key: Key, agent: str, weight: int, at: float) -> None:
-        grown = weight * 1000 / self.shares.get(agent, 1000) * 2.0 ** (at / HALF_LIFE)
-        self.attained[key] = self.attained.get(key, 0.0) + grown
-
-    def rank(self, key: Key) -> tuple[float, bool]:
-        return self.attained.get(key, 0.0), False
-
-    def score(self, key: Key) -> float:
-        return -self.attained.get(key, 0.0) / (2.0 ** (self.last / HALF_LIFE) * 1000)
-
-
-class TwoLayers(Accounts):
-    """Accounts of tenants, and within each of its agents or runs.
-
-    A tenant that is forgotten takes what is within along, unless that must be remembered.
-    """
-
-    def __init__(self, policy: str) -> None:
-        super().__init__(TENANT_SHARES)
-        self.policy = policy
-        self.inner: dict[str, Accounts] = {}
-
-    def of(self, tenant: str) -> Accounts:
-        if tenant not in self.inner or (self.policy != "las" and self.is_forgotten(tenant)):
-            self.inner[tenant] = make_accounts(self.policy)
-        return self.inner[tenant]
-
-
-def make_accounts(policy: str) -> Accounts:
-    return Attained(SHARES) if policy == "las" else Accounts(SHARES)
-
-
 @dataclass(eq=False)
 class Resource:
     """One resource, its slots, and all its waiters."""
@@ -264,7 +126,6 @@ class Resource:
     """By class: kept while the policy is `fair` or `las`, or there have been tenants in the class."""
     classes: Accounts | None = None
     """Of the classes; None before another than `normal` was asked for."""
-    pace: tuple[float, int] = (0.0, 0)
     wait_order: int = 0
 
     def __post_init__(self) -> None:
@@ -448,14 +309,14 @@ class Resource:
         """Choose the next grant of one class."""
         if self.guard and self.tick - waiters[0].birth >= self.guard:
             return waiters[0], GrantReason.GUARD
-        dated = [(each.due, each.ticket.seq, each) for each in waiters if each.due is not None]
-        if dated:
-            return min(dated, key=lambda each: each[:2])[2], GrantReason.SCORE
         accounts = self.levels[waiters[0].priority]
         if isinstance(accounts, TwoLayers):
             rank = accounts.rank
             tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
             waiters = [each for each in waiters if each.tenant == tenant]
+        dated = [(each.due, each.ticket.seq, each) for each in waiters if each.due is not None]
+        if dated:
+            return min(dated, key=lambda each: each[:2])[2], GrantReason.SCORE
         if self.policy in ("fair", "las"):
             rank = self.accounts_of(waiters[0].priority, waiters[0].tenant).rank
             return min(waiters, key=lambda each: (rank(self.line_of(each)), each.age_key)), GrantReason.SCORE
@@ -492,14 +353,12 @@ class SchedulerModel:
     def submit(self, ticket: Ticket, places: tuple[Hashable, ...], now: float) -> None:
         record = self.records[ticket] = Record(ticket, places)
         resource = self.of(record)
-        self.register(record)
         self.tell(Submitted(now, ticket))
         record.birth = resource.tick
         self.begin_wait(record, now)
 
     def reject_new(self, ticket: Ticket, now: float) -> None:
         record = self.records[ticket] = Record(ticket, ())
-        self.register(record)
         self.tell(Submitted(now, ticket))
         record.since, record.since_tick = now, self.of(record).tick
         self.reject(record, Outcome.SHUTDOWN if self.closed else Outcome.BUDGET, now)
@@ -632,21 +491,10 @@ class SchedulerModel:
         if self.observed:
             self.events.append(event)
 
-    def register(self, record: Record) -> None:
-        if record.priority is not Priority.NORMAL:
-            self.of(record).enable()
-
-    def estimate_wait(self, record: Record, now: float) -> float:
-        """How long those with an earlier deadline take at the pace since somebody waited without interruption."""
-        resource = self.of(record)
-        since, tick = resource.pace
-        if resource.tick - tick < 8:
-            return 0.0
-        ahead = [each for each in resource.waiters if each.priority is record.priority and each.due is not None]
-        return sum(each.due <= record.due for each in ahead) * (now - since) / (resource.tick - tick)
-
     def begin_wait(self, record: Record, now: float) -> None:
         resource = self.of(record)
+        if record.priority is not Priority.NORMAL:
+            resource.enable()
         timeout = record.ticket.request.timeout
         waiting = sum(len(each.waiters) for each in self.resources.values())
         record.since, record.since_tick = now, resource.tick
@@ -660,13 +508,10 @@ class SchedulerModel:
             self.reject(record, Outcome.TIMEOUT, now)
         elif waiting >= self.max_waiters and not record.repeated:
             self.reject(record, Outcome.BACKPRESSURE, now)
-        elif record.due is not None and now + self.estimate_wait(record, now) > record.due:
-            self.reject(record, Outcome.DEADLINE, now)
         else:
             ends = [now + timeout] if timeout is not None else []
             record.deadline = min(ends + ([] if record.due is None else [record.due]), default=None)
             if not resource.waiters:
-                resource.pace = now, resource.tick
                 resource.wait_order = next(self.order)
             record.state = State.WAITING
             record.stood = next(self.order)
@@ -733,7 +578,7 @@ class SchedulerModel:
                 if own and resource.is_capped(priority) and all(blocked_by(waiters, lease) for lease in leases):
                     record, _ = resource.next_of(own)
                     self.grant(record, GrantReason.SCORE, [], now)
-                    self.exceed_ceilings(now)
+                    self.share(now)
                     return
 
     def lost(self, waiters: list[Record]) -> list[Record]:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import INVALID_SPAN, StatusCode
 from telemetry_scenario import SUBJECT, FakeTicket, Rig, granted, rejected, released, spent, ticket, waiting
@@ -131,3 +132,27 @@ def test_request_attributes_are_dropped_once_sent(*, has_sdk_span: bool) -> None
     assert call.inference_request is not None
     assert call.inference_request == SUBJECT._replace(body={})
     assert SUBJECT.body
+
+
+@pytest.mark.parametrize("faulty", ["acquire", "chat"])
+def test_processor_that_raises_loses_no_other_span(faulty: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            if span.name.startswith(faulty):
+                raise ValueError(span.name)
+
+    rig = Rig()
+    rig.tracer_provider.add_span_processor(Faulty())
+    for _ in range(2):
+        who, call = called(rig, has_sdk_span=False)
+        rig.tell(granted(who))
+        call.begin_inference("analyst", 995.0)
+        rig.tell(released(who))
+    who, _ = called(rig, has_sdk_span=False)
+    rig.tell(rejected(who))
+
+    names = [span.name.split()[0] for span in rig.spans()]
+    assert names == [*("acquire", "chat", "call") * 2, "acquire", "call"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "a span could not be made, or a span processor raised"
+    ]

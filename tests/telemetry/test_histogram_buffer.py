@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+from forked_child import run_in_child
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
@@ -213,5 +214,9 @@ def test_forked_child_drops_what_its_parent_records() -> None:
     histogram = sink.create_buffered()
     for value in (0.5, 0.5, 0.5, -1.0):
         histogram.record_value(value, ("analyst", "llm_api", "granted", "normal"), Context())
-    sink.buffer.after_fork()
-    assert sink.collect(sink.readers[0])[0][3] == 1
+
+    def check_child() -> None:
+        assert sink.collect(sink.readers[0])[0][3] == 1
+
+    assert run_in_child(check_child)
+    assert sink.collect(sink.readers[0])[0][3] == 3

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import Link, NoOpTracer, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from loco_otel._telemetry import light_span_check
 from loco_otel._telemetry.light_span_check import is_supported
 from loco_otel._telemetry.light_spans import LightSpan, LightTracer
 from loco_otel._telemetry.span_starter import SpanStarter, create_span_starter
@@ -55,20 +57,29 @@ class Adding(Sampler):
 
 
 class Processor(SpanProcessor):
-    """As a program's own: sets attributes as a span starts, and as it ends."""
+    """As a program's own: sets attributes as a span starts, and redacts them by private names as it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads: bool) -> None:
+        self._reads = reads
+        """Whether it reads the attributes at the start, which makes the container of a light span."""
         self.ended: list[ReadableSpan] = []
         self.calls: list[object] = []
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
-        self.calls.append((span.name, span.start_time, dict(span.attributes or {}), parent_context is None))
+        self.calls.append((span.name, span.start_time, parent_context is None))
+        if self._reads:
+            self.calls.append(dict(span.attributes or {}))
         span.set_attribute("processor", span.kind.name)
 
     def _on_ending(self, span: SdkSpan) -> None:
         self.calls.append(span.is_recording())
 
     def on_end(self, span: ReadableSpan) -> None:
+        attributes: Any = span._attributes
+        self.calls.append((attributes._immutable, attributes.maxlen, type(span._events), type(span._links)))
+        attributes._immutable = False
+        attributes["a"] = "redacted"
+        del attributes["a"]
         self.ended.append(span)
 
 
@@ -113,9 +124,11 @@ _steps = st.lists(
 )
 
 
-def _create(sampler: Sampler, limits: SpanLimits | None = None, *, light: bool) -> tuple[SpanStarter, Processor]:
+def _create(
+    sampler: Sampler, limits: SpanLimits | None = None, *, light: bool, reads: bool = False
+) -> tuple[SpanStarter, Processor]:
     provider = TracerProvider(sampler, shutdown_on_exit=False, id_generator=Ids(), span_limits=limits)
-    processor = Processor()
+    processor = Processor(reads=reads)
     provider.add_span_processor(processor)
     tracer = provider.get_tracer("loco_otel", "1", attributes={"scope": 1})
     return (LightTracer(tracer) if light else tracer), processor
@@ -125,7 +138,7 @@ def _describe(processor: Processor) -> list[object]:
     return [
         processor.calls,
         [repr((span.name, span.kind, span.status.status_code, span.status.description)) for span in processor.ended],
-        [repr((span.start_time, span.end_time, sorted((span.attributes or {}).items()))) for span in processor.ended],
+        [repr((span.start_time, span.end_time, [*(span.attributes or {}).items()])) for span in processor.ended],
         [repr([(e.name, e.timestamp, dict(e.attributes or {})) for e in span.events]) for span in processor.ended],
         [repr([(link.context, dict(link.attributes or {})) for link in span.links]) for span in processor.ended],
         [(span.context, span.parent, span.instrumentation_scope, span.resource) for span in processor.ended],
@@ -133,8 +146,15 @@ def _describe(processor: Processor) -> list[object]:
     ]
 
 
-def _run(light: bool, sampler: Sampler, parent: object, start: Any, steps: Sequence[Callable[[Any], Any]]) -> Any:
-    starter, processor = _create(sampler, light=light)
+def _run(
+    light: bool,
+    sampler: Sampler,
+    parent: object,
+    start: Any,
+    steps: Sequence[Callable[[Any], Any]] = (),
+    reads: bool = False,
+) -> Any:
+    starter, processor = _create(sampler, light=light, reads=reads)
     context = parent
     if isinstance(parent, SpanContext):
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
@@ -156,19 +176,21 @@ def test_new_span_equals_that_of_the_tracer(sampler: str, parent: str) -> None:
     for start in (None, (), 1), ({"a": "b", "n": (1, 2), "t": ("x",)}, (Link(_LINKED, {"k": 1}),), 3), ({}, None, 2):
         fresh = [Link(link.context, dict(link.attributes or {})) for link in start[1] or ()]
         results = [
-            _run(light, SAMPLERS[sampler], PARENTS[parent], (start[0], [*fresh], start[2]), ())
+            _run(light, SAMPLERS[sampler], PARENTS[parent], (start[0], [*fresh], start[2]), reads=True)
             for light in (True, False)
         ]
         assert results[0] == results[1]
 
 
 @pytest.mark.filterwarnings("ignore")
-@given(steps=_steps, attributes=_attributes)
+@example(steps=[lambda span: span.set_attributes({"b": 2, "d": 3})], attributes={"b": 1, "c": 1}, reads=False)
+@example(steps=[lambda span: span.set_attribute("b", 2)], attributes={"b": 1, "c": 1}, reads=False)
+@given(steps=_steps, attributes=_attributes, reads=st.booleans())
 def test_changed_span_equals_that_of_the_tracer(
-    steps: Sequence[Callable[[Any], Any]], attributes: dict[str, object]
+    steps: Sequence[Callable[[Any], Any]], attributes: dict[str, object], reads: bool
 ) -> None:
-    start = attributes, (), 1
-    assert _run(True, ALWAYS_ON, Context(), start, steps) == _run(False, ALWAYS_ON, Context(), start, steps)
+    results = [_run(light, ALWAYS_ON, Context(), (attributes, (), 1), steps, reads) for light in (True, False)]
+    assert results[0] == results[1]
 
 
 def test_error_in_a_current_span_is_recorded_alike() -> None:
@@ -198,6 +220,18 @@ def test_attributes_above_the_limit_drop_the_oldest_alike() -> None:
     assert described[0] == described[1]
 
 
+@pytest.mark.parametrize("sampled", [None, {}])
+def test_sampler_without_attributes_starts_a_span(sampled: Any) -> None:
+    class Bare(Adding):
+        def should_sample(self, *args: Any, **_: Any) -> SamplingResult:
+            result = SamplingResult(Decision.RECORD_AND_SAMPLE)
+            result.attributes = sampled
+            return result
+
+    sampler = Bare(Decision.RECORD_AND_SAMPLE)
+    assert _run(True, sampler, Context(), (None, (), 1)) == _run(False, sampler, Context(), (None, (), 1))
+
+
 def test_default_times_are_those_of_the_wall_clock() -> None:
     starter, processor = _create(ALWAYS_ON, light=True)
     starter.start_span("span", Context()).end()
@@ -210,6 +244,33 @@ def test_default_times_are_those_of_the_wall_clock() -> None:
     [SpanLimits(max_attribute_length=9), SpanLimits(max_span_attribute_length=9), SpanLimits(max_attributes=9)],
 )
 def test_limited_attributes_are_left_to_the_tracer(limits: SpanLimits) -> None:
+    tracer = TracerProvider(shutdown_on_exit=False, span_limits=limits).get_tracer("program")
+    assert create_span_starter(tracer) is tracer
+
+
+def test_self_check_ignores_limits_and_meters_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    class Meters(NoOpMeterProvider):
+        def get_meter(self, name: str, *args: Any, **kwargs: Any) -> Meter:
+            used.append(name)
+            return super().get_meter(name, *args, **kwargs)
+
+    monkeypatch.setattr(metrics, "get_meter_provider", Meters)
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    for name in "SPAN_ATTRIBUTE_COUNT", "SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "ATTRIBUTE_VALUE_LENGTH":
+        monkeypatch.setenv(f"OTEL_{name}_LIMIT", "none of the program's")
+    is_supported.cache_clear()
+    try:
+        assert is_supported()
+    finally:
+        is_supported.cache_clear()
+    assert not used
+
+
+def test_limits_are_compared_before_the_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light_span_check, "is_supported", lambda: pytest.fail("checked"))
+    limits = SpanLimits(max_attributes=9)
     tracer = TracerProvider(shutdown_on_exit=False, span_limits=limits).get_tracer("program")
     assert create_span_starter(tracer) is tracer
 

@@ -1,13 +1,19 @@
 """The duration, waiting and slowdown of runs, from events by hand and from random ones beside a slow model."""
 
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from forked_child import run_in_child
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from patience import PATIENCE
 from telemetry_scenario import FakeTicket, Rig, granted, rejected, released, spent, ticket, waiting
 
+from loco_otel._telemetry import runs as runs_module
 from loco_otel._telemetry.runs import FinishedRun, RunListener
 from loco_otel.events import (
     Event,
@@ -112,6 +118,104 @@ def test_run_ends_with_its_framework_or_after_silence() -> None:
 def test_calls_without_a_run_or_a_beginning_are_of_no_run() -> None:
     one = call("s")
     assert observe(*at(0, Submitted(0, call(None))), *at(0, granted(one)), *at(1, released(one))) == []
+
+
+def test_forked_child_has_none_of_its_parents_runs() -> None:
+    runs = RunListener(IDLE)
+    ended: list[FinishedRun] = []
+    runs.record = ended.append
+    one, idle, own = call("a"), call("b"), call("a")
+    for event in (*at(0, Submitted(0, one), granted(one), Submitted(0, idle), granted(idle)), *at(1, released(idle))):
+        runs(event)
+
+    def check_child() -> None:
+        assert list(runs.list_active_runs(1)) == []
+        for event in (*at(2, released(one), Submitted(0, own), granted(own)), *at(5, released(own))):
+            runs(event)
+        runs.finish_all(9)
+        assert ended == [FinishedRun("unknown", "normal", 3.0, 0.0)]
+
+    assert run_in_child(check_child)
+    runs(*at(2, released(one)))
+    assert len(list(runs.list_active_runs(2))) == 2
+
+
+def test_runs_that_have_not_ended_are_recorded_at_the_end() -> None:
+    runs = RunListener(IDLE)
+    ended: list[FinishedRun] = []
+    runs.record = ended.append
+    done, held, waits = call("a"), call("b"), call("c")
+    for event in (
+        *at(0, Submitted(0, done), granted(done), Submitted(0, held), granted(held), Submitted(0, waits)),
+        *at(1, released(done), waiting(waits)),
+    ):
+        runs(event)
+    runs.finish_all(9)
+    assert ended == [
+        FinishedRun("unknown", "normal", 1.0, 0.0),
+        FinishedRun("unknown", "normal", 9.0, 0.0),
+        FinishedRun("unknown", "normal", 9.0, 9.0),
+    ]
+    assert list(runs.list_active_runs(9)) == []
+
+
+def test_run_that_is_silent_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "_MAX_RUNS", 2)
+    runs = RunListener(IDLE)
+    ended: list[FinishedRun] = []
+    runs.record = ended.append
+    held = call("held")
+    runs(*at(0, Submitted(0, held)))
+    for number in range(1, 4):
+        short = call(f"short {number}")
+        for event in (*at(number, Submitted(0, short), granted(short)), *at(number + 0.25 * number, released(short))):
+            runs(event)
+    assert [run.duration for run in ended] == [0.25, 0.5]
+    second, third = call("second"), call("third")
+    for event in at(5, Submitted(0, second), Submitted(0, third)):
+        runs(event)
+    assert [run.duration for run in ended] == [0.25, 0.5, 0.75]
+    assert len(list(runs.list_active_runs(5))) == 2, "none is silent, so the third is not observed"
+
+
+def test_suppressed_calls_have_no_run_metrics() -> None:
+    rig = Rig()
+    with suppress_instrumentation():
+        one = call(context=rig.telemetry.create_trace())
+    rig.tell(*at(0, Submitted(0, one), granted(one), spent(one)), *at(1, released(one)), RunEnded(2, "r"))
+    assert rig.points("loco.runs.active") == {}
+    assert "loco.run.duration" not in rig.metrics()
+
+
+def test_close_records_the_runs_that_are_left() -> None:
+    rig = Rig()
+    one = call()
+    rig.tell(*at(0, Submitted(0, one), granted(one)), *at(4, released(one)))
+    rig.telemetry.close()
+    (point,) = rig.metrics()["loco.run.duration"].data.data_points
+    assert (point.count, point.sum) == (1, 4.0)
+
+
+def test_run_under_way_is_exported_when_the_process_ends() -> None:
+    program = """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+import loco_otel
+from loco_otel._runtime import process
+
+def list_counts(data):
+    metrics = [metric for metric in data.resource_metrics[0].scope_metrics[0].metrics if ".run." in metric.name]
+    return "".join(f"{metric.name} {metric.data.data_points[0].count}\\n" for metric in metrics)
+
+provider = MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter(formatter=list_counts))])
+process.get_runtime().start_telemetry(meter_provider=provider)
+with loco_otel.as_agent("analyst", run="r"), loco_otel.slot():
+    pass
+print("the end")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    lines = ["the end", "loco.run.duration 1", "loco.run.wait 1", "loco.run.slowdown 1"]
+    assert ran.stdout.splitlines() == lines, ran.stderr
 
 
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=40)

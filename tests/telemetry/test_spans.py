@@ -5,6 +5,7 @@ import weakref
 from typing import Any, cast
 
 import pytest
+from forked_child import run_in_child
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -187,6 +188,20 @@ def test_links_omit_what_ended_before_the_wait() -> None:
     before, who = ticket(context=under(rig.parent())), ticket(context=under(rig.parent()))
     rig.tell(granted(before, 980.0), released(before, 989.0), waiting(who, 990.0), granted(who))
     assert rig.spans()[-1].links == ()
+
+
+def test_links_of_a_forked_child_omit_its_parents_calls() -> None:
+    rig = Rig()
+    holder, who = ticket(context=under(rig.parent())), ticket(context=under(rig.parent()))
+    rig.tell(granted(holder, 980.0))
+
+    def check_child() -> None:
+        rig.tell(waiting(who, 990.0), granted(who))
+        assert rig.spans()[-1].links == ()
+
+    assert run_in_child(check_child)
+    rig.tell(waiting(who, 990.0), granted(who))
+    assert len(rig.spans()[-1].links) == 1
 
 
 def test_links_omit_unrecorded_spans() -> None:
