@@ -1,11 +1,10 @@
 """The waiters of one class of urgency in a queue set, and their order.
 
-First the oldest waiter, once the guard fires; then the earliest deadline; then what the policy chooses between *lines*,
-and of a line the oldest waiter. A line is the queue of an agent or, with `by_run`, of a run; a request without a
-run is in its agent's.
+First the oldest waiter, once the guard fires. Otherwise the tenant that was served least, once a tenant is named; of
+that the earliest deadline, then what the policy chooses between *lines*, and of a line the oldest waiter. A line is the
+queue of an agent or, with `by_run`, of a run; a request without a run is in its agent's.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 
 from loco_otel._core.agent_queue import AgentQueue
@@ -27,8 +26,7 @@ class PriorityLevel:
     """
 
     __slots__ = (
-        *("_by_age", "_by_deadline", "_has_tenants", "_make_policy", "_tenant_shares", "find_key", "lines"),
-        *("owns_lines", "policy"),
+        *("_by_age", "_by_deadline", "_make_policy", "_tenant_shares", "find_key", "lines", "owns_lines", "policy"),
     )
 
     def __init__(
@@ -41,14 +39,14 @@ class PriorityLevel:
     ) -> None:
         self._make_policy = policy
         self._tenant_shares = tenant_shares
-        self._has_tenants = False
         self.policy: Policy = policy()
         self.find_key = run_key_of if by_run else key_of
         """Returns the key of a request's line."""
         self.owns_lines = lines is None
         self.lines: dict[Key, AgentQueue] = {} if lines is None else lines
         self._by_age = LazyHeap()
-        self._by_deadline: list[tuple[float, int, Ticket]] = []
+        self._by_deadline: dict[str, LazyHeap] = {}
+        """Waiters with a deadline, by tenant."""
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -60,12 +58,12 @@ class PriorityLevel:
             line = self._get_line(self.find_key(ticket.request), queue)
             ticket.line_entry = line.add_ticket(ticket)
         ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
-        deadline = ticket.request.deadline
-        if deadline is not None:
-            insort(self._by_deadline, (deadline, ticket.seq, ticket))
-        if ticket.request.tenant and not self._has_tenants:
+        request = ticket.request
+        if request.deadline is not None:
+            dated = self._by_deadline.setdefault(request.tenant or "", LazyHeap())
+            ticket.due_entry = dated.push_entry(request.deadline, ticket.seq, item=ticket)
+        if request.tenant and not isinstance(self.policy, TenantPolicy):
             self._switch_policy(TenantPolicy(self._make_policy, self._tenant_shares))
-            self._has_tenants = True
         else:
             self._update_policy(line)
 
@@ -74,9 +72,12 @@ class PriorityLevel:
         age_entry, ticket.age_entry = ticket.age_entry, None
         assert age_entry is not None  # noqa: S101 - invariant: it waits
         self._by_age.remove_entry(age_entry)
-        deadline = ticket.request.deadline
-        if deadline is not None:
-            del self._by_deadline[bisect_left(self._by_deadline, (deadline, ticket.seq))]
+        due_entry, ticket.due_entry = ticket.due_entry, None
+        if due_entry is not None:
+            tenant = ticket.request.tenant or ""
+            self._by_deadline[tenant].remove_entry(due_entry)
+            if not self._by_deadline[tenant]:
+                del self._by_deadline[tenant]
         line = queue
         if self.owns_lines:
             line = self.lines[self.find_key(ticket.request)]
@@ -94,7 +95,10 @@ class PriorityLevel:
             if oldest is not None and tick - oldest.birth >= max_wait_ticks:
                 return oldest, True
         if self._by_deadline:
-            return self._by_deadline[0][-1], False
+            tenant = self.policy.pick_tenant(tick) if isinstance(self.policy, TenantPolicy) else ""
+            dated = self._by_deadline.get(tenant)
+            if dated is not None and (first := dated.peek_entry()) is not None:
+                return first[-1], False
         ticket = self.lines[self.policy.pick_next(tick)].find_head()
         assert ticket is not None  # noqa: S101 - invariant: only lines with a waiter compete
         return ticket, False
@@ -106,10 +110,6 @@ class PriorityLevel:
             return None
         ticket: Ticket = first[-1]
         return ticket
-
-    def count_earlier_deadlines(self, deadline: float) -> int:
-        """Return the number of waiters whose deadline is not later. O(log n)."""
-        return bisect_left(self._by_deadline, (deadline, float("inf")))
 
     def separate_lines(self) -> None:
         """Order by lines of its own from now on, as the queues by agent hold waiters of other classes too."""
@@ -155,7 +155,7 @@ class PriorityLevel:
             self.policy.clear_candidates()
         self.lines.clear()
         self._by_age = LazyHeap()
-        self._by_deadline = []
+        self._by_deadline = {}
 
     def charge_ticket(self, ticket: Ticket, weight: int, now: float) -> None:
         """Charge a ticket's line for a grant: once per call, whatever its pauses."""

@@ -21,8 +21,6 @@ from loco_otel.events import GateCause, Priority
 
 _NO_SHARES: Mapping[str, int] = {}
 _NORMAL = Priority.NORMAL  # bound once: on 3.11 each access to an enum's member costs as much as a call
-_LEAST_RELEASES = 8
-"""Releases without which the pace is unknown."""
 
 
 class Rank(NamedTuple):
@@ -72,7 +70,6 @@ class QueueSet:
         "max_wait_ticks",
         "normal",
         "order",
-        "pace",
         "pools",
         "queues",
         "rank",
@@ -107,8 +104,6 @@ class QueueSet:
         self.levels: Mapping[Priority, PriorityLevel] = {}
         self.order: PriorityOrder | None = None
         """None while all requests are `normal`."""
-        self.pace: tuple[float, int] = (0.0, 0)
-        """Time and tick at which the present spell of waiting began."""
         self.is_metered = False
         """Whether grants are charged."""
         self.fast_pool: SlotPool | None = None
@@ -255,18 +250,6 @@ class QueueSet:
         if self.order is None or not self.has_room():
             return []
         return [level for priority, level in self.levels.items() if level and self.is_capped(priority)]
-
-    def estimate_wait(self, deadline: float, ticket: Ticket, now: float) -> float:
-        """Return the least seconds that a new ticket must wait until all with an earlier deadline are granted.
-
-        That is at the pace of the releases since a ticket has been waiting without interruption, and as if each
-        release served the ticket's class. 0 if too few releases were seen.
-        """
-        since, tick = self.pace
-        releases = self.tick - tick
-        if releases < _LEAST_RELEASES:
-            return 0.0
-        return self.find_level(ticket).count_earlier_deadlines(deadline) * (now - since) / releases
 
     def _update_order(self) -> None:
         if self.order is not None:

@@ -301,12 +301,10 @@ class Scheduler:
         elif queue_set.remote is not None:
             queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
-        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket, now)) is not None:
+        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
             self._mark_rejected(queue_set, ticket, refusal, now)
         else:
             ticket.deadline = compute_wait_end(ticket.request, now)
-            if not queue_set.waiting:
-                queue_set.pace = now, queue_set.tick
             ticket.state = _WAITING
             self.enqueue_ticket(queue_set, ticket)
             if self.observed:

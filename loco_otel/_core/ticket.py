@@ -152,6 +152,9 @@ class Ticket:
     """In its line, if that is not its agent's queue; see `_core/priority_level.py`."""
     age_entry: Entry | None = None
     deadline_entry: Entry | None = None
+    """Among all waiters whose wait ends by itself, see `_core/leases.py`."""
+    due_entry: Entry | None = None
+    """Among those of its class and tenant whose request has a deadline, see `_core/priority_level.py`."""
 
     def __init__(self, request: Request, owner: str = "") -> None:
         self.request = request

@@ -21,14 +21,18 @@ def compute_wait_end(request: Request, now: float) -> float | None:
 
 
 def find_wait_refusal(
-    resources: Resources, max_waiters: int | None, queue_set: QueueSet, ticket: Ticket, now: float
+    resources: Resources, max_waiters: int | None, queue_set: QueueSet, ticket: Ticket
 ) -> Outcome | None:
-    """Return why a ticket that cannot be granted now must not wait; None if it may."""
+    """Return why a ticket that cannot be granted now must not wait; None if it may.
+
+    A deadline refuses it only if a provider's pause lasts until then. When slots and rate limits become free is not
+    certain: leases may end at any time, and a cancelled call returns its tokens.
+    """
     timeout, deadline = ticket.request.timeout, ticket.request.deadline
     if timeout is not None and timeout <= 0:
         return Outcome.TIMEOUT
     if max_waiters is not None and not ticket.repeated and resources.count_waiting() >= max_waiters:
         return Outcome.BACKPRESSURE
-    if deadline is not None and now + queue_set.estimate_wait(deadline, ticket, now) > deadline:
+    if deadline is not None and any(pool.paused_until >= deadline for pool in queue_set.pools):
         return Outcome.DEADLINE
     return None

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from loco_otel._core import resources
+from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
@@ -33,9 +34,15 @@ class Desk:
         self.granted: list[Ticket] = []
 
     def ask(
-        self, priority: Priority = NORMAL, *, at: float = 0.0, deadline: float | None = None, agent: str = "a"
+        self,
+        priority: Priority = NORMAL,
+        *,
+        at: float = 0.0,
+        deadline: float | None = None,
+        agent: str = "a",
+        tenant: str | None = None,
     ) -> Ticket:
-        ticket = Ticket(Request(agent, 1000, ("llm",), priority=priority, deadline=deadline))
+        ticket = Ticket(Request(agent, 1000, ("llm",), tenant=tenant, priority=priority, deadline=deadline))
         self.core.submit(ticket, at)
         return ticket
 
@@ -168,19 +175,44 @@ def test_wait_ends_at_the_deadline() -> None:
     assert (waiter.state, waiter.outcome) == (State.REJECTED, Outcome.DEADLINE)
 
 
-def test_deadline_that_the_pace_cannot_meet_is_refused_at_once() -> None:
+def test_no_deadline_is_refused_by_an_estimate() -> None:
     desk = Desk(1)
     lease = desk.ask()
-    for _ in range(40):
-        desk.ask(deadline=1000.0)
+    crowd = [desk.ask(deadline=14.0) for _ in range(40)]
     for second in range(1, 11):
         (lease,) = desk.end(lease, float(second))
-    # One is served each second from now on, as far as is known.
-    crowd = [desk.ask(at=10.0, deadline=500.0) for _ in range(600)]
-    assert [waits(it) for it in crowd] == [True] * 491 + [False] * 109
-    assert crowd[-1].outcome is Outcome.DEADLINE
-    assert waits(desk.ask(at=10.0, deadline=20.0)), "it passes all of them"
-    assert waits(desk.ask(BACKGROUND, at=10.0, deadline=500.0)), "no other of its class waits"
+    # One has been served each second, and 30 precede it; but then all end at once.
+    late = desk.ask(at=10.0, deadline=15.0)
+    assert waits(late)
+    for _ in crowd[10:]:
+        (lease,) = desk.end(lease, 12.0)
+    assert desk.end(lease, 12.0) == [late]
+
+
+def test_deadline_within_a_providers_pause_is_refused_at_once() -> None:
+    core = Scheduler({"llm": AdaptiveLimit()}, FifoPolicy)
+    core.resources.pools["llm"].set_pause(30.0, "retry-after")
+    tickets = [Ticket(Request("a", 1000, ("llm",), deadline=deadline)) for deadline in (29.0, 30.0, 30.1)]
+    for ticket in tickets:
+        core.submit(ticket, 1.0)
+    assert [it.outcome for it in tickets] == [Outcome.DEADLINE, Outcome.DEADLINE, None]
+    core.run_due_actions(30.0)
+    assert tickets[2].state is State.GRANTED
+
+
+@pytest.mark.parametrize("by_run", [False, True])
+def test_deadlines_of_a_tenant_take_no_share_of_another(*, by_run: bool) -> None:
+    desk = Desk(1)
+    set_policy(desk.core, FifoPolicy, 0, 0.0, by_run=by_run, priorities=FREE_RULES)
+    first = desk.ask(tenant="acme")
+    plain = [desk.ask(tenant=tenant) for tenant in ("beta", None) for _ in range(10)]
+    late, early = ([desk.ask(tenant="acme", deadline=deadline) for _ in range(5)] for deadline in (90.0, 50.0))
+    own = desk.ask(tenant="acme")
+    order = desk.drain(first)
+    served = Counter(ticket.request.tenant for ticket in order[:15])
+    assert all(count == 5 for count in served.values()), served
+    assert [it for it in order if it.request.tenant == "acme"] == [*early, *late, own]
+    assert [it for it in order if it.request.tenant != "acme" and it.request.tenant] == plain[:10]
 
 
 def test_first_other_class_enables_classes_with_waiters_in_place() -> None:

@@ -1,5 +1,6 @@
 """Any sequence of operations: the scheduler does what the model does, and keeps its promises after every step."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
@@ -443,7 +444,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.a_policy_knows_those_who_wait(name, priority, level, lines)
                 assert set(level.lines) == lines
                 assert len(level) == len(own)
-                assert len(level._by_deadline) == sum(record.due is not None for record in own)
+                dated = Counter(record.tenant for record in own if record.due is not None)
+                assert {tenant: len(heap) for tenant, heap in level._by_deadline.items()} == dated
         waiters = [record for record in live if record.state is State.WAITING]
         detector = self.core.deadlock_detector
         assert {entry[-1] for _, entry in detector._waiters.values()} == {
@@ -454,8 +456,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for record in self.model.records.values():
             if record.state.is_ended:
                 ticket = record.ticket
-                entries = (ticket.queue_entry, ticket.line_entry, ticket.age_entry, ticket.deadline_entry)
-                assert (ticket.scopes, entries) == ((), (None,) * 4)
+                entries = (ticket.queue_entry, ticket.line_entry, ticket.age_entry)
+                assert (ticket.scopes, *entries, ticket.deadline_entry, ticket.due_entry) == ((), *(None,) * 5)
 
     def a_policy_knows_those_who_wait(
         self, name: str, priority: Priority, level: PriorityLevel, waiting: set[Key]

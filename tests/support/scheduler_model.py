@@ -126,7 +126,6 @@ class Resource:
     """By class: kept while the policy is `fair` or `las`, or there have been tenants in the class."""
     classes: Accounts | None = None
     """Of the classes; None before another than `normal` was asked for."""
-    pace: tuple[float, int] = (0.0, 0)
     wait_order: int = 0
 
     def __post_init__(self) -> None:
@@ -310,14 +309,14 @@ class Resource:
         """Choose the next grant of one class."""
         if self.guard and self.tick - waiters[0].birth >= self.guard:
             return waiters[0], GrantReason.GUARD
-        dated = [(each.due, each.ticket.seq, each) for each in waiters if each.due is not None]
-        if dated:
-            return min(dated, key=lambda each: each[:2])[2], GrantReason.SCORE
         accounts = self.levels[waiters[0].priority]
         if isinstance(accounts, TwoLayers):
             rank = accounts.rank
             tenant = min(waiters, key=lambda each: (rank(each.tenant), each.age_key)).tenant
             waiters = [each for each in waiters if each.tenant == tenant]
+        dated = [(each.due, each.ticket.seq, each) for each in waiters if each.due is not None]
+        if dated:
+            return min(dated, key=lambda each: each[:2])[2], GrantReason.SCORE
         if self.policy in ("fair", "las"):
             rank = self.accounts_of(waiters[0].priority, waiters[0].tenant).rank
             return min(waiters, key=lambda each: (rank(self.line_of(each)), each.age_key)), GrantReason.SCORE
@@ -492,15 +491,6 @@ class SchedulerModel:
         if self.observed:
             self.events.append(event)
 
-    def estimate_wait(self, record: Record, now: float) -> float:
-        """How long those with an earlier deadline take at the pace since somebody waited without interruption."""
-        resource = self.of(record)
-        since, tick = resource.pace
-        if resource.tick - tick < 8:
-            return 0.0
-        ahead = [each for each in resource.waiters if each.priority is record.priority and each.due is not None]
-        return sum(each.due <= record.due for each in ahead) * (now - since) / (resource.tick - tick)
-
     def begin_wait(self, record: Record, now: float) -> None:
         resource = self.of(record)
         if record.priority is not Priority.NORMAL:
@@ -518,13 +508,10 @@ class SchedulerModel:
             self.reject(record, Outcome.TIMEOUT, now)
         elif waiting >= self.max_waiters and not record.repeated:
             self.reject(record, Outcome.BACKPRESSURE, now)
-        elif record.due is not None and now + self.estimate_wait(record, now) > record.due:
-            self.reject(record, Outcome.DEADLINE, now)
         else:
             ends = [now + timeout] if timeout is not None else []
             record.deadline = min(ends + ([] if record.due is None else [record.due]), default=None)
             if not resource.waiters:
-                resource.pace = now, resource.tick
                 resource.wait_order = next(self.order)
             record.state = State.WAITING
             record.stood = next(self.order)

@@ -124,7 +124,7 @@ class LasPolicy:
         return key
 
     def compute_score(self, key: Key, tick: int) -> float:  # noqa: ARG002 - the protocol's
-        """Return the weight that a key has attained, negative, as it is at the last grant or end of a call."""
+        """Return the attained service of a key, negative: weight / share, faded until the last charge or correction."""
         return -self._accounts[key].attained / (self._compute_factor(self._now) * MILLI)
 
     def create_scorer(self, tick: int) -> Callable[[Key], float]:

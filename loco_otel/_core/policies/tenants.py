@@ -124,7 +124,11 @@ class TenantPolicy:
 
     def pick_next(self, tick: int) -> Key:
         """Return the next agent of the tenant that was served least."""
-        return self._tenants[str(self._tenant_order.pick_next(tick))].policy.pick_next(tick)
+        return self._tenants[self.pick_tenant(tick)].policy.pick_next(tick)
+
+    def pick_tenant(self, tick: int) -> str:
+        """Return the tenant that was served least; an agent must wait."""
+        return str(self._tenant_order.pick_next(tick))
 
     def compute_score(self, key: Key, tick: int) -> float:
         """Return the score of an agent within its tenant."""
