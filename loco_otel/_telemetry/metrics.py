@@ -184,9 +184,11 @@ class MetricListener:
 
     def _handle_exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
         for standing in event.standings:
-            scope, _, unit, period = standing.key
-            name = label_budget(self._cardinality_limit, standing.key)
-            self._exceeded_budgets.add_amount(1, scope.value, name, period.value, unit.value, event.action.value)
+            account = standing.key
+            name = label_budget(self._cardinality_limit, account)
+            self._exceeded_budgets.add_amount(
+                1, account.scope.value, name, account.period.value, account.unit.value, event.action.value
+            )
         if event.model is not None:
             self._start_spending(event.ticket.request._replace(model=event.model))
 

@@ -132,7 +132,7 @@ def test_ceiling_yields_where_no_lease_of_the_class_can_end() -> None:
     assert inner.lender is None, "a slot of its own is free"
 
 
-def test_deadlock_after_a_grant_beyond_a_ceiling_is_resolved() -> None:
+def test_deadlock_after_an_exempt_grant_is_resolved() -> None:
     desk = Desk(3, {**FREE_RULES, BACKGROUND: PriorityRule(1000, slots=2)})
     outer, other = desk.ask(BACKGROUND), desk.ask(BACKGROUND)
     outer.scopes, other.scopes = ("thread",), ("elsewhere",)
