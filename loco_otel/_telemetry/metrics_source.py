@@ -4,15 +4,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.histogram_buffer import HistogramBuffer
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, label_budget
 from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.time_sums import TimeSums
-from loco_otel.money import CALL_SCOPES, Action, BudgetReport, BudgetStatus, BudgetStore
+from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
 from loco_otel.snapshots import Snapshot
 
 _SNAPSHOT_SECONDS = 0.1
@@ -143,9 +142,8 @@ class MetricsSource:
         """Start the counters of budget decisions at 0, so that alerts see their first increase."""
         decisions = self.counters[catalogue.BUDGET_DECISIONS]
         for status in statuses:
-            scope, name, unit, period = status.key
-            folded = key.OTHER if scope in CALL_SCOPES else self.cardinality_limit(key.BUDGET_KEY, name)
-            budget = scope.value, folded, period.value, unit.value
+            scope, _, unit, period = status.key
+            budget = scope.value, label_budget(self.cardinality_limit, status.key), period.value, unit.value
             decisions.start_at_zero(*budget, status.action.value)
             if status.action is Action.DOWNGRADE:  # at the end of its ladder
                 decisions.start_at_zero(*budget, Action.REJECT.value)
