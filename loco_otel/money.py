@@ -268,7 +268,7 @@ class BudgetReport(NamedTuple):
     store: BudgetStore
     statuses: tuple[BudgetStatus, ...] = ()
     charged: Mapping[AccountKey, int] = {}
-    """What this process has charged since its start, in all periods."""
+    """What this process has charged since its start, in all periods; accounts of single runs and sessions excluded."""
 
 
 class Totals(NamedTuple):

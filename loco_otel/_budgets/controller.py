@@ -7,24 +7,21 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Protocol, TypeAlias
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from loco_otel import _fork
 from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger_client import LedgerClient, open_ledger
 from loco_otel._budgets.prices import Prices
+from loco_otel._budgets.waiters import RejectionCheck, WaiterIndex
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.clock import monotonic
 from loco_otel.events import BudgetEvent, BudgetReached, Event
-from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Charge, Totals, Unit
+from loco_otel.money import CALL_SCOPES, AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Charge, Totals
 
 _logger = logging.getLogger("loco_otel")
-
-
-RejectionCheck: TypeAlias = Callable[[Ticket], Exception | None]
-"""Returns the error with which a call will be rejected however long it waits; None while it may be admitted."""
 
 
 class BudgetEngine(Protocol):
@@ -57,13 +54,11 @@ class BudgetController:
         self.engine = engine
         self.wall_clock = wall
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
-        self._waiters: dict[Ticket, RejectionCheck] = {}
+        self._waiters = WaiterIndex()
         _fork.on_child(self, _fork.ForkPhase.BUDGETS)
-        self._largest_estimates = dict.fromkeys(Unit, 0)
-        """The largest estimates of waiting calls: an account with more room rejects none of them."""
         self._is_counting_requested = False
         self._charged: dict[AccountKey, int] = {}
-        """What this process has charged while it was observed."""
+        """What this process has charged while it was observed, but to single runs and sessions."""
         self._charged_lock = _fork.ForkSafeLock()
         self._settings = settings
         self.prices = Prices(settings.prices)
@@ -85,6 +80,7 @@ class BudgetController:
         """Whether calls without room are sent all the same."""
         self.ledger_client.ledger.lease = settings.max_hold
         self.ledger_client.ledger.run_idle_timeout = settings.run_idle_timeout
+        self._waiters.set_budgets(settings.limits)
         if self.has_budgets:
             self.prices.load_snapshot()
         if self.has_budgets or settings.ledger is not None:
@@ -110,7 +106,7 @@ class BudgetController:
 
     def recheck_waiters(self) -> None:
         """Reject the waiting calls that the current settings can no longer admit, and run the program's callbacks."""
-        self._reject_unaffordable(self._waiters.copy())
+        self._reject_unaffordable(self._waiters.list_waiters())
 
     def find_cheaper_models(self, model: str | None) -> tuple[str, ...]:
         """Return the models that may replace one, the next cheaper one first."""
@@ -123,27 +119,22 @@ class BudgetController:
 
     # -- the budget operations of one call --------------------------------------------------------------------------
 
-    def track_waiter(self, ticket: Ticket, charge: Charge, refusal: RejectionCheck) -> None:
+    def track_waiter(self, ticket: Ticket, charges: tuple[Charge, ...], refusal: RejectionCheck) -> None:
         """Track a waiting call, and reject it at once if no budget can admit it.
 
         Args:
             ticket: the call's ticket.
-            charge: the call's estimate.
+            charges: the call's estimates: one for each model that it may be sent with.
             refusal: checks whether the call is to be rejected.
 
         """
-        largest = self._largest_estimates
-        for unit in Unit:
-            largest[unit] = max(largest[unit], charge.amount(unit))
         # Tracked before the check, so that spending in between is not missed.
-        self._waiters[ticket] = refusal
+        self._waiters.add_waiter(ticket, charges, refusal)
         self._reject_unaffordable({ticket: refusal})
 
     def untrack_waiter(self, ticket: Ticket) -> None:
         """Stop tracking a call that no longer waits."""
-        self._waiters.pop(ticket, None)
-        if not self._waiters:
-            self._largest_estimates = dict.fromkeys(Unit, 0)
+        self._waiters.remove_waiter(ticket)
 
     def check_estimate(self, charge: Charge, passing: Collection[Action]) -> Decision:
         """Return whether a call can be admitted within the period.
@@ -216,7 +207,7 @@ class BudgetController:
 
     def after_fork(self) -> None:
         """Reset the state of a forked child, which does not own its parent's calls."""
-        self._waiters = {}
+        self._waiters.clear()
         self._charged = {}
         self.ledger_client.after_fork()
         self._apply_current_settings()
@@ -224,18 +215,13 @@ class BudgetController:
     def _handle_ledger_update(self, ticket: Ticket, charge: Charge, settled: LedgerUpdate) -> None:
         if settled.statuses and self.engine.observed:
             with self._charged_lock:
-                for status in settled.statuses:
+                # Single runs and sessions are without bound, and no metric has them.
+                for status in (status for status in settled.statuses if status.key.scope not in CALL_SCOPES):
                     self._charged[status.key] = self._charged.get(status.key, 0) + charge.amount(status.key.unit)
         for percent, standing in settled.reached:
             self._report_threshold(ticket, percent, standing)
-        if self._waiters and any(self._can_reject_waiters(standing) for standing in settled.statuses):
-            self._reject_unaffordable(self._waiters.copy())
-
-    def _can_reject_waiters(self, standing: BudgetStatus) -> bool:
-        return (
-            standing.action is not Action.ALERT
-            and standing.limit - standing.spent < self._largest_estimates[standing.key.unit]
-        )
+        if self._waiters:
+            self._reject_unaffordable(self._waiters.find_affected(settled.statuses))
 
     def _reject_unaffordable(self, waiting: Mapping[Ticket, RejectionCheck]) -> None:
         """Reject the waiting calls that can no longer be admitted."""

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel._budgets.account import Decision
@@ -120,7 +120,8 @@ class Reservation:
     def begin_wait(self, ticket: Ticket) -> None:
         """Track a waiting call, and reject it at once if no budget can admit it."""
         charge = self._charge = self._make_estimated_charge(self.model)
-        self._budgets.track_waiter(ticket, charge, self._find_rejection)
+        cheaper = tuple(map(self._make_estimated_charge, self._list_cheaper_models()))
+        self._budgets.track_waiter(ticket, (charge, *cheaper), self._find_rejection)
 
     def admit_call(self, ticket: Ticket) -> bool:
         """Reserve the call's estimate. The engine calls this once there is a slot.
@@ -260,7 +261,7 @@ class Reservation:
         first, first_charge = decision.exceeded, charge
         model = subject.model
         if all(standing.action is not Action.REJECT for standing in first):
-            for cheaper in filter(subject.can_use_model, self._budgets.find_cheaper_models(subject.model)):
+            for cheaper in self._list_cheaper_models():
                 model, charge = cheaper, self._make_estimated_charge(cheaper)
                 if ask(charge, _ALERT_ONLY).admitted:
                     return _ModelChoice(model, charge, first, Action.DOWNGRADE)
@@ -268,6 +269,9 @@ class Reservation:
                 return _ModelChoice(model, charge, first, Action.ALERT)
         refusing = next(standing for standing in first if standing.action is not Action.ALERT)
         raise BudgetExceededError.of(refusing, subject.caller[0], first_charge.amount(refusing.key.unit))
+
+    def _list_cheaper_models(self) -> Iterable[str]:
+        return filter(self._context.can_use_model, self._budgets.find_cheaper_models(self._context.model))
 
     def _emit_rejection(self, ticket: Ticket, error: BudgetExceededError) -> None:
         standing = error.standing

@@ -378,7 +378,7 @@ class Runtime:
 def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
     """Return what this process states of the resources that the engine shares."""
     limits = SharedLimits(
-        settings.capacity or 1,
+        settings.capacity or 0,  # None is refused with a shared engine
         settings.policy,
         settings.alpha if settings.policy == "load" else 0.0,
         settings.max_wait_ticks,

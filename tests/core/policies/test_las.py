@@ -167,6 +167,16 @@ def test_tenant_that_is_idle_keeps_its_runs() -> None:
     assert "acme" not in policy._tenants
 
 
+def test_score_does_not_fade_by_calls_of_other_tenants() -> None:
+    policy = TenantPolicy(lambda: LasPolicy({}, half_life=1.0), {})
+    policy.charge_grant(("acme", "a"), "a", 1000, 0.0)
+    policy.adjust_charge(("acme", "a"), "a", 0, 0.0, 0.0)
+    assert set(policy._dormant) == {"acme"}
+    policy.charge_grant(("beta", "b"), "b", 1000, 5.0)
+    policy.update_candidate(("acme", "a"), Candidate(1000, 0, (0, 1)))
+    assert policy.compute_score(("acme", "a"), 0) == -1.0
+
+
 def test_guard_bounds_the_wait_of_a_long_run() -> None:
     desk = Desk(guard=5)
     desk.serve("long", 10**6)
