@@ -8,7 +8,7 @@ COMMA := ,
 EXTRAS = test$(if $(shell command -v weaver),$(COMMA)weaver)
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference langfuse botocore logfire))
+COMPANY := $(addprefix .venv/company/,$(addsuffix /.done,official openllmetry openinference langfuse botocore logfire agentops))
 
 # The pairs of versions that the patch suite passes beside the newest: a requirement file for each. Those between the
 # oldest and the newest run at night.

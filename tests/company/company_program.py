@@ -37,6 +37,7 @@ VENDORS = {
     ("openinference", "gemini"): "openinference.instrumentation.google_genai:GoogleGenAIInstrumentor",
     ("official", "botocore"): "opentelemetry.instrumentation.genai.bedrock:BedrockInstrumentor",
     ("openllmetry", "botocore"): "opentelemetry.instrumentation.bedrock:BedrockInstrumentor",
+    ("agentops", "openai"): "agentops.instrumentation.providers.openai:OpenaiInstrumentor",
     ("logfire", "openai"): "logfire_instrumentors:OpenAIInstrumentor",
     ("logfire", "anthropic"): "logfire_instrumentors:AnthropicInstrumentor",
     ("openinference", "botocore"): "openinference.instrumentation.bedrock:BedrockInstrumentor",

@@ -40,10 +40,11 @@ FURTHER = (
     ("openllmetry", "ollama"),
     ("openinference", "litellm"),
     ("openinference", "mistral"),
+    ("agentops", "openai"),
     ("logfire", "openai"),
     ("logfire", "anthropic"),
 )
-"""Further vendors and SDKs."""
+"""Further vendors and SDKs. AgentOps's instrumentor of anthropic is left out: alone, it returns exhausted streams."""
 
 APIS = {
     "groq": "groq",
@@ -78,6 +79,10 @@ LOST = {
     ("openllmetry", "anthropic", "broken off"),
     ("openllmetry", "gemini", "broken off"),
     ("openllmetry", "botocore", "broken off"),
+    ("agentops", "openai", "broken off"),
+    # It has no wrapper for responses, and the span of the stream broken off before is still the current one.
+    ("agentops", "openai", "responses"),
+    ("agentops", "openai", "async responses"),
 }
 """Calls whose span they begin and never end, with or without us."""
 
