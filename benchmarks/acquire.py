@@ -1,4 +1,4 @@
-"""What taking and giving back a slot costs when nobody else wants one, against `asyncio.Semaphore`."""
+"""The cost of acquire and release without contention, beside `asyncio.Semaphore`."""
 
 import asyncio
 import threading

@@ -45,11 +45,11 @@ class Cost(NamedTuple):
 
 _BARE = Way(otel=False)
 _OURS, _OFFICIAL = Instrumentor.LOCO, Instrumentor.OFFICIAL
-_GOALS = {True: "0.6, 0.6, -, 0.1", False: "0.25, 0.25, -, -"}
+_GOALS = {True: "0.5, 0.5, -, 0.1", False: "0.25, 0.25, -, -"}
 """What we may add at most, as part of what the official instrumentor adds: with an SDK set up, and without."""
 _WAYS = (
     _BARE,
-    *(Way(otel, (who,)) for otel in (False, True) for who in (_OURS, _OFFICIAL)),
+    *(Way(otel, (instrumentor,)) for otel in (False, True) for instrumentor in (_OURS, _OFFICIAL)),
     Way(True, (Instrumentor.OPENLLMETRY,)),
     Way(True, (Instrumentor.OPENINFERENCE,)),
     Way(True, (_OURS, _OFFICIAL)),
@@ -71,8 +71,9 @@ def run() -> None:
 
 def _measure_way(way: Way) -> Any:
     environ = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
-    environ["PYTHONPATH"] = os.pathsep.join(str(who.folder) for who in way.instrumentors)
-    program = [sys.executable, "-m", "benchmarks.called", str(int(way.otel)), *(who.value for who in way.instrumentors)]
+    environ["PYTHONPATH"] = os.pathsep.join(str(each.folder) for each in way.instrumentors)
+    names = (each.value for each in way.instrumentors)
+    program = [sys.executable, "-m", "benchmarks.called", str(int(way.otel)), *names]
     return json.loads(subprocess.run(program, check=True, capture_output=True, env=environ).stdout)
 
 
@@ -92,7 +93,7 @@ def _print_costs(where: str, costs: dict[Way, Cost], spans: dict[Way, int]) -> N
         print(f"  {'with an' if otel else 'no'} OpenTelemetry SDK")
         added = {way: cost.over(bare) for way, cost in costs.items() if way.otel is otel and way is not _BARE}
         for way, cost in added.items():
-            _print_row("  " + " and ".join(who.value for who in way.instrumentors), cost, spans[way])
+            _print_row("  " + " and ".join(each.value for each in way.instrumentors), cost, spans[way])
         parts = added[Way(otel, (_OURS,))].part_of(added[Way(otel, (_OFFICIAL,))])
         print(f"    ours / official: {', '.join(f'{part:.2f}' for part in parts)} (goal: at most {_GOALS[otel]})")
 

@@ -1,4 +1,4 @@
-"""Who may instrument the SDKs, and how each is told to; those not ours are in `.venv/company`, see `make company`."""
+"""The instrumentors of the SDKs that are compared; all but ours are in `.venv/company`, see `make company`."""
 
 from enum import Enum
 from importlib import import_module
@@ -8,18 +8,18 @@ FOLDER = Path(__file__).parents[1] / ".venv" / "company"
 
 
 class Instrumentor(Enum):
-    """Whose instrumentation; the value names its folder."""
+    """An instrumentor; the value names its folder."""
 
     LOCO = "loco_otel"
     OFFICIAL = "official"
     OPENLLMETRY = "openllmetry"
     OPENINFERENCE = "openinference"
     CONTRACT = "contract"
-    """Nobody's: the spans and measurements that loco-otel promises, made by hand."""
+    """The spans and measurements of loco-otel, made by hand."""
 
     @property
     def folder(self) -> Path:
-        """Where it is installed; nothing is there of ours, which is in `.venv` itself."""
+        """The folder where it is installed; ours is in `.venv` itself."""
         return FOLDER / self.value
 
     def instrument(self) -> None:

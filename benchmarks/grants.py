@@ -1,4 +1,4 @@
-"""What one release with its grant, and one arrival, cost with many agents waiting. The seed's grow in proportion."""
+"""The cost of a release with its grant, and of an arrival, while many agents wait. loco-agent's grows in proportion."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the seed's API costs: its documented cycle and `wrap`, releases with many waiting, and threads in competition.
+"""The cost of loco-agent's API: its documented cycle and `wrap`, releases with many waiting, and competing threads.
 
 Where `make bench` found the published `loco-agent`, the same loops run on it, in the same run.
 """
@@ -18,7 +18,7 @@ from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 
 PUBLISHED = Path(__file__).parents[1] / ".venv" / "published"
-"""Where `make bench` puts the seed."""
+"""Where `make bench` puts loco-agent."""
 WAITERS = (10, 100, 1_000, 10_000)
 _BASELINE = "asyncio.Semaphore"
 _COUNT = 5_000
@@ -54,7 +54,7 @@ def _measure_cycles(libraries: dict[str, Any]) -> dict[str, float]:
             ways[f"{name}: acquire, no task"] = _run_in_loop(runner, _make_plain_cycle(library))
             ways[f"{name}: wrap"] = _run_in_loop(runner, _make_wrap_cycle(library))
         times = best_of(ways, _COUNT)
-    print_table("The seed's API, nobody else wants a slot, no telemetry (goal: at most x15)", times, _BASELINE)
+    print_table("loco-agent's API without contention, no telemetry (goal: at most x15)", times, _BASELINE)
     return times
 
 
@@ -106,7 +106,7 @@ def _make_wrap_cycle(library: Any) -> Callable[[int], Any]:
 def _measure_releases(libraries: dict[str, Any]) -> None:
     print("\nA release and its hand-over, with so many agents waiting (goal: 10,000 at most x6 of 10)")
     for name, library in libraries.items():
-        # Beyond a thousand the seed takes minutes.
+        # Beyond a thousand loco-agent takes minutes.
         sizes = WAITERS if library is loco_otel else WAITERS[:3]
         times = {waiters: min(asyncio.run(_time_releases(library, waiters)) for _ in range(3)) for waiters in sizes}
         for waiters, microseconds in times.items():
@@ -131,11 +131,11 @@ async def _time_releases(library: Any, waiters: int) -> float:
 
     tasks = [asyncio.create_task(work(agent)) for agent in tuple(scheduler.agents)]
     await asyncio.sleep(0)
-    while scheduler.resource.waiter_count < waiters - 1:  # noqa: ASYNC110 - nobody tells
+    while scheduler.resource.waiter_count < waiters - 1:  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0)
     started = time.process_time()
     begun.set()
-    while releases[0] < enough:  # noqa: ASYNC110 - nobody tells
+    while releases[0] < enough:  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(0.001)
     elapsed = time.process_time() - started
     for task in tasks:

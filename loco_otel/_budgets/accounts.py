@@ -42,14 +42,14 @@ class LedgerState:
         budgets: the rules.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
-        run_idle: seconds of silence after which a run is forgotten.
+        run_idle_timeout: seconds of silence after which a run is forgotten.
 
     """
 
-    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float, run_idle: float = 900.0) -> None:
+    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float, run_idle_timeout: float = 900.0) -> None:
         self._zone = zone
         self.lease = lease
-        self.run_idle = run_idle
+        self.run_idle_timeout = run_idle_timeout
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
         self._retired_accounts: dict[AccountKey, Account] = {}
@@ -187,7 +187,7 @@ class LedgerState:
             account = self._accounts[key] = Account(key, budget, ends(key.period, now, self._zone))
         else:
             account.roll_period(now, self._zone)
-        account.touch(now, self.run_idle)
+        account.touch(now, self.run_idle_timeout)
         return account
 
     def _forget_runs(self, now: float) -> None:

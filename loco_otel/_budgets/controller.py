@@ -79,7 +79,7 @@ class BudgetController:
         self.is_observing = settings.mode == "observe"
         """Whether calls without room are sent all the same."""
         self.ledger_client.ledger.lease = settings.max_hold
-        self.ledger_client.ledger.run_idle = settings.run_idle
+        self.ledger_client.ledger.run_idle_timeout = settings.run_idle_timeout
         self._waiters.set_budgets(settings.limits)
         if self.has_budgets:
             self.prices.load_snapshot()

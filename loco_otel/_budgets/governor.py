@@ -70,7 +70,7 @@ class Governor:
         self.stops = Stops()
         self.is_active = False
         """Whether calls must be checked at all."""
-        self._runs = RunTable(settings.run_idle)
+        self._runs = RunTable(settings.run_idle_timeout)
         self._timer = Timer(clock)
         self.apply_settings(settings)
         _fork.on_child(self, _fork.ForkPhase.THREADS)
@@ -82,7 +82,7 @@ class Governor:
         self.counts_tool_calls = limits.repeats is not None
         """Whether `submit` reads tool calls."""
         self._is_observing = settings.mode == "observe"
-        self._runs.idle = settings.run_idle
+        self._runs.idle = settings.run_idle_timeout
         path = None if settings.stop_file is None else Path(settings.stop_file).expanduser()
         with self._file_lock:
             if path != (None if self._file is None else self._file.path):

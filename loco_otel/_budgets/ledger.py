@@ -22,7 +22,7 @@ class Ledger(Protocol):
 
     lease: float
     """Seconds after which a reservation that was not renewed expires."""
-    run_idle: float
+    run_idle_timeout: float
     """Seconds of silence after which a run is forgotten: its accounts are removed."""
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:

@@ -172,14 +172,14 @@ def open_ledger(settings: Settings) -> Ledger:
     """
     zone = ZoneInfo(settings.budget_zone)
     if settings.ledger is None:
-        return MemoryLedger(settings.limits, zone, lease=settings.max_hold, run_idle=settings.run_idle)
+        return MemoryLedger(settings.limits, zone, lease=settings.max_hold, run_idle_timeout=settings.run_idle_timeout)
     try:
         return SqliteLedger(
             Path(settings.ledger).expanduser(),
             settings.limits,
             zone,
             lease=settings.max_hold,
-            run_idle=settings.run_idle,
+            run_idle_timeout=settings.run_idle_timeout,
         )
     except LedgerError as error:
         origin = settings.origin("ledger")

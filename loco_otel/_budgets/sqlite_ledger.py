@@ -46,7 +46,7 @@ class SqliteLedger:
         budgets: the rules of this process.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
-        run_idle: seconds of silence after which a run is forgotten.
+        run_idle_timeout: seconds of silence after which a run is forgotten.
         patience: seconds to wait for transactions of other processes.
 
     Raises:
@@ -62,11 +62,11 @@ class SqliteLedger:
         zone: tzinfo = UTC,
         *,
         lease: float = 900.0,
-        run_idle: float = 900.0,
+        run_idle_timeout: float = 900.0,
         lock_timeout: float = 1.0,
     ) -> None:
         self.lease = lease
-        self.run_idle = run_idle
+        self.run_idle_timeout = run_idle_timeout
         self._file = SqliteFile(path, lock_timeout)
         self.set_budgets(budgets, zone)
 
@@ -179,7 +179,7 @@ class SqliteLedger:
         for key in rows:
             database.execute(
                 f"UPDATE account SET resets_at = ? WHERE {_ACCOUNT_FILTER}",  # noqa: S608
-                (now + self.run_idle, *key),
+                (now + self.run_idle_timeout, *key),
             )
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
@@ -237,7 +237,7 @@ class SqliteLedger:
             _load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None
         ]
         for account in accounts:
-            account.touch(now, self.run_idle)
+            account.touch(now, self.run_idle_timeout)
         return accounts
 
 

@@ -14,6 +14,9 @@ NEEDS_CAPACITY = (
     "process alone"
 )
 _UNSHARED = "is not shared by the engine yet: it holds in one process alone, so leave it out or set LOCO_ENGINE=memory"
+_OBSERVING = (
+    "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
+)
 _UNSHARED_KEYS = ("resources", "requests_per_minute", "tokens_per_minute", "tenant_shares", "auto_tune")
 
 
@@ -89,6 +92,8 @@ def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting that the shared engine does not support, and why."""
     if values["capacity"] is None:
         yield "engine", NEEDS_CAPACITY
+    if values["mode"] == "observe":
+        yield "mode", _OBSERVING
     if values["policy"] == "las":
         yield "policy", _UNSHARED
     if values["queue_by"] == "run":

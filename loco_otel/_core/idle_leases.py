@@ -11,16 +11,18 @@ time. The new leases are not idle, so the next time comes when no code reads tho
 read, no slot is lent.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from operator import itemgetter
 from typing import TypeAlias
 
 from loco_otel._core.leases import Deadlines
+from loco_otel._core.priority_level import PriorityLevel
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
+from loco_otel.events import Priority
 
 _UNCLAIMED_IDLE_SECONDS = 0.5
 """`Ticket.idle_after` of a slot that no context has a claim on."""
@@ -101,16 +103,34 @@ def find_exempt_waiter(resources: Resources, is_blocked: _IsBlocked, now: float)
     for queue_set in resources.waiting_queue_sets:
         for level in queue_set.list_capped():
             ticket, _ = level.select_next(queue_set.tick, queue_set.max_wait_ticks)
-            priority = ticket.request.priority
-            leases = [
-                lease
-                for pool in queue_set.pools
-                if pool.is_capped(priority)
-                for lease in pool.leases.values()
-                if lease.request.priority is priority
-            ]
-            if all(is_blocked(lease, now) or _get_idle_at(lease) <= now for lease in leases) and resources.is_ready(
-                queue_set, ticket, now
+            pools = [pool for pool in queue_set.pools if pool.is_capped(ticket.request.priority)]
+            if resources.is_ready(queue_set, ticket, now) and not _has_active_lease(
+                level, pools, ticket.request.priority, is_blocked, now
             ):
                 return ticket
     return None
+
+
+def _has_active_lease(
+    level: PriorityLevel, pools: Sequence[SlotPool], priority: Priority, is_blocked: _IsBlocked, now: float
+) -> bool:
+    """Return whether a lease of a class is neither blocked nor idle. Amortised O(1).
+
+    The lease that was found last is checked first. All are searched only after its end, from the latest grant on: that
+    lease is seldom idle, and holds its slot longest.
+    """
+    found = level.active_lease
+    if found is not None and any(
+        _is_active(lease, is_blocked, now) for pool in pools if (lease := pool.leases.get(found)) is not None
+    ):
+        return True
+    for pool in pools:
+        for lease in reversed(pool.leases.values()):
+            if lease.request.priority is priority and _is_active(lease, is_blocked, now):
+                level.active_lease = lease.seq
+                return True
+    return False
+
+
+def _is_active(lease: Ticket, is_blocked: _IsBlocked, now: float) -> bool:
+    return _get_idle_at(lease) > now and not is_blocked(lease, now)

@@ -26,7 +26,8 @@ class PriorityLevel:
     """
 
     __slots__ = (
-        *("_by_age", "_by_deadline", "_make_policy", "_tenant_shares", "find_key", "lines", "owns_lines", "policy"),
+        *("_by_age", "_by_deadline", "_make_policy", "_tenant_shares", "active_lease", "find_key", "lines"),
+        *("owns_lines", "policy"),
     )
 
     def __init__(
@@ -44,6 +45,11 @@ class PriorityLevel:
         """Returns the key of a request's line."""
         self.owns_lines = lines is None
         self.lines: dict[Key, AgentQueue] = {} if lines is None else lines
+        self.active_lease: int | None = None
+        """The number of a lease of the class that could end at the last check of `_core/idle_leases.py`.
+
+        Not the ticket itself, which refers to the program's context, as it may have ended.
+        """
         self._by_age = LazyHeap()
         self._by_deadline: dict[str, LazyHeap] = {}
         """Waiters with a deadline, by tenant."""

@@ -1,7 +1,7 @@
 """The requests that compete for the same resources: a queue per agent, the classes of urgency, and the clock.
 
-While all requests are of the class `normal` there is one level. The first request of another class enables the others,
-at the cost of the fast path.
+While all requests are of the class `normal` there is one level. The first request of another class enables the others.
+From then on the fast path is taken only while no request waits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -105,9 +105,9 @@ class QueueSet:
         self.order: PriorityOrder | None = None
         """None while all requests are `normal`."""
         self.is_metered = False
-        """Whether grants are charged."""
+        """Whether a policy charges grants."""
         self.fast_pool: SlotPool | None = None
-        """The single pool, while its slots may be granted by `fast_paths.py`."""
+        """The single pool, while its slots may be granted to requests of the class `normal` by `fast_paths.py`."""
         self._set_order(policy, tenant_shares, rules, by_run=by_run)
         self.backlogs: dict[str, Backlog] = {}
         """By agent. Backlogs have no tenant."""
@@ -141,10 +141,11 @@ class QueueSet:
         self.rank = None
         level = self.find_level(ticket)
         level.add_ticket(ticket, queue)
-        if self.order is not None:
-            self._update_order()
-        elif level.policy.is_metered:
+        if level.policy.is_metered:
             self.is_metered = True
+        if self.order is not None:
+            self.fast_pool = None
+            self._update_order()
         return queue
 
     def remove_ticket(self, ticket: Ticket) -> None:
@@ -160,6 +161,7 @@ class QueueSet:
         self.find_level(ticket).remove_ticket(ticket, queue)
         if self.order is not None:
             self._update_order()
+            self._update_shortcuts()
         if self.has_reservation:
             self.unreserve_all()
         if not self.waiting:
@@ -215,8 +217,8 @@ class QueueSet:
         if self.order is not None:
             charged = [ticket.request.priority for ticket in tickets if ticket.charged_order is self.order]
             self.order.restore_accounts(charged, [p for p, level in self.levels.items() if by_level[level]])
-        self._update_shortcuts()
         self.waiting = 0
+        self._update_shortcuts()
         self.rank = None
         self.gate = None
         for backlog in self.backlogs.values():
@@ -270,8 +272,9 @@ class QueueSet:
             self.enable_priorities()
 
     def _update_shortcuts(self) -> None:
-        self.is_metered = self.order is not None or self.normal.policy.is_metered
-        self.fast_pool = self.single_pool if self.order is None else None
+        self.is_metered = any(level.policy.is_metered for level in self.levels.values())
+        is_fast = self.order is None or not (self.waiting or self._rules[_NORMAL].has_ceiling)
+        self.fast_pool = self.single_pool if is_fast else None
 
     # -- backlogs and policy ------------------------------------------------------------------------------------
 
@@ -326,10 +329,13 @@ class QueueSet:
         self._update_order()
 
     def charge_ticket(self, ticket: Ticket, now: float) -> None:
-        """Charge a ticket for a grant: once per call, whatever its pauses."""
+        """Charge a ticket for a grant: once per call, whatever its pauses.
+
+        Its class is charged only if the ticket has waited: the grant of a free slot is not compared with other classes.
+        """
         weight = ticket.resolve_request().weight
         self.find_level(ticket).charge_ticket(ticket, weight, now)
-        if self.order is not None and ticket.charged_order is not self.order:
+        if self.order is not None and ticket.state is State.WAITING and ticket.charged_order is not self.order:
             ticket.charged_order = self.order
             self.order.charge_grant(ticket.request.priority, weight, now)
 

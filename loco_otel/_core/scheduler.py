@@ -370,7 +370,7 @@ class Scheduler:
             ticket.grant = event_builders.build_granted(queue_set, ticket, reason, now)
         if ticket.backlog is not None:
             ticket.backlog.bind_oldest_work(ticket)
-        if queue_set.is_metered:
+        if queue_set.is_metered or queue_set.order is not None:
             queue_set.charge_ticket(ticket, now)
         if waited:
             self._dequeue_ticket(queue_set, ticket)

@@ -272,7 +272,7 @@ class Runtime:
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
-            run_idle=self.settings.run_idle,
+            run_idle_timeout=self.settings.run_idle_timeout,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
             shows_costs=_GENAI_OPT_IN in self.settings.semconv_opt_in,
         )
@@ -378,7 +378,7 @@ class Runtime:
 def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
     """Return what this process states of the resources that the engine shares."""
     limits = SharedLimits(
-        settings.capacity or 1,
+        settings.capacity or 0,  # None is refused with a shared engine
         settings.policy,
         settings.alpha if settings.policy == "load" else 0.0,
         settings.max_wait_ticks,

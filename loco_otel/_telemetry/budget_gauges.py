@@ -7,7 +7,7 @@ from typing import NamedTuple
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.catalogue import MetricDefinition
-from loco_otel._telemetry.instruments import PointValues
+from loco_otel._telemetry.instruments import PointValues, label_budget
 from loco_otel._telemetry.metrics_source import MetricsSource
 from loco_otel.money import CALL_SCOPES, AccountKey, BudgetReport, BudgetStatus, Unit
 
@@ -30,11 +30,11 @@ class BudgetGauge(NamedTuple):
         report = source.read_budgets()
         store = report.store.value
         for account, value in self.read(report):
-            scope, name, unit, period = account
+            scope, _, unit, period = account
             if (self.unit is None or unit is self.unit) and scope not in CALL_SCOPES:
                 budget = {
                     key.BUDGET_SCOPE: scope.value,
-                    key.BUDGET_KEY: source.cardinality_limit(key.BUDGET_KEY, name),
+                    key.BUDGET_KEY: label_budget(source.cardinality_limit, account),
                     key.BUDGET_PERIOD: period.value,
                     key.BUDGET_UNIT: unit.value,
                     key.BUDGET_STORE: store,

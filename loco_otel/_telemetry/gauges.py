@@ -145,7 +145,7 @@ class Gauges:
             if source is None:
                 return ()
             try:
-                source.flush()
+                source.begin_read(row)
                 return read(source)
             except Exception:
                 # Once, not for every instrument at every collection; the next may succeed.

@@ -1,14 +1,17 @@
 """Buffers the measurements of histograms, by point.
 
-Of each point and bucket the last measurement is recorded by the API, so that it leaves its exemplar; all others are
-added in one step, where the SDK's histogram allows that.
+Of each point and bucket the last measurement is recorded by the API, so that it leaves its exemplar, and before it the
+last one of a sampled span, which leaves its own if the program's filter omits the others. All further ones are added in
+one step, where the SDK's histogram allows that.
 """
 
 from bisect import bisect_left
 from collections import deque
 from math import inf
+from operator import itemgetter
 from typing import TypeAlias, TypeVar
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, Meter
 
@@ -19,7 +22,8 @@ from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.instruments import PointLimit, PointValues, create_histogram
 
 _Item = TypeVar("_Item")
-_Measurement: TypeAlias = tuple[float, Context]
+_Measurement: TypeAlias = tuple[float, Context, bool]
+"""A value, its context, and whether the span of that is sampled."""
 
 _MAX_CONTEXTS = 512
 """The most contexts that are held, which refer to spans of calls that have ended."""
@@ -35,16 +39,21 @@ class HistogramBuffer:
     """
 
     def __init__(self) -> None:
-        self._points: dict[int, HistogramPoint] = {}
+        self._points: list[HistogramPoint] = []
+        self._filled: deque[HistogramPoint] = deque()
+        """The points that have buffered something since they were flushed."""
         self._values = self._contexts = self._singles = 0
         _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
 
     def add_point(self, point: "HistogramPoint") -> None:
-        """Include a point in each flush."""
-        self._points[id(point)] = point
+        """Include a point in what a forked child discards."""
+        self._points.append(point)
 
-    def count(self, values: int, contexts: int, singles: int) -> None:
-        """Count what was buffered, and flush if it is too much."""
+    def count(self, point: "HistogramPoint", values: int, contexts: int, singles: int) -> None:
+        """Count what a point has buffered, include it in the next flush, and flush if it is too much."""
+        if not point.is_filled:
+            point.is_filled = True
+            self._filled.append(point)
         self._values += values
         self._contexts += contexts
         self._singles += singles
@@ -54,13 +63,16 @@ class HistogramBuffer:
     def flush(self) -> None:
         """Record the buffered measurements. Thread-safe."""
         self._values = self._contexts = self._singles = 0
-        # Copied atomically, as another thread may add a point.
-        for point in tuple(self._points.values()):
+        for point in _drain(self._filled):
+            # First: what is buffered from now on includes the point again.
+            point.is_filled = False
             point.flush()
 
     def after_fork(self) -> None:
         """Discard the buffered measurements in a forked child: the parent records them."""
-        for point in self._points.values():
+        self._filled.clear()
+        for point in self._points:
+            point.is_filled = False
             point.discard()
 
 
@@ -71,15 +83,19 @@ class HistogramPoint:
     thread that flushes meanwhile takes a measurement either before or after it.
     """
 
-    __slots__ = ("_attributes", "_bounds", "_buffer", "_histogram", "_latest", "_singles", "_values")
+    __slots__ = ("_attributes", "_bounds", "_buffer", "_histogram", "_latest", "_singles", "_values", "is_filled")
 
     def __init__(self, histogram: Histogram, attributes: Attributes, buffer: HistogramBuffer) -> None:
         self._histogram = histogram
         self._attributes = attributes
         self._buffer = buffer
+        self.is_filled = False
+        """Whether the next flush includes it."""
         self._bounds: tuple[float, ...] | None = None
         self._latest: dict[int, _Measurement] = {}
-        """The last measurement of each bucket."""
+        """The last measurement of each bucket. If its span is not sampled, the last sampled one before it is under the
+        complement of the bucket's number.
+        """
         self._values: deque[float] = deque()
         """All others."""
         self._singles: deque[_Measurement] = deque()
@@ -94,32 +110,44 @@ class HistogramPoint:
     def record_value(self, value: float, context: Context) -> None:
         """Buffer a measurement."""
         bounds = self._bounds
+        is_sampled = _is_sampled(context)
+        measurement = value, context, is_sampled
         if bounds is None or not 0 <= value < inf:
-            self._singles.append((value, context))
-            self._buffer.count(0, 0, 1)
+            self._singles.append(measurement)
+            self._buffer.count(self, 0, 0, 1)
             return
         bucket = bisect_left(bounds, value)
         latest = self._latest
-        before = latest.pop(bucket, None)
-        if before is not None:
-            self._values.append(before[0])
-        measurement = value, context
-        if latest.setdefault(bucket, measurement) is not measurement:
-            self._values.append(value)
-        if before is None:
-            self._buffer.count(0, 1, 0)
+        replaced = latest.pop(bucket, None)
+        if is_sampled:
+            older = latest.pop(~bucket, None)
+            if older is not None:
+                self._values.append(older[0])
+        elif replaced is not None and replaced[2]:
+            sampled, replaced = replaced, latest.pop(~bucket, None)
+            self._keep_latest(~bucket, sampled)
+        self._keep_latest(bucket, measurement)
+        if replaced is None:
+            self._buffer.count(self, 0, 1, 0)
         else:
-            self._buffer.count(1, 0, 0)
+            self._values.append(replaced[0])
+            self._buffer.count(self, 1, 0, 0)
+
+    def _keep_latest(self, place: int, measurement: _Measurement) -> None:
+        if self._latest.setdefault(place, measurement) is not measurement:
+            self._values.append(measurement[0])
 
     def flush(self) -> None:
         """Record what is buffered. Thread-safe."""
-        singles = _drain(self._singles)
+        latest: list[tuple[int, _Measurement]] = []
         while self._latest:
             try:
-                singles.append(self._latest.popitem()[1])
+                latest.append(self._latest.popitem())
             except KeyError:  # another thread removed the last one
                 break
-        for value, context in singles:
+        # The complements first, which are negative: they are older.
+        latest.sort(key=itemgetter(0))
+        for value, context, _ in (*_drain(self._singles), *(measurement for _, measurement in latest)):
             self._histogram.record(value, self._attributes, context)
         values = _drain(self._values)
         if values:
@@ -164,6 +192,10 @@ class BufferedHistogram:
     def record_attributes(self, value: float, attributes: Attributes, context: Context) -> None:
         """Record a measurement of the point with these attributes."""
         self.record_value(value, self._point_limit.order_values(attributes), context)
+
+
+def _is_sampled(context: Context) -> bool:
+    return context is not ROOT_CONTEXT and trace.get_current_span(context).get_span_context().trace_flags.sampled
 
 
 def _drain(items: deque[_Item]) -> list[_Item]:

@@ -7,8 +7,9 @@ from typing import TypeAlias
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
-from loco_otel._telemetry.attributes import AGENT, ATTRIBUTES, OTHER, SERVER_PORT
+from loco_otel._telemetry.attributes import AGENT, ATTRIBUTES, BUDGET_KEY, OTHER, SERVER_PORT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
+from loco_otel.money import CALL_SCOPES, AccountKey
 
 VALUE_LIMIT = 200
 """The number of values of one attribute key before the rest become `other`."""
@@ -150,3 +151,8 @@ class CardinalityLimit:
                 return OTHER
             number = known.setdefault(value, next(self._next_numbers[key]))
         return value if number < self._limit else OTHER
+
+
+def label_budget(limit: CardinalityLimit, account: AccountKey) -> str:
+    """Return the name of a budget on metrics; `other` for those of single runs and sessions, which have no bound."""
+    return OTHER if account.scope in CALL_SCOPES else limit(BUDGET_KEY, account.key)

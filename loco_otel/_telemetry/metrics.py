@@ -12,7 +12,7 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
 from loco_otel._telemetry.histogram_buffer import BufferedHistogram, HistogramBuffer
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, label_budget
 from loco_otel._telemetry.runs import FinishedRun
 from loco_otel.events import (
     MILLI,
@@ -40,7 +40,7 @@ from loco_otel.events import (
     Throttled,
     ThrottleKind,
 )
-from loco_otel.money import ALL_KINDS, CALL_SCOPES, MICRO
+from loco_otel.money import ALL_KINDS, MICRO
 
 _GRANTED = Outcome.GRANTED.value
 _THROTTLE_POINTS = (
@@ -184,9 +184,11 @@ class MetricListener:
 
     def _handle_exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
         for standing in event.standings:
-            scope, name, unit, period = standing.key
-            folded = key.OTHER if scope in CALL_SCOPES else self._cardinality_limit(key.BUDGET_KEY, name)
-            self._exceeded_budgets.add_amount(1, scope.value, folded, period.value, unit.value, event.action.value)
+            account = standing.key
+            name = label_budget(self._cardinality_limit, account)
+            self._exceeded_budgets.add_amount(
+                1, account.scope.value, name, account.period.value, account.unit.value, event.action.value
+            )
         if event.model is not None:
             self._start_spending(event.ticket.request._replace(model=event.model))
 

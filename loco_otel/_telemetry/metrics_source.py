@@ -1,22 +1,31 @@
 """What the observable instruments read: one snapshot and one report of the budgets for each collection."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
+from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.histogram_buffer import HistogramBuffer
-from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums
+from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, label_budget
 from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.time_sums import TimeSums
-from loco_otel.money import CALL_SCOPES, Action, BudgetReport, BudgetStatus, BudgetStore
+from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
 from loco_otel.snapshots import Snapshot
 
 _SNAPSHOT_SECONDS = 0.1
 """Seconds for which a snapshot is reused: longer than one collection, shorter than the interval between two."""
 
 NO_BUDGETS = BudgetReport(BudgetStore.MEMORY)
+
+
+class _Collection(threading.local):
+    """The current collection of a thread."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+        """The names of the instruments that were read."""
 
 
 class ProcessState(NamedTuple):
@@ -37,8 +46,9 @@ class ProcessState(NamedTuple):
 class MetricsSource:
     """The data of the observable instruments: one snapshot for all callbacks of a collection.
 
-    OpenTelemetry does not signal the start of a collection, so a snapshot is cached for a tenth of a second. Two
-    threads that collect concurrently may each take one, which is correct but slower.
+    OpenTelemetry does not signal the start of a collection. So a snapshot is cached for a tenth of a second. Two
+    threads that collect concurrently may each take one, which is correct but slower. Events are flushed when a thread
+    reads an instrument that it has read since its last flush, and with its first.
 
     Args:
         state: reads the process.
@@ -77,9 +87,18 @@ class MetricsSource:
         self.runs = runs
         self.has_failed = False
         self.read_clock = clock
+        self._collection = _Collection()
         self._events_dropped = 0
         self._latest: tuple[float, Snapshot] | None = None
         self._latest_budgets: tuple[float, BudgetReport] | None = None
+
+    def begin_read(self, row: MetricDefinition) -> None:
+        """Flush if a collection begins with this instrument."""
+        read = self._collection.read
+        if not read or row.name in read:
+            read.clear()
+            self.flush()
+        read.add(row.name)
 
     def flush(self) -> None:
         """Update counters and histograms. SDKs call all callbacks before they read any histogram."""
@@ -123,9 +142,8 @@ class MetricsSource:
         """Start the counters of budget decisions at 0, so that alerts see their first increase."""
         decisions = self.counters[catalogue.BUDGET_DECISIONS]
         for status in statuses:
-            scope, name, unit, period = status.key
-            folded = key.OTHER if scope in CALL_SCOPES else self.cardinality_limit(key.BUDGET_KEY, name)
-            budget = scope.value, folded, period.value, unit.value
+            scope, _, unit, period = status.key
+            budget = scope.value, label_budget(self.cardinality_limit, status.key), period.value, unit.value
             decisions.start_at_zero(*budget, status.action.value)
             if status.action is Action.DOWNGRADE:  # at the end of its ladder
                 decisions.start_at_zero(*budget, Action.REJECT.value)

@@ -58,14 +58,8 @@ class IdentityHooks:
         """Name the calls within a sync method; with `is_run` its end is that of the run that it reads."""
 
         def wrapper(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            identity = self.try_read(read, instance, args, kwargs)
-            end = self.find_run_end(identity) if is_run else None
-            try:
-                with self.push(identity):
-                    return wrapped(*args, **kwargs)
-            finally:
-                if end is not None:
-                    end()
+            with self._push_run(self.try_read(read, instance, args, kwargs), is_run=is_run):
+                return wrapped(*args, **kwargs)
 
         return wrapper
 
@@ -75,14 +69,8 @@ class IdentityHooks:
         async def wrapper(
             wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
-            identity = self.try_read(read, instance, args, kwargs)
-            end = self.find_run_end(identity) if is_run else None
-            try:
-                with self.push(identity):
-                    return await wrapped(*args, **kwargs)
-            finally:
-                if end is not None:
-                    end()
+            with self._push_run(self.try_read(read, instance, args, kwargs), is_run=is_run):
+                return await wrapped(*args, **kwargs)
 
         return wrapper
 
@@ -143,6 +131,17 @@ class IdentityHooks:
         if run is None or read_frameworks().run is not None:
             return None
         return lambda: report_run_end(run)
+
+    @contextmanager
+    def _push_run(self, identity: PartialIdentity | None, *, is_run: bool) -> Iterator[None]:
+        """Push an identity for the length of a `with` body, and with `is_run` report the end of its run after it."""
+        end = self.find_run_end(identity) if is_run else None
+        try:
+            with self.push(identity):
+                yield
+        finally:
+            if end is not None:
+                end()
 
     @contextmanager
     def push(self, identity: PartialIdentity | None) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """The body of an answer: its reader, and its end.
 
 A slot is given back when the body has ended: read out, closed, broken off or dropped. That is seen at the HTTP
-response, whose `close` every way of ending calls, or which is dropped; only for usage is the stream's iterator read
-along. Everything is put on the instance, so the types that the SDK returns stay what they are.
+response, whose `close` every way of ending calls, or which is dropped; the stream's iterator is followed for usage
+alone. Everything is put on the instance, so the types that the SDK returns stay what they are.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class ResponseBody:
         """Whether the next chunk needs only to be read: not the first, nor one that may be concealed."""
         self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
         self.reader_thread = threading.get_ident()
-        """Where chunks are read, in the task `_task`, if any."""
+        """The thread that reads the chunks."""
         self.abort_error: Exception | None = None
         """What its reader raises, once it was aborted."""
         self._connection: OpenConnection | None = None
@@ -244,7 +244,7 @@ class ResponseBody:
         return concealed
 
     def end_body(self, error: BaseException | None) -> None:
-        """Note that there are no more chunks, for want of any or for an error."""
+        """End the call, as its body was read to its end or failed with an error."""
         self.ticket.idle_after = _UNOBSERVED_IDLE_SECONDS
         try:
             self._finish_or_abandon(error)
@@ -254,7 +254,7 @@ class ResponseBody:
     def abort(self, error: Exception) -> None:
         """Close the body: its reader raises the error, now or at its next chunk. May be called in any thread."""
         self.abort_error = error
-        self.is_fast_path = False  # so that `record_chunk` sees it
+        self.is_fast_path = False  # `record_chunk` raises it
         if self._connection is not None:
             self._connection.close(is_reading=self.is_reading)
         if not self.is_reading:
@@ -280,7 +280,7 @@ class ResponseBody:
     def handle_close(self, response: Any) -> None:
         """Note that the response is closed."""
         if self.is_reading:
-            # The stream closes it on its way out; only when it is out is it known whether with an error.
+            # The stream closes it while it ends; whether with an error is known once it has ended.
             self._is_closed = True
             self.is_fast_path = False
             return
@@ -319,7 +319,7 @@ class _FollowedStream:
 
 
 def iterate_chunks(inner: Iterator[Any], body: ResponseBody) -> Iterator[Any]:  # noqa: C901 - the hot path, spelled out
-    """Yield what a stream does. Once per chunk, so it spells out `Body.begin` and `Body.chunk` for the usual one."""
+    """Yield the chunks of a stream. For the usual chunk it repeats `begin_chunk` and `record_chunk`, to save calls."""
     body.begin_chunk()
     context, touch, read, ticket, meter = body.inference_context, body.touch, body.chunk_reader, body.ticket, body.meter
     token = None if context is None else attach(context)

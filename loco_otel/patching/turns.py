@@ -1,7 +1,7 @@
 """Turns: calls of a model that a child process makes. Each holds one slot, from its prompt to the message that ends it.
 
-The child retries, and runs tools, out of sight: the slot is held throughout. What the child asks this process to run,
-such as a tool, runs within the turn, with its caller's identity and its claim on the slot.
+The retries and the tools of the child are not visible here, so the slot is held throughout. What this process runs for
+the child, such as a tool, is part of the turn, with the identity of its caller and its claim on the slot.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -69,8 +69,7 @@ class Conversation:
         self._has_turn = False
         self._context: Context | None = None
         self._carried: tuple[Any, ...] | None = None
-        self._is_read = False
-        self._served_count = 0
+        self._reader_count = self._served_count = 0
 
     @property
     def has_turn(self) -> bool:
@@ -89,13 +88,18 @@ class Conversation:
         self._has_turn = True
         try:
             call = start_call(self._adapter, self._client, request, self._wrapped)
-            if call is not None and await acquire_slot_async(call):
-                self._open_turn(call)
-                request = call.prepare_options(request)
+            if call is None or not await acquire_slot_async(call):
+                return request
         except BaseException:
             self._has_turn = False
             raise
-        return request
+        try:
+            self._open_turn(call)
+            return call.prepare_options(request)
+        except Exception:
+            self._call = None
+            call.bypass_after_fault("opening a turn")
+            return request
 
     def _open_turn(self, call: Call) -> None:
         call.enter_sdk_call()
@@ -130,7 +134,6 @@ class Conversation:
             LocoError: such a turn was rejected.
 
         """
-        self.mark_read(is_read=False)
         try:
             end = self._reader.read_end(message)
             is_part = self._reader.belongs_to_turn(message)
@@ -152,7 +155,7 @@ class Conversation:
 
     @contextmanager
     def serve_request(self) -> Iterator[None]:
-        """Run what the child asks for in a `with` body, in the context of the turn, which waits for it."""
+        """Run a request of the child in a `with` body, in the context of the turn, which is blocked meanwhile."""
         with self.enter_turn():
             self._served_count += 1
             self._update_idle_time()
@@ -162,22 +165,33 @@ class Conversation:
                 self._served_count -= 1
                 self._update_idle_time()
 
-    def mark_read(self, *, is_read: bool) -> None:
-        """Note whether the next message is being waited for. While nobody reads, the turn goes on."""
-        self._is_read = is_read
+    @contextmanager
+    def read_message(self) -> Iterator[None]:
+        """Wait for the next message in a `with` body, in the context of the turn. There may be several readers."""
+        self._reader_count += 1
         self._update_idle_time()
+        try:
+            with self.enter_turn():
+                yield
+        finally:
+            self._reader_count -= 1
+            self._update_idle_time()
 
     def _update_idle_time(self) -> None:
         call = self._call
         if call is None:
             return
         if self._served_count:
-            # A wait of what is run holds up the turn, whoever reads meanwhile.
+            # A wait of what is run blocks the turn, also while its messages are read.
             call.ticket.idle_after = inf
-        elif self._is_read:
+        elif self._reader_count:
             call.ticket.idle_after = READING
         else:
-            call.engine.touch_lease(call.ticket)
+            # Without a reader the child continues the turn.
+            try:
+                call.engine.touch_lease(call.ticket)
+            except Exception:
+                faults.log_fault("noting that a turn has no reader")
             call.ticket.idle_after = _IDLE_SECONDS
 
     def end_turn(self, error: BaseException | None = None) -> None:
@@ -227,8 +241,7 @@ async def follow_messages(
     error: BaseException | None = None
     try:
         while True:
-            conversation.mark_read(is_read=True)
-            with conversation.enter_turn():
+            with conversation.read_message():
                 try:
                     message = await anext(messages)
                 except StopAsyncIteration:
@@ -244,5 +257,3 @@ async def follow_messages(
         finally:
             if ends_child or error is None or isinstance(error, Exception):
                 conversation.end_turn(error)
-            else:
-                conversation.mark_read(is_read=False)

@@ -18,7 +18,7 @@ class RunKind(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1)] = Field(description="a name")
-    share: Annotated[float, Field(gt=0)] = Field(default=1.0, description="a number above 0")
+    share: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(default=1.0, description="a number above 0")
     """Of all runs that arrive, among the shares of all kinds."""
     steps: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
         default=(1, 1), description="two whole numbers of at least 1, the smaller first"
@@ -26,9 +26,13 @@ class RunKind(BaseModel):
     """The fewest and the most steps."""
     fan_out: Annotated[int, Field(ge=1, le=1000)] = Field(default=1, description="a whole number from 1 to 1000")
     """Calls of each second step, made at once; the other steps make one."""
-    think: Annotated[float, Field(ge=0)] = Field(default=0.0, description="a number of ticks of at least 0")
+    think: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0, description="a number of ticks of at least 0"
+    )
     """Mean time between the end of a step and the next, exponentially distributed."""
-    median: Annotated[float, Field(gt=0)] = Field(default=1.0, description="a number of ticks above 0")
+    median: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="a number of ticks above 0"
+    )
     """The median of the time that a call holds its slot; it is lognormally distributed."""
     sigma: Annotated[float, Field(ge=0, le=3)] = Field(default=0.0, description="a number from 0 to 3")
     """The standard deviation of its logarithm; 0 is a fixed time."""

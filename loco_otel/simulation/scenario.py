@@ -6,7 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from loco_otel.errors import LocoError
 from loco_otel.simulation.run_kinds import RunKind
@@ -28,12 +28,14 @@ class Group(BaseModel):
     weight: Annotated[float, Field(gt=0, le=1e6)] = Field(default=1.0, description="a number above 0")
     tasks: Annotated[int, Field(ge=0, le=100_000)] = Field(default=0, description="a whole number of at least 0")
     """The tasks of each agent on its arrival."""
-    at: Annotated[float, Field(ge=0)] = Field(default=0.0, description="a tick of at least 0")
+    at: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(default=0.0, description="a tick of at least 0")
     """The tick of its arrival."""
     rate: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="a number from 0 to 1000")
     """Mean number of further tasks of each agent per tick."""
     tenant: str | None = Field(default=None, description="a name")
-    service: Annotated[float, Field(gt=0)] | None = Field(default=None, description="a number of ticks above 0")
+    service: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="a number of ticks above 0"
+    )
     """How long a task holds its slot; None for the scenario's value."""
 
     def list_agents(self) -> list[str]:
@@ -51,16 +53,22 @@ class Scenario(BaseModel):
     ticks: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="a whole number from 1 to 1000000")
     """The number of ticks; a task holds its slot for one tick unless `service` is set."""
     capacity: Annotated[int, Field(ge=1)] = Field(default=1, description="a whole number of at least 1")
-    service: Annotated[float, Field(gt=0)] = Field(default=1.0, description="a number of ticks above 0")
+    service: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="a number of ticks above 0"
+    )
     spread: Literal["fixed", "exponential"] = Field(default="fixed", description="fixed or exponential")
     """The distribution of service times."""
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(default=0.25, description="a number from 0 to 1")
     load: Annotated[float, Field(gt=0, le=10)] = Field(default=0.9, description="a number above 0, at most 10")
     """Of runs: the share of the slots' time that all calls need."""
     half_life: Annotated[float, Field(gt=0)] = Field(default=inf, description="a number of ticks above 0")
-    """Of `las`."""
+    """Of `las`; inf for service that never fades, which is null in JSON."""
     groups: tuple[Group, ...] = Field(default=(), description="tables, each with a name")
     runs: tuple[RunKind, ...] = Field(default=(), description="tables, each with a name")
+
+    @field_serializer("half_life")
+    def _convert_to_json(self, half_life: float) -> float | None:
+        return None if half_life == inf else half_life
 
     @model_validator(mode="after")
     def _check_arrivals(self) -> Self:

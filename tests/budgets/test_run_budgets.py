@@ -28,9 +28,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
     def make(*budgets: Budget, name: str = "ledger.db") -> Ledger:
         ledger: Ledger = (
-            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle=IDLE)
+            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
             if request.param == "memory"
-            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle=IDLE)
+            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
         )
         made.append(ledger)
         return ledger

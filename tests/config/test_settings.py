@@ -3,7 +3,6 @@
 import ast
 import math
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,18 +41,6 @@ def fault(environ: dict[str, str]) -> str:
     message = str(raised.value)
     assert message.isprintable()
     return message
-
-
-@pytest.fixture
-def config(tmp_path: Path):
-    """Write the file, and return the environment that names it."""
-
-    def write(text: str | bytes) -> dict[str, str]:
-        path = tmp_path / "loco.toml"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return {"LOCO_CONFIG": str(path)}
-
-    return write
 
 
 def test_everything_has_a_default():
@@ -321,7 +308,6 @@ def test_file_sets_every_key(config):
         ledger = "spent.db"
         ledger_on_error = "open"
         count_spend = true
-        run_idle = 60
         stop_file = "stop.txt"
 
         [run_limits]
@@ -384,7 +370,7 @@ def test_file_sets_every_key(config):
         Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),
         Budget(Scope.RUN, None, 500_000),
     )
-    assert (settings.mode, settings.run_idle, settings.stop_file) == ("observe", 60, "stop.txt")
+    assert (settings.mode, settings.stop_file) == ("observe", "stop.txt")
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
     assert (settings.budget_zone, settings.downgrade_ends) == ("Europe/Berlin", "alert")
     assert (settings.ledger, settings.ledger_on_error, settings.count_spend) == ("spent.db", "open", True)
@@ -777,7 +763,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("policy", "load"),
         ("queue_by", "agent"),
         ("half_life", "600"),
-        ("run_idle_timeout", "600"),
+        ("run_idle_timeout", "900"),
         ("optimize_for", "none"),
         ("alpha", "0.1"),
         ("auto_tune", "false"),
@@ -798,7 +784,6 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("budget_on_exceeded", "reject"),
         ("budget_zone", "UTC"),
         ("run_limits", "none"),
-        ("run_idle", "900"),
         ("stop_file", "none"),
         ("downgrade", "none"),
         ("downgrade_ends", "reject"),
@@ -813,72 +798,3 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("disabled_instrumentations", "a, b"),
         ("semconv_opt_in", "a, b"),
     ]
-
-
-# The engine that processes share.
-
-
-ENGINE = {"LOCO_ENGINE": "redis://:secret@cache:6379/1", "LOCO_CAPACITY": "4"}
-
-
-def test_engine_is_read_and_its_password_is_not_shown() -> None:
-    settings = Settings.load(ENGINE)
-    assert settings.engine == "redis://:secret@cache:6379/1"
-    assert "secret" not in repr(settings)
-    assert ("engine", "redis://:***@cache:6379/1") in [(row.key, row.value) for row in settings.rows()]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "rediss://cache", "valkey://cache", "redis://user:pw@cache:1/2", "redis+sentinel://one:26379,two/mymaster/1",
-        "MEMORY",
-    ],
-)  # fmt: skip
-def test_engine_takes_these_urls(url: str) -> None:
-    assert Settings.load({**ENGINE, "LOCO_ENGINE": url}).engine == (url if "://" in url else "memory")
-
-
-@pytest.mark.parametrize("url", ["http://u:secret@cache", "redis://:secret@", "redis+sentinel://u:secret@one:1", "yes"])
-def test_engine_rejects_others_without_their_password(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"LOCO_ENGINE=.*: must be memory, or a URL redis://") as raised:
-        Settings.load({**ENGINE, "LOCO_ENGINE": url})
-    assert "secret" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("LOCO_REQUESTS_PER_MINUTE", "5"),
-        ("LOCO_TOKENS_PER_MINUTE", "5"),
-        ("LOCO_AUTO_TUNE", "true"),
-        ("LOCO_POLICY", "las"),
-        ("LOCO_QUEUE_BY", "run"),
-    ],
-)
-def test_engine_refuses_what_it_does_not_share(key: str, value: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{key}={value}: is not shared by the engine yet"):
-        Settings.load({**ENGINE, key: value})
-
-
-@pytest.mark.parametrize("table", ['[[resources]]\nname = "gpu"\ncapacity = 2', "[tenant_shares]\nacme = 2.0"])
-def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]], table: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
-        Settings.load({**config(table), **ENGINE})
-
-
-def test_engine_needs_a_capacity() -> None:
-    with pytest.raises(ConfigurationError, match=r"redis://:\*\*\*@cache:6379/1: needs a number as LOCO_CAPACITY"):
-        Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"]})
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("LOCO_ENGINE_TTL", "0.5"), ("LOCO_ENGINE_TTL", "61"), ("LOCO_ENGINE_TIMEOUT", "0"),
-        ("LOCO_ENGINE_NAMESPACE", "a{b}"), ("LOCO_ENGINE_ON_ERROR", "ignore"),
-    ],
-)  # fmt: skip
-def test_engine_settings_have_bounds(key: str, value: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{key}="):
-        Settings.load({**ENGINE, key: value})

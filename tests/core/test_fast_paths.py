@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,13 +10,14 @@ from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.ticket import Ticket
-from loco_otel.events import Request
+from loco_otel._core.ticket import State, Ticket
+from loco_otel.events import Priority, Request
 
 POLICIES: dict[str, Callable[[], Policy]] = {"fifo": FifoPolicy, "fair": lambda: FairPolicy({"a": 2000})}
 
-Step = tuple[str, int, str, tuple[str, ...], bool]
+Step = tuple[str, int, str, tuple[str, ...], bool, Priority]
 
 STEPS = st.lists(
     st.tuples(
@@ -24,6 +26,7 @@ STEPS = st.lists(
         st.sampled_from("ab"),
         st.sampled_from((("llm",), ("gpu",), ("llm", "gpu"))),
         st.booleans(),
+        st.sampled_from((Priority.NORMAL, Priority.NORMAL, Priority.NORMAL, *Priority)),
     ),
     max_size=40,
 )
@@ -39,9 +42,9 @@ class House:
         self.tickets: list[Ticket] = []
 
     def run_step(self, step: Step, now: float) -> None:
-        kind, number, agent, resources, admission = step
+        kind, number, agent, resources, admission, priority = step
         if kind == "submit":
-            ticket = Ticket(Request(agent, 1000 + number, resources=resources, admission=admission))
+            ticket = Ticket(Request(agent, 1000 + number, resources=resources, admission=admission, priority=priority))
             self.tickets.append(ticket)
             if self.fast and try_submit_fast(self.core, ticket, now):
                 self.fast_count += 1
@@ -62,15 +65,21 @@ class House:
         tickets = [
             (
                 ticket.state, ticket.reason, ticket.outcome, ticket.birth, ticket.waited_ticks, ticket.granted_at,
-                ticket.touched_at, ticket.scopes, ticket.charged_by is None,
+                ticket.touched_at, ticket.scopes, ticket.charged_by is None, ticket.charged_order is None,
             )
             for ticket in self.tickets
         ]  # fmt: skip
         pools = [
-            (pool.used, pool.sharer_count, [places[seq] for seq in pool.leases], list(pool.recently_served))
+            (
+                pool.used, pool.sharer_count, [places[seq] for seq in pool.leases], list(pool.recently_served),
+                pool.capped_slots,
+            )
             for pool in self.core.resources.pools.values()
-        ]
-        queues = {names: (line.tick, line.waiting) for names, line in self.core.resources.queue_sets.items()}
+        ]  # fmt: skip
+        queues = {
+            names: (line.tick, line.waiting, line.fast_pool is None, line.is_metered, line.order is None)
+            for names, line in self.core.resources.queue_sets.items()
+        }
         listed = [places[ticket.seq] for ticket in self.core.tickets.values()]
         return tickets, pools, queues, listed, self.core.compute_next_wakeup(), len(self.core.decided)
 
@@ -85,8 +94,44 @@ def test_fast_and_slow_paths_leave_the_same_state(policy: str, capacity: int | N
         assert fast.core.start_snapshot(now).build_snapshot() == slow.core.start_snapshot(now).build_snapshot()
 
 
+def call(priority: Priority = Priority.NORMAL) -> Step:
+    return ("submit", 0, "a", ("llm",), False, priority)
+
+
+def end(number: int) -> Step:
+    return ("release", number, "a", ("llm",), False, Priority.NORMAL)
+
+
 def test_free_slot_takes_both_fast_paths() -> None:
     house = House("fifo", 1, fast=True)
-    house.run_step(("submit", 0, "a", ("llm",), False), 0.0)
-    house.run_step(("release", 0, "a", ("llm",), False), 1.0)
+    house.run_step(call(), 0.0)
+    house.run_step(end(0), 1.0)
     assert house.fast_count == 2
+
+
+@pytest.mark.parametrize("priority", [Priority.INTERACTIVE, Priority.BACKGROUND])
+def test_fast_paths_return_once_no_request_waits(priority: Priority) -> None:
+    house = House("fifo", 2, fast=True)
+    for step in (call(), call(), call(priority)):
+        house.run_step(step, 0.0)
+    assert house.tickets[2].state is State.WAITING
+    assert house.fast_count == 2
+    for number in range(3):
+        house.run_step(end(number), 1.0)
+    assert house.fast_count == 3, "the second was released while none waited"
+    for number in (3, 4):
+        house.run_step(call(), 2.0)
+        house.run_step(end(number), 3.0)
+    assert house.fast_count == 7
+    # Also while a request of the class holds a slot.
+    house.run_step(call(priority), 4.0)
+    house.run_step(call(), 4.0)
+    house.run_step(end(6), 5.0)
+    assert house.fast_count == 9
+    assert house.tickets[5].state is State.GRANTED
+
+
+def test_ceiling_of_the_normal_class_takes_no_fast_path() -> None:
+    rules = {**DEFAULT_PRIORITY_RULES, Priority.NORMAL: PriorityRule(1000, slots=1)}
+    core = Scheduler({"llm": 4}, FifoPolicy, priorities=rules)
+    assert not try_submit_fast(core, Ticket(Request("a", 1000, ("llm",))), 0.0)

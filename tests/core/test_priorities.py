@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from loco_otel._core import resources
+from loco_otel._core import idle_leases, resources
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
@@ -132,7 +132,7 @@ def test_ceiling_yields_where_no_lease_of_the_class_can_end() -> None:
     assert inner.lender is None, "a slot of its own is free"
 
 
-def test_deadlock_after_a_grant_beyond_a_ceiling_is_resolved() -> None:
+def test_deadlock_after_an_exempt_grant_is_resolved() -> None:
     desk = Desk(3, {**FREE_RULES, BACKGROUND: PriorityRule(1000, slots=2)})
     outer, other = desk.ask(BACKGROUND), desk.ask(BACKGROUND)
     outer.scopes, other.scopes = ("thread",), ("elsewhere",)
@@ -143,6 +143,28 @@ def test_deadlock_after_a_grant_beyond_a_ceiling_is_resolved() -> None:
     assert all(map(waits, inner)), "the other lease can end"
     desk.core.set_scopes(other, ("thread",), 0.0)
     assert [it.state for it in inner] == [State.GRANTED] * 2, "the first takes the last free slot, the second shares"
+
+
+def test_check_of_ceilings_does_not_grow_with_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Ticket] = []
+    get_idle_at = idle_leases._get_idle_at
+
+    def count_check(lease: Ticket) -> float:
+        checked.append(lease)
+        return get_idle_at(lease)
+
+    monkeypatch.setattr(idle_leases, "_get_idle_at", count_check)
+    desk = Desk(500, DEFAULT_PRIORITY_RULES)
+    batch = [desk.ask(BACKGROUND) for _ in range(550)]
+    # Of streams that are opened first and not read, each is checked once.
+    for ticket in batch[:400]:
+        ticket.idle_after = 0.5
+    for _ in range(100):
+        desk.end(desk.ask(INTERACTIVE), 1.0)
+    for ticket in batch[400:450]:
+        desk.end(ticket, 1.0)
+    assert waits(batch[-1])
+    assert len(checked) <= 2 * (100 + 50) + 400
 
 
 @pytest.mark.parametrize("capacity", [2, 4])

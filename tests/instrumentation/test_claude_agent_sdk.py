@@ -15,11 +15,15 @@ import openai
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, HookMatcher, ResultMessage
 from llm_server import LlmServer
+from loco_otel_instrumentation.claude_agent_sdk import hooks
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY
 
 import loco_otel
+from loco_otel._core.ticket import READING
+from loco_otel._engine.in_process import InProcessEngine
 from loco_otel.events import BudgetExceeded, Spent, Submitted, Throttled
+from loco_otel.patching.call import Call
 
 CLI = Path(__file__).parents[1] / "support" / "claude_cli.py"
 MODEL = "claude-sonnet-4-5"
@@ -237,6 +241,45 @@ async def test_cancelled_reader_leaves_the_turn_open(server: LlmServer, options:
         assert scheduling.active() == 0
     scheduling.settled(1)
     assert not read_spending(scheduling)[0].usage.estimated
+
+
+@in_loop
+async def test_turn_is_read_while_one_of_several_readers_waits(
+    server: LlmServer, options: Any, scheduled: Scheduled
+) -> None:
+    scheduled(capacity=1)
+    async with ClaudeSDKClient(options) as client:
+        server.hold()
+        await client.query("tell")
+        call = hooks._conversations[client]._call
+        assert call is not None
+        first, second, third = (asyncio.ensure_future(anext(client.receive_messages())) for _ in range(3))  # type: ignore[arg-type]
+        await asyncio.to_thread(server.wait_for, held=1)
+        assert call.ticket.idle_after == READING
+        third.cancel()
+        await asyncio.wait([third])
+        assert call.ticket.idle_after == READING, "two are left"
+        server.release()
+        await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+        if not second.done():
+            assert call.ticket.idle_after == READING, "one is left"
+        await asyncio.wait([first, second])
+
+
+@pytest.mark.parametrize("form", ["query", "client"])
+@pytest.mark.parametrize("fault", ["claim_slot", "prepare_options", "touch_lease"])
+@in_loop
+async def test_turn_survives_a_fault_of_ours(
+    fault: str, form: str, options: Any, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduling = scheduled(capacity=1)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(InProcessEngine if fault == "touch_lease" else Call, fault, fail)
+    await (run_query(options) if form == "query" else run_client(options))
+    assert scheduling.active() == 0
 
 
 @in_loop

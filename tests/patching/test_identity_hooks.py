@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from typing import Any
 
 import pytest
 import wrapt
 
-from loco_otel._runtime import agent_readers
+from loco_otel._runtime import agent_readers, process
 from loco_otel._runtime.identity import resolve_identity
+from loco_otel.events import RunEnded
 from loco_otel.patching import FrameworkHooks, IdentityHooks, PartialIdentity, Target, agent_identity
+from loco_otel.testing import RecordingListener
 
 HOOKS = IdentityHooks("framework")
 
@@ -57,6 +59,16 @@ class Agent:
         finally:
             self.seen.append(f"closed {current()}")
 
+    def generate_sync(self) -> Iterator[str]:
+        yield current()
+        yield current()
+
+    def delegate(self, other: "Agent") -> str:
+        return f"{current()} {other.call()}"
+
+    def fail(self) -> None:
+        raise KeyError(current())
+
     @contextmanager
     def enter(self) -> Iterator[None]:
         yield
@@ -70,12 +82,15 @@ class Agent:
             self.seen.append(f"left {current()}")
 
 
-def create_agent_class(read: Any) -> type[Agent]:
+def create_agent_class(read: Any, *, is_run: bool = False) -> type[Agent]:
     wrapped = type("Wrapped", (Agent,), dict(vars(Agent)))
     for method, wrapper in (
-        ("call", HOOKS.wrap_call(read)),
-        ("call_async", HOOKS.wrap_async_call(read)),
-        ("generate", HOOKS.wrap_async_generator(read)),
+        ("call", HOOKS.wrap_call(read, is_run=is_run)),
+        ("delegate", HOOKS.wrap_call(read, is_run=is_run)),
+        ("fail", HOOKS.wrap_call(read, is_run=is_run)),
+        ("call_async", HOOKS.wrap_async_call(read, is_run=is_run)),
+        ("generate", HOOKS.wrap_async_generator(read, is_run=is_run)),
+        ("generate_sync", HOOKS.wrap_generator(read, is_run=is_run)),
         ("enter", HOOKS.wrap_context_manager(read)),
         ("enter_async", HOOKS.wrap_async_context_manager(read)),
     ):
@@ -149,16 +164,77 @@ def test_hook_that_fails_costs_the_name_alone(read: Any, faults: dict[str, str],
 
 
 def test_error_of_the_agent_reaches_its_caller() -> None:
-    class Failing:
-        name = "poet"
-
-        def call(self) -> None:
-            raise KeyError(current())
-
-    wrapt.wrap_function_wrapper(Failing, "call", HOOKS.wrap_call(read_name))
     with pytest.raises(KeyError, match="poet"):
-        Failing().call()
+        NamedAgent("poet").fail()
     assert current() == "nobody"
+
+
+class RunEnds:
+    """The ends of runs that agents report."""
+
+    def __init__(self) -> None:
+        self._listener = RecordingListener()
+        process.get_runtime().engine.add_listener(self._listener)
+
+    def take(self) -> list[str]:
+        """Return the runs that have ended since the last call."""
+        process.get_runtime().engine.flush()
+        ended = [event.run for event in self._listener.of(RunEnded)]
+        self._listener.events.clear()
+        return ended
+
+
+@pytest.fixture
+def ends() -> RunEnds:
+    return RunEnds()
+
+
+def read_run(agent: Any, _: object, __: object) -> PartialIdentity:
+    return PartialIdentity(agent.name, run=f"run of {agent.name}")
+
+
+RunningAgent = create_agent_class(read_run, is_run=True)
+
+
+def test_end_of_a_call_is_that_of_its_run(ends: RunEnds) -> None:
+    agent = RunningAgent("poet")
+    agent.call()
+    assert ends.take() == ["run of poet"]
+    asyncio.run(agent.call_async())
+    assert ends.take() == ["run of poet"]
+    with pytest.raises(KeyError):
+        agent.fail()
+    assert ends.take() == ["run of poet"]
+    create_agent_class(read_run)("critic").call()
+    assert ends.take() == []
+
+
+def test_run_within_another_reports_no_end(ends: RunEnds) -> None:
+    assert RunningAgent("poet").delegate(RunningAgent("critic")) == "poet critic"
+    assert ends.take() == ["run of poet"]
+
+
+def test_run_ends_with_its_last_step_and_not_before(ends: RunEnds) -> None:
+    async def main() -> None:
+        names = RunningAgent("poet").generate()
+        await anext(names)
+        assert ends.take() == []
+        assert [name async for name in names] == ["poet"]
+        assert ends.take() == ["run of poet"]
+        async with aclosing(RunningAgent("poet").generate()) as left:
+            await anext(left)
+            assert ends.take() == []
+        assert ends.take() == ["run of poet"]
+
+    asyncio.run(main())
+    names = RunningAgent("poet").generate_sync()
+    next(names)
+    assert ends.take() == []
+    assert list(names) == ["poet"]
+    assert ends.take() == ["run of poet"]
+    with closing(RunningAgent("poet").generate_sync()) as left:  # type: ignore[type-var]
+        next(left)
+    assert ends.take() == ["run of poet"]
 
 
 def test_missing_method_costs_only_its_own_calls(monkeypatch: pytest.MonkeyPatch, faults: dict[str, str]) -> None:

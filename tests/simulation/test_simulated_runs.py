@@ -77,6 +77,15 @@ def test_command_prints_each_kind_under_each_policy(tmp_path: Path) -> None:
     assert [kind["kind"] for kind in output["outcomes"][0]["kinds"]] == ["short", "long"]
 
 
+def test_json_is_strict_without_a_half_life(tmp_path: Path) -> None:
+    """Python writes and reads `Infinity`, which no other parser does."""
+    files = {"runs.toml": SMALL, "groups.toml": 'name = "g"\nticks = 9\n[[groups]]\nname = "a"\ntasks = 3\n'}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        printed = CliRunner().invoke(main, ["simulate", str(tmp_path / name), "--policy", "las", "--json"]).output
+        assert json.loads(printed, parse_constant=pytest.fail)["scenario"]["half_life"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

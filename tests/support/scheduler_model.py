@@ -270,7 +270,8 @@ class Resource:
             inner.granted(self.line_of(record), record.agent, record.weight, now)
             if isinstance(accounts, TwoLayers):
                 accounts.granted(record.tenant, record.tenant, record.weight, now)
-        if self.classes is not None and record.charged_class is not self.classes:
+        has_waited = record.state is State.WAITING
+        if self.classes is not None and has_waited and record.charged_class is not self.classes:
             record.charged_class = self.classes
             if not self.rules[record.priority].is_strict:
                 self.classes.granted(record.priority, record.priority, record.weight, now)
@@ -676,6 +677,8 @@ class SchedulerModel:
         for resource in self.resources.values():
             resource.wait_order = min([each.ticket.seq for each in resource.waiters], default=0)
             resource.order.sort(key=lambda lease: lease.ticket.seq)
+            for slot in resource.slots:
+                slot[1:] = sorted(slot[1:], key=lambda lease: lease.ticket.seq)
             resource.line.sort(key=lambda each: each.ticket.seq)
             resource.begun = {each.key: resource.tick for each in resource.line}
 

@@ -4,10 +4,12 @@ import logging
 import threading
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from telemetry_scenario import (
     DAILY,
     Rig,
@@ -24,6 +26,7 @@ from telemetry_scenario import (
 
 from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, catalogue
 from loco_otel._telemetry.instruments import POINT_LIMIT, CardinalityLimit, PointLimit
+from loco_otel._telemetry.metrics_source import MetricsSource
 from loco_otel._version import __version__
 from loco_otel.events import (
     AgentSnapshot,
@@ -240,6 +243,32 @@ def test_collection_takes_one_snapshot() -> None:
     for collections in range(1, 4):
         rig.metrics()
         assert rig.snapshots == collections
+
+
+def test_collection_flushes_once_and_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes: list[int] = []
+    other = InMemoryMetricReader()
+    rig = Rig(readers=[other])
+    flush = MetricsSource.flush
+
+    def flush_observed(source: MetricsSource) -> None:
+        flushes.append(1)
+        flush(source)
+
+    monkeypatch.setattr(MetricsSource, "flush", flush_observed)
+    for collections in range(1, 4):
+        rig.tell(granted(ticket()))
+        rig.clock.now += 0.01
+        for reader in (rig.reader, other):
+            data: Any = reader.get_metrics_data()
+            (waits,) = (
+                metric.data.data_points[0].count
+                for metric in data.resource_metrics[0].scope_metrics[0].metrics
+                if metric.name == "loco.wait.duration"
+            )
+            assert waits == collections
+        # One more for the integral of waits, which needs the events up to its own moment.
+        assert len(flushes) == 4 * collections
 
 
 def test_values_above_the_limit_are_other() -> None:

@@ -74,6 +74,7 @@ class LasPolicy:
         self._origin = 0.0
         """The time at which service is stored without a factor."""
         self._now = 0.0
+        """The time of the last charge or correction."""
         self._accounts: dict[Key, _AttainedService] = {}
         self._idle: dict[Key, None] = {}
         """Keys without waiters and calls; the one that has been silent longest is first."""
@@ -133,6 +134,7 @@ class LasPolicy:
 
     def charge_grant(self, key: Key, agent: str, weight: int, now: float) -> None:
         """Charge a key for a call of an agent."""
+        self._now = now
         self.remove_silent(now)
         account = self._get_account(key)
         self._idle.pop(key, None)
@@ -141,6 +143,7 @@ class LasPolicy:
 
     def adjust_charge(self, key: Key, agent: str, delta: int, charged_at: float, now: float) -> None:
         """Correct the charge of a call that has ended."""
+        self._now = now
         self.remove_silent(now)
         account = self._accounts.get(key)
         if account is not None and account.open_calls:
@@ -151,7 +154,6 @@ class LasPolicy:
 
     def remove_silent(self, now: float) -> None:
         """Remove accounts that have been silent for long, and keep the numbers small."""
-        self._now = now
         while self._idle:
             key = next(iter(self._idle))
             if len(self._idle) <= MAX_IDLE_ACCOUNTS and now - self._accounts[key].idle_since < self._idle_timeout:

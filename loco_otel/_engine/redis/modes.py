@@ -50,7 +50,7 @@ class ModeSwitch:
 
 
 def compute_share(capacity: float, processes: int) -> float:
-    """Return the slots of one process while the engine is away: its part of the capacity, at least 1.
+    """Return the slots of one process while the engine is away: its part of the capacity, at least 1 unless that is 0.
 
     Example:
         >>> compute_share(8, 3)
@@ -59,4 +59,4 @@ def compute_share(capacity: float, processes: int) -> float:
         1
 
     """
-    return capacity if capacity == inf else max(1, int(capacity) // max(1, processes))
+    return capacity if capacity == inf else min(capacity, max(1, int(capacity) // max(1, processes)))

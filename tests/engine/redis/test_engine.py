@@ -51,6 +51,14 @@ def test_one_slot_is_held_once_among_all(make: Make) -> None:
     there.release(second)
 
 
+def test_capacity_zero_grants_no_slot(make: Make) -> None:
+    here, there = make(SharedLimits(0, "load", 0.25, 1000)), make(SharedLimits(0, "load", 0.25, 1000))
+    waiters = [wait_queued(submit(engine)) for engine in (here, there)]
+    here.restate_limits({"llm_api": SharedLimits(2, "load", 0.25, 1000)})
+    for engine, waiter in zip((here, there), waiters, strict=True):
+        assert wait_decided(engine, waiter).state is State.GRANTED
+
+
 def test_waiters_of_all_processes_form_one_line(make: Make) -> None:
     limits = SharedLimits(1, "fifo", 0.0, 0)
     engines = [make(limits) for _ in range(3)]

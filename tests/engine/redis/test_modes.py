@@ -39,7 +39,7 @@ def test_attempts_follow_at_once_until_the_timeout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "processes", "share"), [(8, 3, 2), (8, 1, 8), (2, 4, 1), (8, 0, 8), (inf, 4, inf)]
+    ("capacity", "processes", "share"), [(8, 3, 2), (8, 1, 8), (2, 4, 1), (8, 0, 8), (0, 3, 0), (inf, 4, inf)]
 )
 def test_shares_add_up_to_the_capacity_at_most(capacity: float, processes: int, share: float) -> None:
     assert compute_share(capacity, processes) == share

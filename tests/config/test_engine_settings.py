@@ -1,0 +1,88 @@
+"""The settings of the engine that processes share, and those that it does not support."""
+
+from collections.abc import Callable
+
+import pytest
+
+from loco_otel._config.settings import Settings
+from loco_otel._runtime.runtime import _make_statements
+from loco_otel.errors import ConfigurationError
+from loco_otel.events import DEFAULT_RESOURCE
+
+ENGINE = {"LOCO_ENGINE": "redis://:secret@cache:6379/1", "LOCO_CAPACITY": "4"}
+
+
+def test_engine_is_read_and_its_password_is_not_shown() -> None:
+    settings = Settings.load(ENGINE)
+    assert settings.engine == "redis://:secret@cache:6379/1"
+    assert "secret" not in repr(settings)
+    assert ("engine", "redis://:***@cache:6379/1") in [(row.key, row.value) for row in settings.rows()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://cache", "valkey://cache", "redis://user:pw@cache:1/2", "redis+sentinel://one:26379,two/mymaster/1",
+        "MEMORY",
+    ],
+)  # fmt: skip
+def test_engine_takes_these_urls(url: str) -> None:
+    assert Settings.load({**ENGINE, "LOCO_ENGINE": url}).engine == (url if "://" in url else "memory")
+
+
+@pytest.mark.parametrize("url", ["http://u:secret@cache", "redis://:secret@", "redis+sentinel://u:secret@one:1", "yes"])
+def test_engine_rejects_others_without_their_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"LOCO_ENGINE=.*: must be memory, or a URL redis://") as raised:
+        Settings.load({**ENGINE, "LOCO_ENGINE": url})
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LOCO_REQUESTS_PER_MINUTE", "5"),
+        ("LOCO_TOKENS_PER_MINUTE", "5"),
+        ("LOCO_AUTO_TUNE", "true"),
+        ("LOCO_POLICY", "las"),
+        ("LOCO_QUEUE_BY", "run"),
+    ],
+)
+def test_engine_refuses_what_it_does_not_share(key: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}={value}: is not shared by the engine yet"):
+        Settings.load({**ENGINE, key: value})
+
+
+@pytest.mark.parametrize("table", ['[[resources]]\nname = "gpu"\ncapacity = 2', "[tenant_shares]\nacme = 2.0"])
+def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]], table: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
+        Settings.load({**config(table), **ENGINE})
+
+
+def test_engine_needs_a_capacity() -> None:
+    with pytest.raises(ConfigurationError, match=r"redis://:\*\*\*@cache:6379/1: needs a number as LOCO_CAPACITY"):
+        Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"]})
+
+
+def test_engine_refuses_to_observe() -> None:
+    with pytest.raises(ConfigurationError, match="LOCO_MODE=observe: limits nothing, while the engine limits"):
+        Settings.load({**ENGINE, "LOCO_MODE": "observe"})
+    with pytest.raises(ConfigurationError, match="mode=observe: limits nothing"):
+        Settings.load(ENGINE).changed(mode="observe")
+
+
+@pytest.mark.parametrize("capacity", [0, 4])
+def test_engine_receives_the_capacity_that_is_set(capacity: int) -> None:
+    settings = Settings.load({**ENGINE, "LOCO_CAPACITY": str(capacity)})
+    assert _make_statements(settings)[DEFAULT_RESOURCE].capacity == capacity
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("LOCO_ENGINE_TTL", "0.5"), ("LOCO_ENGINE_TTL", "61"), ("LOCO_ENGINE_TIMEOUT", "0"),
+        ("LOCO_ENGINE_NAMESPACE", "a{b}"), ("LOCO_ENGINE_ON_ERROR", "ignore"),
+    ],
+)  # fmt: skip
+def test_engine_settings_have_bounds(key: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}="):
+        Settings.load({**ENGINE, key: value})
