@@ -70,7 +70,8 @@ class BudgetController:
         settings = self._settings
         self.has_budgets = bool(settings.limits)
         """Whether calls must be admitted by a budget."""
-        self.is_fail_closed = settings.ledger_on_error == "closed"
+        self.is_fail_closed = settings.ledger_on_error == "closed" and settings.mode == "enforce"
+        """Whether calls with budgets are rejected while the ledger can't be used."""
         self.is_alert_last = settings.downgrade_ends == "alert"
         self.is_counting = (
             self.has_budgets or settings.ledger is not None or settings.count_spend or self._is_counting_requested

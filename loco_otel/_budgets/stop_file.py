@@ -57,7 +57,8 @@ class StopFile:
                 fault,
             )
         names = ", ".join(map(_format_stop, stops)) or "nothing"
-        _logger.warning("the stop file %s was read: it stops %s", self.path, names)
+        level = logging.WARNING if stops else logging.INFO
+        _logger.log(level, "the stop file %s was read: it stops %s", self.path, names)
         return stops
 
     def _log_fault(self, fault: str) -> None:

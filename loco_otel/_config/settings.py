@@ -43,6 +43,7 @@ from loco_otel._config.validators import (
     convert_to_lower,
     parse_service_name,
     reject_bool,
+    reject_missing_home,
     reject_too_large,
     split_hosts,
     validate_zone,
@@ -72,7 +73,7 @@ _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=Fal
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_FilePath = Annotated[_Name | None, accept_none_word("none")]
+_FilePath = Annotated[_Name | None, accept_none_word("none"), AfterValidator(reject_missing_home)]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 _SHARE_TEXT = TABLE_ENTRIES["shares"]
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import logging
 import threading
 import time
 from collections import Counter
@@ -95,7 +96,13 @@ def call_at_once(made: Any, callers: int, run: str) -> Counter[str]:
 @pytest.mark.parametrize("ledger", ["none", "file"])
 @pytest.mark.parametrize("capacity", ["auto", 3])
 def test_calls_of_one_run_at_a_barrier_never_exceed_its_cap(
-    sdk: Any, ledger: str, capacity: object, server: LlmServer, scheduled: Scheduled, tmp_path: Path
+    sdk: Any,
+    ledger: str,
+    capacity: object,
+    server: LlmServer,
+    scheduled: Scheduled,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = "none" if ledger == "none" else tmp_path / "ledger.db"
     scheduling = scheduled(capacity=capacity, run_limits=f"calls={CAP}", ledger=path)
@@ -105,6 +112,7 @@ def test_calls_of_one_run_at_a_barrier_never_exceed_its_cap(
         assert len(server.requests()) == CAP
         with as_agent(run="r-2"):
             ask(made)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert decisions(scheduling) == {(LimitReason.RUN_CALLS, LimitAction.REFUSED): CALLERS - CAP}
     assert {(total.by, total.calls) for total in loco_otel.spend("run")} == {(("r-1",), CAP), (("r-2",), 1)}
     assert {status.key.key: status.spent for status in loco_otel.budgets()} == {"r-1": CAP, "r-2": 1}
