@@ -370,7 +370,7 @@ def test_file_sets_every_key(config):
     assert settings.providers == {"llm.harbour.example": "openrouter"}
     assert settings.limits == (
         Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),
-        Budget(Scope.RUN, None, 500_000),
+        Budget(Scope.RUN, None, 500_000, thresholds=()),
     )
     assert (settings.mode, settings.stop_file) == ("observe", "stop.txt")
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
