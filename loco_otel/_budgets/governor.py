@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loco_otel import _fork
-from loco_otel._budgets.run_table import RunTable, ToolCall
+from loco_otel._budgets.run_table import Repeats, RunTable, ToolCall
 from loco_otel._budgets.stop_file import StopFile
 from loco_otel._budgets.stops import Stop, Stops
 from loco_otel._config.settings import Settings
@@ -251,23 +251,26 @@ class Governor:
         if self._repeats is None:
             return None
         repeats = self._runs.count_tool_calls(run, tool_calls, now)
-        if repeats is None:
-            return None
-        if repeats.times >= 2 * self._repeats:
-            text = f"it has made the same call of the tool {repeats.name!r} {repeats.times} times"
+        for repeated in repeats:
+            if repeated.before < self._repeats <= repeated.times:
+                self._warn_of_repeats(ticket, run, repeated, 2 * self._repeats)
+        most = max(repeats, key=lambda repeated: repeated.times, default=None)
+        if most is not None and most.times >= 2 * self._repeats:
+            text = f"it has made the same call of the tool {most.name!r} {most.times} times"
             return self._refuse(ticket, LimitReason.RUN_REPEATS, _make_limit_error(request, run, "repeats", text))
-        if repeats.times == self._repeats and repeats.is_new:
-            _logger.warning(
-                "the run %r of %r has made the same call of the tool %r %d times; at %d its next call of a model is"
-                " refused (LOCO_RUN_LIMITS, repeats)",
-                run,
-                request.agent,
-                repeats.name,
-                repeats.times,
-                2 * self._repeats,
-            )
-            self._emit_decision(ticket, LimitReason.RUN_REPEATS, LimitAction.WARNED)
         return None
+
+    def _warn_of_repeats(self, ticket: Ticket, run: str, repeated: Repeats, limit: int) -> None:
+        _logger.warning(
+            "the run %r of %r has made the same call of the tool %r %d times; at %d its next call of a model is"
+            " refused (LOCO_RUN_LIMITS, repeats)",
+            run,
+            ticket.request.agent,
+            repeated.name,
+            repeated.times,
+            limit,
+        )
+        self._emit_decision(ticket, LimitReason.RUN_REPEATS, LimitAction.WARNED)
 
     def _refuse(self, ticket: Ticket, reason: LimitReason, error: AcquireRejectedError) -> AcquireRejectedError | None:
         """Emit a refusal, and return its error; None while the mode is `observe`."""

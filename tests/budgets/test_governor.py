@@ -252,6 +252,23 @@ def test_request_that_is_sent_again_repeats_nothing() -> None:
     assert State.REJECTED not in states
 
 
+def test_request_of_several_equal_calls_sent_again_counts_once() -> None:
+    bench = Bench(run_limits="repeats=3")
+    for number in (0, 1, 0, 1, 0):  # two conversations, each in the pauses of the other
+        assert bench.call(tool_calls=repeated(2, number)).state is not State.REJECTED
+    assert bench.call(tool_calls=repeated(2, 2)).state is State.REJECTED
+
+
+def test_warning_is_not_skipped_by_equal_calls_of_one_turn(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(run_limits="repeats=3")
+    for number in range(2):
+        bench.call(tool_calls=(*repeated(2, number), ToolCall("other", "{}", number)))
+    assert "'search' 4 times; at 6" in caplog.text
+    bench.call(tool_calls=(*repeated(1, 2), ToolCall("other", "{}", 2)))
+    assert "'other' 3 times; at 6" in caplog.text, "though 'search' has occurred more often"
+    assert bench.decisions() == [(LimitReason.RUN_REPEATS, LimitAction.WARNED)] * 2
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.sampled_from("rs")), max_size=30))
 def test_run_within_its_limits_is_never_refused(calls: list[tuple[str, int, str]]) -> None:
     most = max((calls.count(call) for call in calls), default=0)
@@ -274,6 +291,7 @@ def test_observe_refuses_nothing_and_counts_it() -> None:
     assert bench.decisions() == [
         (LimitReason.STOPPED, would),
         (LimitReason.STOPPED, would),
+        (LimitReason.RUN_REPEATS, LimitAction.WARNED),
         (LimitReason.RUN_REPEATS, would),
         (LimitReason.RUN_SECONDS, would),
     ]
@@ -293,15 +311,14 @@ def test_equal_arguments_are_one_call_in_any_order(arguments: object) -> None:
     table = RunTable(900)
     table.count_tool_calls("r", [ToolCall("t", '{"a":1,"b":2}', 1)], 0)
     repeats = table.count_tool_calls("r", [ToolCall("t", arguments, 2), ToolCall("u", arguments, 3)], 0)
-    assert repeats is not None
-    assert (repeats.times, repeats.name) == (2, "t")
+    assert repeats == (("t", 1, 2), ("u", 0, 1))
 
 
 @pytest.mark.parametrize("arguments", ["no json", "\udc80", {1: {2}}, [[[]]], None, "[" * 100_000])
 def test_any_arguments_are_counted(arguments: object) -> None:
     table = RunTable(900)
     counts = [table.count_tool_calls("r", [ToolCall("t", arguments)], 0) for _ in range(2)]
-    assert [count and count.times for count in counts] == [1, 2]
+    assert counts == [(("t", 0, 1),), (("t", 1, 2),)]
 
 
 def test_table_forgets_silent_runs_and_old_tool_calls() -> None:
@@ -310,9 +327,11 @@ def test_table_forgets_silent_runs_and_old_tool_calls() -> None:
         table.record_call(f"r{number}", number)
         table.count_tool_calls("r", [ToolCall("t", number)], number)
     assert len(table) == 900 + 1
-    repeats = table.count_tool_calls("r", [ToolCall("t", 0)], 1000)
-    assert repeats is not None
-    assert repeats.times == 1
+    for number in range(300):
+        table.count_tool_calls("s", [ToolCall("t", number, number)], 1000)
+    assert table.count_tool_calls("s", [ToolCall("t", 299, 0)], 1000) == (("t", 1, 2),)
+    assert table.count_tool_calls("s", [ToolCall("t", 0, 1)], 1000) == (("t", 0, 1),)
+    assert table.count_tool_calls("r", [ToolCall("t", 0)], 1000) == (("t", 0, 1),)
 
 
 def test_line_of_a_stop_file_with_an_equals_sign_in_the_key() -> None:
