@@ -1,14 +1,19 @@
 """Budgets of runs, sessions and workflows, in tokens and calls, in memory and in a file."""
 
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
+from loco_otel._budgets.account import Decision, decide_admission
 from loco_otel._budgets.ledger import Ledger
 from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.memory_ledger import MemoryLedger
@@ -33,7 +38,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         ledger: Ledger = (
             MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
             if request.param == "memory"
-            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
+            else SqliteLedger(
+                tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE, lock_timeout=PATIENCE
+            )
         )
         made.append(ledger)
         return ledger
@@ -56,22 +63,45 @@ def spent(ledger: Ledger, now: float = NOON) -> dict[str, int]:
     return {status.key.key: status.spent for status in ledger.read_statuses(now)}
 
 
+@pytest.fixture
+def _interrupted_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other threads run between the check of a call and its reservation."""
+
+    def decide(*args: Any, **options: Any) -> Decision:
+        decision = decide_admission(*args, **options)
+        time.sleep(0)  # no pause: it passes on the interpreter's lock
+        return decision
+
+    for module in ("accounts", "sqlite_ledger"):
+        monkeypatch.setattr(f"loco_otel._budgets.{module}.decide_admission", decide)
+
+
+@pytest.mark.usefixtures("_interrupted_checks")
+@pytest.mark.parametrize("is_settled", [False, True], ids=["reserved", "settled"])
 @pytest.mark.parametrize(
     ("unit", "limit", "admitted"),
     [(Unit.CALLS, 10, 10), (Unit.TOKENS, 549, 10), (Unit.USD, 100, 10), (Unit.WEIGHT, 10_999, 10)],
 )
-def test_calls_of_one_run_at_a_barrier_keep_its_cap(make: Make, unit: Unit, limit: int, admitted: int) -> None:
+def test_calls_of_one_run_at_a_barrier_keep_its_cap(
+    make: Make, unit: Unit, limit: int, admitted: int, is_settled: bool
+) -> None:
     ledger = make(each_run(limit, unit))
-    barrier = threading.Barrier(CALLERS)
+    # A file is shared by two ledgers, as by two processes.
+    ledgers = [ledger, make(each_run(limit, unit)) if isinstance(ledger, SqliteLedger) else ledger]
+    start, reserved = (threading.Barrier(CALLERS, timeout=PATIENCE) for _ in range(2))
     sent: list[str] = []
 
-    def call(name: str) -> None:
-        barrier.wait()
-        if ledger.reserve_estimate(name, charge(), NOON).admitted:
+    def call(number: int) -> None:
+        own, name = ledgers[number % 2], str(number)
+        start.wait()
+        is_admitted = own.reserve_estimate(name, charge(), NOON).admitted
+        if not is_settled:
+            reserved.wait()
+        if is_admitted:
             sent.append(name)
-            ledger.settle_reservation(name, charge(), NOON)
+            own.settle_reservation(name, charge(), NOON)
 
-    workers = [threading.Thread(target=call, args=(str(name),)) for name in range(CALLERS)]
+    workers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -81,13 +111,26 @@ def test_calls_of_one_run_at_a_barrier_keep_its_cap(make: Make, unit: Unit, limi
     assert ledger.reserve_estimate("other", charge("another run"), NOON).admitted
 
 
-@given(st.lists(st.integers(0, 50), max_size=20))
-def test_run_within_its_limit_is_never_refused(costs: list[int]) -> None:
-    ledger = MemoryLedger([each_run(sum(costs), Unit.USD), each_run(len(costs), Unit.CALLS)] if sum(costs) else [])
-    for number, cost in enumerate(costs):
-        assert ledger.reserve_estimate(str(number), charge(usd=cost), NOON).admitted
-        if number % 2:
-            ledger.settle_reservation(str(number), charge(usd=cost), NOON)
+@pytest.mark.parametrize("has_file", [False, True], ids=["memory", "file"])
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12))
+@settings(max_examples=25)
+def test_run_within_its_limit_is_never_refused(has_file: bool, costs: list[int]) -> None:
+    total, most = max(sum(costs), 1), len(costs)
+    limits = [(total, Unit.USD), (most, Unit.CALLS), (50 * most, Unit.TOKENS), (1000 * most, Unit.WEIGHT)]
+    budgets = [*(each_run(*limit) for limit in limits), each_run(most, Unit.CALLS, period=Period.MINUTE)]
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = SqliteLedger(Path(folder) / "l.db", budgets) if has_file else MemoryLedger(budgets)
+        for number, cost in enumerate(costs):
+            name, call = str(number), charge(usd=cost)
+            assert ledger.check_estimate(call, NOON).admitted
+            assert ledger.reserve_estimate(name, call, NOON).admitted
+            ledger.reserve_estimate(f"of another run, {name}", charge("s", usd=total), NOON)
+            if number % 3 == 1:
+                ledger.settle_reservation(name, call, NOON)
+            elif number % 3:
+                ledger.cancel_reservation(name, sent=True)
+        assert not ledger.reserve_estimate("one more", charge(), NOON).admitted
+        ledger.close()
 
 
 @pytest.mark.parametrize("scope", [Scope.SESSION, Scope.WORKFLOW])
