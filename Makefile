@@ -94,6 +94,7 @@ docs: .venv/.test
 	$(BIN)/python -m loco_otel._telemetry.registry semconv/loco.yaml
 	$(BIN)/python -m loco_otel._telemetry.questions docs/questions.md
 	$(BIN)/python tests/support/coverage_page.py docs/coverage.md
+	$(BIN)/python tests/support/doctor_page.py docs/doctor.md
 
 dashboards: .venv/.test
 	$(BIN)/python -m dashboards.builder

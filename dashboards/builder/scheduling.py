@@ -234,7 +234,7 @@ def _list_runs() -> list[PanelBuilder]:
     return [
         make_graph(
             "Active runs",
-            "Runs that have not ended: one that is silent counts for LOCO_RUN_IDLE, unless its framework ended it.",
+            "Runs that have not ended: a silent one counts for LOCO_RUN_IDLE_TIMEOUT, unless its framework ended it.",
             Query(runs.sum_gauge("loco.runs.active", _RUN), _BY_RUN),
             COUNT,
             empty=_NO_RUN,

@@ -13,7 +13,7 @@ from errors import DemoError
 
 _LATENCY_MS = 300
 _CHUNK_DELAY_MS = 25
-_START_WITHIN = 30.0
+_START_WITHIN = 120.0
 _LATE = 0.1
 """Seconds by which the server may note the end of a call late: it does so after its last byte has gone out, or, where
 the client broke off a stream, when it notices, and the client's next call may have come in by then. No call is shorter

@@ -62,10 +62,10 @@ class Account:
         is_over = self.resets_at is not None and now >= self.resets_at
         return self.key.scope is Scope.RUN and is_over and not self.reserved
 
-    def touch(self, now: float, run_idle: float) -> None:
+    def touch(self, now: float, run_idle_timeout: float) -> None:
         """Record a call of its run, or the refusal of one."""
         if self.is_forgettable:
-            self.resets_at = now + run_idle
+            self.resets_at = now + run_idle_timeout
 
     @property
     def last_threshold(self) -> int:

@@ -42,21 +42,21 @@ class LedgerState:
         budgets: the rules.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
-        run_idle: seconds of silence after which a run is forgotten.
+        run_idle_timeout: seconds of silence after which a run is forgotten.
 
     """
 
-    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float, run_idle: float = 900.0) -> None:
+    def __init__(self, budgets: Iterable[Budget], zone: tzinfo, lease: float, run_idle_timeout: float = 900.0) -> None:
         self._zone = zone
         self.lease = lease
-        self.run_idle = run_idle
+        self.run_idle_timeout = run_idle_timeout
         self._rules = Rules(budgets)
         self._accounts: dict[AccountKey, Account] = {}
         self._retired_accounts: dict[AccountKey, Account] = {}
         """Accounts that no rule covers now. Their amounts count again once a rule covers them."""
         self._prune_threshold = _MAX_ACCOUNTS
         self._reservations: dict[str, _ReservationRecord] = {}
-        self._spend_totals = SpendTotals()
+        self.spend_totals = SpendTotals()
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts, whether a rule covers them or not."""
@@ -98,7 +98,7 @@ class LedgerState:
         # Before the reservation ends, which keeps a run with a long call from being silent.
         accounts = self._find_accounts(charge, now)
         self.cancel_reservation(hold)
-        self._spend_totals.add_charge(charge)
+        self.spend_totals.add_charge(charge)
         if not accounts:
             return _NO_UPDATE
         reached = [account.spend_charge(charge, now) for account in accounts]
@@ -146,7 +146,7 @@ class LedgerState:
             ValueError: `by` has a field that totals cannot be grouped by.
 
         """
-        return self._spend_totals.compute_totals(by)
+        return self.spend_totals.compute_totals(by)
 
     def reset_account(self, key: AccountKey) -> None:
         """Set an account's spent amount to 0. Reserved amounts are kept."""
@@ -187,7 +187,7 @@ class LedgerState:
             account = self._accounts[key] = Account(key, budget, ends(key.period, now, self._zone))
         else:
             account.roll_period(now, self._zone)
-        account.touch(now, self.run_idle)
+        account.touch(now, self.run_idle_timeout)
         return account
 
     def _forget_runs(self, now: float) -> None:

@@ -22,8 +22,10 @@ class Ledger(Protocol):
 
     lease: float
     """Seconds after which a reservation that was not renewed expires."""
-    run_idle: float
+    run_idle_timeout: float
     """Seconds of silence after which a run is forgotten: its accounts are removed."""
+    counts_runs: bool
+    """Whether totals are kept per run too."""
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""

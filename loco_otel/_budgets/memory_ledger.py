@@ -22,14 +22,19 @@ class MemoryLedger:
         budgets: the rules.
         zone: the time zone at whose midnight a day ends.
         lease: seconds after which a reservation that was not renewed expires.
-        run_idle: seconds of silence after which a run is forgotten.
+        run_idle_timeout: seconds of silence after which a run is forgotten.
 
     """
 
     def __init__(
-        self, budgets: Iterable[Budget] = (), zone: tzinfo = UTC, *, lease: float = 900.0, run_idle: float = 900.0
+        self,
+        budgets: Iterable[Budget] = (),
+        zone: tzinfo = UTC,
+        *,
+        lease: float = 900.0,
+        run_idle_timeout: float = 900.0,
     ) -> None:
-        self._state = LedgerState(budgets, zone, lease, run_idle)
+        self._state = LedgerState(budgets, zone, lease, run_idle_timeout)
         self._lock = threading.Lock()
         self._busy = False
 
@@ -43,13 +48,22 @@ class MemoryLedger:
         self._state.lease = seconds
 
     @property
-    def run_idle(self) -> float:
+    def run_idle_timeout(self) -> float:
         """Seconds of silence after which a run is forgotten."""
-        return self._state.run_idle
+        return self._state.run_idle_timeout
 
-    @run_idle.setter
-    def run_idle(self, seconds: float) -> None:
-        self._state.run_idle = seconds
+    @run_idle_timeout.setter
+    def run_idle_timeout(self, seconds: float) -> None:
+        self._state.run_idle_timeout = seconds
+
+    @property
+    def counts_runs(self) -> bool:
+        """Whether totals are kept per run too."""
+        return self._state.spend_totals.counts_runs
+
+    @counts_runs.setter
+    def counts_runs(self, value: bool) -> None:
+        self._state.spend_totals.counts_runs = value
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""

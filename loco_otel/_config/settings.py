@@ -43,6 +43,7 @@ from loco_otel._config.validators import (
     convert_to_lower,
     parse_service_name,
     reject_bool,
+    reject_missing_home,
     reject_too_large,
     split_hosts,
     validate_zone,
@@ -72,7 +73,7 @@ _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=Fal
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_FilePath = Annotated[_Name | None, accept_none_word("none")]
+_FilePath = Annotated[_Name | None, accept_none_word("none"), AfterValidator(reject_missing_home)]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 _SHARE_TEXT = TABLE_ENTRIES["shares"]
 
@@ -136,7 +137,7 @@ class Settings(BaseSettings):
         default=600.0, description="none or a number of seconds above 0"
     )
     """Seconds after which service counts half under `las`; None means that it always counts in full."""
-    run_idle_timeout: Annotated[_Number, Field(gt=0)] = Field(default=600.0, description="a number of seconds above 0")
+    run_idle_timeout: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
     """Seconds after its last call at which a run is forgotten."""
     optimize_for: Annotated[_OptimizationGoal | None, BeforeValidator(convert_to_lower)] = Field(
         default="balanced", description="latency, balanced or throughput"
@@ -214,8 +215,6 @@ class Settings(BaseSettings):
         + ", ".join(RunLimits.model_fields),
     )
     """What each run may take."""
-    run_idle: Annotated[_Number, Field(gt=0)] = Field(default=900.0, description="a number of seconds above 0")
-    """Seconds without a call after which a run is forgotten."""
     stop_file: _FilePath = Field(default=None, description="none or the path of a file")
     """The file that names runs, sessions, agents and tenants whose calls are refused. It need not exist."""
     downgrade: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(wrap_single_value)]] = Field(

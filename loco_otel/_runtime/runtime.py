@@ -272,7 +272,7 @@ class Runtime:
             tracer_provider=tracer_provider if tracing else NoOpTracerProvider(),
             meter_provider=meter_provider if metrics else NoOpMeterProvider(),
             value_limit=self.settings.metric_values,
-            run_idle=self.settings.run_idle,
+            run_idle_timeout=self.settings.run_idle_timeout,
             resources=(DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources)),
             shows_costs=_GENAI_OPT_IN in self.settings.semconv_opt_in,
         )

@@ -115,7 +115,7 @@ class Telemetry:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], int] = time.time_ns,
         value_limit: int = VALUE_LIMIT,
-        run_idle: float = 900.0,
+        run_idle_timeout: float = 900.0,
         resources: Iterable[str] = (),
         shows_costs: bool = False,
     ) -> Self:
@@ -128,7 +128,7 @@ class Telemetry:
             clock: the scheduler's clock, in seconds.
             wall: nanoseconds since the epoch.
             value_limit: the number of values of one attribute that metrics distinguish.
-            run_idle: seconds of silence after which a run has ended.
+            run_idle_timeout: seconds of silence after which a run has ended.
             resources: initially known resources, whose counters start at 0 now.
             shows_costs: whether inference spans have the cost attributes that are proposed for the conventions.
 
@@ -140,7 +140,7 @@ class Telemetry:
         batching = True
         fold = CardinalityLimit(value_limit)
         blame_listener = BlameListener(fold)
-        runs = RunListener(idle=run_idle)
+        runs = RunListener(idle=run_idle_timeout)
         if tracing or measuring:
             listeners += [blame_listener, runs]
         if tracing:

@@ -229,7 +229,7 @@ _RUN = (key.WORKFLOW, key.PRIORITY)
 RUN_DURATION = MetricDefinition(
     "loco.run.duration", InstrumentKind.HISTOGRAM, "s",
     "Time from the first call of a run to the end of its last; recorded when its framework ends it, after it has been "
-    "silent for `LOCO_RUN_IDLE`, or at the end of the process.",
+    "silent for `LOCO_RUN_IDLE_TIMEOUT`, or at the end of the process.",
     _RUN, buckets.RUN_SECONDS,
 )
 RUN_WAIT = MetricDefinition(

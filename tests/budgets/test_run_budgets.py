@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loco_otel._budgets.ledger import Ledger
+from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
+from loco_otel._config.settings import Settings
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.errors import BudgetExceededError
 from loco_otel.money import Action, Budget, Charge, Period, Scope, Unit
 
@@ -28,9 +31,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
     def make(*budgets: Budget, name: str = "ledger.db") -> Ledger:
         ledger: Ledger = (
-            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle=IDLE)
+            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
             if request.param == "memory"
-            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle=IDLE)
+            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
         )
         made.append(ledger)
         return ledger
@@ -159,6 +162,65 @@ def test_totals_by_run_are_of_runs_alone(make: Make) -> None:
     ]
     (everything,) = ledger.compute_totals([])
     assert everything.calls == 4
+
+
+def test_runs_that_are_not_counted_have_no_totals(make: Make) -> None:
+    ledger = make()
+    ledger.counts_runs = False
+    ledger.settle_reservation("1", charge("r"), NOON)
+    assert ledger.compute_totals(["run"]) == ()
+    ledger.counts_runs = True
+    ledger.settle_reservation("2", charge("r"), NOON)
+    assert [(it.by, it.calls) for it in ledger.compute_totals(["run"])] == [(("r",), 1)]
+    assert ledger.compute_totals([])[0].calls == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_counted"),
+    [
+        ({}, False),
+        ({"LOCO_BUDGETS": "*=5"}, False),
+        ({"LOCO_RUN_LIMITS": "repeats=5"}, True),
+        ({"LOCO_RUN_LIMITS": "calls=5"}, True),
+        ({"LOCO_COUNT_SPEND": "true"}, True),
+    ],
+)
+def test_runs_are_counted_if_anything_uses_them(
+    settings: dict[str, str], is_counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loco_otel._engine.timer.Timer.start_watching", lambda *_: True)
+    runtime = Runtime(Settings.load({"LOCO_LEDGER": str(tmp_path / "l.db"), **settings}))
+    budgets = runtime.budgets
+    assert budgets.ledger_client.ledger.counts_runs == is_counted
+    budgets.start_counting(by_run=False)
+    assert budgets.ledger_client.ledger.counts_runs == is_counted
+    budgets.start_counting(by_run=True)
+    budgets.apply_settings(runtime.settings.changed(ledger=None))
+    assert budgets.ledger_client.ledger.counts_runs, "also in a ledger that is opened later"
+    runtime.close()
+
+
+def test_file_keeps_the_last_rows_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loco_otel._budgets.sqlite_ledger._MAX_RUN_ROWS", 3)
+    ledger = SqliteLedger(tmp_path / "l.db")
+    ledger.renew_reservations([], NOON)
+    for number in range(5):
+        ledger.settle_reservation(str(number), charge(f"r{number}"), NOON)
+    ledger.renew_reservations([], NOON)
+    assert {it.by for it in ledger.compute_totals(["run"])} == {("r2",), ("r3",), ("r4",)}
+    assert ledger.compute_totals([])[0].calls == 5
+    ledger.close()
+
+
+def test_file_is_cleaned_up_each_hour_without_reservations(tmp_path: Path) -> None:
+    now = NOON
+    client = LedgerClient(SqliteLedger(tmp_path / "l.db"), lambda: now, lambda *_: None)
+    for day in range(3):
+        now = NOON + day * 86_400 * 20
+        client.ledger.settle_reservation(str(day), charge(f"r{day}"), now)
+        client.run_maintenance()
+    assert {it.by for it in client.ledger.compute_totals(["run"])} == {("r1",), ("r2",)}
+    client.ledger.close()
 
 
 def test_accounts_of_silent_runs_leave_the_file(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ def test_unknown_variable_is_reported(doctor: Doctor) -> None:
 
 
 def test_bad_setting_fails() -> None:
-    result = CliRunner().invoke(main, ["doctor"], env={"LOCO_CAPACITY": "0"})
-    line = "LOCO_CAPACITY=0: must be auto or a whole number of at least 1"
+    result = CliRunner().invoke(main, ["doctor"], env={"LOCO_CAPACITY": "-1"})
+    line = "LOCO_CAPACITY=-1: must be auto or a whole number of at least 0 (0 grants no slot)"
     assert result.exit_code == 1
     assert f"  error: {line}\n" in result.output
     assert last_line(result.output) == f"Not well: {line}"

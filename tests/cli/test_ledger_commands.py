@@ -110,7 +110,7 @@ def test_spending_as_json_is_grouped_as_requested(path: Path) -> None:
         (
             ["spend", "--by", "colour"],
             2,
-            "by must be of agent, tenant, team, workflow, session, provider, model, not 'colour'",
+            "by must be of agent, tenant, team, workflow, session, provider, model, run, not 'colour'",
         ),
         (["spend", "--since", "yesterday"], 2, "yesterday"),
     ],

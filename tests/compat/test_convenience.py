@@ -84,7 +84,7 @@ def test_configure_changes_settings_and_returns_the_scheduler() -> None:
 
 
 def test_invalid_change_changes_nothing() -> None:
-    for changes in ({"capacity": 0}, {"budget_mode": "no"}, {"slots": 1}, {"optimize_for": "speed"}):
+    for changes in ({"capacity": -1}, {"budget_mode": "no"}, {"slots": 1}, {"optimize_for": "speed"}):
         with pytest.raises(ValueError, match=r"must be|is not a setting"):
             loco_otel.configure(**changes)
     with pytest.raises(RuntimeError):

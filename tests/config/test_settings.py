@@ -164,6 +164,8 @@ HOSTS = "must be hosts with commas between, each alone or with a port (llm.examp
         ("LOCO_MAX_HOLD", "nan", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "none", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "1e10", "must be at most 1000000000"),
+        ("LOCO_STOP_FILE", "~no-such-user/stop", "must be none or the path of a file (there is no home directory)"),
+        ("LOCO_LEDGER", "~no-such-user/ledger.db", "must be none or the path of a file (there is no home directory)"),
         ("LOCO_STREAM_USAGE", "sometimes", "must be true or false"),
         ("LOCO_METRIC_VALUES", "0", WHOLE),
         ("LOCO_METRIC_VALUES", "many", WHOLE),
@@ -308,7 +310,6 @@ def test_file_sets_every_key(config):
         ledger = "spent.db"
         ledger_on_error = "open"
         count_spend = true
-        run_idle = 60
         stop_file = "stop.txt"
 
         [run_limits]
@@ -369,9 +370,9 @@ def test_file_sets_every_key(config):
     assert settings.providers == {"llm.harbour.example": "openrouter"}
     assert settings.limits == (
         Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),
-        Budget(Scope.RUN, None, 500_000),
+        Budget(Scope.RUN, None, 500_000, thresholds=()),
     )
-    assert (settings.mode, settings.run_idle, settings.stop_file) == ("observe", 60, "stop.txt")
+    assert (settings.mode, settings.stop_file) == ("observe", "stop.txt")
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}
     assert (settings.budget_zone, settings.downgrade_ends) == ("Europe/Berlin", "alert")
     assert (settings.ledger, settings.ledger_on_error, settings.count_spend) == ("spent.db", "open", True)
@@ -764,7 +765,7 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("policy", "load"),
         ("queue_by", "agent"),
         ("half_life", "600"),
-        ("run_idle_timeout", "600"),
+        ("run_idle_timeout", "900"),
         ("optimize_for", "none"),
         ("alpha", "0.1"),
         ("auto_tune", "false"),
@@ -785,7 +786,6 @@ def test_rows_show_every_setting_as_it_is_written(config):
         ("budget_on_exceeded", "reject"),
         ("budget_zone", "UTC"),
         ("run_limits", "none"),
-        ("run_idle", "900"),
         ("stop_file", "none"),
         ("downgrade", "none"),
         ("downgrade_ends", "reject"),

@@ -123,7 +123,7 @@ def test_changed_framework_costs_the_name_alone(
     token = runnable_config.var_child_runnable_config.set({"metadata": {"langgraph_node": 42}})
     try:
         (reader,) = (reader for reader in agent_readers.readers if reader.name == "langgraph")
-        assert reader.read_identity() == (42, None, None)
+        assert reader.read_identity() == (42, None, None, None)
         model.client.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}])
         model.client.create(model="gpt-4o-mini", messages=[{"role": "user", "content": "hello"}])
     finally:

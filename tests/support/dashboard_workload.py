@@ -68,7 +68,7 @@ PROGRAM = """
 SETTINGS = """
     max_waiters = 100
     acquire_timeout = 0.15
-    run_idle = 0.2
+    run_idle_timeout = 0.2
     budget_period = "day"
 
     [[budgets]]

@@ -5,14 +5,10 @@ import re
 import socket
 from pathlib import Path
 
+from doctor_page import find_block, read_variables
 from doctor_process import Doctor
 
 PAGE = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    return found
 
 
 def without_versions(text: str) -> str:
@@ -21,13 +17,13 @@ def without_versions(text: str) -> str:
 
 
 def test_page_equals_output_and_lists_keys(doctor: Doctor) -> None:
-    environ = dict(re.findall(r"^export (\w+)=(.*)$", block("sh"), re.MULTILINE))
+    environ = read_variables(PAGE)
     with socket.create_server(("localhost", 0)) as server:
         port = str(server.getsockname()[1])
     environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = port
     done = doctor(**environ)
     assert (done.returncode, done.stderr) == (0, "")
-    assert without_versions(done.stdout) == without_versions(block("text").replace("9464", port))
+    assert without_versions(done.stdout) == without_versions(find_block(PAGE, "text").replace("9464", port))
 
     report = json.loads(doctor("--json", **environ).stdout)
     top, of_sdk = (set(re.findall(r"`(\w+)`", column)) for column in first_columns())

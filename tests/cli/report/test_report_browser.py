@@ -1,6 +1,6 @@
 """A report of two real processes, in Chromium: nothing on the console, plots with data, figures of the ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +15,8 @@ from sdk_server import free_port
 from workload import MODELS, start_worker
 
 from loco_otel._budgets.sqlite_ledger import LedgerView
+from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry import catalogue
 from loco_otel.cli.metrics_page import MetricsPage, fetch_page
 from loco_otel.cli.report.figures import draw_plots
 from loco_otel.cli.report.page import render_page
@@ -22,8 +24,9 @@ from loco_otel.cli.report.sampling import record_pages
 from loco_otel.cli.report.summary import summarize_run
 from loco_otel.money import MICRO
 
-CALLS = {"writer": 2, "analyst": 3, "crawler": 8}
-"""Calls of each process, by agent."""
+CALLS = {"writer": 3, "analyst": 3, "crawler": 8}
+"""Calls of each process, by agent: each has more than its process has slots."""
+SLOTS = 2
 REFUSED = 3
 
 
@@ -35,22 +38,35 @@ class Reported(NamedTuple):
     tokens: dict[str, tuple[int, int]]
 
 
+def has_all_waiting(page: MetricsPage) -> bool:
+    """Return whether calls of every agent wait."""
+    waiting = page.sum_by(catalogue.REQUESTS_WAITING, key.AGENT)
+    return all(waiting.get((agent,)) for agent in CALLS)
+
+
+def has_all_granted(page: MetricsPage) -> bool:
+    """Return whether no call waits or holds a slot any more."""
+    return not any(
+        sum(page.sum_by(metric).values()) for metric in (catalogue.REQUESTS_WAITING, catalogue.REQUESTS_ACTIVE)
+    )
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     folder = tmp_path_factory.mktemp("report")
     ledger = folder / "ledger.db"
     ports = [free_port(), free_port()]
     urls = [f"http://127.0.0.1:{port}/metrics" for port in ports]
-    readings: list[str] = []
+    readings: list[MetricsPage] = []
 
     def fetch(url: str, timeout: float) -> MetricsPage:
         page = fetch_page(url, timeout)
-        readings.append(url)
+        readings.append(page)
         return page
 
     with LlmServer() as server, Collector() as collector, ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        settings = {"LOCO_CAPACITY": "2", "LOCO_LEDGER": str(ledger)}
+        settings = {"LOCO_CAPACITY": str(SLOTS), "LOCO_LEDGER": str(ledger)}
         workers = [
             stack.enter_context(start_worker(server, folder / str(number), port, collector.port, **settings))
             for number, port in enumerate(ports)
@@ -58,22 +74,23 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
         for worker in workers:
             worker.until_done(0)
 
-        def until_read(count: int) -> None:
+        def until_read(is_shown: Callable[[MetricsPage], bool] = lambda _: True) -> None:
+            """Wait until a page of each process is read that shows this."""
             known = len(readings)
-            workers[0].program.until(lambda: all(readings[known:].count(url) >= count for url in urls))
+            workers[0].program.until(lambda: {it.url for it in readings[known:] if is_shown(it)} == set(urls))
 
         recorded = pool.submit(record_pages, urls, interval=0.2, duration=None, patience=60, timeout=60, fetch=fetch)
-        until_read(2)
+        until_read()
         server.throttle(times=REFUSED, model=MODELS["analyst"])
         assert workers[0].run("analyst", REFUSED) == {"RateLimitError": REFUSED}
         server.hold()
         orders = [(it, it.order(agent, calls, at_once=4)) for it in workers for agent, calls in CALLS.items()]
         server.wait_for(in_progress=4, timeout=PATIENCE)
-        until_read(3)
+        until_read(has_all_waiting)
         server.release()
         for worker, order in orders:
             assert worker.until_done(order).keys() == {"ok"}
-        until_read(2)
+        until_read(has_all_granted)
         for worker in workers:
             worker.end()
         recording = recorded.result(PATIENCE)

@@ -38,7 +38,7 @@ def make_client(server: LlmServer) -> Iterator[Callable[..., Any]]:
 
 
 def test_d21_agent_is_invoked_with_alias_and_session(
-    run: Run, server: LlmServer, scheduler: Any, make_client: Any
+    run: Run, settle: Until, server: LlmServer, scheduler: Any, make_client: Any
 ) -> None:
     made = scheduler()
 
@@ -59,7 +59,7 @@ def test_d21_agent_is_invoked_with_alias_and_session(
     assert first.startswith("/agents/AGENT1/agentAliases/TSTALIASID/sessions/")
     assert third == "/agents/OTHER/agentAliases/PROD/sessions/s1/text"
     assert made.metrics.completed_by_agent()["AGENT1"] == 2
-    assert not made.resource.engine.list_tickets()
+    run(settle(lambda: not made.resource.engine.list_tickets()))
     made.get_agent("AGENT1").tasks.clear()  # of the dropped stream
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from patience import PATIENCE
+
 _ROOTS = {
     "openai": "/v1",
     "groq": "/groq",
@@ -115,7 +117,7 @@ class LlmServer:
         """Return all requests since the last reset, in order of arrival."""
         return [Record(**record) for record in self._post("requests")["requests"]]
 
-    def wait_for(self, *, timeout: float = 10.0, exact: bool = False, **counts: int) -> State:
+    def wait_for(self, *, timeout: float = PATIENCE, exact: bool = False, **counts: int) -> State:
         """Block until each given count (`in_progress`, `held`, `received`, `finished`) is reached, or equal if `exact`.
 
         Raises:
@@ -186,7 +188,7 @@ class LlmServer:
         """
         self._post("break", {"times": times, "after_chunks": after_chunks, "how": how, "match": match})
 
-    def _post(self, operation: str, body: Mapping[str, Any] | None = None, timeout: float = 10.0) -> dict[str, Any]:
+    def _post(self, operation: str, body: Mapping[str, Any] | None = None, timeout: float = PATIENCE) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request("POST", f"/control/{operation}", json.dumps(body or {}))
