@@ -7,12 +7,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import server_fixtures
 from anthropic import Anthropic, AsyncAnthropic
 from llm_server import LlmServer
 from openai import AsyncOpenAI, OpenAI
@@ -30,18 +30,7 @@ from loco_otel.money import Scope
 CALLERS = 64
 CAP = 10
 
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(host: LlmServer) -> Iterator[LlmServer]:
-    host.reset()
-    yield host
-    host.reset()
+server = server_fixtures.server
 
 
 def client(server: LlmServer, sdk: str = "openai", *, is_async: bool = False) -> Any:
