@@ -232,7 +232,7 @@ class Settings(BaseSettings):
     )
     """What happens to calls with budgets while the file is unavailable: `closed` rejects them, `open` allows them."""
     count_spend: bool = Field(default=False, description="true or false")
-    """Count for `spend()` from the start, even if nothing else needs the cost of calls."""
+    """Count for `spend()` from the start, also by run, even if nothing else needs the cost of calls."""
     resources: Annotated[tuple[ResourceRule, ...], AfterValidator(reject_duplicate_names)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )
