@@ -133,7 +133,8 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
 
     With a ledger file these are the totals of all processes that share it, otherwise of this process. If no budget,
     limit or OpenTelemetry SDK needs the cost of calls, they are counted from the first call of this function on, or
-    from the start with `LOCO_COUNT_SPEND`.
+    from the start with `LOCO_COUNT_SPEND`. Totals by run are counted with limits or budgets of runs, with
+    `LOCO_COUNT_SPEND`, or from the first call with `run` on.
 
     Args:
         by: agent, tenant, team, workflow, session, provider, model or run; a sequence, or comma-separated names. With
@@ -150,7 +151,7 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
     """
     runtime = process.get_runtime()
     fields = tuple([name.strip() for name in by.split(",")] if isinstance(by, str) else by)
-    if runtime.budgets.start_counting() and not runtime.engine.observed:
+    if runtime.budgets.start_counting(by_run="run" in fields) and not runtime.engine.observed:
         _logger.info("spending is counted from now on (set LOCO_COUNT_SPEND=true to count from the start)")
     return runtime.budgets.compute_totals(fields)
 

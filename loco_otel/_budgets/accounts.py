@@ -56,7 +56,7 @@ class LedgerState:
         """Accounts that no rule covers now. Their amounts count again once a rule covers them."""
         self._prune_threshold = _MAX_ACCOUNTS
         self._reservations: dict[str, _ReservationRecord] = {}
-        self._spend_totals = SpendTotals()
+        self.spend_totals = SpendTotals()
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts, whether a rule covers them or not."""
@@ -98,7 +98,7 @@ class LedgerState:
         # Before the reservation ends, which keeps a run with a long call from being silent.
         accounts = self._find_accounts(charge, now)
         self.cancel_reservation(hold)
-        self._spend_totals.add_charge(charge)
+        self.spend_totals.add_charge(charge)
         if not accounts:
             return _NO_UPDATE
         reached = [account.spend_charge(charge, now) for account in accounts]
@@ -146,7 +146,7 @@ class LedgerState:
             ValueError: `by` has a field that totals cannot be grouped by.
 
         """
-        return self._spend_totals.compute_totals(by)
+        return self.spend_totals.compute_totals(by)
 
     def reset_account(self, key: AccountKey) -> None:
         """Set an account's spent amount to 0. Reserved amounts are kept."""

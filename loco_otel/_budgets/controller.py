@@ -15,11 +15,22 @@ from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger_client import LedgerClient, open_ledger
 from loco_otel._budgets.prices import Prices
 from loco_otel._budgets.waiters import RejectionCheck, WaiterIndex
+from loco_otel._config.run_limits import RunLimits
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.clock import monotonic
 from loco_otel.events import BudgetEvent, BudgetReached, Event
-from loco_otel.money import CALL_SCOPES, AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Charge, Totals
+from loco_otel.money import (
+    CALL_SCOPES,
+    AccountKey,
+    Action,
+    BudgetReport,
+    BudgetStatus,
+    BudgetStore,
+    Charge,
+    Scope,
+    Totals,
+)
 
 _logger = logging.getLogger("loco_otel")
 
@@ -56,7 +67,7 @@ class BudgetController:
         self.callbacks: list[Callable[[BudgetEvent], object]] = []
         self._waiters = WaiterIndex()
         _fork.on_child(self, _fork.ForkPhase.BUDGETS)
-        self._is_counting_requested = False
+        self._is_counting_requested = self._is_run_counting_requested = False
         self._charged: dict[AccountKey, int] = {}
         """What this process has charged while it was observed, but to single runs and sessions."""
         self._charged_lock = _fork.ForkSafeLock()
@@ -70,7 +81,8 @@ class BudgetController:
         settings = self._settings
         self.has_budgets = bool(settings.limits)
         """Whether calls must be admitted by a budget."""
-        self.is_fail_closed = settings.ledger_on_error == "closed"
+        self.is_fail_closed = settings.ledger_on_error == "closed" and settings.mode == "enforce"
+        """Whether calls with budgets are rejected while the ledger can't be used."""
         self.is_alert_last = settings.downgrade_ends == "alert"
         self.is_counting = (
             self.has_budgets or settings.ledger is not None or settings.count_spend or self._is_counting_requested
@@ -79,6 +91,12 @@ class BudgetController:
         self.is_observing = settings.mode == "observe"
         """Whether calls without room are sent all the same."""
         self.ledger_client.ledger.lease = settings.max_hold
+        self.ledger_client.ledger.counts_runs = (
+            settings.run_limits != RunLimits()
+            or any(budget.scope is Scope.RUN for budget in settings.limits)
+            or settings.count_spend
+            or self._is_run_counting_requested
+        )
         self.ledger_client.ledger.run_idle_timeout = settings.run_idle_timeout
         self._waiters.set_budgets(settings.limits)
         if self.has_budgets:
@@ -194,9 +212,12 @@ class BudgetController:
         self.ledger_client.write_deferred()
         return self.ledger_client.ledger.compute_totals(by)
 
-    def start_counting(self) -> bool:
-        """Start to count spending. Return False if it was counted before."""
+    def start_counting(self, *, by_run: bool) -> bool:
+        """Start to count spending, with `by_run` per run too. Return False if it was counted before."""
         was, self.is_counting, self._is_counting_requested = self.is_counting, True, True
+        if by_run:
+            was = was and self.ledger_client.ledger.counts_runs
+            self.ledger_client.ledger.counts_runs = self._is_run_counting_requested = True
         return not was
 
     def close(self) -> None:

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Protocol
 
 from loco_otel import _fork
-from loco_otel._budgets.run_table import RunTable, ToolCall
-from loco_otel._budgets.stops import Stop, Stops, parse_stop_file
+from loco_otel._budgets.run_table import Repeats, RunTable, ToolCall
+from loco_otel._budgets.stop_file import StopFile
+from loco_otel._budgets.stops import Stop, Stops
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.timer import Timer
 from loco_otel.clock import Clock, monotonic
-from loco_otel.errors import AcquireRejectedError, RunLimitError
+from loco_otel.errors import AcquireRejectedError, RunLimitError, StoppedError
 from loco_otel.events import Event, LimitAction, LimitDecided, LimitReason, Outcome, Request
 
 _logger = logging.getLogger("loco_otel")
 
 _FILE_SECONDS = 0.5
 """Seconds between two checks of the stop file while no call comes: each new call reads it first if it has changed."""
-_MAX_FILE_BYTES = 1_000_000
 
 _NO_STOPS: Mapping[Stop, bool] = {}
 
@@ -66,8 +66,7 @@ class Governor:
         """What `stop` was called for."""
         self._filed: Mapping[Stop, bool] = _NO_STOPS
         """What the stop file names."""
-        self._file_state: object = None
-        self._file: Path | None = None
+        self._file: StopFile | None = None
         self.stops = Stops()
         self.is_active = False
         """Whether calls must be checked at all."""
@@ -84,11 +83,13 @@ class Governor:
         """Whether `submit` reads tool calls."""
         self._is_observing = settings.mode == "observe"
         self._runs.idle = settings.run_idle_timeout
-        file = None if settings.stop_file is None else Path(settings.stop_file).expanduser()
-        if file != self._file:
-            self._file, self._file_state, self._filed = file, None, _NO_STOPS
-        self._renew_stops()
-        if file is not None:
+        path = None if settings.stop_file is None else Path(settings.stop_file).expanduser()
+        with self._file_lock:
+            if path != (None if self._file is None else self._file.path):
+                self._file = None if path is None else StopFile(path)
+                self._filed = _NO_STOPS
+            self._renew_stops()
+        if path is not None:
             self.refresh_file()
             self._timer.start_watching(self.watch_file)
 
@@ -104,8 +105,30 @@ class Governor:
 
     def recheck_waiter(self, ticket: Ticket) -> None:
         """Reject a waiter that was stopped between its check and its submission."""
-        if self.stops and ticket.state is State.WAITING and self.stops.find_stop(ticket.request) is not None:
+        if self.stops:
             self._reject_waiters((ticket,))
+
+    def raise_if_stopped(self, ticket: Ticket) -> None:
+        """Check a call again when it has its slot, before it is sent: it may have been stopped since it was checked.
+
+        A stop rejects the waiters that it finds, so a call that is granted while it does so passes neither.
+
+        Raises:
+            StoppedError: the call is stopped. The caller cancels its ticket.
+
+        """
+        stop = self.stops.find_stop(ticket.request)
+        if stop is not None and not self._is_observing:
+            self._emit_decision(ticket, LimitReason.STOPPED, LimitAction.REFUSED)
+            raise stop.make_error(ticket.request)
+
+    def find_abort(self, ticket: Ticket) -> StoppedError | None:
+        """Return the error with which the open stream of a call is closed; None if it may be read.
+
+        The stream asks after it has set `Ticket.abort`, which a stop reads after it has taken effect: one finds it.
+        """
+        stop = None if self._is_observing else self.stops.find_abort(ticket.request)
+        return None if stop is None else stop.make_error(ticket.request)
 
     def check_call(self, ticket: Ticket, tool_calls: Iterable[ToolCall] = ()) -> AcquireRejectedError | None:
         """Return the error with which a call is refused, and emit the decision; None if it may go."""
@@ -121,10 +144,6 @@ class Governor:
             denial = self._check_run(ticket, request.run, tool_calls)
         return denial
 
-    def check_stops(self, ticket: Ticket) -> AcquireRejectedError | None:
-        """Return the error of a call that is stopped, as before the second attempt; None if it may go."""
-        return self._check_stops(ticket) if self.stops else None
-
     def stop(self, stop: Stop, *, abort_streams: bool = False) -> int:
         """Refuse the calls of a run, session, agent or tenant from now on, and return how many waiters were rejected.
 
@@ -135,7 +154,7 @@ class Governor:
         """
         with self._lock:
             self._called = {**self._called, stop: abort_streams or self._called.get(stop, False)}
-        self._renew_stops()
+            self._merge_stops()
         return self._enforce_stops()
 
     def resume(self, stop: Stop) -> bool:
@@ -143,20 +162,20 @@ class Governor:
         with self._lock:
             was = stop in self._called
             self._called = {known: aborts for known, aborts in self._called.items() if known != stop}
-        self._renew_stops()
+            self._merge_stops()
         return was
 
     def refresh_file(self) -> None:
-        """Read the stop file if it has changed. A file that is missing stops nothing."""
+        """Read the stop file if it has changed."""
         file = self._file
-        if file is None or _read_file_state(file) == self._file_state:
+        if file is None or not file.has_changed():
             return
         with self._file_lock:
-            state = _read_file_state(file)
-            if state == self._file_state:
+            stops = None if file is not self._file else file.read_stops()
+            if stops is None:
                 return
-            self._read_file(file, exists=state is not None)
-            self._file_state = state
+            self._filed = stops
+            self._renew_stops()
         self._enforce_stops()
 
     def watch_file(self) -> float:
@@ -175,32 +194,19 @@ class Governor:
         if self._file is not None:
             self._timer.start_watching(self.watch_file)
 
-    def _read_file(self, file: Path, *, exists: bool) -> None:
-        try:
-            text = file.read_bytes()[:_MAX_FILE_BYTES].decode("utf-8", "replace") if exists else ""
-        except OSError as error:
-            _logger.warning("the stop file %s cannot be read, what it named before stays stopped: %s", file, error)
-            return
-        self._filed, faults = parse_stop_file(text.splitlines())
-        for fault in faults:
-            _logger.warning(
-                "the stop file %s has a line that names nothing: %r (write run=, session=, agent=, tenant= or *)",
-                file,
-                fault,
-            )
-        names = ", ".join(map(_format_stop, self._filed)) or "nothing"
-        _logger.warning("the stop file %s was read: it stops %s", file, names)
-        self._renew_stops()
-
     def _renew_stops(self) -> None:
         with self._lock:
-            merged = dict(self._filed)
-            for stop, aborts in self._called.items():
-                merged[stop] = aborts or merged.get(stop, False)
-            self.stops = Stops(merged)
+            self._merge_stops()
+
+    def _merge_stops(self) -> None:
+        """Derive `stops` and `is_active`. The caller holds the lock, so that both belong to the same change."""
+        merged = dict(self._filed)
+        for stop, aborts in self._called.items():
+            merged[stop] = aborts or merged.get(stop, False)
+        self.stops = Stops(merged)
         self.is_active = (
             self._is_observing
-            or bool(self.stops)
+            or bool(merged)
             or self._file is not None
             or self._seconds is not None
             or self._repeats is not None
@@ -208,15 +214,16 @@ class Governor:
 
     def _enforce_stops(self) -> int:
         """Reject the waiters that are stopped now, and close their streams where that was requested."""
-        stops = self.stops
-        if not stops or self._is_observing:
+        if not self.stops or self._is_observing:
             return 0
         tickets = self._engine.list_tickets()
         rejected = self._reject_waiters(tickets)
         for ticket in tickets:
-            abort, stop = ticket.abort, stops.find_abort(ticket.request)
-            if abort is not None and stop is not None:
-                abort(stop.make_error(ticket.request))
+            for call in (ticket, *(ticket.covered_calls or ())):
+                abort = None if call is None or call.state.is_ended else call.abort
+                error = None if call is None or abort is None else self.find_abort(call)
+                if abort is not None and error is not None:
+                    abort(error)
         return rejected
 
     def _reject_waiters(self, tickets: Iterable[Ticket]) -> int:
@@ -244,23 +251,26 @@ class Governor:
         if self._repeats is None:
             return None
         repeats = self._runs.count_tool_calls(run, tool_calls, now)
-        if repeats is None:
-            return None
-        if repeats.times >= 2 * self._repeats:
-            text = f"it has made the same call of the tool {repeats.name!r} {repeats.times} times"
+        for repeated in repeats:
+            if repeated.before < self._repeats <= repeated.times:
+                self._warn_of_repeats(ticket, run, repeated, 2 * self._repeats)
+        most = max(repeats, key=lambda repeated: repeated.times, default=None)
+        if most is not None and most.times >= 2 * self._repeats:
+            text = f"it has made the same call of the tool {most.name!r} {most.times} times"
             return self._refuse(ticket, LimitReason.RUN_REPEATS, _make_limit_error(request, run, "repeats", text))
-        if repeats.times == self._repeats and repeats.is_new:
-            _logger.warning(
-                "the run %r of %r has made the same call of the tool %r %d times; at %d its next call of a model is"
-                " refused (LOCO_RUN_LIMITS, repeats)",
-                run,
-                request.agent,
-                repeats.name,
-                repeats.times,
-                2 * self._repeats,
-            )
-            self._emit_decision(ticket, LimitReason.RUN_REPEATS, LimitAction.WARNED)
         return None
+
+    def _warn_of_repeats(self, ticket: Ticket, run: str, repeated: Repeats, limit: int) -> None:
+        _logger.warning(
+            "the run %r of %r has made the same call of the tool %r %d times; at %d its next call of a model is"
+            " refused (LOCO_RUN_LIMITS, repeats)",
+            run,
+            ticket.request.agent,
+            repeated.name,
+            repeated.times,
+            limit,
+        )
+        self._emit_decision(ticket, LimitReason.RUN_REPEATS, LimitAction.WARNED)
 
     def _refuse(self, ticket: Ticket, reason: LimitReason, error: AcquireRejectedError) -> AcquireRejectedError | None:
         """Emit a refusal, and return its error; None while the mode is `observe`."""
@@ -269,15 +279,6 @@ class Governor:
 
     def _emit_decision(self, ticket: Ticket, reason: LimitReason, action: LimitAction) -> None:
         self._engine.emit(lambda at: LimitDecided(at, ticket, reason, action))
-
-
-def _read_file_state(file: Path) -> object:
-    """Return what changes when a file is written; None if there is no file."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _get_outcome(denial: AcquireRejectedError) -> Outcome:
@@ -293,7 +294,3 @@ def _make_limit_error(request: Request, run: str, limit: str, text: str) -> RunL
         agent=request.agent,
         resource=",".join(request.resources),
     )
-
-
-def _format_stop(stop: Stop) -> str:
-    return "everything" if stop.key == "*" else f"{stop.scope}={stop.key}"

@@ -24,6 +24,8 @@ class Ledger(Protocol):
     """Seconds after which a reservation that was not renewed expires."""
     run_idle_timeout: float
     """Seconds of silence after which a run is forgotten: its accounts are removed."""
+    counts_runs: bool
+    """Whether totals are kept per run too."""
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""

@@ -22,6 +22,8 @@ _logger = logging.getLogger("loco_otel")
 
 _RENEWALS_PER_LEASE = 3
 """Renewals of a reservation within one lease, so that a failed renewal is repeated in time."""
+_CLEAN_UP_SECONDS = 3600.0
+"""Seconds between two removals of what has expired while no call is in flight."""
 _RETRY_SECONDS = 1.0
 """Seconds until a failed write is retried."""
 
@@ -49,7 +51,7 @@ class LedgerClient:
         """Charges to spend, or of calls to cancel whether they were sent, once the ledger can be used and no finaliser
         runs."""
         self._is_failing = False
-        self._has_renewed = False
+        self._clean_up_at = -inf
         self._timer = Timer(monotonic)
 
     def start_maintenance(self) -> None:
@@ -123,10 +125,11 @@ class LedgerClient:
         # A call whose lease expired still runs and will be charged, so only the call itself ends its reservation,
         # at the latest when it is finalised.
         under_way = self._in_flight.copy()
-        if under_way or not self._has_renewed:  # at least once, to remove expired reservations
+        now = self._wall_clock()
+        if under_way or now >= self._clean_up_at:  # without calls too, to remove what has expired
             try:
-                self.ledger.renew_reservations(under_way, self._wall_clock())
-                self._has_renewed = True
+                self.ledger.renew_reservations(under_way, now)
+                self._clean_up_at = now + _CLEAN_UP_SECONDS
             except LedgerError:
                 self._log_failure()
         return monotonic() + min(_RETRY_SECONDS if self._deferred else inf, self.ledger.lease / _RENEWALS_PER_LEASE)

@@ -56,6 +56,15 @@ class MemoryLedger:
     def run_idle_timeout(self, seconds: float) -> None:
         self._state.run_idle_timeout = seconds
 
+    @property
+    def counts_runs(self) -> bool:
+        """Whether totals are kept per run too."""
+        return self._state.spend_totals.counts_runs
+
+    @counts_runs.setter
+    def counts_runs(self, value: bool) -> None:
+        self._state.spend_totals.counts_runs = value
+
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""
         self._run_locked(lambda core: core.set_budgets(budgets, zone))

@@ -128,7 +128,7 @@ class Reservation:
 
         Raises:
             BudgetExceededError: a budget has no room for the call.
-            LedgerError: the ledger can't be used, and LOCO_LEDGER_ON_ERROR is not `open`.
+            LedgerError: the ledger can't be used, LOCO_LEDGER_ON_ERROR is not `open`, and LOCO_MODE is not `observe`.
 
         """
         if self._is_reserved:
@@ -145,7 +145,7 @@ class Reservation:
                 error.agent = self._context.caller[0]
                 raise
             _logger.warning(
-                "Ledger unavailable, call allowed without a budget check (LOCO_LEDGER_ON_ERROR=open): %s", error
+                "Ledger unavailable, call allowed without a budget check (LOCO_LEDGER_ON_ERROR or LOCO_MODE): %s", error
             )
             return True
         self._is_reserved = True
@@ -155,10 +155,8 @@ class Reservation:
             self._budgets.emit_budget_event(
                 lambda at: BudgetExceeded(at, ticket, action, choice.exceeded, choice.model)
             )
-            # Only while the mode is `observe` is a call admitted that a budget without an alert has no room for.
-            refusing = next((standing for standing in choice.exceeded if standing.action is Action.REJECT), None)
-            if refusing is not None:
-                self._emit_decision(ticket, refusing, LimitAction.WOULD)
+            if self._budgets.is_observing:
+                self._emit_would_refuse(ticket, choice)
         return True
 
     @property
@@ -258,17 +256,41 @@ class Reservation:
         decision = ask(charge, _ALL_ACTIONS if self._budgets.is_observing else _ALERT_ONLY)
         if decision.admitted:
             return _ModelChoice(subject.model, charge, decision.exceeded, Action.ALERT if decision.exceeded else None)
-        first, first_charge = decision.exceeded, charge
-        model = subject.model
-        if all(standing.action is not Action.REJECT for standing in first):
-            for cheaper in self._list_cheaper_models():
-                model, charge = cheaper, self._make_estimated_charge(cheaper)
-                if ask(charge, _ALERT_ONLY).admitted:
-                    return _ModelChoice(model, charge, first, Action.DOWNGRADE)
-            if self._budgets.is_alert_last and ask(charge, _LAST_RESORT_ACTIONS).admitted:
-                return _ModelChoice(model, charge, first, Action.ALERT)
-        refusing = next(standing for standing in first if standing.action is not Action.ALERT)
-        raise BudgetExceededError.of(refusing, subject.caller[0], first_charge.amount(refusing.key.unit))
+        cheaper = self._choose_cheaper_model(ask, charge, decision.exceeded)
+        if cheaper is not None:
+            return cheaper
+        refusing = next(standing for standing in decision.exceeded if standing.action is not Action.ALERT)
+        raise BudgetExceededError.of(refusing, subject.caller[0], charge.amount(refusing.key.unit))
+
+    def _choose_cheaper_model(
+        self, ask: _BudgetCheck, charge: Charge, exceeded: tuple[BudgetStatus, ...]
+    ) -> _ModelChoice | None:
+        """Return the first cheaper model for which all budgets have room; None without one, or if a budget rejects."""
+        if any(standing.action is Action.REJECT for standing in exceeded):
+            return None
+        model = self._context.model
+        for cheaper in self._list_cheaper_models():
+            model, charge = cheaper, self._make_estimated_charge(cheaper)
+            if ask(charge, _ALERT_ONLY).admitted:
+                return _ModelChoice(model, charge, exceeded, Action.DOWNGRADE)
+        if self._budgets.is_alert_last and ask(charge, _LAST_RESORT_ACTIONS).admitted:
+            return _ModelChoice(model, charge, exceeded, Action.ALERT)
+        return None
+
+    def _emit_would_refuse(self, ticket: Ticket, choice: _ModelChoice) -> None:
+        """Emit that a call was admitted, while the mode is `observe`, that would have been refused.
+
+        Whether a cheaper model would fit is checked as if nothing were reserved, as the call itself is by now.
+        """
+        refusing = next((standing for standing in choice.exceeded if standing.action is not Action.ALERT), None)
+        if refusing is None:
+            return
+        try:
+            cheaper = self._choose_cheaper_model(self._budgets.check_estimate, choice.charge, choice.exceeded)
+        except LedgerError:
+            return
+        if cheaper is None:
+            self._emit_decision(ticket, refusing, LimitAction.WOULD)
 
     def _list_cheaper_models(self) -> Iterable[str]:
         return filter(self._context.can_use_model, self._budgets.find_cheaper_models(self._context.model))

@@ -12,6 +12,8 @@ from loco_otel import _fork
 
 _MAX_TOOL_CALLS = 256
 """The distinct tool calls of a run that are counted; those that occurred longest ago are forgotten first."""
+_MAX_MARKERS = 64
+"""The occurrences of a tool call that are recognized in a request that is sent again."""
 _DIGEST_BYTES = 16
 
 
@@ -32,22 +34,42 @@ class ToolCall(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """How often the most frequent of some tool calls has occurred in its run."""
+    """How often a tool call had occurred in its run before a request, and has occurred with it."""
 
-    times: int
     name: str
-    is_new: bool
-    """Whether it has just occurred, not in a request that was sent again."""
+    before: int
+    times: int
+
+
+class _Occurrences:
+    """How often one tool call has occurred, and in which turns."""
+
+    __slots__ = ("count", "markers")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.markers: dict[bytes, None] = {}
+        """Of the last ones, by hash."""
+
+    def add(self, marker: bytes | None) -> None:
+        """Count an occurrence. No-op if it is of a request that was sent before."""
+        if marker is not None:
+            if marker in self.markers:
+                return
+            self.markers[marker] = None
+            if len(self.markers) > _MAX_MARKERS:
+                del self.markers[next(iter(self.markers))]
+        self.count += 1
 
 
 class _RunRecord:
-    __slots__ = ("called_at", "counts", "started_at")
+    __slots__ = ("called_at", "occurrences", "started_at")
 
     def __init__(self, now: float) -> None:
         self.started_at = now
         self.called_at = now
-        self.counts: OrderedDict[bytes, tuple[int, object]] = OrderedDict()
-        """How often each tool call has occurred, and the marker of the last one."""
+        self.occurrences: OrderedDict[bytes, _Occurrences] = OrderedDict()
+        """Of each tool call, by hash; that which occurred last is last."""
 
 
 class RunTable:
@@ -76,23 +98,21 @@ class RunTable:
         with self._lock:
             return now - self._touch_run(run, now).started_at
 
-    def count_tool_calls(self, run: str, calls: Iterable[ToolCall], now: float) -> Repeats | None:
-        """Count tool calls of a run, and return the most frequent of them; None if there are none."""
-        most: Repeats | None = None
+    def count_tool_calls(self, run: str, calls: Iterable[ToolCall], now: float) -> tuple[Repeats, ...]:
+        """Count the tool calls of a request of a run, and return how often each of them has occurred."""
+        found: dict[bytes, Repeats] = {}
         with self._lock:
-            counts = self._touch_run(run, now).counts
+            known = self._touch_run(run, now).occurrences
             for call in calls:
                 digest = self._compute_digest(call)
-                count, marker = counts.get(digest, (0, None))
-                is_new = call.marker is None or call.marker != marker
-                count += is_new
-                counts[digest] = count, call.marker
-                counts.move_to_end(digest)
-                if most is None or count > most.times:
-                    most = Repeats(count, call.name, is_new)
-            while len(counts) > _MAX_TOOL_CALLS:
-                counts.popitem(last=False)
-        return most
+                occurrences = known.setdefault(digest, _Occurrences())
+                known.move_to_end(digest)
+                before = found[digest].before if digest in found else occurrences.count
+                occurrences.add(None if call.marker is None else self._hash_text(repr(call.marker)))
+                found[digest] = Repeats(call.name, before, occurrences.count)
+            while len(known) > _MAX_TOOL_CALLS:
+                known.popitem(last=False)
+        return tuple(found.values())
 
     def _touch_run(self, run: str, now: float) -> _RunRecord:
         runs = self._runs
@@ -118,6 +138,9 @@ class RunTable:
             text = json.dumps((call.name, arguments), sort_keys=True, default=repr)
         except (TypeError, ValueError, RecursionError):
             text = repr((call.name, arguments))
+        return self._hash_text(text)
+
+    def _hash_text(self, text: str) -> bytes:
         return hashlib.blake2b(
             text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, key=self._hash_key
         ).digest()

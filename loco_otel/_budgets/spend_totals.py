@@ -21,6 +21,8 @@ class SpendTotals:
     def __init__(self) -> None:
         self._sums: dict[_Key, list[int]] = {}
         self._sums_by_run: dict[_Key, list[int]] = {}
+        self.counts_runs = True
+        """Whether those of calls of runs are kept per run too."""
 
     def add_charge(self, charge: Charge) -> None:
         """Add one call."""
@@ -29,7 +31,7 @@ class SpendTotals:
         )  # fmt: skip
         sums = self._sums.get(key) or _create_sums(self._sums, key)
         _add_call(sums, charge)
-        if charge.run is not None:
+        if charge.run is not None and self.counts_runs:
             key = (*key, charge.run)
             _add_call(self._sums_by_run.get(key) or _create_sums(self._sums_by_run, key), charge)
 

@@ -36,6 +36,8 @@ _SETTLED_ID_SECONDS = 86_400
 """Seconds for which the ids of settled reservations are stored."""
 _RUN_DAYS = timedelta(days=30)
 """Days for which what each run took is stored."""
+_MAX_RUN_ROWS = 100_000
+"""The rows of runs that are stored, the last ones."""
 
 
 class SqliteLedger:
@@ -67,6 +69,7 @@ class SqliteLedger:
     ) -> None:
         self.lease = lease
         self.run_idle_timeout = run_idle_timeout
+        self.counts_runs = True
         self._file = SqliteFile(path, lock_timeout)
         self.set_budgets(budgets, zone)
 
@@ -135,7 +138,9 @@ class SqliteLedger:
                 return LedgerUpdate()
             self._extend_runs(database, hold, now)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
-            _add_to_spend(database, charge, now)
+            _add_to_sums(database, "spend", ATTRIBUTION, charge, now)
+            if charge.run is not None and self.counts_runs:
+                _add_to_sums(database, "run_spend", RUN_ATTRIBUTION, charge, now)
             accounts = self._load_accounts(database, rules, rules.find_account_keys(charge), now)
             reached = [account.spend_charge(charge, now) for account in accounts]
             database.executemany(
@@ -197,6 +202,9 @@ class SqliteLedger:
                 (Scope.RUN, now),
             )
             database.execute("DELETE FROM run_spend WHERE day < ?", (_format_day(now - _RUN_DAYS.total_seconds()),))
+            database.execute(
+                "DELETE FROM run_spend WHERE rowid <= (SELECT max(rowid) FROM run_spend) - ?", (_MAX_RUN_ROWS,)
+            )
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Return the status of every account. Accounts of named budgets exist before anything is spent."""
@@ -334,14 +342,8 @@ def _load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | N
     return aggregate_rows(((row[:width], row[width:]) for row in rows), by)
 
 
-def _add_to_spend(database: sqlite3.Connection, charge: Charge, now: float) -> None:
-    """Add a call to its caller's sums of that day, and to those of its run."""
-    _add_to_sums(database, "spend", ATTRIBUTION, charge, now)
-    if charge.run is not None:
-        _add_to_sums(database, "run_spend", RUN_ATTRIBUTION, charge, now)
-
-
 def _add_to_sums(database: sqlite3.Connection, table: str, names: Sequence[str], charge: Charge, now: float) -> None:
+    """Add a call to the sums of that day that have these attributes."""
     key = [_format_day(now), *(getattr(charge, name) for name in names)]
     unpriced = charge.usd is None or charge.underpriced
     sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)

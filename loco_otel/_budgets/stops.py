@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from loco_otel.errors import StoppedError
 from loco_otel.events import Request
@@ -12,6 +12,8 @@ STOP_SCOPES = (Scope.RUN, Scope.SESSION, Scope.AGENT, Scope.TENANT)
 """What can be stopped, besides everything."""
 _EVERYTHING = "*"
 _ABORT = "abort_streams"
+
+_KeysByScope: TypeAlias = tuple[tuple[Scope, frozenset[str]], ...]
 
 
 class Stop(NamedTuple):
@@ -42,33 +44,38 @@ class Stops:
 
     """
 
-    __slots__ = ("_by_scope", "stops")
+    __slots__ = ("_aborts_by_scope", "_by_scope")
 
     def __init__(self, stops: Mapping[Stop, bool] = MappingProxyType({})) -> None:
-        self.stops = stops
-        self._by_scope = tuple(
-            (scope, frozenset(stop.key for stop in stops if stop.scope is scope))
-            for scope in (Scope.ALL, *STOP_SCOPES)
-            if any(stop.scope is scope for stop in stops)
-        )
+        self._by_scope = _group_by_scope(stops)
+        self._aborts_by_scope = _group_by_scope(stop for stop, aborts in stops.items() if aborts)
 
     def __bool__(self) -> bool:
         return bool(self._by_scope)
 
     def find_stop(self, request: Request) -> Stop | None:
         """Return what refuses a request; None if nothing does."""
-        for scope, keys in self._by_scope:
-            key = _EVERYTHING if scope is Scope.ALL else getattr(request, scope.value)
-            if key in keys:
-                return Stop(scope, key)
-        return None
+        return _find_stop(self._by_scope, request)
 
     def find_abort(self, request: Request) -> Stop | None:
         """Return what closes the stream of a request; None if nothing does."""
-        for stop, aborts in self.stops.items():
-            if aborts and stop.key == (_EVERYTHING if stop.scope is Scope.ALL else getattr(request, stop.scope.value)):
-                return stop
-        return None
+        return _find_stop(self._aborts_by_scope, request)
+
+
+def _group_by_scope(stops: Iterable[Stop]) -> _KeysByScope:
+    """Return the stopped names of each scope that has any, that of everything first."""
+    keys: dict[Scope, set[str]] = {scope: set() for scope in (Scope.ALL, *STOP_SCOPES)}
+    for stop in stops:
+        keys[stop.scope].add(stop.key)
+    return tuple((scope, frozenset(names)) for scope, names in keys.items() if names)
+
+
+def _find_stop(keys_by_scope: _KeysByScope, request: Request) -> Stop | None:
+    for scope, keys in keys_by_scope:
+        key = _EVERYTHING if scope is Scope.ALL else getattr(request, scope.value)
+        if key in keys:
+            return Stop(scope, key)
+    return None
 
 
 def parse_stop_file(lines: Iterable[str]) -> tuple[dict[Stop, bool], list[str]]:

@@ -12,7 +12,7 @@ from loco_otel._config.budget_rules import BudgetRule
 from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.resource_rules import ResourceRule
 from loco_otel._config.run_limits import RunLimits
-from loco_otel._config.validators import TOO_LARGE
+from loco_otel._config.validators import SELF_DESCRIBED
 
 _MAX_VALUE_LENGTH = 80
 
@@ -85,7 +85,7 @@ def describe_errors(
             written, allowed = _locate_run_limit_error(written, rest, detail, allowed)
         elif name in _RULE_TYPES:
             written, allowed = _locate_rule_error(name, written, rest, detail, allowed)
-        if detail["type"] == TOO_LARGE:
+        if detail["type"] in SELF_DESCRIBED:
             allowed = detail["msg"]
         yield f"{written}: must be {allowed}"
 

@@ -33,7 +33,7 @@ class RunLimits(BaseModel):
     """The number of identical tool calls at which it warns; at twice as many it refuses the next call."""
 
     def list_budgets(self) -> tuple[Budget, ...]:
-        """Return the budgets of each run, in the form of the ledger."""
+        """Return the budgets of each run, in the form of the ledger. A run on the way to its limit is no alert."""
         limits = (
             (self.usd, Unit.USD, Period.TOTAL),
             (self.tokens, Unit.TOKENS, Period.TOTAL),
@@ -41,7 +41,7 @@ class RunLimits(BaseModel):
             (self.calls_per_minute, Unit.CALLS, Period.MINUTE),
         )
         return tuple(
-            Budget(Scope.RUN, None, round(limit * unit.scale), unit, period, Action.REJECT)
+            Budget(Scope.RUN, None, round(limit * unit.scale), unit, period, Action.REJECT, thresholds=())
             for limit, unit, period in limits
             if limit is not None
         )

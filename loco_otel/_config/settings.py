@@ -43,6 +43,7 @@ from loco_otel._config.validators import (
     convert_to_lower,
     parse_service_name,
     reject_bool,
+    reject_missing_home,
     reject_too_large,
     split_hosts,
     validate_zone,
@@ -72,7 +73,7 @@ _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=Fal
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_FilePath = Annotated[_Name | None, accept_none_word("none")]
+_FilePath = Annotated[_Name | None, accept_none_word("none"), AfterValidator(reject_missing_home)]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 _SHARE_TEXT = TABLE_ENTRIES["shares"]
 
@@ -231,7 +232,7 @@ class Settings(BaseSettings):
     )
     """What happens to calls with budgets while the file is unavailable: `closed` rejects them, `open` allows them."""
     count_spend: bool = Field(default=False, description="true or false")
-    """Count for `spend()` from the start, even if nothing else needs the cost of calls."""
+    """Count for `spend()` from the start, also by run, even if nothing else needs the cost of calls."""
     resources: Annotated[tuple[ResourceRule, ...], AfterValidator(reject_duplicate_names)] = Field(
         default=(), description="tables, each with a name of its own and what it limits"
     )

@@ -1,5 +1,6 @@
 """Checks that several settings share."""
 
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -7,7 +8,9 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 TOO_LARGE = "too_large"
-"""The type of an error whose message states the allowed values itself."""
+MISSING_HOME = "missing_home"
+SELF_DESCRIBED = (TOO_LARGE, MISSING_HOME)
+"""The types of errors whose messages state the allowed values themselves."""
 MAX_NUMBER = 1_000_000_000
 """The upper bound of all numbers: lock timeouts above about this many seconds overflow, and the milli-weights of a
 thousand waiters of this weight still have an exact sum as a double.
@@ -46,6 +49,21 @@ def convert_to_lower(value: object) -> object:
 def accept_none_word(word: str) -> BeforeValidator:
     """Return a validator that converts a word, in any case, to None."""
     return BeforeValidator(lambda value: None if convert_to_lower(value) == word else value)
+
+
+def reject_missing_home(path: str | None) -> str | None:
+    """Return a path whose `~` or `~user`, if it begins with one, names a home directory.
+
+    Raises:
+        PydanticCustomError: there is no such home directory.
+
+    """
+    try:
+        if path is not None:
+            Path(path).expanduser()
+    except RuntimeError:
+        raise PydanticCustomError(MISSING_HOME, "none or the path of a file (there is no home directory)") from None
+    return path
 
 
 def split_hosts(value: object) -> object:

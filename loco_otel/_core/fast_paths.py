@@ -60,7 +60,8 @@ def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
         return False
     if ticket.state is not _GRANTED or core.observed or queue_set.is_metered:
         return False
-    if request.priority is not _NORMAL or ticket.charged_order is not None:
+    # Only with classes has a lease another class, or a charge of its own: without them this costs one comparison.
+    if queue_set.order is not None and (request.priority is not _NORMAL or ticket.charged_order is not None):
         return False
     seq = ticket.seq
     ticket.state = _RELEASED

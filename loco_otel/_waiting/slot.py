@@ -22,8 +22,18 @@ class SlotGovernor(Protocol):
     def is_active(self) -> bool:
         """Whether requests must be checked at all."""
 
+    @property
+    def stops(self) -> object:
+        """What is stopped."""
+
     def submit(self, engine: Engine, ticket: Ticket) -> None:
         """Submit a ticket, or reject it."""
+
+    def recheck_waiter(self, ticket: Ticket) -> None:
+        """Reject a waiter that was stopped between its check and its submission."""
+
+    def raise_if_stopped(self, ticket: Ticket) -> None:
+        """Check a ticket again when it is granted."""
 
 
 class SlotRuntime(Protocol):
@@ -86,6 +96,7 @@ class Slot:
             self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 threads.wait_until_decided(self._engine, ticket)
+            self._raise_if_stopped(ticket)
             self._outer = ownership.enter_slot(ticket)
         except BaseException:
             self._end_ticket()
@@ -106,6 +117,7 @@ class Slot:
             self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 await aio.wait_until_decided(self._engine, ticket)
+            self._raise_if_stopped(ticket)
             self._outer = ownership.enter_slot(ticket)
         except BaseException as error:
             self._end_ticket(isinstance(error, GeneratorExit))
@@ -140,6 +152,13 @@ class Slot:
             governor.submit(self._engine, ticket)
         else:
             self._engine.submit(ticket)
+            if governor.stops:  # since a moment ago
+                governor.recheck_waiter(ticket)
+
+    def _raise_if_stopped(self, ticket: Ticket) -> None:
+        governor = self._runtime.governor
+        if governor.stops:
+            governor.raise_if_stopped(ticket)
 
     def _end_ticket(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
         ticket = self._ticket

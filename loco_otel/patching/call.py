@@ -151,6 +151,17 @@ class Call:
         if self.accounting is not None:
             self.accounting.begin_wait()
 
+    def raise_if_stopped(self) -> None:
+        """Raise if the call was stopped since it was checked.
+
+        Raises:
+            StoppedError: it was. The caller fails the call.
+
+        """
+        governor = self._runtime.governor
+        if governor.stops:
+            governor.raise_if_stopped(self.ticket)
+
     def end_wait(self) -> None:
         """Record that it was granted or rejected."""
         if self.accounting is not None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from loco_otel._core.ticket import READING
-from loco_otel._runtime import faults
+from loco_otel._runtime import faults, process
 from loco_otel._telemetry.current_context import attach, detach
 from loco_otel.errors import StoppedError
 from loco_otel.patching.adapter import as_mapping
@@ -69,7 +69,7 @@ class ResponseBody:
     """An open body. Referred to by what hangs on the response and the stream, and referring to neither."""
 
     __slots__ = (
-        *("__weakref__", "_call", "_is_closed", "_strip_chunk", "_reader_task", "abort_error", "connection"),
+        *("__weakref__", "_call", "_connection", "_is_closed", "_strip_chunk", "_reader_task", "abort_error"),
         *("inference_context", "meter", "is_fast_path", "chunk_reader", "reader_thread", "ticket", "touch"),
     )
 
@@ -92,9 +92,12 @@ class ResponseBody:
         """The thread that reads the chunks."""
         self.abort_error: Exception | None = None
         """What its reader raises, once it was aborted."""
-        self.connection: OpenConnection | None = None
+        self._connection: OpenConnection | None = None
         """What an abort closes; None if only the next chunk can end it."""
         self.ticket.abort = partial(_abort_body, weakref.ref(self))
+        runtime = process.get_existing_runtime()
+        if runtime is not None and runtime.governor.stops:  # perhaps while the answer was awaited
+            self.abort_error = runtime.governor.find_abort(self.ticket)
 
     def install_close_hooks(self, response: Any) -> None:
         """End with the response."""
@@ -119,8 +122,14 @@ class ResponseBody:
                 self._remove_close_hooks(weak(), before)
 
         known |= {"close": closing, "aclose": aclosing}
-        self.connection = open_response_connection(response)
+        self.set_connection(open_response_connection(response))
         break_response_cycle(response)
+
+    def set_connection(self, connection: OpenConnection) -> None:
+        """Set what an abort closes, and close it if that has happened already."""
+        self._connection = connection
+        if self.abort_error is not None:
+            self.abort(self.abort_error)
 
     def _remove_close_hooks(self, response: Any, before: Mapping[str, Any]) -> None:
         """Leave nothing of ours on a response that has ended: a program may keep it, and pickle it."""
@@ -246,8 +255,8 @@ class ResponseBody:
         """Close the body: its reader raises the error, now or at its next chunk. May be called in any thread."""
         self.abort_error = error
         self.is_fast_path = False  # `record_chunk` raises it
-        if self.connection is not None:
-            self.connection.close(is_reading=self.is_reading)
+        if self._connection is not None:
+            self._connection.close(is_reading=self.is_reading)
         if not self.is_reading:
             self.end_body(error)
 

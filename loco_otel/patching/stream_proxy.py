@@ -70,7 +70,7 @@ def close_with_body(body: ResponseBody, close: Close) -> None:
     The stream may be in a reference cycle. The body is not, and each way to read the stream refers to it.
     """
     loop = asyncio._get_running_loop()
-    body.connection = OpenConnection(close, loop)
+    body.set_connection(OpenConnection(close, loop))
     weakref.finalize(body, partial(close_in_loop, close, loop)).atexit = False
 
 

@@ -14,7 +14,7 @@ from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Engine
 from loco_otel._runtime import faults, process
 from loco_otel._waiting import aio, ownership, threads
-from loco_otel.errors import LocoError
+from loco_otel.errors import LocoError, StoppedError
 from loco_otel.patching import repatching
 from loco_otel.patching.adapter import Adapter
 from loco_otel.patching.arguments import STAINLESS_OPTIONS, Arguments, CallArguments, SingleArgument
@@ -194,6 +194,7 @@ def acquire_slot(call: Call) -> bool:
         call.submit()
         if call.ticket.state is not State.GRANTED:
             threads.wait_until_decided(call.engine, call.ticket)
+        call.raise_if_stopped()
     except LocoError as error:
         call.fail_call(error)
         raise
@@ -214,6 +215,7 @@ async def acquire_slot_async(call: Call) -> bool:
         call.submit()
         if call.ticket.state is not State.GRANTED:
             await aio.wait_until_decided(call.engine, call.ticket)
+        call.raise_if_stopped()
     except LocoError as error:
         call.fail_call(error)
         raise
@@ -271,12 +273,23 @@ def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -
 
 
 def _raise_if_stopped(engine: Engine, ticket: Ticket) -> None:
-    """Raise if the call was stopped during its pause; it then ends."""
+    """Raise if the call was stopped during its pause or its wait; it then ends."""
     runtime = process.get_existing_runtime()
-    denial = None if runtime is None else runtime.governor.check_stops(ticket)
-    if denial is not None:
-        engine.cancel(ticket)
-        raise denial
+    if runtime is not None and runtime.governor.stops:
+        try:
+            runtime.governor.raise_if_stopped(ticket)
+        except StoppedError:
+            engine.cancel(ticket)
+            raise
+
+
+def _resubmit_ticket(engine: Engine, ticket: Ticket) -> None:
+    """Request the slot of a suspended ticket, unless it is stopped."""
+    _raise_if_stopped(engine, ticket)
+    engine.resume_ticket(ticket)
+    runtime = process.get_existing_runtime()
+    if runtime is not None:
+        runtime.governor.recheck_waiter(ticket)
 
 
 def resume_slot(ticket: Ticket) -> None:
@@ -288,10 +301,10 @@ def resume_slot(ticket: Ticket) -> None:
     """
     try:
         engine: Engine = ticket.engine
-        _raise_if_stopped(engine, ticket)
-        engine.resume_ticket(ticket)
+        _resubmit_ticket(engine, ticket)
         if ticket.state is not State.GRANTED:
             threads.wait_until_decided(engine, ticket)
+        _raise_if_stopped(engine, ticket)
         record_retry_wait(ticket)
     except LocoError:
         raise
@@ -308,10 +321,10 @@ async def resume_slot_async(ticket: Ticket) -> None:
     """
     try:
         engine: Engine = ticket.engine
-        _raise_if_stopped(engine, ticket)
-        engine.resume_ticket(ticket)
+        _resubmit_ticket(engine, ticket)
         if ticket.state is not State.GRANTED:
             await aio.wait_until_decided(engine, ticket)
+        _raise_if_stopped(engine, ticket)
         record_retry_wait(ticket)
     except LocoError:
         raise

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loco_otel._budgets.governor import Governor
 from loco_otel._budgets.run_table import RunTable, ToolCall
-from loco_otel._budgets.stops import Stop, parse_stop_file
+from loco_otel._budgets.stops import Stop, Stops, parse_stop_file
 from loco_otel._config.settings import Settings
 from loco_otel._core.policies.registry import make_policy_factory
 from loco_otel._core.scheduler import Scheduler
@@ -102,6 +102,49 @@ def test_call_stopped_as_it_is_submitted_does_not_wait(bench: Bench) -> None:
     assert ticket.state is State.REJECTED
 
 
+def test_stop_during_a_resume_takes_effect(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Stop(Scope.RUN, "other")
+    bench.governor.stop(other)
+
+    class Racing(Stops):
+        def __bool__(self) -> bool:
+            found = super().__bool__()
+            monkeypatch.undo()
+            bench.governor.stop(RUN)  # as another thread does
+            return found
+
+    monkeypatch.setattr("loco_otel._budgets.governor.Stops", Racing)
+    bench.governor.resume(other)
+    bench.governor.stop(RUN)
+    assert bench.governor.is_active
+
+
+def test_call_granted_after_a_stop_is_not_sent(bench: Bench) -> None:
+    ticket = bench.engine.create_ticket(Request("a", run="r"))
+    bench.governor.stop(RUN)
+    bench.engine.submit(ticket)  # it was checked before the stop
+    assert ticket.state is State.GRANTED
+    with pytest.raises(StoppedError):
+        bench.governor.raise_if_stopped(ticket)
+    assert bench.decisions() == [(LimitReason.STOPPED, LimitAction.REFUSED)]
+
+
+def test_number_of_stops_does_not_slow_a_check() -> None:
+    class Asked:
+        """A request that counts its reads."""
+
+        reads = 0
+
+        def __getattr__(self, _: str) -> str:
+            self.reads += 1
+            return "none of them"
+
+    for number in (1, 1000):
+        request: Any = Asked()
+        stops = Stops({Stop(scope, f"x{n}"): True for scope in (Scope.RUN, Scope.AGENT) for n in range(number)})
+        assert (stops.find_stop(request), stops.find_abort(request), request.reads) == (None, None, 4)
+
+
 def test_aborted_streams_get_the_error_of_the_stop(bench: Bench) -> None:
     ticket, other = bench.call(), bench.call("s")
     errors: list[Exception] = []
@@ -131,20 +174,43 @@ def test_stop_file_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCap
     assert bench.call("s").state is State.WAITING
 
 
-def test_unreadable_stop_file_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def stop_file(tmp_path: Path) -> Path:
     file = tmp_path / "stop"
     file.write_text("run=r")
-    bench = Bench(stop_file=file)
+    return file
 
-    def refuse(_: Path) -> bytes:
+
+@pytest.mark.parametrize("operation", ["open", "stat"])
+def test_unreadable_stop_file_is_read_once_it_can_be(
+    operation: str, stop_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(stop_file=stop_file)
+    stop_file.write_text("run=s and more")
+
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError("not yours")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    os.utime(file, (1, 1))
-    assert bench.call().state is State.REJECTED
-    assert "not yours" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, operation, refuse)
+        for _ in range(3):
+            assert bench.call().state is State.REJECTED, "nothing has changed"
+    assert caplog.text.count("not yours") == 1
+    stop_file.write_text("run=s")
+    os.utime(stop_file, (1, 1))
+    assert bench.call("s").state is State.REJECTED
+    assert bench.call().state is State.GRANTED
+
+
+def test_too_large_stop_file_changes_nothing(stop_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(stop_file=stop_file)
+    stop_file.write_text("run=s\n" + "#" * 1_000_000)
+    for _ in range(3):
+        assert bench.call().state is State.REJECTED
+        assert bench.call("s").state is not State.REJECTED
+    assert caplog.text.count("more than 1000000 bytes") == 1
+    stop_file.write_text("run=s\n" + "#" * 900_000)
+    assert bench.call("s").state is State.REJECTED
 
 
 def test_run_is_refused_after_its_seconds() -> None:
@@ -186,6 +252,23 @@ def test_request_that_is_sent_again_repeats_nothing() -> None:
     assert State.REJECTED not in states
 
 
+def test_request_of_several_equal_calls_sent_again_counts_once() -> None:
+    bench = Bench(run_limits="repeats=3")
+    for number in (0, 1, 0, 1, 0):  # two conversations, each in the pauses of the other
+        assert bench.call(tool_calls=repeated(2, number)).state is not State.REJECTED
+    assert bench.call(tool_calls=repeated(2, 2)).state is State.REJECTED
+
+
+def test_warning_is_not_skipped_by_equal_calls_of_one_turn(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(run_limits="repeats=3")
+    for number in range(2):
+        bench.call(tool_calls=(*repeated(2, number), ToolCall("other", "{}", number)))
+    assert "'search' 4 times; at 6" in caplog.text
+    bench.call(tool_calls=(*repeated(1, 2), ToolCall("other", "{}", 2)))
+    assert "'other' 3 times; at 6" in caplog.text, "though 'search' has occurred more often"
+    assert bench.decisions() == [(LimitReason.RUN_REPEATS, LimitAction.WARNED)] * 2
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.sampled_from("rs")), max_size=30))
 def test_run_within_its_limits_is_never_refused(calls: list[tuple[str, int, str]]) -> None:
     most = max((calls.count(call) for call in calls), default=0)
@@ -208,6 +291,7 @@ def test_observe_refuses_nothing_and_counts_it() -> None:
     assert bench.decisions() == [
         (LimitReason.STOPPED, would),
         (LimitReason.STOPPED, would),
+        (LimitReason.RUN_REPEATS, LimitAction.WARNED),
         (LimitReason.RUN_REPEATS, would),
         (LimitReason.RUN_SECONDS, would),
     ]
@@ -227,15 +311,14 @@ def test_equal_arguments_are_one_call_in_any_order(arguments: object) -> None:
     table = RunTable(900)
     table.count_tool_calls("r", [ToolCall("t", '{"a":1,"b":2}', 1)], 0)
     repeats = table.count_tool_calls("r", [ToolCall("t", arguments, 2), ToolCall("u", arguments, 3)], 0)
-    assert repeats is not None
-    assert (repeats.times, repeats.name) == (2, "t")
+    assert repeats == (("t", 1, 2), ("u", 0, 1))
 
 
 @pytest.mark.parametrize("arguments", ["no json", "\udc80", {1: {2}}, [[[]]], None, "[" * 100_000])
 def test_any_arguments_are_counted(arguments: object) -> None:
     table = RunTable(900)
     counts = [table.count_tool_calls("r", [ToolCall("t", arguments)], 0) for _ in range(2)]
-    assert [count and count.times for count in counts] == [1, 2]
+    assert counts == [(("t", 0, 1),), (("t", 1, 2),)]
 
 
 def test_table_forgets_silent_runs_and_old_tool_calls() -> None:
@@ -244,9 +327,11 @@ def test_table_forgets_silent_runs_and_old_tool_calls() -> None:
         table.record_call(f"r{number}", number)
         table.count_tool_calls("r", [ToolCall("t", number)], number)
     assert len(table) == 900 + 1
-    repeats = table.count_tool_calls("r", [ToolCall("t", 0)], 1000)
-    assert repeats is not None
-    assert repeats.times == 1
+    for number in range(300):
+        table.count_tool_calls("s", [ToolCall("t", number, number)], 1000)
+    assert table.count_tool_calls("s", [ToolCall("t", 299, 0)], 1000) == (("t", 1, 2),)
+    assert table.count_tool_calls("s", [ToolCall("t", 0, 1)], 1000) == (("t", 0, 1),)
+    assert table.count_tool_calls("r", [ToolCall("t", 0)], 1000) == (("t", 0, 1),)
 
 
 def test_line_of_a_stop_file_with_an_equals_sign_in_the_key() -> None:

@@ -1,17 +1,25 @@
 """Budgets of runs, sessions and workflows, in tokens and calls, in memory and in a file."""
 
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
+from loco_otel._budgets.account import Decision, decide_admission
 from loco_otel._budgets.ledger import Ledger
+from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.sqlite_ledger import LedgerView, SqliteLedger
+from loco_otel._config.settings import Settings
+from loco_otel._runtime.runtime import Runtime
 from loco_otel.errors import BudgetExceededError
 from loco_otel.money import Action, Budget, Charge, Period, Scope, Unit
 
@@ -30,7 +38,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         ledger: Ledger = (
             MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
             if request.param == "memory"
-            else SqliteLedger(tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
+            else SqliteLedger(
+                tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE, lock_timeout=PATIENCE
+            )
         )
         made.append(ledger)
         return ledger
@@ -53,22 +63,45 @@ def spent(ledger: Ledger, now: float = NOON) -> dict[str, int]:
     return {status.key.key: status.spent for status in ledger.read_statuses(now)}
 
 
+@pytest.fixture
+def _interrupted_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other threads run between the check of a call and its reservation."""
+
+    def decide(*args: Any, **options: Any) -> Decision:
+        decision = decide_admission(*args, **options)
+        time.sleep(0)  # no pause: it passes on the interpreter's lock
+        return decision
+
+    for module in ("accounts", "sqlite_ledger"):
+        monkeypatch.setattr(f"loco_otel._budgets.{module}.decide_admission", decide)
+
+
+@pytest.mark.usefixtures("_interrupted_checks")
+@pytest.mark.parametrize("is_settled", [False, True], ids=["reserved", "settled"])
 @pytest.mark.parametrize(
     ("unit", "limit", "admitted"),
     [(Unit.CALLS, 10, 10), (Unit.TOKENS, 549, 10), (Unit.USD, 100, 10), (Unit.WEIGHT, 10_999, 10)],
 )
-def test_calls_of_one_run_at_a_barrier_keep_its_cap(make: Make, unit: Unit, limit: int, admitted: int) -> None:
+def test_calls_of_one_run_at_a_barrier_keep_its_cap(
+    make: Make, unit: Unit, limit: int, admitted: int, is_settled: bool
+) -> None:
     ledger = make(each_run(limit, unit))
-    barrier = threading.Barrier(CALLERS)
+    # A file is shared by two ledgers, as by two processes.
+    ledgers = [ledger, make(each_run(limit, unit)) if isinstance(ledger, SqliteLedger) else ledger]
+    start, reserved = (threading.Barrier(CALLERS, timeout=PATIENCE) for _ in range(2))
     sent: list[str] = []
 
-    def call(name: str) -> None:
-        barrier.wait()
-        if ledger.reserve_estimate(name, charge(), NOON).admitted:
+    def call(number: int) -> None:
+        own, name = ledgers[number % 2], str(number)
+        start.wait()
+        is_admitted = own.reserve_estimate(name, charge(), NOON).admitted
+        if not is_settled:
+            reserved.wait()
+        if is_admitted:
             sent.append(name)
-            ledger.settle_reservation(name, charge(), NOON)
+            own.settle_reservation(name, charge(), NOON)
 
-    workers = [threading.Thread(target=call, args=(str(name),)) for name in range(CALLERS)]
+    workers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -78,13 +111,26 @@ def test_calls_of_one_run_at_a_barrier_keep_its_cap(make: Make, unit: Unit, limi
     assert ledger.reserve_estimate("other", charge("another run"), NOON).admitted
 
 
-@given(st.lists(st.integers(0, 50), max_size=20))
-def test_run_within_its_limit_is_never_refused(costs: list[int]) -> None:
-    ledger = MemoryLedger([each_run(sum(costs), Unit.USD), each_run(len(costs), Unit.CALLS)] if sum(costs) else [])
-    for number, cost in enumerate(costs):
-        assert ledger.reserve_estimate(str(number), charge(usd=cost), NOON).admitted
-        if number % 2:
-            ledger.settle_reservation(str(number), charge(usd=cost), NOON)
+@pytest.mark.parametrize("has_file", [False, True], ids=["memory", "file"])
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12))
+@settings(max_examples=25)
+def test_run_within_its_limit_is_never_refused(has_file: bool, costs: list[int]) -> None:
+    total, most = max(sum(costs), 1), len(costs)
+    limits = [(total, Unit.USD), (most, Unit.CALLS), (50 * most, Unit.TOKENS), (1000 * most, Unit.WEIGHT)]
+    budgets = [*(each_run(*limit) for limit in limits), each_run(most, Unit.CALLS, period=Period.MINUTE)]
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = SqliteLedger(Path(folder) / "l.db", budgets) if has_file else MemoryLedger(budgets)
+        for number, cost in enumerate(costs):
+            name, call = str(number), charge(usd=cost)
+            assert ledger.check_estimate(call, NOON).admitted
+            assert ledger.reserve_estimate(name, call, NOON).admitted
+            ledger.reserve_estimate(f"of another run, {name}", charge("s", usd=total), NOON)
+            if number % 3 == 1:
+                ledger.settle_reservation(name, call, NOON)
+            elif number % 3:
+                ledger.cancel_reservation(name, sent=True)
+        assert not ledger.reserve_estimate("one more", charge(), NOON).admitted
+        ledger.close()
 
 
 @pytest.mark.parametrize("scope", [Scope.SESSION, Scope.WORKFLOW])
@@ -159,6 +205,65 @@ def test_totals_by_run_are_of_runs_alone(make: Make) -> None:
     ]
     (everything,) = ledger.compute_totals([])
     assert everything.calls == 4
+
+
+def test_runs_that_are_not_counted_have_no_totals(make: Make) -> None:
+    ledger = make()
+    ledger.counts_runs = False
+    ledger.settle_reservation("1", charge("r"), NOON)
+    assert ledger.compute_totals(["run"]) == ()
+    ledger.counts_runs = True
+    ledger.settle_reservation("2", charge("r"), NOON)
+    assert [(it.by, it.calls) for it in ledger.compute_totals(["run"])] == [(("r",), 1)]
+    assert ledger.compute_totals([])[0].calls == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_counted"),
+    [
+        ({}, False),
+        ({"LOCO_BUDGETS": "*=5"}, False),
+        ({"LOCO_RUN_LIMITS": "repeats=5"}, True),
+        ({"LOCO_RUN_LIMITS": "calls=5"}, True),
+        ({"LOCO_COUNT_SPEND": "true"}, True),
+    ],
+)
+def test_runs_are_counted_if_anything_uses_them(
+    settings: dict[str, str], is_counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loco_otel._engine.timer.Timer.start_watching", lambda *_: True)
+    runtime = Runtime(Settings.load({"LOCO_LEDGER": str(tmp_path / "l.db"), **settings}))
+    budgets = runtime.budgets
+    assert budgets.ledger_client.ledger.counts_runs == is_counted
+    budgets.start_counting(by_run=False)
+    assert budgets.ledger_client.ledger.counts_runs == is_counted
+    budgets.start_counting(by_run=True)
+    budgets.apply_settings(runtime.settings.changed(ledger=None))
+    assert budgets.ledger_client.ledger.counts_runs, "also in a ledger that is opened later"
+    runtime.close()
+
+
+def test_file_keeps_the_last_rows_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loco_otel._budgets.sqlite_ledger._MAX_RUN_ROWS", 3)
+    ledger = SqliteLedger(tmp_path / "l.db")
+    ledger.renew_reservations([], NOON)
+    for number in range(5):
+        ledger.settle_reservation(str(number), charge(f"r{number}"), NOON)
+    ledger.renew_reservations([], NOON)
+    assert {it.by for it in ledger.compute_totals(["run"])} == {("r2",), ("r3",), ("r4",)}
+    assert ledger.compute_totals([])[0].calls == 5
+    ledger.close()
+
+
+def test_file_is_cleaned_up_each_hour_without_reservations(tmp_path: Path) -> None:
+    now = NOON
+    client = LedgerClient(SqliteLedger(tmp_path / "l.db"), lambda: now, lambda *_: None)
+    for day in range(3):
+        now = NOON + day * 86_400 * 20
+        client.ledger.settle_reservation(str(day), charge(f"r{day}"), now)
+        client.run_maintenance()
+    assert {it.by for it in client.ledger.compute_totals(["run"])} == {("r1",), ("r2",)}
+    client.ledger.close()
 
 
 def test_accounts_of_silent_runs_leave_the_file(tmp_path: Path) -> None:

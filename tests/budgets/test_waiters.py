@@ -3,23 +3,15 @@
 from collections.abc import Callable
 
 import pytest
+from budget_queue import WEIGHTS, BudgetQueue
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loco_otel._budgets.controller import BudgetController
-from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._config.settings import Settings
-from loco_otel._core.policies.registry import make_policy_factory
-from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.in_process import InProcessEngine
-from loco_otel.events import Outcome, Request, Usage
-from loco_otel.money import Charge, Scope
-from loco_otel.testing import ManualClock, RecordingListener
-
-WEIGHTS = {"big": 10_000, "mid": 5_000, "mini": 3_000, "tiny": 1_000}
-LADDER = {"big": ["mid", "mini"]}
-NOON = 43_200.0
+from loco_otel._core.ticket import State
+from loco_otel.events import Outcome
+from loco_otel.money import Scope
+from loco_otel.testing import RecordingListener
 
 
 @pytest.fixture(autouse=True)
@@ -27,54 +19,8 @@ def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loco_otel._engine.timer.Timer.start_watching", lambda *_: True)
 
 
-class Queue:
-    """Calls that wait, as all slots are held, under budgets in weight."""
-
-    def __init__(self, *budgets: dict[str, object]) -> None:
-        core = Scheduler({"llm_api": 1}, make_policy_factory("fifo", alpha=0.25, shares={}, draw=lambda: 0.5))
-        self.engine = InProcessEngine(core, clock=ManualClock(), timer=False)
-        self.engine.submit(self.engine.create_ticket(Request("holder")))
-        self.now = NOON
-        rules = [{"unit": "weight", "period": "total", **budget} for budget in budgets]
-        settings = Settings.load({}).changed(budgets=rules, downgrade=LADDER)
-        self.budgets = BudgetController(settings, self.engine, lambda: self.now)
-        self.waiting: dict[Ticket, Reservation] = {}
-        self.checks = 0
-        check = self.budgets.check_estimate
-
-        def count_check(*arguments: object) -> object:
-            self.checks += 1
-            return check(*arguments)  # type: ignore[arg-type]
-
-        self.budgets.check_estimate = count_check  # type: ignore[method-assign,assignment]
-
-    def wait(self, run: str, model: str = "big", agent: str = "a") -> Ticket:
-        def estimate(model: str | None) -> Estimate:
-            return Estimate(Usage(1, 1), WEIGHTS[str(model)])
-
-        caller = agent, None, None, None, None, run
-        reservation = Reservation(self.budgets, ChargeContext(caller, "p", None, model, estimate, lambda _: True))
-        ticket = self.engine.create_ticket(Request(agent, run=run, model=model))
-        self.engine.submit(ticket)
-        self.waiting[ticket] = reservation
-        reservation.begin_wait(ticket)
-        return ticket
-
-    def charge(self, run: str, weight: int, model: str = "big", agent: str = "a") -> None:
-        ticket = self.engine.create_ticket(Request(agent))
-        self.budgets.settle_charge(ticket, Charge(agent, None, None, model, None, weight, run=run))
-
-    def list_overlooked(self) -> list[Ticket]:
-        """Return the calls that wait although no budget can admit them."""
-        found: list[Ticket] = []
-        for ticket, reservation in self.waiting.items():
-            if ticket.state is State.WAITING and reservation._find_rejection(ticket) is not None:
-                found.append(ticket)
-        return found
-
-
 def test_charge_of_a_run_at_its_cap_checks_its_waiters_alone() -> None:
-    queue = Queue({"scope": "run", "limit": 25})
+    queue = BudgetQueue({"scope": "run", "limit": 25})
     others = [queue.wait(f"r{number}") for number in range(50)]
     own = [queue.wait("r") for _ in range(3)]
     queue.checks = 0
@@ -87,7 +33,7 @@ def test_charge_of_a_run_at_its_cap_checks_its_waiters_alone() -> None:
 
 @pytest.mark.parametrize(("on_exceeded", "checks"), [("reject", 50), ("downgrade", 2 * 50)])
 def test_waiter_is_checked_once_when_it_no_longer_fits(on_exceeded: str, checks: int) -> None:
-    queue = Queue({"scope": "all", "limit": 1000, "on_exceeded": on_exceeded})
+    queue = BudgetQueue({"scope": "all", "limit": 1000, "on_exceeded": on_exceeded})
     for number in range(50):
         queue.wait(f"r{number}")
     queue.checks = 0
@@ -99,7 +45,7 @@ def test_waiter_is_checked_once_when_it_no_longer_fits(on_exceeded: str, checks:
 
 
 def test_waiter_of_a_new_period_is_rejected_in_it() -> None:
-    queue = Queue({"scope": "all", "limit": 20, "period": "minute"})
+    queue = BudgetQueue({"scope": "all", "limit": 20, "period": "minute"})
     queue.wait("r", "tiny")
     queue.charge("s", 18_000)
     queue.now += 60
@@ -109,7 +55,7 @@ def test_waiter_of_a_new_period_is_rejected_in_it() -> None:
 
 
 def test_waiter_without_a_cheaper_model_left_is_rejected() -> None:
-    queue = Queue(
+    queue = BudgetQueue(
         {"scope": "agent", "key": "a", "limit": 4, "on_exceeded": "downgrade"},
         {"scope": "model", "key": "mini", "limit": 5},
     )
@@ -120,7 +66,7 @@ def test_waiter_without_a_cheaper_model_left_is_rejected() -> None:
 
 
 def test_waiters_that_left_are_forgotten() -> None:
-    queue = Queue({"scope": "run", "limit": 25})
+    queue = BudgetQueue({"scope": "run", "limit": 25})
     for _ in range(3):
         ticket = queue.wait("r")
         queue.budgets.untrack_waiter(ticket)
@@ -130,7 +76,7 @@ def test_waiters_that_left_are_forgotten() -> None:
 
 
 def test_lower_limits_reject_waiters() -> None:
-    queue = Queue({"scope": "run", "limit": 25})
+    queue = BudgetQueue({"scope": "run", "limit": 25})
     ticket = queue.wait("r")
     budgets = [{"scope": "all", "limit": 11, "unit": "weight"}]
     queue.budgets.apply_settings(Settings.load({}).changed(budgets=budgets))
@@ -141,15 +87,15 @@ def test_lower_limits_reject_waiters() -> None:
 
 
 def test_report_has_no_charges_of_single_runs() -> None:
-    queue = Queue({"scope": "run", "limit": 25}, {"scope": "agent", "limit": 25})
+    queue = BudgetQueue({"scope": "run", "limit": 25}, {"scope": "agent", "limit": 25})
     queue.engine.add_listener(RecordingListener())
     queue.charge("r", 2000)
     assert {key.scope: amount for key, amount in queue.budgets.read_report().charged.items()} == {Scope.AGENT: 2000}
 
 
 _RUNS, _AGENTS, _MODELS = st.sampled_from("rs"), st.sampled_from("ab"), st.sampled_from(sorted(WEIGHTS))
-_WAITS = st.tuples(st.just(Queue.wait), _RUNS, _MODELS, _AGENTS)
-_CHARGES = st.tuples(st.just(Queue.charge), _RUNS, st.integers(0, 8000), _MODELS, _AGENTS)
+_WAITS = st.tuples(st.just(BudgetQueue.wait), _RUNS, _MODELS, _AGENTS)
+_CHARGES = st.tuples(st.just(BudgetQueue.charge), _RUNS, st.integers(0, 8000), _MODELS, _AGENTS)
 _STEPS = st.one_of(_WAITS, _CHARGES, st.integers(1, 90))
 _ACTIONS = st.sampled_from(["reject", "downgrade", "alert"])
 
@@ -158,7 +104,7 @@ _ACTIONS = st.sampled_from(["reject", "downgrade", "alert"])
 def test_no_call_waits_that_no_budget_can_admit(
     steps: list[int | tuple[Callable[..., object], object]], of_runs: str, of_agents: str, of_models: str
 ) -> None:
-    queue = Queue(
+    queue = BudgetQueue(
         {"scope": "run", "limit": 30, "on_exceeded": of_runs},
         {"scope": "agent", "limit": 20, "on_exceeded": of_agents, "period": "minute"},
         {"scope": "model", "key": "m*", "limit": 25, "on_exceeded": of_models},

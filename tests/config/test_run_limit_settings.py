@@ -26,10 +26,10 @@ def test_line_and_table_are_the_same_limits(tmp_path: Path) -> None:
         usd=Decimal("0.50"), tokens=9000, calls=100, calls_per_minute=30, seconds=600.5, repeats=5
     )
     assert line.limits == (
-        Budget(Scope.RUN, None, 500_000, Unit.USD, Period.TOTAL, Action.REJECT),
-        Budget(Scope.RUN, None, 9000, Unit.TOKENS, Period.TOTAL, Action.REJECT),
-        Budget(Scope.RUN, None, 100, Unit.CALLS, Period.TOTAL, Action.REJECT),
-        Budget(Scope.RUN, None, 30, Unit.CALLS, Period.MINUTE, Action.REJECT),
+        Budget(Scope.RUN, None, 500_000, Unit.USD, Period.TOTAL, Action.REJECT, ()),
+        Budget(Scope.RUN, None, 9000, Unit.TOKENS, Period.TOTAL, Action.REJECT, ()),
+        Budget(Scope.RUN, None, 100, Unit.CALLS, Period.TOTAL, Action.REJECT, ()),
+        Budget(Scope.RUN, None, 30, Unit.CALLS, Period.MINUTE, Action.REJECT, ()),
     )
     shown = {row.key: row.value for row in line.rows()}
     assert shown["run_limits"].replace(" ", "") == ALL

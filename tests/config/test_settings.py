@@ -164,6 +164,8 @@ HOSTS = "must be hosts with commas between, each alone or with a port (llm.examp
         ("LOCO_MAX_HOLD", "nan", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "none", "must be a number of seconds above 0"),
         ("LOCO_MAX_HOLD", "1e10", "must be at most 1000000000"),
+        ("LOCO_STOP_FILE", "~no-such-user/stop", "must be none or the path of a file (there is no home directory)"),
+        ("LOCO_LEDGER", "~no-such-user/ledger.db", "must be none or the path of a file (there is no home directory)"),
         ("LOCO_STREAM_USAGE", "sometimes", "must be true or false"),
         ("LOCO_METRIC_VALUES", "0", WHOLE),
         ("LOCO_METRIC_VALUES", "many", WHOLE),
@@ -368,7 +370,7 @@ def test_file_sets_every_key(config):
     assert settings.providers == {"llm.harbour.example": "openrouter"}
     assert settings.limits == (
         Budget(Scope.AGENT, None, 5_000_000, Unit.USD, Period.DAY, Action.ALERT),
-        Budget(Scope.RUN, None, 500_000),
+        Budget(Scope.RUN, None, 500_000, thresholds=()),
     )
     assert (settings.mode, settings.stop_file) == ("observe", "stop.txt")
     assert settings.downgrade == {"gpt-4o": ("gpt-4o-mini", "gpt-4.1-nano")}

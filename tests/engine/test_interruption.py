@@ -171,7 +171,7 @@ class Bench:
 class Host:
     """What a slot needs, and nothing more."""
 
-    governor = SimpleNamespace(is_active=False)
+    governor = SimpleNamespace(is_active=False, stops=())
 
     def __init__(self, engine: InProcessEngine) -> None:
         self.engine = engine

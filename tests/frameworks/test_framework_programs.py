@@ -199,6 +199,7 @@ def run(program: str, server: LlmServer, folder: Path) -> tuple[list[list[str | 
     settings = {
         "LOCO_CAPACITY": str(CAPACITY),
         "LOCO_AGENT_ID": "nobody",
+        "LOCO_COUNT_SPEND": "true",
         "GOOGLE_API_KEY": KEY,
         "GOOGLE_GEMINI_BASE_URL": server.url("gemini"),
         "CREWAI_DISABLE_TELEMETRY": "true",

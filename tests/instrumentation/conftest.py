@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import server_fixtures
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
 
-from loco_otel.patching import response_body
+server_process = server_fixtures.server_process
+patient = server_fixtures.patient
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +23,6 @@ def server(llm_server: LlmServer) -> LlmServer:
     """The server of the session, with nothing scripted and nothing noted."""
     llm_server.reset()
     return llm_server
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that a test leaves open lends its slot to nobody, however slow the machine is."""
-    monkeypatch.setattr(response_body, "_UNREAD_IDLE_SECONDS", 1e6)
-    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", 1e6)
 
 
 @pytest.fixture

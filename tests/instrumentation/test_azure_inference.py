@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import server_fixtures
 from azure.ai.inference import ChatCompletionsClient, EmbeddingsClient, tracing
 from azure.ai.inference.models import ImageContentItem, ImageUrl, TextContentItem, UserMessage
 from azure.core.credentials import AzureKeyCredential
@@ -23,17 +24,7 @@ MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 KEY = AzureKeyCredential("fake")
 PRICES = {"dear": {"input": 1000, "output": 1000}, "cheap": {"input": 1, "output": 1}}
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

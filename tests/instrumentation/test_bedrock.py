@@ -4,7 +4,7 @@ import asyncio
 import gc
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 import boto3
 import pytest
+import server_fixtures
 from bedrock_clients import AIOBOTOCORE, CREDENTIALS, REGION, AsyncBedrock, make_bedrock
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError, ReadTimeoutError
@@ -42,17 +43,7 @@ COLOURS = ["sync"] if AIOBOTOCORE is None else ["sync", "async"]
 each_colour: Callable[..., Any] = pytest.mark.parametrize("colour", COLOURS)
 each_model: Callable[..., Any] = pytest.mark.parametrize("model", BODIES)
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 def call(colour: str, server: LlmServer, operation: str, config: dict[str, Any] | None = None, **params: Any) -> Any:

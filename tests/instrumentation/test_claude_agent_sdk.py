@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from contextvars import Context
 from functools import wraps
@@ -13,6 +13,7 @@ from typing import Any
 import claude_agent_sdk
 import openai
 import pytest
+import server_fixtures
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, HookMatcher, ResultMessage
 from llm_server import LlmServer
 from loco_otel_instrumentation.claude_agent_sdk import hooks
@@ -39,16 +40,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     return run
 
 
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

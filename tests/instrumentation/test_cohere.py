@@ -6,6 +6,7 @@ from typing import Any
 import cohere
 import httpx
 import pytest
+import server_fixtures
 from llm_server import LlmServer
 from loco_otel_instrumentation.cohere.adapter import CohereAdapter
 from sdk_scheduling import Scheduled
@@ -16,17 +17,7 @@ PROMPT = "tell me about the harbour"
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 ONCE: Any = {"max_retries": 0}
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """What holds for the calls of every SDK, in each of its modes: see `conformance`."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, wait
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+import server_fixtures
 from conformance import PROMPT_TOKENS, SDKS, ConformingSdk, Mode
 from llm_server import LlmServer
 from patience import PATIENCE
@@ -51,17 +52,7 @@ each_retrying_case = parametrize(
 )
 each_sdk = parametrize("sdk", ((sdk,) for sdk in SDKS))
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 def check_settled(sdk: ConformingSdk, scheduling: Scheduling, calls: int, cancelled: int = 0) -> None:

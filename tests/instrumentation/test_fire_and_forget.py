@@ -1,11 +1,11 @@
 """Calls that the program starts under a slot or a stream and does not wait for: the capacity holds at the server."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import server_fixtures
 from llm_server import LlmServer
 from openai import AsyncOpenAI, OpenAI
 from patience import PATIENCE
@@ -15,17 +15,7 @@ from sdk_scheduling import Scheduled
 import loco_otel
 from loco_otel.events import Waiting
 
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running_server: LlmServer) -> LlmServer:
-    running_server.reset()
-    return running_server
+server = server_fixtures.server
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,12 @@ PROMPT = "tell me about the harbour"
 CAPACITY = 2
 
 
-@pytest.fixture(scope="module")
-def gemini_server() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
 @pytest.fixture
-def gemini(gemini_server: LlmServer, monkeypatch: pytest.MonkeyPatch) -> LlmServer:
+def gemini(server_process: LlmServer, monkeypatch: pytest.MonkeyPatch) -> LlmServer:
     for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    gemini_server.reset()
-    return gemini_server
+    server_process.reset()
+    return server_process
 
 
 class Mode:

@@ -1,10 +1,11 @@
 """What Groq's SDK has beside the conformance suite: raw answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import groq
 import pytest
+import server_fixtures
 from conformance import PROMPT, PROMPT_TOKENS
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled
@@ -13,11 +14,7 @@ from loco_otel.events import Spent
 
 CHAT: dict[str, Any] = {"model": "m", "messages": PROMPT}
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LlmServer]:
-    with LlmServer() as running:
-        yield running
+server = server_fixtures.server
 
 
 def parse_answer(client: groq.Groq) -> None:

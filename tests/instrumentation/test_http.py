@@ -1,12 +1,12 @@
 """What calls without an SDK have beside the conformance suite: which requests they are, and what the client returns."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import httpx2
 import openai
 import pytest
+import server_fixtures
 from llm_server import LlmServer
 from loco_otel_instrumentation.http import adapter
 from loco_otel_instrumentation.http.adapter import HttpAdapter
@@ -20,17 +20,7 @@ MESSAGES = [{"role": "user", "content": "tell me about the harbour"}]
 BODY: dict[str, Any] = {"model": "gpt-5.5", "messages": MESSAGES}
 STREAM = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import server_fixtures
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.inference._common import RequestParameters
@@ -17,17 +18,7 @@ from loco_otel.events import Released, Spent, Submitted, Throttled
 PROMPT = "tell me about the harbour"
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

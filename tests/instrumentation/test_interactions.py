@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import server_fixtures
 from google import genai
 from llm_server import LlmServer
 from opentelemetry.trace import StatusCode
@@ -17,17 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Interactions usage is experiment
 
 REQUEST: dict[str, Any] = {"model": "gemini-2.5-flash", "input": "tell me about the harbour"}
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def gemini(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+gemini = server_fixtures.server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import server_fixtures
 from litellm_calls import LITELLM, close_event_loop
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled, Scheduling
@@ -26,17 +27,7 @@ MESSAGES = [{"role": "user", "content": "tell me about the harbour"}]
 ROUTES = ("openai", "anthropic")
 each_route = pytest.mark.parametrize("route", ROUTES)
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import server_fixtures
 from echo_server import EchoServer
 from llm_server import LlmServer
 from mistral_clients import MistralClient
@@ -20,17 +21,7 @@ from loco_otel.events import Spent, Submitted, Usage
 PROMPT = "tell me about the harbour"
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def mistral(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+mistral = server_fixtures.server
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import ollama
 import pytest
+import server_fixtures
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled
 
@@ -16,17 +17,7 @@ from loco_otel.events import Spent, Submitted, Throttled, Usage
 PROMPT = "tell me about the harbour"
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 @pytest.fixture

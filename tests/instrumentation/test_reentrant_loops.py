@@ -3,9 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
-import pytest
+import server_fixtures
 from llm_server import LlmServer
 from patience import PATIENCE
 
@@ -40,11 +39,7 @@ async def main():
 asyncio.run(main())
 """
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
+server = server_fixtures.server
 
 
 def test_calls_in_nested_loops_share_at_once(server: LlmServer) -> None:

@@ -1,15 +1,18 @@
 """Runs of patched calls at their limits, and calls that are stopped, against a real server."""
 
 import asyncio
+import contextlib
+import contextvars
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import server_fixtures
 from anthropic import Anthropic, AsyncAnthropic
 from llm_server import LlmServer
 from openai import AsyncOpenAI, OpenAI
@@ -27,18 +30,7 @@ from loco_otel.money import Scope
 CALLERS = 64
 CAP = 10
 
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(host: LlmServer) -> Iterator[LlmServer]:
-    host.reset()
-    yield host
-    host.reset()
+server = server_fixtures.server
 
 
 def client(server: LlmServer, sdk: str = "openai", *, is_async: bool = False) -> Any:
@@ -93,7 +85,13 @@ def call_at_once(made: Any, callers: int, run: str) -> Counter[str]:
 @pytest.mark.parametrize("ledger", ["none", "file"])
 @pytest.mark.parametrize("capacity", ["auto", 3])
 def test_calls_of_one_run_at_a_barrier_never_exceed_its_cap(
-    sdk: Any, ledger: str, capacity: object, server: LlmServer, scheduled: Scheduled, tmp_path: Path
+    sdk: Any,
+    ledger: str,
+    capacity: object,
+    server: LlmServer,
+    scheduled: Scheduled,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = "none" if ledger == "none" else tmp_path / "ledger.db"
     scheduling = scheduled(capacity=capacity, run_limits=f"calls={CAP}", ledger=path)
@@ -103,6 +101,7 @@ def test_calls_of_one_run_at_a_barrier_never_exceed_its_cap(
         assert len(server.requests()) == CAP
         with as_agent(run="r-2"):
             ask(made)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert decisions(scheduling) == {(LimitReason.RUN_CALLS, LimitAction.REFUSED): CALLERS - CAP}
     assert {(total.by, total.calls) for total in loco_otel.spend("run")} == {(("r-1",), CAP), (("r-2",), 1)}
     assert {status.key.key: status.spent for status in loco_otel.budgets()} == {"r-1": CAP, "r-2": 1}
@@ -366,6 +365,121 @@ def test_retry_of_a_stopped_run_is_refused(
         ask(made)
     assert len(server.requests()) == 1
     scheduling.settled(1)
+
+
+def stop_before(scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """Stop the run `r` between the check of its next call and an operation of the engine."""
+    engine = scheduling.runtime.engine
+    submit = getattr(engine, operation)
+
+    def stop_and_submit(ticket: Any) -> None:
+        monkeypatch.delattr(engine, operation)
+        loco_otel.stop(run="r")
+        submit(ticket)
+
+    monkeypatch.setattr(engine, operation, stop_and_submit, raising=False)
+
+
+@pytest.mark.parametrize("is_free", [True, False], ids=["free", "held"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", ["call", "slot"])
+def test_stop_between_check_and_submission_is_seen(
+    kind: str,
+    is_async: bool,
+    is_free: bool,
+    server: LlmServer,
+    scheduled: Scheduled,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def take() -> None:
+        made = client(server, is_async=is_async)
+        with as_agent(run="r"):
+            slot = loco_otel.slot()
+        with contextlib.ExitStack() as holder:
+            if not is_free:
+                holder.enter_context(loco_otel.slot("holder"))
+            stop_before(scheduling, monkeypatch, "submit")
+            # Not under the holder's slot, as a call in its body would be.
+            await contextvars.Context().run(asyncio.ensure_future, use(made, slot))
+        await now(made.close())
+
+    async def use(made: Any, slot: Any) -> None:
+        with as_agent(run="r"), pytest.raises(StoppedError):
+            if kind == "call":
+                await now(ask(made))
+            elif is_async:
+                async with slot:
+                    pass
+            else:
+                with slot:
+                    pass
+
+    asyncio.run(asyncio.wait_for(take(), PATIENCE))
+    assert server.requests() == []
+    assert scheduling.active() == scheduling.waiting() == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_stop_between_check_and_retry_is_seen(
+    is_async: bool, server: LlmServer, scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduling = scheduled(capacity=1)
+    server.throttle(None, headers={"retry-after-ms": "1"})
+    stop_before(scheduling, monkeypatch, "resume_ticket")
+
+    async def call() -> None:
+        made = client(server, is_async=is_async).with_options(max_retries=2)
+        with as_agent(run="r"), pytest.raises(StoppedError):
+            await now(ask(made))
+        await now(made.close())
+
+    asyncio.run(call())
+    assert len(server.requests()) == 1
+    scheduling.settled(1)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_stream_that_opens_after_the_stop_is_closed(is_async: bool, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    server.hold()
+
+    async def read() -> None:
+        async with AsyncOpenAI(api_key=KEY, base_url=server.url("openai"), max_retries=0) as made:
+            async for _ in await ask(made, stream=True):
+                pytest.fail("a chunk came through")
+
+    def read_sync() -> None:
+        with client(server) as made:
+            for _ in ask(made, stream=True):
+                pytest.fail("a chunk came through")
+
+    def run() -> None:
+        with as_agent(run="r"), pytest.raises(StoppedError):
+            if is_async:
+                asyncio.run(read())
+            else:
+                read_sync()
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run)
+        server.wait_for(held=1, timeout=PATIENCE)
+        loco_otel.stop(run="r", abort_streams=True)
+        server.release()
+        done.result(PATIENCE)
+    scheduling.settled(1)
+
+
+def test_stream_under_a_slot_of_its_own_is_closed(server: LlmServer, scheduled: Scheduled) -> None:
+    scheduled(capacity=1)
+    server.hold(after_chunks=2)
+    with client(server) as made, loco_otel.slot("writer"), as_agent(run="r"):
+        stream = iter(ask(made, stream=True))
+        next(stream)
+        loco_otel.stop(run="r", abort_streams=True)
+        with pytest.raises(StoppedError):
+            list(stream)
 
 
 @pytest.mark.parametrize("names", [{}, {"run": "a", "agent": "b"}, {"run": ""}, {"run": 5}])

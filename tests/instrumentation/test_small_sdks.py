@@ -1,9 +1,9 @@
 """Prices and cheaper models of the SDKs that have one folder and few methods, through the clients of their rows."""
 
-from collections.abc import Iterator
 from decimal import ROUND_CEILING, Decimal
 
 import pytest
+import server_fixtures
 from conformance import SDKS, ConformingSdk
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
@@ -26,17 +26,7 @@ PUBLISHED = {
 PRICES = {"dear": {"input": 1000, "output": 1000}, "cheap": {"input": 1, "output": 1}}
 """In USD per million tokens."""
 
-
-@pytest.fixture(scope="module")
-def server_process() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(server_process: LlmServer) -> LlmServer:
-    server_process.reset()
-    return server_process
+server = server_fixtures.server
 
 
 def call_once(sdk: ConformingSdk, server: LlmServer, model: str, *, streamed: bool = False) -> None:

@@ -6,29 +6,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from llm_server import LlmServer
+import server_fixtures
 
 from loco_otel import AsyncLOCOScheduler, SharedResource
-from loco_otel.patching import response_body
 
-
-@pytest.fixture(scope="module")
-def module_server() -> Iterator[LlmServer]:
-    with LlmServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(module_server: LlmServer) -> LlmServer:
-    module_server.reset()
-    return module_server
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that a test leaves open lends its slot to nobody, however slow the machine is."""
-    monkeypatch.setattr(response_body, "_UNREAD_IDLE_SECONDS", 1e6)
-    monkeypatch.setattr(response_body, "_PAUSED_IDLE_SECONDS", 1e6)
+server_process = server_fixtures.server_process
+server = server_fixtures.server
+patient = server_fixtures.patient
 
 
 @pytest.fixture

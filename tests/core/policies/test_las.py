@@ -205,13 +205,14 @@ def test_no_run_passes_by_more_than_the_bound(seed: int, runs: int, half_life: f
     for now in range(100):
         key = str(policy.pick_next(0))
         weight = rng.choice((100, 1000, 7000))
+        served_now = weight * 2.0 ** (now / half_life)
+        largest[key] = max(largest[key], served_now)
         for other, (start, passed) in begun.items():
             if other != key:
-                passed[key] += weight * 2.0 ** (now / half_life)
+                passed[key] += served_now
                 room = max(0.0, start[other] - start[key])
-                assert passed[key] <= (room + 7000 * 2.0 ** (now / half_life)) * (1 + 1e-9)
+                assert passed[key] <= (room + largest[key]) * (1 + 1e-9)
         policy.charge_grant(key, key, weight, float(now))
-        served[key] += weight * 2.0 ** (now / half_life)
-        largest[key] = max(largest[key], weight)
+        served[key] += served_now
         policy.update_candidate(key, Candidate(1000, 0, (now + 1, runs + now)))
         begun[key] = (dict(served), dict.fromkeys(served, 0.0))
