@@ -17,8 +17,8 @@ from loco_otel._telemetry.light_spans import LightSpan, LightTracer
 
 _MIN_ATTRIBUTES = 64
 """More than loco-otel sets on one span."""
-_OWN_FIELDS = {"_plain", "_attributes", "_events", "_links"}
-"""What a light span adds, and what it makes at its first use."""
+_OWN_FIELDS = {"_plain", "_limits"}
+"""What a light span adds, open or ended."""
 
 
 def supports_tracer(tracer: Tracer) -> bool:
@@ -96,10 +96,14 @@ def _describe_checked(*, light: bool) -> list[object]:
         of_root,
         of_child,
         started.is_recording(),
-        [{(name, type(value)) for name, value in vars(span).items()} for span in ended],
+        [{(name, type(getattr(span, name))) for name in _list_private_names(span)} for span in ended],
         [(span._attributes._immutable, span._attributes.maxlen, [*span._attributes.items()]) for span in ended],
         [(span.to_json(), span.context, span.parent, span.instrumentation_scope) for span in ended],
         [(span.dropped_attributes, span.dropped_events, span.dropped_links) for span in ended],
         # Fields that this module does not set would be missing.
-        {name for name in dir(started) if name.startswith("_") and not hasattr(LightSpan, name)} - _OWN_FIELDS,
+        {name for name in _list_private_names(started) if not hasattr(LightSpan, name)},
     ]
+
+
+def _list_private_names(span: Any) -> set[str]:
+    return {name for name in dir(span) if name.startswith("_") and not name.startswith("__")} - _OWN_FIELDS

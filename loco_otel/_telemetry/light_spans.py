@@ -39,7 +39,7 @@ _UNSET = Status(StatusCode.UNSET)
 
 
 class _OnDemand:
-    """A container of the SDK that a span makes at its first use.
+    """A container of the SDK that a span, open or ended, makes at its first use.
 
     A descriptor without `__set__`: once the span has the container, attribute access does not come here. Of two threads
     that come here at once both get the same container.
@@ -62,7 +62,16 @@ class _OnDemand:
 def _make_attributes(span: Any) -> BoundedAttributes:
     bounded = BoundedAttributes(span._limits.max_span_attributes, None, False, None)
     bounded._dict = span._plain
+    bounded._immutable = span._end_time is not None
     return bounded
+
+
+def _make_events(span: Any) -> BoundedList:
+    return BoundedList(span._limits.max_events)
+
+
+def _make_links(span: Any) -> BoundedList:
+    return BoundedList(span._limits.max_links)
 
 
 class LightSpan(_Span):
@@ -71,8 +80,8 @@ class LightSpan(_Span):
     _plain: dict[str, Any]
     """The attributes, of plain values; the SDK's container shares it."""
     _attributes: Any = _OnDemand(_make_attributes)
-    _events: Any = _OnDemand(lambda span: BoundedList(span._limits.max_events))
-    _links: Any = _OnDemand(lambda span: BoundedList(span._limits.max_links))
+    _events: Any = _OnDemand(_make_events)
+    _links: Any = _OnDemand(_make_links)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Do what the SDK does: plain values are kept as they are."""
@@ -108,7 +117,8 @@ class LightSpan(_Span):
             is_first = self._end_time is None
             if is_first:
                 self._end_time = time_ns() if end_time is None else end_time
-                self._attributes._immutable = True
+                if "_attributes" in self.__dict__:
+                    self._attributes._immutable = True
         if not is_first:
             super().end(end_time)  # which only warns
             return
@@ -119,24 +129,27 @@ class LightSpan(_Span):
 
     def _readable_span(self) -> ReadableSpan:
         fields = self.__dict__
-        # All containers are the SDK's: processors that change what is exported use private names of these.
-        span = object.__new__(ReadableSpan)
-        span.__dict__ = {
-            "_name": fields["_name"],
-            "_context": fields["_context"],
-            "_kind": fields["_kind"],
-            "_instrumentation_info": fields["_instrumentation_info"],
-            "_instrumentation_scope": fields["_instrumentation_scope"],
-            "_parent": fields["_parent"],
-            "_start_time": fields["_start_time"],
-            "_end_time": fields["_end_time"],
-            "_attributes": self._attributes,
-            "_events": self._events,
-            "_links": self._links,
-            "_resource": fields["_resource"],
-            "_status": fields["_status"],
-        }
+        span: _EndedSpan = object.__new__(_EndedSpan)
+        span.__dict__ = ended = {name: fields[name] for name in _ENDED_FIELDS}
+        for name in _CONTAINERS:
+            if name in fields:
+                ended[name] = fields[name]
         return span
+
+
+class _EndedSpan(ReadableSpan):
+    """What processors receive. Its containers are the SDK's: those that change what is exported use private names."""
+
+    _attributes: Any = _OnDemand(_make_attributes)
+    _events: Any = _OnDemand(_make_events)
+    _links: Any = _OnDemand(_make_links)
+
+
+_CONTAINERS = ("_attributes", "_events", "_links")
+_ENDED_FIELDS = (
+    "_name", "_context", "_kind", "_instrumentation_info", "_instrumentation_scope", "_parent", "_start_time",
+    "_end_time", "_resource", "_status", "_limits", "_plain",
+)  # fmt: skip
 
 
 class LightTracer:
