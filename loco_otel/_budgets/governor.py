@@ -67,7 +67,9 @@ class Governor:
         self._filed: Mapping[Stop, bool] = _NO_STOPS
         """What the stop file names."""
         self._file: StopFile | None = None
-        self.stops = Stops()
+        self._stops = Stops()
+        self.has_stops = False
+        """Whether anything is stopped."""
         self.is_active = False
         """Whether calls must be checked at all."""
         self._runs = RunTable(settings.run_idle_timeout)
@@ -105,7 +107,7 @@ class Governor:
 
     def recheck_waiter(self, ticket: Ticket) -> None:
         """Reject a waiter that was stopped between its check and its submission."""
-        if self.stops:
+        if self.has_stops:
             self._reject_waiters((ticket,))
 
     def raise_if_stopped(self, ticket: Ticket) -> None:
@@ -117,7 +119,7 @@ class Governor:
             StoppedError: the call is stopped. The caller cancels its ticket.
 
         """
-        stop = self.stops.find_stop(ticket.request)
+        stop = self._stops.find_stop(ticket.request)
         if stop is not None and not self._is_observing:
             self._emit_decision(ticket, LimitReason.STOPPED, LimitAction.REFUSED)
             raise stop.make_error(ticket.request)
@@ -127,7 +129,7 @@ class Governor:
 
         The stream asks after it has set `Ticket.abort`, which a stop reads after it has taken effect: one finds it.
         """
-        stop = None if self._is_observing else self.stops.find_abort(ticket.request)
+        stop = None if self._is_observing else self._stops.find_abort(ticket.request)
         return None if stop is None else stop.make_error(ticket.request)
 
     def check_call(self, ticket: Ticket, tool_calls: Iterable[ToolCall] = ()) -> AcquireRejectedError | None:
@@ -199,11 +201,12 @@ class Governor:
             self._merge_stops()
 
     def _merge_stops(self) -> None:
-        """Derive `stops` and `is_active`. The caller holds the lock, so that both belong to the same change."""
+        """Derive what follows from all stops. The caller holds the lock, so that all belongs to the same change."""
         merged = dict(self._filed)
         for stop, aborts in self._called.items():
             merged[stop] = aborts or merged.get(stop, False)
-        self.stops = Stops(merged)
+        self._stops = Stops(merged)
+        self.has_stops = bool(merged)
         self.is_active = (
             self._is_observing
             or bool(merged)
@@ -214,7 +217,7 @@ class Governor:
 
     def _enforce_stops(self) -> int:
         """Reject the waiters that are stopped now, and close their streams where that was requested."""
-        if not self.stops or self._is_observing:
+        if not self.has_stops or self._is_observing:
             return 0
         tickets = self._engine.list_tickets()
         rejected = self._reject_waiters(tickets)
@@ -229,7 +232,7 @@ class Governor:
     def _reject_waiters(self, tickets: Iterable[Ticket]) -> int:
         stopped = []
         for ticket in tickets:
-            stop = self.stops.find_stop(ticket.request) if ticket.state is State.WAITING else None
+            stop = self._stops.find_stop(ticket.request) if ticket.state is State.WAITING else None
             if stop is not None and not self._is_observing:
                 ticket.denial = stop.make_error(ticket.request)
                 self._emit_decision(ticket, LimitReason.STOPPED, LimitAction.REFUSED)
@@ -237,7 +240,7 @@ class Governor:
         return self._engine.reject_waiting(stopped, Outcome.STOPPED) if stopped else 0
 
     def _check_stops(self, ticket: Ticket) -> AcquireRejectedError | None:
-        stop = self.stops.find_stop(ticket.request)
+        stop = self._stops.find_stop(ticket.request)
         if stop is None:
             return None
         return self._refuse(ticket, LimitReason.STOPPED, stop.make_error(ticket.request))

@@ -50,9 +50,6 @@ class Stops:
         self._by_scope = _group_by_scope(stops)
         self._aborts_by_scope = _group_by_scope(stop for stop, aborts in stops.items() if aborts)
 
-    def __bool__(self) -> bool:
-        return bool(self._by_scope)
-
     def find_stop(self, request: Request) -> Stop | None:
         """Return what refuses a request; None if nothing does."""
         return _find_stop(self._by_scope, request)

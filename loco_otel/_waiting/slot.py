@@ -23,8 +23,8 @@ class SlotGovernor(Protocol):
         """Whether requests must be checked at all."""
 
     @property
-    def stops(self) -> object:
-        """What is stopped."""
+    def has_stops(self) -> bool:
+        """Whether anything is stopped."""
 
     def submit(self, engine: Engine, ticket: Ticket) -> None:
         """Submit a ticket, or reject it."""
@@ -96,7 +96,8 @@ class Slot:
             self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 threads.wait_until_decided(self._engine, ticket)
-            self._raise_if_stopped(ticket)
+            if self._runtime.governor.has_stops:
+                self._runtime.governor.raise_if_stopped(ticket)
             self._outer = ownership.enter_slot(ticket)
         except BaseException:
             self._end_ticket()
@@ -117,7 +118,8 @@ class Slot:
             self._submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 await aio.wait_until_decided(self._engine, ticket)
-            self._raise_if_stopped(ticket)
+            if self._runtime.governor.has_stops:
+                self._runtime.governor.raise_if_stopped(ticket)
             self._outer = ownership.enter_slot(ticket)
         except BaseException as error:
             self._end_ticket(isinstance(error, GeneratorExit))
@@ -152,13 +154,8 @@ class Slot:
             governor.submit(self._engine, ticket)
         else:
             self._engine.submit(ticket)
-            if governor.stops:  # since a moment ago
+            if governor.has_stops:  # since a moment ago
                 governor.recheck_waiter(ticket)
-
-    def _raise_if_stopped(self, ticket: Ticket) -> None:
-        governor = self._runtime.governor
-        if governor.stops:
-            governor.raise_if_stopped(ticket)
 
     def _end_ticket(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
         ticket = self._ticket

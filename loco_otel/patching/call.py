@@ -146,7 +146,7 @@ class Call:
             governor.submit(self.engine, self.ticket, self._tool_calls)
         else:
             self.engine.submit(self.ticket)
-            if governor.stops:  # since a moment ago
+            if governor.has_stops:  # since a moment ago
                 governor.recheck_waiter(self.ticket)
         if self.accounting is not None:
             self.accounting.begin_wait()
@@ -159,7 +159,7 @@ class Call:
 
         """
         governor = self._runtime.governor
-        if governor.stops:
+        if governor.has_stops:
             governor.raise_if_stopped(self.ticket)
 
     def end_wait(self) -> None:

@@ -96,7 +96,7 @@ class ResponseBody:
         """What an abort closes; None if only the next chunk can end it."""
         self.ticket.abort = partial(_abort_body, weakref.ref(self))
         runtime = process.get_existing_runtime()
-        if runtime is not None and runtime.governor.stops:  # perhaps while the answer was awaited
+        if runtime is not None and runtime.governor.has_stops:  # perhaps while the answer was awaited
             self.abort_error = runtime.governor.find_abort(self.ticket)
 
     def install_close_hooks(self, response: Any) -> None:

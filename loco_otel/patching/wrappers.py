@@ -275,7 +275,7 @@ def suspend_slot(adapter: Adapter, response: Any, error: BaseException | None) -
 def _raise_if_stopped(engine: Engine, ticket: Ticket) -> None:
     """Raise if the call was stopped during its pause or its wait; it then ends."""
     runtime = process.get_existing_runtime()
-    if runtime is not None and runtime.governor.stops:
+    if runtime is not None and runtime.governor.has_stops:
         try:
             runtime.governor.raise_if_stopped(ticket)
         except StoppedError:

@@ -171,7 +171,7 @@ class Bench:
 class Host:
     """What a slot needs, and nothing more."""
 
-    governor = SimpleNamespace(is_active=False, stops=())
+    governor = SimpleNamespace(is_active=False, has_stops=False)
 
     def __init__(self, engine: InProcessEngine) -> None:
         self.engine = engine
