@@ -66,11 +66,11 @@ def _make_attributes(span: Any) -> BoundedAttributes:
     return bounded
 
 
-def _make_events(span: Any) -> BoundedList:
+def _make_events(span: Any) -> BoundedList[Any]:
     return BoundedList(span._limits.max_events)
 
 
-def _make_links(span: Any) -> BoundedList:
+def _make_links(span: Any) -> BoundedList[Any]:
     return BoundedList(span._limits.max_links)
 
 
