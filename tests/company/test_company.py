@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,20 @@ def rounds(
         **environ,
     }
     launcher = [str(Path(sys.executable).with_name("opentelemetry-instrument"))] if launch else []
+    if launch:
+        environment.setdefault("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", list_other_instrumentors(folder, sdk))
     url = server.url("anthropic").removesuffix("/anthropic") if sdk in SDKS else server.url(APIS[sdk])
     command = [*launcher, sys.executable, str(PROGRAM), sdk, url, vendor, steps]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "Failed to detach context" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def list_other_instrumentors(folder: Path, sdk: str) -> str:
+    """Return the vendor's instrumentors of other SDKs, whose import takes seconds."""
+    points = [point for package in distributions(path=[str(folder)]) for point in package.entry_points]
+    return ",".join(it.name for it in points if it.group == "opentelemetry_instrumentor" and sdk not in it.name)
 
 
 def check(

@@ -1,14 +1,15 @@
 """A KeyboardInterrupt, or the garbage collector's finalisers, may come in the midst of any operation.
 
 Python checks for signals where a function begins, after each call and at each jump backward; finalisers run at any
-bytecode. Each operation is run once for every such point that it passes in the engine, the core and the shells, and is
-broken off, or interrupted by a finaliser, there. Whatever the point: no slot is lost, no waiter sleeps on a grant, and
-nothing deadlocks.
+bytecode. Each operation is run once for every third such point that it passes in the engine, the core and the shells
+(for every one at night), and is broken off, or interrupted by a finaliser, there. Whatever the point: no slot is lost,
+no waiter sleeps on a grant, and nothing deadlocks.
 """
 
 import asyncio
 import dis
 import gc
+import random
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
@@ -19,6 +20,7 @@ from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+from effort import EFFORT
 
 import loco_otel
 from loco_otel import Agent, Task
@@ -514,10 +516,15 @@ OPERATIONS = [
 ]
 
 
-def every_point(prepare: Callable[[Bench], Operation], *, signals: bool, **options: bool) -> Iterator[int]:
+def iter_points(prepare: Callable[[Bench], Operation], *, signals: bool, **options: bool) -> Iterator[int]:
+    """Yield numbers of points: of each three in a row one, drawn at random, and all of them with TEST_EFFORT."""
     total = at_point(0, lambda: None, prepare(Bench(**options)), signals=signals)
     assert total > 1
-    yield from range(1, total + 1)
+    step = max(1, round(3 / EFFORT))
+    for first in range(1, total + 1, step):
+        number = random.randrange(first, min(first + step, total + 1))
+        sys.stdout.write(f"point {number} of {total}\n")  # the last one is that of the failure
+        yield number
 
 
 def interrupt() -> None:
@@ -534,7 +541,7 @@ def interrupt() -> None:
 def test_interrupt_loses_nothing(
     prepare: Callable[[Bench], Operation], options: dict[str, bool], afterwards: str
 ) -> None:
-    for number in every_point(prepare, signals=True, **options):
+    for number in iter_points(prepare, signals=True, **options):
         bench = Bench(**options)
         operation = prepare(bench)
         with suppress(KeyboardInterrupt):
@@ -544,7 +551,7 @@ def test_interrupt_loses_nothing(
 
 @pytest.mark.parametrize("prepare", OPERATIONS)
 def test_lease_dropped_during_an_operation_is_reclaimed(prepare: Callable[[Bench], Operation]) -> None:
-    for number in every_point(prepare, signals=False):
+    for number in iter_points(prepare, signals=False):
         bench = Bench()
         bench.core.set_capacity(DEFAULT_RESOURCE, 3, 0.0)
         dropped = [Slot(Host(bench.engine), Request("dropped"))]
@@ -558,7 +565,7 @@ def test_lease_dropped_during_an_operation_is_reclaimed(prepare: Callable[[Bench
 
 @pytest.mark.parametrize("prepare", OPERATIONS)
 def test_finaliser_may_release_during_an_operation(prepare: Callable[[Bench], Operation]) -> None:
-    for number in every_point(prepare, signals=False):
+    for number in iter_points(prepare, signals=False):
         bench = Bench()
         bench.core.set_capacity(DEFAULT_RESOURCE, 3, 0.0)
         other = bench.submit("other")

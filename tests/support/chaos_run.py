@@ -28,6 +28,14 @@ class Hold(NamedTuple):
     process: int
 
 
+class Freeze(NamedTuple):
+    """A time in which a process certainly did nothing, and the last moment at which it certainly went on."""
+
+    before: float
+    begin: float
+    end: float
+
+
 class ChaosRun:
     """Starts workers, does faults at random until enough was granted, and judges.
 
@@ -44,7 +52,7 @@ class ChaosRun:
         self._folder = folder
         self._workers: dict[int, int] = {}
         self._ended: dict[int, float] = {}
-        self._frozen: dict[int, list[tuple[float, float]]] = {}
+        self._frozen: dict[int, list[Freeze]] = {}
         self._started = 0
         self.rng = random.Random(5)
         words = [f"{key}={value}" for key, value in self.options.items()]
@@ -94,11 +102,13 @@ class ChaosRun:
     def freeze_worker(self) -> None:
         """Stop a worker for longer than its leases live."""
         number = self.rng.choice(self._list_started())
-        begin = time.monotonic()
+        before = time.monotonic()
         os.kill(self._workers[number], signal.SIGSTOP)
-        time.sleep(self.ttl * 1.6)
+        begin = time.monotonic()
+        time.sleep(self.ttl * 1.6)  # the fault itself
+        end = time.monotonic()
         os.kill(self._workers[number], signal.SIGCONT)
-        self._frozen.setdefault(number, []).append((begin, time.monotonic()))
+        self._frozen.setdefault(number, []).append(Freeze(before, begin, end))
 
     def run(self, grants: int, faults: Mapping[str, Callable[[], None]], *, workers: int = 4) -> dict[str, int]:
         """Do faults until `grants` slots were granted, each at least once, and return how often each was done."""
@@ -158,9 +168,9 @@ class ChaosRun:
 
     def _cut_lost(self, hold: Hold) -> Hold:
         """Return what of a hold had a lease: a frozen process renews for the last time a third before it stops."""
-        for begin, end in self._frozen.get(hold.process, ()):
-            if hold.begin <= begin and hold.end >= end:
-                return hold._replace(end=begin + self.ttl / 2)
+        for freeze in self._frozen.get(hold.process, ()):
+            if hold.begin <= freeze.begin and hold.end >= freeze.end:
+                return hold._replace(end=freeze.before + self.ttl / 2)
         return hold
 
 
