@@ -1,5 +1,6 @@
 """What every test starts with: no scheduler, no setting of the shell that runs the tests, nothing logged yet."""
 
+import gc
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from loco_otel._runtime import faults, process
 # Without a deadline: an example takes as long as a busy machine needs.
 settings.register_profile("effort", max_examples=scale(100), deadline=None)
 settings.load_profile("effort")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all test modules have imported out of collections, which tests request: each would take seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import server_fixtures
 from conformance import PROMPT_TOKENS, SDKS, ConformingSdk, Mode
+from effort import scale
 from llm_server import LlmServer
 from patience import PATIENCE
 from sdk_scheduling import Scheduled, Scheduling
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning"),
 ]
 
-CALLS = 300 if PAIR else 1000
+CALLS = min(1000, scale(100 if PAIR else 250))
 CAPACITY = 3
 
 DROPS_CLIENTS = pytest.mark.filterwarnings(

@@ -5,6 +5,7 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
 from doctor_page import find_block, read_variables
 from doctor_process import Doctor
 
@@ -40,6 +41,7 @@ def first_columns() -> list[str]:
     return ["\n".join(line.split("|")[1] for line in table.splitlines()[2:]) for table in tables]
 
 
+@pytest.mark.nightly
 def test_import_and_source_give_the_same_report(doctor: Doctor) -> None:
     read, imported = (json.loads(doctor("--json", *options).stdout) for options in ((), ("--import",)))
     assert not any(sdk.pop("imported") for sdk in read["sdks"])
