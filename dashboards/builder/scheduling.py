@@ -28,7 +28,7 @@ _BY_RESOURCE = f"{{{{{RESOURCE}}}}}"
 _SELF = 'loco_wait_cause="self"'
 _RUN = "gen_ai_workflow_name, loco_priority"
 _BY_RUN = "{{gen_ai_workflow_name}} {{loco_priority}}"
-_NO_RUN = "No call belongs to a run: see docs/runs.md"
+_NO_RUN = "No run has ended: see docs/runs.md"
 _NO_TELEMETRY = "No telemetry of loco-otel in this range"
 _NO_WAIT = "No call waited in this range"
 _NO_THROTTLE = "The provider has refused nothing: the limit has no reference"
