@@ -11,6 +11,7 @@ span started here and one of the tracer, see docs/decisions/0013-light-spans.md.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from time import time_ns
 from typing import Any
 
@@ -130,10 +131,9 @@ class LightSpan(_Span):
     def _readable_span(self) -> ReadableSpan:
         fields = self.__dict__
         span: _EndedSpan = object.__new__(_EndedSpan)
-        span.__dict__ = ended = {name: fields[name] for name in _ENDED_FIELDS}
-        for name in _CONTAINERS:
-            if name in fields:
-                ended[name] = fields[name]
+        span.__dict__ = ended = dict(zip(_ENDED_FIELDS, _read_ended_fields(fields), strict=True))
+        for name in _CONTAINERS.intersection(fields):
+            ended[name] = fields[name]
         return span
 
 
@@ -145,11 +145,12 @@ class _EndedSpan(ReadableSpan):
     _links: Any = _OnDemand(_make_links)
 
 
-_CONTAINERS = ("_attributes", "_events", "_links")
+_CONTAINERS = frozenset({"_attributes", "_events", "_links"})
 _ENDED_FIELDS = (
     "_name", "_context", "_kind", "_instrumentation_info", "_instrumentation_scope", "_parent", "_start_time",
     "_end_time", "_resource", "_status", "_limits", "_plain",
 )  # fmt: skip
+_read_ended_fields = itemgetter(*_ENDED_FIELDS)
 
 
 class LightTracer:
