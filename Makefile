@@ -39,7 +39,7 @@ test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identit
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py \
-  instrumentation/test_conformance.py cli/doctor/test_doctor_page.py)
+  instrumentation/test_conformance.py cli/doctor/test_doctor_page.py frameworks/test_run_latency.py)
 
 .PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
 

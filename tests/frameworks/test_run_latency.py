@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from llm_server import LlmServer
 from patience import PATIENCE
 from sdk_program import environ, script
@@ -45,6 +46,7 @@ def run_program(server: LlmServer, folder: Path, **settings: str) -> list[int]:
     return latencies
 
 
+@pytest.mark.nightly
 def test_las_between_runs_halves_their_median_latency(tmp_path: Path) -> None:
     with LlmServer() as server:
         before = run_program(server, tmp_path)
