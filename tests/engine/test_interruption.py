@@ -217,11 +217,13 @@ def at_point(number: int, action: Callable[[], None], operation: Callable[[], No
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # Python swallows an interrupt in the finaliser of what an earlier test left
     sys.settrace(trace)
     try:
         operation()
     finally:
         sys.settrace(before)
+        gc.enable()
         last.clear()  # frames keep alive what they refer to
     return count
 
