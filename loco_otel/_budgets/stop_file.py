@@ -1,4 +1,4 @@
-"""The file that `LOCO_STOP_FILE` names: what it stops, read anew whenever it has changed."""
+"""The file that `LOCO_STOP_FILE` names: what it stops, read again whenever it has changed."""
 
 import logging
 from collections.abc import Mapping

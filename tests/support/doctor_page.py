@@ -30,7 +30,7 @@ def run_doctor(variables: Mapping[str, str]) -> str:
 
 
 def main(path: Path) -> None:
-    """Write the page anew."""
+    """Replace the block of output on the page."""
     page = path.read_text()
     path.write_text(page.replace(find_block(page, "text"), run_doctor(read_variables(page))))
 

@@ -1,6 +1,6 @@
 """LangGraph: a hundred runs of one graph, of which twenty are wide; prints the latency of each.
 
-A run begins once the program has so many answers, so that as much work waits on a fast machine as on a slow one. Its
+A run begins after a set number of answers, so that as much work waits on a fast machine as on a slow one. Its
 latency is the number of answers, of all runs, from its beginning to its end.
 """
 
