@@ -131,7 +131,7 @@ def watch(program: Program, server: MockServer, receiver: Receiver, screen: Scre
             if len(waits) >= REFUSE_AFTER and not refused:
                 refused = True
                 server.refuse("openai", "anthropic")
-                screen.say("  the server refuses four calls with 429 now")
+                screen.say("  the server refuses the next two calls to OpenAI and to Anthropic with 429")
             for line in program.new_lines():
                 screen.say(f"  {line}")
             screen.show(standing, waits)
