@@ -125,6 +125,8 @@ class Ticket:
     """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
     rate_correction = 0, 0
     """Requests and tokens that its end takes of the rate limits of a remote pool, beyond what its grant took."""
+    has_succeeded = False
+    """Whether its lease was released and not cancelled: adaptive limits grow by it."""
     repeated = False
     """Whether it was suspended before."""
     spending_recorded = False

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from loco_otel._config.settings import Settings
-from loco_otel._runtime.runtime import _make_statements
+from loco_otel._runtime.runtime import _make_discovered, _make_statements
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE
 
@@ -56,9 +56,13 @@ def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], di
         Settings.load({**config(table), **ENGINE})
 
 
-def test_engine_needs_a_capacity() -> None:
-    with pytest.raises(ConfigurationError, match=r"redis://:\*\*\*@cache:6379/1: needs a number as LOCO_CAPACITY"):
-        Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"]})
+def test_engine_receives_a_limit_that_adapts() -> None:
+    settings = Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"], "LOCO_CAPACITY_MAX": "20"})
+    discovered = _make_discovered(settings)
+    assert _make_statements(settings) == {}
+    assert discovered is not None
+    assert (discovered.capacity, discovered.capacity_max) == (None, 20)
+    assert _make_discovered(Settings.load(ENGINE)) is None
 
 
 def test_engine_refuses_to_observe() -> None:

@@ -28,7 +28,8 @@ class SharedTicket(NamedTuple):
 class SharedState(NamedTuple):
     """All that the processes of one namespace have."""
 
-    capacities: dict[str, int]
+    capacities: dict[str, int | None]
+    """None is unlimited."""
     tickets: tuple[SharedTicket, ...]
     processes: int
 
@@ -62,7 +63,7 @@ def read_state(url: str, namespace: str, timeout: float) -> SharedState:
         hosts = _pair(connection.call("HGETALL", f"{prefix}hosts"))
         found = _pair(connection.call("HGETALL", f"{prefix}tickets"))
         capacities = {
-            name: int(connection.call("HGET", f"{prefix}line:{name}", "limit"))
+            name: _parse_limit(connection.call("HGET", f"{prefix}line:{name}", "limit"))
             for name in sorted(connection.call("SMEMBERS", f"{prefix}lines"))
         }
     finally:
@@ -101,6 +102,10 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         seconds,
         None if limit is None else int(limit),
     )
+
+
+def _parse_limit(text: str) -> int | None:
+    return None if text == "inf" else int(text)
 
 
 def _pair(flat: list[str]) -> dict[str, str]:

@@ -37,7 +37,12 @@ def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator
             f"{where} took {facts.seconds * 1000:.0f} ms to answer, and counts as away after LOCO_ENGINE_TIMEOUT="
             f"{settings.engine_timeout:g} s"
         )
-    if facts.capacity is not None and facts.capacity != settings.capacity:
+    if facts.capacity is not None and settings.capacity is None:
+        yield (
+            f"{where} has the capacity {facts.capacity}, which another process stated, while this one adapts to each"
+            " provider's host: they share nothing, so give all processes the same LOCO_CAPACITY"
+        )
+    elif facts.capacity is not None and facts.capacity != settings.capacity:
         yield (
             f"{where} has the capacity {facts.capacity}, which another process stated, and a process started now sets"
             f" it to {settings.capacity} for all: give all processes the same LOCO_CAPACITY"
