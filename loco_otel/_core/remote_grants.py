@@ -57,13 +57,13 @@ def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) ->
     return False
 
 
-def update_remote_pool(core: Scheduler, name: str, capacity: float, tick: int, now: float) -> None:
-    """Store the capacity and the tick that the other place reports for a remote pool."""
+def update_remote_pool(core: Scheduler, name: str, capacity: float, tick: int, now: float, *, processes: int) -> None:
+    """Store what the other place reports for a remote pool: its capacity, its tick, its processes."""
     pool = core.resources.pools[name]
     queue_set = core.resources.get_queue_set((name,))
     queue_set.tick = max(queue_set.tick, tick)
-    if pool.is_remote and pool.total_capacity != capacity:
-        pool.set_remote(True, capacity)
+    if pool.is_remote and (pool.total_capacity, pool.processes) != (capacity, processes):
+        pool.set_remote(True, capacity, processes)
         core.emit_limits((pool,), now)
 
 

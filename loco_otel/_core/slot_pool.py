@@ -28,6 +28,7 @@ class SlotPool:
         "name",
         "pause_header",
         "paused_until",
+        "processes",
         "recently_served",
         "reported_limit",
         "reported_pause",
@@ -53,6 +54,8 @@ class SlotPool:
         """Slots that may be granted here; inf while unlimited, 0 while another place grants them."""
         self.total_capacity: float = inf
         """Slots of the resource, wherever they are granted; inf while unlimited."""
+        self.processes = 1
+        """Processes among which another place divides `total_capacity`; 1 while slots are granted here."""
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
@@ -70,8 +73,8 @@ class SlotPool:
         """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
-        self.reported_limit: tuple[float, float, object] | None = None
-        """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
+        self.reported_limit: tuple[float, float, object, int] | None = None
+        """What the last event stated; None before the first (see `limit_events.py`)."""
         self.reported_pause = 0.0
         """`paused_until` in the last event."""
         self.reported_rates: RateLimits | None = None
@@ -171,10 +174,11 @@ class SlotPool:
             self.capacity = self.total_capacity = self.adaptive_limit.limit
         self._update_gate()
 
-    def set_remote(self, is_remote: bool, capacity: float) -> None:  # noqa: FBT001
-        """Leave the grants to another place, or grant here, with this capacity."""
+    def set_remote(self, is_remote: bool, capacity: float, processes: int = 1) -> None:  # noqa: FBT001
+        """Leave the grants to another place, which serves that many processes, or grant here, with this capacity."""
         self.is_remote = is_remote
         self.total_capacity = capacity
+        self.processes = processes
         self.capacity = 0 if is_remote else capacity
         self._update_gate()
 

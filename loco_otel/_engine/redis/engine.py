@@ -179,7 +179,7 @@ class RedisEngine(InProcessEngine):
             self._statements = dict(statements)
             for name, statement in changed.items():
                 self._stated[name] = 0
-                update_remote_pool(core, name, statement.capacity, 0, now)
+                update_remote_pool(core, name, statement.capacity, 0, now, processes=self._link.processes)
                 self._link.send_operations([("state", make_statement(statement, name, 0))])
             if changed and core.remote.is_deciding:
                 return
@@ -256,7 +256,7 @@ class RedisEngine(InProcessEngine):
         def operation_on_core(core: Scheduler, now: float) -> None:
             for line in reply.lines:
                 if line.name in self._statements:
-                    update_remote_pool(core, line.name, line.capacity, line.tick, now)
+                    update_remote_pool(core, line.name, line.capacity, line.tick, now, processes=self._link.processes)
             self._apply_grants(core, reply.granted, now)
             if submitted:
                 self._confirm(core, submitted, now)
