@@ -43,7 +43,8 @@ local function get_line(name)
        virtual = num(11), open = num(12),
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, bucket = prefix .. 'bucket:' .. name .. ':',
+       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, loads = prefix .. 'loads:' .. name,
+       bucket = prefix .. 'bucket:' .. name .. ':',
        tags = prefix .. 'tags:' .. name, idle = prefix .. 'idle:' .. name, blocked = prefix .. 'blocked:' .. name}
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
   L.used = call('ZCARD', L.held)
