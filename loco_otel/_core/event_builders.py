@@ -30,6 +30,8 @@ def _find_wait_reason(queue_set: QueueSet, ticket: Ticket, now: float) -> WaitRe
     pools = queue_set.pools
     if any(pool.paused_until > now for pool in pools):
         return WaitReason.PROVIDER_PAUSE
+    if queue_set.remote is not None:
+        return WaitReason.SLOTS if queue_set.gate is None else WaitReason.RATE_LIMIT
     if any(pool.used >= pool.capacity for pool in pools):
         return WaitReason.SLOTS
     if not queue_set.has_room():

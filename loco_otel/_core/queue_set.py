@@ -386,6 +386,7 @@ class QueueSet:
 
     def start_lease(self, ticket: Ticket, now: float) -> None:
         """Count a ticket that was granted among the leases, and take its rate tokens."""
+        ticket.rate_correction = 0, 0
         for pool in self.pools:
             pool.add_lease(ticket)
             if pool.is_gated:
@@ -403,10 +404,12 @@ class QueueSet:
             pool.record_served(ticket.request)
         self.settle_charge(ticket, now)
 
-    def take_rate_tokens(self, requests: int, tokens: int, now: float) -> None:
-        """Take requests and tokens from the rate limits; negative amounts are returned to them."""
+    def take_rate_tokens(self, ticket: Ticket, requests: int, tokens: int, now: float) -> None:
+        """Take requests and tokens from the rate limits for a lease; negative amounts are returned to them."""
         for pool in self.pools:
             pool.take_rate_tokens(requests, tokens, now)
+        taken_requests, taken_tokens = ticket.rate_correction
+        ticket.rate_correction = taken_requests + requests, taken_tokens + tokens
 
     def handle_success(self, now: float) -> None:
         """Update adaptive limits after a success of a call that still holds its slots."""

@@ -52,6 +52,8 @@ class RemoteState:
         end = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
         ticket.deadline = min((at for at in (end, deadline) if at is not None), default=None)
         ticket.is_unanswered = True
+        # What its grant takes, in case it ends before this process receives the grant.
+        ticket.rate_correction = -1, -ticket.request.tokens
         ticket.state = State.WAITING
         self.add_note(RemoteChange.REQUESTED, ticket)
 

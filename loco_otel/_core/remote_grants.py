@@ -2,17 +2,23 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from loco_otel._core import event_builders
 from loco_otel._core.idle_leases import iter_idle_loans
+from loco_otel._core.queue_set import Gate
 from loco_otel._core.remote import RemoteGrant
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import Buckets
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome
 
 Lenders = Mapping[str, Ticket]
 
 _NO_LENDERS: Lenders = MappingProxyType({})
+_NO_BUCKETS: Mapping[str, Buckets] = MappingProxyType({})
+_GATE_ACCURACY = 0.1
+"""Seconds. Each report of the same time differs by that of its travel."""
 
 
 def apply_remote_grant(
@@ -57,18 +63,49 @@ def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) ->
     return False
 
 
-def update_remote_pool(core: Scheduler, name: str, capacity: float, tick: int, now: float) -> None:
-    """Store the capacity and the tick that the other place reports for a remote pool."""
+class PoolReport(NamedTuple):
+    """What the other place reports of a remote pool."""
+
+    capacity: float
+    tick: int
+    gate: Gate | None = None
+    """The rate limit that delays the next waiter of all processes."""
+    processes: int = 1
+    """Those that share it."""
+
+
+def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: float) -> None:
+    """Store what the other place reports of a remote pool."""
     pool = core.resources.pools[name]
     queue_set = core.resources.get_queue_set((name,))
-    queue_set.tick = max(queue_set.tick, tick)
-    if pool.is_remote and pool.total_capacity != capacity:
-        pool.set_remote(True, capacity)
-        core.emit_limits((pool,), now)
+    queue_set.tick = max(queue_set.tick, report.tick)
+    if not pool.is_remote:
+        return
+    if pool.total_capacity != report.capacity:
+        pool.set_remote(True, report.capacity)
+    pool.processes = report.processes
+    gate = report.gate if queue_set.waiting else None
+    if not _is_same_gate(queue_set.gate, gate):
+        queue_set.gate = gate
+    core.emit_limits((pool,), now)
 
 
-def switch_pools(core: Scheduler, capacities: Mapping[str, float], now: float, *, is_remote: bool) -> None:
-    """Leave the grants of these pools to the other place, or grant here, with these capacities.
+def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
+    """Return whether two gates differ by nothing but the accuracy of their time."""
+    if known is None or gate is None:
+        return known is gate
+    return known.cause is gate.cause and abs(known.until - gate.until) < _GATE_ACCURACY
+
+
+def switch_pools(
+    core: Scheduler,
+    capacities: Mapping[str, float],
+    now: float,
+    *,
+    is_remote: bool,
+    buckets: Mapping[str, Buckets] = _NO_BUCKETS,
+) -> None:
+    """Leave the grants of these pools to the other place, or grant here, with these capacities and rates.
 
     Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
     decides again.
@@ -77,9 +114,10 @@ def switch_pools(core: Scheduler, capacities: Mapping[str, float], now: float, *
     core.remote.is_deciding = is_remote
     for name, capacity in capacities.items():
         pool = core.resources.pools[name]
-        pool.set_remote(is_remote, capacity)
+        pool.set_remote(is_remote, capacity, buckets.get(name, (None, None)))
         for queue_set in core.resources.list_queue_sets(pool):
             queue_set.remote = core.remote if is_remote else None
+            queue_set.gate = None
     core.grant_all_waiting(now)
     if not is_remote:
         for ticket in core.tickets.values():

@@ -221,6 +221,9 @@ class Resources:
         else:
             pool.set_capacity(capacity)
         pool.set_rate_limits(requests, tokens)
+        if requests is None and tokens is None:
+            for queue_set in self._competing[name]:
+                queue_set.gate = None
         return pool
 
     def list_created(self) -> list[str]:

@@ -140,7 +140,7 @@ class Scheduler:
                 ticket.backlog.return_work(ticket)
             queue_set = self._find_queue_set(ticket)
             ticket.correction = ticket.correction if ticket.repeated else -ticket.request.weight
-            queue_set.take_rate_tokens(-1, -ticket.request.tokens, now)
+            queue_set.take_rate_tokens(ticket, -1, -ticket.request.tokens, now)
             self._mark_rejected(queue_set, ticket, outcome, now)
             self._free_slots(queue_set, ticket, now)
 
@@ -177,7 +177,7 @@ class Scheduler:
         if usage is not None and ticket.state is _GRANTED and not ticket.spending_recorded:
             ticket.spending_recorded = True
             excess = usage.input_tokens + usage.output_tokens - ticket.request.tokens
-            self._find_queue_set(ticket).take_rate_tokens(0, excess, now)
+            self._find_queue_set(ticket).take_rate_tokens(ticket, 0, excess, now)
 
     def suspend_ticket(self, ticket: Ticket, now: float) -> None:
         """Free the slot of a GRANTED ticket for the length of a pause; the ticket stays."""
@@ -415,7 +415,7 @@ class Scheduler:
     def _refund_tokens(self, ticket: Ticket, now: float) -> None:
         """Return the tokens of a request that produced no usage."""
         if ticket.state is _GRANTED and not ticket.spending_recorded:
-            self._find_queue_set(ticket).take_rate_tokens(0, -ticket.request.tokens, now)
+            self._find_queue_set(ticket).take_rate_tokens(ticket, 0, -ticket.request.tokens, now)
 
     def _free_slots(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
         self.resources.advance_ticks(queue_set.end_lease(ticket))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from math import inf
+from typing import TypeAlias
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
@@ -9,6 +10,9 @@ from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
 from loco_otel.events import GateCause, Priority, RateLimits, Request
+
+Buckets: TypeAlias = tuple[TokenBucket | None, TokenBucket | None]
+"""Of requests and of tokens."""
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -24,10 +28,12 @@ class SlotPool:
         "is_contested",
         "is_gated",
         "is_remote",
+        "is_shared",
         "leases",
         "name",
         "pause_header",
         "paused_until",
+        "processes",
         "recently_served",
         "reported_limit",
         "reported_pause",
@@ -49,10 +55,14 @@ class SlotPool:
         """Adapts the capacity to the provider, if it is not fixed."""
         self.is_remote = False
         """Whether another place grants its slots, see `_core/remote.py`."""
+        self.is_shared = False
+        """Whether processes share its limits: they change by `set_remote` alone."""
         self.capacity: float = inf
         """Slots that may be granted here; inf while unlimited, 0 while another place grants them."""
         self.total_capacity: float = inf
         """Slots of the resource, wherever they are granted; inf while unlimited."""
+        self.processes = 1
+        """Processes among which another place divides `total_capacity`; 1 while slots are granted here."""
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
@@ -70,8 +80,8 @@ class SlotPool:
         """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
-        self.reported_limit: tuple[float, float, object] | None = None
-        """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
+        self.reported_limit: tuple[float, float, object, int] | None = None
+        """What the last event stated; None before the first (see `limit_events.py`)."""
         self.reported_pause = 0.0
         """`paused_until` in the last event."""
         self.reported_rates: RateLimits | None = None
@@ -94,7 +104,9 @@ class SlotPool:
         """
 
     def set_capacity(self, capacity: int | AdaptiveLimit | None) -> None:
-        """Set the number of slots: None is unlimited, an adaptive limit changes it."""
+        """Set the number of slots: None is unlimited, an adaptive limit changes it. No-op if processes share them."""
+        if self.is_shared:
+            return
         self.adaptive_limit = capacity if isinstance(capacity, AdaptiveLimit) else None
         if isinstance(capacity, AdaptiveLimit):
             self.capacity = capacity.limit
@@ -102,8 +114,6 @@ class SlotPool:
             self.capacity = inf if capacity is None else capacity
             self.paused_until = 0.0
         self.total_capacity = self.capacity
-        if self.is_remote:
-            self.capacity = 0
         self._update_gate()
 
     def set_priority_rules(self, rules: PriorityRules) -> None:
@@ -137,7 +147,9 @@ class SlotPool:
         return max(self.total_capacity, self.adaptive_limit.reference)
 
     def set_rate_limits(self, requests: float | None, tokens: float | None) -> None:
-        """Set the requests and tokens per minute; None is unlimited."""
+        """Set the requests and tokens per minute; None is unlimited. No-op if processes share them."""
+        if self.is_shared:
+            return
         if requests != (self.request_bucket and self.request_bucket.per_minute):
             self.request_bucket = None if requests is None else TokenBucket(requests)
         if tokens != (self.token_bucket and self.token_bucket.per_minute):
@@ -171,11 +183,14 @@ class SlotPool:
             self.capacity = self.total_capacity = self.adaptive_limit.limit
         self._update_gate()
 
-    def set_remote(self, is_remote: bool, capacity: float) -> None:  # noqa: FBT001
-        """Leave the grants to another place, or grant here, with this capacity."""
+    def set_remote(self, is_remote: bool, capacity: float, buckets: Buckets = (None, None)) -> None:  # noqa: FBT001
+        """Leave the grants to another place, or grant here, with this capacity and these rates."""
+        self.is_shared = True
         self.is_remote = is_remote
         self.total_capacity = capacity
+        self.processes = 1
         self.capacity = 0 if is_remote else capacity
+        self.request_bucket, self.token_bucket = buckets
         self._update_gate()
 
     def compute_open_time(self, ticket: Ticket, now: float, queue_set: object) -> float:

@@ -123,6 +123,8 @@ class Ticket:
     """The grant that another place has decided, while it is applied."""
     is_unanswered = False
     """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
+    rate_correction = 0, 0
+    """Requests and tokens that its end takes of the rate limits of a remote pool, beyond what its grant took."""
     repeated = False
     """Whether it was suspended before."""
     spending_recorded = False

@@ -32,14 +32,16 @@ class TokenBucket:
 
     Args:
         per_minute: the rate, and the size of the bucket.
+        level: the level at a time; None is full.
+        now: that time.
 
     """
 
     __slots__ = ("_level_and_time", "per_minute")
 
-    def __init__(self, per_minute: float) -> None:
+    def __init__(self, per_minute: float, level: float | None = None, now: float = 0.0) -> None:
         self.per_minute = per_minute
-        self._level_and_time = per_minute, 0.0
+        self._level_and_time = per_minute if level is None else min(per_minute, level), now
         """The level, and the time at which it was computed. One value, so that both change in one assignment."""
 
     def compute_available_at(self, amount: float, now: float, reserved: float = 0.0) -> float:
@@ -54,6 +56,10 @@ class TokenBucket:
                 return inf
         missing = needed - self._compute_level(now)
         return now if missing <= 0 else now + missing * _MINUTE / self.per_minute
+
+    def compute_missing(self, now: float) -> float:
+        """Return what the bucket lacks to be full."""
+        return self.per_minute - self._compute_level(now)
 
     def take_tokens(self, amount: float, now: float) -> None:
         """Take an amount; a negative one is returned to the bucket."""

@@ -16,3 +16,6 @@ class SharedLimits(NamedTuple):
     max_wait_ticks: int
     shares: Mapping[str, int] = _NO_SHARES
     """Of `fair`, in thousandths, by agent."""
+    requests_per_minute: float | None = None
+    """None is unlimited."""
+    tokens_per_minute: float | None = None

@@ -383,6 +383,8 @@ def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
         settings.alpha if settings.policy == "load" else 0.0,
         settings.max_wait_ticks,
         _convert_shares(settings.shares) if settings.policy == "fair" else {},
+        settings.requests_per_minute,
+        settings.tokens_per_minute,
     )
     return {DEFAULT_RESOURCE: limits}
 

@@ -40,8 +40,6 @@ def test_engine_rejects_others_without_their_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("LOCO_REQUESTS_PER_MINUTE", "5"),
-        ("LOCO_TOKENS_PER_MINUTE", "5"),
         ("LOCO_AUTO_TUNE", "true"),
         ("LOCO_POLICY", "las"),
         ("LOCO_QUEUE_BY", "run"),
@@ -74,6 +72,12 @@ def test_engine_refuses_to_observe() -> None:
 def test_engine_receives_the_capacity_that_is_set(capacity: int) -> None:
     settings = Settings.load({**ENGINE, "LOCO_CAPACITY": str(capacity)})
     assert _make_statements(settings)[DEFAULT_RESOURCE].capacity == capacity
+
+
+def test_engine_receives_the_rates_that_are_set() -> None:
+    settings = Settings.load({**ENGINE, "LOCO_REQUESTS_PER_MINUTE": "60", "LOCO_TOKENS_PER_MINUTE": "2.5"})
+    statement = _make_statements(settings)[DEFAULT_RESOURCE]
+    assert (statement.requests_per_minute, statement.tokens_per_minute) == (60, 2.5)
 
 
 @pytest.mark.parametrize(

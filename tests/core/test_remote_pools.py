@@ -7,6 +7,7 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
+    PoolReport,
     apply_remote_grant,
     confirm_waiting,
     refuse_immediate,
@@ -171,7 +172,7 @@ def test_a_request_that_may_not_wait_is_refused(core: Scheduler) -> None:
 
 
 def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
-    update_remote_pool(core, "llm", 5, 77, 1.0)
+    update_remote_pool(core, "llm", PoolReport(5, 77), 1.0)
     snapshot = core.start_snapshot(1.0).build_snapshot().resources[0]
     assert (snapshot.capacity, snapshot.tick) == (5, 77)
     assert [event.slots for event in core.events if isinstance(event, Limited)] == [5]
@@ -179,9 +180,17 @@ def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
     assert core.resources.pools["llm"].capacity == 0
 
 
+def test_the_processes_that_share_the_slots_are_reported(core: Scheduler) -> None:
+    for processes in (2, 3, 3):
+        update_remote_pool(core, "llm", PoolReport(5, 0, processes=processes), 1.0)
+    switch_pools(core, {"llm": 1}, 1.0, is_remote=False)
+    limits = [(event.slots, event.processes) for event in core.events if isinstance(event, Limited)]
+    assert limits == [(5, 2), (5, 3), (1, 1)]
+
+
 def test_a_tick_never_moves_back(core: Scheduler) -> None:
-    update_remote_pool(core, "llm", 2, 77, 1.0)
-    update_remote_pool(core, "llm", 2, 3, 1.0)
+    update_remote_pool(core, "llm", PoolReport(2, 77), 1.0)
+    update_remote_pool(core, "llm", PoolReport(2, 3), 1.0)
     assert core.resources.get_queue_set(("llm",)).tick == 77
 
 

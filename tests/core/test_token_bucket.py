@@ -186,3 +186,14 @@ def test_rejecting_a_large_waiter_grants_no_rejected_one() -> None:
     assert scheduler.reject_waiting([large, small, small], Outcome.BUDGET, 5.0) == 2
     assert [ticket.state for ticket in (large, small, other)] == [State.REJECTED, State.REJECTED, GRANTED]
     assert scheduler.count_waiting() == 0
+
+
+def test_removed_rates_leave_no_closed_gate() -> None:
+    scheduler = Scheduler({"llm": 2}, FifoPolicy)
+    set_resource(scheduler, "llm", 2, 0.0, requests_per_minute=1)
+    for _ in range(3):
+        scheduler.submit(Ticket(Request("a", resources=("llm",))), 0.0)
+    queue_set = scheduler.resources.get_queue_set(("llm",))
+    assert queue_set.gate is not None
+    set_resource(scheduler, "llm", 1, 0.0)
+    assert (queue_set.gate, queue_set.waiting) == (None, 2)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,6 +152,15 @@ class ChaosRun:
             held += change
             peak = max(peak, held)
         return peak
+
+    def find_excess(self, per_minute: float) -> float:
+        """Return the most grants of any time that are above a full bucket and what has flowed in since."""
+        least, excess = inf, -inf
+        for number, begin in enumerate(sorted(hold.begin for hold in self._read_holds())):
+            inflow = begin * per_minute / 60
+            least = min(least, number - inflow)
+            excess = max(excess, number + 1 - inflow - least - per_minute)
+        return excess
 
     def _read_holds(self) -> list[Hold]:
         holds = []

@@ -57,7 +57,8 @@ async def take_slots(engine: RedisEngine, rng: random.Random, log: int, hold: fl
 
 
 async def work(url: str, namespace: str, folder: str, number: str, options: dict[str, str]) -> None:
-    limits = SharedLimits(int(options["capacity"]), options["policy"], 0.25, 200)
+    rate = float(options["requests"]) if "requests" in options else None
+    limits = SharedLimits(int(options["capacity"]), options["policy"], 0.25, 200, requests_per_minute=rate)
     engine = make_engine(
         url, namespace, limits, ttl=float(options["ttl"]), timeout=float(options["timeout"]), on_error=options["mode"]
     )

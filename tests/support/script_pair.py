@@ -1,7 +1,8 @@
-"""The core and the step script side by side: the same operations, compared grant by grant."""
+"""The core and the step script side by side: the same operations at the same times, compared grant by grant."""
 
 import itertools
 import json
+import math
 import random
 from typing import Any
 
@@ -10,14 +11,19 @@ from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.reconfiguration import set_policy
+from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.redis.batches import GateState, Reply
+from loco_otel._engine.redis.operations import make_operation, make_submission
 from loco_otel._engine.redis.script import SOURCE
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import Granted, Outcome, Rejected, Request, Spending, Usage
 
 _WEIGHTS = (500, 1000, 1000, 3000, 7000)
+_TOKENS = (0, 10, 10, 100, 700)
+_TIME = "call('TIME')"
 _namespaces = itertools.count()
 
 
@@ -43,67 +49,93 @@ class ScriptPair:
     """
 
     def __init__(self, client: Any, limits: SharedLimits) -> None:
-        self._step = client.register_script(SOURCE)
+        assert SOURCE.count(_TIME) == 1
+        self._step = client.register_script(SOURCE.replace(_TIME, "{ARGV[7], ARGV[8]}"))
+        self._milliseconds = 1_790_000_000_000
         self._client = client
         self.base = f"loco:{{pair{next(_namespaces)}}}:1"
         self._number = 0
         self._limits = limits
         self._batch: list[Any] = []
         self.core = Scheduler({"llm": limits.capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks)
+        self._set_core_limits(limits)
         self.core.observed = True
         self.live: dict[str, Ticket] = {}
         self.grants = 0
-        self._held: set[str] = set()
-        self._run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1"]])
+        self.line: Any = None
+        self._run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1", []]])
 
     # -- operations, on both sides --------------------------------------------------------------------------------
 
-    def submit(self, agent: str, weight: int, *, immediate: bool = False) -> None:
-        ticket = Ticket(Request(agent, weight, ("llm",), 0 if immediate else None), "p")
-        self.live[self._name(ticket)] = ticket
-        self.core.submit(ticket, 0.0)
-        self._batch.append(["submit", self._name(ticket), "llm", agent, weight, 0, int(immediate)])
+    @property
+    def now(self) -> float:
+        return self._milliseconds / 1000
 
-    def release(self, ticket: Ticket, correction: int) -> None:
-        if correction:
-            self.core.record_spending(ticket, Spending(Usage(1, 1), ticket.request.weight + correction, "m"), 0.0)
-        self.core.release(ticket, 0.0)
-        self._batch.append(["end", self._name(ticket), correction])
+    def advance(self, milliseconds: int) -> None:
+        """Let time pass, and grant what has become possible."""
+        self.compare()
+        self._milliseconds += milliseconds
+        self.core.grant_all_waiting(self.now)
+        self._batch.append(["beat"])
+
+    def submit(self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0) -> None:
+        ticket = Ticket(Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens), "p")
+        self.live[ticket.id] = ticket
+        self.core.submit(ticket, self.now)
+        self._batch.append(make_submission(ticket))
+
+    def release(self, ticket: Ticket, correction: int, used: int | None = None) -> None:
+        """End a lease, with the tokens that it has used; None reports no usage."""
+        usage = None if used is None else Usage(used, 0)
+        if correction or usage is not None:
+            spending = Spending(usage, ticket.request.weight + correction, "m")
+            self.core.record_spending(ticket, spending, self.now)
+        self.core.release(ticket, self.now)
+        self._add_note(RemoteChange.ENDED, ticket)
 
     def cancel(self, ticket: Ticket) -> None:
-        self.core.cancel(ticket, 0.0)
-        self._batch.append(["end", self._name(ticket), ticket.correction])
+        self.core.cancel(ticket, self.now)
+        self._add_note(RemoteChange.ENDED, ticket)
 
     def suspend(self, ticket: Ticket) -> None:
-        self.core.suspend_ticket(ticket, 0.0)
-        self._batch.append(["suspend", self._name(ticket)])
+        self.core.suspend_ticket(ticket, self.now)
+        self._add_note(RemoteChange.SUSPENDED, ticket)
 
     def resume(self, ticket: Ticket) -> None:
         waited = ticket.waited_ticks
-        self.core.resume_ticket(ticket, 0.0)
-        request = ticket.request
-        immediate = int(request.timeout is not None)
-        self._batch.append(["submit", self._name(ticket), "llm", request.agent, request.weight, waited, immediate])
+        self.core.resume_ticket(ticket, self.now)
+        granted_ticks, ticket.waited_ticks = ticket.waited_ticks, waited
+        self._batch.append(make_submission(ticket))
+        ticket.waited_ticks = granted_ticks
         if ticket.state is State.REJECTED:
-            self._batch.append(["end", self._name(ticket), ticket.correction])
+            self._add_note(RemoteChange.ENDED, ticket)
 
     def set_limits(self, limits: SharedLimits) -> None:
-        """Change policy and capacity; the script orders the waiters anew if the policy differs."""
-        if limits._replace(capacity=self._limits.capacity) != self._limits:
-            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, 0.0)
-        self._limits = limits
-        self.core.set_capacity("llm", limits.capacity, 0.0)
+        """Change policy, capacity and rates; the script orders the waiters anew if the policy differs."""
+        before, self._limits = self._limits, limits
+        self._set_core_limits(limits)
+        if (before.policy, before.alpha, before.max_wait_ticks, before.shares) != (
+            limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares,
+        ):  # fmt: skip
+            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, self.now)
+        self.core.grant_all_waiting(self.now)
         self._batch.append(["state", make_statement(limits, "llm", 0)])
+
+    def _set_core_limits(self, limits: SharedLimits) -> None:
+        self.core.resources.set_resource("llm", limits.capacity, limits.requests_per_minute, limits.tokens_per_minute)
+
+    def _add_note(self, change: RemoteChange, ticket: Ticket) -> None:
+        self._batch.append(make_operation(RemoteNote(change, ticket)))
 
     # -- the comparison -------------------------------------------------------------------------------------------
 
     def compare(self) -> None:
-        """Send what was done as one batch, and compare who holds, and why it was granted."""
+        """Send what was done as one batch, and compare who holds, why it was granted, and what the rates allow."""
         batch, self._batch = self._batch, []
         events, self.core.events, self.core.decided = self.core.events, [], []
         granted = self._run(batch)
-        expected = [_describe(self._name(event.ticket), event) for event in events if isinstance(event, Granted)]
-        full = {self._name(event.ticket) for event in events if isinstance(event, Rejected) and _is_full(event)}
+        expected = [_describe(event) for event in events if isinstance(event, Granted)]
+        full = {event.ticket.id for event in events if isinstance(event, Rejected) and _is_full(event)}
         answered = [_normalize(grant) for grant in granted if grant[1] != "full"]
         assert answered == expected, f"{batch}: the script granted {answered}, the core {expected}"
         assert {grant[0] for grant in granted if grant[1] == "full"} == full
@@ -113,6 +145,22 @@ class ScriptPair:
         held = set(self._client.zrange(f"{self.base}:{self._epoch}:held:llm", 0, -1))
         self.live = {name: ticket for name, ticket in self.live.items() if not ticket.state.is_ended}
         assert held == {name for name, ticket in self.live.items() if ticket.state is State.GRANTED}
+        self._compare_rates()
+
+    def _compare_rates(self) -> None:
+        pool, queue_set = self.core.resources.pools["llm"], self.core.resources.get_queue_set(("llm",))
+        stored = self._client.hgetall(f"{self.base}:rates:llm")
+        levels = {kind: tuple(map(float, text.split("|")))[:2] for kind, text in stored.items()}
+        buckets = {"requests": pool.request_bucket, "tokens": pool.token_bucket}
+        expected = {
+            kind: (bucket.per_minute, bucket._level_and_time[0])
+            for kind, bucket in buckets.items()
+            if bucket is not None
+        }
+        assert levels == expected, f"the script has {levels}, the core {expected}"
+        gate = queue_set.gate
+        expected_gate = gate and GateState(math.floor(gate.until * 1000) + 1, gate.cause.value, True)
+        assert self.line.gate == expected_gate, f"the script has {self.line}, the core {gate} at {self.now}"
 
     def close(self) -> None:
         """End all tickets; the script then keeps nothing."""
@@ -121,21 +169,23 @@ class ScriptPair:
         self.compare()
         self._run([["leave"]])
         left = list(self._client.scan_iter(f"{self.base}*", count=1000))
-        assert left == [], left
+        for key in left:  # what was spent, until the buckets are full
+            assert key == f"{self.base}:rates:llm", left
+            assert self._client.pttl(key) >= 0
+            self._client.delete(key)
 
     def list_tickets(self, *states: State) -> list[Ticket]:
         return [ticket for ticket in self.live.values() if ticket.state in states]
 
     def _run(self, operations: list[Any]) -> list[Any]:
         self._number += 1
-        reply = json.loads(self._step(keys=[self.base], args=["p", self._number, 1, 60000, json.dumps(operations)]))
-        assert reply[1] == "ok", reply
-        self._epoch = reply[2]
-        return reply[3] or []
-
-    @staticmethod
-    def _name(ticket: Ticket) -> str:
-        return f"p-{ticket.seq}"
+        seconds, milliseconds = divmod(self._milliseconds, 1000)
+        sent = ["p", self._number, 1, 3_600_000, json.dumps(operations), 1, seconds, milliseconds * 1000]
+        reply = Reply.parse(json.loads(self._step(keys=[self.base], args=sent)))
+        assert reply.status == "ok", reply
+        self._epoch = reply.epoch
+        self.line = next((line for line in reply.lines), self.line)
+        return list(reply.granted)
 
 
 def make_policy(limits: SharedLimits) -> Any:
@@ -152,6 +202,7 @@ def draw_limits(rng: random.Random) -> SharedLimits:
         rng.choice([0.0, 0.25, 0.3, 0.5, 0.9, 1.0]) if policy == "load" else 0.0,
         rng.choice([0, 0, 2, 5, 20]),
         rng.choice([{}, {"a0": 2000, "a1": 300, "a2": 7}]) if policy == "fair" else {},
+        *rng.choice([(None, None), (60, None), (None, 1000), (33.3, 7000), (600, 1e4 / 3)]),
     )
 
 
@@ -159,11 +210,13 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
     """Do one random operation on both sides."""
     chance = rng.random()
     holders = pair.list_tickets(State.GRANTED)
-    if chance < 0.5 or not pair.live:
+    if chance < 0.1:
+        pair.advance(rng.choice([1, 17, 333, 1000, 20_000]))
+    elif chance < 0.5 or not pair.live:
         some = agents[: rng.choice([1, len(agents)])]
-        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=rng.random() < 0.1)
+        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=rng.random() < 0.1, tokens=rng.choice(_TOKENS))
     elif chance < 0.85 and holders:
-        pair.release(rng.choice(holders), rng.choice([0, 0, -400, 900]))
+        pair.release(rng.choice(holders), rng.choice([0, 0, -400, 900]), rng.choice([None, 0, 15, 300]))
     elif chance < 0.9 and holders:
         pair.suspend(rng.choice(holders))
     elif chance < 0.95 and (paused := pair.list_tickets(State.SUSPENDED)):
@@ -174,8 +227,8 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
         pair.cancel(rng.choice(live))
 
 
-def _describe(name: str, event: Granted) -> tuple[Any, ...]:
-    facts = name, event.reason.value, event.tick, event.waited_ticks
+def _describe(event: Granted) -> tuple[Any, ...]:
+    facts = event.ticket.id, event.reason.value, event.tick, event.waited_ticks
     return (*facts, event.score, event.queue_weight, event.queue_age)
 
 

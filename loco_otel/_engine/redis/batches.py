@@ -38,6 +38,23 @@ class Batch(NamedTuple):
     sent_at: float
 
 
+class RateState(NamedTuple):
+    """A rate per minute, and the level of its bucket."""
+
+    per_minute: float
+    level: float
+
+
+class GateState(NamedTuple):
+    """A rate that delays the next waiter."""
+
+    due: int
+    """When it opens, in ms of the server's clock."""
+    cause: str
+    is_named: bool
+    """Whether this process is the one that comes at that time."""
+
+
 class LineState(NamedTuple):
     """A resource as the engine reports it, for all processes together."""
 
@@ -51,6 +68,16 @@ class LineState(NamedTuple):
     policy: str
     alpha: str
     guard: int
+    requests: RateState | None = None
+    tokens: RateState | None = None
+    gate: GateState | None = None
+
+    @classmethod
+    def parse(cls, fields: Sequence[Any]) -> "LineState":
+        """Return the state in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
+        *facts, requests, tokens, gate = fields
+        rates = [RateState(*map(float, rate)) if rate else None for rate in (requests, tokens)]
+        return cls._make((*facts, *rates, GateState(*gate) if gate else None))
 
 
 class Reply(NamedTuple):
@@ -71,7 +98,7 @@ class Reply(NamedTuple):
     def parse(cls, fields: Sequence[Any]) -> "Reply":
         """Return the reply in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
         now, status, epoch, granted, lines, due, expiry, processes = fields
-        states = tuple(LineState(*line) for line in lines or ())
+        states = tuple(LineState.parse(line) for line in lines or ())
         return cls(now, status, epoch, tuple(granted or ()), states, due, expiry, processes)
 
 
@@ -99,7 +126,7 @@ class BatchLog:
         self._sync_parts: deque[Operation] = deque()
         self._must_reset = False
         self._ended: list[Sequence[Any]] = []
-        """Ends of tickets that the next sync repeats: id and correction."""
+        """Ends of tickets that the next sync repeats: id, and corrections of the weight and of the rates."""
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -158,8 +185,12 @@ class BatchLog:
         self.is_synced = False
         self._must_reset |= must_reset
 
-    def start_sync(self, statements: Sequence[Any], tickets: Sequence[Operation], host: str) -> None:
+    def start_sync(
+        self, statements: Sequence[Any], tickets: Sequence[Operation], host: str, spent: Sequence[Any] = ()
+    ) -> None:
         """Prepare a sync with everything that the process has at this moment, the leases first.
+
+        `spent` is what the process has taken of the rates while it granted by itself.
 
         The ends of tickets that were not answered yet are repeated, for their corrections; all else that was queued
         follows from the tickets.
@@ -167,7 +198,7 @@ class BatchLog:
         self.is_synced = False
         self.generation += 1
         unanswered = [operation for batch in self._in_flight for operation in batch.operations]
-        self._ended += [operation[1:3] for operation in (*unanswered, *self._queue) if operation[0] == "end"]
+        self._ended += [operation[1:] for operation in (*unanswered, *self._queue) if operation[0] == "end"]
         self._in_flight.clear()
         self._queue.clear()
         starts = range(0, max(1, len(tickets)), MAX_SYNC_TICKETS)
@@ -182,6 +213,7 @@ class BatchLog:
                 self._ended,
                 tickets[start : start + MAX_SYNC_TICKETS],
                 host,
+                spent,
             )
             for part, start in enumerate(starts, start=1)
         )

@@ -9,10 +9,11 @@ from math import inf
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
-from loco_otel._core.policies.base import key_of
-from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteNote
+from loco_otel._core.queue_set import Gate
+from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
     Lenders,
+    PoolReport,
     apply_remote_grant,
     confirm_waiting,
     find_loan,
@@ -21,25 +22,24 @@ from loco_otel._core.remote_grants import (
     update_remote_pool,
 )
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import Buckets
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.redis import messages
-from loco_otel._engine.redis.batches import BatchLog, LineState, Operation, Reply
+from loco_otel._engine.redis.batches import BatchLog, GateState, LineState, Operation, Reply
 from loco_otel._engine.redis.link import Link
-from loco_otel._engine.redis.modes import ModeSwitch, compute_share
+from loco_otel._engine.redis.local_shares import LocalShares
+from loco_otel._engine.redis.modes import ModeSwitch
+from loco_otel._engine.redis.operations import WAITING, is_immediate, list_tickets, make_operation, make_submission
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.redis.statements import differ_from_line, make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.clock import Clock, monotonic
-from loco_otel.events import GrantReason, Snapshot
+from loco_otel.events import GateCause, GrantReason, Snapshot
 from loco_otel.snapshots import EngineMode, EngineSnapshot
 
 _logger = logging.getLogger("loco_otel")
-
-_WAITING, _HELD, _SUSPENDED = 0, 1, 2
-"""The states of a ticket in a sync, see `lua/state.lua`."""
-
 
 _MAX_DURATIONS = 10_000
 """Calls whose duration is kept between two collections."""
@@ -94,6 +94,7 @@ class RedisEngine(InProcessEngine):
         self._stated = dict.fromkeys(self._statements, 0)
         self._reported: dict[str, Operation] = {}
         self._loans: dict[int, Lenders] = {}
+        self._shares = LocalShares()
         self._warned: set[str] = set()
         switch = ModeSwitch(self._options.on_error, self._options.timeout)
         self._switch = switch
@@ -112,7 +113,10 @@ class RedisEngine(InProcessEngine):
     def _collect(self) -> None:
         core = self._core
         if core.remote.is_deciding:
-            operations = [self._make_operation(note) for note in core.remote.notes]
+            operations = [make_operation(note) for note in core.remote.notes]
+            for note in core.remote.notes:
+                if note.change is RemoteChange.ENDED:
+                    self._loans.pop(note.ticket.seq, None)
             core.remote.notes = []
             if core.count_waiting() or self._reported:
                 operations += self._report_loans()
@@ -122,22 +126,6 @@ class RedisEngine(InProcessEngine):
         super()._collect()
         if core.closed and not core.tickets:
             self._link.leave()
-
-    def _make_operation(self, note: RemoteNote) -> Operation:
-        ticket = note.ticket
-        ticket_id = f"{self._owner}-{ticket.seq}"
-        if note.change is RemoteChange.REQUESTED:
-            return self._make_submission(ticket)
-        if note.change is RemoteChange.SUSPENDED:
-            return ("suspend", ticket_id)
-        self._loans.pop(ticket.seq, None)
-        return ("end", ticket_id, ticket.correction)
-
-    def _make_submission(self, ticket: Ticket) -> Operation:
-        request = ticket.request
-        waited = ticket.waited_ticks if ticket.repeated else 0
-        facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(_is_immediate(ticket))
-        return ("submit", f"{self._owner}-{ticket.seq}", *facts)
 
     def _report_loans(self) -> list[Operation]:
         """Return what has changed about leases here that are all blocked or idle."""
@@ -179,13 +167,13 @@ class RedisEngine(InProcessEngine):
             self._statements = dict(statements)
             for name, statement in changed.items():
                 self._stated[name] = 0
-                update_remote_pool(core, name, statement.capacity, 0, now)
+                update_remote_pool(core, name, PoolReport(statement.capacity, 0, None, self._link.processes), now)
                 self._link.send_operations([("state", make_statement(statement, name, 0))])
             if changed and core.remote.is_deciding:
                 return
             if changed and self._switch.mode is EngineMode.LOCAL:
                 self._lines.clear()
-                switch_pools(core, self._list_capacities(), now, is_remote=False)
+                self._switch_to(EngineMode.LOCAL, core, now)
 
         self._locked(operation)
 
@@ -206,40 +194,14 @@ class RedisEngine(InProcessEngine):
             self._reported = {}
             statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
             host = f"{socket.gethostname()} {os.getpid()}"
+            tickets = list_tickets(core, self._statements)
             with self._link.lock:
-                self._link.log.start_sync(statements, self._list_tickets(core), host)
+                self._link.log.start_sync(statements, tickets, host, self._shares.list_spent(now))
                 for ticket in core.tickets.values():
-                    if _is_immediate(ticket) and ticket.state is State.WAITING:
-                        self._link.log.add_operation(self._make_submission(ticket))
+                    if is_immediate(ticket) and ticket.state is State.WAITING:
+                        self._link.log.add_operation(make_submission(ticket))
 
         self._locked(operation)
-
-    def _list_tickets(self, core: Scheduler) -> list[Operation]:
-        tickets: list[Operation] = []
-        for ticket in core.tickets.values():
-            if ticket.request.resources[0] not in self._statements or ticket.state is State.NEW:
-                continue
-            if ticket.state is State.WAITING and _is_immediate(ticket):
-                continue
-            queue_set = core.resources.get_queue_set(ticket.request.resources)
-            state, waited = _WAITING, queue_set.tick - ticket.birth
-            if ticket.state is not State.WAITING:
-                state = _HELD if ticket.state.is_holding else _SUSPENDED
-                waited = ticket.waited_ticks
-            tickets.append(
-                (
-                    f"{self._owner}-{ticket.seq}",
-                    ticket.request.resources[0],
-                    _name_queue(ticket),
-                    ticket.request.weight,
-                    max(0, waited),
-                    state,
-                    queue_set.tick,
-                )
-            )
-        # The leases first, so that nothing is granted in their place.
-        tickets.sort(key=lambda fields: fields[5] != _HELD)
-        return tickets
 
     def apply_reply(self, reply: Reply, operations: Sequence[Operation], seconds: float) -> None:
         """Apply the grants and the state of the resources that the reply to these operations contains."""
@@ -251,12 +213,15 @@ class RedisEngine(InProcessEngine):
         submitted = [operation[1] for operation in operations if operation[0] == "submit"]
         for operation in operations:
             if operation[0] == "sync":
-                submitted += [fields[0] for fields in operation[7] if fields[5] == _WAITING]
+                submitted += [fields[0] for fields in operation[7] if fields[5] == WAITING]
 
         def operation_on_core(core: Scheduler, now: float) -> None:
             for line in reply.lines:
                 if line.name in self._statements:
-                    update_remote_pool(core, line.name, line.capacity, line.tick, now)
+                    gate = None if line.gate is None else _make_gate(line.name, line.gate, now - reply.now / 1000)
+                    update_remote_pool(
+                        core, line.name, PoolReport(line.capacity, line.tick, gate, self._link.processes), now
+                    )
             self._apply_grants(core, reply.granted, now)
             if submitted:
                 self._confirm(core, submitted, now)
@@ -318,10 +283,11 @@ class RedisEngine(InProcessEngine):
     def change_mode(self, mode: EngineMode, error: Exception | None) -> None:
         """Go on in another mode; the error is why the engine is away."""
         if mode is EngineMode.REMOTE:
+            self._shares.clear()
             _logger.warning(messages.BACK_MESSAGE)
         else:
             self._locked(lambda core, now: self._switch_to(mode, core, now))
-            _logger.warning("%s", messages.describe_absence(mode, error, self._list_shares()))
+            _logger.warning("%s", messages.describe_absence(mode, error, self._shares.limits))
 
     def restore_mode(self) -> None:
         """Go on in the mode of before, as a sync has failed."""
@@ -334,19 +300,20 @@ class RedisEngine(InProcessEngine):
 
     def _switch_to(self, mode: EngineMode, core: Scheduler, now: float) -> None:
         capacities: Mapping[str, float] = self._list_capacities()
+        buckets: Mapping[str, Buckets] = {}
         if mode is EngineMode.LOCAL:
-            capacities = self._list_shares()
+            self._shares.update(self._statements, self._lines, self._link.processes, now)
+            capacities = {name: share.capacity for name, share in self._shares.limits.items()}
+            buckets = self._shares.buckets
         elif mode is EngineMode.OPEN:
             capacities = dict.fromkeys(capacities, inf)
-        switch_pools(core, capacities, now, is_remote=mode in {EngineMode.REMOTE, EngineMode.CLOSED})
+        is_remote = mode in {EngineMode.REMOTE, EngineMode.CLOSED}
+        switch_pools(core, capacities, now, is_remote=is_remote, buckets=buckets)
 
     def _list_capacities(self) -> dict[str, float]:
         """Return the capacities in force, by resource."""
         lines = self._lines
         return {name: lines[name].capacity if name in lines else it.capacity for name, it in self._statements.items()}
-
-    def _list_shares(self) -> dict[str, float]:
-        return {name: compute_share(it, self._link.processes) for name, it in self._list_capacities().items()}
 
     def take_call_durations(self) -> Sequence[float]:
         """Return the seconds of each call of the engine since this was called last, at most 10,000."""
@@ -365,13 +332,6 @@ class RedisEngine(InProcessEngine):
         return super().take_snapshot()._replace(engine=engine)
 
 
-def _is_immediate(ticket: Ticket) -> bool:
-    """Return whether a ticket may not wait."""
-    timeout = ticket.request.timeout
-    return timeout is not None and timeout <= 0
-
-
-def _name_queue(ticket: Ticket) -> str:
-    """Return the name of a ticket's queue: agents of different tenants are different agents."""
-    key = key_of(ticket.request)
-    return key if isinstance(key, str) else "\x1f".join(key)
+def _make_gate(name: str, state: GateState, server_start: float) -> Gate:
+    """Return a closed gate; `server_start` is the time here at which the server's clock was 0."""
+    return Gate(name, GateCause(state.cause), server_start + state.due / 1000)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
+from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
 from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
 from loco_otel._engine.redis.script import SHA, SOURCE
@@ -34,9 +35,6 @@ _HARMLESS_ERRORS = frozenset(
 
 _ACTIVE_SECONDS = 1.0
 """For so long after a batch the reader checks for timeouts by itself; later, the next sender wakes it."""
-
-_KICK_SPREAD = 0.05
-"""Seconds over which processes spread what all of them do at the same time of the server."""
 
 
 class LinkHost(Protocol):
@@ -104,7 +102,7 @@ class Link:
         self._wakes: Connection | None = None
         self._wake_deadline = inf
         self._moved: tuple[str, int] | None = None
-        self._kick_at = inf
+        self._kicks = KickPlan(log.ttl)
         self._sent_at = -inf
         self._sleeps_until = -inf
         self._is_closing = False
@@ -170,6 +168,7 @@ class Link:
             self.log.generation,
             round(self.log.ttl * 1000),
             json.dumps(batch.operations),
+            int(self._host.has_waiters),
         )
         try:
             assert self._connection is not None  # noqa: S101 - invariant: synced, or the reader syncs
@@ -294,16 +293,16 @@ class Link:
             now = self._clock()
             if now > min(self.log.oldest_sent_at + self._timeout, self._wake_deadline):
                 raise TimeoutError(f"no answer within {self._timeout:g} s")
-            if now >= min(self.log.beat_at, self._kick_at):
+            if now >= min(self.log.beat_at, self._kicks.at):
                 self._send_beat(now)
-            until = min(self.log.beat_at, self._kick_at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
+            until = min(self.log.beat_at, self._kicks.at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
             if now - self._sent_at < _ACTIVE_SECONDS:
                 until = min(until, now + self._timeout)
             self._sleeps_until = until
         return max(0.0, until - now)
 
     def _send_beat(self, now: float) -> None:
-        self._kick_at = inf
+        self._kicks.clear()
         batch = self.log.take_beat(now)
         if batch is not None:
             self._write(batch)
@@ -340,16 +339,8 @@ class Link:
         self._epoch = reply.epoch
         self.processes = max(1, reply.processes)
         self._host.apply_reply(reply, batch.operations, now - batch.sent_at)
-        self._kick_at = inf
-        if not self._host.has_waiters:
-            return
-        spread = random.random() * _KICK_SPREAD  # noqa: S311 - spreads processes, keeps no secret
-        if reply.due:
-            self._kick_at = now + max(0, reply.due - reply.now) / 1000 + spread
-        # Only of a process that has missed a heartbeat, so that nobody asks about those that are alive.
-        left = (reply.expiry - reply.now) / 1000
-        if reply.expiry and left < self.log.ttl / 2:
-            self._kick_at = min(self._kick_at, now + max(0.0, left) + 0.005 + spread)
+        fraction = random.random()  # noqa: S311 - spreads processes, keeps no secret
+        self._kicks.update(reply, now, fraction, has_waiters=self._host.has_waiters)
 
     def _handle_failure(self, error: Exception, started: float) -> None:
         now = self._clock()

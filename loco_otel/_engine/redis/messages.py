@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from loco_otel._engine.redis.batches import LineState
+from loco_otel._engine.redis.statements import list_facts, list_line_facts
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.snapshots import EngineMode
 
@@ -14,10 +15,10 @@ _EFFECTS = {
 }
 
 
-def describe_absence(mode: EngineMode, error: Exception | None, shares: Mapping[str, float]) -> str:
+def describe_absence(mode: EngineMode, error: Exception | None, shares: Mapping[str, SharedLimits]) -> str:
     """Return the message of an engine that is away."""
     effect = _EFFECTS.get(mode) or "this process grants its share: " + ", ".join(
-        f"at most {share} concurrent calls of {name}" for name, share in shares.items()
+        f"at most {_describe_share(share)} of {name}" for name, share in shares.items()
     )
     reason = str(error) or type(error).__name__
     return f"the shared engine (LOCO_ENGINE) does not answer ({reason}): {effect} (LOCO_ENGINE_ON_ERROR={mode})"
@@ -25,14 +26,16 @@ def describe_absence(mode: EngineMode, error: Exception | None, shares: Mapping[
 
 def describe_difference(line: LineState, statement: SharedLimits) -> str:
     """Return the message of limits that another process has stated since."""
-    pairs = (
-        ("capacity", line.capacity, statement.capacity),
-        ("policy", line.policy, statement.policy),
-        ("alpha", float(line.alpha), statement.alpha),
-        ("max_wait_ticks", line.guard, statement.max_wait_ticks),
-    )
-    different = ", ".join(f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours)
+    pairs = zip(list_line_facts(line), list_facts(statement), strict=True)
+    different = ", ".join(f"{name} {theirs}, not {ours}" for (name, theirs), (_, ours) in pairs if theirs != ours)
     return (
         f"another process has stated other limits of {line.name} since this one started, and they are in force for "
         f"all: {different}; give all processes the same settings"
     )
+
+
+def _describe_share(share: SharedLimits) -> str:
+    parts = [f"{share.capacity} concurrent calls"]
+    parts += [f"{share.requests_per_minute:g} requests per minute"] if share.requests_per_minute else []
+    parts += [f"{share.tokens_per_minute:g} tokens per minute"] if share.tokens_per_minute else []
+    return ", ".join(parts)

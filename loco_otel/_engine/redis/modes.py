@@ -2,6 +2,7 @@
 
 from math import inf
 
+from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.snapshots import EngineMode
 
 AWAY_MODES = {"local": EngineMode.LOCAL, "closed": EngineMode.CLOSED, "open": EngineMode.OPEN}
@@ -52,6 +53,8 @@ class ModeSwitch:
 def compute_share(capacity: float, processes: int) -> float:
     """Return the slots of one process while the engine is away: its part of the capacity, at least 1 unless that is 0.
 
+    A rate per minute is shared likewise; one below 1 is not divided.
+
     Example:
         >>> compute_share(8, 3)
         2
@@ -60,3 +63,19 @@ def compute_share(capacity: float, processes: int) -> float:
 
     """
     return capacity if capacity == inf else min(capacity, max(1, int(capacity) // max(1, processes)))
+
+
+def compute_local_limits(limits: SharedLimits, processes: int) -> SharedLimits:
+    """Return what one process grants of the limits of a resource while the engine is away.
+
+    Example:
+        >>> compute_local_limits(SharedLimits(8, "fifo", 0.0, 0, requests_per_minute=100), 3)[-2:]
+        (33, None)
+
+    """
+    requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
+    return limits._replace(
+        capacity=int(compute_share(limits.capacity, processes)),
+        requests_per_minute=requests and compute_share(requests, processes),
+        tokens_per_minute=tokens and compute_share(tokens, processes),
+    )

@@ -9,10 +9,46 @@ from loco_otel._engine.shared_limits import SharedLimits
 def make_statement(limits: SharedLimits, name: str, stated: int) -> Operation:
     """Return the statement of a resource's limits; `stated` is when it was first made, 0 for now."""
     shares = json.dumps(dict(limits.shares), sort_keys=True) if limits.shares else ""
-    return [name, limits.capacity, limits.policy, repr(float(limits.alpha)), limits.max_wait_ticks, shares, stated]
+    order = limits.policy, repr(float(limits.alpha)), limits.max_wait_ticks, shares
+    rates = repr(limits.requests_per_minute or 0), repr(limits.tokens_per_minute or 0)
+    return [name, limits.capacity, *order, stated, *rates]
 
 
 def differ_from_line(limits: SharedLimits, line: LineState) -> bool:
     """Return whether other limits than these are in force."""
-    mine = limits.capacity, limits.policy, float(limits.alpha), limits.max_wait_ticks
-    return mine != (line.capacity, line.policy, float(line.alpha), line.guard)
+    return list_facts(limits) != list_line_facts(line)
+
+
+def apply_line(limits: SharedLimits, line: LineState | None) -> SharedLimits:
+    """Return the capacity and the rates in force, as far as the engine has reported them."""
+    if line is None:
+        return limits
+    return limits._replace(
+        capacity=line.capacity,
+        requests_per_minute=line.requests and line.requests.per_minute,
+        tokens_per_minute=line.tokens and line.tokens.per_minute,
+    )
+
+
+def list_facts(limits: SharedLimits) -> list[tuple[str, object]]:
+    """Return the limits by the names of their settings."""
+    return [
+        ("capacity", limits.capacity),
+        ("policy", limits.policy),
+        ("alpha", float(limits.alpha)),
+        ("max_wait_ticks", limits.max_wait_ticks),
+        ("requests_per_minute", limits.requests_per_minute),
+        ("tokens_per_minute", limits.tokens_per_minute),
+    ]
+
+
+def list_line_facts(line: LineState) -> list[tuple[str, object]]:
+    """Return the limits in force, in the order of `list_facts`."""
+    return [
+        ("capacity", line.capacity),
+        ("policy", line.policy),
+        ("alpha", float(line.alpha)),
+        ("max_wait_ticks", line.guard),
+        ("requests_per_minute", line.requests and line.requests.per_minute),
+        ("tokens_per_minute", line.tokens and line.tokens.per_minute),
+    ]

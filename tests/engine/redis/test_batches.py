@@ -103,12 +103,12 @@ def test_numbers_continue_after_a_sync() -> None:
 def test_a_sync_repeats_the_ends_that_were_not_answered() -> None:
     """Also over a second attempt: their corrections are known to nothing else."""
     log = synced()
-    log.add_operation(("end", "p-1", 500))
+    log.add_operation(("end", "p-1", 500, 0, 70))
     take(log, 1.0)
-    log.add_operation(("end", "p-2", -200))
-    assert start_sync(log, 2.0)[6] == [("p-1", 500), ("p-2", -200)]
-    log.add_operation(("end", "p-3", 0))
-    assert start_sync(log, 3.0)[6] == [("p-1", 500), ("p-2", -200), ("p-3", 0)]
+    log.add_operation(("end", "p-2", -200, -1, -30))
+    assert start_sync(log, 2.0)[6] == [("p-1", 500, 0, 70), ("p-2", -200, -1, -30)]
+    log.add_operation(("end", "p-3", 0, 0, 0))
+    assert start_sync(log, 3.0)[6] == [("p-1", 500, 0, 70), ("p-2", -200, -1, -30), ("p-3", 0, 0, 0)]
     assert log.accept_sync_reply(reply(), 3.0)
     assert start_sync(log, 4.0)[6] == []
 

@@ -16,12 +16,16 @@ from script_pair import ScriptPair, draw_limits, run_step
 from loco_otel._core.ticket import State
 from loco_otel._engine.shared_limits import SharedLimits
 
+requests = st.sampled_from([None, None, 60, 7.3])
+tokens = st.sampled_from([None, None, 1000, 30_000 / 7])
 shared_limits = st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3]),
     st.just("load"),
     st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
     st.sampled_from([0, 0, 1, 2, 5]),
+    requests_per_minute=requests,
+    tokens_per_minute=tokens,
 ) | st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3]),
@@ -29,6 +33,8 @@ shared_limits = st.builds(
     st.just(0.0),
     st.sampled_from([0, 0, 1, 2, 5]),
     st.sampled_from([{}, {"a": 2000, "b": 300}]),
+    requests,
+    tokens,
 )
 
 
@@ -60,16 +66,25 @@ class PairMachine(RuleBasedStateMachine):
     def begin(self, limits: SharedLimits) -> None:
         self.pair = ScriptPair(self.client, limits)
 
-    @rule(agent=st.sampled_from("abc"), weight=st.sampled_from([500, 1000, 3000]), immediate=st.booleans())
-    def submit(self, agent: str, weight: int, immediate: bool) -> None:
-        self.pair.submit(agent, weight, immediate=immediate)
+    @rule(
+        agent=st.sampled_from("abc"),
+        weight=st.sampled_from([500, 1000, 3000]),
+        immediate=st.booleans(),
+        tokens=st.sampled_from([0, 10, 400, 2000]),
+    )
+    def submit(self, agent: str, weight: int, immediate: bool, tokens: int) -> None:
+        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens)
+
+    @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))
+    def advance(self, milliseconds: int) -> None:
+        self.pair.advance(milliseconds)
 
     @precondition(lambda self: self.pair.live)
-    @rule(data=st.data(), correction=st.sampled_from([0, 0, -400, 900]))
-    def end(self, data: st.DataObject, correction: int) -> None:
+    @rule(data=st.data(), correction=st.sampled_from([0, 0, -400, 900]), used=st.sampled_from([None, 0, 15, 900]))
+    def end(self, data: st.DataObject, correction: int, used: int | None) -> None:
         ticket = data.draw(st.sampled_from(list(self.pair.live.values())))
         if ticket.state is State.GRANTED:
-            self.pair.release(ticket, correction)
+            self.pair.release(ticket, correction, used)
         elif not ticket.state.is_ended:
             self.pair.cancel(ticket)
 

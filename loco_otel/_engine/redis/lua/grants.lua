@@ -35,6 +35,7 @@ local function dequeue(L, id, R)
   call('ZREM', L.waiters .. R[AGENT], member)
   call('ZREM', L.ages, member)
   L.waiting = L.waiting - 1
+  if L.waiting == 0 then L.gate = '' end
   local head, weight = find_head(L, R[AGENT]), 0
   if head then weight = call('HINCRBY', L.weights, R[AGENT], int(-R[WEIGHT]))
   else call('HDEL', L.weights, R[AGENT]) end
@@ -50,6 +51,7 @@ local function grant(L, id, R, reason, score, head, lender)
   local weight, age = R[WEIGHT], L.tick - R[BIRTH]
   if head then weight, age = tonumber(call('HGET', L.weights, R[AGENT])), L.tick - head.birth end
   charge(L, R)
+  take_rates(L, 1, R[TOKENS] or 0)
   if head then dequeue(L, id, R) end
   R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
   if lender then
@@ -73,6 +75,9 @@ local function fill(L)
       id, reason = head.id, 'score'
     end
     local R = read_ticket(id)
+    local opened, gate = is_open(L, R)
+    L.gate = gate or ''
+    if not opened then return end
     if not head then head, score = find_head(L, R[AGENT]), policies[L.policy].score(L, R[AGENT]) end
     grant(L, id, R, reason, score, head)
   end
@@ -102,10 +107,12 @@ local function free_slot(L, id, R)
   end
   return not heir
 end
-local function end_ticket(id, correction)
+-- `requests` and `tokens` are what it takes of the rates beyond its estimate; of a lease alone, as a waiter took nothing.
+local function end_ticket(id, correction, requests, tokens)
   local R = read_ticket(id)
   if not R then return end
   local L = get_line(R[LINE])
+  if R[STATE] == HELD or R[STATE] == SHARED then take_rates(L, requests, tokens) end
   call('HDEL', TICKETS, id)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
   if R[STATE] == WAITING then
@@ -117,10 +124,11 @@ local function end_ticket(id, correction)
   end
   fill(L)
 end
-local function suspend_ticket(id)
+local function suspend_ticket(id, requests, tokens)
   local R = read_ticket(id)
   if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
   local L = get_line(R[LINE])
+  take_rates(L, requests, tokens)
   local freed = free_slot(L, id, R)
   R[STATE], R[LENDER] = SUSPENDED, ''
   write_ticket(id, R)
@@ -129,17 +137,19 @@ local function suspend_ticket(id)
 end
 -- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused
 -- if it is not granted at once.
-local function submit_ticket(id, name, agent, weight, waited, immediate)
+local function submit_ticket(id, name, agent, weight, waited, immediate, tokens)
   local R = read_ticket(id)
   if R and R[STATE] ~= SUSPENDED then return end
   local L, is_new = get_line(name), not R
   if is_new then
     L.seq = L.seq + 1
-    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', ''}
+    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens}
     call('SADD', prefix .. 'own:' .. owner, id)
   end
   R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
-  if not learning and L.waiting == 0 and L.used < L.limit then return grant(L, id, R, 'free', 0, nil) end
+  if not learning and L.waiting == 0 and L.used < L.limit and is_open(L, R) then
+    return grant(L, id, R, 'free', 0, nil)
+  end
   if immediate == 1 then
     -- One that returns from a pause stays suspended, until its process ends it.
     if is_new then call('SREM', prefix .. 'own:' .. owner, id) end

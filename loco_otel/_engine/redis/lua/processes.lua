@@ -8,6 +8,14 @@ local function start_learning()
   learning_until = now + math.floor(ttl / 2)
   call('HSET', config, 'learning', int(learning_until))
 end
+-- What was granted is forgotten with the state, so nothing of the last minute may be granted again.
+local function record_loss()
+  start_learning()
+  if lost_until > now then return end
+  lost_until = now + math.floor(ttl / 2)
+  call('HSET', config, 'lost', int(lost_until))
+  for _, name in ipairs(call('SMEMBERS', LINES)) do empty_buckets(get_line(name)) end
+end
 local function number_key(process) return prefix .. 'number:' .. process end
 local function forget_process(process)
   call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
@@ -19,7 +27,7 @@ end
 local function bury_process(process)
   for _, id in ipairs(call('SRANDMEMBER', prefix .. 'own:' .. process, BURIED_PER_STEP)) do
     call('SREM', prefix .. 'own:' .. process, id)
-    end_ticket(id, 0)
+    end_ticket(id, 0, 0, 0)
   end
   if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process) end
 end
@@ -34,7 +42,9 @@ local function leave_process()
   if call('ZCARD', PROCESSES) == 0 then
     -- The last one deletes the state; what is stated is stated again by the next.
     for _, name in ipairs(call('SMEMBERS', LINES)) do
-      get_line(name).gone = true
+      local L = get_line(name)
+      L.gone = true
+      expire_rates(L)
       call('DEL', prefix .. 'line:' .. name)
     end
     call('DEL', LINES, config)

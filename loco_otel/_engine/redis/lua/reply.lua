@@ -1,12 +1,33 @@
 -- The reply: {now, status, epoch, granted, lines, due, expiry, processes}. `granted`: {id, reason, tick, ticks of this
 -- wait, ticks of all its waits, score, weight and age of its queue}. `lines`: {name, limit, used, waiting, tick, stated,
--- policy, alpha, guard}. `due`: when to send the next beat, 0 for never. `expiry`: of the process that is silent longest.
+-- policy, alpha, guard, requests, tokens, gate}: of a rate its number and level, of a closed gate its time, its cause and
+-- whether this process comes at that time. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
+-- the process that is silent longest.
+
+-- When a gate opens one process comes, so that not all do: the one that had waiters when the time was first known. The
+-- others come a little later, in case it does not.
+local ALARM_TOLERANCE_MS = 20
+local function has_alarm(L, due)
+  local at, holder = string.match(L.alarm, '^(%d+)|(.*)$')
+  local is_set = at and math.abs(at - due) <= ALARM_TOLERANCE_MS and call('ZSCORE', PROCESSES, holder)
+  if is_set and (holder ~= owner or has_waiters) then return holder == owner end
+  L.alarm = has_waiters and due .. '|' .. owner or ''
+  return has_waiters
+end
+local function show_rate(B) return B and {fmt('%.17g', B.rate), fmt('%.17g', compute_level(B))} or {} end
+local function show_gate(L)
+  local due, cause = string.match(L.gate, '^(%d+)|(.*)$')
+  return due and {tonumber(due), cause, has_alarm(L, due)} or {}
+end
 local shown = {}
 for _, L in ipairs(loaded) do
   if not L.gone then
     share_slots(L)
+    local rates = read_rates(L)
+    shown[#shown + 1] = {L.name, L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
+                         show_rate(rates.requests), show_rate(rates.tokens), show_gate(L)}
     save_line(L)
-    shown[#shown + 1] = {L.name, L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard}
+    save_rates(L)
   end
 end
 for other, list in pairs(wakes) do

@@ -25,6 +25,8 @@ local function share_slots(L)
     end
   end
   if best and total == L.used + call('ZCARD', L.shared) then
-    grant(L, best, record, 'reentrant', -rank[1], find_head(L, record[AGENT]), lender)
+    local opened, gate = is_open(L, record)
+    L.gate = gate or ''
+    if opened then grant(L, best, record, 'reentrant', -rank[1], find_head(L, record[AGENT]), lender) end
   end
 end

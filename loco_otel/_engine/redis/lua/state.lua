@@ -1,10 +1,10 @@
 -- One atomic step of the shared engine: a batch of operations of one process, then grants while there is room.
 -- KEYS[1]: the prefix of all keys, with a hash tag, so that all are in one slot of a cluster.
--- ARGV: owner, batch number, generation, lease time in ms, operations as JSON.
+-- ARGV: owner, batch number, generation, lease time in ms, operations as JSON, whether the process has waiters.
 -- The reply is JSON, see reply.lua. The rules are those of loco_otel/_core; tests compare the two grant by grant.
 local base, owner = KEYS[1] .. ':', ARGV[1]
 local number, generation, ttl = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local operations = cjson.decode(ARGV[5])
+local operations, has_waiters = cjson.decode(ARGV[5]), ARGV[6] == '1'
 local call, fmt = redis.call, string.format
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -14,9 +14,10 @@ local function int(x) return fmt('%.0f', x) end
 
 -- The state has an epoch, made with it, which is part of its keys: a new epoch starts from nothing.
 local config = base .. 'config'
-local stored = call('HMGET', config, 'epoch', 'learning', 'seen')
+local stored = call('HMGET', config, 'epoch', 'learning', 'seen', 'lost')
 local epoch = stored[1]
 local learning_until, seen = tonumber(stored[2] or '0'), tonumber(stored[3] or '0')
+local lost_until = tonumber(stored[4] or '0')  -- of processes that report the same loss, the first has reported it
 local prefix, TICKETS, PROCESSES, LINES, HOSTS
 local function set_epoch(value)
   epoch = value
@@ -32,7 +33,7 @@ if epoch then set_epoch(epoch) else make_epoch() end
 -- A line: the waiters and leases of one resource.
 local lines, loaded = {}, {}
 local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'virtual',
-                'open'}
+                'open', 'rated', 'gate', 'alarm'}
 local function get_line(name)
   local L = lines[name]
   if L then return L end
@@ -40,10 +41,12 @@ local function get_line(name)
   local function num(i) return tonumber(h[i] or '0') end
   L = {name = name, limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), seq = num(9), waiting = num(10),
-       virtual = num(11), open = num(12),
+       virtual = num(11), open = num(12), rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
+       rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, bucket = prefix .. 'bucket:' .. name .. ':',
+       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, loads = prefix .. 'loads:' .. name,
+       bucket = prefix .. 'bucket:' .. name .. ':',
        tags = prefix .. 'tags:' .. name, idle = prefix .. 'idle:' .. name, blocked = prefix .. 'blocked:' .. name}
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
   L.used = call('ZCARD', L.held)
@@ -53,12 +56,12 @@ local function get_line(name)
 end
 local function save_line(L)
   call('HSET', prefix .. 'line:' .. L.name, 'tick', int(L.tick), 'seq', int(L.seq), 'waiting', int(L.waiting),
-       'virtual', int(L.virtual), 'open', int(L.open))
+       'virtual', int(L.virtual), 'open', int(L.open), 'gate', L.gate, 'alarm', L.alarm)
 end
 
 -- A ticket's record is a JSON array with these positions.
-local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER = 1, 2, 3, 4, 5, 6, 7, 8, 9,
-  10, 11, 12
+local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS = 1, 2, 3, 4, 5, 6, 7,
+  8, 9, 10, 11, 12, 13
 local WAITING, HELD, SUSPENDED, SHARED = 0, 1, 2, 3
 local function read_ticket(id)
   local s = call('HGET', TICKETS, id)

@@ -24,9 +24,9 @@ if status == 'ok' then
   call('SET', number_key(owner), int(number) .. ':' .. generation, 'PX', NUMBER_KEPT_MS)
   for _, o in ipairs(operations) do
     local kind = o[1]
-    if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7])
-    elseif kind == 'end' then end_ticket(o[2], o[3])
-    elseif kind == 'suspend' then suspend_ticket(o[2])
+    if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7], o[8])
+    elseif kind == 'end' then end_ticket(o[2], o[3], o[4], o[5])
+    elseif kind == 'suspend' then suspend_ticket(o[2], o[3], o[4])
     elseif kind == 'blocked' then report_blocked(o[2], o[3], o[4], o[5])
     elseif kind == 'state' then apply_statement(o[2])
     elseif kind == 'sync' then synchronize(o, last_number)

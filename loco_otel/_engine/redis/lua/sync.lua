@@ -10,7 +10,7 @@ local function replace_policy(L, name)
     policies[name].update(L, weights[i], tonumber(weights[i + 1]), find_head(L, weights[i]))
   end
 end
--- statement: {name, limit, policy, alpha, guard, shares, stated}. A statement that was never made before is made now;
+-- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute}. A statement that was never made before is made now;
 -- one that is older than that in force is ignored.
 local function apply_statement(s)
   local L = get_line(s[1])
@@ -21,11 +21,13 @@ local function apply_statement(s)
   local reordered = L.policy ~= s[3] or L.alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
   L.limit, L.alpha, L.guard, L.shares, L.stated, L.decoded = s[2], tonumber(s[4]), s[5], s[6], stated, nil
   if reordered then replace_policy(L, s[3]) end
+  set_rates(L, tonumber(s[8]), tonumber(s[9]))
   call('HSET', prefix .. 'line:' .. L.name, 'limit', int(L.limit), 'policy', L.policy, 'alpha', s[4], 'guard',
-       int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version))
+       int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version), 'rated',
+       L.rated and 1 or 0)
   fill(L)
 end
--- ticket: {id, line, agent, weight, waited ticks, state, tick}
+-- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens}
 local function register_ticket(s)
   local id, state = s[1], s[6]
   call('SREM', prefix .. 'unseen:' .. owner, id)
@@ -34,7 +36,7 @@ local function register_ticket(s)
   local R = read_ticket(id)
   if R and R[OWNER] ~= owner then return end
   if state == WAITING then
-    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5])
+    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5], 0, s[8])
     elseif R[STATE] ~= WAITING then  -- its grant was lost on the way
       report(id, R, {id, R[REASON], L.tick, R[WAITED], R[WAITED], '0', R[WEIGHT], R[WAITED]})
     end
@@ -42,7 +44,7 @@ local function register_ticket(s)
   end
   if not R then
     L.seq = L.seq + 1
-    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', ''}
+    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', '', s[8]}
     call('SADD', prefix .. 'own:' .. owner, id)
     charge(L, R)
   elseif R[STATE] == WAITING then
@@ -52,27 +54,32 @@ local function register_ticket(s)
   end
   if state == SUSPENDED then
     write_ticket(id, R)
-    suspend_ticket(id)
+    suspend_ticket(id, 0, 0)
   else
     -- A lease that exists is counted, above the capacity if it must be.
     if R[STATE] == SUSPENDED then hold(L, id, R) end
     write_ticket(id, R)
   end
 end
--- {'sync', part, last, known epoch, answered number, statements, ended, tickets, host}
+-- {'sync', part, last, known epoch, answered number, statements, ended, tickets, host, spent}. `ended`: ends as the process
+-- has sent them. `spent`: {line, requests, tokens} that it granted by itself, and that its bucket has not refilled. A sync
+-- whose answer was lost takes them once more, which delays grants.
 local function synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
     call('DEL', prefix .. 'wake:' .. owner, unseen)
-    if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then start_learning() end
+    if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then record_loss() end
     call('HSET', HOSTS, owner, o[9])
     for _, statement in ipairs(o[6]) do apply_statement(statement) end
-    for _, e in ipairs(o[7]) do end_ticket(e[1], e[2]) end
+    for _, e in ipairs(o[7]) do end_ticket(e[1], e[2], e[3], e[4]) end
+    if lost_until <= now then  -- else the buckets are empty
+      for _, it in ipairs(o[10]) do take_rates(get_line(it[1]), it[2], it[3]) end
+    end
     if call('EXISTS', own) == 1 then call('SUNIONSTORE', unseen, own) end
   end
   for _, ticket in ipairs(o[8]) do register_ticket(ticket) end
   if o[3] == 1 then
-    for _, id in ipairs(call('SMEMBERS', unseen)) do end_ticket(id, 0) end
+    for _, id in ipairs(call('SMEMBERS', unseen)) do end_ticket(id, 0, 0, 0) end
     call('DEL', unseen)
   end
 end

@@ -1,0 +1,89 @@
+-- Rates per minute, as _core/token_bucket.py: the same operations on the same numbers, with the server's time in
+-- seconds. The buckets have a key of their own, outside the epoch: after the last process has left, what it spent counts
+-- until the buckets are full again.
+local seconds = now / 1000
+local NO_TIME = -math.huge
+local function parse_bucket(text)
+  local rate, level, at = string.match(text or '', '^([^|]+)|([^|]+)|(.+)$')
+  return rate and {rate = tonumber(rate), level = tonumber(level), at = tonumber(at)}
+end
+local function read_rates(L)
+  if not L.rates then
+    local stored = L.rated and call('HMGET', L.rates_key, 'requests', 'tokens') or {}
+    L.rates = {requests = parse_bucket(stored[1]), tokens = parse_bucket(stored[2])}
+  end
+  return L.rates
+end
+local function write_bucket(L, kind)
+  local B = L.rates[kind]
+  if B then call('HSET', L.rates_key, kind, fmt('%.17g|%.17g|%.17g', B.rate, B.level, B.at))
+  else call('HDEL', L.rates_key, kind) end
+end
+local function save_rates(L)
+  if L.spent then
+    write_bucket(L, 'requests')
+    write_bucket(L, 'tokens')
+    L.spent = false
+  end
+end
+local function compute_level(B)
+  return math.min(B.rate, B.level + math.max(0, seconds - B.at) * B.rate / 60)
+end
+local function compute_available_at(B, amount)
+  if not B then return NO_TIME end
+  local missing = math.min(amount, B.rate) - compute_level(B)
+  return missing <= 0 and seconds or seconds + missing * 60 / B.rate
+end
+local function take_tokens(L, B, amount)
+  if not B or amount == 0 then return end
+  B.level, B.at = math.min(B.rate, compute_level(B) - amount), seconds
+  L.spent = true
+end
+-- Negative amounts are returned.
+local function take_rates(L, requests, tokens)
+  if not L.rated then return end
+  local rates = read_rates(L)
+  take_tokens(L, rates.requests, requests)
+  take_tokens(L, rates.tokens, tokens)
+end
+-- Returns whether rates allow a ticket; if not, the line's gate shows when they will, and which one delays it.
+local function is_open(L, R)
+  if not L.rated then return true end
+  local rates = read_rates(L)
+  local requests_at = compute_available_at(rates.requests, 1)
+  local tokens_at = compute_available_at(rates.tokens, R[TOKENS] or 0)
+  local at = math.max(requests_at, tokens_at)
+  if at <= seconds then return true end
+  return false, int(math.floor(at * 1000) + 1) .. '|' .. (tokens_at >= requests_at and 'tokens' or 'requests')
+end
+-- 0 is no limit. A rate that stays keeps its bucket; another one starts with a full bucket, and after a loss, in which
+-- nobody knows what was spent, with an empty one.
+local function set_rates(L, requests, tokens)
+  save_rates(L)
+  L.rated, L.rates = true, nil  -- a line that is new has no rates yet, but its bucket may be there
+  local rates = read_rates(L)
+  for kind, rate in pairs({requests = requests, tokens = tokens}) do
+    local B = rates[kind]
+    if rate == 0 then rates[kind] = nil
+    elseif not B or B.rate ~= rate then
+      rates[kind] = {rate = rate, level = lost_until > now and 0 or rate, at = seconds}
+    end
+  end
+  L.rated, L.spent = requests > 0 or tokens > 0, true
+  if not L.rated then L.gate = '' end
+  save_rates(L)
+  call('PERSIST', L.rates_key)
+end
+local function empty_buckets(L)
+  for _, B in pairs(read_rates(L)) do
+    B.level, B.at = math.min(0, compute_level(B)), seconds
+    L.spent = true
+  end
+end
+-- Keeps the buckets until they would be full.
+local function expire_rates(L)
+  save_rates(L)
+  local longest = 0
+  for _, B in pairs(read_rates(L)) do longest = math.max(longest, (B.rate - compute_level(B)) * 60000 / B.rate) end
+  call('PEXPIRE', L.rates_key, int(math.ceil(longest)))
+end
