@@ -4,8 +4,7 @@ A histogram counts a hold when it ends. The seconds here are integrals: a collec
 so the increase between two collections is what happened between them.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
@@ -13,8 +12,8 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.call_trace import is_request_suppressed
 from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, PointLimit, PointValues
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel.events import (
-    Event,
     Granted,
     Limited,
     Rejected,
@@ -75,7 +74,7 @@ class TimeIntegral:
             self._points[point] = 0, since, total
 
 
-class TimeSums:
+class TimeSums(SelectiveListener):
     """Sums the seconds of slots, capacity and pauses. A listener.
 
     Args:
@@ -105,7 +104,7 @@ class TimeSums:
         """By agent and resources; remembered, as finding them costs more than all else."""
         self._limits: dict[str, Limited] = {}
         """The last limit of each resource."""
-        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+        self.event_handlers = {
             Submitted: self._handle_submitted,
             Waiting: self._handle_next_attempt,
             SlotTaken: self._handle_slot,
@@ -116,12 +115,6 @@ class TimeSums:
             Limited: self._handle_limited,
         }
         _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
-
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        handle = self._handlers.get(type(event))
-        if handle is not None:
-            handle(event)
 
     def forget_open(self) -> None:
         """Forget what is under way, because events of its end may be missing."""

@@ -111,7 +111,7 @@ def test_a_release_is_noted_without_listeners_too(core: Scheduler) -> None:
     ticket = submit(core)
     apply_remote_grant(core, ticket, GRANT, 1.0)
     notes(core)
-    assert not try_release_fast(core, ticket)
+    assert not try_release_fast(core, ticket, 2.0)
     core.release(ticket, 2.0)
     assert notes(core) == [(RemoteChange.ENDED, ticket)]
 
