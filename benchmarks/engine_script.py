@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from benchmarks.redis_process import Address
+from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.script import SOURCE, make_base_key
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
@@ -67,11 +68,9 @@ def _measure_script(at: Address, policy: str, agents: int) -> tuple[float, float
         process = _ScriptProcess(client, f"{policy}{agents}", SharedLimits(_PAIRS, policy, 0.25, 1000))
         rng = random.Random(1)
 
-        def submit(count: int) -> list[list[Any]]:
-            return [
-                ["submit", next(process.ids), "llm", f"agent-{rng.randrange(agents)}", rng.randint(500, 7000), 0, 0]
-                for _ in range(count)
-            ]
+        def submit(count: int) -> list[Operation]:
+            drawn = ((f"agent-{rng.randrange(agents)}", rng.randint(500, 7000)) for _ in range(count))
+            return [("submit", next(process.ids), "llm", agent, weight, 0, 0, 0) for agent, weight in drawn]
 
         held: list[str] = []
         for _ in range(_WAITERS // 200):
@@ -79,7 +78,7 @@ def _measure_script(at: Address, policy: str, agents: int) -> tuple[float, float
 
         def step() -> int:
             nonlocal held
-            held = process.run([*(["end", ticket, 0] for ticket in held), *submit(len(held))])
+            held = process.run([*(("end", ticket, 0, 0, 0) for ticket in held), *submit(len(held))])
             return len(held)
 
         return _count_grants(client, step)
@@ -91,15 +90,23 @@ class _ScriptProcess:
     def __init__(self, client: redis.Redis, namespace: str, limits: SharedLimits) -> None:
         self._step = client.register_script(SOURCE)
         self._base = make_base_key(namespace)
-        self._number = 0
+        self._log = BatchLog(ttl=60.0)
         self.ids = (f"p-{number}" for number in itertools.count())
-        self.run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1"]])
+        self._log.start_sync([make_statement(limits, "llm", 0)], [], "host 1")
+        self._log.accept_sync_reply(self._send(self._log.take_sync_part(0.0)), 0.0)
 
-    def run(self, operations: list[list[Any]]) -> list[str]:
+    def run(self, operations: list[Operation]) -> list[str]:
         """Send a batch, and return the tickets that it granted."""
-        self._number += 1
-        reply = self._step(keys=[self._base], args=["p", self._number, "1", 60_000, json.dumps(operations)])
-        return [grant[0] for grant in json.loads(reply)[3]]
+        for operation in operations:
+            self._log.add_operation(operation)
+        reply = self._send(self._log.take_batch(0.0))
+        self._log.accept_reply(reply, 0.0)
+        return [grant[0] for grant in reply.granted]
+
+    def _send(self, batch: Batch | None) -> Reply:
+        assert batch is not None
+        words = ["p", batch.number, self._log.generation, 60_000, json.dumps(batch.operations), 1]
+        return Reply.parse(json.loads(self._step(keys=[self._base], args=words)))
 
 
 def _count_grants(client: redis.Redis, step: Callable[[], int], seconds: float = 2.0) -> tuple[float, float]:

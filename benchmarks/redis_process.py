@@ -76,7 +76,7 @@ def start_proxy(server: Address, seconds: float) -> Iterator[Address]:
     try:
         yield Address(mine.recv())
     finally:
-        process.terminate()
+        process.kill()
         process.join()
 
 
