@@ -31,6 +31,26 @@ def _take_snapshots(agents: int) -> Callable[[int], None]:
     return take_snapshots
 
 
+def _release_among_agents(agents: int) -> Callable[[int], None]:
+    """Return what releases, grants and submits under `load`, with weights as those of tokens: all are different."""
+    rng = random.Random(1)
+    core = Scheduler({"llm": 16}, lambda: LoadPolicy(0.25, rng.random))
+
+    def submit() -> None:
+        core.submit(Ticket(Request(f"agent-{rng.randrange(agents)}", rng.randint(500, 7000), ("llm",))), 0.0)
+
+    for _ in range(4 * agents):
+        submit()
+    leases = core.resources.pools["llm"].leases
+
+    def release(count: int) -> None:
+        for _ in range(count):
+            core.release(next(iter(leases.values())), 0.0)
+            submit()
+
+    return release
+
+
 def _submit(core: Scheduler, *resources: str, at: float = 0.0) -> Ticket:
     ticket = Ticket(Request("agent", resources=resources))
     core.submit(ticket, at)
@@ -118,6 +138,7 @@ def _wait_among_holders(holders: int) -> Callable[[int], None]:
 
 _ROWS: Mapping[str, tuple[Callable[[int], Callable[[int], None]], int, int]] = {
     "snapshot under `load`, all weights different, {} agents": (_take_snapshots, 1_000, 3),
+    "release, grant and submit under `load`, weights of tokens, {} agents": (_release_among_agents, 1_000, 1_000),
     "child under an open lease, {} children": (_fan_out, 80, 800),
     "wait, park and cancel, {} resources": (_wait_among_resources, 100, 100),
     "heartbeat while one waits, {} resources": (_check_idle_leases, 100, 100),

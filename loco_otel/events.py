@@ -293,6 +293,8 @@ class Limited(NamedTuple):
     """The slots of which an adaptive limit withholds some: one below the level that was refused last. Else `slots`."""
     reserved_for: tuple[str, ...] | None = None
     """The resources of the requests that the next free slot is reserved for; None if it is not reserved."""
+    processes: int = 1
+    """Processes among which a shared engine divides the slots."""
 
 
 class Gated(NamedTuple):

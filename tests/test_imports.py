@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-LAZY = ("genai_prices", "click", "rich", "prometheus_client", "openai", "anthropic", "groq", "google.genai")
+LAZY = (
+    *("genai_prices", "click", "rich", "prometheus_client", "pydantic_settings", "dotenv", "openai", "anthropic"),
+    *("groq", "google.genai", "loco_otel.compat"),
+)
 
 PROGRAM = f"""
 import json, sys

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from dashboards.builder import settings as at
 from dashboards.builder.metrics import find_metric
-from dashboards.builder.queries import AGENT, BUDGET, RESOURCE
+from dashboards.builder.queries import AGENT, BUDGET, IS_SHARED, RESOURCE, prefer_shared
 
 _BUDGET_TEXT = "{{ $labels.loco_budget_scope }} {{ $labels.loco_budget_key }} per {{ $labels.loco_budget_period }}"
 _PAIR_TEXT = "agent {{ $labels.loco_agent_id }} at {{ $labels.loco_resource_name }}"
@@ -150,6 +150,9 @@ def _list_queue_alerts() -> list[Alert]:
     refused = (
         f'sum by ({RESOURCE}) (increase({_name("loco.throttles")}{{loco_throttle_kind="load"}}[{at.STORM_WINDOW}]))'
     )
+    saturation = prefer_shared(
+        "sum", "max", _name("loco.resource.saturation"), f"{_name('loco.engine.mode')}{{{IS_SHARED}}}"
+    )
     return [
         Alert(
             "LocoAgentStarved",
@@ -165,7 +168,7 @@ def _list_queue_alerts() -> list[Alert]:
         ),
         Alert(
             "LocoSaturated",
-            f"max by ({RESOURCE}) ({_name('loco.resource.saturation')}) > {at.SATURATION}",
+            f"({saturation}) > {at.SATURATION}",
             "warning",
             "{{ $labels.loco_resource_name }} has far more calls than slots",
             "Calls in slots and calls that wait are {{ $value | humanize }} times the slots.",
@@ -250,6 +253,15 @@ def _list_loss_alerts() -> list[Alert]:
             "{{ $value | humanize }} child processes make the calls, and this page does not show them.",
             "loco-overview",
             at.FORKS_FOR,
+        ),
+        Alert(
+            "LocoEngineAway",
+            f'max by (job, instance, loco_engine_mode) ({_name("loco.engine.mode")}{{loco_engine_mode!="remote"}}) > 0',
+            "warning",
+            "{{ $labels.instance }} schedules without the shared engine",
+            "It does not reach the server of LOCO_ENGINE and goes on in mode {{ $labels.loco_engine_mode }}.",
+            "loco-scheduling",
+            at.ENGINE_AWAY_FOR,
         ),
         Alert(
             "LocoTelemetryGone",

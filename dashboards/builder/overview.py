@@ -107,7 +107,7 @@ def _list_trends() -> list[PanelBuilder]:
             "line.",
             [
                 Query(_WHOLE.sum_gauge("loco.requests.active", RESOURCE), f"{{{{{RESOURCE}}}}} in use"),
-                Query(_WHOLE.sum_gauge("loco.resource.capacity", RESOURCE), f"{{{{{RESOURCE}}}}} capacity"),
+                Query(_WHOLE.sum_capacity(), f"{{{{{RESOURCE}}}}} capacity"),
             ],
             COUNT,
             empty="No telemetry of loco-otel in this range",
@@ -185,7 +185,7 @@ def _list_capacity() -> list[PanelBuilder]:
         make_graph(
             "Saturation",
             "Calls in slots and calls that wait, over the slots. 1 is full; what is above 1 is the queue.",
-            Query(_WHOLE.max_gauge("loco.resource.saturation", RESOURCE), f"{{{{{RESOURCE}}}}}"),
+            Query(_WHOLE.saturation(), f"{{{{{RESOURCE}}}}}"),
             COUNT,
             empty="Unlimited: no resource has a capacity",
             width=6,

@@ -16,6 +16,9 @@ AGENT, RESOURCE, MODEL, TENANT = map(to_label, (key.AGENT, key.RESOURCE, key.MOD
 BUDGET_LABELS = ("loco_budget_scope", "loco_budget_key", "loco_budget_period")
 BUDGET = ", ".join(BUDGET_LABELS)
 
+IS_SHARED = 'loco_engine_mode="remote"'
+"""The series of `loco.engine.mode` that is 1 while a shared engine grants the slots of a process."""
+
 _VARIABLES = {RESOURCE: "resource", AGENT: "agent", MODEL: "model", TENANT: "tenant"}
 """The variable that filters a label, on the dashboards that have it."""
 
@@ -64,6 +67,17 @@ class Selectors:
         """Return a gauge's highest value over processes."""
         return f"max{_format_by(by)}({self.select(name, where)})"
 
+    def sum_capacity(self) -> str:
+        """Return the slots of each resource: those that processes share once, and those that each has of its own."""
+        return self._prefer_shared("max", "sum", "loco.resource.capacity")
+
+    def saturation(self) -> str:
+        """Return the saturation of each resource: of shared slots all processes use a part."""
+        return self._prefer_shared("sum", "max", "loco.resource.saturation")
+
+    def _prefer_shared(self, shared: str, own: str, name: str) -> str:
+        return prefer_shared(shared, own, self.select(name), self.select("loco.engine.mode", IS_SHARED))
+
     def sum_rate(self, name: str, by: str = "", where: str = "", *, part: str = "") -> str:
         """Return a counter's rate per second."""
         return f"sum{_format_by(by)}(rate({self.select(name, where, part=part)}[{RATE}]))"
@@ -108,3 +122,18 @@ def _format_by(labels: str) -> str:
 def divide(left: str, right: str) -> str:
     """Return a quotient; no series where the right side is 0."""
     return f"{left} / ({right} > 0)"
+
+
+def prefer_shared(shared: str, own: str, series: str, modes: str) -> str:
+    """Return series by resource, aggregated in one way over processes that share their slots, else in another.
+
+    Args:
+        shared: the aggregation over processes with a shared engine.
+        own: the aggregation where there are none.
+        series: of the resource.
+        modes: those that are 1 of processes with a shared engine.
+
+    """
+    return (
+        f"{shared} by ({RESOURCE}) ({series} and on (job, instance) ({modes} == 1)) or {own} by ({RESOURCE}) ({series})"
+    )

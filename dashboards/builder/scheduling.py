@@ -30,6 +30,7 @@ _RUN = "gen_ai_workflow_name, loco_priority"
 _BY_RUN = "{{gen_ai_workflow_name}} {{loco_priority}}"
 _NO_RUN = "No run has ended: see docs/runs.md"
 _NO_TELEMETRY = "No telemetry of loco-otel in this range"
+_NO_ENGINE = "No engine is shared: LOCO_ENGINE is memory"
 _NO_WAIT = "No call waited in this range"
 _NO_THROTTLE = "The provider has refused nothing: the limit has no reference"
 
@@ -49,6 +50,7 @@ def build_scheduling() -> Page:
             Row("Runs and limits", _list_runs()),
             Row("Fairness", _list_fairness()),
             Row("Score", _list_score()),
+            Row("Shared engine", _list_engine()),
         ),
     )
 
@@ -448,5 +450,55 @@ def _list_score() -> list[PanelBuilder]:
             PER_SECOND,
             empty=_NO_TELEMETRY,
             width=8,
+        ),
+    ]
+
+
+def _list_engine() -> list[PanelBuilder]:
+    everywhere = Selectors(())
+    return [
+        make_graph(
+            "Processes by mode",
+            "`remote`: the server of LOCO_ENGINE grants slots. `local`, `closed`, `open`: it is away, and "
+            "LOCO_ENGINE_ON_ERROR decides.",
+            Query(everywhere.sum_gauge("loco.engine.mode", "loco_engine_mode"), "{{loco_engine_mode}}"),
+            COUNT,
+            empty=_NO_ENGINE,
+            width=8,
+            is_stacked=True,
+        ),
+        make_graph(
+            "Processes that share the engine",
+            "As the server counts them, scraped or not. A killed process counts until its TTL has passed.",
+            Query(everywhere.max_gauge("loco.engine.processes"), "processes"),
+            COUNT,
+            empty=_NO_ENGINE,
+            width=8,
+        ),
+        make_graph(
+            "Leases above the capacity",
+            "Calls of processes that were silent for longer than their TTL and are back. Nothing is granted until it "
+            "is 0.",
+            Query(_WHOLE.max_gauge("loco.engine.overbooked", RESOURCE), _BY_RESOURCE),
+            COUNT,
+            empty=_NO_ENGINE,
+            width=8,
+        ),
+        make_graph(
+            "Round trip of the engine",
+            "Median, 95th and 99th percentile of the time from a batch to the server's answer.",
+            [
+                Query(everywhere.quantile(share, "loco.engine.duration"), title)
+                for share, title in ((0.5, "median"), (0.95, "95 %"), (0.99, "99 %"))
+            ],
+            SECONDS,
+            empty=_NO_ENGINE,
+        ),
+        make_graph(
+            "Errors of the engine",
+            "Failures of the connection, and errors that the server replied, per second.",
+            Query(everywhere.sum_rate("loco.engine.errors", "loco_engine_error"), "{{loco_engine_error}}"),
+            PER_SECOND,
+            empty="The engine has had no error",
         ),
     ]

@@ -66,6 +66,7 @@ RUN_SLOWED_FOR = "10m"
 
 INACTIVE_FOR = "5m"
 FORKS_FOR = "2m"
+ENGINE_AWAY_FOR = "1m"
 SILENCE_MEMORY = "1h"
 """For how long a job without telemetry is reported."""
 SILENCE_FOR = "5m"

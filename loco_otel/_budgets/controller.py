@@ -163,8 +163,14 @@ class BudgetController:
         """
         return self.ledger_client.ledger.check_estimate(charge, self.wall_clock(), passing)
 
-    def settle_charge(self, ticket: Ticket, charge: Charge) -> tuple[BudgetStatus, ...]:
-        """Spend a call's actual cost. Return its accounts, or an empty tuple if the ledger can't be used now."""
+    def settle_charge(self, ticket: Ticket, charge: Charge, *, is_reserved: bool = True) -> tuple[BudgetStatus, ...]:
+        """Spend a call's actual cost. Return its accounts, or an empty tuple if the ledger can't be used now.
+
+        With `is_reserved` False nothing was reserved for it.
+        """
+        if not (is_reserved or self.has_budgets):
+            self.ledger_client.count_charge(ticket, charge)
+            return ()
         return self.ledger_client.settle_reservation(ticket, charge).statuses
 
     def emit_budget_event(self, make: Callable[[float], BudgetEvent]) -> None:

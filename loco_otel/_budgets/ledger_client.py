@@ -88,6 +88,14 @@ class LedgerClient:
             return LedgerUpdate()
         return settled
 
+    def count_charge(self, ticket: Ticket, charge: Charge) -> None:
+        """Do what `settle_reservation` does for a call without a reservation, while there are no budgets."""
+        ledger = self.ledger
+        if isinstance(ledger, MemoryLedger) and not self._deferred:
+            ledger.count_charge(charge)
+        else:
+            self.settle_reservation(ticket, charge)
+
     def cancel_reservation(self, ticket: Ticket, *, sent: bool = False) -> None:
         """End the reservation of a call that cost nothing, but counts as a call if it was sent."""
         if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket, sent=sent):

@@ -106,6 +106,15 @@ class MemoryLedger:
             self._busy = False
         return settled
 
+    def count_charge(self, charge: Charge) -> None:
+        """Add the cost of a call to the totals alone: one without a reservation, while there are no budgets."""
+        with self._lock:  # `_run_locked` inlined
+            if self._busy:
+                self._state.rebuild_reserved()
+            self._busy = True
+            self._state.spend_totals.add_charge(charge)
+            self._busy = False
+
     def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
         """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         self._run_locked(lambda core: core.cancel_reservation(hold, sent=sent))

@@ -76,14 +76,17 @@ class Rates(NamedTuple):
 
 def price_usage(rates: Rates, usage: Usage) -> int:
     """Return the cost in micro-USD, rounded up. What has no rate costs nothing."""
+    prompt, output, _, *others = usage
+    if rates.is_flat and not any(others):  # as nearly always: the fast path of the lines below
+        pico = max(0, prompt) * rates.input[0][1] + output * rates.output[0][1] + rates.request
+        return -(-pico // PICO_PER_MICRO)
     read = usage.cache_read_tokens or 0
     written = usage.cache_write_tokens or 0
-    thought = min(usage.reasoning_tokens or 0, usage.output_tokens)
-    prompt = usage.input_tokens
+    thought = min(usage.reasoning_tokens or 0, output)
     price, answer = rates.input[0][1], rates.output[0][1]
     if not rates.is_flat:
         price, answer = _find_step_price(rates.input, prompt), _find_step_price(rates.output, prompt)
-    pico = max(0, prompt - read - written) * price + (usage.output_tokens - thought) * answer + rates.request
+    pico = max(0, prompt - read - written) * price + (output - thought) * answer + rates.request
     if read:
         pico += read * _find_step_price(rates.cache_read, prompt)
     if written:

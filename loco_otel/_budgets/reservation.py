@@ -168,9 +168,12 @@ class Reservation:
         """Spend the call's actual cost."""
         self._is_open = False
         charge, unpriced = self._make_actual_charge(bill)
-        standings = self._budgets.settle_charge(ticket, charge)
-        left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
-        return Settlement(charge.usd, min(left, default=None), self.action, unpriced)
+        standings = self._budgets.settle_charge(ticket, charge, is_reserved=self._is_reserved)
+        remaining = None
+        if standings:
+            left = [standing.limit - standing.spent for standing in standings if standing.key.unit is Unit.USD]
+            remaining = min(left, default=None)
+        return Settlement(charge.usd, remaining, self.action, unpriced)
 
     def cancel(self, ticket: Ticket, *, sent: bool = False) -> None:
         """End the reservation without spending more than the call itself, if it was sent."""

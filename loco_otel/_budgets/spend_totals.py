@@ -1,6 +1,7 @@
 """Totals of settled calls, by caller, session and model."""
 
 from collections.abc import Iterable, Sequence
+from operator import add
 
 from loco_otel.money import RUN_ATTRIBUTION, Charge, Totals
 
@@ -45,13 +46,12 @@ class SpendTotals:
 
 
 def _add_call(sums: list[int], charge: Charge) -> None:
-    sums[0] += 1
-    sums[1] += charge.usd or 0
-    sums[3] += charge.usd is None or charge.underpriced
-    sums[2] += charge.weight
-    sums[4] += charge.estimated
-    sums[5] += charge.input_tokens
-    sums[6] += charge.output_tokens
+    usd = charge.usd
+    call = (
+        1, usd or 0, charge.weight, usd is None or charge.underpriced, charge.estimated, charge.input_tokens,
+        charge.output_tokens,
+    )  # fmt: skip
+    sums[:] = map(add, sums, call)
 
 
 def _create_sums(by_key: dict[_Key, list[int]], key: _Key) -> list[int]:

@@ -16,14 +16,15 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PrivateAttr,
     StringConstraints,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from loco_otel._config.budget_rules import BudgetRule, Price, find_duplicate_name, parse_budget_line
 from loco_otel._config.engine_rules import MEMORY, find_unshared, validate_engine
@@ -78,10 +79,10 @@ _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 _SHARE_TEXT = TABLE_ENTRIES["shares"]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, validated. A field's description states the allowed values: it completes "must be"."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     enabled: bool = Field(default=True, description="true or false")
     """False: no SDK is patched."""
@@ -371,18 +372,6 @@ class Settings(BaseSettings):
             return {**values, "optimize_for": None}
         alpha = OPTIMIZE_FOR_ALPHA.get(str(values.get("optimize_for")).lower())
         return values if alpha is None else {**values, "alpha": alpha}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the call only: `load` reads the sources, to record the source of each value."""
-        return (init_settings,)
 
 
 _KEYS = tuple(Settings.model_fields)

@@ -1,14 +1,15 @@
-"""Submit and release in one step, for a program without contention or telemetry: the hot path.
+"""Submit and release in one step, for a program without contention: the hot path.
 
-Each function leaves the state that the operation of the same name in `Scheduler` leaves, or returns False and changes
-nothing. `tests/core/test_fast_paths.py` compares them.
+Each function leaves the state and the events that the operation of the same name in `Scheduler` leaves, or returns
+False and changes nothing. `tests/core/test_fast_paths.py` compares them.
 """
 
 from math import inf
 
+from loco_otel._core.event_builders import build_free_grant
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import GrantReason, Priority
+from loco_otel.events import GrantReason, Priority, Released, Spending, Spent, Submitted
 
 # Bound once: on 3.11 each access to an enum's member costs as much as a call.
 _FREE = GrantReason.FREE
@@ -19,14 +20,17 @@ _RELEASED = State.RELEASED
 
 
 def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
-    """Do what `Scheduler.submit` does, if a slot is free and nothing is observed."""
+    """Do what `Scheduler.submit` does, if a slot is free."""
     request = ticket.request
     resources = core.resources
     queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
     pool = queue_set.fast_pool
     if pool is None or pool.used >= pool.capacity or pool.is_gated or pool.reserved_for is not None:
         return False
-    if core.observed or core.closed or (request.admission and ticket.backlog is not None):
+    backlog, observed = ticket.backlog, core.observed
+    if core.closed or (request.admission and (observed or backlog is not None)):
+        return False
+    if observed and (backlog is not None or ticket.explain or pool.reported_limit is None):
         return False
     if request.priority is not _NORMAL or request.deadline is not None:
         return False
@@ -35,10 +39,10 @@ def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
     ticket.birth = queue_set.tick
     ticket.reason = _FREE
     ticket.waiting_since = ticket.granted_at = ticket.touched_at = now
-    if ticket.backlog is None:
+    if backlog is None:
         ticket.state = _ADMITTING if request.admission else _GRANTED
     else:
-        ticket.backlog.bind_oldest_work(ticket)
+        backlog.bind_oldest_work(ticket)
         ticket.state = _GRANTED
         ticket.request = ticket.resolve_request()
     pool.leases[seq] = ticket
@@ -48,21 +52,41 @@ def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
         deadlines.lease_check_at = now + deadlines.max_hold
     if queue_set.is_metered:
         queue_set.charge_ticket(ticket, now)
+    if observed:
+        ticket.waiting_tick = queue_set.tick
+        core.events += (Submitted(now, ticket), build_free_grant(queue_set, ticket, now))
     return True
 
 
-def try_release_fast(core: Scheduler, ticket: Ticket) -> bool:
-    """Do what `Scheduler.release` does, if no ticket waits and nothing is observed."""
+def try_release_fast(core: Scheduler, ticket: Ticket, now: float, spending: Spending | None = None) -> bool:
+    """Do what `Scheduler.record_spending` and `Scheduler.release` do, if no ticket waits.
+
+    Args:
+        core: the scheduler.
+        ticket: the lease to end.
+        now: the time; any number if nothing is observed.
+        spending: what its call took.
+
+    """
     request, resources = ticket.request, core.resources
     queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
     pool = queue_set.fast_pool
     if pool is None or pool.sharer_count or pool.is_gated or queue_set.waiting or pool.is_contested:
         return False
-    if ticket.state is not _GRANTED or core.observed or queue_set.is_metered:
+    if ticket.state is not _GRANTED or queue_set.is_metered:
+        return False
+    observed = core.observed
+    if observed and (pool.reported_limit is None or queue_set.tuner is not None):
         return False
     # Only with classes has a lease another class, or a charge of its own: without them this costs one comparison.
     if queue_set.order is not None and (request.priority is not _NORMAL or ticket.charged_order is not None):
         return False
+    if observed:
+        if spending is not None:
+            ticket.correction = spending.weight - request.weight
+            core.events.append(Spent(now, ticket, spending))
+            ticket.spending_recorded = ticket.spending_recorded or spending.usage is not None
+        core.events.append(Released(now, ticket, now - ticket.granted_at, False))  # expired
     seq = ticket.seq
     ticket.state = _RELEASED
     ticket.scopes = ()

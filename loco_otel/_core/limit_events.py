@@ -19,7 +19,7 @@ def append_limit_events(events: list[Event], resources: Resources, pools: Iterab
     # A queue set of several resources reserves slots of all of them.
     affected = resources.pools.values() if any(pool.is_contested for pool in pools) else pools
     for pool in affected:
-        limit = pool.total_capacity, pool.reference, pool.reserved_for
+        limit = pool.total_capacity, pool.reference, pool.reserved_for, pool.processes
         if limit != pool.reported_limit:
             pool.reported_limit = limit
             events.append(_build_limited(pool, now))
@@ -61,4 +61,5 @@ def _build_limited(pool: SlotPool, now: float) -> Limited:
         None if pool.total_capacity == inf else int(pool.total_capacity),
         None if pool.reference == inf else int(pool.reference),
         tuple(each.name for each in owner.pools) if isinstance(owner, QueueSet) else None,
+        pool.processes,
     )

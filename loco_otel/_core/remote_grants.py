@@ -71,6 +71,8 @@ class PoolReport(NamedTuple):
     tick: int
     gate: Gate | None = None
     """The rate limit that delays the next waiter of all processes."""
+    processes: int = 1
+    """Those that share it."""
     ceiling: float = inf
     """Of an adaptive limit."""
     refused_level: float = inf
@@ -97,6 +99,7 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
         pool.set_remote(True, PoolShare(report.capacity))
     if abs(max(pool.paused_until, now) - max(report.paused_until, now)) >= _TIME_ACCURACY:
         pool.set_reported_pause(report.paused_until, report.pause_header)
+    pool.processes = report.processes
     gate = report.gate if queue_set.waiting else None
     if not _is_same_gate(queue_set.gate, gate):
         queue_set.gate = gate

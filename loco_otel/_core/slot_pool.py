@@ -43,6 +43,7 @@ class SlotPool:
         "name",
         "pause_header",
         "paused_until",
+        "processes",
         "recently_served",
         "reported_limit",
         "reported_pause",
@@ -70,6 +71,8 @@ class SlotPool:
         """Slots that may be granted here; inf while unlimited, 0 while another place grants them."""
         self.total_capacity: float = inf
         """Slots of the resource, wherever they are granted; inf while unlimited."""
+        self.processes = 1
+        """Processes among which another place divides `total_capacity`; 1 while slots are granted here."""
         self.request_bucket: TokenBucket | None = None
         self.token_bucket: TokenBucket | None = None
         self.paused_until = 0.0
@@ -87,8 +90,8 @@ class SlotPool:
         """Slots in use: the leases without those that share."""
         self.sharer_count = 0
         """Leases that share a slot."""
-        self.reported_limit: tuple[float, float, object] | None = None
-        """Capacity, reference and reservation in the last event; None before the first (see `limit_events.py`)."""
+        self.reported_limit: tuple[float, float, object, int] | None = None
+        """What the last event stated; None before the first (see `limit_events.py`)."""
         self.reported_pause = 0.0
         """`paused_until` in the last event."""
         self.reported_rates: RateLimits | None = None
@@ -203,6 +206,7 @@ class SlotPool:
         self.is_shared = True
         self.is_remote = is_remote
         self.total_capacity = share.capacity
+        self.processes = 1
         self.capacity = 0 if is_remote else share.capacity
         self.request_bucket, self.token_bucket = share.buckets
         self._update_gate()

@@ -126,11 +126,13 @@ class InProcessEngine(UnsharedEngine):
             if self._busy or self._abandoned:
                 self._recover(now)
             self._busy = True
-            quiet = try_submit_fast(core, ticket, now)
-            if not quiet:
+            is_fast = try_submit_fast(core, ticket, now)
+            if not is_fast:
                 core.submit(ticket, now)
+            quiet = is_fast and not core.observed
+            if not quiet:
                 self._collect()
-            if core.deadlines.lease_check_at < self._timer_due or (not quiet and self._is_timer_late(now)):
+            if core.deadlines.lease_check_at < self._timer_due or (not quiet and self._is_timer_late(now, is_fast)):
                 self._arm_timer(now)
                 quiet = quiet and not self._outbox
             self._busy = False
@@ -147,14 +149,17 @@ class InProcessEngine(UnsharedEngine):
             if self._busy or self._abandoned:
                 self._recover(self._clock())
             self._busy = True
-            quiet = try_release_fast(core, ticket)
-            if not quiet:
-                now = self._clock()
+            now = self._clock() if core.observed else 0.0
+            is_fast = try_release_fast(core, ticket, now, spending)
+            if not is_fast:
+                now = now or self._clock()
                 if spending is not None:
                     core.record_spending(ticket, spending, now)
                 core.release(ticket, now)
+            quiet = is_fast and not core.observed
+            if not quiet:
                 self._collect()
-                if self._is_timer_late(now):
+                if self._is_timer_late(now, is_fast):
                     self._arm_timer(now)
             self._busy = False
         if not quiet or self._outbox.decided:
@@ -415,9 +420,10 @@ class InProcessEngine(UnsharedEngine):
             core.decided = []
             core.events = []
 
-    def _is_timer_late(self, now: float) -> bool:
-        """Return whether the timer may have to run earlier than planned; under load it runs at each heartbeat."""
-        return self._timer_due > now + _HEARTBEAT or self._core.compute_next_wakeup() < self._timer_due
+    def _is_timer_late(self, now: float, is_fast: bool = False) -> bool:  # noqa: FBT001, FBT002 - on the hot path
+        """Return whether the timer may have to run earlier than planned: after a fast operation only for its events."""
+        due = self._timer_due
+        return due > now + _HEARTBEAT or (not is_fast and self._core.compute_next_wakeup() < due)
 
     def _arm_timer(self, now: float) -> None:
         due = self._compute_next_due(now)

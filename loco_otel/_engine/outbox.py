@@ -4,10 +4,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loco_otel._core.ticket import Ticket
 from loco_otel._engine.timer import Timer
@@ -57,6 +57,9 @@ class Outbox:
         self.listeners: list[Listener] = []
         self.decided: deque[Ticket] = deque()
         """Tickets whose callers are still to be woken."""
+        self._known_listeners: list[Listener] = []
+        self._handlers: dict[type[Event], list[tuple[Listener, Callable[[Any], None]]]] = {}
+        """What handles each type of event, of the known listeners."""
         self.batch_size = 1
         """Number of events at which listeners are called."""
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
@@ -154,12 +157,30 @@ class Outbox:
         return fresh
 
     def _call_listeners(self, event: Event) -> None:
-        for listener in tuple(self.listeners):
+        if self._known_listeners != self.listeners:
+            self._known_listeners = self.listeners.copy()
+            self._handlers = {}
+        kind = type(event)
+        handlers = self._handlers.get(kind)
+        if handlers is None:
+            handlers = self._handlers[kind] = _find_handlers(self._known_listeners, kind)
+        for listener, handle in handlers:
             try:
-                listener(event)
+                handle(event)
             except Exception:
                 _logger.exception(_LISTENER_ERROR, listener)
                 self.listeners.remove(listener)
+
+
+def _find_handlers(listeners: Sequence[Listener], kind: type[Event]) -> list[tuple[Listener, Callable[[Any], None]]]:
+    """Return what handles a type of event: the listeners, or the handlers of those that have one for each type."""
+    found = []
+    for listener in listeners:
+        handlers: Mapping[type[Event], Callable[[Any], None]] | None = getattr(listener, "event_handlers", None)
+        handle = listener if handlers is None else handlers.get(kind)
+        if handle is not None:
+            found.append((listener, handle))
+    return found
 
 
 def _wake_ticket(ticket: Ticket) -> None:

@@ -71,7 +71,10 @@ class TokenAverages:
     def record_usage(self, agent: str, model: str | None, prompt_tokens: int, usage: Usage) -> bool:
         """Add the usage of an ended call; return False if its counts are estimates or implausible."""
         read, written, estimated = usage[:3]
-        if estimated or not (_is_count(read) and _is_count(written) and read):
+        # Servers may send anything.
+        if estimated or type(read) is not int or type(written) is not int:
+            return False
+        if not (0 < read <= _MAX_TOKENS and 0 <= written <= _MAX_TOKENS):
             return False
         pair = (agent, model)
         before = self._find_means(pair)
@@ -95,8 +98,3 @@ class TokenAverages:
     def _find_means(self, pair: _Pair) -> _TokenMeans | None:
         young, old = self._halves
         return young.get(pair) or old.get(pair)
-
-
-def _is_count(tokens: object) -> bool:
-    """Return whether a value is a plausible number of tokens. Servers may send anything."""
-    return type(tokens) is int and 0 <= tokens <= _MAX_TOKENS

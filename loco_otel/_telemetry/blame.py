@@ -11,12 +11,14 @@ Blame is computed from events and their times, see `wait_integrals.py`.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.call_trace import is_request_suppressed
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel._telemetry.wait_integrals import (
     BACKOFF,
     BITS,
@@ -78,7 +80,7 @@ class _CheckedWait(NamedTuple):
     slot_at: float
 
 
-class BlameListener:
+class BlameListener(SelectiveListener):
     """Computes the blame for each wait from events. Thread-safe.
 
     Args:
@@ -100,7 +102,7 @@ class BlameListener:
         self._events_dropped = 0
         self._last: tuple[WaitQueue, Fields, int | None] | None = None
         """The wait that the last event ended: its queue, its parts, and the place of its agent."""
-        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+        handlers: dict[type[Event], Callable[[Any], None]] = {
             Waiting: self._handle_waiting,
             SlotTaken: self._handle_slot_taken,
             Granted: self._handle_granted,
@@ -110,14 +112,12 @@ class BlameListener:
             Limited: self._handle_limited,
             Gated: self._handle_gated,
         }
+        self.event_handlers = {kind: partial(self._handle_event, handle) for kind, handle in handlers.items()}
         _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
 
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        handle = self._handlers.get(type(event))
-        if handle is not None:
-            with self._lock:
-                handle(event)
+    def _handle_event(self, handle: Callable[[Any], None], event: Event) -> None:
+        with self._lock:
+            handle(event)
 
     def after_fork(self) -> None:
         """Start without waits and slots in a forked child: those of its parent are not its own."""

@@ -33,8 +33,8 @@ SLOT_TIME = MetricDefinition(
 )
 CAPACITY_TIME = MetricDefinition(
     "loco.capacity.time", InstrumentKind.OBSERVABLE_COUNTER, "s",
-    "Time that slots existed, held or not: `loco.slot.time` per `loco.capacity.time` is the utilization. It does not "
-    "increase while a resource is unlimited.",
+    "Time that slots existed, held or not: `loco.slot.time` per `loco.capacity.time` is the utilization. Of the "
+    "slots of a shared engine, each process counts an equal part. It does not increase while a resource is unlimited.",
     (key.RESOURCE,),
 )
 PAUSE_TIME = MetricDefinition(

@@ -189,9 +189,9 @@ class BufferedHistogram:
                 return
         point.record_value(value, context)
 
-    def record_attributes(self, value: float, attributes: Attributes, context: Context) -> None:
-        """Record a measurement of the point with these attributes."""
-        self.record_value(value, self._point_limit.order_values(attributes), context)
+    def order_values(self, attributes: Attributes) -> PointValues:
+        """Return the values of the point with these attributes."""
+        return self._point_limit.order_values(attributes)
 
 
 def _is_sampled(context: Context) -> bool:

@@ -5,7 +5,7 @@ latency. It is created only if no other instrumentation does, see `foreign_instr
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -55,6 +55,9 @@ _READ_FIELDS = frozenset(
 
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
+Server: TypeAlias = tuple[str, int | None]
+"""Host and port."""
+
 
 class InferenceRequest(NamedTuple):
     """The request of a call and its server."""
@@ -68,7 +71,7 @@ class InferenceRequest(NamedTuple):
     """The JSON body that is sent."""
 
     @property
-    def server(self) -> tuple[str, int | None] | None:
+    def server(self) -> Server | None:
         """Host and port of the server."""
         url = self.url
         return (url.host, url.port or _SCHEME_PORTS.get(url.scheme)) if url is not None and url.host else None
@@ -80,7 +83,16 @@ class InferenceSpan:
     Without a tracer it has no span, and only stores the times.
     """
 
-    __slots__ = ("_has_tiers", "_open_spans", "context", "first_chunk_at", "metric_labels", "span", "started_at")
+    __slots__ = (
+        "_has_tiers",
+        "_open_spans",
+        "answered_model",
+        "context",
+        "first_chunk_at",
+        "server",
+        "span",
+        "started_at",
+    )
 
     def __init__(
         self,
@@ -94,8 +106,9 @@ class InferenceSpan:
         self.started_at = now
         """Seconds on the scheduler's clock."""
         self.first_chunk_at: float | None = None
-        self.metric_labels: dict[str, str | int] | None = None
-        """The attributes that its metrics share, once it is answered."""
+        self.server = subject.server
+        self.answered_model: str | None = None
+        """As metrics have it, once it is answered."""
         self.span: Span | None = None
         self.context = parent
         """The context for the SDK; this class does not attach it."""
@@ -103,22 +116,19 @@ class InferenceSpan:
         if tracer is not None:
             name = subject.operation if subject.model is None else f"{subject.operation} {subject.model}"
             self.span = span = tracer.start_span(
-                name, parent, SpanKind.CLIENT, {**_build_request_attributes(subject), **caller}
+                name, parent, SpanKind.CLIENT, {**_build_request_attributes(subject, self.server), **caller}
             )
             self.context = trace.set_span_in_context(span, parent)
             self._open_spans.append(span)
 
-    def record_response(self, spending: Spending, *, shows_cost: bool = False) -> None:
-        """Record the provider's response.
+    def build_response_attributes(self, spending: Spending, *, shows_cost: bool = False) -> dict[str, AttributeValue]:
+        """Return what the provider responded.
 
         Args:
             spending: what it took.
             shows_cost: whether to add the cost attributes that are proposed for the conventions.
 
         """
-        span = self.span
-        if span is None or not span.is_recording():
-            return
         attributes = _build_response_attributes(spending)
         if spending.service_tier is not None and self._has_tiers:
             attributes[key.RESPONSE_SERVICE_TIER] = spending.service_tier
@@ -130,7 +140,7 @@ class InferenceSpan:
             attributes[key.COST_SOURCE] = key.COST_SOURCES[0 if is_reported else 1]
         if self.first_chunk_at is not None:
             attributes[key.TIME_TO_FIRST_CHUNK] = self.first_chunk_at - self.started_at
-        span.set_attributes(attributes)
+        return attributes
 
     def end_span(self, error_type: str | None, resends: int, ended_at: int) -> None:
         """End the span. Idempotent.
@@ -176,14 +186,13 @@ def _build_response_attributes(spending: Spending) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _build_request_attributes(subject: InferenceRequest) -> dict[str, AttributeValue]:
+def _build_request_attributes(subject: InferenceRequest, server: Server | None) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         key.OPERATION: subject.operation,
         key.PROVIDER: subject.provider,
     }
     if subject.model is not None:
         attributes[key.MODEL] = subject.model
-    server = subject.server
     if server is not None:
         host, port = server
         attributes[key.SERVER_ADDRESS] = host

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import count
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
@@ -15,6 +15,12 @@ VALUE_LIMIT = 200
 """The number of values of one attribute key before the rest become `other`."""
 POINT_LIMIT = 1000
 """The number of points of one instrument. The SDK's own limit is 2000: it would drop all attributes of the others."""
+
+_MAX_REMEMBERED = 10_000
+"""Results that a cache remembers; above it all are found again, which changes nothing."""
+
+_Kind = TypeVar("_Kind")
+_Found = TypeVar("_Found")
 
 PointValues: TypeAlias = tuple[str | int | None, ...]
 """The values of a point's attributes, in the order of the keys; None for a missing one."""
@@ -31,6 +37,13 @@ def create_observable(meter: Meter, row: MetricDefinition, callback: CallbackT) 
         meter.create_observable_counter(row.name, [callback], row.unit, row.description)
     else:
         meter.create_observable_gauge(row.name, [callback], row.unit, row.description)
+
+
+def remember(known: dict[_Kind, _Found], kind: _Kind, found: _Found) -> None:
+    """Store a result in a cache, which is emptied before it grows too large."""
+    if len(known) >= _MAX_REMEMBERED:
+        known.clear()
+    known[kind] = found
 
 
 class PointLimit:

@@ -9,11 +9,13 @@ from opentelemetry.metrics import Meter
 
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
-from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_resource_name, get_call_trace
+from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, get_call_trace
 from loco_otel._telemetry.histogram_buffer import BufferedHistogram, HistogramBuffer
-from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
+from loco_otel._telemetry.inference_metrics import InferenceMetrics
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, label_budget
+from loco_otel._telemetry.metric_labels import MetricLabels
 from loco_otel._telemetry.runs import FinishedRun
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel.events import (
     MILLI,
     THROTTLE_STATUSES,
@@ -21,19 +23,16 @@ from loco_otel.events import (
     Bypassed,
     BypassReason,
     Event,
-    Gated,
     Granted,
     GrantReason,
     LimitAction,
     LimitDecided,
-    Limited,
     LimitReason,
     Outcome,
     Rejected,
     Released,
     Request,
-    RunEnded,
-    Spending,
+    RequestEvent,
     Spent,
     Submitted,
     Suspended,
@@ -55,7 +54,7 @@ _MAX_REMEMBERED_REQUESTS = 10_000
 """Kinds of requests whose counters are remembered as started; above it all are started again, which changes nothing."""
 
 
-class MetricListener:
+class MetricListener(SelectiveListener):
     """Counts events and measures durations.
 
     Counters are `CounterSums`, read at collection: adding costs a tenth of an instrument's `add`. Measurements are
@@ -96,13 +95,12 @@ class MetricListener:
         self._run_duration = create(catalogue.RUN_DURATION)
         self._run_wait = create(catalogue.RUN_WAIT)
         self._run_slowdown = create(catalogue.RUN_SLOWDOWN)
-        self._duration = create(catalogue.DURATION)
         self._engine_duration = create(catalogue.ENGINE_DURATION)
-        self._time_to_first_chunk = create(catalogue.TIME_TO_FIRST_CHUNK)
-        self._token_usage = create(catalogue.TOKEN_USAGE)
+        self._inference = InferenceMetrics(create, fold)
+        self._labels = MetricLabels(fold, self._start_resource)
         self._started_resources: set[str] = set()
         self._started_requests: set[tuple[object, ...]] = set()
-        self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
+        handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
             Submitted: self._handle_submitted,
             Granted: self._handle_granted,
             Rejected: self._handle_rejected,
@@ -113,23 +111,24 @@ class MetricListener:
             Spent: self._handle_spent,
             Released: self._handle_released,
         }
+        self.event_handlers = {
+            Bypassed: self._handle_bypassed,
+            **{kind: partial(self._handle_event, handle) for kind, handle in handlers.items()},
+        }
         for reason in BypassReason:
             self._bypassed.add_amount(0, reason.value)
         for limit in LimitReason:
             self._limit_decisions.add_amount(0, limit.value, LimitAction.REFUSED.value)
         for resource in resources:
-            self._start_resource(resource)
+            self._start_resource(fold(key.RESOURCE, resource))
 
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        if isinstance(event, Bypassed):
-            self._bypassed.add_amount(1, event.reason.value)
-            return
-        count = self._handlers.get(type(event))
-        if count is not None and not isinstance(event, (Gated, Limited, RunEnded)):
-            trace = get_call_trace(event.ticket.request)
-            if trace is None or not trace.is_suppressed:
-                count(event, trace)
+    def _handle_event(self, handle: Callable[[Any, CallTrace | None], None], event: RequestEvent) -> None:
+        trace = get_call_trace(event.ticket.request)
+        if trace is None or not trace.is_suppressed:
+            handle(event, trace)
+
+    def _handle_bypassed(self, event: Bypassed) -> None:
+        self._bypassed.add_amount(1, event.reason.value)
 
     def record_engine_calls(self, durations: Iterable[float]) -> None:
         """Record the seconds that calls of a shared engine took."""
@@ -147,7 +146,7 @@ class MetricListener:
             self._start_request(request)
 
     def _handle_granted(self, event: Granted, trace: CallTrace | None) -> None:
-        agent, resource = self._get_agent_and_resource(event.ticket.request)
+        agent, resource = self._labels.get_place(event.ticket.request)
         self._record_outcome(event, agent, resource, _GRANTED, trace)
         # Not for rejections: the many zeros of a full queue would count as quick grants.
         priority = event.ticket.request.priority.value
@@ -155,12 +154,12 @@ class MetricListener:
         self._grants.add_amount(1, resource, event.reason.value)
 
     def _handle_rejected(self, event: Rejected, trace: CallTrace | None) -> None:
-        agent, resource = self._get_agent_and_resource(event.ticket.request)
+        agent, resource = self._labels.get_place(event.ticket.request)
         self._record_outcome(event, agent, resource, event.outcome.value, trace)
         if event.outcome.value in _LIMIT_OUTCOMES:  # the other refusals have events of their own
             self._limit_decisions.add_amount(1, event.outcome.value, LimitAction.REFUSED.value)
-        if trace is not None and trace.inference_span is not None:
-            self._record_duration(trace.inference_span, trace, event.at)
+        if trace is not None:
+            self._inference.record_end(trace, event.at)
 
     def _record_outcome(
         self, event: Granted | Rejected, agent: str, resource: str, outcome: str, trace: CallTrace | None
@@ -172,15 +171,15 @@ class MetricListener:
 
     def _record_hold(self, event: Suspended | Released, trace: CallTrace | None) -> None:
         if event.held is not None:
-            agent, resource = self._get_agent_and_resource(event.ticket.request)
+            agent, resource = self._labels.get_place(event.ticket.request)
             self._hold_duration.record_value(event.held, (agent, resource), _get_context(trace))
 
     def _handle_released(self, event: Released, trace: CallTrace | None) -> None:
         self._record_hold(event, trace)
         if event.expired:
-            self._leases_expired.add_amount(1, self._start_resource(format_resource_name(event.ticket.request)))
-        if trace is not None and trace.inference_span is not None:
-            self._record_duration(trace.inference_span, trace, event.at)
+            self._leases_expired.add_amount(1, self._labels.get_resource(event.ticket.request))
+        if trace is not None:
+            self._inference.record_end(trace, event.at)
 
     def _handle_exceeded(self, event: BudgetExceeded, _: CallTrace | None) -> None:
         for standing in event.standings:
@@ -205,84 +204,39 @@ class MetricListener:
 
     def _handle_spent(self, event: Spent, trace: CallTrace | None) -> None:
         request, spending = event.ticket.request, event.spending
-        agent = self._cardinality_limit(key.AGENT, request.agent)
-        provider = self._limit_value(key.PROVIDER, request.provider)
-        model = self._limit_value(key.MODEL, spending.sent_model or request.model or spending.model)
+        model_used = spending.sent_model or request.model or spending.model
+        agent, tenant, provider, model = self._labels.get_spending(request, model_used)
         self._spent_weight.add_amount(spending.weight, agent, provider, model)
         usage = spending.usage
         if usage is not None:
             if spending.usd is None:
                 self._unpriced.add_amount(1, provider, model, ALL_KINDS)
             else:
-                tenant = self._limit_value(key.TENANT, request.tenant)
                 self._spent.add_amount(spending.usd, agent, tenant, provider, model)
             for kind in spending.unpriced:
                 self._unpriced.add_amount(1, provider, model, self._cardinality_limit(key.SPEND_KIND, kind))
             self._tokens.add_amount(usage.input_tokens, agent, provider, model, key.INPUT)
             self._tokens.add_amount(usage.output_tokens, agent, provider, model, key.OUTPUT)
         if trace is not None and trace.inference_span is not None and trace.inference_request is not None:
-            self._record_token_usage(spending, trace.inference_span, trace.inference_request)
-
-    def _record_token_usage(self, spending: Spending, inference: InferenceSpan, subject: InferenceRequest) -> None:
-        attributes = inference.metric_labels = self._build_labels(subject, spending.model)
-        usage = spending.usage
-        if usage is not None and not usage.estimated:
-            for kind, tokens in ((key.INPUT, usage.input_tokens), (key.OUTPUT, usage.output_tokens)):
-                self._token_usage.record_attributes(tokens, {**attributes, key.TOKEN_TYPE: kind}, ROOT_CONTEXT)
-        if inference.first_chunk_at is not None:
-            self._time_to_first_chunk.record_attributes(
-                inference.first_chunk_at - inference.started_at, attributes, inference.context
-            )
-
-    def _record_duration(self, inference: InferenceSpan, trace: CallTrace, at: float) -> None:
-        if trace.inference_request is None:
-            return
-        attributes = inference.metric_labels or self._build_labels(trace.inference_request, None)
-        if trace.error_type is not None:
-            attributes = {**attributes, key.ERROR_TYPE: self._cardinality_limit(key.ERROR_TYPE, trace.error_type)}
-        self._duration.record_attributes(at - inference.started_at, attributes, inference.context)
-
-    def _build_labels(self, subject: InferenceRequest, answered_model: str | None) -> dict[str, str | int]:
-        labels: dict[str, str | int] = {
-            key.OPERATION: subject.operation,
-            key.PROVIDER: self._cardinality_limit(key.PROVIDER, subject.provider),
-            key.MODEL: self._limit_value(key.MODEL, subject.model),
-        }
-        if answered_model is not None:
-            labels[key.RESPONSE_MODEL] = self._cardinality_limit(key.RESPONSE_MODEL, answered_model)
-        server = subject.server
-        if server is not None:
-            host, port = server
-            labels[key.SERVER_ADDRESS] = known = self._cardinality_limit(key.SERVER_ADDRESS, host)
-            if port is not None and known == host:
-                labels[key.SERVER_PORT] = port
-        return labels
+            self._inference.record_answer(spending, trace.inference_span, trace.inference_request)
 
     def _handle_throttled(self, event: Throttled, _: CallTrace | None) -> None:
         request = event.ticket.request
         self._throttles.add_amount(
             1,
-            self._start_resource(format_resource_name(request)),
-            self._limit_value(key.PROVIDER, request.provider),
+            self._labels.get_resource(request),
+            self._labels.limit_value(key.PROVIDER, request.provider),
             _get_throttle_error(event),
             event.kind.value,
         )
 
-    def _limit_value(self, name: str, value: str | None) -> str:
-        return key.UNKNOWN if value is None else self._cardinality_limit(name, value)
-
-    def _get_agent_and_resource(self, request: Request) -> tuple[str, str]:
-        return self._cardinality_limit(key.AGENT, request.agent), self._start_resource(format_resource_name(request))
-
-    def _start_resource(self, name: str) -> str:
-        """Return the resource's name on metrics, and start its counters at 0 if it is new."""
-        resource = self._cardinality_limit(key.RESOURCE, name)
+    def _start_resource(self, resource: str) -> None:
+        """Start the counters of a resource at 0 if it is new."""
         if resource not in self._started_resources:
             self._started_resources.add(resource)
             self._leases_expired.add_amount(0, resource)
             for reason in GrantReason:
                 self._grants.add_amount(0, resource, reason.value)
-        return resource
 
     def _start_request(self, request: Request) -> None:
         """Start all counters of such a request at 0.
@@ -290,7 +244,7 @@ class MetricListener:
         Prometheus' `increase()` misses the first value of a counter that did not start at 0, and there is one in each
         process.
         """
-        agent, resource = self._get_agent_and_resource(request)
+        agent, resource = self._labels.get_place(request)
         for outcome in Outcome:
             self._requests.start_at_zero(agent, resource, outcome.value)
         if request.provider is not None:
@@ -300,9 +254,8 @@ class MetricListener:
             self._start_spending(request)
 
     def _start_spending(self, request: Request) -> None:
-        agent = self._cardinality_limit(key.AGENT, request.agent)
-        provider, model = self._limit_value(key.PROVIDER, request.provider), self._limit_value(key.MODEL, request.model)
-        self._spent.start_at_zero(agent, self._limit_value(key.TENANT, request.tenant), provider, model)
+        agent, tenant, provider, model = self._labels.get_spending(request, request.model)
+        self._spent.start_at_zero(agent, tenant, provider, model)
         self._spent_weight.start_at_zero(agent, provider, model)
         for kind in (key.INPUT, key.OUTPUT):
             self._tokens.start_at_zero(agent, provider, model, kind)

@@ -80,8 +80,10 @@ QUESTIONS = (
     Question(
         "saturation",
         "How near its limit is a resource now?",
-        "max by (loco_resource_name) (loco_resource_saturation)",
-        "1 is full; the rest is the queue, in units of the slots. No answer while the resource is unlimited.",
+        "sum by (loco_resource_name) (loco_resource_saturation and on (job, instance) "
+        '(loco_engine_mode{loco_engine_mode="remote"} == 1)) or max by (loco_resource_name) (loco_resource_saturation)',
+        "1 is full; the rest is the queue, in units of the slots. Of shared slots, each process reports its part. "
+        "No answer while the resource is unlimited.",
     ),
     Question(
         "fairness",

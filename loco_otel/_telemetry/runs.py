@@ -9,19 +9,22 @@ and it has been silent for a time, earlier if there are too many runs, or at the
 with its last call.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry.call_trace import CallTrace, get_call_trace, is_request_suppressed
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel.events import (
     MILLI,
-    Event,
     Granted,
     Rejected,
     Released,
+    RequestEvent,
     RunEnded,
     Spent,
     Submitted,
@@ -94,7 +97,7 @@ class _Run:
         return FinishedRun(self.workflow, self.priority, self.changed_at - self.started_at, self.wait)
 
 
-class RunListener:
+class RunListener(SelectiveListener):
     """Follows the runs of all calls. Thread-safe, as collections read it too.
 
     Args:
@@ -109,40 +112,52 @@ class RunListener:
         self._runs: dict[str, _Run] = {}
         self._silent: OrderedDict[str, None] = OrderedDict()
         """Runs without a call, by the end of their last one."""
-        self._lock = _fork.ForkSafeLock()
-        self._phases: dict[type[Event], int | None] = {
-            Submitted: _WAITING,
-            Waiting: _WAITING,
-            Granted: _UNDER_WAY,
-            Suspended: _PAUSED,
-            Rejected: None,
-            Released: None,
+        # Not a `ForkSafeLock`: that has two calls in Python for each event.
+        self._lock = threading.Lock()
+        self.event_handlers = {
+            Submitted: self._handle_submitted,
+            Waiting: partial(self._handle_change, _WAITING),
+            Granted: partial(self._handle_change, _UNDER_WAY),
+            Suspended: partial(self._handle_change, _PAUSED),
+            Rejected: partial(self._handle_change, None),
+            Released: partial(self._handle_change, None),
+            Spent: self._handle_spent,
+            RunEnded: self._handle_ended,
         }
         _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
 
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        if isinstance(event, RunEnded):
-            with self._lock:
-                self._end_run(event.run)
-            return
-        kind = type(event)
-        if kind not in self._phases and kind is not Spent:
-            return
-        ticket: Any = event.ticket  # type: ignore[union-attr] # those kinds have one
+    def _handle_submitted(self, event: Submitted) -> None:
+        ticket, at = event.ticket, event.at
         name = ticket.request.run
-        if name is None:
-            return
-        with self._lock:
-            run = self._runs.get(name)
-            if isinstance(event, Spent):
-                if run is not None:
-                    run.attained += event.spending.weight
-            elif not is_request_suppressed(ticket.request):
-                if run is None and isinstance(event, Submitted) and self._make_room():
+        if name is not None and not is_request_suppressed(ticket.request):
+            with self._lock:
+                run = self._runs.get(name)
+                if run is None and self._make_room():
                     run = self._start_run(name, event)
                 if run is not None:
-                    self._change_call(name, run, event)
+                    self._change_call(name, run, ticket, _WAITING, at)
+
+    def _handle_change(self, phase: int | None, event: RequestEvent) -> None:
+        ticket = event.ticket
+        name = ticket.request.run
+        if name is not None:
+            with self._lock:
+                run = self._runs.get(name)
+                # Not a call of an earlier run of this name, nor one whose first events are missing.
+                if run is not None and ticket in run.calls:
+                    self._change_call(name, run, ticket, phase, event.at)
+
+    def _handle_spent(self, event: Spent) -> None:
+        name = event.ticket.request.run
+        if name is not None:
+            with self._lock:
+                run = self._runs.get(name)
+                if run is not None:
+                    run.attained += event.spending.weight
+
+    def _handle_ended(self, event: RunEnded) -> None:
+        with self._lock:
+            self._end_run(event.run)
 
     def get_attained_weight(self, run: str) -> float | None:
         """Return the weight of the settled calls of a run; None if it is not known."""
@@ -171,6 +186,7 @@ class RunListener:
 
     def after_fork(self) -> None:
         """Forget all runs in a forked child: they are the parent's."""
+        self._lock = threading.Lock()
         self.forget_open()
 
     def _make_room(self) -> bool:
@@ -191,24 +207,24 @@ class RunListener:
                 return
             yield name
 
-    def _start_run(self, name: str, event: Event) -> _Run:
-        request = event.ticket.request  # type: ignore[union-attr] # of a call
+    def _start_run(self, name: str, event: Submitted) -> _Run:
+        request = event.ticket.request
         trace: CallTrace | None = get_call_trace(request)
         workflow = request.workflow if trace is None else trace.caller_attributes.get(key.WORKFLOW, request.workflow)
         run = self._runs[name] = _Run(event.at, workflow, request.priority.value)
         return run
 
-    def _change_call(self, name: str, run: _Run, event: Any) -> None:
-        ticket = event.ticket
-        if ticket not in run.calls and not isinstance(event, Submitted):
-            return  # a call of an earlier run of this name, or one whose first events are missing
-        run.change_call(ticket, self._phases[type(event)], event.at)
-        self._silent.pop(name, None)
+    def _change_call(self, name: str, run: _Run, ticket: TicketView, phase: int | None, at: float) -> None:
+        run.change_call(ticket, phase, at)
+        silent = self._silent
+        if silent:
+            silent.pop(name, None)
         if not run.calls:
-            self._silent[name] = None
+            silent[name] = None
             if run.has_ended:
                 self._finish_run(name)
-        self._finish_silent_runs(event.at)
+        if silent:
+            self._finish_silent_runs(at)
 
     def _end_run(self, name: str) -> None:
         run = self._runs.get(name)

@@ -7,6 +7,7 @@ is created when the wait is over, and its times are computed from the event and 
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -19,6 +20,7 @@ from loco_otel._telemetry.call_trace import ROOT_CONTEXT, CallTrace, format_reso
 from loco_otel._telemetry.catalogue import EVENT_BUDGET, EVENT_LIMIT, EVENT_THRESHOLD, EVENT_THROTTLE
 from loco_otel._telemetry.hold_log import HoldLog
 from loco_otel._telemetry.runs import RunListener
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel._telemetry.span_attributes import (
     build_acquire_attributes,
     build_blame_attributes,
@@ -31,17 +33,14 @@ from loco_otel._telemetry.span_starter import SpanStarter
 from loco_otel.events import (
     BudgetExceeded,
     BudgetReached,
-    Bypassed,
     Event,
-    Gated,
     Granted,
     LimitDecided,
-    Limited,
     Outcome,
     Rejected,
     Released,
     Request,
-    RunEnded,
+    RequestEvent,
     SlotTaken,
     Spent,
     Suspended,
@@ -62,7 +61,7 @@ _FAILURE = (
 _NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
-class SpanListener:
+class SpanListener(SelectiveListener):
     """Creates an acquire span for every wait.
 
     The state of a request is in its `CallTrace`. A request without one gets a span without parent and settlement.
@@ -94,7 +93,7 @@ class SpanListener:
         self._clock = clock
         self._wall = wall
         self._has_failed = False
-        self._handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
+        handlers: dict[type[Event], Callable[[Any, CallTrace | None], None]] = {
             Waiting: _handle_waiting,
             SlotTaken: self._handle_slot_taken,
             Granted: self._handle_granted,
@@ -107,20 +106,18 @@ class SpanListener:
             Suspended: self._handle_suspended,
             Released: self._handle_released,
         }
+        self.event_handlers = {kind: partial(self._handle_event, handle) for kind, handle in handlers.items()}
 
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        handle = self._handlers.get(type(event))
-        if handle is not None and not isinstance(event, (Bypassed, Gated, Limited, RunEnded)):
-            trace = get_call_trace(event.ticket.request)
-            if trace is None or not trace.is_suppressed:
-                try:
-                    handle(event, trace)
-                except Exception:
-                    # A sampler or a processor of the program's. The outbox would remove this listener for good.
-                    if not self._has_failed:
-                        self._has_failed = True
-                        _logger.exception(_FAILURE)
+    def _handle_event(self, handle: Callable[[Any, CallTrace | None], None], event: RequestEvent) -> None:
+        trace = get_call_trace(event.ticket.request)
+        if trace is None or not trace.is_suppressed:
+            try:
+                handle(event, trace)
+            except Exception:
+                # A sampler or a processor of the program's. The outbox would remove this listener for good.
+                if not self._has_failed:
+                    self._has_failed = True
+                    _logger.exception(_FAILURE)
 
     def _handle_slot_taken(self, event: SlotTaken, _: CallTrace | None) -> None:
         self._holds.start_lease(event.ticket, event.at)
@@ -227,10 +224,12 @@ class SpanListener:
         if span is None:
             return
         usage = event.spending.usage
-        has_usage = trace is not None and trace.inference_span is not None and usage is not None and not usage.estimated
-        span.set_attributes(build_spend_attributes(event.spending, has_usage=has_usage))
-        if trace is not None and trace.inference_span is not None:
-            trace.inference_span.record_response(event.spending, shows_cost=self._shows_costs)
+        inference = None if trace is None else trace.inference_span
+        has_usage = inference is not None and usage is not None and not usage.estimated
+        attributes = build_spend_attributes(event.spending, has_usage=has_usage)
+        if inference is not None:
+            attributes.update(inference.build_response_attributes(event.spending, shows_cost=self._shows_costs))
+        span.set_attributes(attributes)
         _end_acquire_span(trace)
 
     def _handle_threshold(self, event: BudgetReached, trace: CallTrace | None) -> None:

@@ -4,8 +4,7 @@ A histogram counts a hold when it ends. The seconds here are integrals: a collec
 so the increase between two collections is what happened between them.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
@@ -13,8 +12,8 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.call_trace import is_request_suppressed
 from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, PointLimit, PointValues
+from loco_otel._telemetry.selective_listener import SelectiveListener
 from loco_otel.events import (
-    Event,
     Granted,
     Limited,
     Rejected,
@@ -42,7 +41,7 @@ class TimeIntegral:
 
     def __init__(self, row: MetricDefinition) -> None:
         self._limit = PointLimit(row)
-        self._points: dict[PointValues, tuple[int, float, float]] = {}
+        self._points: dict[PointValues, tuple[float, float, float]] = {}
         """Level, the time of its last change, and the integral until then. One value: all change in one assignment."""
         self._reported: dict[PointValues, float] = {}
 
@@ -52,7 +51,7 @@ class TimeIntegral:
         self._points.setdefault(point, (0, at, 0.0))
         return point
 
-    def add_level(self, point: PointValues, change: int, at: float) -> None:
+    def add_level(self, point: PointValues, change: float, at: float) -> None:
         """Change the level of a point that was started by an amount."""
         level, since, total = self._points[point]
         # An event may be some microseconds older than the one before.
@@ -75,7 +74,7 @@ class TimeIntegral:
             self._points[point] = 0, since, total
 
 
-class TimeSums:
+class TimeSums(SelectiveListener):
     """Sums the seconds of slots, capacity and pauses. A listener.
 
     Args:
@@ -103,8 +102,9 @@ class TimeSums:
         self._paused: dict[str, Request] = {}
         self._points: dict[tuple[str, tuple[str, ...]], Mapping[str, tuple[PointValues, PointValues]]] = {}
         """By agent and resources; remembered, as finding them costs more than all else."""
-        self._slot_counts: dict[str, int | None] = {}
-        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+        self._limits: dict[str, Limited] = {}
+        """The last limit of each resource."""
+        self.event_handlers = {
             Submitted: self._handle_submitted,
             Waiting: self._handle_next_attempt,
             SlotTaken: self._handle_slot,
@@ -115,12 +115,6 @@ class TimeSums:
             Limited: self._handle_limited,
         }
         _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
-
-    def __call__(self, event: Event, /) -> None:
-        """Handle one event."""
-        handle = self._handlers.get(type(event))
-        if handle is not None:
-            handle(event)
 
     def forget_open(self) -> None:
         """Forget what is under way, because events of its end may be missing."""
@@ -218,12 +212,13 @@ class TimeSums:
 
     def _handle_limited(self, event: Limited) -> None:
         resource = self._cardinality_limit(key.RESOURCE, event.resource)
-        is_new, before = event.resource not in self._slot_counts, self._slot_counts.get(event.resource)
-        self._slot_counts[event.resource] = slots = event.slots
+        last = self._limits.get(event.resource)
+        self._limits[event.resource] = event
+        slots, before = event.slots, None if last is None else last.slots
         if slots is not None or before is not None:
             point = self._capacity.start_point((resource,), event.at)
-            self._capacity.add_level(point, (slots or 0) - (before or 0), event.at)
-        if is_new:
+            self._capacity.add_level(point, _count_own_slots(event) - _count_own_slots(last), event.at)
+        if last is None:
             for direction in (key.UP, key.DOWN):
                 self.limit_changes.start_at_zero(resource, direction)
         elif slots != before:
@@ -233,3 +228,8 @@ class TimeSums:
     def _change_pauses(self, request: Request, change: int, at: float) -> None:
         for _, point in self._find_points(request, at).values():
             self._pauses.add_level(point, change, at)
+
+
+def _count_own_slots(event: Limited | None) -> float:
+    """Return the slots of this process: of those of a shared engine, an equal part, so that all parts add up."""
+    return 0.0 if event is None else (event.slots or 0) / event.processes

@@ -1,6 +1,7 @@
 """`try_submit_fast` and `try_release_fast` leave the state that `submit` and `release` leave."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,14 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import Priority, Request
+from loco_otel.events import Priority, Request, Spending, Usage
 
 POLICIES: dict[str, Callable[[], Policy]] = {"fifo": FifoPolicy, "fair": lambda: FairPolicy({"a": 2000})}
 
 Step = tuple[str, int, str, tuple[str, ...], bool, Priority]
+
+SPENDING = Spending(Usage(9, 3, estimated=False), 1500, "model")
+ESTIMATED = Spending(None, 500, None)
 
 STEPS = st.lists(
     st.tuples(
@@ -35,14 +39,16 @@ STEPS = st.lists(
 class House:
     """A scheduler, its tickets in the order in which they were submitted, and whether it tries the fast paths."""
 
-    def __init__(self, policy: str, capacity: int | None, *, fast: bool) -> None:
+    def __init__(self, policy: str, capacity: int | None, *, fast: bool, observed: bool = False) -> None:
         self.core = Scheduler({"llm": capacity, "gpu": 2}, POLICIES[policy], max_hold=100.0)
+        self.core.observed = observed
         self.fast = fast
         self.fast_count = 0
         self.tickets: list[Ticket] = []
 
     def run_step(self, step: Step, now: float) -> None:
         kind, number, agent, resources, admission, priority = step
+        spending = (None, SPENDING, ESTIMATED)[number % 3]
         if kind == "submit":
             ticket = Ticket(Request(agent, 1000 + number, resources=resources, admission=admission, priority=priority))
             self.tickets.append(ticket)
@@ -54,9 +60,11 @@ class House:
             ticket = self.tickets[number % len(self.tickets)]
             if kind == "admit":
                 self.core.admit_ticket(ticket, now)
-            elif self.fast and try_release_fast(self.core, ticket):
+            elif self.fast and try_release_fast(self.core, ticket, now, spending):
                 self.fast_count += 1
             else:
+                if spending is not None:
+                    self.core.record_spending(ticket, spending, now)
                 self.core.release(ticket, now)
 
     def describe_state(self) -> object:
@@ -66,6 +74,7 @@ class House:
             (
                 ticket.state, ticket.reason, ticket.outcome, ticket.birth, ticket.waited_ticks, ticket.granted_at,
                 ticket.touched_at, ticket.scopes, ticket.charged_by is None, ticket.charged_order is None,
+                (ticket.correction, ticket.spending_recorded, ticket.waiting_tick) if self.core.observed else None,
             )
             for ticket in self.tickets
         ]  # fmt: skip
@@ -81,12 +90,27 @@ class House:
             for names, line in self.core.resources.queue_sets.items()
         }
         listed = [places[ticket.seq] for ticket in self.core.tickets.values()]
-        return tickets, pools, queues, listed, self.core.compute_next_wakeup(), len(self.core.decided)
+        events = [_describe_event(event, places) for event in self.core.events]
+        return tickets, pools, queues, listed, self.core.compute_next_wakeup(), len(self.core.decided), events
 
 
-@given(st.sampled_from(sorted(POLICIES)), st.sampled_from((None, 1, 3)), STEPS)
-def test_fast_and_slow_paths_leave_the_same_state(policy: str, capacity: int | None, steps: list[Step]) -> None:
-    fast, slow = House(policy, capacity, fast=True), House(policy, capacity, fast=False)
+def _describe_event(event: Any, places: Mapping[int, int]) -> tuple[object, ...]:
+    """Return an event with the places of its tickets."""
+    return type(event), *(
+        places[value.seq] if isinstance(value, Ticket)
+        else tuple(places[ticket.seq] for ticket in value) if name == "holders"
+        else {resource: places[host.seq] for resource, host in value.items()} if name == "hosts"
+        else value is None if name == "reserved_for"
+        else value
+        for name, value in event._asdict().items()
+    )  # fmt: skip
+
+
+@given(st.sampled_from(sorted(POLICIES)), st.sampled_from((None, 1, 3)), st.booleans(), STEPS)
+def test_fast_and_slow_paths_leave_the_same_state(
+    policy: str, capacity: int | None, observed: bool, steps: list[Step]
+) -> None:
+    fast, slow = (House(policy, capacity, fast=fast, observed=observed) for fast in (True, False))
     for now, step in enumerate(steps):
         fast.run_step(step, float(now))
         slow.run_step(step, float(now))

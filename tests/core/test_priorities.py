@@ -295,7 +295,7 @@ def test_program_without_classes_keeps_the_fast_path() -> None:
     desk = Desk(2, DEFAULT_PRIORITY_RULES)
     ticket = Ticket(Request("a", 1000, ("llm",)))
     assert try_submit_fast(desk.core, ticket, 0.0)
-    assert try_release_fast(desk.core, ticket)
+    assert try_release_fast(desk.core, ticket, 0.0)
     for request in (
         Request("a", 1000, ("llm",), priority=BACKGROUND),
         Request("a", 1000, ("llm",), deadline=9.0),

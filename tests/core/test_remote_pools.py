@@ -118,7 +118,7 @@ def test_a_release_is_noted_without_listeners_too(core: Scheduler) -> None:
     ticket = submit(core)
     apply_remote_grant(core, ticket, GRANT, 1.0)
     notes(core)
-    assert not try_release_fast(core, ticket)
+    assert not try_release_fast(core, ticket, 2.0)
     core.release(ticket, 2.0)
     assert notes(core) == [(RemoteChange.ENDED, ticket)]
 
@@ -185,6 +185,14 @@ def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
     assert [event.slots for event in core.events if isinstance(event, Limited)] == [5]
     core.set_capacity("llm", 9, 2.0)
     assert core.resources.pools["llm"].capacity == 0
+
+
+def test_the_processes_that_share_the_slots_are_reported(core: Scheduler) -> None:
+    for processes in (2, 3, 3):
+        update_remote_pool(core, "llm", PoolReport(5, 0, processes=processes), 1.0)
+    switch_pools(core, {"llm": PoolShare(1)}, 1.0, is_remote=False)
+    limits = [(event.slots, event.processes) for event in core.events if isinstance(event, Limited)]
+    assert limits == [(5, 2), (5, 3), (1, 1)]
 
 
 def test_a_tick_never_moves_back(core: Scheduler) -> None:

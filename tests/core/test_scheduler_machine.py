@@ -205,10 +205,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tickets.append(ticket)
 
         def submit(core: Scheduler, now: float) -> None:
-            quiet = try_submit_fast(core, ticket, now)
-            if not quiet:
+            if not try_submit_fast(core, ticket, now):
                 core.submit(ticket, now)
-            assert not (quiet and core.observed)
 
         if accepted:
             self.step(submit, lambda model, now: model.submit(ticket, ticket.scopes or where, now))
@@ -249,9 +247,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), spending=st.sampled_from([None, CHEAP, DEAR]))
     def end_as_the_engine_does(self, data: st.DataObject, spending: Spending | None) -> None:
         def release(core: Scheduler, ticket: Ticket, now: float) -> None:
-            if spending and ticket.state is State.GRANTED:
-                core.record_spending(ticket, spending, now)
-            if not try_release_fast(core, ticket):
+            if not try_release_fast(core, ticket, now, spending):
+                if spending:
+                    core.record_spending(ticket, spending, now)
                 core.release(ticket, now)
 
         def released(model: SchedulerModel, ticket: Ticket, now: float) -> None:

@@ -26,6 +26,7 @@ from dashboard_files import (
 from dashboard_prometheus import Prometheus
 from dashboard_workload import Workload, start_server
 from patience import PATIENCE
+from redis_server import RedisServer
 from sdk_program import Running
 from sdk_server import free_port
 
@@ -43,6 +44,16 @@ _HEADERS = dict.fromkeys(
 _RUNS = dict.fromkeys(
     ("loco.run.duration", "loco.run.wait", "loco.run.slowdown", "loco.runs.active", "loco.limit.decisions"),
     "the workload has no runs and no limits of runs",
+)
+_ENGINE = dict.fromkeys(
+    (
+        "loco.engine.mode",
+        "loco.engine.processes",
+        "loco.engine.overbooked",
+        "loco.engine.duration",
+        "loco.engine.errors",
+    ),
+    "each process has an engine of its own",
 )
 _UNLIMITED = dict.fromkeys(
     (
@@ -64,6 +75,8 @@ class State(NamedTuple):
     refuses: bool
     metrics: Mapping[str, str]
     panels: Mapping[str, str] = {}
+    is_shared: bool = False
+    """Whether the processes share an engine."""
 
 
 STATES = {
@@ -73,6 +86,7 @@ STATES = {
         metrics={
             **_HEADERS,
             **_RUNS,
+            **_ENGINE,
             **_UNLIMITED,
             "loco.children": "no process forks",
             "loco.gate.closed": "no provider asks for a pause",
@@ -93,6 +107,7 @@ STATES = {
         metrics={
             **_HEADERS,
             **_RUNS,
+            **_ENGINE,
             "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
@@ -104,6 +119,20 @@ STATES = {
         metrics={
             **_HEADERS,
             **_RUNS,
+            **_ENGINE,
+            "loco.children": "no process forks",
+            "loco.gate.closed": "a pause may fall between two scrapes",
+            "loco.fairness.index": "two agents may not wait throughout",
+        },
+    ),
+    "shared": State(
+        {"LOCO_CAPACITY": "2", "HASTY": "1"},
+        refuses=True,
+        is_shared=True,
+        metrics={
+            **_HEADERS,
+            **_RUNS,
+            "loco.engine.errors": "the server of the engine is well",
             "loco.children": "no process forks",
             "loco.gate.closed": "a pause may fall between two scrapes",
             "loco.fairness.index": "two agents may not wait throughout",
@@ -160,7 +189,12 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with ExitStack() as stack:
         server = stack.enter_context(start_server(folder, refuses=state.refuses))
         alertmanager = stack.enter_context(_start_alertmanager(folder, webhook.server_port))
-        workload = Workload(server, folder, state.settings)
+        settings = dict(state.settings)
+        if state.is_shared:
+            engine = RedisServer(folder)
+            stack.callback(engine.close)
+            settings["LOCO_ENGINE"] = engine.url
+        workload = Workload(server, folder, settings)
         stack.callback(workload.stop)
         servers = []
         for number, program in enumerate(_PROGRAMS):

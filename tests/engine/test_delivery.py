@@ -1,6 +1,8 @@
 """Delivery of events: no caller delivers other callers' events without bound, and none is lost or reordered."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -81,6 +83,37 @@ def test_flush_reports_whether_another_thread_still_delivers(monkeypatch: pytest
     while not engine.flush():
         pass
     assert [type(event) for event in received] == [Limited, Submitted, Granted, Released]
+
+
+class Selective:
+    """A listener with handlers, of which that of releases may fail."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.received: list[Event] = []
+        self.event_handlers: dict[type[Event], Callable[[Any], None]] = {
+            Granted: self.received.append,
+            Released: self._fail if fails else self.received.append,
+        }
+
+    def __call__(self, event: Event) -> None:
+        raise AssertionError("called in place of its handlers")
+
+    def _fail(self, _: Event) -> None:
+        raise ValueError
+
+
+def test_listener_with_handlers_gets_the_events_that_it_handles(caplog: pytest.LogCaptureFixture) -> None:
+    engine = InProcessEngine(Scheduler({"llm": 4}, FifoPolicy), timer=False)
+    first, failing, late = Selective(), Selective(fails=True), Selective()
+    engine.add_listener(first)
+    engine.add_listener(failing)
+    use_slot(engine)
+    engine.add_listener(late)
+    use_slot(engine)
+    assert [type(event) for event in first.received] == [Granted, Released] * 2
+    assert [type(event) for event in failing.received] == [Granted], "removed when it raised"
+    assert [type(event) for event in late.received] == [Granted, Released]
+    assert len(caplog.records) == 1
 
 
 def test_recorder_returns_events_that_are_not_delivered_yet(monkeypatch: pytest.MonkeyPatch) -> None:

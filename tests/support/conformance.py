@@ -126,12 +126,13 @@ class Caller:
         """Make a call, and return what the SDK returns."""
         return self.sdk.create(self._client, model=model, messages=PROMPT, stream=streamed)
 
-    async def call(self, model: str, *, streamed: bool) -> None:
-        """Make a call and read its answer to the end."""
+    async def call(self, model: str, *, streamed: bool, begun: threading.Event | None = None) -> None:
+        """Make a call and read its answer to the end; `begun` is set at each chunk of a stream."""
         answer = await now(self.open(model, streamed=streamed))
         if streamed:
             async for _ in self._read(answer):
-                pass
+                if begun is not None:
+                    begun.set()
 
     def _read(self, stream: Any) -> AsyncIterator[Any]:
         """Iterate over a stream in the caller's colour: LiteLLM's have both."""

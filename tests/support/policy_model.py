@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil
+from zlib import crc32
 
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.load import LoadPolicy
@@ -19,8 +20,8 @@ TENANT_SHARES = {"acme": 3000}
 
 
 def nonce(key: Key) -> float:
-    """What breaks ties under `load`: the same each time, and another for each agent."""
-    return (sum(map(ord, "/".join((key,) if isinstance(key, str) else key))) * 7919 % 97) / 97
+    """What breaks ties under `load`: the same each time, and another for each agent and run."""
+    return crc32("/".join((key,) if isinstance(key, str) else key).encode()) / 2**32
 
 
 class Drawn(LoadPolicy):

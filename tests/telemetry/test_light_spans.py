@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     DEFAULT_ON,
     Decision,
+    ParentBased,
+    ParentBasedTraceIdRatio,
     Sampler,
     SamplingResult,
     TraceIdRatioBased,
@@ -48,8 +50,9 @@ class Adding(Sampler):
     def __init__(self, decision: Decision) -> None:
         self._decision = decision
 
-    def should_sample(self, *args: Any, **_: Any) -> SamplingResult:
-        attributes = {**(args[4] or {}), "sampler.list": ["a"], "sampler.seen": len(args[4] or {})}
+    def should_sample(self, *args: Any, **named: Any) -> SamplingResult:
+        given = (named["attributes"] if named else args[4]) or {}
+        attributes = {**given, "sampler.list": ["a"], "sampler.seen": len(given)}
         return SamplingResult(self._decision, attributes, TraceState([("vendor", "1")]))
 
     def get_description(self) -> str:
@@ -90,12 +93,16 @@ SAMPLERS = {
     "half": TraceIdRatioBased(0.5),
     "adding": Adding(Decision.RECORD_AND_SAMPLE),
     "recording": Adding(Decision.RECORD_ONLY),
+    "half of the roots": ParentBasedTraceIdRatio(0.5),
+    "no children": ParentBased(ALWAYS_ON, local_parent_sampled=ALWAYS_OFF),
+    "adding to children": ParentBased(ALWAYS_ON, local_parent_sampled=Adding(Decision.RECORD_AND_SAMPLE)),
 }
 PARENTS = {
     "none": Context(),
     "sampled": SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(1)),
     "unsampled": SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(0)),
     "random": SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(3), trace_state=TraceState([("a", "b")])),
+    "local": SpanContext(5, 6, is_remote=False, trace_flags=TraceFlags(3), trace_state=TraceState([("a", "b")])),
     "invalid": SpanContext(0, 0, is_remote=False),
 }
 

@@ -17,7 +17,8 @@ def shown(spending: Spending, provider: str = "openai", *, shows_cost: bool = Tr
     call.begin_call("analyst", SUBJECT._replace(body={}, provider=provider), has_sdk_span=False)
     call.begin_inference("analyst", 995.0)
     assert call.inference_span is not None
-    call.inference_span.record_response(spending, shows_cost=shows_cost)
+    attributes = call.inference_span.build_response_attributes(spending, shows_cost=shows_cost)
+    call.inference_span.span.set_attributes(attributes)
     call.inference_span.end_span(None, 0, 0)
     (span,) = [span for span in rig.spans() if span.name.startswith("chat")]
     names = ("openai.response.", "gen_ai.usage.cost.")

@@ -19,7 +19,7 @@ from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.instruments import CardinalityLimit
 from loco_otel._telemetry.time_sums import TimeIntegral, TimeSums
-from loco_otel.events import MILLI, Outcome, Request, Throttled, ThrottleKind
+from loco_otel.events import MILLI, Limited, Outcome, Request, Throttled, ThrottleKind
 
 LLM, SEARCH = "llm", "search"
 
@@ -167,6 +167,16 @@ def test_unlimited_resource_has_no_capacity() -> None:
         for point in bench.sums.limit_changes.list_observations(None)  # type: ignore[arg-type]
     }
     assert changes == {"up": 1, "down": 2}
+
+
+def test_processes_divide_the_time_of_shared_slots() -> None:
+    bench = Bench(llm=4)
+    for processes, slots, until in ((2, 4, 10.0), (4, 4, 12.0), (4, 8, 13.0)):
+        bench.sums(Limited(bench.now, LLM, slots, slots, processes=processes))
+        bench.now = until
+    assert bench.seconds(catalogue.CAPACITY_TIME) == {(LLM,): 20.0 + 2.0 + 2.0}
+    changes = bench.sums.limit_changes.list_observations(None)  # type: ignore[arg-type]
+    assert [point.value for point in changes] == [1, 0], "another process is no other limit"
 
 
 def test_suppressed_call_is_not_counted() -> None:

@@ -6,9 +6,10 @@ over the agents that have a waiter, where Qi is the weight that agent i has queu
 in ticks; 0/0 is 0. Ties go to the older, then to the smaller nonce.
 
 The argmax is found exactly without scanning the agents. For a given Q the score grows with the age, also in IEEE
-arithmetic, so of all agents with the same Q only the oldest can win: one heap of births per distinct Q, and the
-formula is evaluated on their tops. Qs are integers, and distinct positive integers sum up fast: there are at most
-sqrt(2M) of them for a total queued weight M in whole weights. Cost per change O(log n), per pick O(distinct Qs).
+arithmetic, so of all agents with the same Q only the oldest can win: one heap of births per distinct Q. Of these, those
+with the greatest Qs and those with the greatest ages are compared in turn, until no other can score as much: the
+threshold algorithm (Fagin, Lotem, Naor, 2003), about sqrt(n) of n distinct Qs where weights and ages are independent.
+A change costs O(log n), and two moves in sorted arrays.
 
 The rule favours the heavy. With lambda arrivals per release and alpha < 1/(1 + lambda) a wait is at most
 (W + lambda*r*A) / (1 - lambda*r) ticks, where r = alpha/(1-alpha), W is the weight that waited at the start plus the
@@ -16,6 +17,7 @@ largest excess of arrivals over their rate, and A the greatest age then; above t
 `QueueSet`).
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable
 
 from loco_otel._core.lazy_heap import Entry, LazyHeap
@@ -31,7 +33,14 @@ class LoadPolicy(UnmeteredPolicy):
         self.alpha = alpha
         self._draw_nonce = draw
         self._by_weight: dict[int, LazyHeap] = {}
+        """The agents with each Q, the oldest first."""
         self._entries: dict[Key, tuple[int, Entry]] = {}
+        self._weights: list[int] = []
+        """The distinct Qs, ascending."""
+        self._oldest: dict[int, Entry] = {}
+        """The oldest agent with each Q."""
+        self._births: list[tuple[int, int]] = []
+        """The births of these and their Qs, ascending."""
 
     def update_candidate(self, key: Key, candidate: Candidate) -> None:
         """Add an agent, or update it."""
@@ -43,56 +52,76 @@ class LoadPolicy(UnmeteredPolicy):
         heap = self._by_weight.get(candidate.weight)
         if heap is None:
             heap = self._by_weight[candidate.weight] = LazyHeap()
+            insort(self._weights, candidate.weight)
         entry = heap.push_entry(candidate.birth, self._draw_nonce(), item=key)
         self._entries[key] = (candidate.weight, entry)
+        self._update_oldest(candidate.weight, heap)
 
     def remove_candidate(self, key: Key) -> None:
         """Remove an agent."""
         known = self._entries.pop(key, None)
         if known is None:
             return
-        heap = self._by_weight[known[0]]
-        heap.remove_entry(known[1])
+        weight, entry = known
+        heap = self._by_weight[weight]
+        heap.remove_entry(entry)
         if not heap:
-            del self._by_weight[known[0]]
+            del self._by_weight[weight]
+            del self._weights[bisect_left(self._weights, weight)]
+        self._update_oldest(weight, heap)
+
+    def _update_oldest(self, weight: int, heap: LazyHeap) -> None:
+        top, before = heap.peek_entry(), self._oldest.get(weight)
+        if top is before:
+            return
+        if before is not None:
+            del self._births[bisect_left(self._births, (before[0], weight))]
+        if top is None:
+            del self._oldest[weight]
+        else:
+            self._oldest[weight] = top
+            insort(self._births, (top[0], weight))
 
     def clear_candidates(self) -> None:
         """Remove all agents."""
         self._by_weight = {}
         self._entries = {}
+        self._weights = []
+        self._oldest = {}
+        self._births = []
 
     def pick_next(self, tick: int) -> Key:
         """Return the agent with the highest L; there must be one."""
-        tops = self._find_oldest_by_weight()
-        max_weight = max(self._by_weight)
-        max_age = tick - min([top[0] for top in tops.values()])
-        best: tuple[float, int, float] | None = None
+        alpha, oldest = self.alpha, self._oldest
+        max_weight, max_age = self._weights[-1], tick - self._births[0][0]
+        best: tuple[float, int, float] = -1.0, 0, 0.0
         winner: Key = ""
-        for weight, (birth, nonce, _, key) in tops.items():
-            rank = (compute_load(self.alpha, weight, max_weight, tick - birth, max_age), -birth, -nonce)
-            if best is None or rank > best:
-                best, winner = rank, key
+        for heavy, (birth, weight) in zip(reversed(self._weights), self._births, strict=True):
+            for each in (weight,) if heavy == weight else (heavy, weight):
+                top = oldest[each]
+                rank = compute_load(alpha, each, max_weight, tick - top[0], max_age), -top[0], -top[1]
+                if rank > best:
+                    best, winner = rank, top[-1]
+            # Of those that were not compared, none has a greater weight or is older.
+            if compute_load(alpha, heavy, max_weight, tick - birth, max_age) < best[0]:
+                break
         return winner
 
     def compute_score(self, key: Key, tick: int) -> float:
-        """Return L of an agent. O(distinct Qs)."""
+        """Return L of an agent."""
         return self.create_scorer(tick)(key)
 
     def create_scorer(self, tick: int) -> Callable[[Key], float]:
         """Return a function that computes L in constant time, with the maximal Q and D of this moment."""
         entries, alpha = self._entries, self.alpha
-        max_weight = max(self._by_weight, default=0)
-        max_age = tick - min([top[0] for top in self._find_oldest_by_weight().values()], default=tick)
+        max_weight = self._weights[-1] if self._weights else 0
+        max_age = tick - self._births[0][0] if self._births else 0
 
         def compute_score(key: Key) -> float:
             weight, entry = entries[key]
             return compute_load(alpha, weight, max_weight, tick - entry[0], max_age)
 
         return compute_score
-
-    def _find_oldest_by_weight(self) -> dict[int, Entry]:
-        # A heap is removed with its last agent, so each has a live entry.
-        return {weight: top for weight, heap in self._by_weight.items() if (top := heap.peek_entry()) is not None}
 
 
 def compute_load(alpha: float, weight: float, max_weight: float, age: int, max_age: int) -> float:

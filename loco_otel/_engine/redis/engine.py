@@ -185,7 +185,7 @@ class RedisEngine(InProcessEngine):
             for name, statement in changed.items():
                 self._stated[name] = 0
                 if statement.capacity is not None:
-                    update_remote_pool(core, name, PoolReport(statement.capacity, 0), now)
+                    update_remote_pool(core, name, PoolReport(statement.capacity, 0, None, self._link.processes), now)
                 self._link.send_operations([self._make_state(name)])
             if changed and self._switch.mode is EngineMode.LOCAL and not core.remote.is_deciding:
                 for name in changed:
@@ -238,7 +238,8 @@ class RedisEngine(InProcessEngine):
         def operation_on_core(core: Scheduler, now: float) -> None:
             for line in reply.lines:
                 if line.name in self._statements and line.name in core.resources.pools:
-                    update_remote_pool(core, line.name, make_report(line, now - reply.now / 1000), now)
+                    report = make_report(line, self._link.processes, now - reply.now / 1000)
+                    update_remote_pool(core, line.name, report, now)
             self._apply_grants(core, reply.granted, now)
             if submitted:
                 self._confirm(core, submitted, now)

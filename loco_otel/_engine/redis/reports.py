@@ -9,13 +9,13 @@ from loco_otel._engine.redis.batches import LineState
 from loco_otel.events import GateCause
 
 
-def make_report(line: LineState, server_start: float) -> PoolReport:
+def make_report(line: LineState, processes: int, server_start: float) -> PoolReport:
     """Return the report of a resource; `server_start` is the time here at which the server's clock was 0."""
     gate = None
     # A pause delays all tickets, whether slots are free or not, and is reported apart.
     if line.gate is not None and line.gate.cause != GateCause.BACKOFF.value:
         gate = Gate(line.name, GateCause(line.gate.cause), server_start + line.gate.due / 1000)
-    report = PoolReport(line.capacity, line.tick, gate)
+    report = PoolReport(line.capacity, line.tick, gate, processes)
     if line.auto is not None:
         ceiling, refused_level, is_learnt = line.auto
         report = report._replace(ceiling=ceiling, refused_level=refused_level, is_learnt=is_learnt)

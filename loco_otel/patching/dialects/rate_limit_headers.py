@@ -115,6 +115,8 @@ _TOKEN_NAMES = (
     ),
 )
 
+_REMAINING_NAMES = frozenset(names.remaining for names in (*_REQUEST_NAMES, *_TOKEN_NAMES))
+
 _logger = logging.getLogger("loco_otel")
 _logged_names: set[str] = set()
 """Headers whose malformed value was logged."""
@@ -159,6 +161,8 @@ def find_forwarded_headers(body: object) -> Mapping[str, str]:
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
     """Read what is left of requests and tokens, and when there is more; None where the provider does not say."""
     known = dict(headers.items())  # each lookup in httpx's mapping scans all headers
+    if known.keys().isdisjoint(_REMAINING_NAMES):
+        return None
     requests = _find_names(known, _REQUEST_NAMES)
     tokens = _find_names(known, _TOKEN_NAMES)
     if requests is None and tokens is None:

@@ -216,7 +216,7 @@ class Desk:
     def end(self, ticket: Ticket, weight: int | None = None) -> None:
         if weight is not None:
             self.core.record_spending(ticket, Spending(None, weight, None), 0.0)
-        if not try_release_fast(self.core, ticket):
+        if not try_release_fast(self.core, ticket, 0.0):
             self.core.release(ticket, 0.0)
 
     def serve(self, holder: Ticket) -> list[str]:

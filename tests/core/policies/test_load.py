@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from queued_work import QueuedWork, backlog_of
 
+from loco_otel._core.policies import load
 from loco_otel._core.policies.base import Candidate
 from loco_otel._core.policies.load import LoadPolicy, compute_load
 from loco_otel._core.scheduler import Scheduler
@@ -118,6 +119,25 @@ def test_zero_divided_by_zero_is_zero() -> None:
     assert compute_load(0.25, 0, 0, 0, 0) == 0.0
     assert compute_load(0.25, 4, 8, 0, 0) == 0.125
     assert compute_load(0.25, 0, 0, 4, 8) == 0.375
+
+
+def test_a_pick_compares_few_of_many_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, chance = Field(0.25, seed=5), random.Random(5)
+    weights = chance.sample(range(100_000), 2_000)
+    for number, weight in enumerate(weights):
+        field.put(f"agent-{number}", weight, chance.randrange(100_000))
+    compared = 0
+
+    def count(*numbers: float) -> float:
+        nonlocal compared
+        compared += 1
+        return compute_load(*numbers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(load, "compute_load", count)
+    for tick in range(100_000, 100_100):
+        winner = field.policy.pick_next(tick)
+        field.drop(winner)
+    assert compared < 100 * len(weights) / 4, "each pick compares a small part of them"
 
 
 def test_ties_go_to_the_older_then_to_the_smaller_nonce() -> None:

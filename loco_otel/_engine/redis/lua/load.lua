@@ -1,9 +1,15 @@
--- Policy `load`, as _core/policies/load.py: a sorted set of agents by birth for each distinct weight, and in `tops` the
--- oldest birth of each weight. `agents` holds weight|birth|member of each agent that waits.
+-- Policy `load`, as _core/policies/load.py: a sorted set of agents by birth for each distinct weight; `tops` has these
+-- weights by the birth of the oldest agent, `loads` by themselves. `agents` holds weight|birth|member of each agent that
+-- waits.
 local load = {is_metered = false}
 local function update_top(L, weight)
   local r = call('ZRANGE', L.bucket .. weight, 0, 0, 'WITHSCORES')
-  if #r == 0 then call('HDEL', L.tops, weight) else call('HSET', L.tops, weight, r[2]) end
+  if #r == 0 then
+    call('ZREM', L.tops, weight)
+    call('ZREM', L.loads, weight)
+  else
+    call('ZADD', L.tops, r[2], weight)
+  end
 end
 function load.update(L, agent, weight, head)
   local known = call('HGET', L.agents, agent)
@@ -18,19 +24,15 @@ function load.update(L, agent, weight, head)
   local member = fmt('%015.0f', head.seq) .. agent
   call('HSET', L.agents, agent, weight .. '|' .. int(head.birth) .. '|' .. member)
   call('ZADD', L.bucket .. weight, head.birth, member)
-  local top = call('HGET', L.tops, weight)
-  if not top or tonumber(top) > head.birth then call('HSET', L.tops, weight, int(head.birth)) end
+  call('ZADD', L.loads, weight, weight)
+  local top = call('ZSCORE', L.tops, weight)
+  if not top or tonumber(top) > head.birth then call('ZADD', L.tops, head.birth, weight) end
 end
-local function read_tops(L)
-  local h = call('HGETALL', L.tops)
-  local weights, births, max_weight, min_birth = {}, {}, 0, math.huge
-  for i = 1, #h, 2 do
-    local w, b = tonumber(h[i]), tonumber(h[i + 1])
-    weights[#weights + 1], births[#births + 1] = w, b
-    if w > max_weight then max_weight = w end
-    if b < min_birth then min_birth = b end
-  end
-  return weights, births, max_weight, L.tick - min_birth
+-- The greatest weight and age.
+local function read_maxima(L)
+  local weight = call('ZRANGE', L.loads, -1, -1)[1]
+  local top = call('ZRANGE', L.tops, 0, 0, 'WITHSCORES')
+  return tonumber(weight or '0'), L.tick - tonumber(top[2] or int(L.tick))
 end
 local function compute_load(L, weight, max_weight, age, max_age)
   local score = 0
@@ -38,13 +40,14 @@ local function compute_load(L, weight, max_weight, age, max_age)
   if max_age > 0 then score = score + (1.0 - L.alpha) * age / max_age end
   return score
 end
+-- The heaviest and the oldest are compared in turn, until no other can score as much.
 function load.pick(L)
-  local weights, births, max_weight, max_age = read_tops(L)
+  local max_weight, max_age = read_maxima(L)
   local best, birth, weight, member = -1, 0, nil, nil
-  local function first(w) return call('ZRANGE', L.bucket .. int(w), 0, 0)[1] end
-  for i = 1, #weights do
-    local w, b = weights[i], births[i]
-    local score = compute_load(L, w, max_weight, L.tick - b, max_age)
+  local function first(w) return call('ZRANGE', L.bucket .. w, 0, 0)[1] end
+  local function compare(w, b)
+    if w == weight then return end
+    local score = compute_load(L, tonumber(w), max_weight, L.tick - b, max_age)
     if score > best or (score == best and b < birth) then best, birth, weight, member = score, b, w, nil
     elseif score == best and b == birth then
       member = member or first(weight)
@@ -52,14 +55,29 @@ function load.pick(L)
       if other < member then weight, member = w, other end
     end
   end
+  local from, count, decided = 0, 16, false
+  repeat
+    local heavy = call('ZREVRANGE', L.loads, from, from + count - 1)
+    local old = call('ZRANGE', L.tops, from, from + count - 1, 'WITHSCORES')
+    local births = #heavy > 0 and call('ZMSCORE', L.tops, unpack(heavy)) or {}
+    for i = 1, #heavy do
+      local b = tonumber(old[2 * i])
+      compare(heavy[i], tonumber(births[i]))
+      compare(old[2 * i - 1], b)
+      decided = compute_load(L, tonumber(heavy[i]), max_weight, L.tick - b, max_age) < best
+      if decided then break end
+    end
+    decided = decided or #heavy < count
+    from, count = from + count, math.min(count * 2, 1024)
+  until decided
   return string.sub(member or first(weight), 16), best
 end
 function load.score(L, agent)
   local weight, birth = string.match(call('HGET', L.agents, agent), '^(%-?%d+)|(%-?%d+)|')
-  local _, _, max_weight, max_age = read_tops(L)
+  local max_weight, max_age = read_maxima(L)
   return compute_load(L, tonumber(weight), max_weight, L.tick - tonumber(birth), max_age)
 end
 function load.clear(L)
-  for _, weight in ipairs(call('HKEYS', L.tops)) do call('DEL', L.bucket .. weight) end
-  call('DEL', L.tops, L.agents)
+  for _, weight in ipairs(call('ZRANGE', L.loads, 0, -1)) do call('DEL', L.bucket .. weight) end
+  call('DEL', L.tops, L.loads, L.agents)
 end

@@ -47,7 +47,8 @@ local function get_line(name)
        rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, bucket = prefix .. 'bucket:' .. name .. ':',
+       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, loads = prefix .. 'loads:' .. name,
+       bucket = prefix .. 'bucket:' .. name .. ':',
        tags = prefix .. 'tags:' .. name, idle = prefix .. 'idle:' .. name, blocked = prefix .. 'blocked:' .. name}
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
   L.used = call('ZCARD', L.held)

@@ -1,0 +1,78 @@
+"""The example: gunicorn loads a program once and forks four workers, which share two slots."""
+
+import http.client
+import json
+import os
+import re
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+from patience import PATIENCE
+from redis_server import RedisServer
+from sdk_program import Running, script
+from sdk_server import free_port
+from shared_engine import wait_until
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "shared_workers.py"
+WAVE = 16
+
+
+class Hold(NamedTuple):
+    """What a worker answers."""
+
+    worker: int
+    begin: float
+    end: float
+
+
+def read_command(url: str) -> tuple[dict[str, str], list[str]]:
+    """Return the settings and the words of the command that the example states, with this engine."""
+    found = re.search(r"^ +(LOCO_.+)$", EXAMPLE.read_text(), re.MULTILINE)
+    assert found
+    words = shlex.split(found[1])
+    settings = dict(word.split("=", 1) for word in words if word.startswith("LOCO_"))
+    return {**settings, "LOCO_ENGINE": url}, words[len(settings) :]
+
+
+def request_slot(port: int) -> Hold:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/", headers={"Connection": "close"})
+        return Hold(**json.load(connection.getresponse()))
+    finally:
+        connection.close()
+
+
+def find_peak(holds: list[Hold]) -> int:
+    held = peak = 0
+    for _, change in sorted([(hold.begin, 1) for hold in holds] + [(hold.end, -1) for hold in holds]):
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path) -> None:
+    settings, (program, *options) = read_command(own_server.url)
+    assert {"--preload", "--workers"} <= set(options)
+    port, holds = free_port(), list[Hold]()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LOCO_"))}
+    with (
+        redis.Redis(port=own_server.port, decode_responses=True) as client,
+        Running(
+            [script(program), f"--bind=127.0.0.1:{port}", f"--chdir={EXAMPLE.parent}", *options],
+            tmp_path,
+            {**inherited, **settings},
+        ) as gunicorn,
+    ):
+        gunicorn.until(lambda: gunicorn.errors().count("Booting worker") == 4)
+        while len({hold.worker for hold in holds}) < 3:
+            with ThreadPoolExecutor(WAVE) as threads:
+                holds += threads.map(lambda _: request_slot(port), range(WAVE))
+        assert find_peak(holds) == 2
+        # Nobody holds or waits, and no child has what was its parent's.
+        wait_until(lambda: not any(client.hlen(key) for key in client.keys("loco:*:tickets")))
+        gunicorn.stop()
+        assert [key for key in client.keys("loco:*") if ":number:" not in key] == [], "each has left"

@@ -1,0 +1,120 @@
+"""The step script against batches that come twice, late or after a loss, without a link: one effect for each."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import redis
+from redis_server import RedisServer
+
+from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
+from loco_otel._engine.redis.script import SOURCE, make_base_key
+from loco_otel._engine.redis.statements import make_statement
+from loco_otel._engine.shared_limits import SharedLimits
+
+TTL = 60.0
+WAITING, HELD = 0, 1
+ONE_SLOT = SharedLimits(1, "load", 0.25, 1000)
+
+
+class Process:
+    """Sends batches as a process does, and keeps them so that they can be sent again."""
+
+    def __init__(self, client: Any, namespace: str, owner: str) -> None:
+        self.owner = owner
+        self.log = BatchLog(TTL)
+        self._step = client.register_script(SOURCE)
+        self._base = make_base_key(namespace)
+
+    def send(self, batch: Batch | None) -> Reply:
+        assert batch is not None
+        operations = json.dumps(batch.operations)
+        words = [self.owner, batch.number, self.log.generation, round(TTL * 1000), operations, 1]
+        return Reply.parse(json.loads(self._step(keys=[self._base], args=words)))
+
+    def sync(self, tickets: Sequence[Operation] = ()) -> Reply:
+        self.log.start_sync([make_statement(ONE_SLOT, "llm", 0)], tickets, "host 1")
+        reply = self.send(self.log.take_sync_part(0.0))
+        assert self.log.accept_sync_reply(reply, 0.0)
+        return reply
+
+    def do(self, *operations: Operation) -> tuple[Batch, Reply]:
+        for operation in operations:
+            self.log.add_operation(operation)
+        batch = self.log.take_batch(0.0)
+        assert batch is not None
+        reply = self.send(batch)
+        self.log.accept_reply(reply, 0.0)
+        return batch, reply
+
+    def submit(self, ticket: str) -> tuple[Batch, Reply]:
+        return self.do(("submit", ticket, "llm", "agent", 1000, 0, 0, 0))
+
+    def end(self, ticket: str) -> tuple[Batch, Reply]:
+        return self.do(("end", ticket, 0, 0, 0))
+
+
+@pytest.fixture
+def client(own_server: RedisServer) -> Iterator[Any]:
+    with redis.Redis(port=own_server.port, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def here(client: Any, namespace: str) -> Process:
+    return Process(client, namespace, "here")
+
+
+@pytest.fixture
+def there(client: Any, namespace: str) -> Process:
+    return Process(client, namespace, "there")
+
+
+def list_granted(reply: Reply) -> list[str]:
+    return [grant[0] for grant in reply.granted]
+
+
+def count_used(reply: Reply) -> int:
+    (line,) = reply.lines
+    return line.used
+
+
+def test_a_batch_that_comes_late_again_has_no_effect(here: Process) -> None:
+    here.sync()
+    asked, granted = here.submit("here-1")
+    assert list_granted(granted) == ["here-1"]
+    here.end("here-1")
+    assert here.send(asked).status == "again"
+    _, reply = here.submit("here-2")
+    assert list_granted(reply) == ["here-2"], "the slot is not taken by what has ended"
+    assert count_used(reply) == 1
+
+
+def test_a_batch_whose_answer_was_lost_is_answered_again(here: Process) -> None:
+    here.sync()
+    asked, granted = here.submit("here-1")
+    again = here.send(asked)
+    assert (again.status, list_granted(again)) == ("again", list_granted(granted))
+
+
+def test_a_gap_in_the_numbers_demands_a_sync(here: Process) -> None:
+    here.sync()
+    here.log.add_operation(("submit", "here-1", "llm", "agent", 1000, 0, 0, 0))
+    assert here.log.take_batch(0.0) is not None, "lost on the way"
+    _, reply = here.submit("here-2")
+    assert (reply.status, list_granted(reply)) == ("sync", [])
+
+
+def test_nothing_is_granted_after_a_loss_until_all_had_time(here: Process, there: Process, client: Any) -> None:
+    for process in (here, there):
+        process.sync()
+    assert list_granted(here.submit("here-1")[1]) == ["here-1"]
+    client.flushall()
+    # The first to come has lost nothing of its own, and cannot know what another one holds.
+    there.sync()
+    _, reply = there.submit("there-1")
+    assert list_granted(reply) == []
+    assert reply.due > reply.now, "it is told when to come again"
+    here.sync([("here-1", "llm", "agent", 1000, 0, HELD, 0, 0)])
+    assert list_granted(here.end("here-1")[1]) == []
