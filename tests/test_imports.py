@@ -8,7 +8,7 @@ import pytest
 
 LAZY = (
     *("genai_prices", "click", "rich", "prometheus_client", "pydantic_settings", "dotenv", "openai", "anthropic"),
-    *("groq", "google.genai"),
+    *("groq", "google.genai", "loco_otel.compat"),
 )
 
 PROGRAM = f"""

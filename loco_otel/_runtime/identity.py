@@ -185,10 +185,12 @@ def resolve_identity(default: str) -> Identity:
         found = read_frameworks()
         agent = agent or found.agent or ""
         workflow, session, run = workflow or found.workflow, session or found.session, run or found.run
-    run = run or find_trace_run(context)
+    run = run or inherited_run.get()
     if context:
+        span = trace.get_current_span(context)
+        run = run or _find_span_run(span)
         if not (agent and workflow and session):
-            attributes = getattr(trace.get_current_span(context), "attributes", None)
+            attributes = getattr(span, "attributes", None)
             if attributes:
                 agent = agent or _convert_name(attributes.get(_AGENT_NAME)) or ""
                 workflow = workflow or _convert_name(attributes.get(_WORKFLOW_NAME))
@@ -205,14 +207,16 @@ def resolve_identity(default: str) -> Identity:
 
 
 def find_trace_run(context: Context) -> str | None:
-    """Return the run that the current trace is, here or where this thread's work comes from; None without one.
+    """Return the run that the current trace is, here or where this thread's work comes from; None without one."""
+    run = inherited_run.get()
+    return run if run is not None or not context else _find_span_run(trace.get_current_span(context))
+
+
+def _find_span_run(span: trace.Span) -> str | None:
+    """Return the run that a span's trace is.
 
     An inference span without a parent is no piece of work, but one call: an instrumentation has begun it.
     """
-    run = inherited_run.get()
-    if run is not None or not context:
-        return run
-    span = trace.get_current_span(context)
     span_context = span.get_span_context()
     if not span_context.is_valid or (getattr(span, "parent", span) is None and is_inference_span(span)):
         return None

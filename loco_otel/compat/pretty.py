@@ -5,8 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from loco_otel._config.settings import Settings, is_pretty_log_enabled
-from loco_otel._runtime.runtime import add_start_hook
+from loco_otel._config.settings import is_pretty_log_enabled
 from loco_otel.compat.logging import logger
 
 _COLOURS = {
@@ -95,12 +94,3 @@ def auto_install() -> None:
     """Call `install` if `LOCO_LOG` is `pretty`."""
     if is_pretty_log_enabled():
         install()
-
-
-def _install_if_configured(settings: Settings) -> None:
-    if settings.log == "pretty":
-        install()
-
-
-# A settings file is read when a runtime is created, not on import.
-add_start_hook(_install_if_configured)

@@ -29,10 +29,11 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
         return None
     is_covered = False
     try:
-        description = _describe_call(adapter, client, options)
-        if description is None:
+        described = adapter.describe_call(client, options)
+        if described is None:
             return None
         runtime = process.get_runtime()
+        description = _complete_description(described, runtime)
         runtime.detect_otel_sdk()
         is_weighed = runtime.is_weight_needed
         caller = resolve_identity(runtime.default_agent)
@@ -72,14 +73,11 @@ def start_call(adapter: Adapter, client: Any, options: Any, wrapped: Any) -> Cal
         return None
 
 
-def _describe_call(adapter: Adapter, client: Any, options: Any) -> CallDescription | None:
-    description = adapter.describe_call(client, options)
-    if description is None:
-        return None
+def _complete_description(description: CallDescription, runtime: Runtime) -> CallDescription:
     if description.model is not None and not description.model.isascii():
         # Once, at the door: exporters lose a whole batch for one lone surrogate.
         description = description._replace(model=replace_surrogates(description.model))
-    providers = process.get_runtime().settings.providers
+    providers = runtime.settings.providers
     provider = find_configured_provider(providers, description.url) if providers else None
     return description if provider is None else description._replace(provider=provider)
 
