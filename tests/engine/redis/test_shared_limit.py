@@ -192,7 +192,7 @@ def test_a_limit_that_adapts_is_listed_without_a_number(make: Make) -> None:
     assert (read(engine, "llm_api").capacity, snapshot.engine.overbooked) == (None, ())
 
 
-def test_a_program_shares_the_limits_that_its_settings_leave_open(shared_server: RedisServer, namespace: str) -> None:
+def test_a_program_shares_the_limits_that_adapt(shared_server: RedisServer, namespace: str) -> None:
     options = {"engine": shared_server.url, "engine_namespace": namespace, "engine_timeout": 10.0, "capacity_max": 5}
     here, there = (Runtime(Settings().changed(**options)) for _ in range(2))
     leases = take(here.engine, 4)
