@@ -9,10 +9,6 @@ MEMORY = "memory"
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
 _SENTINEL_PORT = 26379
 
-NEEDS_CAPACITY = (
-    "needs a number as LOCO_CAPACITY, which all processes share: a limit that adapts to the provider holds in one "
-    "process alone"
-)
 _UNSHARED = "is not shared by the engine yet: it holds in one process alone, so leave it out or set LOCO_ENGINE=memory"
 _OBSERVING = (
     "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
@@ -72,6 +68,29 @@ def validate_engine(value: str) -> str:
     return value
 
 
+def is_server_url(value: str) -> bool:
+    """Return whether the value of a setting is a URL and not a path.
+
+    Example:
+        >>> is_server_url("redis://cache"), is_server_url("spent.db")
+        (True, False)
+
+    """
+    return "://" in value
+
+
+def validate_ledger(value: str | None) -> str | None:
+    """Return the value of the setting, if it is valid.
+
+    Raises:
+        ValueError: it is a URL, but not one of such a server.
+
+    """
+    if value is not None and is_server_url(value):
+        EngineAddress.parse(value)
+    return value
+
+
 def hide_password(url: str) -> str:
     """Return a URL for display.
 
@@ -90,8 +109,6 @@ def hide_password(url: str) -> str:
 
 def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting that the shared engine does not support, and why."""
-    if values["capacity"] is None:
-        yield "engine", NEEDS_CAPACITY
     if values["mode"] == "observe":
         yield "mode", _OBSERVING
     if values["policy"] == "las":

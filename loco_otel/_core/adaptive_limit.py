@@ -74,6 +74,15 @@ class AdaptiveLimit:
         self.ceiling = ceiling
         self.limit = min(self.limit, ceiling)
 
+    def adopt_state(self, limit: float, ceiling: float, refused_level: float, now: float, *, is_learnt: bool) -> None:
+        """Go on with what another place has learnt: its limit, and the level that was refused last."""
+        self.ceiling = ceiling
+        self.limit = min(ceiling, limit)
+        self._refused_level = refused_level
+        self._decreased_at = -inf if not is_learnt else now if self._decreased_at == -inf else self._decreased_at
+        self._successes = self._successes_required = 0
+        self._is_probing = False
+
     def record_refusal(self, in_flight: int, granted_at: float, now: float, pause: float = 0.0) -> bool:
         """Record a refusal, and return whether it lowers the limit.
 

@@ -37,7 +37,7 @@ def record_rate_limits(core: Scheduler, ticket: Ticket, limits: RateLimits, now:
     pause, header = compute_pause(ticket, limits)
     if pause and ticket.state is State.GRANTED:
         queue_set = core.resources.get_queue_set(ticket.request.resources)
-        queue_set.set_pause(now + pause, header)
+        queue_set.set_pause(ticket, now, pause, header)
         core.emit_limits(queue_set.pools, now)
 
 

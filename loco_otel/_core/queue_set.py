@@ -411,18 +411,26 @@ class QueueSet:
         taken_requests, taken_tokens = ticket.rate_correction
         ticket.rate_correction = taken_requests + requests, taken_tokens + tokens
 
-    def handle_success(self, now: float) -> None:
+    def handle_success(self, ticket: Ticket, now: float) -> None:
         """Update adaptive limits after a success of a call that still holds its slots."""
-        for pool in self.pools:
-            pool.handle_success(now)
+        ticket.has_succeeded = True
+        if self.remote is None:
+            for pool in self.pools:
+                pool.handle_success(now)
 
     def handle_throttling(self, ticket: Ticket, now: float, pause: float, header: str | None) -> bool:
         """Update adaptive limits after a refusal, and return whether one of them has learnt a limit."""
+        if self.remote is not None:
+            self.remote.add_report(RemoteChange.REFUSED, ticket, pause, header)
+            return False
         for pool in self.pools:
             pool.handle_throttling(ticket, now, pause, header)
         return any(pool.has_learnt for pool in self.pools)
 
-    def set_pause(self, until: float, header: str | None) -> None:
-        """Pause grants until a time, where the limit is adaptive."""
+    def set_pause(self, ticket: Ticket, now: float, pause: float, header: str | None) -> None:
+        """Pause grants for the seconds that the answer to a call names, where the limit is adaptive."""
+        if self.remote is not None:
+            self.remote.add_report(RemoteChange.PAUSED, ticket, pause, header)
+            return
         for pool in self.pools:
-            pool.set_pause(until, header)
+            pool.set_pause(now + pause, header)

@@ -20,6 +20,10 @@ class RemoteChange(Enum):
     SUSPENDED = "suspend"
     ENDED = "end"
     """Whatever its state: a waiter leaves its queue, a lease frees its slot."""
+    REFUSED = "refuse"
+    """The provider has refused its call."""
+    PAUSED = "pause"
+    """The provider has stated that another call like its own would be refused."""
 
 
 class RemoteNote(NamedTuple):
@@ -27,6 +31,10 @@ class RemoteNote(NamedTuple):
 
     change: RemoteChange
     ticket: Ticket
+    pause: float = 0.0
+    """Seconds for which the provider asks."""
+    header: str | None = None
+    """The header that states them."""
 
 
 class RemoteState:
@@ -45,6 +53,10 @@ class RemoteState:
     def add_note(self, change: RemoteChange, ticket: Ticket) -> None:
         """Leave a note for the other place."""
         self.notes.append(RemoteNote(change, ticket))
+
+    def add_report(self, change: RemoteChange, ticket: Ticket, pause: float, header: str | None) -> None:
+        """Leave a note of what the provider has reported."""
+        self.notes.append(RemoteNote(change, ticket, pause, header))
 
     def add_request(self, ticket: Ticket, now: float) -> None:
         """Let a ticket wait, and leave a note that it requests a slot. The caller adds it to its queue."""

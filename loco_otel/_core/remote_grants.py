@@ -1,6 +1,7 @@
 """Applies to the core what another place has decided about its remote pools (see `remote.py`)."""
 
 from collections.abc import Mapping
+from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -9,15 +10,14 @@ from loco_otel._core.idle_leases import iter_idle_loans
 from loco_otel._core.queue_set import Gate
 from loco_otel._core.remote import RemoteGrant
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import Buckets
+from loco_otel._core.slot_pool import PoolShare
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome
 
 Lenders = Mapping[str, Ticket]
 
 _NO_LENDERS: Lenders = MappingProxyType({})
-_NO_BUCKETS: Mapping[str, Buckets] = MappingProxyType({})
-_GATE_ACCURACY = 0.1
+_TIME_ACCURACY = 0.1
 """Seconds. Each report of the same time differs by that of its travel."""
 
 
@@ -67,11 +67,20 @@ class PoolReport(NamedTuple):
     """What the other place reports of a remote pool."""
 
     capacity: float
+    """inf is unlimited."""
     tick: int
     gate: Gate | None = None
     """The rate limit that delays the next waiter of all processes."""
     processes: int = 1
     """Those that share it."""
+    ceiling: float = inf
+    """Of an adaptive limit."""
+    refused_level: float = inf
+    """Of an adaptive limit."""
+    is_learnt: bool = False
+    """Whether the provider has refused a call of any process."""
+    paused_until: float = 0.0
+    pause_header: str | None = None
 
 
 def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: float) -> None:
@@ -81,8 +90,15 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
     queue_set.tick = max(queue_set.tick, report.tick)
     if not pool.is_remote:
         return
+    if pool.adaptive_limit is not None:
+        pool.adaptive_limit.adopt_state(
+            report.capacity, report.ceiling, report.refused_level, now, is_learnt=report.is_learnt
+        )
+        core.has_learnt |= report.is_learnt
     if pool.total_capacity != report.capacity:
-        pool.set_remote(True, report.capacity)
+        pool.set_remote(True, PoolShare(report.capacity))
+    if abs(max(pool.paused_until, now) - max(report.paused_until, now)) >= _TIME_ACCURACY:
+        pool.set_reported_pause(report.paused_until, report.pause_header)
     pool.processes = report.processes
     gate = report.gate if queue_set.waiting else None
     if not _is_same_gate(queue_set.gate, gate):
@@ -94,27 +110,20 @@ def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
     """Return whether two gates differ by nothing but the accuracy of their time."""
     if known is None or gate is None:
         return known is gate
-    return known.cause is gate.cause and abs(known.until - gate.until) < _GATE_ACCURACY
+    return known.cause is gate.cause and abs(known.until - gate.until) < _TIME_ACCURACY
 
 
-def switch_pools(
-    core: Scheduler,
-    capacities: Mapping[str, float],
-    now: float,
-    *,
-    is_remote: bool,
-    buckets: Mapping[str, Buckets] = _NO_BUCKETS,
-) -> None:
-    """Leave the grants of these pools to the other place, or grant here, with these capacities and rates.
+def switch_pools(core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool) -> None:
+    """Leave the grants of these pools to the other place, or grant these shares here.
 
     Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
     decides again.
     """
     core.remote.notes = []
     core.remote.is_deciding = is_remote
-    for name, capacity in capacities.items():
+    for name, share in shares.items():
         pool = core.resources.pools[name]
-        pool.set_remote(is_remote, capacity, buckets.get(name, (None, None)))
+        pool.set_remote(is_remote, share)
         for queue_set in core.resources.list_queue_sets(pool):
             queue_set.remote = core.remote if is_remote else None
             queue_set.gate = None

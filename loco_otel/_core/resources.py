@@ -27,6 +27,7 @@ from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.queue_set import Gate, QueueSet, Rank
+from loco_otel._core.remote import RemoteState
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import GateCause
@@ -69,6 +70,10 @@ class Resources:
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
         self.waiting = 0
         """Waiting tickets of all queue sets."""
+        self.remote: RemoteState | None = None
+        """For the queue sets of remote pools that are created later."""
+        self.on_pool_created: Callable[[SlotPool], None] = lambda _: None
+        """Called with each pool that is created on request, before its queue set is."""
         self.waiting_queue_sets: dict[QueueSet, None] = {}
         """Those with a waiter, as there may be a thousand without."""
         self._make_unknown_pool = make_unknown_pool
@@ -215,6 +220,8 @@ class Resources:
         pool = self.pools.get(name)
         if pool is None:
             pool = self.add_resource(name, capacity)
+        elif pool.is_shared:
+            return pool
         elif pool.adaptive_limit is not None and isinstance(capacity, AdaptiveLimit):
             pool.adaptive_limit.set_ceiling(capacity.ceiling)
             pool.capacity = pool.total_capacity = pool.adaptive_limit.limit
@@ -317,6 +324,8 @@ class Resources:
             rules=self._priorities,
         )
         queue_set.tuner = self._make_tuner()
+        if any(pool.is_remote for pool in pools):
+            queue_set.remote = self.remote
         for pool in pools:
             competing = self._competing[pool.name]
             competing.append(queue_set)
@@ -329,6 +338,7 @@ class Resources:
             raise KeyError(f"{name!r} is no resource; there are {', '.join(map(repr, self.pools))}")
         pool = self._make_unknown_pool(name)
         pool.set_priority_rules(self._priorities)
+        self.on_pool_created(pool)
         return pool
 
     def _remove_unused(self) -> None:

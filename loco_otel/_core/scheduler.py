@@ -101,6 +101,7 @@ class Scheduler:
             by_run=by_run,
             priorities=priorities,
         )
+        self.resources.remote = self.remote
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
         self.deadlock_detector = DeadlockDetector()
@@ -214,7 +215,7 @@ class Scheduler:
             self.refuse_admission(ticket, Outcome.CANCELLED, now)
         elif ticket.state in (_GRANTED, State.SUSPENDED):
             if ticket.state is _GRANTED:
-                self._find_queue_set(ticket).handle_success(now)
+                self._find_queue_set(ticket).handle_success(ticket, now)
             self._end_ticket(ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> None:

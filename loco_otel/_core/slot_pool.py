@@ -2,7 +2,7 @@
 
 from collections import deque
 from math import inf
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Key, key_of
@@ -13,6 +13,16 @@ from loco_otel.events import GateCause, Priority, RateLimits, Request
 
 Buckets: TypeAlias = tuple[TokenBucket | None, TokenBucket | None]
 """Of requests and of tokens."""
+
+
+class PoolShare(NamedTuple):
+    """What may be granted of a resource that processes share: here, or by all of them."""
+
+    capacity: float
+    buckets: Buckets = (None, None)
+    ceiling: float = inf
+    """The maximum of an adaptive limit."""
+
 
 _FAIRNESS_WINDOW = 1000
 """Releases that the fairness index covers."""
@@ -180,17 +190,31 @@ class SlotPool:
     def _apply_adaptive_limit(self) -> None:
         """Set the capacity to the adaptive limit."""
         if self.adaptive_limit is not None:
-            self.capacity = self.total_capacity = self.adaptive_limit.limit
+            self.total_capacity = self.adaptive_limit.limit
+            self.capacity = 0 if self.is_remote else self.total_capacity
         self._update_gate()
 
-    def set_remote(self, is_remote: bool, capacity: float, buckets: Buckets = (None, None)) -> None:  # noqa: FBT001
-        """Leave the grants to another place, or grant here, with this capacity and these rates."""
+    def set_remote(self, is_remote: bool, share: PoolShare) -> None:  # noqa: FBT001
+        """Leave the grants to another place, or grant a share here.
+
+        An adaptive limit that was learnt goes on from its share, and holds it at first.
+        """
+        limit = self.adaptive_limit
+        if limit is not None and not is_remote:
+            is_learnt = share.capacity < share.ceiling and limit.is_learnt
+            limit.adopt_state(share.capacity, share.ceiling, share.capacity + 1, 0.0, is_learnt=is_learnt)
         self.is_shared = True
         self.is_remote = is_remote
-        self.total_capacity = capacity
+        self.total_capacity = share.capacity
         self.processes = 1
-        self.capacity = 0 if is_remote else capacity
-        self.request_bucket, self.token_bucket = buckets
+        self.capacity = 0 if is_remote else share.capacity
+        self.request_bucket, self.token_bucket = share.buckets
+        self._update_gate()
+
+    def set_reported_pause(self, until: float, header: str | None) -> None:
+        """Set the pause of a remote pool."""
+        self.paused_until = until
+        self.pause_header = header
         self._update_gate()
 
     def compute_open_time(self, ticket: Ticket, now: float, queue_set: object) -> float:

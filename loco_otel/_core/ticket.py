@@ -87,6 +87,8 @@ class Ticket:
     outcome: Outcome | None = None
     admission: "Callable[[Ticket], bool] | None" = None
     """Checks its budgets, in place of the engine's admission."""
+    run_admission: "Callable[..., Any] | None" = None
+    """Runs that check in another thread and returns a future of it, as it waits for a server; None if it does not."""
     denial: Exception | None = None
     """The error with which it was refused, if there is one."""
     abort: "Callable[[Exception], None] | None" = None
@@ -125,6 +127,8 @@ class Ticket:
     """Whether it has requested a slot of a remote pool and the other place has not answered (see `_core/remote.py`)."""
     rate_correction = 0, 0
     """Requests and tokens that its end takes of the rate limits of a remote pool, beyond what its grant took."""
+    has_succeeded = False
+    """Whether its lease was released and not cancelled: adaptive limits grow by it."""
     repeated = False
     """Whether it was suspended before."""
     spending_recorded = False

@@ -1,6 +1,7 @@
 """The limits of a resource that processes share."""
 
 from collections.abc import Mapping
+from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 class SharedLimits(NamedTuple):
     """What one process states about a resource; the newest statement of all processes is in force."""
 
-    capacity: int
+    capacity: int | None
+    """None adapts to the provider's refusals."""
     policy: str
     alpha: float
     max_wait_ticks: int
@@ -19,3 +21,5 @@ class SharedLimits(NamedTuple):
     requests_per_minute: float | None = None
     """None is unlimited."""
     tokens_per_minute: float | None = None
+    capacity_max: float = inf
+    """The maximum of a capacity that adapts."""

@@ -181,7 +181,7 @@ class Runtime:
             settings.engine_timeout,
             settings.engine_on_error,
         )
-        return RedisEngine(core, options, _make_statements(settings))
+        return RedisEngine(core, options, _make_statements(settings), discovered=_make_discovered(settings))
 
     def _create_discovered_pool(self, name: str) -> SlotPool:
         """Create the resource of a provider's host at the first call to it."""
@@ -219,6 +219,10 @@ class Runtime:
             raise ConfigurationError(
                 f"{', '.join(_ENGINE_KEYS)} are read at the start of a program, not by configure()"
             )
+        if settings.engine != MEMORY and (settings.capacity is None) != (self.settings.capacity is None):
+            raise ConfigurationError(
+                "with LOCO_ENGINE, whether LOCO_CAPACITY is auto is read at the start of a program, not by configure()"
+            )
         self.budgets.apply_settings(settings)
         self.governor.apply_settings(settings)
         before, self.settings = self.settings, settings
@@ -243,7 +247,7 @@ class Runtime:
 
         self.engine.update_core(change)
         if settings.engine != MEMORY:
-            self.engine.restate_limits(_make_statements(settings))
+            self.engine.restate_limits(_make_statements(settings), _make_discovered(settings))
 
     def start_telemetry(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
@@ -347,12 +351,15 @@ class Runtime:
         if capacity is None:
             return (
                 "LOCO_CAPACITY is auto: calls are not limited until a provider throttles one, then their number adapts"
-                f" to the provider, policy {self.settings.policy}"
+                f" to the provider, policy {self.settings.policy}{self._describe_sharers(', ')}"
             )
-        where = "in this process"
-        if self.settings.engine != MEMORY:
-            where = f"in all processes that share {hide_password(self.settings.engine)}"
+        where = self._describe_sharers() or "in this process"
         return f"at most {capacity} concurrent calls {where} (LOCO_CAPACITY), policy {self.settings.policy}"
+
+    def _describe_sharers(self, separator: str = "") -> str:
+        if self.settings.engine == MEMORY:
+            return ""
+        return f"{separator}in all processes that share {hide_password(self.settings.engine)}"
 
     def close(self) -> None:
         """Reject waiting and new requests, deliver the remaining events, and stop telemetry."""
@@ -376,17 +383,26 @@ class Runtime:
 
 
 def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
-    """Return what this process states of the resources that the engine shares."""
-    limits = SharedLimits(
-        settings.capacity or 0,  # None is refused with a shared engine
+    """Return what this process states of the resources that exist from the start."""
+    return {} if settings.capacity is None else {DEFAULT_RESOURCE: _make_shared_limits(settings)}
+
+
+def _make_discovered(settings: Settings) -> SharedLimits | None:
+    """Return what this process states of the provider's hosts, whose resources are created on request."""
+    return _make_shared_limits(settings) if settings.capacity is None else None
+
+
+def _make_shared_limits(settings: Settings) -> SharedLimits:
+    return SharedLimits(
+        settings.capacity,
         settings.policy,
         settings.alpha if settings.policy == "load" else 0.0,
         settings.max_wait_ticks,
         _convert_shares(settings.shares) if settings.policy == "fair" else {},
         settings.requests_per_minute,
         settings.tokens_per_minute,
+        settings.capacity_max or inf,
     )
-    return {DEFAULT_RESOURCE: limits}
 
 
 def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:

@@ -31,10 +31,11 @@ def fetch_state(url: str, environ: Mapping[str, str]) -> SharedState:
 def print_state(state: SharedState, console: Console) -> None:
     """Print the holders and waiters of each resource, with host and process."""
     for name, capacity in state.capacities.items():
+        slots = "unlimited" if capacity is None else capacity
         mine = [ticket for ticket in state.tickets if ticket.resource == name]
         counts = Counter(ticket.state for ticket in mine)
         table = Table(
-            title=f"{name}: {counts['holding']} of {capacity} slots held, {counts['waiting']} waiting, "
+            title=f"{name}: {counts['holding']} of {slots} slots held, {counts['waiting']} waiting, "
             f"{state.processes} processes",
             title_justify="left",
         )

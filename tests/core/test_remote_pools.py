@@ -2,8 +2,10 @@
 
 import pytest
 
+from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
@@ -15,20 +17,25 @@ from loco_otel._core.remote_grants import (
     update_remote_pool,
 )
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import PoolShare
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
     Granted,
     GrantReason,
     Limited,
     Outcome,
+    RateLimits,
     Released,
     Request,
     Spending,
     Submitted,
     Suspended,
+    Throttled,
+    ThrottleKind,
     Usage,
     Waiting,
 )
+from loco_otel.snapshots import CapacityMode
 
 GRANT = RemoteGrant(
     GrantReason.SCORE, tick=40, waited_ticks=3, total_waited_ticks=7, score=0.5, alpha=0.25,
@@ -39,7 +46,7 @@ GRANT = RemoteGrant(
 @pytest.fixture
 def core() -> Scheduler:
     core = Scheduler({"llm": 2}, FifoPolicy, max_waiters=1)
-    switch_pools(core, {"llm": 2}, 0.0, is_remote=True)
+    switch_pools(core, {"llm": PoolShare(2)}, 0.0, is_remote=True)
     core.observed = True
     return core
 
@@ -53,7 +60,7 @@ def submit(core: Scheduler, agent: str = "a", timeout: float | None = None) -> T
 
 def notes(core: Scheduler) -> list[tuple[RemoteChange, Ticket]]:
     taken, core.remote.notes = core.remote.notes, []
-    return [tuple(note) for note in taken]
+    return [(note.change, note.ticket) for note in taken]
 
 
 def kinds(core: Scheduler) -> list[type]:
@@ -183,7 +190,7 @@ def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
 def test_the_processes_that_share_the_slots_are_reported(core: Scheduler) -> None:
     for processes in (2, 3, 3):
         update_remote_pool(core, "llm", PoolReport(5, 0, processes=processes), 1.0)
-    switch_pools(core, {"llm": 1}, 1.0, is_remote=False)
+    switch_pools(core, {"llm": PoolShare(1)}, 1.0, is_remote=False)
     limits = [(event.slots, event.processes) for event in core.events if isinstance(event, Limited)]
     assert limits == [(5, 2), (5, 3), (1, 1)]
 
@@ -197,7 +204,7 @@ def test_a_tick_never_moves_back(core: Scheduler) -> None:
 def test_waiters_are_granted_here_after_the_switch(core: Scheduler) -> None:
     tickets = [submit(core) for _ in range(3)]
     kinds(core)
-    switch_pools(core, {"llm": 2}, 1.0, is_remote=False)
+    switch_pools(core, {"llm": PoolShare(2)}, 1.0, is_remote=False)
     assert [ticket.state for ticket in tickets] == [State.GRANTED, State.GRANTED, State.WAITING]
     assert kinds(core) == [Granted, Granted, Waiting]
     assert notes(core) == []
@@ -207,9 +214,9 @@ def test_waiters_are_granted_here_after_the_switch(core: Scheduler) -> None:
 
 
 def test_leases_stay_when_the_other_place_decides_again(core: Scheduler) -> None:
-    switch_pools(core, {"llm": 2}, 1.0, is_remote=False)
+    switch_pools(core, {"llm": PoolShare(2)}, 1.0, is_remote=False)
     held = submit_here(core)
-    switch_pools(core, {"llm": 2}, 2.0, is_remote=True)
+    switch_pools(core, {"llm": PoolShare(2)}, 2.0, is_remote=True)
     later = submit(core)
     core.release(held, 3.0)
     assert later.state is State.WAITING
@@ -233,8 +240,56 @@ def test_recovery_drops_the_notes_of_the_interrupted_operation(core: Scheduler) 
     assert ticket.state is State.WAITING
 
 
-def submit_here(core: Scheduler) -> Ticket:
+def adaptive_core() -> Scheduler:
+    core = Scheduler({"llm": AdaptiveLimit(9)}, FifoPolicy)
+    switch_pools(core, {"llm": PoolShare(9)}, 0.0, is_remote=True)
+    return core
+
+
+def test_reports_of_the_provider_are_left_to_the_other_place() -> None:
+    core = adaptive_core()
+    ticket = submit(core)
+    apply_remote_grant(core, ticket, GRANT, 1.0)
+    notes(core)
+    record_throttling(core, Throttled(2.0, ticket, 429, ThrottleKind.LOAD, 3.0, None))
+    record_rate_limits(core, ticket, RateLimits(remaining_requests=0, requests_reset=4.0), 2.0)
+    core.release(ticket, 3.0)
+    taken, core.remote.notes = core.remote.notes, []
+    assert [(note.change, note.pause) for note in taken] == [
+        (RemoteChange.REFUSED, 3.0), (RemoteChange.PAUSED, 4.0), (RemoteChange.ENDED, 0.0),
+    ]  # fmt: skip
+    assert ticket.has_succeeded
+    assert not core.has_learnt
+    assert core.resources.pools["llm"].paused_until == 0
+
+
+def test_a_limit_that_all_have_learnt_is_adopted_and_shared() -> None:
+    core = adaptive_core()
+    report = PoolReport(4, 7, ceiling=9, refused_level=8, is_learnt=True, paused_until=30.0, pause_header="retry-after")
+    update_remote_pool(core, "llm", report, 1.0)
+    snapshot = core.start_snapshot(2.0).build_snapshot().resources[0]
+    assert (snapshot.capacity, snapshot.reference, snapshot.mode) == (4, 7, CapacityMode.AUTO)
+    assert (snapshot.pause, snapshot.pause_header) == (28.0, "retry-after")
+    assert core.has_learnt
+    core.resources.clear_state([])
+    assert core.resources.pools["llm"].capacity == 0
+    switch_pools(core, {"llm": PoolShare(2, ceiling=4)}, 40.0, is_remote=False)
+    tickets = [submit_here(core, 40.0) for _ in range(2)]
+    core.release(tickets[0], 41.0)
+    assert core.resources.pools["llm"].capacity == 2, "it holds its share at first"
+
+
+def test_the_maximum_of_a_limit_is_shared_before_it_is_learnt() -> None:
+    core = adaptive_core()
+    switch_pools(core, {"llm": PoolShare(3, ceiling=3)}, 1.0, is_remote=False)
+    for ticket in [submit_here(core) for _ in range(3)]:
+        core.release(ticket, 2.0)
+    pool = core.resources.pools["llm"]
+    assert (pool.capacity, pool.has_learnt) == (3, False)
+
+
+def submit_here(core: Scheduler, now: float = 0.0) -> Ticket:
     ticket = Ticket(Request("a", 1000, ("llm",)))
-    core.submit(ticket, 0.0)
+    core.submit(ticket, now)
     assert ticket.state is State.GRANTED
     return ticket

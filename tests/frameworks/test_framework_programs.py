@@ -162,6 +162,7 @@ OLD = (
         {"planner": "sailing", "critic_3": "sailing", "nobody": None},
         {"planner": "voyage", "sailor_3": "session-3", "nobody": None},
         token_counts=1,
+        runs=({"planner": 3, "captain": 2, "mate": 1, **number("critic_")}, {"writer": 1}, *alone("sailor_")),
     ),
     Program(
         "crewai",
@@ -178,6 +179,12 @@ OLD = (
         {"planner": "newsroom", "sailor-3": "newsroom", "editor": "newsroom", "critic-0": None, "nobody": None},
         {"mate": None, "nobody": None},
         token_counts=1,
+        runs=(
+            {"planner": 3, "writer": 1, "editor": 1, **number("sailor-")},
+            {"mate": 1},
+            {"captain": 1},
+            *alone("critic-"),
+        ),
     ),
     Program(
         "mixed_old",

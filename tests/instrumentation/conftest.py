@@ -26,11 +26,17 @@ def server(llm_server: LlmServer) -> LlmServer:
 
 
 @pytest.fixture
-def scheduled() -> Iterator[Scheduled]:
-    """Patch the SDKs under given settings; all is taken off again at the end."""
+def scheduled(request: pytest.FixtureRequest, namespace: str) -> Iterator[Scheduled]:
+    """Patch the SDKs under given settings; all is taken off again at the end.
+
+    With the setting `engine` they share an engine on the server of the session, in a namespace of the test.
+    """
     with ExitStack() as stack:
 
         def schedule(**settings: object) -> Scheduling:
+            if "engine" in settings:
+                url = request.getfixturevalue("shared_server").url
+                settings = {**settings, "engine": url, "engine_namespace": namespace, "engine_timeout": 10}
             scheduling = Scheduling(settings)
             stack.callback(scheduling.close)
             return scheduling

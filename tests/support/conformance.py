@@ -78,7 +78,7 @@ class ConformingSdk:
     is_installed: bool = True
     """Whether the suite can run it here."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Without which its calls are not scheduled."""
+    """Without which its calls are not scheduled; an `engine` other than memory is a server of the session."""
 
     def __str__(self) -> str:
         return self.name
@@ -259,6 +259,15 @@ _GROQ_HAS_DETAILS = "prompt_tokens_details" in groq.types.CompletionUsage.model_
 
 ROWS = [
     ConformingSdk("openai", openai.OpenAI, openai.AsyncOpenAI, _create_chat),
+    ConformingSdk(
+        "openai-shared-engine",
+        openai.OpenAI,
+        openai.AsyncOpenAI,
+        _create_chat,
+        api="openai",
+        mixed_share=0.4,
+        settings={"engine": "shared"},
+    ),
     ConformingSdk("anthropic", anthropic.Anthropic, anthropic.AsyncAnthropic, _create_message),
     ConformingSdk("groq", groq.Groq, groq.AsyncGroq, _create_chat, reports_cached_tokens=_GROQ_HAS_DETAILS),
     ConformingSdk("mistral", MistralClient, AsyncMistralClient, create_mistral_chat),

@@ -6,23 +6,30 @@ import math
 import random
 from typing import Any
 
+from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.redis.batches import GateState, Reply
+from loco_otel._engine.redis.batches import GateState, PauseState, Reply
 from loco_otel._engine.redis.operations import make_operation, make_submission
 from loco_otel._engine.redis.script import SOURCE
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
-from loco_otel.events import Granted, Outcome, Rejected, Request, Spending, Usage
+from loco_otel.events import Granted, Outcome, RateLimits, Rejected, Request, Spending, Throttled, ThrottleKind, Usage
 
 _WEIGHTS = (500, 1000, 1000, 3000, 7000)
 _TOKENS = (0, 10, 10, 100, 700)
+_LIMIT_FIELDS = (
+    *("limit", "ceiling", "_refused_level", "_decreased_at", "_successes", "_successes_required"),
+    *("_probe_not_before", "_is_probing"),
+)
 _TIME = "call('TIME')"
 _namespaces = itertools.count()
 
@@ -57,13 +64,14 @@ class ScriptPair:
         self._number = 0
         self._limits = limits
         self._batch: list[Any] = []
-        self.core = Scheduler({"llm": limits.capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks)
+        capacity = make_capacity(limits)
+        self.core = Scheduler({"llm": capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks)
         self._set_core_limits(limits)
         self.core.observed = True
         self.live: dict[str, Ticket] = {}
         self.grants = 0
         self.line: Any = None
-        self._run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1", []]])
+        self._run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1", [], []]])
 
     # -- operations, on both sides --------------------------------------------------------------------------------
 
@@ -110,6 +118,16 @@ class ScriptPair:
         if ticket.state is State.REJECTED:
             self._add_note(RemoteChange.ENDED, ticket)
 
+    def throttle(self, ticket: Ticket, pause: float | None, *, is_refused: bool = True) -> None:
+        """Report a refusal, or else the headers of an answer, which ask for a pause."""
+        if is_refused:
+            record_throttling(self.core, Throttled(self.now, ticket, 429, ThrottleKind.LOAD, pause, None))
+        else:
+            limits = RateLimits(remaining_requests=0, requests_reset=pause or 0.0)
+            record_rate_limits(self.core, ticket, limits, self.now)
+        change = RemoteChange.REFUSED if is_refused else RemoteChange.PAUSED
+        self._batch.append(make_operation(RemoteNote(change, ticket, pause or 0.0)))
+
     def set_limits(self, limits: SharedLimits) -> None:
         """Change policy, capacity and rates; the script orders the waiters anew if the policy differs."""
         before, self._limits = self._limits, limits
@@ -122,7 +140,9 @@ class ScriptPair:
         self._batch.append(["state", make_statement(limits, "llm", 0)])
 
     def _set_core_limits(self, limits: SharedLimits) -> None:
-        self.core.resources.set_resource("llm", limits.capacity, limits.requests_per_minute, limits.tokens_per_minute)
+        self.core.resources.set_resource(
+            "llm", make_capacity(limits), limits.requests_per_minute, limits.tokens_per_minute
+        )
 
     def _add_note(self, change: RemoteChange, ticket: Ticket) -> None:
         self._batch.append(make_operation(RemoteNote(change, ticket)))
@@ -158,9 +178,26 @@ class ScriptPair:
             if bucket is not None
         }
         assert levels == expected, f"the script has {levels}, the core {expected}"
+        self._compare_limit(pool)
         gate = queue_set.gate
+        if self.line.gate is not None and self.line.gate.cause == "backoff":
+            return  # the core stores it with the resource
         expected_gate = gate and GateState(math.floor(gate.until * 1000) + 1, gate.cause.value, True)
         assert self.line.gate == expected_gate, f"the script has {self.line}, the core {gate} at {self.now}"
+
+    def _compare_limit(self, pool: SlotPool) -> None:
+        limit, paused = pool.adaptive_limit, pool.paused_until > self.now
+        text, pause = self._client.hmget(f"{self.base}:{self._epoch}:line:llm", "auto", "pause")
+        if limit is None:
+            assert not text
+            assert self.line.capacity == pool.capacity
+            return
+        expected = [float(getattr(limit, name)) for name in _LIMIT_FIELDS]
+        assert list(map(float, text.split("|"))) == expected, f"the script has {text}, the core {expected}"
+        assert self.line.capacity == limit.limit
+        assert float(pause.split("|")[0]) == pool.paused_until
+        due = math.floor(pool.paused_until * 1000) + 1
+        assert self.line.pause == (PauseState(due, pool.pause_header or "") if paused else None)
 
     def close(self) -> None:
         """End all tickets; the script then keeps nothing."""
@@ -194,15 +231,20 @@ def make_policy(limits: SharedLimits) -> Any:
     return FifoPolicy if limits.policy == "fifo" else lambda: HeadDrawn(limits.alpha)
 
 
+def make_capacity(limits: SharedLimits) -> int | AdaptiveLimit:
+    return AdaptiveLimit(limits.capacity_max) if limits.capacity is None else limits.capacity
+
+
 def draw_limits(rng: random.Random) -> SharedLimits:
     policy = rng.choice(["load", "load", "fair", "fair", "fifo"])
     return SharedLimits(
-        rng.choice([1, 1, 2, 3, 5]),
+        rng.choice([1, 1, 2, 3, 5, None, None]),
         policy,
         rng.choice([0.0, 0.25, 0.3, 0.5, 0.9, 1.0]) if policy == "load" else 0.0,
         rng.choice([0, 0, 2, 5, 20]),
         rng.choice([{}, {"a0": 2000, "a1": 300, "a2": 7}]) if policy == "fair" else {},
         *rng.choice([(None, None), (60, None), (None, 1000), (33.3, 7000), (600, 1e4 / 3)]),
+        rng.choice([math.inf, 3, 8]),
     )
 
 
@@ -210,7 +252,9 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
     """Do one random operation on both sides."""
     chance = rng.random()
     holders = pair.list_tickets(State.GRANTED)
-    if chance < 0.1:
+    if chance < 0.05 and holders:
+        pair.throttle(rng.choice(holders), rng.choice([None, 0.7, 3.3]), is_refused=rng.random() < 0.8)
+    elif chance < 0.1:
         pair.advance(rng.choice([1, 17, 333, 1000, 20_000]))
     elif chance < 0.5 or not pair.live:
         some = agents[: rng.choice([1, len(agents)])]

@@ -7,9 +7,12 @@ from typing import Any
 
 from patience import PATIENCE
 
+from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.policies.registry import make_policy_factory
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.redis.engine import EngineOptions, RedisEngine
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import DEFAULT_RESOURCE, Request
@@ -21,12 +24,15 @@ LLM = (DEFAULT_RESOURCE,)
 def make_engine(
     url: str, namespace: str, limits: SharedLimits | None = None, *, max_waiters: int | None = None, **options: Any
 ) -> RedisEngine:
-    """Return an engine of its own, as another process has it."""
+    """Return an engine of its own, as another process has it. Without a capacity any resource may be requested."""
     limits = limits or SharedLimits(1, "load", 0.25, 1000)
     policy = make_policy_factory(limits.policy, alpha=limits.alpha, shares=limits.shares, draw=lambda: 0.5)
-    core = Scheduler(
-        {DEFAULT_RESOURCE: limits.capacity}, policy, max_wait_ticks=limits.max_wait_ticks, max_waiters=max_waiters
-    )
+    bounds = {"max_wait_ticks": limits.max_wait_ticks, "max_waiters": max_waiters}
+    if limits.capacity is None:
+        ceiling = limits.capacity_max
+        core = Scheduler({}, policy, make_unknown_pool=lambda name: SlotPool(name, AdaptiveLimit(ceiling)), **bounds)
+        return RedisEngine(core, EngineOptions(url, namespace, **options), {}, discovered=limits)
+    core = Scheduler({DEFAULT_RESOURCE: limits.capacity}, policy, **bounds)
     return RedisEngine(core, EngineOptions(url, namespace, **options), {DEFAULT_RESOURCE: limits})
 
 
@@ -37,7 +43,7 @@ def submit(engine: RedisEngine, agent: str = "a", weight: int = 1000, timeout: f
     return ticket
 
 
-def wait_decided(engine: RedisEngine, ticket: Ticket, blocks: tuple[Hashable, ...] = ()) -> Ticket:
+def wait_decided(engine: InProcessEngine, ticket: Ticket, blocks: tuple[Hashable, ...] = ()) -> Ticket:
     """Park until a ticket is decided, as the shells do."""
     woken = threading.Event()
     engine.park_ticket(ticket, woken.set, blocks)

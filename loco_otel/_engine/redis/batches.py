@@ -29,6 +29,8 @@ MAX_SYNC_TICKETS = 1000
 CERTAIN_PART = 0.8
 BEATS_PER_TTL = 3
 
+_REPEATED = frozenset({"end", "refuse", "pause"})
+
 
 class Batch(NamedTuple):
     """Operations under one number."""
@@ -55,11 +57,28 @@ class GateState(NamedTuple):
     """Whether this process is the one that comes at that time."""
 
 
+class AutoState(NamedTuple):
+    """An adaptive limit."""
+
+    ceiling: float
+    refused_level: float
+    is_learnt: bool
+
+
+class PauseState(NamedTuple):
+    """A time for which the provider asks."""
+
+    due: int
+    """When it ends, in ms of the server's clock."""
+    header: str
+
+
 class LineState(NamedTuple):
     """A resource as the engine reports it, for all processes together."""
 
     name: str
-    capacity: int
+    capacity: float
+    """inf is unlimited."""
     used: int
     waiting: int
     tick: int
@@ -71,13 +90,18 @@ class LineState(NamedTuple):
     requests: RateState | None = None
     tokens: RateState | None = None
     gate: GateState | None = None
+    auto: AutoState | None = None
+    """None if the capacity is fixed."""
+    pause: PauseState | None = None
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> "LineState":
         """Return the state in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
-        *facts, requests, tokens, gate = fields
+        name, capacity, *facts, requests, tokens, gate, auto, pause = fields
         rates = [RateState(*map(float, rate)) if rate else None for rate in (requests, tokens)]
-        return cls._make((*facts, *rates, GateState(*gate) if gate else None))
+        limit = AutoState(float(auto[0]), float(auto[1]), auto[2]) if auto else None
+        gates = GateState(*gate) if gate else None, limit, PauseState(*pause) if pause else None
+        return cls._make((name, inf if capacity < 0 else capacity, *facts, *rates, *gates))
 
 
 class Reply(NamedTuple):
@@ -125,8 +149,8 @@ class BatchLog:
         self._in_flight: deque[Batch] = deque()
         self._sync_parts: deque[Operation] = deque()
         self._must_reset = False
-        self._ended: list[Sequence[Any]] = []
-        """Ends of tickets that the next sync repeats: id, and corrections of the weight and of the rates."""
+        self._repeated: list[Operation] = []
+        """Operations that the next sync repeats, as nothing else shows what they state."""
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -186,19 +210,25 @@ class BatchLog:
         self._must_reset |= must_reset
 
     def start_sync(
-        self, statements: Sequence[Any], tickets: Sequence[Operation], host: str, spent: Sequence[Any] = ()
+        self,
+        statements: Sequence[Any],
+        tickets: Sequence[Operation],
+        host: str,
+        spent: Sequence[Any] = (),
+        learnt: Sequence[Any] = (),
     ) -> None:
         """Prepare a sync with everything that the process has at this moment, the leases first.
 
-        `spent` is what the process has taken of the rates while it granted by itself.
+        `spent` is what the process has taken of the rates while it granted by itself, and `learnt` are the adaptive
+        limits that it has heard of.
 
-        The ends of tickets that were not answered yet are repeated, for their corrections; all else that was queued
-        follows from the tickets.
+        The ends of tickets that were not answered yet are repeated, for their corrections, and so are reports of the
+        provider; all else that was queued follows from the tickets.
         """
         self.is_synced = False
         self.generation += 1
         unanswered = [operation for batch in self._in_flight for operation in batch.operations]
-        self._ended += [operation[1:] for operation in (*unanswered, *self._queue) if operation[0] == "end"]
+        self._repeated += [operation for operation in (*unanswered, *self._queue) if operation[0] in _REPEATED]
         self._in_flight.clear()
         self._queue.clear()
         starts = range(0, max(1, len(tickets)), MAX_SYNC_TICKETS)
@@ -210,10 +240,11 @@ class BatchLog:
                 self._epoch,
                 self._answered,
                 statements,
-                self._ended,
+                self._repeated,
                 tickets[start : start + MAX_SYNC_TICKETS],
                 host,
                 spent,
+                learnt,
             )
             for part, start in enumerate(starts, start=1)
         )
@@ -238,7 +269,7 @@ class BatchLog:
         self._sync_parts.popleft()
         if not self._sync_parts:
             self.is_synced = True
-            self._ended = []
+            self._repeated = []
         return True
 
     def _make_batch(self, operations: Sequence[Operation], now: float) -> Batch:

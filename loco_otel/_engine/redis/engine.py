@@ -9,7 +9,6 @@ from math import inf
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
-from loco_otel._core.queue_set import Gate
 from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
     Lenders,
@@ -22,21 +21,22 @@ from loco_otel._core.remote_grants import (
     update_remote_pool,
 )
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import Buckets
+from loco_otel._core.slot_pool import PoolShare, SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.base import Admission
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.redis import messages
-from loco_otel._engine.redis.batches import BatchLog, GateState, LineState, Operation, Reply
+from loco_otel._engine.redis.batches import BatchLog, LineState, Operation, Reply
 from loco_otel._engine.redis.link import Link
 from loco_otel._engine.redis.local_shares import LocalShares
 from loco_otel._engine.redis.modes import ModeSwitch
 from loco_otel._engine.redis.operations import WAITING, is_immediate, list_tickets, make_operation, make_submission
+from loco_otel._engine.redis.reports import list_learnt, make_report
 from loco_otel._engine.redis.script import make_base_key
-from loco_otel._engine.redis.statements import differ_from_line, make_statement
+from loco_otel._engine.redis.statements import apply_line, differ_from_line, make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.clock import Clock, monotonic
-from loco_otel.events import GateCause, GrantReason, Snapshot
+from loco_otel.events import GrantReason, Snapshot
 from loco_otel.snapshots import EngineMode, EngineSnapshot
 
 _logger = logging.getLogger("loco_otel")
@@ -64,6 +64,7 @@ class RedisEngine(InProcessEngine):
         scheduler: the core; its resources with a statement are shared.
         options: where the engine is.
         statements: limits of the shared resources.
+        discovered: limits of resources that are created on request; None shares none of them.
         clock: the time.
         timer: whether a thread calls `run_due_actions`.
         admission: checks budgets.
@@ -76,6 +77,7 @@ class RedisEngine(InProcessEngine):
         options: EngineOptions,
         statements: Mapping[str, SharedLimits],
         *,
+        discovered: SharedLimits | None = None,
         clock: Clock = monotonic,
         timer: bool = True,
         admission: Admission | None = None,
@@ -83,8 +85,10 @@ class RedisEngine(InProcessEngine):
         self._options = options
         self._address = EngineAddress.parse(options.url)
         self._statements = dict(statements)
+        self._discovered = discovered
         super().__init__(scheduler, clock=clock, timer=timer, admission=admission)
         scheduler.remote.patience = options.timeout
+        scheduler.resources.on_pool_created = self._share_pool
         self._reset_link()
 
     def _reset_link(self) -> None:
@@ -106,14 +110,26 @@ class RedisEngine(InProcessEngine):
             names=(make_base_key(self._options.namespace), self._owner),
             timeout=self._options.timeout,
         )
-        switch_pools(self._core, self._list_capacities(), 0.0, is_remote=True)
+        self._unstated: list[str] = []
+        switch_pools(self._core, self._list_shares(), 0.0, is_remote=True)
+
+    def _share_pool(self, pool: SlotPool) -> None:
+        """Share a resource that the core creates on request, within the operation that requests it."""
+        if self._discovered is not None:
+            self._statements[pool.name] = self._discovered
+            self._stated[pool.name] = 0
+            self._unstated.append(pool.name)
+            mode = self._switch.mode
+            pool.set_remote(self._core.remote.is_deciding, self._compute_shares(mode, self._clock())[pool.name])
 
     # -- the changes of this process -------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         core = self._core
         if core.remote.is_deciding:
-            operations = [make_operation(note) for note in core.remote.notes]
+            unstated, self._unstated = self._unstated, []
+            operations: list[Operation] = [self._make_state(name) for name in unstated]
+            operations += [make_operation(note) for note in core.remote.notes]
             for note in core.remote.notes:
                 if note.change is RemoteChange.ENDED:
                     self._loans.pop(note.ticket.seq, None)
@@ -159,20 +175,21 @@ class RedisEngine(InProcessEngine):
         self._link.leave()
         self._link.join(self._options.timeout * 2)
 
-    def restate_limits(self, statements: Mapping[str, SharedLimits]) -> None:
+    def restate_limits(self, limits: Mapping[str, SharedLimits], discovered: SharedLimits | None = None) -> None:
         """State other limits; they are in force for all processes until another one states its own."""
 
         def operation(core: Scheduler, now: float) -> None:
-            changed = {name: it for name, it in statements.items() if self._statements.get(name) != it}
-            self._statements = dict(statements)
+            statements = {name: it for name in self._statements if (it := limits.get(name, discovered)) is not None}
+            changed = {name: it for name, it in statements.items() if self._statements[name] != it}
+            self._statements, self._discovered = statements, discovered
             for name, statement in changed.items():
                 self._stated[name] = 0
-                update_remote_pool(core, name, PoolReport(statement.capacity, 0, None, self._link.processes), now)
-                self._link.send_operations([("state", make_statement(statement, name, 0))])
-            if changed and core.remote.is_deciding:
-                return
-            if changed and self._switch.mode is EngineMode.LOCAL:
-                self._lines.clear()
+                if statement.capacity is not None:
+                    update_remote_pool(core, name, PoolReport(statement.capacity, 0, None, self._link.processes), now)
+                self._link.send_operations([self._make_state(name)])
+            if changed and self._switch.mode is EngineMode.LOCAL and not core.remote.is_deciding:
+                for name in changed:
+                    self._lines.pop(name, None)
                 self._switch_to(EngineMode.LOCAL, core, now)
 
         self._locked(operation)
@@ -192,11 +209,14 @@ class RedisEngine(InProcessEngine):
                 self._switch_to(EngineMode.REMOTE, core, now)
             core.remote.notes = []
             self._reported = {}
+            self._unstated = []
+            self._statements = {name: it for name, it in self._statements.items() if name in core.resources.pools}
             statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
+            learnt = list_learnt(self._lines.values())
             host = f"{socket.gethostname()} {os.getpid()}"
             tickets = list_tickets(core, self._statements)
             with self._link.lock:
-                self._link.log.start_sync(statements, tickets, host, self._shares.list_spent(now))
+                self._link.log.start_sync(statements, tickets, host, self._shares.list_spent(now), learnt)
                 for ticket in core.tickets.values():
                     if is_immediate(ticket) and ticket.state is State.WAITING:
                         self._link.log.add_operation(make_submission(ticket))
@@ -217,11 +237,9 @@ class RedisEngine(InProcessEngine):
 
         def operation_on_core(core: Scheduler, now: float) -> None:
             for line in reply.lines:
-                if line.name in self._statements:
-                    gate = None if line.gate is None else _make_gate(line.name, line.gate, now - reply.now / 1000)
-                    update_remote_pool(
-                        core, line.name, PoolReport(line.capacity, line.tick, gate, self._link.processes), now
-                    )
+                if line.name in self._statements and line.name in core.resources.pools:
+                    report = make_report(line, self._link.processes, now - reply.now / 1000)
+                    update_remote_pool(core, line.name, report, now)
             self._apply_grants(core, reply.granted, now)
             if submitted:
                 self._confirm(core, submitted, now)
@@ -299,21 +317,27 @@ class RedisEngine(InProcessEngine):
         self._errors[kind] += 1
 
     def _switch_to(self, mode: EngineMode, core: Scheduler, now: float) -> None:
-        capacities: Mapping[str, float] = self._list_capacities()
-        buckets: Mapping[str, Buckets] = {}
+        is_remote = mode in {EngineMode.REMOTE, EngineMode.CLOSED}
+        pools = core.resources.pools
+        shares = {name: share for name, share in self._compute_shares(mode, now).items() if name in pools}
+        switch_pools(core, shares, now, is_remote=is_remote)
+
+    def _compute_shares(self, mode: EngineMode, now: float) -> dict[str, PoolShare]:
+        """Return what may be granted of each resource: of all processes, or here."""
         if mode is EngineMode.LOCAL:
             self._shares.update(self._statements, self._lines, self._link.processes, now)
-            capacities = {name: share.capacity for name, share in self._shares.limits.items()}
-            buckets = self._shares.buckets
-        elif mode is EngineMode.OPEN:
-            capacities = dict.fromkeys(capacities, inf)
-        is_remote = mode in {EngineMode.REMOTE, EngineMode.CLOSED}
-        switch_pools(core, capacities, now, is_remote=is_remote, buckets=buckets)
+            return self._shares.list_pools()
+        if mode is EngineMode.OPEN:
+            return dict.fromkeys(self._statements, PoolShare(inf))
+        return self._list_shares()
 
-    def _list_capacities(self) -> dict[str, float]:
+    def _list_shares(self) -> dict[str, PoolShare]:
         """Return the capacities in force, by resource."""
-        lines = self._lines
-        return {name: lines[name].capacity if name in lines else it.capacity for name, it in self._statements.items()}
+        limits = {name: apply_line(it, self._lines.get(name)) for name, it in self._statements.items()}
+        return {name: PoolShare(it.capacity_max if it.capacity is None else it.capacity) for name, it in limits.items()}
+
+    def _make_state(self, name: str) -> Operation:
+        return ("state", make_statement(self._statements[name], name, self._stated[name]))
 
     def take_call_durations(self) -> Sequence[float]:
         """Return the seconds of each call of the engine since this was called last, at most 10,000."""
@@ -326,12 +350,8 @@ class RedisEngine(InProcessEngine):
         engine = EngineSnapshot(
             self._switch.mode,
             self._link.processes,
-            tuple((line.name, max(0, line.used - line.capacity)) for line in lines),
+            # A limit that adapts may be lowered while more calls are under way.
+            tuple((it.name, int(max(0, it.used - it.capacity))) for it in lines if it.auto is None),
             tuple(sorted(self._errors.items())),
         )
         return super().take_snapshot()._replace(engine=engine)
-
-
-def _make_gate(name: str, state: GateState, server_start: float) -> Gate:
-    """Return a closed gate; `server_start` is the time here at which the server's clock was 0."""
-    return Gate(name, GateCause(state.cause), server_start + state.due / 1000)

@@ -28,7 +28,8 @@ class SharedTicket(NamedTuple):
 class SharedState(NamedTuple):
     """All that the processes of one namespace have."""
 
-    capacities: dict[str, int]
+    capacities: dict[str, int | None]
+    """None is unlimited."""
     tickets: tuple[SharedTicket, ...]
     processes: int
 
@@ -41,6 +42,8 @@ class ServerFacts(NamedTuple):
     eviction: str
     seconds: float
     """Of one round trip."""
+    is_logged: bool
+    """Whether it writes an append-only file, from which it restores its state after a restart."""
     capacity: int | None
     """The capacity of `llm_api` in force; None while no process runs."""
 
@@ -62,7 +65,7 @@ def read_state(url: str, namespace: str, timeout: float) -> SharedState:
         hosts = _pair(connection.call("HGETALL", f"{prefix}hosts"))
         found = _pair(connection.call("HGETALL", f"{prefix}tickets"))
         capacities = {
-            name: int(connection.call("HGET", f"{prefix}line:{name}", "limit"))
+            name: _parse_limit(connection.call("HGET", f"{prefix}line:{name}", "limit"))
             for name in sorted(connection.call("SMEMBERS", f"{prefix}lines"))
         }
     finally:
@@ -99,8 +102,13 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         numbers >= _MIN_VERSIONS[server],
         info.get("maxmemory_policy", ""),
         seconds,
+        info.get("aof_enabled", "1") == "1",
         None if limit is None else int(limit),
     )
+
+
+def _parse_limit(text: str) -> int | None:
+    return None if text == "inf" else int(text)
 
 
 def _pair(flat: list[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from loco_otel._core.slot_pool import Buckets
+from loco_otel._core.slot_pool import Buckets, PoolShare
 from loco_otel._core.token_bucket import TokenBucket
 from loco_otel._engine.redis.batches import LineState, RateState
 from loco_otel._engine.redis.modes import compute_local_limits
@@ -25,6 +25,15 @@ class LocalShares:
             name: compute_local_limits(apply_line(it, lines.get(name)), processes) for name, it in limits.items()
         }
         self.buckets = {name: self._make_buckets(name, lines.get(name), processes, now) for name in self.limits}
+
+    def list_pools(self) -> dict[str, PoolShare]:
+        """Return the shares as the core takes them. A limit that adapts and that was not learnt yet has its maximum."""
+        return {
+            name: PoolShare(
+                it.capacity_max if it.capacity is None else it.capacity, self.buckets[name], it.capacity_max
+            )
+            for name, it in self.limits.items()
+        }
 
     def clear(self) -> None:
         """Forget what was granted: the engine has it."""

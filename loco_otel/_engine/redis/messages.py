@@ -17,9 +17,8 @@ _EFFECTS = {
 
 def describe_absence(mode: EngineMode, error: Exception | None, shares: Mapping[str, SharedLimits]) -> str:
     """Return the message of an engine that is away."""
-    effect = _EFFECTS.get(mode) or "this process grants its share: " + ", ".join(
-        f"at most {_describe_share(share)} of {name}" for name, share in shares.items()
-    )
+    limits = ", ".join(f"at most {text} of {name}" for name, it in shares.items() if (text := _describe_share(it)))
+    effect = _EFFECTS.get(mode) or f"this process grants its share: {limits or 'no limit is known yet'}"
     reason = str(error) or type(error).__name__
     return f"the shared engine (LOCO_ENGINE) does not answer ({reason}): {effect} (LOCO_ENGINE_ON_ERROR={mode})"
 
@@ -35,7 +34,7 @@ def describe_difference(line: LineState, statement: SharedLimits) -> str:
 
 
 def _describe_share(share: SharedLimits) -> str:
-    parts = [f"{share.capacity} concurrent calls"]
+    parts = [] if share.capacity is None else [f"{share.capacity} concurrent calls"]
     parts += [f"{share.requests_per_minute:g} requests per minute"] if share.requests_per_minute else []
     parts += [f"{share.tokens_per_minute:g} tokens per minute"] if share.tokens_per_minute else []
     return ", ".join(parts)

@@ -69,13 +69,14 @@ def compute_local_limits(limits: SharedLimits, processes: int) -> SharedLimits:
     """Return what one process grants of the limits of a resource while the engine is away.
 
     Example:
-        >>> compute_local_limits(SharedLimits(8, "fifo", 0.0, 0, requests_per_minute=100), 3)[-2:]
-        (33, None)
+        >>> compute_local_limits(SharedLimits(8, "fifo", 0.0, 0, requests_per_minute=100), 3).requests_per_minute
+        33
 
     """
-    requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
+    capacity, requests, tokens = limits.capacity, limits.requests_per_minute, limits.tokens_per_minute
     return limits._replace(
-        capacity=int(compute_share(limits.capacity, processes)),
+        capacity=None if capacity is None else int(compute_share(capacity, processes)),
+        capacity_max=compute_share(limits.capacity_max, processes),
         requests_per_minute=requests and compute_share(requests, processes),
         tokens_per_minute=tokens and compute_share(tokens, processes),
     )

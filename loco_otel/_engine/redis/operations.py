@@ -19,7 +19,9 @@ def make_operation(note: RemoteNote) -> Operation:
         return make_submission(ticket)
     if note.change is RemoteChange.SUSPENDED:
         return ("suspend", ticket.id, *ticket.rate_correction)
-    return ("end", ticket.id, ticket.correction, *ticket.rate_correction)
+    if note.change is RemoteChange.ENDED:
+        return ("end", ticket.id, ticket.correction, *ticket.rate_correction, int(ticket.has_succeeded))
+    return (note.change.value, ticket.id, note.pause, note.header or "")
 
 
 def make_submission(ticket: Ticket) -> Operation:

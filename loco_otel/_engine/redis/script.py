@@ -6,7 +6,23 @@ from pathlib import Path
 SCHEMA = 1
 """The version of the state in the server. Processes with another schema share nothing with these."""
 
-_PARTS = ("state", "rates", "load", "fifo", "fair", "grants", "sharing", "processes", "sync", "step", "reply")
+_PARTS = (
+    *(
+        "state",
+        "rates",
+        "limit",
+        "load",
+        "fifo",
+        "fair",
+        "grants",
+        "sharing",
+        "processes",
+        "operations",
+        "sync",
+        "step",
+    ),
+    "reply",
+)
 """In the order in which each uses those before it."""
 
 _FOLDER = Path(__file__).parent / "lua"

@@ -1,9 +1,12 @@
 """Limits as the step script takes and reports them."""
 
 import json
+from math import inf
 
 from loco_otel._engine.redis.batches import LineState, Operation
 from loco_otel._engine.shared_limits import SharedLimits
+
+_AUTO = "auto"
 
 
 def make_statement(limits: SharedLimits, name: str, stated: int) -> Operation:
@@ -11,7 +14,8 @@ def make_statement(limits: SharedLimits, name: str, stated: int) -> Operation:
     shares = json.dumps(dict(limits.shares), sort_keys=True) if limits.shares else ""
     order = limits.policy, repr(float(limits.alpha)), limits.max_wait_ticks, shares
     rates = repr(limits.requests_per_minute or 0), repr(limits.tokens_per_minute or 0)
-    return [name, limits.capacity, *order, stated, *rates]
+    capacity = -1 if limits.capacity is None else limits.capacity
+    return [name, capacity, *order, stated, *rates, repr(float(limits.capacity_max))]
 
 
 def differ_from_line(limits: SharedLimits, line: LineState) -> bool:
@@ -24,7 +28,8 @@ def apply_line(limits: SharedLimits, line: LineState | None) -> SharedLimits:
     if line is None:
         return limits
     return limits._replace(
-        capacity=line.capacity,
+        capacity=None if line.capacity == inf else int(line.capacity),
+        capacity_max=inf if line.auto is None else line.auto.ceiling,
         requests_per_minute=line.requests and line.requests.per_minute,
         tokens_per_minute=line.tokens and line.tokens.per_minute,
     )
@@ -33,7 +38,8 @@ def apply_line(limits: SharedLimits, line: LineState | None) -> SharedLimits:
 def list_facts(limits: SharedLimits) -> list[tuple[str, object]]:
     """Return the limits by the names of their settings."""
     return [
-        ("capacity", limits.capacity),
+        ("capacity", _AUTO if limits.capacity is None else limits.capacity),
+        ("capacity_max", limits.capacity_max if limits.capacity is None else inf),
         ("policy", limits.policy),
         ("alpha", float(limits.alpha)),
         ("max_wait_ticks", limits.max_wait_ticks),
@@ -45,7 +51,8 @@ def list_facts(limits: SharedLimits) -> list[tuple[str, object]]:
 def list_line_facts(line: LineState) -> list[tuple[str, object]]:
     """Return the limits in force, in the order of `list_facts`."""
     return [
-        ("capacity", line.capacity),
+        ("capacity", line.capacity if line.auto is None else _AUTO),
+        ("capacity_max", inf if line.auto is None else line.auto.ceiling),
         ("policy", line.policy),
         ("alpha", float(line.alpha)),
         ("max_wait_ticks", line.guard),

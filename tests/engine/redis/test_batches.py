@@ -106,11 +106,22 @@ def test_a_sync_repeats_the_ends_that_were_not_answered() -> None:
     log.add_operation(("end", "p-1", 500, 0, 70))
     take(log, 1.0)
     log.add_operation(("end", "p-2", -200, -1, -30))
-    assert start_sync(log, 2.0)[6] == [("p-1", 500, 0, 70), ("p-2", -200, -1, -30)]
+    assert start_sync(log, 2.0)[6] == [("end", "p-1", 500, 0, 70), ("end", "p-2", -200, -1, -30)]
     log.add_operation(("end", "p-3", 0, 0, 0))
-    assert start_sync(log, 3.0)[6] == [("p-1", 500, 0, 70), ("p-2", -200, -1, -30), ("p-3", 0, 0, 0)]
+    assert start_sync(log, 3.0)[6] == [
+        ("end", "p-1", 500, 0, 70), ("end", "p-2", -200, -1, -30), ("end", "p-3", 0, 0, 0),
+    ]  # fmt: skip
     assert log.accept_sync_reply(reply(), 3.0)
     assert start_sync(log, 4.0)[6] == []
+
+
+def test_a_sync_repeats_the_reports_of_the_provider() -> None:
+    log = synced()
+    reports = [("refuse", "p-1", 2.0, "retry-after"), ("pause", "p-1", 1.0, "")]
+    for operation in (*reports, ("suspend", "p-1", 0, 0)):
+        log.add_operation(operation)
+    take(log, 1.0)
+    assert start_sync(log, 2.0)[6] == reports
 
 
 def test_a_sync_has_parts_and_ends_with_the_last_answer() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -20,21 +21,23 @@ requests = st.sampled_from([None, None, 60, 7.3])
 tokens = st.sampled_from([None, None, 1000, 30_000 / 7])
 shared_limits = st.builds(
     SharedLimits,
-    st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from([1, 1, 2, 3, None]),
     st.just("load"),
     st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
     st.sampled_from([0, 0, 1, 2, 5]),
     requests_per_minute=requests,
     tokens_per_minute=tokens,
+    capacity_max=st.sampled_from([inf, 2, 4]),
 ) | st.builds(
     SharedLimits,
-    st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from([1, 1, 2, 3, None]),
     st.sampled_from(["fair", "fifo"]),
     st.just(0.0),
     st.sampled_from([0, 0, 1, 2, 5]),
     st.sampled_from([{}, {"a": 2000, "b": 300}]),
     requests,
     tokens,
+    st.sampled_from([inf, 2, 4]),
 )
 
 
@@ -96,6 +99,12 @@ class PairMachine(RuleBasedStateMachine):
             self.pair.suspend(ticket)
         else:
             self.pair.resume(ticket)
+
+    @precondition(lambda self: self.pair.list_tickets(State.GRANTED))
+    @rule(data=st.data(), seconds=st.sampled_from([None, 0.2, 30.0]), is_refused=st.booleans())
+    def throttle(self, data: st.DataObject, seconds: float | None, is_refused: bool) -> None:
+        ticket = data.draw(st.sampled_from(self.pair.list_tickets(State.GRANTED)))
+        self.pair.throttle(ticket, seconds, is_refused=is_refused)
 
     @rule(limits=shared_limits)
     def set_limits(self, limits: SharedLimits) -> None:

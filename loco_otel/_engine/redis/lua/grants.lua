@@ -108,11 +108,15 @@ local function free_slot(L, id, R)
   return not heir
 end
 -- `requests` and `tokens` are what it takes of the rates beyond its estimate; of a lease alone, as a waiter took nothing.
-local function end_ticket(id, correction, requests, tokens)
+-- `succeeded`: whether the call ended well, by which an adaptive limit grows.
+local function end_ticket(id, correction, requests, tokens, succeeded)
   local R = read_ticket(id)
   if not R then return end
   local L = get_line(R[LINE])
-  if R[STATE] == HELD or R[STATE] == SHARED then take_rates(L, requests, tokens) end
+  if R[STATE] == HELD or R[STATE] == SHARED then
+    take_rates(L, requests, tokens)
+    if succeeded == 1 then record_success(L) end
+  end
   call('HDEL', TICKETS, id)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
   if R[STATE] == WAITING then

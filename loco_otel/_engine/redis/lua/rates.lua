@@ -46,15 +46,16 @@ local function take_rates(L, requests, tokens)
   take_tokens(L, rates.requests, requests)
   take_tokens(L, rates.tokens, tokens)
 end
--- Returns whether rates allow a ticket; if not, the line's gate shows when they will, and which one delays it.
+-- Returns whether rates and the provider's pause allow a ticket; if not, also when they will, and which of them delays it.
 local function is_open(L, R)
-  if not L.rated then return true end
+  if not L.rated and L.paused == 0 then return true end
   local rates = read_rates(L)
   local requests_at = compute_available_at(rates.requests, 1)
   local tokens_at = compute_available_at(rates.tokens, R[TOKENS] or 0)
-  local at = math.max(requests_at, tokens_at)
+  local at, cause = math.max(requests_at, tokens_at), tokens_at >= requests_at and 'tokens' or 'requests'
+  if L.paused >= at then at, cause = L.paused, 'backoff' end
   if at <= seconds then return true end
-  return false, int(math.floor(at * 1000) + 1) .. '|' .. (tokens_at >= requests_at and 'tokens' or 'requests')
+  return false, int(math.floor(at * 1000) + 1) .. '|' .. cause
 end
 -- 0 is no limit. A rate that stays keeps its bucket; another one starts with a full bucket, and after a loss, in which
 -- nobody knows what was spent, with an empty one.

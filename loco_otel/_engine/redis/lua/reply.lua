@@ -1,7 +1,8 @@
 -- The reply: {now, status, epoch, granted, lines, due, expiry, processes}. `granted`: {id, reason, tick, ticks of this
 -- wait, ticks of all its waits, score, weight and age of its queue}. `lines`: {name, limit, used, waiting, tick, stated,
--- policy, alpha, guard, requests, tokens, gate}: of a rate its number and level, of a closed gate its time, its cause and
--- whether this process comes at that time. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
+-- policy, alpha, guard, requests, tokens, gate, auto, pause}: of a rate its number and level, of a closed gate its time, its
+-- cause and whether this process comes at that time, of an adaptive limit (-1 is unlimited) its ceiling, the level that was
+-- refused last and whether one ever was, of a pause its end and the header that states it. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
 -- the process that is silent longest.
 
 -- When a gate opens one process comes, so that not all do: the one that had waiters when the time was first known. The
@@ -19,14 +20,21 @@ local function show_gate(L)
   local due, cause = string.match(L.gate, '^(%d+)|(.*)$')
   return due and {tonumber(due), cause, has_alarm(L, due)} or {}
 end
+local function show_auto(A)
+  return A and {fmt('%.17g', A.ceiling), fmt('%.17g', A.refused), A.decreased_at > -math.huge} or {}
+end
+local function show_pause(L)
+  return L.paused > seconds and {math.floor(L.paused * 1000) + 1, L.pause_header} or {}
+end
 local shown = {}
 for _, L in ipairs(loaded) do
   if not L.gone then
     share_slots(L)
     local rates = read_rates(L)
-    shown[#shown + 1] = {L.name, L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
-                         show_rate(rates.requests), show_rate(rates.tokens), show_gate(L)}
+    shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
+                         show_rate(rates.requests), show_rate(rates.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L)}
     save_line(L)
+    save_auto(L)
     save_rates(L)
   end
 end

@@ -24,15 +24,11 @@ if status == 'ok' then
   call('SET', number_key(owner), int(number) .. ':' .. generation, 'PX', NUMBER_KEPT_MS)
   for _, o in ipairs(operations) do
     local kind = o[1]
-    if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7], o[8])
-    elseif kind == 'end' then end_ticket(o[2], o[3], o[4], o[5])
-    elseif kind == 'suspend' then suspend_ticket(o[2], o[3], o[4])
-    elseif kind == 'blocked' then report_blocked(o[2], o[3], o[4], o[5])
-    elseif kind == 'state' then apply_statement(o[2])
+    if kind == 'state' then apply_statement(o[2])
     elseif kind == 'sync' then synchronize(o, last_number)
     elseif kind == 'beat' then for _, name in ipairs(call('SMEMBERS', LINES)) do fill(get_line(name)) end
     elseif kind == 'leave' then leave_process()
-    end
+    else apply_operation(o) end
   end
 elseif status == 'again' then
   for _, id in ipairs(call('SMEMBERS', prefix .. 'own:' .. owner)) do

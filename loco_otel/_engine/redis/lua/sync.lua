@@ -10,8 +10,9 @@ local function replace_policy(L, name)
     policies[name].update(L, weights[i], tonumber(weights[i + 1]), find_head(L, weights[i]))
   end
 end
--- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute}. A statement that was never made before is made now;
--- one that is older than that in force is ignored.
+-- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling}; a limit below 0
+-- adapts to the provider up to the ceiling. A statement that was never made before is made now; one that is older than
+-- that in force is ignored.
 local function apply_statement(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
@@ -19,10 +20,11 @@ local function apply_statement(s)
   call('SADD', LINES, L.name)
   -- Another capacity alone changes no order.
   local reordered = L.policy ~= s[3] or L.alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
-  L.limit, L.alpha, L.guard, L.shares, L.stated, L.decoded = s[2], tonumber(s[4]), s[5], s[6], stated, nil
+  L.alpha, L.guard, L.shares, L.stated, L.decoded = tonumber(s[4]), s[5], s[6], stated, nil
+  set_capacity(L, s[2], tonumber(s[10]))
   if reordered then replace_policy(L, s[3]) end
   set_rates(L, tonumber(s[8]), tonumber(s[9]))
-  call('HSET', prefix .. 'line:' .. L.name, 'limit', int(L.limit), 'policy', L.policy, 'alpha', s[4], 'guard',
+  call('HSET', prefix .. 'line:' .. L.name, 'policy', L.policy, 'alpha', s[4], 'guard',
        int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version), 'rated',
        L.rated and 1 or 0)
   fill(L)
@@ -61,9 +63,10 @@ local function register_ticket(s)
     write_ticket(id, R)
   end
 end
--- {'sync', part, last, known epoch, answered number, statements, ended, tickets, host, spent}. `ended`: ends as the process
--- has sent them. `spent`: {line, requests, tokens} that it granted by itself, and that its bucket has not refilled. A sync
--- whose answer was lost takes them once more, which delays grants.
+-- {'sync', part, last, known epoch, answered number, statements, repeated, tickets, host, spent, learnt}. `repeated`:
+-- operations that the process has sent and that were not answered. `spent`: {line, requests, tokens} that it granted by
+-- itself, and that its bucket has not refilled; a sync whose answer was lost takes them once more, which delays grants.
+-- `learnt`: {line, limit, refused level} of adaptive limits, as the process has heard of them last.
 local function synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
@@ -71,7 +74,8 @@ local function synchronize(o, last_number)
     if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then record_loss() end
     call('HSET', HOSTS, owner, o[9])
     for _, statement in ipairs(o[6]) do apply_statement(statement) end
-    for _, e in ipairs(o[7]) do end_ticket(e[1], e[2], e[3], e[4]) end
+    for _, it in ipairs(o[11]) do restore_limit(get_line(it[1]), it[2], tonumber(it[3])) end
+    for _, repeated in ipairs(o[7]) do apply_operation(repeated) end
     if lost_until <= now then  -- else the buckets are empty
       for _, it in ipairs(o[10]) do take_rates(get_line(it[1]), it[2], it[3]) end
     end
