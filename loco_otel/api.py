@@ -131,7 +131,7 @@ def dump(tickets: int = 100) -> Dump:
 def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
     """Return the totals of all ended calls, grouped by fields, in descending order of USD.
 
-    With a ledger file these are the totals of all processes that share it, otherwise of this process. If no budget,
+    With a ledger these are the totals of all processes that share it, otherwise of this process. If no budget,
     limit or OpenTelemetry SDK needs the cost of calls, they are counted from the first call of this function on, or
     from the start with `LOCO_COUNT_SPEND`. Totals by run are counted with limits or budgets of runs, with
     `LOCO_COUNT_SPEND`, or from the first call with `run` on.
@@ -142,7 +142,7 @@ def spend(by: str | Sequence[str] = ("agent", "model")) -> tuple[Totals, ...]:
 
     Raises:
         ValueError: `by` has another field.
-        LedgerError: the ledger's file is unavailable.
+        LedgerError: the ledger is unavailable.
 
     Example:
         >>> spend('agent')
@@ -160,7 +160,7 @@ def budgets() -> tuple[BudgetStatus, ...]:
     """Return the status of each budget: its limit, and the amounts spent and reserved in this period.
 
     Raises:
-        LedgerError: the ledger's file is unavailable.
+        LedgerError: the ledger is unavailable.
 
     Example:
         >>> budgets()  # no budget is set

@@ -243,7 +243,7 @@ class StoppedError(AcquireRejectedError):
 
 
 class LedgerError(AcquireRejectedError):
-    """The ledger's file is unavailable. The message names the file and the cause.
+    """The ledger is unavailable. The message names its file or server, and the cause.
 
     Example:
         >>> issubclass(LedgerError, AcquireRejectedError)

@@ -122,7 +122,7 @@ class BudgetStore(StrEnum):
     MEMORY = "memory"
     """In this process alone."""
     LEDGER = "ledger"
-    """In a file that several processes share."""
+    """In a file or on a server that several processes share."""
 
 
 THRESHOLDS = (50, 80, 95)

@@ -101,7 +101,8 @@ class BudgetController:
         self._waiters.set_budgets(settings.limits)
         if self.has_budgets:
             self.prices.load_snapshot()
-        if self.has_budgets or settings.ledger is not None:
+        is_remote = self.ledger_client.ledger.is_remote
+        if self.has_budgets or settings.ledger is not None or (self.is_counting and is_remote):
             self.ledger_client.start_maintenance()
 
     def apply_settings(self, settings: Settings) -> None:
@@ -112,7 +113,7 @@ class BudgetController:
 
         """
         before = self._settings
-        if settings.ledger != before.ledger:
+        if settings.ledger_location != before.ledger_location:
             former, self.ledger_client.ledger = self.ledger_client.ledger, open_ledger(settings)
             former.close()
         elif (settings.limits, settings.budget_zone) != (before.limits, before.budget_zone):
@@ -148,7 +149,7 @@ class BudgetController:
         """
         # Tracked before the check, so that spending in between is not missed.
         self._waiters.add_waiter(ticket, charges, refusal)
-        self._reject_unaffordable({ticket: refusal})
+        self.ledger_client.run_off_loop(self._reject_unaffordable, {ticket: refusal})
 
     def untrack_waiter(self, ticket: Ticket) -> None:
         """Stop tracking a call that no longer waits."""
@@ -193,7 +194,7 @@ class BudgetController:
             LedgerError: the ledger can't be used now.
 
         """
-        self.ledger_client.write_deferred()
+        self.ledger_client.flush()
         return self.ledger_client.ledger.read_statuses(self.wall_clock())
 
     def read_report(self) -> BudgetReport:
@@ -204,7 +205,7 @@ class BudgetController:
 
         """
         statuses = self.read_statuses()
-        store = BudgetStore.MEMORY if self._settings.ledger is None else BudgetStore.LEDGER
+        store = BudgetStore.MEMORY if self._settings.ledger_location is None else BudgetStore.LEDGER
         with self._charged_lock:
             return BudgetReport(store, statuses, self._charged.copy())
 
@@ -215,7 +216,7 @@ class BudgetController:
             LedgerError: the ledger can't be used now.
 
         """
-        self.ledger_client.write_deferred()
+        self.ledger_client.flush()
         return self.ledger_client.ledger.compute_totals(by)
 
     def start_counting(self, *, by_run: bool) -> bool:
@@ -229,7 +230,7 @@ class BudgetController:
     def close(self) -> None:
         """Write deferred settlements, and close the ledger."""
         _fork.discard(self)
-        self.ledger_client.write_deferred()
+        self.ledger_client.flush()
         self.ledger_client.ledger.close()
 
     def after_fork(self) -> None:

@@ -1,4 +1,4 @@
-"""The interface of a ledger: the accounts of one process, or of several that share a file.
+"""The interface of a ledger: the accounts of one process, or of several that share a file or a server.
 
 Every operation is atomic for all users of the ledger, thread-safe, and idempotent for one reservation id.
 `now` is in seconds since the epoch.
@@ -20,6 +20,9 @@ class Ledger(Protocol):
 
     """
 
+    is_remote: bool
+    """Whether operations wait for a server. Then callers on an event loop use other threads, and the ledger itself
+    renews the reservations of its process, and logs that the server is away."""
     lease: float
     """Seconds after which a reservation that was not renewed expires."""
     run_idle_timeout: float

@@ -1,16 +1,21 @@
 """Client of a ledger: retries failed writes, and ends every reservation with its call."""
 
+import importlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from math import inf
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger import Ledger
+from loco_otel._budgets.ledger_threads import LedgerThreads, is_on_event_loop
 from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
+from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import Ticket
 from loco_otel._engine.timer import Timer
@@ -26,6 +31,10 @@ _CLEAN_UP_SECONDS = 3600.0
 """Seconds between two removals of what has expired while no call is in flight."""
 _RETRY_SECONDS = 1.0
 """Seconds until a failed write is retried."""
+_MAX_DEFERRED = 100_000
+"""Failed writes that are kept at most."""
+_FLUSH_SECONDS = 1.0
+"""The most seconds for which a reader waits for writes of other threads."""
 
 
 class LedgerClient:
@@ -47,10 +56,12 @@ class LedgerClient:
         self._wall_clock = wall
         self._on_settled = settled
         self._in_flight: dict[str, Ticket] = {}
-        self._deferred: deque[tuple[Ticket, Charge | bool]] = deque()
+        self._deferred: deque[tuple[Ticket, Charge | bool]] = deque(maxlen=_MAX_DEFERRED)
         """Charges to spend, or of calls to cancel whether they were sent, once the ledger can be used and no finaliser
         runs."""
         self._is_failing = False
+        self._is_unchecked = False
+        self._threads = LedgerThreads()
         self._clean_up_at = -inf
         self._timer = Timer(monotonic)
 
@@ -69,22 +80,32 @@ class LedgerClient:
             LedgerError: the ledger can't be used now.
 
         """
-        if self._deferred:
+        if self._deferred and not self.ledger.is_remote:
             self.write_deferred()
         hold = ticket.id
         decision = self.ledger.reserve_estimate(hold, charge, self._wall_clock(), passing)
+        self._is_unchecked = False
         if decision.admitted:
             self._in_flight[hold] = ticket
         return decision
 
     def settle_reservation(self, ticket: Ticket, charge: Charge) -> LedgerUpdate:
-        """Spend a call's cost, or defer it if the ledger can't be used now."""
-        if self._deferred:
+        """Spend a call's cost, or defer it if the ledger can't be used now.
+
+        In another thread, with an empty result, if this one must not wait for the ledger.
+        """
+        if self.must_not_wait:
+            self._threads.start(self._settle_now, ticket, charge)
+            return LedgerUpdate()
+        return self._settle_now(ticket, charge)
+
+    def _settle_now(self, ticket: Ticket, charge: Charge) -> LedgerUpdate:
+        if self._deferred and not self.ledger.is_remote:
             self.write_deferred()
         self._in_flight.pop(ticket.id, None)
         settled = self._try_settle(ticket, charge)
         if settled is None:
-            self._deferred.append((ticket, charge))
+            self._defer(ticket, charge)
             return LedgerUpdate()
         return settled
 
@@ -98,13 +119,59 @@ class LedgerClient:
 
     def cancel_reservation(self, ticket: Ticket, *, sent: bool = False) -> None:
         """End the reservation of a call that cost nothing, but counts as a call if it was sent."""
-        if self._in_flight.pop(ticket.id, None) is not None and not self._try_cancel(ticket, sent=sent):
-            self._deferred.append((ticket, sent))
+        if self._in_flight.pop(ticket.id, None) is None:
+            return
+        if self.must_not_wait:
+            self._threads.start(self._cancel_now, ticket, sent)
+        else:
+            self._cancel_now(ticket, sent)
+
+    def _cancel_now(self, ticket: Ticket, sent: bool) -> None:  # noqa: FBT001 - run with positional arguments
+        if not self._try_cancel(ticket, sent=sent):
+            self._defer(ticket, sent)
+
+    @property
+    def must_not_wait(self) -> bool:
+        """Whether the ledger waits for a server, and the caller runs on an event loop."""
+        return self.ledger.is_remote and is_on_event_loop()
+
+    def run_off_loop(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        """Run an operation that uses the ledger: in another thread, if this one must not wait."""
+        if self.must_not_wait:
+            self._threads.start(operation, *arguments)
+        else:
+            operation(*arguments)
+
+    def start_thread(self, operation: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Run an operation that uses the ledger in another thread."""
+        return self._threads.run(operation, *arguments)
+
+    def flush(self) -> None:
+        """Write what is deferred, and wait for the writes of other threads."""
+        self._threads.wait(_FLUSH_SECONDS)
+        self.write_deferred()
+
+    def warn_unchecked(self, error: LedgerError) -> None:
+        """Log that a call is sent without a check of its budgets, once until a check succeeds."""
+        if not self._is_unchecked:
+            self._is_unchecked = True
+            _logger.warning(
+                "Ledger unavailable, calls are allowed without a budget check until it is back (LOCO_LEDGER_ON_ERROR or"
+                " LOCO_MODE): %s",
+                error,
+            )
 
     def defer_settlement(self, ticket: Ticket, charge: Charge | None) -> None:
         """End a reservation and spend the call's cost later. Safe in finalisers: takes no lock, calls no listener."""
         if self._in_flight.pop(ticket.id, None) is not None or charge is not None:
             self._deferred.append((ticket, False if charge is None else charge))
+            self._timer.wake_timer()
+
+    def _defer(self, ticket: Ticket, charge: Charge | bool) -> None:  # noqa: FBT001 - as in `_deferred`
+        if len(self._deferred) == _MAX_DEFERRED - 1:
+            _logger.error("%d costs could not be written to the ledger: the oldest are dropped now", _MAX_DEFERRED)
+        self._deferred.append((ticket, charge))
+        if self.ledger.is_remote:  # no later call writes it
             self._timer.wake_timer()
 
     def write_deferred(self) -> None:
@@ -146,6 +213,7 @@ class LedgerClient:
         """Reset the state of a forked child, which does not own its parent's calls."""
         self._in_flight = {}
         self._deferred.clear()
+        self._threads = LedgerThreads()
         self.ledger.after_fork()
         self._timer = Timer(monotonic)
 
@@ -168,8 +236,8 @@ class LedgerClient:
         return True
 
     def _log_failure(self) -> None:
-        """Log that the ledger can't be used, once until a write succeeds."""
-        if not self._is_failing:
+        """Log that the ledger can't be used, once until a write succeeds. A remote ledger does so itself."""
+        if not self._is_failing and not self.ledger.is_remote:
             self._is_failing = True
             _logger.error("ledger write failed; costs stay in memory, retried (check LOCO_LEDGER)", exc_info=True)  # noqa: LOG014 - called in handlers
 
@@ -178,10 +246,12 @@ def open_ledger(settings: Settings) -> Ledger:
     """Open the ledger that the settings name.
 
     Raises:
-        ConfigurationError: its file can't be used.
+        ConfigurationError: its file can't be used, or the client library of its server is missing.
 
     """
     zone = ZoneInfo(settings.budget_zone)
+    if settings.ledger_url is not None:
+        return _open_remote_ledger(settings, settings.ledger_url, zone)
     if settings.ledger is None:
         return MemoryLedger(settings.limits, zone, lease=settings.max_hold, run_idle_timeout=settings.run_idle_timeout)
     try:
@@ -196,3 +266,16 @@ def open_ledger(settings: Settings) -> Ledger:
         origin = settings.origin("ledger")
         key = origin if origin.startswith("LOCO_") else "ledger"
         raise ConfigurationError(f"{key}={settings.ledger}: {error}") from error
+
+
+def _open_remote_ledger(settings: Settings, url: str, zone: ZoneInfo) -> Ledger:
+    # Only here, as the client library is slow to import, and optional.
+    module = importlib.import_module("loco_otel._budgets.redis.ledger")
+    server = module.LedgerServer(url, settings.engine_namespace, settings.engine_ttl, settings.engine_timeout)
+    try:
+        ledger: Ledger = module.RedisLedger(server, settings.limits, zone, run_idle_timeout=settings.run_idle_timeout)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the ledger {hide_password(url)} needs the package redis: pip install 'loco-otel[redis]'"
+        ) from error
+    return ledger

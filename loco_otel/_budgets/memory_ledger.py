@@ -26,6 +26,8 @@ class MemoryLedger:
 
     """
 
+    is_remote = False
+
     def __init__(
         self,
         budgets: Iterable[Budget] = (),

@@ -144,11 +144,11 @@ class Reservation:
             if self._budgets.is_fail_closed:
                 error.agent = self._context.caller[0]
                 raise
-            _logger.warning(
-                "Ledger unavailable, call allowed without a budget check (LOCO_LEDGER_ON_ERROR or LOCO_MODE): %s", error
-            )
+            self._budgets.ledger_client.warn_unchecked(error)
             return True
         self._is_reserved = True
+        if not self._is_open:  # the call was cancelled while this ran in another thread
+            self._budgets.ledger_client.cancel_reservation(ticket)
         self._charge, self.model, self.action = choice.charge, choice.model, choice.action
         action = choice.action
         if action is not None:

@@ -5,7 +5,8 @@ from operator import add
 
 from loco_otel.money import RUN_ATTRIBUTION, Charge, Totals
 
-_MAX_KEYS = 10_000
+MAX_KEYS = 10_000
+"""The keys from which on single runs and sessions are not distinguished."""
 _OTHER = "other"
 
 _Key = tuple[str | None, ...]
@@ -55,13 +56,17 @@ def _add_call(sums: list[int], charge: Charge) -> None:
 
 
 def _create_sums(by_key: dict[_Key, list[int]], key: _Key) -> list[int]:
-    known = len(by_key)
-    if known >= _MAX_KEYS:
-        agent, tenant, team, workflow, _, provider, model, *run = key
-        if known >= 2 * _MAX_KEYS:
-            agent = tenant = team = workflow = _OTHER
-        key = agent, tenant, team, workflow, _OTHER, provider, model, *[_OTHER for _ in run]
-    return by_key.setdefault(key, [0] * 7)
+    return by_key.setdefault(shorten_key(key, len(by_key)), [0] * 7)
+
+
+def shorten_key(key: _Key, known: int) -> _Key:
+    """Return the key under which a call is added where that many are known."""
+    if known < MAX_KEYS:
+        return key
+    agent, tenant, team, workflow, _, provider, model, *run = key
+    if known >= 2 * MAX_KEYS:
+        agent = tenant = team = workflow = _OTHER
+    return agent, tenant, team, workflow, _OTHER, provider, model, *[_OTHER for _ in run]
 
 
 def aggregate_rows(rows: Iterable[tuple[Sequence[str | None], Sequence[int]]], by: Sequence[str]) -> tuple[Totals, ...]:

@@ -57,6 +57,8 @@ class SqliteLedger:
 
     """
 
+    is_remote = False
+
     def __init__(
         self,
         path: Path,

@@ -68,6 +68,29 @@ def validate_engine(value: str) -> str:
     return value
 
 
+def is_server_url(value: str) -> bool:
+    """Return whether the value of a setting is a URL and not a path.
+
+    Example:
+        >>> is_server_url("redis://cache"), is_server_url("spent.db")
+        (True, False)
+
+    """
+    return "://" in value
+
+
+def validate_ledger(value: str | None) -> str | None:
+    """Return the value of the setting, if it is valid.
+
+    Raises:
+        ValueError: it is a URL, but not one of such a server.
+
+    """
+    if value is not None and is_server_url(value):
+        EngineAddress.parse(value)
+    return value
+
+
 def hide_password(url: str) -> str:
     """Return a URL for display.
 

@@ -34,7 +34,7 @@ class RawSetting(NamedTuple):
     @property
     def is_secret(self) -> bool:
         """Whether the value may contain a password."""
-        return self.key.lower().endswith("engine")
+        return self.key.lower().endswith(("engine", "ledger"))
 
     def get_item(self, key: object) -> Self:
         """Return one entry of a table."""
@@ -143,7 +143,7 @@ def format_setting(key: str, value: object) -> str:
     """Return a setting's value for display, in the form of the settings."""
     if key == "capacity" and value is None:
         return "auto"
-    if key == "engine":
+    if key in {"engine", "ledger"} and value is not None:
         return format_value(hide_password(str(value)))
     if isinstance(value, float):
         return f"{value:.10g}"

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from loco_otel._config.budget_rules import BudgetRule, Price, find_duplicate_name, parse_budget_line
-from loco_otel._config.engine_rules import MEMORY, find_unshared, validate_engine
+from loco_otel._config.engine_rules import MEMORY, find_unshared, is_server_url, validate_engine, validate_ledger
 from loco_otel._config.messages import (
     TABLE_ENTRIES,
     RawSetting,
@@ -226,12 +226,14 @@ class Settings(BaseModel):
         default="reject", description="reject or alert"
     )
     """What happens to a call if the budget has no room for the cheapest of them."""
-    ledger: _FilePath = Field(default=None, description="none or the path of a file")
-    """The file that stores spending across restarts and processes; None keeps it in memory."""
+    ledger: Annotated[_FilePath, AfterValidator(validate_ledger)] = Field(
+        default=None, description="none, the path of a file, or a URL as for the engine", repr=False
+    )
+    """The file or server that stores spending; unset, the server of `engine`. A URL may contain a password."""
     ledger_on_error: Annotated[Literal["closed", "open"], BeforeValidator(convert_to_lower)] = Field(
         default="closed", description="closed or open"
     )
-    """What happens to calls with budgets while the file is unavailable: `closed` rejects them, `open` allows them."""
+    """What happens to calls with budgets while it is unavailable: `closed` rejects them, `open` allows them."""
     count_spend: bool = Field(default=False, description="true or false")
     """Count for `spend()` from the start, also by run, even if nothing else needs the cost of calls."""
     resources: Annotated[tuple[ResourceRule, ...], AfterValidator(reject_duplicate_names)] = Field(
@@ -312,6 +314,18 @@ class Settings(BaseModel):
         """The budgets in the form of the ledger, with those of each run."""
         rules = [rule.make_budget(self.budget_period, self.budget_on_exceeded) for rule in self.budgets]
         return (*rules, *self.run_limits.list_budgets())
+
+    @property
+    def ledger_url(self) -> str | None:
+        """The URL of the server that has the ledger; None if it is a file or in memory."""
+        if self.ledger is not None:
+            return self.ledger if is_server_url(self.ledger) else None
+        return self.engine if self.engine != MEMORY and self.origin("ledger") == "default" else None
+
+    @property
+    def ledger_location(self) -> str | None:
+        """The path or URL of the ledger; None if it is in memory."""
+        return self.ledger_url or self.ledger
 
     @property
     def unknown(self) -> tuple[str, ...]:

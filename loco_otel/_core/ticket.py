@@ -87,6 +87,8 @@ class Ticket:
     outcome: Outcome | None = None
     admission: "Callable[[Ticket], bool] | None" = None
     """Checks its budgets, in place of the engine's admission."""
+    run_admission: "Callable[..., Any] | None" = None
+    """Runs that check in another thread and returns a future of it, as it waits for a server; None if it does not."""
     denial: Exception | None = None
     """The error with which it was refused, if there is one."""
     abort: "Callable[[Exception], None] | None" = None

@@ -40,10 +40,11 @@ class NestedEngine:
         return ticket
 
     def submit(self, ticket: Ticket) -> None:
-        """Grant a ticket at once, if its budgets admit it."""
+        """Grant a ticket at once, if its budgets admit it; leave it ADMITTING if that check waits for a server."""
         ticket.granted_at = ticket.touched_at = ticket.waiting_since = self.read_clock()
         ticket.state = State.ADMITTING
-        self.admit_ticket(ticket)
+        if ticket.run_admission is None:
+            self.admit_ticket(ticket)
 
     def admit_ticket(self, ticket: Ticket) -> None:
         """Run the budget check of an ADMITTING ticket, if it has one; no-op in any other state.

@@ -74,6 +74,7 @@ def _shut_down_at_exit() -> None:
         _current.engine.close()
         _current.engine.leave()
         _current.budgets.ledger_client.run_maintenance()
+        _current.budgets.ledger_client.ledger.close()
 
 
 atexit.register(_shut_down_at_exit)

@@ -318,8 +318,8 @@ ATTRIBUTES = {
         AttributeDefinition(
             BUDGET_STORE,
             "string",
-            "`memory`: each process has amounts of its own, so sum them. `ledger`: the processes of one file report "
-            "the same amounts, so take the maximum.",
+            "`memory`: each process has amounts of its own, so sum them. `ledger`: the processes of one file or server "
+            "report the same amounts, so take the maximum.",
             tuple(BudgetStore),
         ),
         AttributeDefinition(BUDGET_ACTION, "string", "Action of a budget without room.", tuple(Action)),

@@ -39,7 +39,11 @@ async def wait_until_decided(
         while ticket.state is State.WAITING:
             await _park_task(engine, ticket, find_blocked, recheck)
             recheck = ownership.RECHECK_INTERVAL
-        engine.admit_ticket(ticket)
+        if ticket.run_admission is None or ticket.state is not State.ADMITTING:
+            engine.admit_ticket(ticket)
+        else:
+            # If this task is cancelled meanwhile, the check finds the call cancelled and gives back what it reserved.
+            await asyncio.wrap_future(ticket.run_admission(engine.admit_ticket, ticket))
     except GeneratorExit:
         # The task was destroyed, perhaps by the garbage collector inside any other operation.
         engine.abandon_ticket(ticket)

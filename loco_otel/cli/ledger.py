@@ -1,46 +1,78 @@
-"""Reads and prints a ledger's file for `loco-otel budgets` and `loco-otel spend`."""
+"""Reads and prints a ledger for `loco-otel budgets` and `loco-otel spend`."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
 from loco_otel._budgets.forecast import predict_exhaustion
 from loco_otel._budgets.sqlite_ledger import LedgerView
+from loco_otel._config.engine_rules import hide_password, is_server_url
 from loco_otel._introspection.tables import make_table
+from loco_otel.errors import LedgerError
 from loco_otel.money import BudgetStatus, Totals, Unit
 
+if TYPE_CHECKING:
+    from loco_otel._budgets.redis.reader import RedisLedgerView
+
 _DASH = "-"
+_TIMEOUT = 5.0
+"""Seconds to wait for an answer of a server."""
 _AMOUNT_COLUMNS = ("limit", "spent", "reserved", "used", "left")
 _BUDGET_COLUMNS = ("scope", "key", "period", *_AMOUNT_COLUMNS, "begins anew", "runs out")
 _TOTALS_COLUMNS = ("calls", "USD", "weight", "input tokens", "output tokens", "unpriced", "estimated")
 
 
-def load_budgets(path: Path, zone: tzinfo, now: float) -> tuple[BudgetStatus, ...]:
+class LedgerPlace(NamedTuple):
+    """The path of a ledger's file or the URL of its server, and the namespace there."""
+
+    location: str
+    namespace: str
+    zone: tzinfo
+
+    def open_view(self) -> "LedgerView | RedisLedgerView":
+        """Open it for reading.
+
+        Raises:
+            LedgerError: the file is missing, or not a ledger; or the client library of the server is missing.
+
+        """
+        if not is_server_url(self.location):
+            return LedgerView(Path(self.location).expanduser(), self.zone)
+        # Only here, as the client library is slow to import, and optional.
+        from loco_otel._budgets.redis.reader import RedisLedgerView  # noqa: PLC0415
+
+        try:
+            return RedisLedgerView(self.location, self.namespace, _TIMEOUT, self.zone)
+        except ValueError as error:
+            raise LedgerError(f"{hide_password(self.location)} is not the URL of a ledger: {error}") from error
+
+
+def load_budgets(place: LedgerPlace, now: float) -> tuple[BudgetStatus, ...]:
     """Return the status of a ledger's budgets, with the limits that programs last stored.
 
     Raises:
-        LedgerError: the file is missing, not a ledger, or can't be read.
+        LedgerError: it can't be read.
 
     """
-    view = LedgerView(path, zone)
+    view = place.open_view()
     try:
         return view.read_statuses(now)
     finally:
         view.close()
 
 
-def load_spending(path: Path, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
+def load_spending(place: LedgerPlace, by: Sequence[str], since: datetime | None) -> tuple[Totals, ...]:
     """Return the totals of a ledger since a day.
 
     Raises:
-        LedgerError: the file is missing, not a ledger, or can't be read.
+        LedgerError: it can't be read.
         ValueError: `by` has a field that totals cannot be grouped by.
 
     """
-    view = LedgerView(path)
+    view = place.open_view()
     try:
         return view.compute_totals(by, since)
     finally:

@@ -132,47 +132,49 @@ main.add_command(write_report)
 
 
 _LEDGER_OPTION = click.option(
-    "--ledger", type=click.Path(path_type=Path), help="The ledger's file.  [default: that of LOCO_LEDGER]"
+    "--ledger",
+    metavar="PATH|URL",
+    help="The ledger's file, or its server.  [default: that of LOCO_LEDGER, or of LOCO_ENGINE]",
 )
 
 
-def _resolve_ledger(given: Path | None) -> tuple[Path, Settings]:
-    """Return the ledger's file, and the settings of this environment.
+def _resolve_ledger(given: str | None) -> ledger_output.LedgerPlace:
+    """Return where the ledger is.
 
     Raises:
-        ClickException: a setting is invalid, or no file is set.
+        ClickException: a setting is invalid, or no ledger is set.
 
     """
     try:
         settings = Settings.load(os.environ)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
-    if given is None and settings.ledger is None:
+    location = given or settings.ledger_location
+    if location is None:
         raise click.UsageError(
-            "what a process spends is in its memory alone: set LOCO_LEDGER to the path of a file for it and here, or"
-            " name the file with --ledger"
+            "what a process spends is in its memory alone: set LOCO_LEDGER to the path of a file, or to the URL of a"
+            " server, for it and here, or name that with --ledger"
         )
-    return given or Path(settings.ledger or "").expanduser(), settings
+    return ledger_output.LedgerPlace(location, settings.engine_namespace, ZoneInfo(settings.budget_zone))
 
 
 @main.command()
 @_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
-def budgets(*, ledger: Path | None, as_json: bool) -> None:
+def budgets(*, ledger: str | None, as_json: bool) -> None:
     """Show the status of a ledger's budgets, and when they run out at the current rate.
 
-    Limits are those that programs with this ledger last stored. Exits with 1 if the file can't be read.
+    Limits are those that programs with this ledger last stored. Exits with 1 if it can't be read.
     """
-    path, settings = _resolve_ledger(ledger)
-    zone, now = ZoneInfo(settings.budget_zone), time.time()
+    place, now = _resolve_ledger(ledger), time.time()
     try:
-        standings = ledger_output.load_budgets(path, zone, now)
+        standings = ledger_output.load_budgets(place, now)
     except LedgerError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps({"budgets": [ledger_output.budget_as_json(it, now) for it in standings]}, indent=2))
     else:
-        ledger_output.print_budgets(standings, zone, now, tables.make_console())
+        ledger_output.print_budgets(standings, place.zone, now, tables.make_console())
 
 
 @main.command()
@@ -180,15 +182,15 @@ def budgets(*, ledger: Path | None, as_json: bool) -> None:
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="From this day of UTC on.  [default: all]")
 @_LEDGER_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead, for programs.")
-def spend(*, by: str, since: datetime | None, ledger: Path | None, as_json: bool) -> None:
+def spend(*, by: str, since: datetime | None, ledger: str | None, as_json: bool) -> None:
     """Show the cost of calls, grouped by fields; the most expensive first.
 
-    Exits with 1 if the ledger's file can't be read.
+    Exits with 1 if the ledger can't be read.
     """
-    path, _ = _resolve_ledger(ledger)
+    place = _resolve_ledger(ledger)
     fields = [name.strip() for name in by.split(",") if name.strip()]
     try:
-        totals = ledger_output.load_spending(path, fields, since)
+        totals = ledger_output.load_spending(place, fields, since)
     except LedgerError as error:
         raise click.ClickException(str(error)) from error
     except ValueError as error:

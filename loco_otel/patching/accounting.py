@@ -64,6 +64,9 @@ class CallAccounting:
         self._ticket = ticket
         if self.needs_admission:
             ticket.admission = self._reservation.admit_call
+            client = self._runtime.budgets.ledger_client
+            if client.must_not_wait:
+                ticket.run_admission = client.start_thread
 
     @property
     def is_open(self) -> bool:

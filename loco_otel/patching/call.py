@@ -167,6 +167,11 @@ class Call:
         if self.accounting is not None:
             self.accounting.end_wait()
 
+    def drop_reservation(self) -> None:
+        """End what another thread has reserved, or is about to, for a call that is cancelled before it is sent."""
+        if self.accounting is not None:
+            self.accounting.settle_in_finalizer(sent=False)
+
     def prepare_options(self, options: Any) -> Any:
         """Return the options to send: with the extended request, and with the model that its budgets allow."""
         if self.extended_request is not None:

@@ -222,6 +222,9 @@ async def acquire_slot_async(call: Call) -> bool:
     except Exception:
         call.bypass_after_fault("acquiring a slot")
         return False
+    except BaseException:
+        call.drop_reservation()
+        raise
     finally:
         call.end_wait()
     return True

@@ -1,10 +1,11 @@
-"""What every ledger does, whether its accounts are in memory or in a file."""
+"""What every ledger does, whether its accounts are in memory, in a file or on a server."""
 
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zoneinfo import ZoneInfo
@@ -14,6 +15,8 @@ from effort import scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis_server import RedisServer
+from timed_ledger import TimedLedger, use_set_clock
 
 from loco_otel._budgets.account import ADMITTED
 from loco_otel._budgets.ledger import Ledger
@@ -29,8 +32,8 @@ DAY = 86_400.0
 Make = Callable[..., Ledger]
 
 
-@pytest.fixture(params=["memory", "file"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+@pytest.fixture(params=["memory", "file", "server"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Ledger] = []
     names = count()
 
@@ -38,8 +41,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         ledger: Ledger
         if request.param == "memory":
             ledger = MemoryLedger(budgets, UTC, lease=LEASE)
-        else:
+        elif request.param == "file":
             ledger = SqliteLedger(tmp_path / f"{next(names)}.db", budgets, UTC, lease=LEASE)
+        else:
+            use_set_clock(monkeypatch)
+            server, namespace = request.getfixturevalue("shared_server"), request.getfixturevalue("namespace")
+            ledger = TimedLedger(server, f"{namespace}-{next(names)}", budgets, UTC, LEASE, NOON)
         made.append(ledger)
         return ledger
 
@@ -115,7 +122,9 @@ def test_call_without_reservation_is_charged(make: Make) -> None:
     assert stands(ledger) == {"*": (30, 0)}
 
 
+@pytest.mark.parametrize("make", ["memory", "file"], indirect=True)
 def test_unrenewed_reservation_expires(make: Make) -> None:
+    """On a server they expire with their process, see `test_redis_ledger.py`."""
     ledger = make(budget())
     ledger.reserve_estimate("dead", charge(60), NOON)
     ledger.reserve_estimate("alive", charge(40), NOON)
@@ -317,6 +326,7 @@ def test_callers_at_a_barrier_get_what_is_left(threads: int, make: Make) -> None
 
 AGENTS = ["a", "b"]
 AMOUNTS = st.integers(0, 60)
+_machines = count()
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -332,6 +342,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.beyond = 0
         """What calls cost above their estimates."""
         self.lowered = False
+
+    def expiry(self) -> float:
+        return self.now + LEASE
 
     def new_ledger(self, budgets: list[Budget]) -> Ledger:
         return MemoryLedger(budgets, UTC, lease=LEASE)
@@ -362,7 +375,7 @@ class LedgerMachine(RuleBasedStateMachine):
         fits = self.fits(agent, amount)
         assert self.ledger.reserve_estimate(name, charge(amount, agent), self.now).admitted is fits
         if fits:
-            self.holds[name] = (agent, amount, self.now + LEASE)
+            self.holds[name] = (agent, amount, self.expiry())
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data(), actual=AMOUNTS)
@@ -390,7 +403,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.renew_reservations(names, self.now)
         for name in names:
             agent, amount, _ = self.holds[name]
-            self.holds[name] = (agent, amount, self.now + LEASE)
+            self.holds[name] = (agent, amount, self.expiry())
 
     @rule(seconds=st.sampled_from([1.0, 20.0, 60.0, LEASE]))
     def wait(self, seconds: float) -> None:
@@ -437,10 +450,33 @@ class FileLedgerMachine(LedgerMachine):
             self.folder.cleanup()
 
 
+class ServerLedgerMachine(LedgerMachine):
+    """The same on a server, where the reservations of a process expire together, and not while it runs."""
+
+    server: RedisServer
+
+    def expiry(self) -> float:
+        return inf
+
+    def new_ledger(self, budgets: list[Budget]) -> Ledger:
+        return TimedLedger(self.server, f"machine-{next(_machines)}", budgets, UTC, 10**6, self.now)
+
+
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=scale(100), stateful_step_count=40, deadline=None)
 TestFileLedgerMachine = FileLedgerMachine.TestCase
 TestFileLedgerMachine.settings = settings(max_examples=scale(25), stateful_step_count=30, deadline=None)
+
+
+class TestServerLedgerMachine(ServerLedgerMachine.TestCase):  # type: ignore[misc]
+    """Needs a server."""
+
+    settings = settings(max_examples=scale(25), stateful_step_count=30, deadline=None)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        use_set_clock(monkeypatch)
+        ServerLedgerMachine.server = shared_server
 
 
 # When periods end.

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE
+from timed_ledger import TimedLedger, use_set_clock
 
 from loco_otel._budgets.account import Decision, decide_admission
 from loco_otel._budgets.ledger import Ledger
@@ -30,18 +31,23 @@ CALLERS = 64
 Make = Callable[..., Ledger]
 
 
-@pytest.fixture(params=["memory", "file"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+@pytest.fixture(params=["memory", "file", "server"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Ledger] = []
 
     def make(*budgets: Budget, name: str = "ledger.db") -> Ledger:
-        ledger: Ledger = (
-            MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
-            if request.param == "memory"
-            else SqliteLedger(
+        ledger: Ledger
+        if request.param == "memory":
+            ledger = MemoryLedger(budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE)
+        elif request.param == "file":
+            ledger = SqliteLedger(
                 tmp_path / name, budgets, UTC, lease=10_000.0, run_idle_timeout=IDLE, lock_timeout=PATIENCE
             )
-        )
+        else:
+            use_set_clock(monkeypatch)
+            server, namespace = request.getfixturevalue("shared_server"), request.getfixturevalue("namespace")
+            ledger = TimedLedger(server, f"{namespace}-{name}", budgets, UTC, 10_000.0, NOON)
+            ledger.run_idle_timeout = IDLE
         made.append(ledger)
         return ledger
 
@@ -86,8 +92,8 @@ def test_calls_of_one_run_at_a_barrier_keep_its_cap(
     make: Make, unit: Unit, limit: int, admitted: int, is_settled: bool
 ) -> None:
     ledger = make(each_run(limit, unit))
-    # A file is shared by two ledgers, as by two processes.
-    ledgers = [ledger, make(each_run(limit, unit)) if isinstance(ledger, SqliteLedger) else ledger]
+    # A file or server is shared by two ledgers, as by two processes.
+    ledgers = [ledger, ledger if isinstance(ledger, MemoryLedger) else make(each_run(limit, unit))]
     start, reserved = (threading.Barrier(CALLERS, timeout=PATIENCE) for _ in range(2))
     sent: list[str] = []
 

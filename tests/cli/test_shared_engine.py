@@ -2,16 +2,19 @@
 
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
 from redis_server import RedisServer
 from shared_engine import acquire, make_engine, submit, wait_queued
 
+from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
 from loco_otel._config.settings import Settings
 from loco_otel._engine.shared_limits import SharedLimits
-from loco_otel.cli.doctor.engine import check_engine
+from loco_otel.cli.doctor.engine import check_engine, check_ledger
 from loco_otel.cli.main import main
+from loco_otel.money import Budget, Charge, Period, Scope
 
 
 def test_ps_lists_the_requests_of_all_processes(shared_server: RedisServer, namespace: str) -> None:
@@ -63,5 +66,56 @@ def test_doctor_names_what_is_wrong(own_engine_server: RedisServer, namespace: s
 
 
 @pytest.fixture
-def own_engine_server(tmp_path_factory: pytest.TempPathFactory) -> RedisServer:
-    return RedisServer(tmp_path_factory.mktemp("redis"))
+def own_engine_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.close()
+
+
+def test_budgets_and_spending_are_read_from_a_server(shared_server: RedisServer, namespace: str) -> None:
+    budgets = [Budget(Scope.ALL, "*", 20_000_000), Budget(Scope.AGENT, "analyst", 5_000_000, period=Period.DAY)]
+    ledger = RedisLedger(LedgerServer(shared_server.url, namespace, 5.0, 60.0), budgets)
+    charge = Charge("analyst", None, "red", "gpt-4o", 1_250_001, 3000)
+    ledger.settle_reservation("1", charge, 0.0)
+    ledger.reserve_estimate("2", charge._replace(usd=250_000), 0.0)
+    environ = {"LOCO_ENGINE_NAMESPACE": namespace}
+    done = CliRunner().invoke(main, ["budgets", "--ledger", shared_server.url, "--json"], env=environ)
+    amounts = {it["key"]: (it["limit"], it["spent"], it["reserved"]) for it in json.loads(done.output)["budgets"]}
+    assert amounts == {"*": (20.0, 1.250001, 0.25), "analyst": (5.0, 1.250001, 0.25)}
+    environ["LOCO_LEDGER"] = shared_server.url
+    done = CliRunner().invoke(main, ["spend", "--by", "team", "--json"], env=environ)
+    assert [(it["team"], it["calls"], it["usd"]) for it in json.loads(done.output)["spend"]] == [("red", 1, 1.250001)]
+    done = CliRunner().invoke(main, ["spend", "--by", "colour"], env=environ)
+    assert "'colour'" in done.output
+    ledger.close()
+
+
+def test_reading_a_ledger_creates_no_key(own_engine_server: RedisServer) -> None:
+    for command in ("budgets", "spend"):
+        done = CliRunner().invoke(main, [command, "--ledger", own_engine_server.url])
+        assert done.exit_code == 0, done.output
+    assert own_engine_server.call("DBSIZE") == b":0\r\n"
+
+
+def test_ledger_that_is_away_is_named_without_password() -> None:
+    for command in ("budgets", "spend"):
+        done = CliRunner().invoke(main, [command, "--ledger", "redis://:secret@127.0.0.1:1"])
+        assert done.exit_code == 1
+        assert "the ledger redis://:***@127.0.0.1:1 can't be used" in done.output
+        assert "secret" not in done.output
+
+
+def test_doctor_checks_the_server_of_the_ledger(own_engine_server: RedisServer, namespace: str) -> None:
+    settings = Settings().changed(ledger=own_engine_server.url, engine_namespace=namespace, engine_timeout=10)
+    own_engine_server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    found = " | ".join(check_ledger(settings))
+    assert "maxmemory-policy allkeys-lru" in found
+    assert "forgets what is spent when it restarts" in found
+    own_engine_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    own_engine_server.call("CONFIG", "SET", "appendonly", "yes")
+    assert list(check_ledger(settings)) == []
+    own_engine_server.kill()
+    assert "does not answer" in next(check_ledger(settings))
+    shared = Settings().changed(engine=own_engine_server.url, capacity=4)
+    assert list(check_ledger(shared)) == [], "without budgets it has nothing to do"
+    assert "does not answer" in next(check_ledger(shared.changed(budgets="*=1")))

@@ -1,9 +1,14 @@
 """The settings of the engine that processes share, and those that it does not support."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from loco_otel._budgets.ledger_client import open_ledger
+from loco_otel._budgets.memory_ledger import MemoryLedger
+from loco_otel._budgets.redis.ledger import RedisLedger
+from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel._config.settings import Settings
 from loco_otel._runtime.runtime import _make_discovered, _make_statements
 from loco_otel.errors import ConfigurationError
@@ -93,3 +98,34 @@ def test_engine_receives_the_rates_that_are_set() -> None:
 def test_engine_settings_have_bounds(key: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{key}="):
         Settings.load({**ENGINE, key: value})
+
+
+# The ledger.
+
+
+def test_budgets_are_on_the_engine_unless_a_ledger_is_set(tmp_path: Path) -> None:
+    path = str(tmp_path / "ledger.db")
+    expected = [
+        ({}, MemoryLedger),
+        (ENGINE, RedisLedger),
+        ({"LOCO_LEDGER": "rediss://:secret@other"}, RedisLedger),
+        ({**ENGINE, "LOCO_LEDGER": path}, SqliteLedger),
+        ({**ENGINE, "LOCO_LEDGER": "none"}, MemoryLedger),
+    ]
+    for environ, kind in expected:
+        ledger = open_ledger(Settings.load(environ))
+        assert type(ledger) is kind, environ
+        ledger.close()
+    assert Settings.load({**ENGINE, "LOCO_LEDGER": "valkey://other"}).ledger_url == "valkey://other"
+    assert Settings.load({"LOCO_LEDGER": path}).ledger_url is None
+
+
+def test_password_of_a_ledger_is_not_shown() -> None:
+    settings = Settings.load({"LOCO_LEDGER": "redis://user:secret@cache"})
+    assert "secret" not in repr(settings)
+    assert ("ledger", "redis://user:***@cache") in [(row.key, row.value) for row in settings.rows()]
+    with pytest.raises(
+        ConfigurationError, match=r"LOCO_LEDGER=http://u:\*\*\*@cache: must be none, the path"
+    ) as raised:
+        Settings.load({"LOCO_LEDGER": "http://u:secret@cache"})
+    assert "secret" not in str(raised.value)

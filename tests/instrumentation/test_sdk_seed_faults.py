@@ -365,7 +365,7 @@ def test_d21e_stream_holds_its_slot_until_it_is_read(sdk: Sdk, server: LlmServer
 
 def test_d27_ended_calls_leave_nothing_behind(scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_pool, "_FAIRNESS_WINDOW", 100)
-    monkeypatch.setattr(spend_totals, "_MAX_KEYS", 20)
+    monkeypatch.setattr(spend_totals, "MAX_KEYS", 20)
     scheduling = scheduled(capacity=2)
     scheduling.runtime.averages = TokenAverages(20)
     agents = count()

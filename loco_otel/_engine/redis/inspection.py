@@ -42,6 +42,8 @@ class ServerFacts(NamedTuple):
     eviction: str
     seconds: float
     """Of one round trip."""
+    is_logged: bool
+    """Whether it writes an append-only file, from which it restores its state after a restart."""
     capacity: int | None
     """The capacity of `llm_api` in force; None while no process runs."""
 
@@ -100,6 +102,7 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         numbers >= _MIN_VERSIONS[server],
         info.get("maxmemory_policy", ""),
         seconds,
+        info.get("aof_enabled", "1") == "1",
         None if limit is None else int(limit),
     )
 

@@ -350,11 +350,8 @@ class Link:
             since = min(self.log.oldest_sent_at, now if self.log.is_synced else started)
             must_reset = isinstance(error, ServerError) and kind not in _HARMLESS_ERRORS
             self.log.lose_sync(must_reset=must_reset)
-        if kind == "MOVED":
-            host, _, port = str(error).rpartition(" ")[2].rpartition(":")
-            self._moved = (host, int(port))
-        elif kind != "NOSCRIPT":
-            self._moved = None
+        if kind != "NOSCRIPT":
+            self._moved = error.moved_to if isinstance(error, ServerError) else None
         if self._switch.record_failure(since, now):
             self._host.change_mode(self._switch.mode, error)
         self._disconnect()

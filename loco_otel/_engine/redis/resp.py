@@ -17,6 +17,14 @@ class ServerError(Exception):
         super().__init__(message)
         self.kind = message.partition(" ")[0]
 
+    @property
+    def moved_to(self) -> tuple[str, int] | None:
+        """Host and port of the node of a cluster that has the keys, if the error says so."""
+        if self.kind != "MOVED":
+            return None
+        host, _, port = str(self).rpartition(" ")[2].rpartition(":")
+        return host, int(port)
+
 
 def pack_command(*arguments: str | int) -> bytes:
     r"""Return a command as bytes.

@@ -1,4 +1,4 @@
-"""What may be wrong with the engine that processes share."""
+"""What may be wrong with the engine and the ledger that processes share."""
 
 from collections.abc import Iterator
 
@@ -27,16 +27,27 @@ def check_engine(settings: Settings | None) -> Iterator[str]:
         yield from _check_facts(where, facts, settings)
 
 
-def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:
-    if not facts.is_supported:
-        yield f"{where} is {facts.version}: Redis 7.0 or Valkey 7.2 is the oldest that is supported"
-    if facts.eviction.startswith("allkeys"):
-        yield f"{where} has maxmemory-policy {facts.eviction}, which could evict half of a state: set noeviction"
-    if facts.seconds > settings.engine_timeout / 2:
+def check_ledger(settings: Settings | None) -> Iterator[str]:
+    """Yield a warning for each fault of the server that has the ledger; none without budgets or such a server."""
+    if settings is None or settings.ledger_url is None or not (settings.limits or settings.ledger):
+        return
+    where = f"the ledger {hide_password(settings.ledger_url)}"
+    try:
+        facts = read_facts(settings.ledger_url, settings.engine_namespace, _CONNECT_TIMEOUT)
+    except Exception as error:
         yield (
-            f"{where} took {facts.seconds * 1000:.0f} ms to answer, and counts as away after LOCO_ENGINE_TIMEOUT="
-            f"{settings.engine_timeout:g} s"
+            f"{where} does not answer ({error or type(error).__name__}):"
+            f" LOCO_LEDGER_ON_ERROR={settings.ledger_on_error} holds until it does"
         )
+        return
+    if settings.ledger_url != settings.engine:
+        yield from _check_server(where, facts, settings)
+    if not facts.is_logged:
+        yield f"{where} has no append-only file: it forgets what is spent when it restarts, so set appendonly yes"
+
+
+def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:
+    yield from _check_server(where, facts, settings)
     if facts.capacity is not None and settings.capacity is None:
         yield (
             f"{where} has the capacity {facts.capacity}, which another process stated, while this one adapts to each"
@@ -46,4 +57,16 @@ def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator
         yield (
             f"{where} has the capacity {facts.capacity}, which another process stated, and a process started now sets"
             f" it to {settings.capacity} for all: give all processes the same LOCO_CAPACITY"
+        )
+
+
+def _check_server(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:
+    if not facts.is_supported:
+        yield f"{where} is {facts.version}: Redis 7.0 or Valkey 7.2 is the oldest that is supported"
+    if facts.eviction.startswith("allkeys"):
+        yield f"{where} has maxmemory-policy {facts.eviction}, which could evict half of a state: set noeviction"
+    if facts.seconds > settings.engine_timeout / 2:
+        yield (
+            f"{where} took {facts.seconds * 1000:.0f} ms to answer, and counts as away after LOCO_ENGINE_TIMEOUT="
+            f"{settings.engine_timeout:g} s"
         )

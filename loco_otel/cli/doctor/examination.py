@@ -11,7 +11,7 @@ from loco_otel._config.settings import Settings
 from loco_otel._version import __version__
 from loco_otel.api import _find_instrumentors
 from loco_otel.cli.doctor import others
-from loco_otel.cli.doctor.engine import check_engine
+from loco_otel.cli.doctor.engine import check_engine, check_ledger
 from loco_otel.cli.doctor.exporters import PROMETHEUS, probe_exporters
 from loco_otel.cli.doctor.frameworks import examine_frameworks
 from loco_otel.cli.doctor.hooks import patch_for_inspection, refresh_hooks
@@ -58,7 +58,8 @@ def examine_environment(environ: Mapping[str, str], *, imports: bool = False) ->
         )
     )
     early = bool(entry_points(group="opentelemetry_pre_instrument", name="loco"))
-    warnings = [*_check_settings(settings, environ), *check_engine(settings), *_check_sdks(sdks, early=early)]
+    warnings = [*_check_settings(settings, environ), *check_engine(settings), *check_ledger(settings)]
+    warnings += [*_check_sdks(sdks, early=early)]
     warnings += _check_frameworks(frameworks)
     warnings += [*_check_exporters(ways_out), *_check_workers(division, ways_out, settings)]
     return Report(
@@ -164,8 +165,8 @@ def _check_workers(
     several = f"{division.origin} makes {division.processes} processes"
     if division.calls_at_once is not None and (settings is None or settings.engine == MEMORY):
         yield f"{several}, each with limits of its own: together at most {division.calls_at_once} calls at a time"
-    if settings is not None and settings.budgets and settings.ledger is None:
-        yield f"{several}, each with budgets of its own: LOCO_LEDGER names a file in which they share them"
+    if settings is not None and settings.budgets and settings.ledger_location is None:
+        yield f"{several}, each with budgets of its own: LOCO_LEDGER names a file or a server in which they share them"
     if any(way.exporter == PROMETHEUS for way in ways_out):
         yield (
             f"{several}, and one alone can have the Prometheus port: workers that start anew (uvicorn) are not"

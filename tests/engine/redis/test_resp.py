@@ -32,6 +32,11 @@ def test_an_error_is_returned_with_its_kind() -> None:
     assert (error.kind, str(error)) == ("NOSCRIPT", "NOSCRIPT No matching script")
 
 
+def test_a_moved_error_names_the_node() -> None:
+    assert ServerError("MOVED 3999 10.0.0.1:6381").moved_to == ("10.0.0.1", 6381)
+    assert ServerError("NOSCRIPT No matching script").moved_to is None
+
+
 def test_an_unknown_reply_is_an_error() -> None:
     buffer = ReplyBuffer()
     buffer.add_data(b"HTTP/1.1 400 Bad Request\r\n")

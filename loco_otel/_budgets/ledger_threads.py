@@ -1,0 +1,55 @@
+"""Threads in which the operations of a remote ledger wait for its server, on behalf of callers on an event loop."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import Any
+
+_logger = logging.getLogger("loco_otel")
+
+_MAX_THREADS = 32
+"""Operations under way at a time; they share one connection, so more of them do not wait for each other's replies."""
+
+
+def is_on_event_loop() -> bool:
+    """Return whether the caller must not block, as an event loop runs in its thread."""
+    return asyncio._get_running_loop() is not None
+
+
+class LedgerThreads:
+    """A pool of threads, started on demand. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+        self._running: set[Future[Any]] = set()
+
+    def run(self, operation: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Run an operation in another thread, with the caller's context; here, once the interpreter shuts down."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_MAX_THREADS, "loco-ledger-call")
+        try:
+            future = self._executor.submit(copy_context().run, operation, *arguments)
+        except RuntimeError:
+            future = Future()
+            future.set_result(operation(*arguments))
+            return future
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return future
+
+    def start(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        """Run an operation in another thread; nobody waits for its result."""
+        self.run(operation, *arguments).add_done_callback(_log_fault)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the operations that were started before have ended."""
+        if self._running:
+            wait(tuple(self._running), seconds)
+
+
+def _log_fault(future: "Future[Any]") -> None:
+    error = future.exception()
+    if error is not None:
+        _logger.error("loco-otel internal error in an operation of the ledger", exc_info=error)

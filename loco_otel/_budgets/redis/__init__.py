@@ -1,0 +1,1 @@
+"""The ledger on a server that processes of several hosts share."""

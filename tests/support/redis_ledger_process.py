@@ -1,0 +1,63 @@
+"""A process of its own with a ledger on a server: `python redis_ledger_process.py URL NAMESPACE TTL hold|spend`."""
+
+import sys
+import threading
+
+from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
+from loco_otel.money import Budget, Charge, Scope
+
+CALLERS = 64
+AMOUNT = 10
+LIMIT = 1_000
+
+
+def make_charge(usd: int, agent: str = "agent") -> Charge:
+    return Charge(agent, None, None, "gpt-4o", usd, 1000)
+
+
+def make_ledger(url: str, namespace: str, ttl: float = 5.0, timeout: float = 60.0, limit: int = LIMIT) -> RedisLedger:
+    return RedisLedger(LedgerServer(url, namespace, ttl, timeout), [Budget(Scope.ALL, "*", limit)])
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def hold(ledger: RedisLedger) -> None:
+    """Spend something, make reservations, report it, and wait for the end."""
+    ledger.settle_reservation("done", make_charge(300), 0.0)
+    for number in range(30):
+        ledger.reserve_estimate(f"under way {number}", make_charge(20), 0.0)
+    say("holding")
+    sys.stdin.read()
+
+
+def spend(ledger: RedisLedger) -> None:
+    """Let callers at a barrier reserve and settle, and report what they have spent."""
+    barrier = threading.Barrier(CALLERS)
+    spent: list[int] = []
+
+    def call(number: int) -> None:
+        barrier.wait()
+        name = f"{ledger._link.owner}-{number}"
+        if ledger.reserve_estimate(name, make_charge(AMOUNT), 0.0).admitted:
+            amount = AMOUNT - number % 3
+            ledger.settle_reservation(name, make_charge(amount), 0.0)
+            spent.append(amount)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+    say("ready")
+    sys.stdin.readline()
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    say(str(sum(spent)))
+
+
+if __name__ == "__main__":
+    url, namespace, ttl, what = sys.argv[1:]
+    made = make_ledger(url, namespace, float(ttl))
+    {"hold": hold, "spend": spend}[what](made)
+    made.close()
