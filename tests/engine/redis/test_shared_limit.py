@@ -209,3 +209,14 @@ def test_a_program_shares_the_limits_that_adapt(shared_server: RedisServer, name
     for runtime in (here, there):
         runtime.close()
         runtime.engine.leave()
+
+
+def test_a_removed_resource_is_shared_no_more(make: Make) -> None:
+    """The core removes unused ones above a thousand."""
+    engine = make()
+    engine.release(take(engine, 1)[0])
+    take(engine, 1, "another")
+    resources = engine._core.resources
+    del resources.pools[HOST], resources.queue_sets[(HOST,)]
+    engine.after_fork()
+    assert list(engine._statements) == ["another"]
