@@ -46,6 +46,7 @@ NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/
 demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
 	$(BIN)/python examples/demo/run.py examples/frameworks.py .venv/demo/frameworks
+	$(BIN)/python examples/demo/processes.py
 
 # Before each commit: nothing to install but .venv, no SDK and no server.
 check: lint

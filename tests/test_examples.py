@@ -18,6 +18,7 @@ from patience import PATIENCE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUN = EXAMPLES / "demo" / "run.py"
+PROCESSES = EXAMPLES / "demo" / "processes.py"
 
 FEW_CALLS = """
 import threading, openai
@@ -158,6 +159,21 @@ def test_demo_runs_on_a_terminal(marked: Marked, tmp_path: Path) -> None:
     assert "The server saw at most 2 calls at once" in plain
 
 
+def test_demo_of_processes_shares_slots_and_survives_a_kill(marked: Marked) -> None:
+    status, output = marked.run(PROCESSES, LOCO_ENGINE="redis://127.0.0.1:1", LOCO_ENABLED="false")
+    assert status == 0, output
+    assert re.search(r"\nllm_api: \d of 3 slots held, \d+ waiting, 3 processes", output)
+    assert re.search(r"\nProcess 1 is killed after \d+ of 24 answers\.\n", output)
+    assert "The others have all of their 24 answers each" in output
+    assert "The server saw at most 3 calls at once, of 3 processes together; LOCO_CAPACITY was 3." in output
+
+
+def test_demo_of_processes_needs_a_redis_server(marked: Marked) -> None:
+    status, output = marked.run(PROCESSES, PATH="/nowhere")
+    assert status == 0
+    assert output == "demo: processes share an engine through redis-server, which is not on the PATH: left out\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_can_be_stopped(marked: Marked, number: signal.Signals) -> None:
     with marked.start(RUN) as process:
@@ -259,7 +275,7 @@ def test_example_programs_do_not_import_loco(path: Path) -> None:
     imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     knows = any(name.startswith("loco_otel") for name in imported)
-    assert knows == (path.name not in {"newsroom.py", "frameworks.py"})
+    assert knows == (path.name not in {"newsroom.py", "frameworks.py", "worker.py"})
 
 
 def test_a2a_example_reports_each_task_to_its_end() -> None:

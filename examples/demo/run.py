@@ -9,9 +9,7 @@ program imports. Writes the report of the run and its spans to build/demo. Exit 
 not as it should be, 130 after Ctrl-C; in any case no process stays behind.
 """
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,28 +19,23 @@ from pathlib import Path
 
 import report
 from child import command
-from errors import DemoError, Stopped
+from errors import DemoError
 from program import Program
 from receiver import Receiver
 from rich.console import Console
-from screen import Screen, open_console
+from screen import Screen
 from server import MockServer
+from stage import look_again, perform, shown
 
 from loco_otel.cli.dashboards import load_dashboards
 
 CAPACITY = 2
 REFUSE_AFTER = 10
 """Calls done until the server begins to refuse."""
-ROUND = 0.2
-"""Seconds between two looks."""
 TIME_LIMIT = 120.0
 NEWSROOM = Path(__file__).resolve().parents[1] / "newsroom.py"
 RESULTS = Path(__file__).resolve().parents[2] / "build" / "demo"
 """The reports and the spans of the last runs."""
-
-_asked: list[int] = []
-"""Signals that ask for an end. They are noted, and heeded between two looks: nothing can be started and then forgotten
-because an exception came in between."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,19 +43,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) > 2 or any(argument.startswith("-") for argument in arguments):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: _asked.append(number))
-    console = open_console()
-    try:
-        path, libraries = [*map(Path, arguments), None, None][:2]
-        play(path or NEWSROOM, console, libraries)
-    except DemoError as error:
-        console.print(f"demo: {error}", style="red", markup=False, soft_wrap=True)
-        return 1
-    except Stopped as stop:
-        console.print("demo: stopped", soft_wrap=True)
-        return 128 + stop.signal
-    return 0
+    path, libraries = [*map(Path, arguments), None, None][:2]
+    return perform(lambda console: play(path or NEWSROOM, console, libraries))
 
 
 def play(path: Path, console: Console, libraries: Path | None = None) -> None:
@@ -145,18 +127,6 @@ def watch(program: Program, server: MockServer, receiver: Receiver, screen: Scre
         raise DemoError(f"no SDK was scheduled while the program ran, as far as {program.metrics_url} said")
 
 
-def look_again() -> None:
-    """Wait a moment.
-
-    Raises:
-        Stopped: somebody wants an end.
-
-    """
-    time.sleep(ROUND)
-    if _asked:
-        raise Stopped(_asked[0])
-
-
 def tell_more(console: Console, metrics_url: str) -> None:
     """Say how to go on from here."""
     scripts = shown(Path(sys.executable).parent)
@@ -201,12 +171,6 @@ def show_views(console: Console, page: Path) -> None:
         f"[bold]Dashboards[/] that {scripts}/loco-otel dashboards push --url URL would import: {titles}",
         soft_wrap=True,
     )
-
-
-def shown(path: Path) -> str:
-    """Return a path as the user would write it."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith(os.pardir) else relative
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from math import inf
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from opentelemetry import baggage, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 
 from loco_otel import clock
 from loco_otel._runtime import agent_readers
 from loco_otel._runtime.agent_readers import clean_name, pushed_identities, read_frameworks, replace_surrogates
-from loco_otel._telemetry.current_context import get_current
+from loco_otel._telemetry.current_context import get_baggage, get_current, get_span
 from loco_otel._telemetry.foreign_instrumentors import is_inference_span
 from loco_otel.events import Priority
 
@@ -187,7 +187,7 @@ def resolve_identity(default: str) -> Identity:
         workflow, session, run = workflow or found.workflow, session or found.session, run or found.run
     run = run or inherited_run.get()
     if context:
-        span = trace.get_current_span(context)
+        span = get_span(context)
         run = run or _find_span_run(span)
         if not (agent and workflow and session):
             attributes = getattr(span, "attributes", None)
@@ -195,7 +195,7 @@ def resolve_identity(default: str) -> Identity:
                 agent = agent or _convert_name(attributes.get(_AGENT_NAME)) or ""
                 workflow = workflow or _convert_name(attributes.get(_WORKFLOW_NAME))
                 session = session or _convert_name(attributes.get(_CONVERSATION_ID))
-        carried = baggage.get_all(context)
+        carried = get_baggage(context)
         if carried:
             tenant, team, workflow, session = map(
                 _first_non_none,
@@ -209,7 +209,7 @@ def resolve_identity(default: str) -> Identity:
 def find_trace_run(context: Context) -> str | None:
     """Return the run that the current trace is, here or where this thread's work comes from; None without one."""
     run = inherited_run.get()
-    return run if run is not None or not context else _find_span_run(trace.get_current_span(context))
+    return run if run is not None or not context else _find_span_run(get_span(context))
 
 
 def _find_span_run(span: trace.Span) -> str | None:

@@ -9,6 +9,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, Status, StatusCode
 
 from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.current_context import get_span
 from loco_otel._telemetry.foreign_instrumentors import find_outer_span, is_inference_span
 from loco_otel._telemetry.inference import InferenceRequest, InferenceSpan
 from loco_otel._telemetry.span_starter import SpanStarter
@@ -105,7 +106,7 @@ class CallTrace:
         if self.is_suppressed:
             return
         self.inference_request = subject
-        span = trace.get_current_span(self.otel_context)
+        span = get_span(self.otel_context)
         others = find_outer_span(span, self.otel_context)
         self.owns_inference_span = not has_sdk_span and not others.is_present
         self.foreign_span = others.span

@@ -1,16 +1,40 @@
-"""Fast access to the current context, for each chunk of a stream.
+"""Fast access to the current context and what is in one, for each call and each chunk of a stream.
 
 `opentelemetry.context` reaches its `ContextVar` through two functions. This module uses the variable directly if the
-context implementation has one; the effect is the same as with the API.
+context implementation has one, and the keys of span and baggage; the effect is the same as with the API.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
+from types import MappingProxyType
 
-from opentelemetry import context
+from opentelemetry import baggage, context, trace
 from opentelemetry.context import _RUNTIME_CONTEXT, Context
+from opentelemetry.trace import Span, propagation
 
 _context_variable: object = getattr(_RUNTIME_CONTEXT, "_current_context", None)
+
+
+_SPAN_KEY: str = getattr(propagation, "_SPAN_KEY", "")
+_BAGGAGE_KEY: str = getattr(baggage, "_BAGGAGE_KEY", "")
+_NO_BAGGAGE: Mapping[str, object] = MappingProxyType({})
+_span_types: set[type] = set()
+"""Classes of spans that were seen: a check of an ABC takes longer than all else here."""
+
+
+def get_span(context: Context) -> Span:
+    """Do what `trace.get_current_span` does."""
+    span: object = context.get(_SPAN_KEY)
+    if type(span) in _span_types:
+        return span  # type: ignore[return-value] # of a class that was checked
+    if isinstance(span, Span):
+        _span_types.add(type(span))
+    return trace.get_current_span(context)
+
+
+def get_baggage(context: Context) -> Mapping[str, object]:
+    """Do what `baggage.get_all` does."""
+    return baggage.get_all(context) if not _BAGGAGE_KEY or _BAGGAGE_KEY in context else _NO_BAGGAGE
 
 
 def _detach_if_attached(token: Token[Context]) -> None:

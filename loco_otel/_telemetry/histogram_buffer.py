@@ -11,7 +11,6 @@ from math import inf
 from operator import itemgetter
 from typing import TypeAlias, TypeVar
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, Meter
 
@@ -19,6 +18,7 @@ from loco_otel import _fork
 from loco_otel._telemetry.bulk_measurements import Attributes, add_measurements, find_bucket_bounds
 from loco_otel._telemetry.call_trace import ROOT_CONTEXT
 from loco_otel._telemetry.catalogue import MetricDefinition
+from loco_otel._telemetry.current_context import get_span
 from loco_otel._telemetry.instruments import PointLimit, PointValues, create_histogram
 
 _Item = TypeVar("_Item")
@@ -195,7 +195,7 @@ class BufferedHistogram:
 
 
 def _is_sampled(context: Context) -> bool:
-    return context is not ROOT_CONTEXT and trace.get_current_span(context).get_span_context().trace_flags.sampled
+    return context is not ROOT_CONTEXT and get_span(context).get_span_context().trace_flags.sampled
 
 
 def _drain(items: deque[_Item]) -> list[_Item]:

@@ -34,6 +34,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
+from loco_otel._telemetry.current_context import get_span
+
 _PLAIN_TYPES = frozenset({str, int, float, bool})
 """Types of values that the SDK keeps as they are."""
 _TEXT = frozenset({str})
@@ -198,7 +200,8 @@ class LightTracer:
     ) -> Span:
         """Start a span, as the method of the SDK does."""
         tracer = self._tracer
-        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        above = trace.get_current_span() if context is None else get_span(context)
+        parent: SpanContext | None = above.get_span_context()
         if parent is None or not tracer._is_enabled():
             span: Span = tracer.start_span(name, context, kind, attributes, links, start_time)
             return span
