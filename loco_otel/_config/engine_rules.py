@@ -1,5 +1,6 @@
 """The URL of the engine that processes share, and the settings that it does not support yet."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -8,6 +9,7 @@ MEMORY = "memory"
 """The engine of a program that shares nothing."""
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
 _SENTINEL_PORT = 26379
+_QUERY_PASSWORD = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
 _UNSHARED = "is not shared by the engine yet: it holds in one process alone, so leave it out or set LOCO_ENGINE=memory"
 _OBSERVING = (
@@ -97,8 +99,11 @@ def hide_password(url: str) -> str:
     Example:
         >>> hide_password("redis://user:secret@cache/0")
         'redis://user:***@cache/0'
+        >>> hide_password("redis://cache?password=secret&db=1")
+        'redis://cache?password=***&db=1'
 
     """
+    url = _QUERY_PASSWORD.sub(r"\1***", url)
     head, at, tail = url.rpartition("@")
     scheme, separator, login = head.partition("://")
     if not at or not separator:

@@ -120,6 +120,13 @@ def test_budgets_are_on_the_engine_unless_a_ledger_is_set(tmp_path: Path) -> Non
     assert Settings.load({"LOCO_LEDGER": path}).ledger_url is None
 
 
+@pytest.mark.parametrize("name", ["password", "ssl_password"])
+def test_password_in_the_query_of_a_url_is_not_shown(name: str) -> None:
+    settings = Settings.load({"LOCO_LEDGER": f"rediss://cache?{name}=a@secret&username=me"})
+    assert "secret" not in repr(settings)
+    assert ("ledger", f"rediss://cache?{name}=***&username=me") in [(row.key, row.value) for row in settings.rows()]
+
+
 def test_password_of_a_ledger_is_not_shown() -> None:
     settings = Settings.load({"LOCO_LEDGER": "redis://user:secret@cache"})
     assert "secret" not in repr(settings)
