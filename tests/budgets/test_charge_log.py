@@ -5,7 +5,7 @@ from loco_otel._budgets.redis.charge_log import ChargeEntry, ChargeLog
 
 
 def send(log: ChargeLog, charge_id: str) -> ChargeEntry:
-    entry = log.add_charge(charge_id, lambda _, number: (charge_id, number))
+    entry = log.open_charge(charge_id, lambda _, number: (charge_id, number))
     log.number_charge(entry)
     return entry
 
@@ -29,7 +29,7 @@ def test_charge_that_the_server_has_is_not_repeated() -> None:
     assert (applied, lost) == ([first], [])
     assert first.confirmed_at == 5.0
     assert (second.number, second.confirmed_at) == (None, None), "its caller repeats it"
-    assert log.add_charge("a", first.make) is first, "a repeated settlement finds it"
+    assert log.open_charge("a", first.make) is first, "a repeated settlement finds it"
     assert send(log, "b").number == 2
 
 

@@ -472,3 +472,21 @@ def test_budgets_can_change_while_the_server_is_away(own_server: RedisServer, na
     assert {it.key.key: it.limit for it in view.read_statuses(NOW)} == {"*": 50, "new": 7}
     view.close()
     ledger.close()
+
+
+def test_closed_ledger_fails_as_one_that_is_away(shared_server: RedisServer, namespace: str) -> None:
+    ledger = make_ledger(shared_server.url, namespace)
+    ledger.reserve_estimate("1", make_charge(10), NOW)
+    ledger.close()
+    with pytest.raises(LedgerError):
+        ledger.settle_reservation("1", make_charge(10), NOW)
+
+
+def test_charges_that_cannot_be_sent_are_not_kept_twice(own_server: RedisServer, namespace: str) -> None:
+    ledger = make_ledger(own_server.url, namespace, timeout=0.25)
+    own_server.kill()
+    for number in range(10):
+        with pytest.raises(LedgerError):
+            ledger.settle_reservation(str(number), make_charge(1), NOW)
+    assert len(ledger._link.log) == 0, "their callers keep them, up to a bound"
+    ledger.close()

@@ -50,9 +50,12 @@ class ChargeLog:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add_charge(self, charge_id: str, make: MakeOperation) -> ChargeEntry:
-        """Return the entry of a charge, which is that of an earlier attempt if there was one."""
-        return self._entries.setdefault(charge_id, ChargeEntry(charge_id, make))
+    def open_charge(self, charge_id: str, make: MakeOperation) -> ChargeEntry:
+        """Return the entry of a charge, which is that of an earlier attempt if one was sent.
+
+        It is kept once it has a number: charges that cannot be sent are kept by their callers alone, who bound them.
+        """
+        return self._entries.get(charge_id) or ChargeEntry(charge_id, make)
 
     def number_charge(self, entry: ChargeEntry) -> int:
         """Return the next number, under which the caller must send the charge before any other."""

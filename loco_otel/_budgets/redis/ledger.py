@@ -207,7 +207,7 @@ class RedisLedger:
     def _send_charge(self, hold: str, make: MakeOperation) -> Sequence[Any] | None:
         """Send what is spent once, however often this is called; None if it was applied by an earlier call."""
         with self._link.lock:
-            entry = self._link.log.add_charge(hold, make)
+            entry = self._link.log.open_charge(hold, make)
         result: Sequence[Any] | None = self._link.call(entry.make, entry, lambda _: self._forget_hold(hold))
         self._forget_hold(hold)
         return result

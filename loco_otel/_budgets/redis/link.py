@@ -235,7 +235,7 @@ class LedgerLink:
             except Exception as error:
                 self._handle_failure(error, started)
         with self.lock:
-            self._disconnect()
+            self._fail_pending()
             self._selector.close()
             self._poked.close()
             self._poker.close()
@@ -357,18 +357,13 @@ class LedgerLink:
         with self.lock:
             was_ready = self._is_ready
             since = min((self._pending[0].sent_at if self._pending else now), now if was_ready else started)
-            self._is_ready = False
             self._broken = None
-            self._disconnect()
-            for pending in self._pending:
-                pending.answered.set()
-            self._pending.clear()
+            self._fail_pending()
             if kind != "NOSCRIPT":
                 self._moved = error.moved_to if isinstance(error, ServerError) else None
             is_immediate = kind == "MOVED" or (was_ready and kind in {"NOSCRIPT", _SessionLostError.__name__})
             self._error = error
             is_away = self._switch.record_failure(since, now)
-            self._changed.notify_all()
         if is_away:
             _logger.warning(
                 "the ledger %s does not answer (%s): LOCO_LEDGER_ON_ERROR decides about calls that have budgets; what "
@@ -379,6 +374,15 @@ class LedgerLink:
         delay = self._switch.compute_delay(random.random(), now)  # noqa: S311 - spreads processes, keeps no secret
         if not self._is_closing and not is_immediate and self._selector.select(delay):
             self._poked.recv(4096)
+
+    def _fail_pending(self) -> None:
+        """Give up the connection, and let no caller write to it or wait for it."""
+        self._is_ready = False
+        self._disconnect()
+        for pending in self._pending:
+            pending.answered.set()
+        self._pending.clear()
+        self._changed.notify_all()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
