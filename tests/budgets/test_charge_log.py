@@ -77,3 +77,10 @@ def test_number_of_a_refused_charge_is_used_again() -> None:
     assert second.number == 1
     send(log, "c")
     assert not log.withdraw_charge(second), "later ones were sent"
+
+
+def test_charge_of_long_ago_counts_as_stored() -> None:
+    log = ChargeLog()
+    confirm(log, "a", 0.0)
+    assert log.resume(0, 4000.0) == ([], []), "the server has forgotten the process, not the charge"
+    assert len(log) == 0

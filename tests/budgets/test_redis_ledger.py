@@ -164,6 +164,28 @@ def test_frozen_server_ends_no_reservation(make: Callable[..., Any]) -> None:
         assert not other.reserve_estimate("2", make_charge(600), thawed + seconds * LEASE).admitted
 
 
+def test_reservations_of_the_dead_end_among_short_processes(make: Callable[..., Any]) -> None:
+    dead = make()
+    dead.reserve_estimate("dead's", make_charge(600), NOW)
+    admitted = []
+    for number in (1, 2):  # as a job that runs now and then: no process was there before it
+        job = make()
+        charge = make_charge(600)
+        admitted.append(job.reserve_estimate(f"job {number}", charge, NOW + 10 * number * LEASE).admitted)
+        job.close()
+    assert admitted == [False, True]
+
+
+def test_process_of_two_days_ago_repeats_no_charge(make: Callable[..., Any]) -> None:
+    suspended, alive = make(), make()
+    suspended.settle_reservation("1", make_charge(100), NOW)
+    later = NOW + 2 * 86_400
+    alive.renew_reservations([], later)
+    assert not alive._redis.call("HEXISTS", f"{alive._link._key}:sessions", suspended._link.owner).startswith(b":1")
+    suspended.renew_reservations([], later + 1)
+    assert [it.spent for it in alive.read_statuses(later + 1)] == [100]
+
+
 def test_burial_is_bounded_per_step(make: Callable[..., Any]) -> None:
     dead, alive = make(), make()
     for number in range(450):

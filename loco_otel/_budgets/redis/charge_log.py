@@ -4,7 +4,8 @@ The server stores the number of the last charge of each process in the same step
 returns that number: charges up to it were applied, those after it were not. A server that restarts from its append-only
 file may have lost its last second: charges that it had confirmed, and whose number it no longer has, are sent again.
 
-Not thread-safe: the link calls it under its lock.
+Times are the server's: a process that was suspended returns with a clock that stood still. Not thread-safe: the link
+calls it under its lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ class ChargeLog:
             entry.number = None
             if entry.confirmed_at is None:
                 del self._entries[entry.id]  # its caller repeats it
+            elif now - entry.confirmed_at > _UNRETURNED_SECONDS:
+                del self._entries[entry.id]  # not lost: the server forgets a process that is silent for a day
             else:
                 lost.append(entry)
         self._last = last

@@ -195,14 +195,14 @@ end
 
 -- Reservations belong to processes: each step of a process renews all that it has. Whoever is silent for its lease time
 -- loses them, at most BURIED_PER_STEP in a step. Where no process came for half a lease time, the server stood still or
--- was away, and each has half a lease time to come back.
+-- was away, and each has half a lease time to come back, once: where all processes are short, each gap would grant it.
 local function bury_expired(last_step, grace)
+  local latest = now
   if last_step > 0 and now - last_step > ttl / 2 then
-    grace = now + ttl / 2
-    call('HSET', CONFIG, 'grace', exact(grace))
-  end
-  if now < grace then return end
-  for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', exact(now), 'LIMIT', 0, 2)) do
+    latest = grace <= now and grace or 0
+    call('HSET', CONFIG, 'grace', exact(math.max(grace, now + ttl / 2)))
+  elseif now < grace then return end
+  for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', exact(latest), 'LIMIT', 0, 2)) do
     if dead ~= owner then
       local ids = call('HRANDFIELD', HOLDS .. dead, BURIED_PER_STEP)
       if #ids > 0 then  -- it registers again what it still has, should it return

@@ -251,7 +251,7 @@ class LedgerLink:
         connection.call("SCRIPT", "LOAD", SOURCE)
         self._session, last, held = self._step(connection, [("sync",)])[0]
         with self.lock:
-            applied, lost = self.log.resume(last, self._clock())
+            applied, lost = self.log.resume(last, self._clock() + self._offset)
             for entry in applied:
                 self.holds.pop(entry.id, None)
             missing = [self.holds[it].restore for it in self.holds.keys() - set(held)]
@@ -280,7 +280,7 @@ class LedgerLink:
             number = self.log.number_charge(entry)
         self._step(connection, [], [lambda now: entry.make(now, number)])
         with self.lock:
-            self.log.confirm_charge(entry, self._clock())
+            self.log.confirm_charge(entry, self._clock() + self._offset)
 
     def _step(
         self,
@@ -334,12 +334,13 @@ class LedgerLink:
     def _accept(self, reply: Any) -> None:
         now = self._clock()
         pending = self._pending.popleft()
-        self._offset = float(reply[1]) - now
+        at_server = float(reply[1])
+        self._offset = at_server - now
         entry = pending.entry
         if reply[0] == "ok":
             if entry is not None:
-                self.log.confirm_charge(entry, now)
-            self.log.prune(now)
+                self.log.confirm_charge(entry, at_server)
+            self.log.prune(at_server)
             if pending.on_done is not None and (entry is not None or not pending.is_abandoned):
                 pending.on_done(reply[2])
             elif pending.is_abandoned and pending.operation[0] == "reserve":
