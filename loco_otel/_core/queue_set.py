@@ -306,6 +306,13 @@ class QueueSet:
         for level in self.levels.values():
             level.policy.alpha = alpha
 
+    def adopt_alpha(self, alpha: float) -> None:
+        """Set alpha to what another place has computed, which goes on from there."""
+        for level in self.levels.values():
+            level.policy.alpha = alpha
+        if self.tuner is not None:
+            self.tuner.alpha = alpha
+
     def replace_policy(
         self,
         policy: Callable[[], Policy],

@@ -73,6 +73,8 @@ class PoolReport(NamedTuple):
     """The rate limit that delays the next waiter of all processes."""
     processes: int = 1
     """Those that share it."""
+    alpha: float | None = None
+    """Of the policy `load`."""
     ceiling: float = inf
     """Of an adaptive limit."""
     refused_level: float = inf
@@ -90,6 +92,8 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
     queue_set.tick = max(queue_set.tick, report.tick)
     if not pool.is_remote:
         return
+    if report.alpha is not None and queue_set.policy.name == "load":
+        queue_set.adopt_alpha(report.alpha)
     if pool.adaptive_limit is not None:
         pool.adaptive_limit.adopt_state(
             report.capacity, report.ceiling, report.refused_level, now, is_learnt=report.is_learnt

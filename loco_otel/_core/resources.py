@@ -241,7 +241,8 @@ class Resources:
         """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
         for queue_set in self._list_competing(pools):
             queue_set.tick += 1
-            tuner = queue_set.tuner
+            # Of a remote pool the other place computes alpha, from the waiters of all processes.
+            tuner = queue_set.tuner if queue_set.remote is None else None
             if tuner is not None and tuner.is_due(queue_set.tick, len(queue_set.queues) + len(queue_set.backlogs)):
                 queue_set.tune_alpha(tuner)
 

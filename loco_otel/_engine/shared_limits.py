@@ -23,3 +23,5 @@ class SharedLimits(NamedTuple):
     tokens_per_minute: float | None = None
     capacity_max: float = inf
     """The maximum of a capacity that adapts."""
+    auto_tune: bool = False
+    """Whether alpha adapts, from the one that is stated."""

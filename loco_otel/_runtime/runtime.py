@@ -402,6 +402,7 @@ def _make_shared_limits(settings: Settings) -> SharedLimits:
         settings.requests_per_minute,
         settings.tokens_per_minute,
         settings.capacity_max or inf,
+        settings.auto_tune and settings.policy == "load",
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from redis_server import RedisServer
 from shared_engine import wait_until
 from timed_ledger import TimedLedger, use_set_clock
 
+from loco_otel._budgets.account import ADMITTED, Decision
 from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
 from loco_otel._budgets.redis.reader import RedisLedgerView
@@ -403,6 +405,27 @@ def test_reservation_with_unknown_outcome_is_dropped(own_server: RedisServer, na
     own_server.thaw()
     wait_until(lambda: can_use(ledger))
     wait_until(lambda: stands(ledger) == (0, 0))
+    ledger.close()
+
+
+def test_failed_write_shifts_no_reply(own_server: RedisServer, namespace: str) -> None:
+    ledger = make_ledger(own_server.url, namespace)
+    ledger.settle_reservation("1", make_charge(100), NOW)
+    own_server.freeze()
+    assert ledger._link._connection is not None
+    ledger._link._connection.socket.shutdown(socket.SHUT_WR)
+    decisions: list[Decision] = []
+    caller = threading.Thread(
+        target=lambda: decisions.append(ledger.reserve_estimate("2", make_charge(200), NOW)), daemon=True
+    )
+    caller.start()
+    wait_until(lambda: not ledger._link._is_ready)
+    own_server.thaw()
+    caller.join(PATIENCE)
+    assert decisions == [ADMITTED]
+    assert [(it.spent, it.reserved) for it in ledger.settle_reservation("2", make_charge(50), NOW).statuses] == [
+        (150, 0)
+    ]
     ledger.close()
 
 

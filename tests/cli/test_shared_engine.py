@@ -43,7 +43,27 @@ def test_ps_of_a_server_that_is_away_names_it_without_password() -> None:
     assert "secret" not in done.output
 
 
-def check(url: str, namespace: str, capacity: int = 4) -> list[str]:
+def test_ps_shows_a_limit_that_adapts(shared_server: RedisServer, namespace: str) -> None:
+    engine = make_engine(shared_server.url, namespace, SharedLimits(None, "fifo", 0.0, 0))
+    acquire(engine)
+    environ = {"LOCO_ENGINE_NAMESPACE": namespace}
+    shown = CliRunner().invoke(main, ["ps", "--engine", shared_server.url], env=environ).output
+    assert "llm_api: 1 of unlimited slots held" in " ".join(shown.split())
+    found = " | ".join(check(shared_server.url, namespace))
+    assert "has the capacity" not in found
+    assert "does not answer" not in found
+    engine.close()
+    engine.leave()
+
+
+def test_doctor_names_a_fixed_capacity_beside_one_that_adapts(shared_server: RedisServer, namespace: str) -> None:
+    engine = make_engine(shared_server.url, namespace, SharedLimits(8, "load", 0.25, 0))
+    acquire(engine)
+    assert "while this one adapts" in " | ".join(check(shared_server.url, namespace, None))
+    engine.leave()
+
+
+def check(url: str, namespace: str, capacity: int | None = 4) -> list[str]:
     return list(check_engine(Settings().changed(engine=url, engine_namespace=namespace, capacity=capacity)))
 
 

@@ -45,7 +45,6 @@ def test_engine_rejects_others_without_their_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("LOCO_AUTO_TUNE", "true"),
         ("LOCO_POLICY", "las"),
         ("LOCO_QUEUE_BY", "run"),
     ],

@@ -3,8 +3,10 @@
 import pytest
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.remote import RemoteChange, RemoteGrant
@@ -286,6 +288,25 @@ def test_the_maximum_of_a_limit_is_shared_before_it_is_learnt() -> None:
         core.release(ticket, 2.0)
     pool = core.resources.pools["llm"]
     assert (pool.capacity, pool.has_learnt) == (3, False)
+
+
+def test_the_alpha_of_all_is_adopted_and_computed_elsewhere() -> None:
+    core = Scheduler({"llm": 1}, lambda: LoadPolicy(0.3, lambda: 0.5), tuner=lambda: AlphaTuner(0.3))
+    switch_pools(core, {"llm": PoolShare(1)}, 0.0, is_remote=True)
+    update_remote_pool(core, "llm", PoolReport(1, 7, alpha=0.12), 1.0)
+    queue_set = core.resources.get_queue_set(("llm",))
+    tuner = queue_set.tuner
+    assert tuner is not None
+    ticket = submit(core)
+    apply_remote_grant(core, ticket, GRANT, 1.0)
+    for _ in range(9):
+        submit(core)
+    core.release(ticket, 2.0)
+    assert (queue_set.policy.alpha, tuner.alpha) == (0.12, 0.12)
+    switch_pools(core, {"llm": PoolShare(1)}, 3.0, is_remote=False)
+    core.release(next(it for it in core.tickets.values() if it.state is State.GRANTED), 4.0)
+    assert tuner.alpha == 0.12
+    assert len(tuner._observations) == 1
 
 
 def submit_here(core: Scheduler, now: float = 0.0) -> Ticket:

@@ -1,9 +1,16 @@
-"""A process of its own with a ledger on a server: `python redis_ledger_process.py URL NAMESPACE TTL hold|spend`."""
+"""A process of its own with a ledger on a server: `python redis_ledger_process.py URL NAMESPACE TTL WHAT`."""
 
 import sys
 import threading
+import time
 
+from patience import PATIENCE
+
+from loco_otel._budgets.ledger_client import LedgerClient
 from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
+from loco_otel._core.ticket import Ticket
+from loco_otel.errors import LedgerError
+from loco_otel.events import Request
 from loco_otel.money import Budget, Charge, Scope
 
 CALLERS = 64
@@ -56,8 +63,50 @@ def spend(ledger: RedisLedger) -> None:
     say(str(sum(spent)))
 
 
+def work(ledger: RedisLedger) -> None:
+    """Let threads reserve and settle until the input ends, whatever the server does, and report what they spent."""
+    client = LedgerClient(ledger, time.time, lambda *_: None)
+    client.start_maintenance()
+    stop = threading.Event()
+    spent: list[int] = []
+
+    def call_on() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            ticket = Ticket(Request("agent", 1000), ledger._link.owner)
+            try:
+                if not client.reserve_estimate(ticket, make_charge(AMOUNT), ()).admitted:
+                    raise AssertionError("the limit is far away")
+            except LedgerError:
+                time.sleep(0.01)  # the call is rejected
+                continue
+            if number % 5 == 0:
+                client.cancel_reservation(ticket)
+            else:
+                client.settle_reservation(ticket, make_charge(number % AMOUNT))
+                spent.append(number % AMOUNT)
+
+    threads = [threading.Thread(target=call_on) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    say("working")
+    sys.stdin.read()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    give_up = time.monotonic() + PATIENCE
+    while client._deferred and time.monotonic() < give_up:
+        client.write_deferred()
+        time.sleep(0.05)
+    say(f"{sum(spent)} {len(spent)} {len(client._deferred)}")
+
+
 if __name__ == "__main__":
     url, namespace, ttl, what = sys.argv[1:]
-    made = make_ledger(url, namespace, float(ttl))
-    {"hold": hold, "spend": spend}[what](made)
+    if what == "work":
+        made = make_ledger(url, namespace, float(ttl), timeout=0.25, limit=10**12)
+    else:
+        made = make_ledger(url, namespace, float(ttl))
+    {"hold": hold, "spend": spend, "work": work}[what](made)
     made.close()

@@ -4,9 +4,11 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
+from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
@@ -65,7 +67,9 @@ class ScriptPair:
         self._limits = limits
         self._batch: list[Any] = []
         capacity = make_capacity(limits)
-        self.core = Scheduler({"llm": capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks)
+        self.core = Scheduler(
+            {"llm": capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks, tuner=make_tuner(limits)
+        )
         self._set_core_limits(limits)
         self.core.observed = True
         self.live: dict[str, Ticket] = {}
@@ -132,10 +136,10 @@ class ScriptPair:
         """Change policy, capacity and rates; the script orders the waiters anew if the policy differs."""
         before, self._limits = self._limits, limits
         self._set_core_limits(limits)
-        if (before.policy, before.alpha, before.max_wait_ticks, before.shares) != (
-            limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares,
+        if (before.policy, before.alpha, before.max_wait_ticks, before.shares, before.auto_tune) != (
+            limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares, limits.auto_tune,
         ):  # fmt: skip
-            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, self.now)
+            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, self.now, tuner=make_tuner(limits))
         self.core.grant_all_waiting(self.now)
         self._batch.append(["state", make_statement(limits, "llm", 0)])
 
@@ -179,6 +183,7 @@ class ScriptPair:
         }
         assert levels == expected, f"the script has {levels}, the core {expected}"
         self._compare_limit(pool)
+        assert float(self.line.alpha) == queue_set.policy.alpha
         gate = queue_set.gate
         if self.line.gate is not None and self.line.gate.cause == "backoff":
             return  # the core stores it with the resource
@@ -235,6 +240,10 @@ def make_capacity(limits: SharedLimits) -> int | AdaptiveLimit:
     return AdaptiveLimit(limits.capacity_max) if limits.capacity is None else limits.capacity
 
 
+def make_tuner(limits: SharedLimits) -> Callable[[], AlphaTuner | None]:
+    return lambda: AlphaTuner(limits.alpha) if limits.auto_tune else None
+
+
 def draw_limits(rng: random.Random) -> SharedLimits:
     policy = rng.choice(["load", "load", "fair", "fair", "fifo"])
     return SharedLimits(
@@ -245,6 +254,7 @@ def draw_limits(rng: random.Random) -> SharedLimits:
         rng.choice([{}, {"a0": 2000, "a1": 300, "a2": 7}]) if policy == "fair" else {},
         *rng.choice([(None, None), (60, None), (None, 1000), (33.3, 7000), (600, 1e4 / 3)]),
         rng.choice([math.inf, 3, 8]),
+        policy == "load" and rng.random() < 0.5,
     )
 
 

@@ -120,7 +120,8 @@ class LedgerLink:
                 return None
             if not pending.answered.wait(max(0.0, give_up - self._clock())):
                 self._abandon(pending)
-            reply = pending.reply
+            # An abandoned reservation is dropped, even if it was answered since.
+            reply = None if pending.is_abandoned and entry is None else pending.reply
             if reply is not None and reply[0] == "ok":
                 if entry is not None:
                     entry.is_returned = True
@@ -227,6 +228,7 @@ class LedgerLink:
         while not self._is_closing:
             started = self._clock()
             try:
+                self._raise_if_broken()
                 if not self._is_ready:
                     self._synchronize()
                 self._read_next()
@@ -237,6 +239,10 @@ class LedgerLink:
             self._selector.close()
             self._poked.close()
             self._poker.close()
+
+    def _raise_if_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def _synchronize(self) -> None:
         """Connect, and make the server's state of this process that which the process has."""
@@ -261,7 +267,6 @@ class LedgerLink:
             self._replay_charge(connection, entry)
         with self.lock:
             self._selector.register(connection.socket, selectors.EVENT_READ)
-            self._broken = None
             self._is_ready = True
             self._beat_at = self._clock() + self._ttl / _BEATS_PER_TTL
             is_back = self._switch.record_success()
@@ -315,8 +320,6 @@ class LedgerLink:
 
     def _plan_wait(self) -> float:
         """Send what is due, and return when something is due next."""
-        if self._broken is not None:
-            raise self._broken
         now = self._clock()
         late_at = self._pending[0].sent_at + self._timeout if self._pending else inf
         if now > late_at:
@@ -355,6 +358,7 @@ class LedgerLink:
             was_ready = self._is_ready
             since = min((self._pending[0].sent_at if self._pending else now), now if was_ready else started)
             self._is_ready = False
+            self._broken = None
             self._disconnect()
             for pending in self._pending:
                 pending.answered.set()

@@ -95,6 +95,7 @@ class RedisEngine(InProcessEngine):
         self._errors: Counter[str] = Counter()
         self._durations: deque[float] = deque(maxlen=_MAX_DURATIONS)
         self._lines: dict[str, LineState] = {}
+        self._remove_unused()
         self._stated = dict.fromkeys(self._statements, 0)
         self._reported: dict[str, Operation] = {}
         self._loans: dict[int, Lenders] = {}
@@ -112,6 +113,11 @@ class RedisEngine(InProcessEngine):
         )
         self._unstated: list[str] = []
         switch_pools(self._core, self._list_shares(), 0.0, is_remote=True)
+
+    def _remove_unused(self) -> None:
+        """Stop sharing resources that were created on request and that the core has removed."""
+        pools = self._core.resources.pools
+        self._statements = {name: it for name, it in self._statements.items() if name in pools}
 
     def _share_pool(self, pool: SlotPool) -> None:
         """Share a resource that the core creates on request, within the operation that requests it."""
@@ -210,7 +216,7 @@ class RedisEngine(InProcessEngine):
             core.remote.notes = []
             self._reported = {}
             self._unstated = []
-            self._statements = {name: it for name, it in self._statements.items() if name in core.resources.pools}
+            self._remove_unused()
             statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
             learnt = list_learnt(self._lines.values())
             host = f"{socket.gethostname()} {os.getpid()}"

@@ -103,7 +103,7 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         info.get("maxmemory_policy", ""),
         seconds,
         info.get("aof_enabled", "1") == "1",
-        None if limit is None else int(limit),
+        None if limit is None else _parse_limit(limit),
     )
 
 

@@ -15,7 +15,7 @@ def make_report(line: LineState, processes: int, server_start: float) -> PoolRep
     # A pause delays all tickets, whether slots are free or not, and is reported apart.
     if line.gate is not None and line.gate.cause != GateCause.BACKOFF.value:
         gate = Gate(line.name, GateCause(line.gate.cause), server_start + line.gate.due / 1000)
-    report = PoolReport(line.capacity, line.tick, gate, processes)
+    report = PoolReport(line.capacity, line.tick, gate, processes, float(line.alpha))
     if line.auto is not None:
         ceiling, refused_level, is_learnt = line.auto
         report = report._replace(ceiling=ceiling, refused_level=refused_level, is_learnt=is_learnt)

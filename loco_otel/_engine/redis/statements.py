@@ -15,7 +15,7 @@ def make_statement(limits: SharedLimits, name: str, stated: int) -> Operation:
     order = limits.policy, repr(float(limits.alpha)), limits.max_wait_ticks, shares
     rates = repr(limits.requests_per_minute or 0), repr(limits.tokens_per_minute or 0)
     capacity = -1 if limits.capacity is None else limits.capacity
-    return [name, capacity, *order, stated, *rates, repr(float(limits.capacity_max))]
+    return [name, capacity, *order, stated, *rates, repr(float(limits.capacity_max)), int(limits.auto_tune)]
 
 
 def differ_from_line(limits: SharedLimits, line: LineState) -> bool:
@@ -42,6 +42,7 @@ def list_facts(limits: SharedLimits) -> list[tuple[str, object]]:
         ("capacity_max", limits.capacity_max if limits.capacity is None else inf),
         ("policy", limits.policy),
         ("alpha", float(limits.alpha)),
+        ("auto_tune", limits.auto_tune),
         ("max_wait_ticks", limits.max_wait_ticks),
         ("requests_per_minute", limits.requests_per_minute),
         ("tokens_per_minute", limits.tokens_per_minute),
@@ -54,7 +55,8 @@ def list_line_facts(line: LineState) -> list[tuple[str, object]]:
         ("capacity", line.capacity if line.auto is None else _AUTO),
         ("capacity_max", inf if line.auto is None else line.auto.ceiling),
         ("policy", line.policy),
-        ("alpha", float(line.alpha)),
+        ("alpha", float(line.tuned_from or line.alpha)),
+        ("auto_tune", bool(line.tuned_from)),
         ("max_wait_ticks", line.guard),
         ("requests_per_minute", line.requests and line.requests.per_minute),
         ("tokens_per_minute", line.tokens and line.tokens.per_minute),

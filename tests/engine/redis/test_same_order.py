@@ -28,6 +28,7 @@ shared_limits = st.builds(
     requests_per_minute=requests,
     tokens_per_minute=tokens,
     capacity_max=st.sampled_from([inf, 2, 4]),
+    auto_tune=st.booleans(),
 ) | st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3, None]),

@@ -192,7 +192,7 @@ def test_a_limit_that_adapts_is_listed_without_a_number(make: Make) -> None:
     assert (read(engine, "llm_api").capacity, snapshot.engine.overbooked) == (None, ())
 
 
-def test_a_program_shares_the_limits_that_its_settings_leave_open(shared_server: RedisServer, namespace: str) -> None:
+def test_a_program_shares_the_limits_that_adapt(shared_server: RedisServer, namespace: str) -> None:
     options = {"engine": shared_server.url, "engine_namespace": namespace, "engine_timeout": 10.0, "capacity_max": 5}
     here, there = (Runtime(Settings().changed(**options)) for _ in range(2))
     leases = take(here.engine, 4)
@@ -209,3 +209,14 @@ def test_a_program_shares_the_limits_that_its_settings_leave_open(shared_server:
     for runtime in (here, there):
         runtime.close()
         runtime.engine.leave()
+
+
+def test_a_removed_resource_is_shared_no_more(make: Make) -> None:
+    """The core removes unused ones above a thousand."""
+    engine = make()
+    engine.release(take(engine, 1)[0])
+    take(engine, 1, "another")
+    resources = engine._core.resources
+    del resources.pools[HOST], resources.queue_sets[(HOST,)]
+    engine.after_fork()
+    assert list(engine._statements) == ["another"]

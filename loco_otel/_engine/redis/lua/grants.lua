@@ -124,7 +124,7 @@ local function end_ticket(id, correction, requests, tokens, succeeded)
     settle(L, R, correction)
   else
     settle(L, R, correction)
-    if R[STATE] ~= SUSPENDED and free_slot(L, id, R) then L.tick = L.tick + 1 end
+    if R[STATE] ~= SUSPENDED and free_slot(L, id, R) then advance_tick(L) end
   end
   fill(L)
 end
@@ -136,7 +136,7 @@ local function suspend_ticket(id, requests, tokens)
   local freed = free_slot(L, id, R)
   R[STATE], R[LENDER] = SUSPENDED, ''
   write_ticket(id, R)
-  if freed then L.tick = L.tick + 1 end
+  if freed then advance_tick(L) end
   fill(L)
 end
 -- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused

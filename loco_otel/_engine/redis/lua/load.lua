@@ -42,7 +42,7 @@ local function compute_load(L, weight, max_weight, age, max_age)
 end
 -- The heaviest and the oldest are compared in turn, until no other can score as much.
 function load.pick(L)
-  local max_weight, max_age = read_maxima(L)
+  local max_weight, max_age
   local best, birth, weight, member = -1, 0, nil, nil
   local function first(w) return call('ZRANGE', L.bucket .. w, 0, 0)[1] end
   local function compare(w, b)
@@ -60,6 +60,7 @@ function load.pick(L)
     local heavy = call('ZREVRANGE', L.loads, from, from + count - 1)
     local old = call('ZRANGE', L.tops, from, from + count - 1, 'WITHSCORES')
     local births = #heavy > 0 and call('ZMSCORE', L.tops, unpack(heavy)) or {}
+    if from == 0 then max_weight, max_age = tonumber(heavy[1]), L.tick - tonumber(old[2]) end
     for i = 1, #heavy do
       local b = tonumber(old[2 * i])
       compare(heavy[i], tonumber(births[i]))

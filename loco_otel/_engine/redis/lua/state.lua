@@ -33,7 +33,7 @@ if epoch then set_epoch(epoch) else make_epoch() end
 -- A line: the waiters and leases of one resource.
 local lines, loaded = {}, {}
 local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'virtual',
-                'open', 'rated', 'gate', 'alarm', 'auto', 'pause'}
+                'open', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner'}
 local function get_line(name)
   local L = lines[name]
   if L then return L end
@@ -43,7 +43,8 @@ local function get_line(name)
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), seq = num(9), waiting = num(10),
        virtual = num(11), open = num(12), rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
-       pause_header = string.match(h[17] or '', '|(.*)$') or '',
+       pause_header = string.match(h[17] or '', '|(.*)$') or '', stated_alpha = tonumber(h[18] or '0.25'),
+       tuner = h[19] or '',
        rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',

@@ -10,7 +10,7 @@ local function replace_policy(L, name)
     policies[name].update(L, weights[i], tonumber(weights[i + 1]), find_head(L, weights[i]))
   end
 end
--- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling}; a limit below 0
+-- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling, auto_tune}; a limit below 0
 -- adapts to the provider up to the ceiling. A statement that was never made before is made now; one that is older than
 -- that in force is ignored.
 local function apply_statement(s)
@@ -19,14 +19,17 @@ local function apply_statement(s)
   if stated <= L.stated then return end
   call('SADD', LINES, L.name)
   -- Another capacity alone changes no order.
-  local reordered = L.policy ~= s[3] or L.alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
-  L.alpha, L.guard, L.shares, L.stated, L.decoded = tonumber(s[4]), s[5], s[6], stated, nil
+  local alpha, is_tuned = tonumber(s[4]), s[11] == 1
+  local reordered = L.policy ~= s[3] or L.stated_alpha ~= alpha or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
+    or is_tuned ~= (L.tuner ~= '')
+  if reordered then L.alpha, L.stated_alpha, L.tuner = alpha, alpha, is_tuned and '0' or '' end
+  L.guard, L.shares, L.stated, L.decoded = s[5], s[6], stated, nil
   set_capacity(L, s[2], tonumber(s[10]))
   if reordered then replace_policy(L, s[3]) end
   set_rates(L, tonumber(s[8]), tonumber(s[9]))
-  call('HSET', prefix .. 'line:' .. L.name, 'policy', L.policy, 'alpha', s[4], 'guard',
+  call('HSET', prefix .. 'line:' .. L.name, 'policy', L.policy, 'alpha', fmt('%.17g', L.alpha), 'guard',
        int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version), 'rated',
-       L.rated and 1 or 0)
+       L.rated and 1 or 0, 'stated_alpha', fmt('%.17g', L.stated_alpha), 'tuner', L.tuner)
   fill(L)
 end
 -- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens}
