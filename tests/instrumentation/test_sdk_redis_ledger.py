@@ -1,7 +1,6 @@
 """Budgets of patched calls in a ledger on a server: callers on an event loop do not block it while they wait."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,13 +19,6 @@ from loco_otel.money import MICRO
 PRICES = {"gpt-4o": {"input": 0, "output": 1000}, "claude-sonnet-5": {"input": 0, "output": 1000}}
 BOUND = 64
 TOKEN = 1000
-
-
-@pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

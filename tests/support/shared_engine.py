@@ -20,6 +20,9 @@ from loco_otel.snapshots import EngineMode
 
 LLM = (DEFAULT_RESOURCE,)
 
+Make = Callable[..., RedisEngine]
+"""Makes an engine with given limits and options, see the fixture `make`."""
+
 
 def make_engine(
     url: str, namespace: str, limits: SharedLimits | None = None, *, max_waiters: int | None = None, **options: Any

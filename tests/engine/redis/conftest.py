@@ -1,18 +1,44 @@
-"""A server that a test may harm."""
+"""Engines on the server of the session, and runs of processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import redis
 from chaos_run import ChaosRun
 from redis_server import RedisServer
+from shared_engine import Make, make_engine
+
+from loco_otel._engine.redis.engine import RedisEngine
+from loco_otel._engine.shared_limits import SharedLimits
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return a server that the test may harm."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.close()
+def limits() -> SharedLimits | None:
+    """Return the limits of engines whose test states none."""
+    return None
+
+
+@pytest.fixture
+def make(shared_server: RedisServer, namespace: str, limits: SharedLimits | None) -> Iterator[Make]:
+    """Return a function that makes engines, as many processes have them; they leave at the end of the test."""
+    engines: list[RedisEngine] = []
+
+    def create(own: SharedLimits | None = limits, *, url: str = shared_server.url, **options: Any) -> RedisEngine:
+        engines.append(make_engine(url, namespace, own, **{"timeout": 10.0, **options}))
+        return engines[-1]
+
+    yield create
+    for engine in engines:
+        engine.close()
+        engine.leave()
+
+
+@pytest.fixture
+def client(shared_server: RedisServer) -> Iterator[Any]:
+    """Return a client of the server of the session."""
+    with redis.Redis(port=shared_server.port, decode_responses=True) as client:
+        yield client
 
 
 @pytest.fixture

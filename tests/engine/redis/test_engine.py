@@ -4,13 +4,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 from redis_server import RedisServer
-from shared_engine import acquire, make_engine, read_mode, submit, wait_decided, wait_queued, wait_until
+from shared_engine import Make, acquire, read_mode, submit, wait_decided, wait_queued, wait_until
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.engine import RedisEngine
@@ -18,28 +16,6 @@ from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import GrantReason, Outcome, Spending, Usage
 from loco_otel.snapshots import EngineMode
 from loco_otel.testing import RecordingListener
-
-Make = Callable[..., RedisEngine]
-
-
-@pytest.fixture
-def make(shared_server: RedisServer, namespace: str) -> Iterator[Make]:
-    engines: list[RedisEngine] = []
-
-    def create(limits: SharedLimits | None = None, *, url: str = shared_server.url, **options: Any) -> RedisEngine:
-        engines.append(make_engine(url, namespace, limits, **{"timeout": 10.0, **options}))
-        return engines[-1]
-
-    yield create
-    for engine in engines:
-        engine.close()
-        engine.leave()
-
-
-@pytest.fixture
-def client(shared_server: RedisServer) -> Iterator[Any]:
-    with redis.Redis(port=shared_server.port, decode_responses=True) as client:
-        yield client
 
 
 def test_one_slot_is_held_once_among_all(make: Make) -> None:

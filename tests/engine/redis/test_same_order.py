@@ -1,17 +1,13 @@
 """The step script grants as the core does: the same tickets, for the same reasons, with scores equal to the bit."""
 
 import random
-from collections.abc import Iterator
 from math import inf
 from typing import Any
 
-import pytest
-import redis
 from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from redis_server import RedisServer
 from script_pair import ScriptPair, draw_limits, run_step
 
 from loco_otel._core.ticket import State
@@ -40,12 +36,6 @@ shared_limits = st.builds(
     tokens,
     st.sampled_from([inf, 2, 4]),
 )
-
-
-@pytest.fixture
-def client(shared_server: RedisServer) -> Iterator[Any]:
-    with redis.Redis(port=shared_server.port, decode_responses=True) as client:
-        yield client
 
 
 def test_script_grants_as_the_core(client: Any) -> None:

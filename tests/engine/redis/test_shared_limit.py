@@ -1,18 +1,14 @@
 """`LOCO_CAPACITY=auto`: one limit of all processes for each provider's host, and one pause."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import redis
 from redis_server import RedisServer
 from script_pair import ScriptPair
-from shared_engine import make_engine, read_mode, submit, wait_decided, wait_queued, wait_until
+from shared_engine import Make, read_mode, submit, wait_decided, wait_queued, wait_until
 
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._engine.redis.engine import RedisEngine
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel._runtime.runtime import Runtime
 from loco_otel.errors import ConfigurationError
@@ -20,24 +16,13 @@ from loco_otel.events import Request, ResourceSnapshot, ThrottleKind, Waiting, W
 from loco_otel.snapshots import EngineMode
 from loco_otel.testing import RecordingListener
 
-Make = Callable[..., RedisEngine]
-
 AUTO = SharedLimits(None, "fifo", 0.0, 0)
 HOST = "openai/api.openai.com"
 
 
 @pytest.fixture
-def make(shared_server: RedisServer, namespace: str) -> Iterator[Make]:
-    engines: list[RedisEngine] = []
-
-    def create(limits: SharedLimits = AUTO, *, url: str = shared_server.url, **options: Any) -> RedisEngine:
-        engines.append(make_engine(url, namespace, limits, **{"timeout": 10.0, **options}))
-        return engines[-1]
-
-    yield create
-    for engine in engines:
-        engine.close()
-        engine.leave()
+def limits() -> SharedLimits:
+    return AUTO
 
 
 def ask(engine: InProcessEngine, host: str = HOST) -> Ticket:

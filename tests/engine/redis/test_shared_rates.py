@@ -2,13 +2,12 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 from redis_server import RedisServer
-from shared_engine import LLM, make_engine, read_mode, wait_decided, wait_queued, wait_until
+from shared_engine import LLM, Make, read_mode, wait_decided, wait_queued, wait_until
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import GateState, Reply
@@ -20,30 +19,13 @@ from loco_otel.events import Gated, Request, Spending, Usage, Waiting, WaitReaso
 from loco_otel.snapshots import EngineMode
 from loco_otel.testing import RecordingListener
 
-Make = Callable[..., RedisEngine]
-
 SLOW = SharedLimits(8, "fifo", 0.0, 0, requests_per_minute=4)
 """The next request is allowed after 15 s."""
 
 
 @pytest.fixture
-def make(shared_server: RedisServer, namespace: str) -> Iterator[Make]:
-    engines: list[RedisEngine] = []
-
-    def create(limits: SharedLimits = SLOW, *, url: str = shared_server.url, **options: Any) -> RedisEngine:
-        engines.append(make_engine(url, namespace, limits, **{"timeout": 10.0, **options}))
-        return engines[-1]
-
-    yield create
-    for engine in engines:
-        engine.close()
-        engine.leave()
-
-
-@pytest.fixture
-def client(shared_server: RedisServer) -> Iterator[Any]:
-    with redis.Redis(port=shared_server.port, decode_responses=True) as client:
-        yield client
+def limits() -> SharedLimits:
+    return SLOW
 
 
 def ask(engine: RedisEngine, tokens: int = 0) -> Ticket:
