@@ -20,7 +20,7 @@ from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
-from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
+from loco_otel._engine.redis.resp import MISSING, ServerError, format_json, pack_command
 from loco_otel._engine.redis.script import SHA, SOURCE
 from loco_otel.clock import Clock, monotonic
 from loco_otel.snapshots import EngineMode
@@ -183,7 +183,7 @@ class Link:
             batch.number,
             self.log.generation,
             round(self.log.ttl * 1000),
-            json.dumps(batch.operations),
+            format_json(batch.operations),
             int(self._host.has_waiters),
         )
         try:

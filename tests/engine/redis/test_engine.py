@@ -389,3 +389,16 @@ def test_call_can_end_after_its_process_has_left(make: Make) -> None:
     engine.leave()
     engine.release(ticket)
     assert ticket.state.is_ended
+
+
+def test_agent_of_any_name_waits_at_the_server(make: Make) -> None:
+    name = "\ud800 \x00|\u20ac\U0001f680"
+    here, there = make(), make(SharedLimits(1, "fair", 0.25, 1000, shares={name: 2000}), timeout=1.0)
+    first = acquire(here)
+    second = wait_queued(submit(there, name))
+    here.release(first)
+    assert wait_decided(there, second).state is State.GRANTED
+    state = there.take_snapshot().engine
+    assert state is not None
+    assert (state.mode, state.errors) == (EngineMode.REMOTE, ())
+    there.release(second)
