@@ -505,3 +505,18 @@ def test_charges_that_cannot_be_sent_are_not_kept_twice(own_server: RedisServer,
             ledger.settle_reservation(str(number), make_charge(1), NOW)
     assert len(ledger._link.log) == 0, "their callers keep them, up to a bound"
     ledger.close()
+
+
+def test_missing_thread_is_started_by_a_later_call(
+    shared_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ledger = make_ledger(shared_server.url, namespace)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(LedgerError, match="can't start new thread"):
+            ledger.reserve_estimate("1", make_charge(10), NOW)
+    assert ledger.reserve_estimate("1", make_charge(10), NOW).admitted
+    ledger.close()

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import inf
 from typing import Any
 
@@ -208,14 +208,22 @@ class LedgerLink:
             self._thread.join(2 * self._timeout)
 
     def _start(self) -> None:
-        if self._thread is None and not self._is_closing:
-            self._poked, self._poker = socket.socketpair()
-            self._poked.setblocking(False)
-            self._poker.setblocking(False)
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._poked, selectors.EVENT_READ)
-            self._thread = threading.Thread(target=self._run, name="loco-ledger", daemon=True)
-            self._thread.start()
+        """Start the reader, which the next operation tries again if the system has no thread or socket left."""
+        if self._thread is not None or self._is_closing:
+            return
+        try:
+            with ExitStack() as undo:
+                self._poked, self._poker = map(undo.enter_context, socket.socketpair())
+                self._poked.setblocking(False)
+                self._poker.setblocking(False)
+                self._selector = undo.enter_context(selectors.DefaultSelector())
+                self._selector.register(self._poked, selectors.EVENT_READ)
+                thread = threading.Thread(target=self._run, name="loco-ledger", daemon=True)
+                thread.start()
+                undo.pop_all()
+        except (OSError, RuntimeError) as error:
+            raise LedgerError(f"the ledger {self._name} can't be used: {error}") from error
+        self._thread = thread
 
     def _wake_reader(self) -> None:
         if self._thread is not None:

@@ -11,7 +11,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import inf
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
-from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
+from loco_otel._engine.redis.resp import MISSING, ServerError, format_json, pack_command
 from loco_otel._engine.redis.script import SHA, SOURCE
 from loco_otel.clock import Clock, monotonic
 from loco_otel.snapshots import EngineMode
@@ -32,6 +32,8 @@ _HARMLESS_ERRORS = frozenset(
     | {"NOREPLICAS", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNKILLABLE"}
 )
 """Errors before the first effect of a script. After any other one, half of a batch may have been applied."""
+
+_NO_THREAD = "the thread of the shared engine (LOCO_ENGINE) can't be started, calls wait until a later one starts it"
 
 _ACTIVE_SECONDS = 1.0
 """For so long after a batch the reader checks for timeouts by itself; later, the next sender wakes it."""
@@ -106,25 +108,39 @@ class Link:
         self._sent_at = -inf
         self._sleeps_until = -inf
         self._is_closing = False
+        self._has_failed_start = False
         self._thread: threading.Thread | None = None
         self._epoch = ""
 
     # -- any thread ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the reader, if it does not run."""
-        if self._thread is None and not self._is_closing:
-            self._poked, self._poker = socket.socketpair()
-            self._poked.setblocking(False)
-            self._poker.setblocking(False)
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._poked, selectors.EVENT_READ)
-            self._thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
-            self._thread.start()
+        """Start the reader, if it does not run. The next operation tries again if there is no thread or socket left."""
+        if self._thread is not None or self._is_closing:
+            return
+        try:
+            with ExitStack() as undo:
+                self._poked, self._poker = map(undo.enter_context, socket.socketpair())
+                self._poked.setblocking(False)
+                self._poker.setblocking(False)
+                self._selector = undo.enter_context(selectors.DefaultSelector())
+                self._selector.register(self._poked, selectors.EVENT_READ)
+                thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
+                thread.start()
+                undo.pop_all()
+        except (OSError, RuntimeError) as error:
+            self._host.record_error(type(error).__name__)
+            if not self._has_failed_start:
+                self._has_failed_start = True
+                _logger.error("%s: %s", _NO_THREAD, error)  # noqa: TRY400 - the cause is in the text
+        else:
+            self._thread = thread
 
     def send_operations(self, operations: Sequence[Operation]) -> None:
         """Write operations to the socket, or leave them to the reader if the window is full."""
         with self.lock:
+            if self._is_closing:  # all of it was given up
+                return
             for operation in operations:
                 self.log.add_operation(operation)
             self._write_batches()
@@ -167,7 +183,7 @@ class Link:
             batch.number,
             self.log.generation,
             round(self.log.ttl * 1000),
-            json.dumps(batch.operations),
+            format_json(batch.operations),
             int(self._host.has_waiters),
         )
         try:

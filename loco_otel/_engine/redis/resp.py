@@ -4,6 +4,7 @@ redis-py opens and authenticates connections. Its parser is not used afterwards:
 reads, and that thread must find out whether a reply is buffered, without a change of the socket's timeout.
 """
 
+import json
 from typing import Any
 
 MISSING = object()
@@ -24,6 +25,17 @@ class ServerError(Exception):
             return None
         host, _, port = str(self).rpartition(" ")[2].rpartition(":")
         return host, int(port)
+
+
+def format_json(value: Any) -> str:
+    r"""Return a value as JSON that a script can decode: surrogates without their pair, which it refuses, are replaced.
+
+    Example:
+        >>> format_json(["a\ud800"])
+        '["a?"]'
+
+    """
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def pack_command(*arguments: str | int) -> bytes:

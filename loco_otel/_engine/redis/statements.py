@@ -1,9 +1,9 @@
 """Limits as the step script takes and reports them."""
 
-import json
 from math import inf
 
 from loco_otel._engine.redis.batches import LineState, Operation
+from loco_otel._engine.redis.resp import format_json
 from loco_otel._engine.shared_limits import SharedLimits
 
 _AUTO = "auto"
@@ -11,7 +11,7 @@ _AUTO = "auto"
 
 def make_statement(limits: SharedLimits, name: str, stated: int) -> Operation:
     """Return the statement of a resource's limits; `stated` is when it was first made, 0 for now."""
-    shares = json.dumps(dict(limits.shares), sort_keys=True) if limits.shares else ""
+    shares = format_json(dict(sorted(limits.shares.items()))) if limits.shares else ""
     order = limits.policy, repr(float(limits.alpha)), limits.max_wait_ticks, shares
     rates = repr(limits.requests_per_minute or 0), repr(limits.tokens_per_minute or 0)
     capacity = -1 if limits.capacity is None else limits.capacity

@@ -339,3 +339,42 @@ def test_a_finalizer_and_an_interrupt_lose_nothing(make: Make) -> None:
     engine.abandon_ticket(lease)
     assert wait_decided(engine, waiting).state is State.GRANTED
     assert engine.take_snapshot().recoveries == 1
+
+
+def test_missing_reader_is_started_by_a_later_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    engine = make(SharedLimits(2, "load", 0.25, 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        first = submit(engine)
+    second = submit(engine)
+    for ticket in (first, second):
+        assert wait_decided(engine, ticket).state is State.GRANTED
+        engine.release(ticket)
+    assert "can't be started, calls wait until a later one starts it: can't start new thread" in caplog.text
+
+
+def test_call_can_end_after_its_process_has_left(make: Make) -> None:
+    engine = make()
+    ticket = acquire(engine)
+    engine.close()
+    engine.leave()
+    engine.release(ticket)
+    assert ticket.state.is_ended
+
+
+def test_agent_of_any_name_waits_at_the_server(make: Make) -> None:
+    name = "\ud800 \x00|\u20ac\U0001f680"
+    here, there = make(), make(SharedLimits(1, "fair", 0.25, 1000, shares={name: 2000}), timeout=1.0)
+    first = acquire(here)
+    second = wait_queued(submit(there, name))
+    here.release(first)
+    assert wait_decided(there, second).state is State.GRANTED
+    state = there.take_snapshot().engine
+    assert state is not None
+    assert (state.mode, state.errors) == (EngineMode.REMOTE, ())
+    there.release(second)
