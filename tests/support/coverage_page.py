@@ -70,7 +70,11 @@ _BEDROCK_DOWNGRADE = "Converse; InvokeModel within a family of models"
 _BEDROCK = ("aws.bedrock", "anthropic.claude-sonnet-4-5-20250929-v1:0")
 FACTS = {
     "openai": _SdkFacts(
-        ("openai",), ("openai", "gpt-4o"), _STAINLESS_RAW, "yes, but for clients of one Azure deployment", "openai.md"
+        ("openai", "openai-shared-engine"),
+        ("openai", "gpt-4o"),
+        _STAINLESS_RAW,
+        "yes, but for clients of one Azure deployment",
+        "openai.md",
     ),
     "anthropic": _SdkFacts(("anthropic",), ("anthropic", "claude-sonnet-4-5"), _STAINLESS_RAW),
     "groq": _SdkFacts(("groq",), ("groq", "llama-3.3-70b-versatile"), _STAINLESS_RAW),
