@@ -86,6 +86,7 @@ def _forward(port: int, seconds: float, ready: Connection) -> None:
         while data := await reader.read(1 << 16):
             # Not slept: what follows travels at the same time.
             loop.call_later(seconds, writer.write, data)
+        loop.call_later(seconds, writer.close)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
