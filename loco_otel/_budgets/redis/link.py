@@ -8,8 +8,6 @@ has of this process: its reservations, and the charges that the server lost.
 import json
 import logging
 import random
-import selectors
-import socket
 import threading
 import uuid
 from collections import deque
@@ -25,6 +23,7 @@ from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.modes import ModeSwitch
 from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
+from loco_otel._engine.redis.wakeable_selector import WakeableSelector
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import LedgerError
 from loco_otel.snapshots import EngineMode
@@ -213,11 +212,8 @@ class LedgerLink:
             return
         try:
             with ExitStack() as undo:
-                self._poked, self._poker = map(undo.enter_context, socket.socketpair())
-                self._poked.setblocking(False)
-                self._poker.setblocking(False)
-                self._selector = undo.enter_context(selectors.DefaultSelector())
-                self._selector.register(self._poked, selectors.EVENT_READ)
+                self._selector = WakeableSelector()
+                undo.callback(self._selector.close)
                 thread = threading.Thread(target=self._run, name="loco-ledger", daemon=True)
                 thread.start()
                 undo.pop_all()
@@ -227,8 +223,7 @@ class LedgerLink:
 
     def _wake_reader(self) -> None:
         if self._thread is not None:
-            with suppress(OSError):  # it is full, so the reader wakes anyway; or it has ended
-                self._poker.send(b"x")
+            self._selector.wake()
 
     # -- the reader ----------------------------------------------------------------------------------------------
 
@@ -245,8 +240,6 @@ class LedgerLink:
         with self.lock:
             self._fail_pending()
             self._selector.close()
-            self._poked.close()
-            self._poker.close()
 
     def _raise_if_broken(self) -> None:
         if self._broken is not None:
@@ -274,7 +267,7 @@ class LedgerLink:
         for entry in lost:
             self._replay_charge(connection, entry)
         with self.lock:
-            self._selector.register(connection.socket, selectors.EVENT_READ)
+            self._selector.add_socket(connection.socket)
             self._is_ready = True
             self._beat_at = self._clock() + self._ttl / _BEATS_PER_TTL
             is_back = self._switch.record_success()
@@ -317,9 +310,7 @@ class LedgerLink:
         assert connection is not None  # noqa: S101 - invariant: synchronized
         with self.lock:
             until = self._plan_wait()
-        ready = {key.fileobj for key, _ in self._selector.select(max(0.0, until - self._clock()))}
-        if self._poked in ready:
-            self._poked.recv(4096)
+        ready = self._selector.wait(max(0.0, until - self._clock()))
         if connection.socket in ready:
             with self.lock:  # OpenSSL does not allow a read beside a write
                 connection.receive()
@@ -381,8 +372,8 @@ class LedgerLink:
                 str(error) or kind,
             )
         delay = self._switch.compute_delay(random.random(), now)  # noqa: S311 - spreads processes, keeps no secret
-        if not self._is_closing and not is_immediate and self._selector.select(delay):
-            self._poked.recv(4096)
+        if not self._is_closing and not is_immediate:
+            self._selector.wait(delay)
 
     def _fail_pending(self) -> None:
         """Give up the connection, and let no caller write to it or wait for it."""
@@ -395,7 +386,6 @@ class LedgerLink:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with suppress(KeyError, ValueError):  # not registered yet
-                self._selector.unregister(self._connection.socket)
+            self._selector.remove_socket(self._connection.socket)
             self._connection.close()
             self._connection = None

@@ -7,11 +7,9 @@ reconnects are the reader's. The engine calls the link under its own lock; the l
 import json
 import logging
 import random
-import selectors
-import socket
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from math import inf
 from typing import Any, Protocol
 
@@ -22,6 +20,7 @@ from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
 from loco_otel._engine.redis.resp import MISSING, ServerError, format_json, pack_command
 from loco_otel._engine.redis.script import SHA, SOURCE
+from loco_otel._engine.redis.wakeable_selector import WakeableSelector
 from loco_otel.clock import Clock, monotonic
 from loco_otel.snapshots import EngineMode
 
@@ -120,11 +119,8 @@ class Link:
             return
         try:
             with ExitStack() as undo:
-                self._poked, self._poker = map(undo.enter_context, socket.socketpair())
-                self._poked.setblocking(False)
-                self._poker.setblocking(False)
-                self._selector = undo.enter_context(selectors.DefaultSelector())
-                self._selector.register(self._poked, selectors.EVENT_READ)
+                self._selector = WakeableSelector()
+                undo.callback(self._selector.close)
                 thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
                 thread.start()
                 undo.pop_all()
@@ -198,10 +194,7 @@ class Link:
 
     def _wake_reader(self) -> None:
         if self._thread is not None:
-            try:
-                self._poker.send(b"x")
-            except OSError:  # it is full, so the reader wakes anyway; or it has ended
-                return
+            self._selector.wake()
 
     # -- the reader ----------------------------------------------------------------------------------------------
 
@@ -231,14 +224,11 @@ class Link:
                 _logger.debug("the shared engine did not confirm the end of this process", exc_info=True)
         self._disconnect()
         self._selector.close()
-        self._poked.close()
-        self._poker.close()
 
     def _disconnect(self) -> None:
         for connection in (self._connection, self._wakes):
             if connection is not None:
-                with suppress(KeyError, ValueError):  # not registered yet; closed by a failed write
-                    self._selector.unregister(connection.socket)
+                self._selector.remove_socket(connection.socket)
                 connection.close()
         self._connection = self._wakes = None
 
@@ -257,7 +247,7 @@ class Link:
             raise
         self._request_wakes()
         for opened in (connection, self._wakes):
-            self._selector.register(opened.socket, selectors.EVENT_READ)
+            self._selector.add_socket(opened.socket)
         with self.lock:
             self._write_batches()
 
@@ -285,9 +275,7 @@ class Link:
         connection, wakes = self._connection, self._wakes
         if connection is None or wakes is None or not self.log.is_synced:
             return
-        ready = {key.fileobj for key, _ in self._selector.select(self._plan_wait())}
-        if self._poked in ready:
-            self._poked.recv(4096)
+        ready = self._selector.wait(self._plan_wait())
         if connection.socket in ready:
             with self.lock:  # OpenSSL does not allow a read beside a write
                 connection.receive()
@@ -373,5 +361,5 @@ class Link:
         self._disconnect()
         delay = self._switch.compute_delay(random.random(), now)  # noqa: S311
         is_immediate = self._is_closing or kind in {"NOSCRIPT", "MOVED"}
-        if not is_immediate and self._selector.select(delay):
-            self._poked.recv(4096)
+        if not is_immediate:
+            self._selector.wait(delay)
