@@ -3,8 +3,8 @@
     python examples/demo/processes.py
 
 Starts a mock LLM server and a redis-server, and three times `examples/worker.py` under `opentelemetry-instrument` with
-LOCO_ENGINE. Shows who of all processes holds and waits, kills one of them, and compares what the LLM server saw at once
-with the capacity. Exit status 1 and a message when anything is not as it should be.
+LOCO_ENGINE. Shows the holders and waiters of all processes, kills one of them, and compares what the LLM server saw at
+once with the capacity. Exit status 1 and a message when anything is not as it should be.
 """
 
 import os

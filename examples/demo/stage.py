@@ -11,11 +11,11 @@ from rich.console import Console
 from screen import open_console
 
 ROUND = 0.2
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 _asked: list[int] = []
-"""Signals that ask for an end. They are noted, and heeded between two looks: nothing can be started and then forgotten
-because an exception came in between."""
+"""Signals that ask for an end. They are stored, and handled between two polls: an exception at any other moment could
+leave a process that was just started."""
 
 
 def perform(play: Callable[[Console], None]) -> int:

@@ -31,7 +31,7 @@ def restart(server: RedisServer) -> None:
 
 def freeze(server: RedisServer) -> None:
     server.freeze()
-    time.sleep(0.6)  # longer than processes wait
+    time.sleep(0.6)  # the fault itself: longer than processes wait
     server.thaw()
 
 
@@ -55,7 +55,7 @@ def test_sum_is_right_whatever_the_server_does(server: RedisServer, namespace: s
         assert worker.stdout.readline() == "working\n"
     faults: list[Callable[[RedisServer], None]] = [restart, freeze, cut, flush_scripts]
     for number in range(FAULTS):
-        time.sleep(rng.uniform(0.2, 0.8))
+        time.sleep(rng.uniform(0.2, 0.8))  # calls go on between two faults
         faults[number % len(faults)](server)
     ends = [list(map(int, worker.communicate(timeout=PATIENCE)[0].split())) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4

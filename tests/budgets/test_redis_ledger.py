@@ -56,7 +56,7 @@ def run_process(server: RedisServer, namespace: str, ttl: float, what: str) -> "
     )
 
 
-def stands(ledger: Any) -> tuple[int, int]:
+def read_amounts(ledger: Any) -> tuple[int, int]:
     (status,) = ledger.read_statuses(NOW)
     return status.spent, status.reserved
 
@@ -65,7 +65,7 @@ def read(server: RedisServer, namespace: str) -> tuple[int, int]:
     """Return what another program reads."""
     view = RedisLedgerView(server.url, namespace, 60.0)
     try:
-        return stands(view)
+        return read_amounts(view)
     finally:
         view.close()
 
@@ -96,11 +96,11 @@ def test_killed_process_leaves_its_spending_alone(shared_server: RedisServer, na
     assert victim.stdout.readline() == "holding\n"
     ledger = make_ledger(shared_server.url, namespace, 1.0)
     assert not ledger.reserve_estimate("next", make_charge(700), NOW).admitted
-    assert stands(ledger) == (300, 600)
+    assert read_amounts(ledger) == (300, 600)
     victim.kill()
     victim.communicate(timeout=PATIENCE)
     wait_until(lambda: ledger.reserve_estimate("next", make_charge(700), NOW).admitted)
-    assert stands(ledger) == (300, 700)
+    assert read_amounts(ledger) == (300, 700)
     ledger.close()
     assert read(shared_server, namespace) == (300, 0), "a process that ends gives up its reservations"
 
@@ -131,7 +131,7 @@ def test_reservations_expire_with_their_process(make: Callable[..., Any]) -> Non
     alive.renew_reservations([], NOW + LEASE + 1)
     assert alive.reserve_estimate("next", make_charge(600), NOW + LEASE + 1).admitted
     dead.settle_reservation("dead's", make_charge(5), NOW + LEASE + 2)
-    assert stands(alive) == (5, 1000), "it is charged when it ends after all"
+    assert read_amounts(alive) == (5, 1000), "it is charged when it ends after all"
 
 
 def test_process_that_was_frozen_registers_again(make: Callable[..., Any]) -> None:
@@ -240,7 +240,7 @@ def test_amounts_are_exact_to_two_to_the_53(shared_server: RedisServer, namespac
     assert ledger.reserve_estimate("4", make_charge(1), NOW).admitted
     update = ledger.settle_reservation("2", make_charge(2), NOW)
     assert [it.spent for it in update.statuses] == [limit - 1]
-    assert stands(ledger) == (limit - 1, 1)
+    assert read_amounts(ledger) == (limit - 1, 1)
     assert [it.usd for it in ledger.compute_totals([])] == [limit - 1]
     ledger.close()
 
@@ -260,7 +260,7 @@ def test_repeated_settlement_charges_once(shared_server: RedisServer, namespace:
     ledger = make_ledger(shared_server.url, namespace)
     assert ledger.settle_reservation("1", make_charge(100), NOW).statuses
     assert ledger.settle_reservation("1", make_charge(100), NOW).statuses == ()
-    assert stands(ledger) == (100, 0)
+    assert read_amounts(ledger) == (100, 0)
     ledger.close()
 
 
@@ -358,7 +358,7 @@ def test_fault_is_repaired_within_a_call(own_server: RedisServer, namespace: str
     own_server.call(*fault)
     assert ledger.reserve_estimate("3", make_charge(300), NOW).admitted
     assert not ledger.reserve_estimate("4", make_charge(401), NOW).admitted
-    assert stands(ledger) == (100, 500), "of the last ten seconds everything is there again"
+    assert read_amounts(ledger) == (100, 500), "of the last ten seconds everything is there again"
     ledger.close()
 
 
@@ -419,7 +419,7 @@ def test_reservation_with_unknown_outcome_is_dropped(own_server: RedisServer, na
         ledger.reserve_estimate("1", make_charge(100), NOW)
     own_server.thaw()
     wait_until(lambda: can_use(ledger))
-    wait_until(lambda: stands(ledger) == (0, 0))
+    wait_until(lambda: read_amounts(ledger) == (0, 0))
     ledger.close()
 
 
@@ -470,9 +470,9 @@ def test_forked_child_is_another_process(shared_server: RedisServer, namespace: 
         ledger.close()
 
     assert run_in_child(settle_in_child)
-    assert stands(ledger) == (50, 100)
+    assert read_amounts(ledger) == (50, 100)
     ledger.settle_reservation("parent's", make_charge(100), NOW)
-    assert stands(ledger) == (150, 0)
+    assert read_amounts(ledger) == (150, 0)
     ledger.close()
 
 

@@ -33,7 +33,7 @@ def priced(scheduled: Scheduled, own_server: RedisServer) -> Any:
     return schedule
 
 
-def stands() -> tuple[int, int]:
+def read_amounts() -> tuple[int, int]:
     (status,) = loco_otel.budgets()
     return status.spent, status.reserved
 
@@ -61,7 +61,7 @@ def test_calls_are_charged_on_the_server(sdk: Sdk, server: LlmServer, priced: An
             for _ in range(4):
                 sdk.ask(client)
     scheduling.settled(4)
-    assert stands() == (cost(scheduling), 0)
+    assert read_amounts() == (cost(scheduling), 0)
     assert cost(scheduling) > 0
 
 
@@ -82,7 +82,7 @@ def test_concurrent_calls_of_a_loop_never_overspend(server: LlmServer, priced: A
 
     answered = asyncio.run(call_at_once())
     assert 5 <= answered == len(server.requests())
-    assert stands() == (cost(scheduling), 0)
+    assert read_amounts() == (cost(scheduling), 0)
     assert cost(scheduling) <= limit
 
 
@@ -101,7 +101,7 @@ def test_event_loop_runs_while_the_ledger_is_slow(server: LlmServer, priced: Any
 
     # A loop that is blocked could not thaw the server.
     asyncio.run(call())
-    assert stands() == (cost(scheduling), 0)
+    assert read_amounts() == (cost(scheduling), 0)
 
 
 async def hold_slot(scheduling: Scheduling) -> None:
@@ -137,7 +137,7 @@ def test_call_cancelled_while_it_reserves_keeps_nothing(
 
     asyncio.run(call())
     wait_until(lambda: not process.get_runtime().budgets.ledger_client._in_flight)
-    wait_until(lambda: stands() == (0, 0))
+    wait_until(lambda: read_amounts() == (0, 0))
     assert scheduling.active() == 0
     assert server.requests() == []
 
@@ -162,7 +162,7 @@ def test_server_that_is_away_refuses_or_admits(
     asyncio.run(call())
     assert len(server.requests()) == (3 if on_error == "open" else 0)
     own_server.start()
-    wait_until(lambda: can_use_ledger() and stands() == (cost(scheduling), 0))
+    wait_until(lambda: can_use_ledger() and read_amounts() == (cost(scheduling), 0))
     assert (cost(scheduling) > 0) is (on_error == "open")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert sum("does not answer" in it for it in warnings) == 1

@@ -26,7 +26,7 @@ def make_ledger(url: str, namespace: str, ttl: float = 5.0, timeout: float = 60.
     return RedisLedger(LedgerServer(url, namespace, ttl, timeout), [Budget(Scope.ALL, "*", limit)])
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -36,7 +36,7 @@ def hold(ledger: RedisLedger) -> None:
     ledger.settle_reservation("done", make_charge(300), 0.0)
     for number in range(30):
         ledger.reserve_estimate(f"under way {number}", make_charge(20), 0.0)
-    say("holding")
+    print_line("holding")
     sys.stdin.read()
 
 
@@ -54,13 +54,13 @@ def spend(ledger: RedisLedger) -> None:
             spent.append(amount)
 
     callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
-    say("ready")
+    print_line("ready")
     sys.stdin.readline()
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    say(str(sum(spent)))
+    print_line(str(sum(spent)))
 
 
 def work(ledger: RedisLedger) -> None:
@@ -79,7 +79,7 @@ def work(ledger: RedisLedger) -> None:
                 if not client.reserve_estimate(ticket, make_charge(AMOUNT), ()).admitted:
                     raise AssertionError("the limit is far away")
             except LedgerError:
-                time.sleep(0.01)  # the call is rejected
+                time.sleep(0.01)  # as a program that tries again: without a pause it keeps the CPU from the others
                 continue
             if number % 5 == 0:
                 client.cancel_reservation(ticket)
@@ -90,7 +90,7 @@ def work(ledger: RedisLedger) -> None:
     threads = [threading.Thread(target=call_on) for _ in range(4)]
     for thread in threads:
         thread.start()
-    say("working")
+    print_line("working")
     sys.stdin.read()
     stop.set()
     for thread in threads:
@@ -98,8 +98,8 @@ def work(ledger: RedisLedger) -> None:
     give_up = time.monotonic() + PATIENCE
     while client._deferred and time.monotonic() < give_up:
         client.write_deferred()
-        time.sleep(0.05)
-    say(f"{sum(spent)} {len(spent)} {len(client._deferred)}")
+        time.sleep(0.05)  # between two attempts, as the maintenance has them
+    print_line(f"{sum(spent)} {len(spent)} {len(client._deferred)}")
 
 
 if __name__ == "__main__":

@@ -20,33 +20,33 @@ local BURIED_PER_STEP, FORGOTTEN_PER_STEP, SESSION_SECONDS, MAX_ROWS, CLOCK_TOLE
 local function int(x) return fmt('%.0f', x) end
 local function exact(x) return fmt('%.6f', x) end
 
--- An account's record is text: spent, told, resets, since, limit, action, reserved, named.
+-- An account's record is text: spent, reported, resets, since, limit, action, reserved, named.
 local RECORD = '^(.-)|(.-)|(.-)|(.-)|(.-)|(.-)|(.-)|(.-)$'
 local loaded, changed = {}, {}
 local function load_account(name)
   local A = loaded[name]
   if A then return A end
   local record = call('HGET', ACCOUNTS, name)
-  A = {name = name, exists = record and true, spent = 0, told = 0, resets = '', since = '', limit = 0, action = '',
+  A = {name = name, exists = record and true, spent = 0, reported = 0, resets = '', since = '', limit = 0, action = '',
        reserved = 0, named = 0}
   if record then
-    local spent, told, resets, since, limit, action, reserved, named = string.match(record, RECORD)
-    A.spent, A.told, A.resets, A.since = tonumber(spent), tonumber(told), resets, since
+    local spent, reported, resets, since, limit, action, reserved, named = string.match(record, RECORD)
+    A.spent, A.reported, A.resets, A.since = tonumber(spent), tonumber(reported), resets, since
     A.limit, A.action, A.reserved, A.named = tonumber(limit), action, tonumber(reserved), tonumber(named)
   end
   loaded[name] = A
   return A
 end
 local function save_account(A)
-  call('HSET', ACCOUNTS, A.name, table.concat({int(A.spent), int(A.told), A.resets, A.since, int(A.limit), A.action,
+  call('HSET', ACCOUNTS, A.name, table.concat({int(A.spent), int(A.reported), A.resets, A.since, int(A.limit), A.action,
                                                int(A.reserved), int(A.named)}, '|'))
   -- The sums of a default budget are removed once its period has passed: its names are without bound.
   if A.named == 0 and A.resets ~= '' then call('ZADD', ENDS, A.resets, A.name) else call('ZREM', ENDS, A.name) end
 end
-local function clear_spending(A) A.spent, A.told, A.since = 0, 0, '' end
+local function clear_spending(A) A.spent, A.reported, A.since = 0, 0, '' end
 local function state_limit(A, limit, action, named)
   -- A threshold that the new limit has not reached yet can be reported again.
-  if A.exists and limit > 0 and A.limit ~= limit then A.told = math.min(A.told, math.floor(A.spent * 100 / limit)) end
+  if A.exists and limit > 0 and A.limit ~= limit then A.reported = math.min(A.reported, math.floor(A.spent * 100 / limit)) end
   A.limit, A.action, A.named = limit, action, named
 end
 
@@ -167,11 +167,11 @@ local function settle(id, accounts, rows)
   for i, a in ipairs(accounts) do
     local A, reached = loaded[a[NAME]], {}
     spend(A, a[AMOUNT])
-    local told = A.told
+    local reported = A.reported
     for _, percent in ipairs(a[LIMIT] > 0 and a[THRESHOLDS] or {}) do
-      if percent > told and A.spent * 100 >= percent * a[LIMIT] then
+      if percent > reported and A.spent * 100 >= percent * a[LIMIT] then
         reached[#reached + 1] = percent
-        A.told = math.max(A.told, percent)
+        A.reported = math.max(A.reported, percent)
       end
     end
     result[i] = {i - 1, A.spent, A.reserved, A.resets, A.since, reached}

@@ -45,7 +45,7 @@ def test_rates_over_killed_processes_and_a_loss(
         wait_until(lambda: chaos.count_grants() >= RATE)
         chaos.wait_started()
         own_server.call("FLUSHALL")
-        time.sleep(2 * chaos.ttl)
+        time.sleep(2 * chaos.ttl)  # no process newer than the loss comes first
 
     chaos.run(RATE + 40, {"kill": chaos.kill_worker, "flush": flush, "kill again": chaos.kill_worker})
     judge(chaos, own_server, namespace)

@@ -24,7 +24,7 @@ url, namespace, ttl = sys.argv[1:]
 engine = make_engine(url, namespace, ttl=float(ttl), timeout=10.0)
 acquire(engine)
 print("held", flush=True)
-time.sleep(1e6)
+time.sleep(1e6)  # until it is killed
 """
 MARGIN = 0.25
 """Seconds after the lease time."""

@@ -53,7 +53,7 @@ def test_a_server_that_lost_its_last_writes(
         chaos.wait_started()
         aof_server.kill()
         aof_server.start()
-        time.sleep(2 * chaos.ttl)
+        time.sleep(2 * chaos.ttl)  # no process newer than the loss comes first
 
     chaos.run(GRANTS, {"restart": restart, "kill": chaos.kill_worker})
     judge(chaos, aof_server, namespace)

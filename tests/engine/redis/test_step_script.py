@@ -115,6 +115,6 @@ def test_nothing_is_granted_after_a_loss_until_all_had_time(here: Process, there
     there.sync()
     _, reply = there.submit("there-1")
     assert list_granted(reply) == []
-    assert reply.due > reply.now, "it is told when to come again"
+    assert reply.due > reply.now, "the reply states when to come again"
     here.sync([("here-1", "llm", "agent", 1000, 0, HELD, 0, 0)])
     assert list_granted(here.end("here-1")[1]) == []
