@@ -7,6 +7,7 @@ from typing import Any
 
 from sdk_program import Running, environ, launched
 from sdk_server import LlmServer, free_port
+from workload import ZONE
 
 PROGRAM = """
     import itertools
@@ -65,11 +66,12 @@ PROGRAM = """
             thread.join()
 """
 
-SETTINGS = """
+SETTINGS = f"""
     max_waiters = 100
     acquire_timeout = 0.15
     run_idle_timeout = 0.2
     budget_period = "day"
+    budget_zone = "{ZONE}"
 
     [[budgets]]
     scope = "all"

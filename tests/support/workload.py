@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,12 @@ PROGRAM = """
         os.waitpid(pid, 0)
 """
 
-CONFIG = """
+ZONE = "UTC" if datetime.now(UTC).hour < 12 else "Etc/GMT+12"
+"""It is before noon there, so that no day or month of a budget ends during a run."""
+
+CONFIG = f"""
+    budget_zone = "{ZONE}"
+
     [prices."gpt-4.1"]
     input = 1000
     output = 1000
