@@ -116,10 +116,6 @@ def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting that the shared engine does not support, and why."""
     if values["mode"] == "observe":
         yield "mode", _OBSERVING
-    if values["policy"] == "las":
-        yield "policy", _UNSHARED
-    if values["queue_by"] == "run":
-        yield "queue_by", _UNSHARED
     for key in _UNSHARED_KEYS:
         if values[key]:
             yield key, _UNSHARED

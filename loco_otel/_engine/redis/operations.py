@@ -29,7 +29,7 @@ def make_submission(ticket: Ticket) -> Operation:
     request = ticket.request
     waited = ticket.waited_ticks if ticket.repeated else 0
     facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(is_immediate(ticket))
-    return ("submit", ticket.id, *facts, request.tokens)
+    return ("submit", ticket.id, *facts, request.tokens, *_list_extra_facts(ticket))
 
 
 def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]:
@@ -47,7 +47,7 @@ def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]
             waited = ticket.waited_ticks
         request = ticket.request
         facts = request.resources[0], _name_queue(ticket), request.weight, max(0, waited), state, tick, request.tokens
-        tickets.append((ticket.id, *facts))
+        tickets.append((ticket.id, *facts, *_list_extra_facts(ticket)))
     # The leases first, so that nothing is granted in their place.
     tickets.sort(key=lambda fields: fields[5] != _HELD)
     return tickets
@@ -57,6 +57,11 @@ def is_immediate(ticket: Ticket) -> bool:
     """Return whether a ticket may not wait."""
     timeout = ticket.request.timeout
     return timeout is not None and timeout <= 0
+
+
+def _list_extra_facts(ticket: Ticket) -> Sequence[str]:
+    """Return what most tickets do not have: a run."""
+    return () if ticket.request.run is None else (ticket.request.run,)
 
 
 def _name_queue(ticket: Ticket) -> str:

@@ -25,16 +25,21 @@ shared_limits = st.builds(
     tokens_per_minute=tokens,
     capacity_max=st.sampled_from([inf, 2, 4]),
     auto_tune=st.booleans(),
+    by_run=st.booleans(),
 ) | st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3, None]),
-    st.sampled_from(["fair", "fifo"]),
+    st.sampled_from(["fair", "fifo", "las"]),
     st.just(0.0),
     st.sampled_from([0, 0, 1, 2, 5]),
     st.sampled_from([{}, {"a": 2000, "b": 300}]),
     requests,
     tokens,
     st.sampled_from([inf, 2, 4]),
+    st.just(False),
+    by_run=st.booleans(),
+    half_life=st.sampled_from([inf, 0.01, 4.0]),
+    run_idle_timeout=st.sampled_from([0.5, 900.0]),
 )
 
 
@@ -65,9 +70,10 @@ class PairMachine(RuleBasedStateMachine):
         weight=st.sampled_from([500, 1000, 3000]),
         immediate=st.booleans(),
         tokens=st.sampled_from([0, 10, 400, 2000]),
+        run=st.sampled_from([None, "r1", "r2"]),
     )
-    def submit(self, agent: str, weight: int, immediate: bool, tokens: int) -> None:
-        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens)
+    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, run: str | None) -> None:
+        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, run=run)
 
     @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))
     def advance(self, milliseconds: int) -> None:
