@@ -111,6 +111,23 @@ def find_exempt_waiter(resources: Resources, is_blocked: _IsBlocked, now: float)
     return None
 
 
+def iter_stuck_classes(
+    resources: Resources, is_blocked: _IsBlocked, now: float
+) -> Iterator[tuple[str, Priority, int, Ticket]]:
+    """Yield the classes with a ceiling that have leases here, none of which can end before a waiter here.
+
+    For the place that decides the grants of remote pools: resource, class, number of these leases, next waiter.
+    """
+    for queue_set in resources.waiting_queue_sets:
+        for priority, level in queue_set.levels.items() if queue_set.order is not None else ():
+            for pool in queue_set.pools if level else ():
+                if pool.rules[priority].has_ceiling and not _has_active_lease(level, [pool], priority, is_blocked, now):
+                    count = sum(lease.request.priority is priority for lease in pool.leases.values())
+                    if count:
+                        ticket, _ = level.select_next(queue_set.tick, queue_set.max_wait_ticks)
+                        yield pool.name, priority, count, ticket
+
+
 def _has_active_lease(
     level: PriorityLevel, pools: Sequence[SlotPool], priority: Priority, is_blocked: _IsBlocked, now: float
 ) -> bool:

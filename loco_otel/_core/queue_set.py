@@ -231,6 +231,8 @@ class QueueSet:
         if self.order is None:
             self.normal.separate_lines()
             self.levels = {it: self.normal if it is _NORMAL else self._make_level() for it in self._rules}
+            for level in self.levels.values():
+                level.policy.alpha = self.normal.policy.alpha  # as adapted
             self.order = PriorityOrder(self._rules)
             self._update_shortcuts()
             self._update_order()

@@ -46,6 +46,12 @@ def refuse_immediate(core: Scheduler, ticket: Ticket, now: float) -> None:
         core._reject_waiter(ticket, Outcome.TIMEOUT, now)
 
 
+def reject_overdue(core: Scheduler, ticket: Ticket, now: float) -> None:
+    """Reject a WAITING ticket whose deadline has passed for the other place."""
+    if ticket.state is State.WAITING:
+        core._reject_waiter(ticket, Outcome.DEADLINE, now)
+
+
 def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) -> bool:
     """Record that the other place has queued a ticket, and return whether it is rejected, as `excess` is positive.
 

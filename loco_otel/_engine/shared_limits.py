@@ -5,6 +5,8 @@ from math import inf
 from types import MappingProxyType
 from typing import NamedTuple
 
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
+
 _NO_SHARES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -33,3 +35,5 @@ class SharedLimits(NamedTuple):
     """Of `las`: seconds after which it forgets what has no calls."""
     tenant_shares: Mapping[str, int] = _NO_SHARES
     """In thousandths, by tenant."""
+    priorities: PriorityRules = DEFAULT_PRIORITY_RULES
+    """How the classes of urgency are served."""

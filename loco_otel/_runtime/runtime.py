@@ -407,6 +407,7 @@ def _make_shared_limits(settings: Settings) -> SharedLimits:
         settings.half_life or inf if settings.policy == "las" else inf,
         settings.run_idle_timeout if settings.policy == "las" else inf,
         _convert_shares(settings.tenant_shares),
+        _build_priority_rules(settings),
     )
 
 

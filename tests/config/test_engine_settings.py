@@ -11,9 +11,10 @@ from loco_otel._budgets.memory_ledger import MemoryLedger
 from loco_otel._budgets.redis.ledger import RedisLedger
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel._config.settings import Settings
+from loco_otel._core.priority_order import PriorityRule
 from loco_otel._runtime.runtime import _make_discovered, _make_statements
 from loco_otel.errors import ConfigurationError
-from loco_otel.events import DEFAULT_RESOURCE
+from loco_otel.events import DEFAULT_RESOURCE, Priority
 
 ENGINE = {"LOCO_ENGINE": "redis://:secret@cache:6379/1", "LOCO_CAPACITY": "4"}
 
@@ -62,6 +63,12 @@ def test_engine_receives_the_shares_of_tenants(config: Callable[[str], dict[str,
     settings = Settings.load({**config("[tenant_shares]\nacme = 2.5"), **ENGINE})
     (statement,) = _make_statements(settings).values()
     assert statement.tenant_shares == {"acme": 2500}
+
+
+def test_engine_receives_the_rules_of_classes(config: Callable[[str], dict[str, str]]) -> None:
+    settings = Settings.load({**config("[priority.background]\nceiling = 3\nstrict = true"), **ENGINE})
+    (statement,) = _make_statements(settings).values()
+    assert statement.priorities[Priority.BACKGROUND] == PriorityRule(1000, is_strict=True, slots=3)
 
 
 def test_engine_receives_a_limit_that_adapts() -> None:

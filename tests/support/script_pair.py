@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
@@ -14,6 +14,7 @@ from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.las import LasPolicy
 from loco_otel._core.policies.load import LoadPolicy
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.remote import RemoteChange, RemoteNote
@@ -25,13 +26,37 @@ from loco_otel._engine.redis.operations import make_operation, make_submission
 from loco_otel._engine.redis.script import SOURCE
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
-from loco_otel.events import Granted, Outcome, RateLimits, Rejected, Request, Spending, Throttled, ThrottleKind, Usage
+from loco_otel.events import (
+    Granted,
+    Outcome,
+    Priority,
+    RateLimits,
+    Rejected,
+    Request,
+    Spending,
+    Throttled,
+    ThrottleKind,
+    Usage,
+)
 
 _WEIGHTS = (500, 1000, 1000, 3000, 7000)
 _TOKENS = (0, 10, 10, 100, 700)
 _LIMIT_FIELDS = (
     *("limit", "ceiling", "_refused_level", "_decreased_at", "_successes", "_successes_required"),
     *("_probe_not_before", "_is_probing"),
+)
+CLASSES: Sequence[PriorityRules] = (
+    DEFAULT_PRIORITY_RULES,
+    {
+        Priority.INTERACTIVE: PriorityRule(8000, is_strict=True),
+        Priority.NORMAL: PriorityRule(4000),
+        Priority.BACKGROUND: PriorityRule(500, slots=1),
+    },
+    {
+        Priority.INTERACTIVE: PriorityRule(3000, fraction=0.5),
+        Priority.NORMAL: PriorityRule(700, slots=2, fraction=0.7),
+        Priority.BACKGROUND: PriorityRule(1000, is_strict=True),
+    },
 )
 _TIME = "call('TIME')"
 _namespaces = itertools.count()
@@ -75,6 +100,7 @@ class ScriptPair:
             tuner=make_tuner(limits),
             by_run=limits.by_run,
             tenant_shares=limits.tenant_shares,
+            priorities=limits.priorities,
         )
         self._set_core_limits(limits)
         self.core.observed = True
@@ -97,13 +123,23 @@ class ScriptPair:
         self._batch.append(["beat"])
 
     def submit(
-        self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0, **caller: str | None
+        self,
+        agent: str,
+        weight: int,
+        *,
+        immediate: bool = False,
+        tokens: int = 0,
+        due: int | None = None,
+        **caller: Any,
     ) -> None:
-        """Request a slot, as a caller with this run and tenant."""
-        request = Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens)
+        """Request a slot, as a caller with this run, tenant and class, within `due` milliseconds."""
+        # In one process a pause until the deadline refuses a request; here it waits, as the pause may be shortened.
+        is_paused = self.core.resources.pools["llm"].paused_until > self.now
+        deadline = None if due is None or is_paused else (self._milliseconds + due) / 1000
+        request = Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens, deadline=deadline)
         ticket = Ticket(request._replace(**caller), "p")
-        self.live[ticket.id] = ticket
         self.core.submit(ticket, self.now)
+        self.live[ticket.id] = ticket
         self._batch.append(make_submission(ticket))
 
     def release(self, ticket: Ticket, correction: int, used: int | None = None) -> None:
@@ -127,7 +163,8 @@ class ScriptPair:
         waited = ticket.waited_ticks
         self.core.resume_ticket(ticket, self.now)
         granted_ticks, ticket.waited_ticks = ticket.waited_ticks, waited
-        self._batch.append(make_submission(ticket))
+        if ticket.outcome is not Outcome.DEADLINE:
+            self._batch.append(make_submission(ticket))
         ticket.waited_ticks = granted_ticks
         if ticket.state is State.REJECTED:
             self._add_note(RemoteChange.ENDED, ticket)
@@ -155,6 +192,7 @@ class ScriptPair:
                 limits.tenant_shares,
                 tuner=make_tuner(limits),
                 by_run=limits.by_run,
+                priorities=limits.priorities,
             )
         self.core.grant_all_waiting(self.now)
         self._batch.append(["state", make_statement(limits, "llm", 0)])
@@ -175,12 +213,23 @@ class ScriptPair:
         events, self.core.events, self.core.decided = self.core.events, [], []
         granted = self._run(batch)
         expected = [_describe(event) for event in events if isinstance(event, Granted)]
-        full = {event.ticket.id for event in events if isinstance(event, Rejected) and _is_full(event)}
-        answered = [_normalize(grant) for grant in granted if grant[1] != "full"]
+        refused = {"full": Outcome.TIMEOUT, "late": Outcome.DEADLINE}
+        answered = [_normalize(grant) for grant in granted if grant[1] not in refused]
         assert answered == expected, f"{batch}: the script granted {answered}, the core {expected}"
-        assert {grant[0] for grant in granted if grant[1] == "full"} == full
+        rejected = {it.ticket.id: it.outcome for it in events if isinstance(it, Rejected) and it.ticket.id in self.live}
+        ends = {operation[1] for operation in batch if operation[0] == "end"}
+        # Of one that its process has ended, too, in this batch, the script need not know the deadline.
+        told, due = (
+            {
+                name: it
+                for name, it in outcomes
+                if it is Outcome.TIMEOUT or (it is Outcome.DEADLINE and name not in ends)
+            }
+            for outcomes in ([(grant[0], refused.get(grant[1])) for grant in granted], rejected.items())
+        )
+        assert told == due, f"{batch}: the script refused {told}, the core {due}"
         self.grants += len(expected)
-        waited = {grant[0]: grant[4] for grant in granted if grant[1] != "full"}
+        waited = {grant[0]: grant[4] for grant in granted if grant[1] not in refused}
         assert all(self.live[name].waited_ticks == ticks for name, ticks in waited.items())
         held = set(self._client.zrange(f"{self.base}:{self._epoch}:held:llm", 0, -1))
         self.live = {name: ticket for name, ticket in self.live.items() if not ticket.state.is_ended}
@@ -278,11 +327,14 @@ def draw_limits(rng: random.Random) -> SharedLimits:
         rng.choice([math.inf, 0.01, 4.0, 30.0]) if is_dated else math.inf,
         rng.choice([0.5, 20.0, 900.0]) if is_dated else math.inf,
         rng.choice([{}, {"t1": 3000}]),
+        rng.choice(CLASSES),
     )
 
 
-def run_step(pair: ScriptPair, rng: random.Random, agents: list[str], tenants: list[str | None]) -> None:
-    """Do one random operation on both sides."""
+def run_step(
+    pair: ScriptPair, rng: random.Random, agents: list[str], tenants: list[str | None], is_urgent: float
+) -> None:
+    """Do one random operation on both sides; `is_urgent` is the part of requests with a class and a deadline."""
     chance = rng.random()
     holders = pair.list_tickets(State.GRANTED)
     if chance < 0.05 and holders:
@@ -293,6 +345,8 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str], tenants: l
         some = agents[: rng.choice([1, len(agents)])]
         immediate, run = rng.random() < 0.1, rng.choice([None, "r1", "r2", f"r{len(pair.live)}"])
         facts = {"tokens": rng.choice(_TOKENS), "run": run, "tenant": rng.choice(tenants)}
+        if rng.random() < is_urgent:
+            facts |= {"priority": rng.choice(list(Priority)), "due": rng.choice([None, None, 40, 900, 60_000])}
         pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, **facts)
     elif chance < 0.85 and holders:
         pair.release(rng.choice(holders), rng.choice([0, 0, -400, 900]), rng.choice([None, 0, 15, 300]))
@@ -309,7 +363,7 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str], tenants: l
 def _list_order(limits: SharedLimits) -> list[object]:
     """Return what decides the order of waiters."""
     order = limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares, limits.auto_tune
-    return [*order, limits.by_run, limits.half_life, limits.run_idle_timeout, limits.tenant_shares]
+    return [*order, limits.by_run, limits.half_life, limits.run_idle_timeout, limits.tenant_shares, limits.priorities]
 
 
 def _describe(event: Granted) -> tuple[Any, ...]:
@@ -320,7 +374,3 @@ def _describe(event: Granted) -> tuple[Any, ...]:
 def _normalize(grant: list[Any]) -> tuple[Any, ...]:
     """Without the ticks of all waits, which the ticket has only until it waits again."""
     return (*grant[:4], float(grant[5]), int(grant[6]), grant[7])
-
-
-def _is_full(event: Rejected) -> bool:
-    return event.outcome is Outcome.TIMEOUT

@@ -38,7 +38,7 @@ def make_engine(
         idle_timeout=limits.run_idle_timeout,
     )
     bounds = {"max_wait_ticks": limits.max_wait_ticks, "max_waiters": max_waiters}
-    bounds |= {"by_run": limits.by_run, "tenant_shares": limits.tenant_shares}
+    bounds |= {"by_run": limits.by_run, "tenant_shares": limits.tenant_shares, "priorities": limits.priorities}
     if limits.capacity is None:
         ceiling = limits.capacity_max
         core = Scheduler({}, policy, make_unknown_pool=lambda name: SlotPool(name, AdaptiveLimit(ceiling)), **bounds)

@@ -17,6 +17,7 @@ from loco_otel._core.remote_grants import (
     confirm_waiting,
     find_loan,
     refuse_immediate,
+    reject_overdue,
     switch_pools,
     update_remote_pool,
 )
@@ -30,7 +31,14 @@ from loco_otel._engine.redis.batches import BatchLog, LineState, Operation, Repl
 from loco_otel._engine.redis.link import Link
 from loco_otel._engine.redis.local_shares import LocalShares
 from loco_otel._engine.redis.modes import ModeSwitch
-from loco_otel._engine.redis.operations import WAITING, is_immediate, list_tickets, make_operation, make_submission
+from loco_otel._engine.redis.operations import (
+    WAITING,
+    is_immediate,
+    list_stuck_classes,
+    list_tickets,
+    make_operation,
+    make_submission,
+)
 from loco_otel._engine.redis.reports import list_learnt, make_report
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.redis.statements import apply_line, differ_from_line, make_statement
@@ -98,6 +106,7 @@ class RedisEngine(InProcessEngine):
         self._remove_unused()
         self._stated = dict.fromkeys(self._statements, 0)
         self._reported: dict[str, Operation] = {}
+        self._reported_classes: dict[tuple[str, int], tuple[int, str]] = {}
         self._loans: dict[int, Lenders] = {}
         self._shares = LocalShares()
         self._warned: set[str] = set()
@@ -140,7 +149,7 @@ class RedisEngine(InProcessEngine):
                 if note.change is RemoteChange.ENDED:
                     self._loans.pop(note.ticket.seq, None)
             core.remote.notes = []
-            if core.count_waiting() or self._reported:
+            if core.count_waiting() or self._reported or self._reported_classes:
                 operations += self._report_loans()
             if operations:
                 self._link.start()
@@ -163,6 +172,10 @@ class RedisEngine(InProcessEngine):
         operations: list[Operation] = [("blocked", name, 0, "", "") for name in self._reported.keys() - reports.keys()]
         operations += [("blocked", name, *it) for name, it in reports.items() if self._reported.get(name) != it]
         self._reported = reports
+        stuck = list_stuck_classes(core, self._clock()) if core.has_priorities else {}
+        operations += [("capped", *key, 0, "") for key in self._reported_classes.keys() - stuck.keys()]
+        operations += [("capped", *key, *it) for key, it in stuck.items() if self._reported_classes.get(key) != it]
+        self._reported_classes = stuck
         return operations
 
     def _recover(self, now: float) -> None:
@@ -214,13 +227,13 @@ class RedisEngine(InProcessEngine):
             if not core.remote.is_deciding:
                 self._switch_to(EngineMode.REMOTE, core, now)
             core.remote.notes = []
-            self._reported = {}
+            self._reported, self._reported_classes = {}, {}
             self._unstated = []
             self._remove_unused()
             statements = [make_statement(it, name, self._stated[name]) for name, it in self._statements.items()]
             learnt = list_learnt(self._lines.values())
             host = f"{socket.gethostname()} {os.getpid()}"
-            tickets = list_tickets(core, self._statements)
+            tickets = list_tickets(core, self._statements, now)
             with self._link.lock:
                 self._link.log.start_sync(statements, tickets, host, self._shares.list_spent(now), learnt)
                 for ticket in core.tickets.values():
@@ -265,6 +278,9 @@ class RedisEngine(InProcessEngine):
                 continue
             if reason == "full":
                 refuse_immediate(core, ticket, now)
+                continue
+            if reason == "late":
+                reject_overdue(core, ticket, now)
                 continue
             tick, ticks, all_ticks, score, weight, age = facts
             line = self._lines.get(ticket.request.resources[0])

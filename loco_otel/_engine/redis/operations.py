@@ -2,17 +2,21 @@
 
 from collections.abc import Container, Sequence
 
+from loco_otel._core.idle_leases import iter_stuck_classes
 from loco_otel._core.policies.base import key_of
 from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import Operation
+from loco_otel.events import Priority
 
 WAITING, _HELD, _SUSPENDED = 0, 1, 2
 """The states of a ticket in a sync, see `lua/state.lua`."""
 
 _SEPARATOR = "\x1f"
 """Between the parts of a queue's key: tenant, agent or run."""
+
+_CLASSES = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 def make_operation(note: RemoteNote) -> Operation:
@@ -27,15 +31,21 @@ def make_operation(note: RemoteNote) -> Operation:
     return (note.change.value, ticket.id, note.pause, note.header or "")
 
 
+def list_stuck_classes(core: Scheduler, now: float) -> dict[tuple[str, int], tuple[int, str]]:
+    """Return number of leases and next waiter of each class that only its ceiling delays, by resource and class."""
+    stuck = iter_stuck_classes(core.resources, core.deadlock_detector.is_blocked, now)
+    return {(name, _CLASSES[priority]): (count, ticket.id) for name, priority, count, ticket in stuck}
+
+
 def make_submission(ticket: Ticket) -> Operation:
     """Return the request of a slot."""
     request = ticket.request
     waited = ticket.waited_ticks if ticket.repeated else 0
     facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(is_immediate(ticket))
-    return ("submit", ticket.id, *facts, request.tokens, *_list_extra_facts(ticket))
+    return ("submit", ticket.id, *facts, request.tokens, *_list_extra_facts(ticket, ticket.waiting_since))
 
 
-def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]:
+def list_tickets(core: Scheduler, shared: Container[str], now: float) -> Sequence[Operation]:
     """Return all tickets at shared resources, for a sync, but for those that may not wait."""
     tickets: list[Operation] = []
     for ticket in core.tickets.values():
@@ -50,7 +60,7 @@ def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]
             waited = ticket.waited_ticks
         request = ticket.request
         facts = request.resources[0], _name_queue(ticket), request.weight, max(0, waited), state, tick, request.tokens
-        tickets.append((ticket.id, *facts, *_list_extra_facts(ticket)))
+        tickets.append((ticket.id, *facts, *_list_extra_facts(ticket, now)))
     # The leases first, so that nothing is granted in their place.
     tickets.sort(key=lambda fields: fields[5] != _HELD)
     return tickets
@@ -62,10 +72,14 @@ def is_immediate(ticket: Ticket) -> bool:
     return timeout is not None and timeout <= 0
 
 
-def _list_extra_facts(ticket: Ticket) -> Sequence[str]:
-    """Return what most tickets do not have: a run."""
-    run = ticket.request.run
-    return () if run is None else (run.replace(_SEPARATOR, " "),)
+def _list_extra_facts(ticket: Ticket, now: float) -> Sequence[str | int]:
+    """Return what most tickets do not have: a run, another class than `normal`, ms until the deadline; -1 is none."""
+    request = ticket.request
+    run, deadline = request.run, request.deadline
+    if run is None and deadline is None and request.priority is Priority.NORMAL:
+        return ()
+    due = -1 if deadline is None else max(0, round((deadline - now) * 1000))
+    return (run or "").replace(_SEPARATOR, " "), _CLASSES[request.priority], due
 
 
 def _name_queue(ticket: Ticket) -> str:

@@ -3,6 +3,7 @@
 import json
 from math import inf
 
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES
 from loco_otel._engine.redis.batches import LineState, Operation
 from loco_otel._engine.redis.resp import format_json
 from loco_otel._engine.shared_limits import SharedLimits
@@ -27,6 +28,9 @@ def format_order(limits: SharedLimits) -> str:
         facts["by_run"] = 1
     if limits.tenant_shares:
         facts["tenant_shares"] = dict(sorted(limits.tenant_shares.items()))
+    if limits.priorities != DEFAULT_PRIORITY_RULES:
+        rules = limits.priorities.values()
+        facts["classes"] = [(it.share, it.is_strict, -1 if it.slots is None else it.slots, it.fraction) for it in rules]
     if limits.policy == "las":
         # As text: JSON has no infinity.
         facts |= {"half_life": repr(float(limits.half_life)), "idle_timeout": repr(float(limits.run_idle_timeout))}
@@ -84,6 +88,7 @@ def _list_order_facts(order: str) -> list[tuple[str, object]]:
     facts = json.loads(order) if order else {}
     return [
         ("queue_by", "run" if facts.get("by_run") else "agent"),
+        ("priority", facts.get("classes", "by default")),
         ("tenant_shares", facts.get("tenant_shares", {})),
         ("half_life", float(facts.get("half_life", inf))),
         ("run_idle_timeout", float(facts.get("idle_timeout", inf))),

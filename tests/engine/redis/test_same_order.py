@@ -8,10 +8,11 @@ from effort import scale
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from script_pair import ScriptPair, draw_limits, run_step
+from script_pair import CLASSES, ScriptPair, draw_limits, run_step
 
 from loco_otel._core.ticket import State
 from loco_otel._engine.shared_limits import SharedLimits
+from loco_otel.events import Priority
 
 requests = st.sampled_from([None, None, 60, 7.3])
 tokens = st.sampled_from([None, None, 1000, 30_000 / 7])
@@ -28,6 +29,7 @@ shared_limits = st.builds(
     auto_tune=st.booleans(),
     by_run=st.booleans(),
     tenant_shares=tenant_shares,
+    priorities=st.sampled_from(CLASSES),
 ) | st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3, None]),
@@ -43,6 +45,7 @@ shared_limits = st.builds(
     half_life=st.sampled_from([inf, 0.01, 4.0]),
     run_idle_timeout=st.sampled_from([0.5, 900.0]),
     tenant_shares=tenant_shares,
+    priorities=st.sampled_from(CLASSES),
 )
 
 
@@ -52,9 +55,10 @@ def test_script_grants_as_the_core(client: Any) -> None:
         pair = ScriptPair(client, draw_limits(rng))
         agents = [f"a{number}" for number in range(rng.choice([2, 4, 10, 40]))]
         tenants = rng.choice([[None], [None, "t1"], ["t1", "t2", "t3", None, None, None]])
+        is_urgent = rng.choice([0, 0, 0.3])
         for _ in range(rng.choice([20, 50, 200])):
             for _ in range(rng.choice([1, 1, 3, 8])):
-                run_step(pair, rng, agents, tenants)
+                run_step(pair, rng, agents, tenants, is_urgent)
             pair.compare()
         pair.close()
         grants += pair.grants
@@ -75,10 +79,15 @@ class PairMachine(RuleBasedStateMachine):
         immediate=st.booleans(),
         tokens=st.sampled_from([0, 10, 400, 2000]),
         caller=st.fixed_dictionaries(
-            {"run": st.sampled_from([None, "r1", "r2"]), "tenant": st.sampled_from([None, None, "t1", "t2"])}
+            {
+                "run": st.sampled_from([None, "r1", "r2"]),
+                "tenant": st.sampled_from([None, None, "t1", "t2"]),
+                "priority": st.sampled_from([Priority.NORMAL, *Priority]),
+                "due": st.sampled_from([None, None, 1, 250, 20_000]),
+            }
         ),
     )
-    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, caller: dict[str, str | None]) -> None:
+    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, caller: dict[str, Any]) -> None:
         self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, **caller)
 
     @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))

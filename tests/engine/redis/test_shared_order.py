@@ -1,4 +1,4 @@
-"""The order of waiters of several processes: by runs, by the service that they have attained, and by tenants."""
+"""The order of waiters of several processes: by runs, by attained service, by tenants and by urgency."""
 
 from math import inf
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from shared_engine import LLM, Make, acquire, submit, wait_decided, wait_queued, wait_until
 
+from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.engine import RedisEngine
 from loco_otel._engine.shared_limits import SharedLimits
-from loco_otel.events import Request
+from loco_otel.events import Outcome, Priority, Request
 
 BY_RUN = SharedLimits(1, "las", 0.0, 0, by_run=True, half_life=60.0, run_idle_timeout=600.0)
 
@@ -19,8 +20,8 @@ def limits() -> SharedLimits:
     return BY_RUN
 
 
-def submit_as(engine: RedisEngine, run: str | None, weight: int = 1000, tenant: str | None = None) -> Ticket:
-    ticket = engine.create_ticket(Request("agent", weight, LLM, run=run, tenant=tenant))
+def submit_as(engine: RedisEngine, run: str | None, weight: int = 1000, **facts: Any) -> Ticket:
+    ticket = engine.create_ticket(Request("agent", weight, LLM, run=run, **facts))
     engine.submit(ticket)
     return ticket
 
@@ -118,3 +119,63 @@ def test_separator_in_a_name_makes_no_tenant(make: Make, client: Any, namespace:
     assert client.hget(key, "is_tenanted") == "0"
     engine.release(lease)
     assert wait_decided(engine, waiter).state is State.GRANTED
+
+
+def test_urgent_calls_of_all_processes_come_first(make: Make) -> None:
+    strict = {**DEFAULT_PRIORITY_RULES, Priority.INTERACTIVE: PriorityRule(8000, is_strict=True)}
+    limits = BY_RUN._replace(priorities=strict)
+    here, there = make(limits), make(limits)
+    lease = acquire(here)
+    normal = wait_queued(submit_as(here, "run"))
+    urgent = wait_queued(submit_as(there, "other", priority=Priority.INTERACTIVE))
+    here.release(lease)
+    assert wait_decided(there, urgent).state is State.GRANTED
+    there.release(urgent)
+    assert wait_decided(here, normal).state is State.GRANTED
+
+
+def test_earliest_deadline_of_all_processes_is_first(make: Make) -> None:
+    here, there = make(), make()
+    lease = acquire(here)
+    late = wait_queued(submit_as(here, "run", deadline=here.read_clock() + 900))
+    early = wait_queued(submit_as(there, "other", deadline=there.read_clock() + 600))
+    here.release(lease)
+    assert wait_decided(there, early).state is State.GRANTED
+    there.release(early)
+    assert wait_decided(here, late).state is State.GRANTED
+
+
+def test_ceiling_of_a_class_holds_for_all_processes(make: Make) -> None:
+    limits = BY_RUN._replace(capacity=2)
+    here, there = make(limits), make(limits)
+    first = submit_as(here, "run", priority=Priority.BACKGROUND)
+    wait_until(lambda: first.state is State.GRANTED)
+    second = wait_queued(submit_as(there, "other", priority=Priority.BACKGROUND))
+    assert acquire(there).state is State.GRANTED
+    here.release(first)
+    assert wait_decided(there, second).state is State.GRANTED
+
+
+def test_nested_call_of_a_class_passes_its_ceiling(make: Make) -> None:
+    limits = BY_RUN._replace(
+        capacity=3, priorities={**DEFAULT_PRIORITY_RULES, Priority.BACKGROUND: PriorityRule(1000, slots=1)}
+    )
+    here, there = make(limits), make(limits)
+    # A lease of another class goes on, so not all leases of the resource wait for each other.
+    acquire(there)
+    outer = submit_as(here, "run", priority=Priority.BACKGROUND)
+    wait_until(lambda: outer.state is State.GRANTED)
+    here.set_scopes(outer, ("reader",))
+    inner = wait_queued(submit_as(here, "run", priority=Priority.BACKGROUND))
+    assert wait_decided(here, inner, ("reader",)).state is State.GRANTED
+
+
+def test_call_past_its_deadline_leaves_the_queue(make: Make) -> None:
+    here = make()
+    lease = acquire(here)
+    late = wait_queued(submit_as(here, "run", deadline=here.read_clock() + 0.05))
+    wait_until(lambda: late.state is State.REJECTED)
+    assert late.outcome is Outcome.DEADLINE
+    again = wait_queued(submit_as(here, "run"))
+    here.release(lease)
+    assert wait_decided(here, again).state is State.GRANTED

@@ -1,9 +1,12 @@
 -- Policy `fair`: start-time fair queueing, as _core/policies/fair.py. `agents` holds tag|competes|open calls|member of
 -- each account, where `competes` is 2 from a charge until the next update; `tags` has the competing agents by tag: equal tags are in the order of the members, which begin with the
 -- owing flag, birth and sequence number of the head. `idle` holds the accounts without waiters and open calls.
-local fair = {is_metered = true}
+local fair, read_account, position, find_share
+do
+local call, fmt, int = call, fmt, int
+fair = {is_metered = true}
 local MAX_IDLE = 1000
-local function read_account(P, key)
+function read_account(P, key)
   local A = P.accounts[key]
   if A then return A end
   local s = call('HGET', P.agents, key)
@@ -43,7 +46,7 @@ local function deactivate(P, key, A)
     advance_virtual(P, tonumber(call('ZRANGE', P.idle, 0, 0, 'WITHSCORES')[2]))
   end
 end
-local function position(head) return fmt('%015.0f%015.0f', head.birth, head.seq) end
+function position(head) return fmt('%015.0f%015.0f', head.birth, head.seq) end
 function fair.update(P, key, _, head)
   local A = read_account(P, key)
   if not head then
@@ -75,7 +78,7 @@ function fair.pick(P)
   return string.sub(r[1], 32), (P.virtual - tonumber(r[2])) / 1000000
 end
 function fair.score(P, key) return (P.virtual - read_account(P, key).tag) / 1000000 end
-local function find_share(P, agent) return P.shares and P.shares[string.match(agent, '[^\31]*$')] or 1000 end
+function find_share(P, agent) return P.shares and P.shares[string.match(agent, '[^\31]*$')] or 1000 end
 local function compute_increment(P, agent, weight)
   return P.shares and math.ceil(weight * 1000000 / find_share(P, agent)) or weight * 1000
 end
@@ -109,4 +112,5 @@ function fair.clear(P)
   call('DEL', P.agents, P.tags, P.idle)
   P.accounts, P.changed = {}, {}
   P.virtual, P.open = 0, 0
+end
 end

@@ -1,8 +1,11 @@
 -- What happens to tickets: submit, grant, suspend, end. A step grants while there is room.
-local granted, wakes = {}, {}
-local learning = learning_until > now
+local granted, wakes, learning, report, charge, count_sharers, hold, grant, fill, end_ticket, suspend_ticket, add_facts, submit_ticket
+do
+local call, fmt, int = call, fmt, int
+granted, wakes = {}, {}
+learning = learning_until > now
 
-local function report(id, R, answer)
+function report(id, R, answer)
   if R[OWNER] == owner then granted[#granted + 1] = answer
   else
     local list = wakes[R[OWNER]]
@@ -10,33 +13,40 @@ local function report(id, R, answer)
     list[#list + 1] = answer
   end
 end
-local function charge(L, R)
-  local policy = policies[L.policy]
-  if not (policy.is_metered or L.is_tenanted) or R[CHARGED] == L.version then return end
-  R[CHARGED] = L.version
+function charge(L, R)
+  local policy, V = policies[L.policy], get_level(L, find_class(R))
+  if not (policy.is_metered or V.is_tenanted) or R[CHARGED] == V.version then return end
+  R[CHARGED] = V.version
   if policy.is_dated then R[RUN], R[CHARGED_AT] = R[RUN] or '', seconds end
   local key = find_key(L, R)
-  if L.is_tenanted then tenants.charge(L, R, key) else policy.charge(get_scope(L, key), key, R[AGENT], R[WEIGHT]) end
+  if V.is_tenanted then tenants.charge(V, R, key) else policy.charge(get_scope(V, key), key, R[AGENT], R[WEIGHT]) end
 end
 local function settle(L, R, correction)
-  if R[CHARGED] ~= L.version then return end
-  local key = find_key(L, R)
-  if L.is_tenanted then return tenants.settle(L, R, key, correction) end
-  policies[L.policy].settle(get_scope(L, key), key, R[AGENT], correction, R[CHARGED_AT])
+  local V = get_level(L, find_class(R))
+  if R[CHARGED] == V.version then
+    local key = find_key(L, R)
+    if V.is_tenanted then tenants.settle(V, R, key, correction)
+    else policies[L.policy].settle(get_scope(V, key), key, R[AGENT], correction, R[CHARGED_AT]) end
+  end
+  if R[CLASS] then classes.settle(L, R, correction) end
 end
-local function count_sharers(L)
+function count_sharers(L)
   L.sharers = L.sharers or call('ZCARD', L.shared)
   return L.sharers
 end
-local function hold(L, id, R)
+function hold(L, id, R)
+  if R[CLASS] then classes.add_slot(L, id, R) end
   R[STATE] = HELD
   call('ZADD', L.held, now, id)
   L.used = L.used + 1
 end
 -- Grants a ticket. `head` is that of its agent's queue if the ticket waits, nil if it is new.
-local function grant(L, id, R, reason, score, head, lender)
-  local weight, age = R[WEIGHT], L.tick - (head and head.birth or R[BIRTH])
+function grant(L, id, R, reason, score, head, lender)
+  local queued = head or (L.waiting > 0 and find_head(L.waiters, R[AGENT]))
+  local weight, age = R[WEIGHT], L.tick - (queued and queued.birth or R[BIRTH])
+  if queued and not head then weight = tonumber(call('HGET', L.weights, R[AGENT])) end
   charge(L, R)
+  if head then classes.charge(L, R) end
   take_rates(L, 1, R[TOKENS] or 0)
   if head then weight = weight + dequeue(L, id, R) end
   R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
@@ -47,30 +57,27 @@ local function grant(L, id, R, reason, score, head, lender)
   write_ticket(id, R)
   report(id, R, {id, reason, L.tick, L.tick - R[SINCE], R[WAITED], fmt('%.17g', score), weight, age})
 end
-local function fill(L)
+local function is_overdue(R) return (R[DUE] or -1) >= 0 and R[DUE] <= now end
+-- A waiter whose deadline has passed, and whose process has not ended its wait yet.
+local function reject_overdue(L, id, R)
+  dequeue(L, id, R)
+  settle(L, R, 0)
+  write_ticket(id, false)
+  call('SREM', prefix .. 'own:' .. R[OWNER], id)
+  report(id, R, {id, 'late'})
+end
+function fill(L)
   if learning then return end
   while L.waiting > 0 and L.used < L.limit do
-    local id, reason, score, head
-    if L.guard > 0 then
-      local oldest = call('ZRANGE', L.ages, 0, 0, 'WITHSCORES')
-      if L.tick - tonumber(oldest[2]) >= L.guard then id, reason = string.sub(oldest[1], 16), 'guard' end
-    end
-    if not id then
-      local P, key = pick_scope(L), nil
-      key, score, id = policies[L.policy].pick(P)
-      if key then
-        head = find_head(P.waiters, key)
-        id = head.id
-      end
-      if P.is_apart then head = nil end
-      reason = 'score'
-    end
+    local V = classes.pick(L)
+    if not V then return end
+    local id, reason, score, head = levels.select_next(L, V)
     local R = read_ticket(id)
     local opened, gate = is_open(L, R)
     L.gate = gate or ''
     if not opened then return end
-    head, score = head or find_head(L.waiters, R[AGENT]), score or compute_score(L, R)
-    grant(L, id, R, reason, score, head)
+    if is_overdue(R) then reject_overdue(L, id, R)
+    else grant(L, id, R, reason, score or compute_score(L, R), head or find_head(L.waiters, R[AGENT])) end
   end
 end
 
@@ -81,6 +88,7 @@ local function free_slot(L, id, R)
     return false
   end
   if call('ZREM', L.held, id) == 0 then return false end
+  if R[CLASS] then classes.remove_slot(L, id, R) end
   L.used = L.used - 1
   if count_sharers(L) == 0 then return true end
   local heir
@@ -101,7 +109,7 @@ local function free_slot(L, id, R)
 end
 -- `requests` and `tokens` are what it takes of the rates beyond its estimate; of a lease alone, as a waiter took nothing.
 -- `succeeded`: whether the call ended well, by which an adaptive limit grows.
-local function end_ticket(id, correction, requests, tokens, succeeded)
+function end_ticket(id, correction, requests, tokens, succeeded)
   local R = read_ticket(id)
   if not R then return end
   local L = get_line(R[LINE])
@@ -120,7 +128,7 @@ local function end_ticket(id, correction, requests, tokens, succeeded)
   end
   fill(L)
 end
-local function suspend_ticket(id, requests, tokens)
+function suspend_ticket(id, requests, tokens)
   local R = read_ticket(id)
   if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
   local L = get_line(R[LINE])
@@ -131,19 +139,27 @@ local function suspend_ticket(id, requests, tokens)
   if freed then advance_tick(L) end
   fill(L)
 end
+-- What most tickets do not have: a run, another class than `normal`, ms until its deadline; -1 is none.
+function add_facts(L, R, run, class, due)
+  if not class then return end
+  R[RUN], R[CHARGED_AT], R[CLASS], R[DUE] = run, R[CHARGED_AT] or 0, class, due < 0 and -1 or now + due
+  R[CLASS_CHARGED] = R[CLASS_CHARGED] or -1
+  if class ~= 1 then enable_classes(L) end
+end
 -- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused
 -- if it is not granted at once.
-local function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run)
+function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run, class, due)
   local is_new = call('SADD', prefix .. 'own:' .. owner, id) == 1
   local R = not is_new and read_ticket(id)
   if R and R[STATE] ~= SUSPENDED then return end
   local L = get_line(name)
   if not R then
     L.seq = L.seq + 1
-    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens, run}
+    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens}
   end
+  add_facts(L, R, run, class, due)
   R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
-  if not learning and L.waiting == 0 and L.used < L.limit and is_open(L, R) then
+  if not learning and L.used < L.limit and not classes.must_queue(L, R) and is_open(L, R) then
     return grant(L, id, R, 'free', 0, nil)
   end
   if immediate == 1 then
@@ -156,4 +172,5 @@ local function submit_ticket(id, name, agent, weight, waited, immediate, tokens,
   write_ticket(id, R)
   enqueue(L, id, R)
   fill(L)
+end
 end

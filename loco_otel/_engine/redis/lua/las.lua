@@ -3,6 +3,8 @@
 -- ones are in the order of their members, which begin with the position of the head. `idle` holds the accounts without
 -- waiters and open calls by the time since which they are silent.
 local las = {is_metered = true, is_dated = true}
+do
+local call, fmt, int = call, fmt, int
 local MAX_IDLE_ACCOUNTS, MAX_EXPONENT = 10000, 512
 local function read_service(P, key)
   local A = P.accounts[key]
@@ -30,7 +32,7 @@ local function divide(x, y)
   return quotient - whole > 0.5 and whole + 1 or whole
 end
 -- Removes accounts that have been silent for long, and keeps the numbers small.
-local function remove_silent(P)
+function las.remove_silent(P)
   while true do
     local r = call('ZRANGE', P.idle, 0, 0, 'WITHSCORES')
     local is_kept = #r == 0 or seconds - tonumber(r[2]) < P.idle_timeout
@@ -68,7 +70,7 @@ end
 function las.score(P, key) return -read_service(P, key).attained / (compute_factor(P, P.last) * 1000) end
 function las.charge(P, key, agent, weight)
   P.last = seconds
-  remove_silent(P)
+  las.remove_silent(P)
   local A = read_service(P, key)
   call('ZREM', P.idle, key)
   A.open = A.open + 1
@@ -77,7 +79,7 @@ function las.charge(P, key, agent, weight)
 end
 function las.settle(P, key, agent, delta, charged_at)
   P.last = seconds
-  remove_silent(P)
+  las.remove_silent(P)
   local A = read_service(P, key)
   if A.open == 0 then return end
   A.open = A.open - 1
@@ -89,4 +91,5 @@ function las.clear(P)
   call('DEL', P.agents, P.tags, P.idle)
   P.accounts, P.changed = {}, {}
   P.origin, P.last = 0, 0
+end
 end

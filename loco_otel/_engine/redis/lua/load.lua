@@ -2,6 +2,8 @@
 -- weights by the birth of the oldest agent, `loads` by themselves. `agents` holds weight|birth|member of each agent that
 -- waits.
 local load = {is_metered = false}
+do
+local call, fmt, int = call, fmt, int
 local function update_top(P, weight)
   local r = call('ZRANGE', P.bucket .. weight, 0, 0, 'WITHSCORES')
   if #r == 0 then
@@ -81,4 +83,5 @@ end
 function load.clear(P)
   for _, weight in ipairs(call('ZRANGE', P.loads, 0, -1)) do call('DEL', P.bucket .. weight) end
   call('DEL', P.tops, P.loads, P.agents)
+end
 end

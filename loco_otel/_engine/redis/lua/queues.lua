@@ -1,20 +1,17 @@
 -- The queues of waiters: one for each agent, by which grants are reported. The policy orders them, or with `by_run` those
 -- of the runs, which it has apart.
+local find_key, compute_score, replace_order, enable_classes, enqueue, dequeue
+do
+local call, fmt, int = call, fmt, int
 
--- The oldest waiter of a queue: {birth, seq, id}.
-local function find_head(waiters, key)
-  local r = call('ZRANGE', waiters .. key, 0, 0, 'WITHSCORES')
-  if #r == 0 then return nil end
-  return {birth = tonumber(r[2]), seq = tonumber(string.sub(r[1], 1, 15)), id = string.sub(r[1], 16)}
-end
 -- Returns the key of the queue that the policy orders.
-local function find_key(L, R)
+function find_key(L, R)
   if (R[RUN] or '') == '' or read_order(L).by_run ~= 1 then return R[AGENT] end
   return find_tenant(R[AGENT]) .. '\31' .. R[RUN] .. '\31run'
 end
-local function compute_score(L, R)
+function compute_score(L, R)
   local key = find_key(L, R)
-  return policies[L.policy].score(get_scope(L, key), key)
+  return policies[L.policy].score(get_scope(get_level(L, find_class(R)), key), key)
 end
 local function add_to_queue(waiters, weights, key, R, member)
   call('ZADD', waiters .. key, int(R[BIRTH]), member)
@@ -59,43 +56,78 @@ local function empty_scopes(L)
   clear_scopes(L)
   L.version = L.version + 1
 end
+local function names_tenant(L)
+  if not L.is_classed then
+    for _, key in ipairs(call('HKEYS', L.weights)) do if find_tenant(key) ~= '' then return true end end
+    return false
+  end
+  for _, member in ipairs(call('ZRANGE', L.ages, 0, -1)) do
+    if find_tenant(read_ticket(string.sub(member, 16))[AGENT]) ~= '' then return true end
+  end
+  return false
+end
 -- Orders all waiters anew: `change` replaces what they were ordered by.
-local function replace_order(L, change)
-  empty_scopes(L)
+function replace_order(L, change)
+  for _, V in ipairs(levels.list(L)) do empty_scopes(V) end
+  classes.clear(L)
   change()
   L.facts = nil
-  for _, key in ipairs(call('HKEYS', L.weights)) do L.is_tenanted = L.is_tenanted or find_tenant(key) ~= '' end
-  fill_scopes(L)
+  L.is_classed = L.is_classed or classes.has_ceiling(L, 1)
+  for _, V in ipairs(levels.list(L)) do
+    V.is_tenanted, V.scope.is_ready = names_tenant(V), nil
+    fill_scopes(V)
+  end
+  classes.update(L)
 end
-local function enqueue(L, id, R)
-  local key, member = find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
-  call('ZADD', L.ages, int(R[BIRTH]), member)
+-- Orders by class from now on: the queues by agent hold waiters of all classes, so the policy gets queues apart.
+function enable_classes(L)
+  if L.is_classed then return end
+  local was_apart = get_scope(L, '').is_apart
+  L.is_classed, L.scope.is_ready = true, nil
+  for _, P in pairs(L.scopes) do prepare_scope(L, P) end
+  for _, member in ipairs(was_apart and {} or call('ZRANGE', L.ages, 0, -1)) do
+    local R = read_ticket(string.sub(member, 16))
+    local key = find_key(L, R)
+    local P = get_scope(L, key)
+    add_to_queue(P.waiters, P.weights, key, R, member)
+  end
+  classes.update(L)
+end
+function enqueue(L, id, R)
+  local V, key, member = get_level(L, find_class(R)), find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
+  call('ZADD', V.ages, int(R[BIRTH]), member)
   L.waiting = L.waiting + 1
   local weight = add_to_queue(L.waiters, L.weights, R[AGENT], R, member)
-  if not L.is_tenanted and find_tenant(R[AGENT]) ~= '' then
-    empty_scopes(L)
-    L.is_tenanted = true
-    return fill_scopes(L)
+  if R[DUE] then levels.add_due(L, V, R, member) end
+  if not V.is_tenanted and find_tenant(R[AGENT]) ~= '' then
+    empty_scopes(V)
+    V.is_tenanted = true
+    fill_scopes(V)
+    return classes.update(L)
   end
-  local P = get_scope(L, key)
+  local P = get_scope(V, key)
   if P.is_apart then weight = add_to_queue(P.waiters, P.weights, key, R, member) end
-  if L.is_tenanted then
-    wake_tenant(L, find_tenant(key))
+  if V.is_tenanted then
+    wake_tenant(V, find_tenant(key))
     call('ZADD', P.ages, int(R[BIRTH]), member)
   end
-  update_queue(L, P, key, weight, find_head(P.waiters, key))
+  update_queue(V, P, key, weight, find_head(P.waiters, key))
+  classes.update(L)
 end
 -- Returns the weight that its agent's other waiters have.
-local function dequeue(L, id, R)
-  local key, member = find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
-  local P = get_scope(L, key)
-  call('ZREM', L.ages, member)
-  if L.is_tenanted then call('ZREM', P.ages, member) end
+function dequeue(L, id, R)
+  local V, key, member = get_level(L, find_class(R)), find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
+  local P = get_scope(V, key)
+  call('ZREM', V.ages, member)
+  if V.is_tenanted then call('ZREM', P.ages, member) end
+  if R[DUE] then levels.remove_due(V, R, member) end
   L.waiting = L.waiting - 1
   if L.waiting == 0 then L.gate = '' end
   local head, left = remove_from_queue(L.waiters, L.weights, R[AGENT], R, member)
   local weight = left
   if P.is_apart then head, weight = remove_from_queue(P.waiters, P.weights, key, R, member) end
-  update_queue(L, P, key, weight, head)
+  update_queue(V, P, key, weight, head)
+  classes.update(L)
   return left
+end
 end

@@ -1,13 +1,16 @@
 -- Rates per minute, as _core/token_bucket.py: the same operations on the same numbers, with the server's time in
 -- seconds. The buckets have a key of their own, outside the epoch: after the last process has left, what it spent counts
 -- until the buckets are full again.
-local seconds = now / 1000
+local seconds, read_rates, save_rates, compute_level, take_rates, is_open, set_rates, empty_buckets, expire_rates
+do
+local call, fmt, int = call, fmt, int
+seconds = now / 1000
 local NO_TIME = -math.huge
 local function parse_bucket(text)
   local rate, level, at = string.match(text or '', '^([^|]+)|([^|]+)|(.+)$')
   return rate and {rate = tonumber(rate), level = tonumber(level), at = tonumber(at)}
 end
-local function read_rates(L)
+function read_rates(L)
   if not L.rates then
     local stored = L.rated and call('HMGET', L.rates_key, 'requests', 'tokens') or {}
     L.rates = {requests = parse_bucket(stored[1]), tokens = parse_bucket(stored[2])}
@@ -19,14 +22,14 @@ local function write_bucket(L, kind)
   if B then call('HSET', L.rates_key, kind, fmt('%.17g|%.17g|%.17g', B.rate, B.level, B.at))
   else call('HDEL', L.rates_key, kind) end
 end
-local function save_rates(L)
+function save_rates(L)
   if L.spent then
     write_bucket(L, 'requests')
     write_bucket(L, 'tokens')
     L.spent = false
   end
 end
-local function compute_level(B)
+function compute_level(B)
   return math.min(B.rate, B.level + math.max(0, seconds - B.at) * B.rate / 60)
 end
 local function compute_available_at(B, amount)
@@ -40,14 +43,14 @@ local function take_tokens(L, B, amount)
   L.spent = true
 end
 -- Negative amounts are returned.
-local function take_rates(L, requests, tokens)
+function take_rates(L, requests, tokens)
   if not L.rated then return end
   local rates = read_rates(L)
   take_tokens(L, rates.requests, requests)
   take_tokens(L, rates.tokens, tokens)
 end
 -- Returns whether rates and the provider's pause allow a ticket; if not, also when they will, and which of them delays it.
-local function is_open(L, R)
+function is_open(L, R)
   if not L.rated and L.paused == 0 then return true end
   local rates = read_rates(L)
   local requests_at = compute_available_at(rates.requests, 1)
@@ -59,7 +62,7 @@ local function is_open(L, R)
 end
 -- 0 is no limit. A rate that stays keeps its bucket; another one starts with a full bucket, and after a loss, in which
 -- nobody knows what was spent, with an empty one.
-local function set_rates(L, requests, tokens)
+function set_rates(L, requests, tokens)
   save_rates(L)
   L.rated, L.rates = true, nil  -- a line that is new has no rates yet, but its bucket may be there
   local rates = read_rates(L)
@@ -75,16 +78,17 @@ local function set_rates(L, requests, tokens)
   save_rates(L)
   call('PERSIST', L.rates_key)
 end
-local function empty_buckets(L)
+function empty_buckets(L)
   for _, B in pairs(read_rates(L)) do
     B.level, B.at = math.min(0, compute_level(B)), seconds
     L.spent = true
   end
 end
 -- Keeps the buckets until they would be full.
-local function expire_rates(L)
+function expire_rates(L)
   save_rates(L)
   local longest = 0
   for _, B in pairs(read_rates(L)) do longest = math.max(longest, (B.rate - compute_level(B)) * 60000 / B.rate) end
   call('PEXPIRE', L.rates_key, int(math.ceil(longest)))
+end
 end

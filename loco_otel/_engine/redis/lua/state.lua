@@ -52,7 +52,7 @@ end
 -- and `last` of `las`.
 local function make_scope(L, suffix, state)
   local virtual, open, origin, last = string.match(state or '0|0|0|0', '^([^|]+)|([^|]+)|([^|]+)|(.+)$')
-  local name = L.name .. suffix
+  local name = L.key .. suffix
   return {line = L, accounts = {}, changed = {}, virtual = tonumber(virtual), open = tonumber(open), origin = tonumber(origin), last = tonumber(last),
           ages = prefix .. 'ages:' .. name, agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name,
           loads = prefix .. 'loads:' .. name, bucket = prefix .. 'bucket:' .. name .. ':', tags = prefix .. 'tags:' .. name,
@@ -75,22 +75,24 @@ local function format_state(P) return fmt('%.17g|%.17g|%.17g|%.17g', P.virtual, 
 local lines, loaded = {}, {}
 local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'order',
                 'state', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner',
-                'is_tenanted'}
+                'is_tenanted', 'is_classed', 'is_dated', 'order_version'}
 local function get_line(name)
   local L = lines[name]
   if L then return L end
   local h = call('HMGET', prefix .. 'line:' .. name, unpack(FIELDS))
   local function num(i) return tonumber(h[i] or '0') end
-  L = {name = name, limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
+  L = {name = name, key = name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), seq = num(9), waiting = num(10),
        order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
        pause_header = string.match(h[17] or '', '|(.*)$') or '', stated_alpha = tonumber(h[18] or '0.25'),
        tuner = h[19] or '', is_tenanted = h[20] == '1', scopes = {},
+       is_classed = h[21] == '1', is_dated = h[22] == '1', order_version = num(23), levels = {},
        rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
        blocked = prefix .. 'blocked:' .. name}
+  L.line = L  -- it is the level of the class `normal`, too
   L.scope = make_scope(L, '', h[12])
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
   L.used = call('ZCARD', L.held)
@@ -102,12 +104,13 @@ local function save_line(L, format)
   if format then save_accounts(L.scope, format) end
   call('HSET', prefix .. 'line:' .. L.name, 'tick', int(L.tick), 'seq', int(L.seq), 'waiting', int(L.waiting),
        'state', format_state(L.scope), 'gate', L.gate, 'alarm', L.alarm, 'is_tenanted', L.is_tenanted and 1 or 0,
-       'version', int(L.version))
+       'version', int(L.version), 'is_classed', L.is_classed and 1 or 0, 'is_dated', L.is_dated and 1 or 0,
+       'order_version', int(L.order_version))
 end
 
 -- A ticket's record is a JSON array with these positions. That of most ends with TOKENS.
-local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS, RUN, CHARGED_AT = 1, 2,
-  3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS, RUN, CHARGED_AT, CLASS, DUE,
+  CLASS_CHARGED = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
 local WAITING, HELD, SUSPENDED, SHARED = 0, 1, 2, 3
 -- Tickets are read once in a step, and written at its end; false is none.
 local tickets, changed_tickets = {}, {}
@@ -120,9 +123,17 @@ local function read_ticket(id)
   end
   return R
 end
+-- Returns a ticket's class: 0 interactive, 1 normal, 2 background.
+local function find_class(R) return R[CLASS] or 1 end
 local function write_ticket(id, R) tickets[id], changed_tickets[id] = R, true end
 local function save_tickets()
   local texts = {}
   for id in pairs(changed_tickets) do texts[id] = tickets[id] and cjson.encode(tickets[id]) end
   write_fields(TICKETS, texts)
+end
+-- The oldest waiter of a queue: {birth, seq, id}.
+local function find_head(waiters, key)
+  local r = call('ZRANGE', waiters .. key, 0, 0, 'WITHSCORES')
+  if #r == 0 then return nil end
+  return {birth = tonumber(r[2]), seq = tonumber(string.sub(r[1], 1, 15)), id = string.sub(r[1], 16)}
 end

@@ -22,7 +22,8 @@ local function apply_statement(s)
        L.rated and 1 or 0, 'stated_alpha', fmt('%.17g', L.stated_alpha), 'tuner', L.tuner, 'order', L.order)
   fill(L)
 end
--- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run}, the last only where it has one
+-- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run, class, due}, the last three only
+-- where they are not the usual ones
 local function register_ticket(s)
   local id, state = s[1], s[6]
   call('SREM', prefix .. 'unseen:' .. owner, id)
@@ -31,7 +32,7 @@ local function register_ticket(s)
   local R = read_ticket(id)
   if R and R[OWNER] ~= owner then return end
   if state == WAITING then
-    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5], 0, s[8], s[9])
+    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5], 0, s[8], s[9], s[10], s[11])
     elseif R[STATE] ~= WAITING then  -- its grant was lost on the way
       report(id, R, {id, R[REASON], L.tick, R[WAITED], R[WAITED], '0', R[WEIGHT], R[WAITED]})
     end
@@ -39,7 +40,8 @@ local function register_ticket(s)
   end
   if not R then
     L.seq = L.seq + 1
-    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', '', s[8], s[9]}
+    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', '', s[8]}
+    add_facts(L, R, s[9], s[10], s[11])
     call('SADD', prefix .. 'own:' .. owner, id)
     charge(L, R)
   elseif R[STATE] == WAITING then
@@ -64,6 +66,7 @@ local function synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
     call('DEL', prefix .. 'wake:' .. owner, unseen)
+    forget_reports(owner)
     if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then record_loss() end
     call('HSET', HOSTS, owner, o[9])
     for _, statement in ipairs(o[6]) do apply_statement(statement) end

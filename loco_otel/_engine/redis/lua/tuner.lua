@@ -1,5 +1,8 @@
 -- Adaptive alpha of policy `load`, as _core/alpha_tuner.py. `tuner` of a line is the tick of the next update, and what the
 -- last updates have seen: tick, weight and number of all that waited. It is empty where alpha is constant.
+local advance_tick
+do
+local call, fmt, int = call, fmt, int
 local STEP, LOW, HIGH, SPREAD, WINDOW, GROWTH, MOST, MARGIN, AGENTS_PER_TICK = 0.01, 0, 0.5, 0.5, 10, 1.2, 0.45, 0.9, 16
 local function read_observations(L)
   local seen = {}
@@ -42,7 +45,8 @@ local function tune_alpha(L)
   call('HSET', prefix .. 'line:' .. L.name, 'alpha', fmt('%.17g', L.alpha), 'tuner', L.tuner)
 end
 -- A slot has become free.
-local function advance_tick(L)
+function advance_tick(L)
   L.tick = L.tick + 1
   tune_alpha(L)
+end
 end
