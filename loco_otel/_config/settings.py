@@ -9,7 +9,6 @@ user wrote it.
 """
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -429,6 +428,9 @@ def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:
     if not path:
         return {}, []
     try:
+        # Here, as few programs have such a file.
+        import tomllib  # noqa: PLC0415
+
         with Path(path).expanduser().open("rb") as file:
             table = tomllib.load(file)
     except (OSError, RuntimeError, ValueError) as error:  # no file; no home, nested too deep; no TOML, no UTF-8
