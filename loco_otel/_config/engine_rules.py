@@ -15,7 +15,7 @@ _UNSHARED = "is not shared by the engine yet: it holds in one process alone, so 
 _OBSERVING = (
     "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
 )
-_UNSHARED_KEYS = ("resources", "tenant_shares")
+_UNSHARED_KEYS = ("resources",)
 
 
 class EngineAddress(NamedTuple):

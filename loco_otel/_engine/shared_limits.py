@@ -31,3 +31,5 @@ class SharedLimits(NamedTuple):
     """Of `las`, in seconds."""
     run_idle_timeout: float = inf
     """Of `las`: seconds after which it forgets what has no calls."""
+    tenant_shares: Mapping[str, int] = _NO_SHARES
+    """In thousandths, by tenant."""

@@ -406,6 +406,7 @@ def _make_shared_limits(settings: Settings) -> SharedLimits:
         settings.queue_by == "run",
         settings.half_life or inf if settings.policy == "las" else inf,
         settings.run_idle_timeout if settings.policy == "las" else inf,
+        _convert_shares(settings.tenant_shares),
     )
 
 

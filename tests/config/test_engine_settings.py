@@ -53,10 +53,15 @@ def test_engine_receives_the_order_of_runs() -> None:
     assert (fair.by_run, fair.half_life, fair.run_idle_timeout) == (True, inf, inf), "they are of las alone"
 
 
-@pytest.mark.parametrize("table", ['[[resources]]\nname = "gpu"\ncapacity = 2', "[tenant_shares]\nacme = 2.0"])
-def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]], table: str) -> None:
+def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]]) -> None:
     with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
-        Settings.load({**config(table), **ENGINE})
+        Settings.load({**config('[[resources]]\nname = "gpu"\ncapacity = 2'), **ENGINE})
+
+
+def test_engine_receives_the_shares_of_tenants(config: Callable[[str], dict[str, str]]) -> None:
+    settings = Settings.load({**config("[tenant_shares]\nacme = 2.5"), **ENGINE})
+    (statement,) = _make_statements(settings).values()
+    assert statement.tenant_shares == {"acme": 2500}
 
 
 def test_engine_receives_a_limit_that_adapts() -> None:

@@ -74,6 +74,7 @@ class ScriptPair:
             max_wait_ticks=limits.max_wait_ticks,
             tuner=make_tuner(limits),
             by_run=limits.by_run,
+            tenant_shares=limits.tenant_shares,
         )
         self._set_core_limits(limits)
         self.core.observed = True
@@ -96,9 +97,11 @@ class ScriptPair:
         self._batch.append(["beat"])
 
     def submit(
-        self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0, run: str | None = None
+        self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0, **caller: str | None
     ) -> None:
-        ticket = Ticket(Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens, run=run), "p")
+        """Request a slot, as a caller with this run and tenant."""
+        request = Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens)
+        ticket = Ticket(request._replace(**caller), "p")
         self.live[ticket.id] = ticket
         self.core.submit(ticket, self.now)
         self._batch.append(make_submission(ticket))
@@ -144,8 +147,15 @@ class ScriptPair:
         before, self._limits = self._limits, limits
         self._set_core_limits(limits)
         if _list_order(before) != _list_order(limits):
-            tuner, by_run = make_tuner(limits), limits.by_run
-            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, self.now, tuner=tuner, by_run=by_run)
+            set_policy(
+                self.core,
+                make_policy(limits),
+                limits.max_wait_ticks,
+                self.now,
+                limits.tenant_shares,
+                tuner=make_tuner(limits),
+                by_run=limits.by_run,
+            )
         self.core.grant_all_waiting(self.now)
         self._batch.append(["state", make_statement(limits, "llm", 0)])
 
@@ -267,10 +277,11 @@ def draw_limits(rng: random.Random) -> SharedLimits:
         rng.random() < 0.3,
         rng.choice([math.inf, 0.01, 4.0, 30.0]) if is_dated else math.inf,
         rng.choice([0.5, 20.0, 900.0]) if is_dated else math.inf,
+        rng.choice([{}, {"t1": 3000}]),
     )
 
 
-def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
+def run_step(pair: ScriptPair, rng: random.Random, agents: list[str], tenants: list[str | None]) -> None:
     """Do one random operation on both sides."""
     chance = rng.random()
     holders = pair.list_tickets(State.GRANTED)
@@ -281,7 +292,8 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
     elif chance < 0.5 or not pair.live:
         some = agents[: rng.choice([1, len(agents)])]
         immediate, run = rng.random() < 0.1, rng.choice([None, "r1", "r2", f"r{len(pair.live)}"])
-        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, tokens=rng.choice(_TOKENS), run=run)
+        facts = {"tokens": rng.choice(_TOKENS), "run": run, "tenant": rng.choice(tenants)}
+        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, **facts)
     elif chance < 0.85 and holders:
         pair.release(rng.choice(holders), rng.choice([0, 0, -400, 900]), rng.choice([None, 0, 15, 300]))
     elif chance < 0.9 and holders:
@@ -297,7 +309,7 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
 def _list_order(limits: SharedLimits) -> list[object]:
     """Return what decides the order of waiters."""
     order = limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares, limits.auto_tune
-    return [*order, limits.by_run, limits.half_life, limits.run_idle_timeout]
+    return [*order, limits.by_run, limits.half_life, limits.run_idle_timeout, limits.tenant_shares]
 
 
 def _describe(event: Granted) -> tuple[Any, ...]:

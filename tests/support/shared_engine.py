@@ -37,7 +37,8 @@ def make_engine(
         half_life=limits.half_life,
         idle_timeout=limits.run_idle_timeout,
     )
-    bounds = {"max_wait_ticks": limits.max_wait_ticks, "max_waiters": max_waiters, "by_run": limits.by_run}
+    bounds = {"max_wait_ticks": limits.max_wait_ticks, "max_waiters": max_waiters}
+    bounds |= {"by_run": limits.by_run, "tenant_shares": limits.tenant_shares}
     if limits.capacity is None:
         ceiling = limits.capacity_max
         core = Scheduler({}, policy, make_unknown_pool=lambda name: SlotPool(name, AdaptiveLimit(ceiling)), **bounds)

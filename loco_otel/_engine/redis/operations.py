@@ -11,6 +11,9 @@ from loco_otel._engine.redis.batches import Operation
 WAITING, _HELD, _SUSPENDED = 0, 1, 2
 """The states of a ticket in a sync, see `lua/state.lua`."""
 
+_SEPARATOR = "\x1f"
+"""Between the parts of a queue's key: tenant, agent or run."""
+
 
 def make_operation(note: RemoteNote) -> Operation:
     """Return the operation of a change."""
@@ -61,10 +64,12 @@ def is_immediate(ticket: Ticket) -> bool:
 
 def _list_extra_facts(ticket: Ticket) -> Sequence[str]:
     """Return what most tickets do not have: a run."""
-    return () if ticket.request.run is None else (ticket.request.run,)
+    run = ticket.request.run
+    return () if run is None else (run.replace(_SEPARATOR, " "),)
 
 
 def _name_queue(ticket: Ticket) -> str:
-    """Return the name of a ticket's queue: agents of different tenants are different agents."""
+    """Return the name of an agent's queue, with its tenant if there is one."""
     key = key_of(ticket.request)
-    return key if isinstance(key, str) else "\x1f".join(key)
+    names = (key,) if isinstance(key, str) else key
+    return _SEPARATOR.join([name.replace(_SEPARATOR, " ") for name in names])

@@ -25,6 +25,8 @@ def format_order(limits: SharedLimits) -> str:
     facts: dict[str, object] = {}
     if limits.by_run:
         facts["by_run"] = 1
+    if limits.tenant_shares:
+        facts["tenant_shares"] = dict(sorted(limits.tenant_shares.items()))
     if limits.policy == "las":
         # As text: JSON has no infinity.
         facts |= {"half_life": repr(float(limits.half_life)), "idle_timeout": repr(float(limits.run_idle_timeout))}
@@ -82,6 +84,7 @@ def _list_order_facts(order: str) -> list[tuple[str, object]]:
     facts = json.loads(order) if order else {}
     return [
         ("queue_by", "run" if facts.get("by_run") else "agent"),
+        ("tenant_shares", facts.get("tenant_shares", {})),
         ("half_life", float(facts.get("half_life", inf))),
         ("run_idle_timeout", float(facts.get("idle_timeout", inf))),
     ]

@@ -1,9 +1,10 @@
-"""The order of waiters of several processes: by runs, and by the service that they have attained."""
+"""The order of waiters of several processes: by runs, by the service that they have attained, and by tenants."""
 
 from math import inf
+from typing import Any
 
 import pytest
-from shared_engine import LLM, Make, acquire, wait_decided, wait_queued, wait_until
+from shared_engine import LLM, Make, acquire, submit, wait_decided, wait_queued, wait_until
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.engine import RedisEngine
@@ -18,8 +19,8 @@ def limits() -> SharedLimits:
     return BY_RUN
 
 
-def submit_as(engine: RedisEngine, run: str, weight: int = 1000) -> Ticket:
-    ticket = engine.create_ticket(Request("agent", weight, LLM, run=run))
+def submit_as(engine: RedisEngine, run: str | None, weight: int = 1000, tenant: str | None = None) -> Ticket:
+    ticket = engine.create_ticket(Request("agent", weight, LLM, run=run, tenant=tenant))
     engine.submit(ticket)
     return ticket
 
@@ -86,3 +87,34 @@ def test_attained_service_ends_with_the_last_process(make: Make) -> None:
     there.release(lease)
     assert wait_decided(there, long).state is State.GRANTED
     assert short.state is State.WAITING
+
+
+@pytest.mark.parametrize("policy", ["load", "las"])
+def test_tenants_of_all_processes_are_served_in_turn(make: Make, policy: str) -> None:
+    limits = BY_RUN._replace(policy=policy, tenant_shares={"large": 2000})
+    here, there = make(limits), make(limits)
+    lease = acquire(here)
+    large = [wait_queued(submit_as(here, f"run-{number}", tenant="large")) for number in range(4)]
+    small = wait_queued(submit_as(there, "other", tenant="small"))
+    # Of equal tenants the one with the oldest waiter is first; the large one may have twice as much.
+    here.release(lease)
+    assert wait_decided(here, large[0]).state is State.GRANTED
+    here.release(large[0])
+    assert wait_decided(there, small).state is State.GRANTED
+    there.release(small)
+    again = wait_queued(submit_as(there, "other", tenant="small"))
+    for ticket in large[1:3]:
+        assert wait_decided(here, ticket).state is State.GRANTED
+        assert again.state is State.WAITING
+        here.release(ticket)
+    assert wait_decided(there, again).state is State.GRANTED
+
+
+def test_separator_in_a_name_makes_no_tenant(make: Make, client: Any, namespace: str) -> None:
+    engine = make()
+    lease = acquire(engine)
+    waiter = wait_queued(submit(engine, "a\x1fb"))
+    (key,) = client.scan_iter(f"loco:{{{namespace}}}:1:*:line:llm_api", count=1000)
+    assert client.hget(key, "is_tenanted") == "0"
+    engine.release(lease)
+    assert wait_decided(engine, waiter).state is State.GRANTED

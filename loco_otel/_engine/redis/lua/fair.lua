@@ -24,6 +24,7 @@ local function advance_virtual(P, virtual)
     if #r == 0 or (virtual and tonumber(r[2]) > virtual) then break end
     call('ZREM', P.idle, r[1])
     remove_account(P, r[1])
+    if P.on_removed then P.on_removed(r[1]) end
   end
   if virtual then P.virtual = virtual end
 end

@@ -12,16 +12,17 @@ local function report(id, R, answer)
 end
 local function charge(L, R)
   local policy = policies[L.policy]
-  if not policy.is_metered or R[CHARGED] == L.version then return end
+  if not (policy.is_metered or L.is_tenanted) or R[CHARGED] == L.version then return end
   R[CHARGED] = L.version
   if policy.is_dated then R[RUN], R[CHARGED_AT] = R[RUN] or '', seconds end
-  policy.charge(get_scope(L), find_key(L, R), R[AGENT], R[WEIGHT])
+  local key = find_key(L, R)
+  if L.is_tenanted then tenants.charge(L, R, key) else policy.charge(get_scope(L, key), key, R[AGENT], R[WEIGHT]) end
 end
 local function settle(L, R, correction)
-  local policy = policies[L.policy]
-  if policy.is_metered and R[CHARGED] == L.version then
-    policy.settle(get_scope(L), find_key(L, R), R[AGENT], correction, R[CHARGED_AT])
-  end
+  if R[CHARGED] ~= L.version then return end
+  local key = find_key(L, R)
+  if L.is_tenanted then return tenants.settle(L, R, key, correction) end
+  policies[L.policy].settle(get_scope(L, key), key, R[AGENT], correction, R[CHARGED_AT])
 end
 local function count_sharers(L)
   L.sharers = L.sharers or call('ZCARD', L.shared)
@@ -49,26 +50,26 @@ end
 local function fill(L)
   if learning then return end
   while L.waiting > 0 and L.used < L.limit do
-    local P = get_scope(L)
-    local id, reason, score, head, key
+    local id, reason, score, head
     if L.guard > 0 then
       local oldest = call('ZRANGE', L.ages, 0, 0, 'WITHSCORES')
       if L.tick - tonumber(oldest[2]) >= L.guard then id, reason = string.sub(oldest[1], 16), 'guard' end
     end
     if not id then
+      local P, key = pick_scope(L), nil
       key, score, id = policies[L.policy].pick(P)
       if key then
         head = find_head(P.waiters, key)
         id = head.id
       end
+      if P.is_apart then head = nil end
       reason = 'score'
     end
     local R = read_ticket(id)
     local opened, gate = is_open(L, R)
     L.gate = gate or ''
     if not opened then return end
-    if not head or P.is_apart then head = find_head(L.waiters, R[AGENT]) end
-    if not score then score = policies[L.policy].score(P, find_key(L, R)) end
+    head, score = head or find_head(L.waiters, R[AGENT]), score or compute_score(L, R)
     grant(L, id, R, reason, score, head)
   end
 end

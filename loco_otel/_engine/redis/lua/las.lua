@@ -41,6 +41,7 @@ local function remove_silent(P)
   local steps = divide(seconds - P.origin, MAX_EXPONENT * P.half_life)
   if steps <= 0 then return end
   P.origin = P.origin + steps * MAX_EXPONENT * P.half_life
+  P.last = math.max(P.last, P.origin)
   save_accounts(P, las.format)
   for _, key in ipairs(call('HKEYS', P.agents)) do
     local A = read_service(P, key)

@@ -35,6 +35,7 @@ for _, L in ipairs(loaded) do
     shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
                          show_rate(rates.requests), show_rate(rates.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L),
                          L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or '', L.order}
+    tenants.save(L)
     save_line(L, policies[L.policy].format)
     save_auto(L)
     save_rates(L)

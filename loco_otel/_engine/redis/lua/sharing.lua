@@ -20,7 +20,7 @@ local function share_slots(L)
     total = total + tonumber(count)
     local R = read_ticket(id)
     if R and R[STATE] == WAITING then
-      local candidate = {-policies[L.policy].score(get_scope(L), find_key(L, R)), R[BIRTH], R[SEQ]}
+      local candidate = {-compute_score(L, R), R[BIRTH], R[SEQ]}
       if not rank or precedes(candidate, rank) then best, rank, record, lender = id, candidate, R, owning end
     end
   end

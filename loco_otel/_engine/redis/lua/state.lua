@@ -56,8 +56,7 @@ local function make_scope(L, suffix, state)
   return {line = L, accounts = {}, changed = {}, virtual = tonumber(virtual), open = tonumber(open), origin = tonumber(origin), last = tonumber(last),
           ages = prefix .. 'ages:' .. name, agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name,
           loads = prefix .. 'loads:' .. name, bucket = prefix .. 'bucket:' .. name .. ':', tags = prefix .. 'tags:' .. name,
-          idle = prefix .. 'idle:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-          weights = prefix .. 'weights:' .. name}
+          idle = prefix .. 'idle:' .. name}
 end
 -- Accounts of queues are read once in a step, and written at its end.
 local function remove_account(P, key)
@@ -75,7 +74,8 @@ local function format_state(P) return fmt('%.17g|%.17g|%.17g|%.17g', P.virtual, 
 -- A line: the waiters and leases of one resource.
 local lines, loaded = {}, {}
 local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'order',
-                'state', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner'}
+                'state', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner',
+                'is_tenanted'}
 local function get_line(name)
   local L = lines[name]
   if L then return L end
@@ -86,7 +86,7 @@ local function get_line(name)
        order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
        pause_header = string.match(h[17] or '', '|(.*)$') or '', stated_alpha = tonumber(h[18] or '0.25'),
-       tuner = h[19] or '',
+       tuner = h[19] or '', is_tenanted = h[20] == '1', scopes = {},
        rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
@@ -101,7 +101,8 @@ end
 local function save_line(L, format)
   if format then save_accounts(L.scope, format) end
   call('HSET', prefix .. 'line:' .. L.name, 'tick', int(L.tick), 'seq', int(L.seq), 'waiting', int(L.waiting),
-       'state', format_state(L.scope), 'gate', L.gate, 'alarm', L.alarm)
+       'state', format_state(L.scope), 'gate', L.gate, 'alarm', L.alarm, 'is_tenanted', L.is_tenanted and 1 or 0,
+       'version', int(L.version))
 end
 
 -- A ticket's record is a JSON array with these positions. That of most ends with TOKENS.

@@ -14,7 +14,7 @@ local function estimate_arrivals(first, last)
 end
 -- The weight and the birth of each agent's queue, as `weight|birth|...`.
 local function list_queues(L)
-  if not get_scope(L).is_apart then return call('HVALS', L.scope.agents) end
+  if not L.is_tenanted and not get_scope(L, '').is_apart then return call('HVALS', L.scope.agents) end
   local entries, weights = {}, call('HGETALL', L.weights)
   for i = 1, #weights, 2 do
     entries[#entries + 1] = fmt('%s|%.0f|', weights[i + 1], find_head(L.waiters, weights[i]).birth)
