@@ -36,14 +36,14 @@ def compare(scenario: Scenario, *policies: str, seeds: int = 1) -> dict[str, Run
 
 
 def test_table_of_the_policies_page_is_reproduced() -> None:
-    """One of its three seeds, as all take a minute."""
+    """One of its twenty seeds, as all take a minute."""
     found = compare(load_scenario("runs"), "fifo", "fair", "fair:run", "las:run", "oracle")
     slowdowns = {name: result.all.slowdown for name, result in found.items()}
     assert slowdowns["fair"] > 0.95 * slowdowns["fifo"], "between agents it is no better"
     assert slowdowns["fair:run"] < 0.6 * slowdowns["fifo"]
     assert slowdowns["oracle"] < slowdowns["las:run"] < 0.75 * slowdowns["fair:run"]
     crawls = {name: result.kinds[2].slowdown_p99 for name, result in found.items()}
-    assert crawls["las:run"] <= 2.5 * crawls["fifo"]
+    assert crawls["las:run"] <= 1.5 * crawls["fifo"]
 
 
 def test_arrivals_are_equal_for_all_policies_and_match_the_load() -> None:

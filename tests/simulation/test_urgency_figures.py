@@ -23,3 +23,11 @@ def test_mean_slowdown_under_las_is_small_at_load_0_9() -> None:
     assert scenario.load == 0.9
     (result,) = compare_runs(scenario, ["las:run"], range(scale(1)))
     assert result.all.slowdown <= 1.6
+
+
+def test_no_kind_of_run_pays_much_for_las_at_load_0_7() -> None:
+    scenario = load_scenario("runs").model_copy(update={"load": 0.7})
+    fifo, las = compare_runs(scenario, ["fifo", "las:run"], range(scale(2)))
+    for before, now in zip(fifo.kinds, las.kinds, strict=True):
+        assert now.p99 <= 1.5 * before.p99, now.kind
+        assert now.slowdown_p99 <= 1.5 * before.slowdown_p99, now.kind

@@ -6,20 +6,29 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from patience import PATIENCE
 
 
 class RedisServer:
-    """A server on a free port of this machine, without persistence unless `aof` is set."""
+    """A server on a free port of this machine, without persistence unless `aof` is set.
 
-    def __init__(self, folder: Path, *, aof: bool = False, program: str = "redis-server") -> None:
-        found = shutil.which(program)
-        assert found is not None, f"the tests need {program}: apt-get install redis-server"
+    Args:
+        folder: where it stores what it persists.
+        aof: whether it writes an append-only file.
+        options: further arguments of the program.
+
+    """
+
+    def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
+        found = shutil.which("redis-server")
+        assert found is not None, "the tests need redis-server: apt-get install redis-server"
         self._program = found
         self._folder = folder
         self._aof = aof
+        self._options = options
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             self.port: int = taken.getsockname()[1]
@@ -32,6 +41,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [
                 self._program,
+                *self._options,
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""),
                 *("--appendonly", "yes" if self._aof else "no", "--appendfsync", "everysec"),
             ],

@@ -22,7 +22,7 @@ def use_set_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _TIMED_SOURCE != SOURCE
 
     def read_time(self: Any) -> float:
-        seconds, micros = self._call("HMGET", f"{self._key}:clock", "seconds", "micros")
+        seconds, micros = self._client.call("HMGET", f"{self._key}:clock", "seconds", "micros")
         return int(seconds) + int(micros) / 1e6
 
     monkeypatch.setattr(link, "SOURCE", _TIMED_SOURCE)

@@ -3,14 +3,12 @@
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import Any
 
 from loco_otel._budgets.redis.records import AccountRecord, make_status, parse_account, parse_hold, parse_row
 from loco_otel._budgets.redis.script import make_ledger_key
 from loco_otel._budgets.spend_totals import aggregate_rows
 from loco_otel._config.engine_rules import EngineAddress, hide_password
-from loco_otel._engine.redis.connection import Connection
-from loco_otel._engine.redis.resp import ServerError
+from loco_otel._engine.redis.client import Client
 from loco_otel.errors import LedgerError
 from loco_otel.money import RUN_ATTRIBUTION, Budget, BudgetStatus, Totals
 
@@ -28,13 +26,10 @@ class LedgerReader:
     """
 
     def __init__(self, url: str, namespace: str, timeout: float) -> None:
-        self._address = EngineAddress.parse(url)
+        self._client = Client(EngineAddress.parse(url), timeout)
         self._name = hide_password(url)
         self._key = make_ledger_key(namespace)
-        self._timeout = timeout
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._moved: tuple[str, int] | None = None
 
     def read_accounts(self) -> tuple[float, dict[str, AccountRecord]]:
         """Return the server's time, and all accounts by name, without what dead processes have reserved.
@@ -47,7 +42,7 @@ class LedgerReader:
             try:
                 now = self._read_time()
                 found = {name: parse_account(name, record) for name, record in self._scan("accounts")}
-                for dead in self._call("ZRANGEBYSCORE", f"{self._key}:processes", "-inf", f"{now:.6f}"):
+                for dead in self._client.call("ZRANGEBYSCORE", f"{self._key}:processes", "-inf", f"{now:.6f}"):
                     for _, hold in self._scan(f"holds:{dead}"):
                         self._subtract_hold(found, hold)
             except Exception as error:
@@ -67,7 +62,7 @@ class LedgerReader:
         first = "" if since is None else since.date().isoformat()
         with self._lock:
             try:
-                found = [day for day in self._call("SMEMBERS", f"{self._key}:{days}") if day >= first]
+                found = [day for day in self._client.call("SMEMBERS", f"{self._key}:{days}") if day >= first]
                 rows = [parse_row(*row) for day in found for row in self._scan(f"{table}:{day}")]
             except Exception as error:
                 raise self._make_error(error) from error
@@ -75,18 +70,16 @@ class LedgerReader:
 
     def close(self) -> None:
         """Close the connection. It is reopened on demand."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._client.close()
 
     def _read_time(self) -> float:
-        seconds, micros = self._call("TIME")
+        seconds, micros = self._client.call("TIME")
         return int(seconds) + int(micros) / 1e6
 
     def _scan(self, name: str) -> Iterator[tuple[str, str]]:
         cursor, seen = "0", set()
         while True:
-            cursor, page = self._call("HSCAN", f"{self._key}:{name}", cursor, "COUNT", _PAGE)
+            cursor, page = self._client.call("HSCAN", f"{self._key}:{name}", cursor, "COUNT", _PAGE)
             for field, value in zip(page[::2], page[1::2], strict=True):
                 if field not in seen:  # it may be returned twice
                     seen.add(field)
@@ -99,24 +92,8 @@ class LedgerReader:
             if name in accounts:
                 accounts[name] = accounts[name]._replace(reserved=max(0, accounts[name].reserved - amount))
 
-    def _call(self, *arguments: str | int) -> Any:
-        try:
-            return self._open().call(*arguments)
-        except ServerError as error:
-            if error.moved_to is None:
-                raise
-            self.close()
-            self._moved = error.moved_to
-            return self._open().call(*arguments)
-
-    def _open(self) -> Connection:
-        if self._connection is None:
-            self._connection = Connection(self._address, self._timeout, self._moved)
-        return self._connection
-
     def _make_error(self, error: Exception) -> LedgerError:
         self.close()
-        self._moved = None
         return LedgerError(f"the ledger {self._name} can't be used: {error or type(error).__name__}")
 
 

@@ -1,6 +1,8 @@
 """Opens connections with redis-py, which is imported only if a shared engine is set."""
 
 import importlib
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from loco_otel._config.engine_rules import EngineAddress
@@ -40,12 +42,29 @@ def open_connection(address: EngineAddress, timeout: float, at: tuple[str, int] 
     }
     pool = redis.ConnectionPool.from_url(address.url, **options)
     if address.sentinels:
-        sentinel = redis.sentinel.Sentinel(
-            list(address.sentinels), socket_timeout=timeout, socket_connect_timeout=timeout
-        )
-        at = sentinel.discover_master(address.service)
+        at = _discover_primary(redis, address, timeout, pool.connection_kwargs)
     if at is not None:
-        pool.connection_kwargs.update(host=at[0], port=at[1])
+        host, port = at
+        # A node of a cluster that does not know its own host replies with a port alone.
+        pool.connection_kwargs.update(host=host or pool.connection_kwargs["host"], port=port)
     connection: Any = pool.make_connection()
     connection.connect()
     return connection
+
+
+def _discover_primary(
+    redis: Any, address: EngineAddress, timeout: float, options: Mapping[str, Any]
+) -> tuple[str, int]:
+    """Return host and port of the primary. Sentinels have no login, or the same as the primary."""
+    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    login = {name: options[name] for name in ("username", "password") if options.get(name)}
+    for tried in ({}, login) if login else ({},):
+        sentinel = redis.sentinel.Sentinel(list(address.sentinels), sentinel_kwargs={**timeouts, **tried})
+        with suppress(redis.exceptions.ConnectionError):
+            host, port = sentinel.discover_master(address.service)
+            return host, port
+    hosts = ", ".join(f"{host}:{port}" for host, port in address.sentinels)
+    raise redis.exceptions.ConnectionError(
+        f"no sentinel of {hosts} returns the primary of {address.service!r}: each is down, refuses the login, or does "
+        "not know it"
+    )

@@ -5,7 +5,7 @@ import time
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
-from loco_otel._engine.redis.connection import Connection
+from loco_otel._engine.redis.client import Client
 from loco_otel._engine.redis.script import make_base_key
 
 _STATES = {0: "waiting", 1: "holding", 2: "paused", 3: "sharing"}
@@ -55,21 +55,18 @@ def read_state(url: str, namespace: str, timeout: float) -> SharedState:
         Exception: the server cannot be reached.
 
     """
-    connection = Connection(EngineAddress.parse(url), timeout, None)
-    try:
+    with Client(EngineAddress.parse(url), timeout) as client:
         base = make_base_key(namespace)
-        epoch = connection.call("HGET", f"{base}:config", "epoch")
+        epoch = client.call("HGET", f"{base}:config", "epoch")
         if epoch is None:
             return SharedState({}, (), 0)
         prefix = f"{base}:{epoch}:"
-        hosts = _pair(connection.call("HGETALL", f"{prefix}hosts"))
-        found = _pair(connection.call("HGETALL", f"{prefix}tickets"))
+        hosts = _pair(client.call("HGETALL", f"{prefix}hosts"))
+        found = _pair(client.call("HGETALL", f"{prefix}tickets"))
         capacities = {
-            name: _parse_limit(connection.call("HGET", f"{prefix}line:{name}", "limit"))
-            for name in sorted(connection.call("SMEMBERS", f"{prefix}lines"))
+            name: _parse_limit(client.call("HGET", f"{prefix}line:{name}", "limit"))
+            for name in sorted(client.call("SMEMBERS", f"{prefix}lines"))
         }
-    finally:
-        connection.close()
     tickets = [_parse_ticket(ticket_id, json.loads(record), hosts) for ticket_id, record in found.items()]
     tickets.sort(key=lambda ticket: (ticket.resource, ticket.state == "waiting", ticket.agent, ticket.id))
     return SharedState(capacities, tuple(tickets), len(hosts))
@@ -82,18 +79,15 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         Exception: the server cannot be reached.
 
     """
-    connection = Connection(EngineAddress.parse(url), timeout, None)
-    try:
-        begin = time.monotonic()
-        connection.call("PING")
-        seconds = time.monotonic() - begin
-        lines = [line.partition(":") for line in connection.call("INFO").splitlines()]
-        info = {name: value for name, _, value in lines}
+    with Client(EngineAddress.parse(url), timeout) as client:
         base = make_base_key(namespace)
-        epoch = connection.call("HGET", f"{base}:config", "epoch")
-        limit = connection.call("HGET", f"{base}:{epoch}:line:llm_api", "limit") if epoch else None
-    finally:
-        connection.close()
+        epoch = client.call("HGET", f"{base}:config", "epoch")  # of a cluster, the node that has it is examined
+        begin = time.monotonic()
+        client.call("PING")
+        seconds = time.monotonic() - begin
+        lines = [line.partition(":") for line in client.call("INFO").splitlines()]
+        info = {name: value for name, _, value in lines}
+        limit = client.call("HGET", f"{base}:{epoch}:line:llm_api", "limit") if epoch else None
     server = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{server}_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2])
