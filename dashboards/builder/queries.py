@@ -78,6 +78,12 @@ class Selectors:
     def _prefer_shared(self, shared: str, own: str, name: str) -> str:
         return prefer_shared(shared, own, self.select(name), self.select("loco.engine.mode", IS_SHARED))
 
+    def change_rate(self) -> str:
+        """Return the changes of each limit per second: each process counts those of a shared limit."""
+        series = f"rate({self.select('loco.limit.changes')}[{RATE}])"
+        by = f"{RESOURCE}, {to_label(key.LIMIT_DIRECTION)}"
+        return prefer_shared("max", "sum", series, self.select("loco.engine.mode", IS_SHARED), by)
+
     def sum_rate(self, name: str, by: str = "", where: str = "", *, part: str = "") -> str:
         """Return a counter's rate per second."""
         return f"sum{_format_by(by)}(rate({self.select(name, where, part=part)}[{RATE}]))"
@@ -124,16 +130,15 @@ def divide(left: str, right: str) -> str:
     return f"{left} / ({right} > 0)"
 
 
-def prefer_shared(shared: str, own: str, series: str, modes: str) -> str:
-    """Return series by resource, aggregated in one way over processes that share their slots, else in another.
+def prefer_shared(shared: str, own: str, series: str, modes: str, by: str = RESOURCE) -> str:
+    """Return series, aggregated in one way over processes that share their slots, else in another.
 
     Args:
         shared: the aggregation over processes with a shared engine.
         own: the aggregation where there are none.
-        series: of the resource.
+        series: of resources.
         modes: those that are 1 of processes with a shared engine.
+        by: the labels that are left.
 
     """
-    return (
-        f"{shared} by ({RESOURCE}) ({series} and on (job, instance) ({modes} == 1)) or {own} by ({RESOURCE}) ({series})"
-    )
+    return f"{shared} by ({by}) ({series} and on (job, instance) ({modes} == 1)) or {own} by ({by}) ({series})"

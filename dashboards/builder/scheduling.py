@@ -341,10 +341,7 @@ def _list_storm() -> list[PanelBuilder]:
         make_graph(
             "Changes of the limit",
             "Per second, by direction.",
-            Query(
-                _WHOLE.sum_rate("loco.limit.changes", f"{RESOURCE}, loco_limit_direction"),
-                f"{_BY_RESOURCE} {{{{loco_limit_direction}}}}",
-            ),
+            Query(_WHOLE.change_rate(), f"{_BY_RESOURCE} {{{{loco_limit_direction}}}}"),
             PER_SECOND,
             empty=_NO_THROTTLE,
             width=8,

@@ -15,7 +15,7 @@ _UNSHARED = "is not shared by the engine yet: it holds in one process alone, so 
 _OBSERVING = (
     "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
 )
-_UNSHARED_KEYS = ("resources", "tenant_shares")
+_UNSHARED_KEYS = ("resources",)
 
 
 class EngineAddress(NamedTuple):
@@ -116,10 +116,6 @@ def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting that the shared engine does not support, and why."""
     if values["mode"] == "observe":
         yield "mode", _OBSERVING
-    if values["policy"] == "las":
-        yield "policy", _UNSHARED
-    if values["queue_by"] == "run":
-        yield "queue_by", _UNSHARED
     for key in _UNSHARED_KEYS:
         if values[key]:
             yield key, _UNSHARED

@@ -177,6 +177,7 @@ class PriorityLevel:
             policy.adjust_charge(key, agent, ticket.correction, ticket.charged_at, now)
 
     def _switch_policy(self, policy: Policy) -> None:
+        policy.alpha = self.policy.alpha  # as adapted
         self.policy = policy
         for line in self.lines.values():
             self._update_policy(line)

@@ -17,7 +17,7 @@ class SharedLimits(NamedTuple):
     alpha: float
     max_wait_ticks: int
     shares: Mapping[str, int] = _NO_SHARES
-    """Of `fair`, in thousandths, by agent."""
+    """Of `fair` and `las`, in thousandths, by agent."""
     requests_per_minute: float | None = None
     """None is unlimited."""
     tokens_per_minute: float | None = None
@@ -25,3 +25,11 @@ class SharedLimits(NamedTuple):
     """The maximum of a capacity that adapts."""
     auto_tune: bool = False
     """Whether alpha adapts, from the one that is stated."""
+    by_run: bool = False
+    """Whether the policy orders runs, not agents."""
+    half_life: float = inf
+    """Of `las`, in seconds."""
+    run_idle_timeout: float = inf
+    """Of `las`: seconds after which it forgets what has no calls."""
+    tenant_shares: Mapping[str, int] = _NO_SHARES
+    """In thousandths, by tenant."""

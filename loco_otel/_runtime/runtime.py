@@ -398,11 +398,15 @@ def _make_shared_limits(settings: Settings) -> SharedLimits:
         settings.policy,
         settings.alpha if settings.policy == "load" else 0.0,
         settings.max_wait_ticks,
-        _convert_shares(settings.shares) if settings.policy == "fair" else {},
+        _convert_shares(settings.shares) if settings.policy in {"fair", "las"} else {},
         settings.requests_per_minute,
         settings.tokens_per_minute,
         settings.capacity_max or inf,
         settings.auto_tune and settings.policy == "load",
+        settings.queue_by == "run",
+        settings.half_life or inf if settings.policy == "las" else inf,
+        settings.run_idle_timeout if settings.policy == "las" else inf,
+        _convert_shares(settings.tenant_shares),
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,14 +14,12 @@ from a2a.client.card_resolver import parse_agent_card
 from a2a.types import a2a_pb2
 from a2a.utils.proto_utils import validate_proto_required_fields
 from google.protobuf.json_format import ParseDict
+from library_callers import Run, Until
 from patience import PATIENCE
 
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetManager, SharedResource
 from loco_otel.a2a import A2ASchedulerAgent
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def scheduler(capacity: int = 1, **options: Any) -> AsyncLOCOScheduler:

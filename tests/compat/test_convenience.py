@@ -3,12 +3,13 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 import pytest
+from library_callers import Run, Until
 from patience import PATIENCE
 
 import loco_otel
@@ -17,9 +18,6 @@ from loco_otel._runtime import process
 from loco_otel._waiting import ownership
 from loco_otel.events import Submitted
 from loco_otel.testing import RecordingListener
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def capacity() -> int | None:
@@ -405,3 +403,21 @@ def test_stream_accepts_sent_values(run: Run) -> None:
         await stream.aclose()
 
     run(program())
+
+
+def test_wrapped_generator_that_fails_at_creation_takes_no_slot() -> None:
+    loco_otel.configure(capacity=1)
+
+    async def count(most: int) -> AsyncIterator[int]:
+        yield most
+
+    async def main() -> None:
+        wrong = await loco_otel.wrap(count, agent_id="a", wrong=1)
+        with pytest.raises(TypeError):
+            await anext(wrong)
+        assert await loco_otel.wrap(lambda: 1, agent_id="b", timeout=1) == 1
+        closed = await loco_otel.wrap(count, agent_id="a", most=1)
+        await closed.aclose()
+        assert [each async for each in closed] == []
+
+    asyncio.run(main())

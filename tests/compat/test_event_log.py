@@ -5,18 +5,17 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from library_callers import Run
 
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetExceededError, BudgetManager, SharedResource, Task
 from loco_otel._runtime import process
 from loco_otel.logging import emit_budget_exceeded, emit_error, emit_grant, emit_release, emit_timeout
 from loco_otel.pretty import PrettyFormatter, install
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class Listener(logging.Handler):

@@ -1,6 +1,7 @@
 """The settings of the engine that processes share, and those that it does not support."""
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -42,22 +43,25 @@ def test_engine_rejects_others_without_their_password(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("LOCO_POLICY", "las"),
-        ("LOCO_QUEUE_BY", "run"),
-    ],
-)
-def test_engine_refuses_what_it_does_not_share(key: str, value: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{key}={value}: is not shared by the engine yet"):
-        Settings.load({**ENGINE, key: value})
+def test_engine_receives_the_order_of_runs() -> None:
+    runs = {"LOCO_QUEUE_BY": "run", "LOCO_RUN_IDLE_TIMEOUT": "60"}
+    (las,) = _make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "las"})).values()
+    assert (las.by_run, las.half_life, las.run_idle_timeout) == (True, 600.0, 60.0)
+    (las,) = _make_statements(Settings.load({**ENGINE, "LOCO_POLICY": "las", "LOCO_HALF_LIFE": "none"})).values()
+    assert (las.by_run, las.half_life) == (False, inf)
+    (fair,) = _make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "fair"})).values()
+    assert (fair.by_run, fair.half_life, fair.run_idle_timeout) == (True, inf, inf), "they are of las alone"
 
 
-@pytest.mark.parametrize("table", ['[[resources]]\nname = "gpu"\ncapacity = 2', "[tenant_shares]\nacme = 2.0"])
-def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]], table: str) -> None:
+def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]]) -> None:
     with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
-        Settings.load({**config(table), **ENGINE})
+        Settings.load({**config('[[resources]]\nname = "gpu"\ncapacity = 2'), **ENGINE})
+
+
+def test_engine_receives_the_shares_of_tenants(config: Callable[[str], dict[str, str]]) -> None:
+    settings = Settings.load({**config("[tenant_shares]\nacme = 2.5"), **ENGINE})
+    (statement,) = _make_statements(settings).values()
+    assert statement.tenant_shares == {"acme": 2500}
 
 
 def test_engine_receives_a_limit_that_adapts() -> None:

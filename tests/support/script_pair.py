@@ -12,6 +12,7 @@ from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.policies.las import LasPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.reconfiguration import set_policy
@@ -68,7 +69,12 @@ class ScriptPair:
         self._batch: list[Any] = []
         capacity = make_capacity(limits)
         self.core = Scheduler(
-            {"llm": capacity}, make_policy(limits), max_wait_ticks=limits.max_wait_ticks, tuner=make_tuner(limits)
+            {"llm": capacity},
+            make_policy(limits),
+            max_wait_ticks=limits.max_wait_ticks,
+            tuner=make_tuner(limits),
+            by_run=limits.by_run,
+            tenant_shares=limits.tenant_shares,
         )
         self._set_core_limits(limits)
         self.core.observed = True
@@ -90,8 +96,12 @@ class ScriptPair:
         self.core.grant_all_waiting(self.now)
         self._batch.append(["beat"])
 
-    def submit(self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0) -> None:
-        ticket = Ticket(Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens), "p")
+    def submit(
+        self, agent: str, weight: int, *, immediate: bool = False, tokens: int = 0, **caller: str | None
+    ) -> None:
+        """Request a slot, as a caller with this run and tenant."""
+        request = Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens)
+        ticket = Ticket(request._replace(**caller), "p")
         self.live[ticket.id] = ticket
         self.core.submit(ticket, self.now)
         self._batch.append(make_submission(ticket))
@@ -136,10 +146,16 @@ class ScriptPair:
         """Change policy, capacity and rates; the script orders the waiters anew if the policy differs."""
         before, self._limits = self._limits, limits
         self._set_core_limits(limits)
-        if (before.policy, before.alpha, before.max_wait_ticks, before.shares, before.auto_tune) != (
-            limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares, limits.auto_tune,
-        ):  # fmt: skip
-            set_policy(self.core, make_policy(limits), limits.max_wait_ticks, self.now, tuner=make_tuner(limits))
+        if _list_order(before) != _list_order(limits):
+            set_policy(
+                self.core,
+                make_policy(limits),
+                limits.max_wait_ticks,
+                self.now,
+                limits.tenant_shares,
+                tuner=make_tuner(limits),
+                by_run=limits.by_run,
+            )
         self.core.grant_all_waiting(self.now)
         self._batch.append(["state", make_statement(limits, "llm", 0)])
 
@@ -233,6 +249,8 @@ class ScriptPair:
 def make_policy(limits: SharedLimits) -> Any:
     if limits.policy == "fair":
         return lambda: FairPolicy(limits.shares)
+    if limits.policy == "las":
+        return lambda: LasPolicy(limits.shares, half_life=limits.half_life, idle_timeout=limits.run_idle_timeout)
     return FifoPolicy if limits.policy == "fifo" else lambda: HeadDrawn(limits.alpha)
 
 
@@ -245,20 +263,25 @@ def make_tuner(limits: SharedLimits) -> Callable[[], AlphaTuner | None]:
 
 
 def draw_limits(rng: random.Random) -> SharedLimits:
-    policy = rng.choice(["load", "load", "fair", "fair", "fifo"])
+    policy = rng.choice(["load", "load", "fair", "fair", "las", "las", "fifo"])
+    is_dated = policy == "las"
     return SharedLimits(
         rng.choice([1, 1, 2, 3, 5, None, None]),
         policy,
         rng.choice([0.0, 0.25, 0.3, 0.5, 0.9, 1.0]) if policy == "load" else 0.0,
         rng.choice([0, 0, 2, 5, 20]),
-        rng.choice([{}, {"a0": 2000, "a1": 300, "a2": 7}]) if policy == "fair" else {},
+        rng.choice([{}, {"a0": 2000, "a1": 300, "a2": 7}]) if policy in {"fair", "las"} else {},
         *rng.choice([(None, None), (60, None), (None, 1000), (33.3, 7000), (600, 1e4 / 3)]),
         rng.choice([math.inf, 3, 8]),
         policy == "load" and rng.random() < 0.5,
+        rng.random() < 0.3,
+        rng.choice([math.inf, 0.01, 4.0, 30.0]) if is_dated else math.inf,
+        rng.choice([0.5, 20.0, 900.0]) if is_dated else math.inf,
+        rng.choice([{}, {"t1": 3000}]),
     )
 
 
-def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
+def run_step(pair: ScriptPair, rng: random.Random, agents: list[str], tenants: list[str | None]) -> None:
     """Do one random operation on both sides."""
     chance = rng.random()
     holders = pair.list_tickets(State.GRANTED)
@@ -268,7 +291,9 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
         pair.advance(rng.choice([1, 17, 333, 1000, 20_000]))
     elif chance < 0.5 or not pair.live:
         some = agents[: rng.choice([1, len(agents)])]
-        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=rng.random() < 0.1, tokens=rng.choice(_TOKENS))
+        immediate, run = rng.random() < 0.1, rng.choice([None, "r1", "r2", f"r{len(pair.live)}"])
+        facts = {"tokens": rng.choice(_TOKENS), "run": run, "tenant": rng.choice(tenants)}
+        pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, **facts)
     elif chance < 0.85 and holders:
         pair.release(rng.choice(holders), rng.choice([0, 0, -400, 900]), rng.choice([None, 0, 15, 300]))
     elif chance < 0.9 and holders:
@@ -279,6 +304,12 @@ def run_step(pair: ScriptPair, rng: random.Random, agents: list[str]) -> None:
         pair.set_limits(draw_limits(rng))
     elif live := pair.list_tickets(State.WAITING, State.GRANTED, State.SUSPENDED):
         pair.cancel(rng.choice(live))
+
+
+def _list_order(limits: SharedLimits) -> list[object]:
+    """Return what decides the order of waiters."""
+    order = limits.policy, limits.alpha, limits.max_wait_ticks, limits.shares, limits.auto_tune
+    return [*order, limits.by_run, limits.half_life, limits.run_idle_timeout, limits.tenant_shares]
 
 
 def _describe(event: Granted) -> tuple[Any, ...]:

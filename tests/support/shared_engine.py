@@ -29,8 +29,16 @@ def make_engine(
 ) -> RedisEngine:
     """Return an engine of its own, as another process has it. Without a capacity any resource may be requested."""
     limits = limits or SharedLimits(1, "load", 0.25, 1000)
-    policy = make_policy_factory(limits.policy, alpha=limits.alpha, shares=limits.shares, draw=lambda: 0.5)
+    policy = make_policy_factory(
+        limits.policy,
+        alpha=limits.alpha,
+        shares=limits.shares,
+        draw=lambda: 0.5,
+        half_life=limits.half_life,
+        idle_timeout=limits.run_idle_timeout,
+    )
     bounds = {"max_wait_ticks": limits.max_wait_ticks, "max_waiters": max_waiters}
+    bounds |= {"by_run": limits.by_run, "tenant_shares": limits.tenant_shares}
     if limits.capacity is None:
         ceiling = limits.capacity_max
         core = Scheduler({}, policy, make_unknown_pool=lambda name: SlotPool(name, AdaptiveLimit(ceiling)), **bounds)

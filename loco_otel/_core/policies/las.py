@@ -162,6 +162,7 @@ class LasPolicy:
         steps = (now - self._origin) // (_MAX_EXPONENT * self._half_life)
         if steps > 0:
             self._origin += steps * _MAX_EXPONENT * self._half_life
+            self._now = max(self._now, self._origin)  # else the factor of a policy that was idle for long would be 0
             for key, account in self._accounts.items():
                 account.attained *= 2.0 ** (-_MAX_EXPONENT * steps)
                 self._push_entry(key, account)

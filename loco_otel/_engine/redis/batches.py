@@ -95,15 +95,17 @@ class LineState(NamedTuple):
     pause: PauseState | None = None
     tuned_from: str = ""
     """Alpha as it was stated, if it adapts."""
+    order: str = ""
+    """What else is stated of the order, see `statements.py`."""
 
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> "LineState":
         """Return the state in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
-        name, capacity, *facts, requests, tokens, gate, auto, pause, tuned_from = fields
+        name, capacity, *facts, requests, tokens, gate, auto, pause, tuned_from, order = fields
         rates = [RateState(*map(float, rate)) if rate else None for rate in (requests, tokens)]
         limit = AutoState(float(auto[0]), float(auto[1]), auto[2]) if auto else None
         gates = GateState(*gate) if gate else None, limit, PauseState(*pause) if pause else None
-        return cls._make((name, inf if capacity < 0 else capacity, *facts, *rates, *gates, tuned_from))
+        return cls._make((name, inf if capacity < 0 else capacity, *facts, *rates, *gates, tuned_from, order))
 
 
 class Reply(NamedTuple):

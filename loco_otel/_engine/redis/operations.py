@@ -11,6 +11,9 @@ from loco_otel._engine.redis.batches import Operation
 WAITING, _HELD, _SUSPENDED = 0, 1, 2
 """The states of a ticket in a sync, see `lua/state.lua`."""
 
+_SEPARATOR = "\x1f"
+"""Between the parts of a queue's key: tenant, agent or run."""
+
 
 def make_operation(note: RemoteNote) -> Operation:
     """Return the operation of a change."""
@@ -29,7 +32,7 @@ def make_submission(ticket: Ticket) -> Operation:
     request = ticket.request
     waited = ticket.waited_ticks if ticket.repeated else 0
     facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(is_immediate(ticket))
-    return ("submit", ticket.id, *facts, request.tokens)
+    return ("submit", ticket.id, *facts, request.tokens, *_list_extra_facts(ticket))
 
 
 def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]:
@@ -47,7 +50,7 @@ def list_tickets(core: Scheduler, shared: Container[str]) -> Sequence[Operation]
             waited = ticket.waited_ticks
         request = ticket.request
         facts = request.resources[0], _name_queue(ticket), request.weight, max(0, waited), state, tick, request.tokens
-        tickets.append((ticket.id, *facts))
+        tickets.append((ticket.id, *facts, *_list_extra_facts(ticket)))
     # The leases first, so that nothing is granted in their place.
     tickets.sort(key=lambda fields: fields[5] != _HELD)
     return tickets
@@ -59,7 +62,14 @@ def is_immediate(ticket: Ticket) -> bool:
     return timeout is not None and timeout <= 0
 
 
+def _list_extra_facts(ticket: Ticket) -> Sequence[str]:
+    """Return what most tickets do not have: a run."""
+    run = ticket.request.run
+    return () if run is None else (run.replace(_SEPARATOR, " "),)
+
+
 def _name_queue(ticket: Ticket) -> str:
-    """Return the name of a ticket's queue: agents of different tenants are different agents."""
+    """Return the name of an agent's queue, with its tenant if there is one."""
     key = key_of(ticket.request)
-    return key if isinstance(key, str) else "\x1f".join(key)
+    names = (key,) if isinstance(key, str) else key
+    return _SEPARATOR.join([name.replace(_SEPARATOR, " ") for name in names])

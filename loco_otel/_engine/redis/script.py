@@ -7,8 +7,8 @@ SCHEMA = 1
 """The version of the state in the server. Processes with another schema share nothing with these."""
 
 _PARTS = (
-    *("state", "rates", "limit", "load", "fifo", "fair", "tuner", "grants", "sharing", "processes", "operations"),
-    *("sync", "step", "reply"),
+    *("state", "rates", "limit", "load", "fifo", "fair", "las", "tenants", "queues", "tuner", "grants", "sharing"),
+    *("processes", "operations", "sync", "step", "reply"),
 )
 """In the order in which each uses those before it."""
 

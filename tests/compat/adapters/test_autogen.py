@@ -1,7 +1,7 @@
 """The AutoGen adapter with a real runtime: it delivers, and slots follow messages through the runtime."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from autogen_core import (
     TypeSubscription,
     message_handler,
 )
+from library_callers import Run
 from llm_server import LlmServer
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from patience import PATIENCE
 
 import loco_otel
 from loco_otel.adapters.autogen import AutoGenAdapter, estimate_weight
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @dataclass

@@ -3,21 +3,19 @@
 import asyncio
 import gc
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
 import pytest
 from bedrock_clients import CREDENTIALS, REGION
 from botocore.exceptions import ClientError
+from library_callers import Run, Until
 from llm_server import LlmServer
 from loco_otel_instrumentation.botocore import BotocoreInstrumentor
 
 import loco_otel
 from loco_otel.adapters.aws_bedrock import BedrockAdapter, estimate_weight
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 OPUS = "anthropic.claude-opus-4-20250514-v1:0"
 BODY = {"max_tokens": 64, "messages": [{"role": "user", "content": "hello"}]}

@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
 import openai
 import pytest
+from library_callers import Run, Until
 from llm_server import LlmServer
 from loco_otel_instrumentation.anthropic import AnthropicInstrumentor
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
@@ -18,9 +19,6 @@ import loco_otel
 from loco_otel.adapters.anthropic import AnthropicAdapter
 from loco_otel.adapters.openai import OpenAIAdapter
 from loco_otel.adapters.openai import estimate_weight as estimate_openai_weight
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 KEY = "sk-test"

@@ -4,10 +4,10 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
+from library_callers import Run, Until
 
 if os.environ.get("SDK_PAIR") != "agents_old":
     pytest.skip("crewai requires older SDKs: make test-agents_old runs these tests", allow_module_level=True)
@@ -24,9 +24,6 @@ from loco_otel.adapters.crewai import CrewAIAdapter
 pytestmark = pytest.mark.filterwarnings(
     *[f"ignore::{kind}Warning" for kind in ("Deprecation", "Resource", "User")]
 )  # CrewAI's
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)

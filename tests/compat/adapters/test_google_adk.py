@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import os
-from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from library_callers import Run, Until
 
 if os.environ.get("SDK_PAIR") != "agents_old":
     pytest.skip("google-adk requires older SDKs: make test-agents_old runs these tests", allow_module_level=True)
@@ -26,9 +26,6 @@ from loco_otel_instrumentation.google_genai import GoogleGenaiInstrumentor
 
 import loco_otel
 from loco_otel.adapters.google_adk import ADKAdapter
-
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ADK's, of its own parts
 

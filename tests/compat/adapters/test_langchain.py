@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
+from library_callers import Run, Until
 from llm_server import LlmServer
 from loco_otel_instrumentation.openai import OpenAIInstrumentor
 from patience import PATIENCE
@@ -22,8 +22,6 @@ from loco_otel import BudgetExceededError, BudgetManager
 from loco_otel.adapters.langchain import LOCOCallbackHandler
 
 PROMPTS = [[HumanMessage("one")], [HumanMessage("two")]]
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def make_chat(server: LlmServer, handler: Any, **options: Any) -> ChatOpenAI:

@@ -216,3 +216,17 @@ def test_no_run_passes_by_more_than_the_bound(seed: int, runs: int, half_life: f
         served[key] += served_now
         policy.update_candidate(key, Candidate(1000, 0, (now + 1, runs + now)))
         begun[key] = (dict(served), dict.fromkeys(served, 0.0))
+
+
+def test_tenant_idle_for_a_thousand_half_lives_is_granted() -> None:
+    desk = Desk(half_life=0.5, idle_timeout=1e6)
+    holder = desk.ask("first", tenant="busy")
+    waiter = desk.ask("old", tenant="idle")
+    desk.end(holder)
+    desk.end(waiter)
+    desk.now += 1000
+    holder = desk.ask("second", tenant="busy")
+    waiter = desk.ask("old", tenant="idle")
+    desk.core.observed = True
+    assert desk.end(holder) == ["old"]
+    assert waiter.state is State.GRANTED

@@ -238,3 +238,11 @@ def test_tenants_and_agents_that_left_are_evicted(policy: str) -> None:
     policy_of_all = house.line.policy
     assert isinstance(policy_of_all, TenantPolicy)
     assert (policy_of_all._tenants, policy_of_all._tenant_order._accounts) == ({}, {})
+
+
+def test_alpha_that_was_adapted_stays_with_the_first_tenant() -> None:
+    house = House("load")
+    house.line.adopt_alpha(0.125)
+    house.ask("acme", "agent")
+    assert isinstance(house.line.policy, TenantPolicy)
+    assert house.line.policy.alpha == 0.125

@@ -89,7 +89,7 @@ def test_documented_rights_are_those_of_the_test() -> None:
     assert f"ACL SETUSER loco {ACL.replace('secret', 'password')}\n" in documented
 
 
-def test_error_names_the_sentinels_that_know_no_primary() -> None:
+def test_error_names_the_sentinels_without_a_primary() -> None:
     address = EngineAddress.parse(f"redis+sentinel://127.0.0.1:{(port := free_port())}/main")
     with pytest.raises(redis.ConnectionError, match=rf"^no sentinel of 127\.0\.0\.1:{port} returns .* 'main'"):
         open_connection(address, 5.0)

@@ -16,7 +16,7 @@ def reply(*lines: Any, due: int = 0, expiry: int = NOW + 5000) -> Reply:
 
 
 def line(name: str, gate: Any = ()) -> list[Any]:
-    return [name, 1, 0, 3, 7, 1, "fifo", "0", 0, ["60", "0.5"], {}, gate, {}, {}, ""]
+    return [name, 1, 0, 3, 7, 1, "fifo", "0", 0, ["60", "0.5"], {}, gate, {}, {}, "", ""]
 
 
 def gated(name: str, milliseconds: int, *, is_named: bool) -> list[Any]:

@@ -15,6 +15,7 @@ from loco_otel._engine.shared_limits import SharedLimits
 
 requests = st.sampled_from([None, None, 60, 7.3])
 tokens = st.sampled_from([None, None, 1000, 30_000 / 7])
+tenant_shares = st.sampled_from([{}, {"t1": 3000}])
 shared_limits = st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3, None]),
@@ -25,16 +26,23 @@ shared_limits = st.builds(
     tokens_per_minute=tokens,
     capacity_max=st.sampled_from([inf, 2, 4]),
     auto_tune=st.booleans(),
+    by_run=st.booleans(),
+    tenant_shares=tenant_shares,
 ) | st.builds(
     SharedLimits,
     st.sampled_from([1, 1, 2, 3, None]),
-    st.sampled_from(["fair", "fifo"]),
+    st.sampled_from(["fair", "fifo", "las"]),
     st.just(0.0),
     st.sampled_from([0, 0, 1, 2, 5]),
     st.sampled_from([{}, {"a": 2000, "b": 300}]),
     requests,
     tokens,
     st.sampled_from([inf, 2, 4]),
+    st.just(False),
+    by_run=st.booleans(),
+    half_life=st.sampled_from([inf, 0.01, 4.0]),
+    run_idle_timeout=st.sampled_from([0.5, 900.0]),
+    tenant_shares=tenant_shares,
 )
 
 
@@ -43,9 +51,10 @@ def test_script_grants_as_the_core(client: Any) -> None:
     while grants < scale(10_000):
         pair = ScriptPair(client, draw_limits(rng))
         agents = [f"a{number}" for number in range(rng.choice([2, 4, 10, 40]))]
+        tenants = rng.choice([[None], [None, "t1"], ["t1", "t2", "t3", None, None, None]])
         for _ in range(rng.choice([20, 50, 200])):
             for _ in range(rng.choice([1, 1, 3, 8])):
-                run_step(pair, rng, agents)
+                run_step(pair, rng, agents, tenants)
             pair.compare()
         pair.close()
         grants += pair.grants
@@ -65,9 +74,12 @@ class PairMachine(RuleBasedStateMachine):
         weight=st.sampled_from([500, 1000, 3000]),
         immediate=st.booleans(),
         tokens=st.sampled_from([0, 10, 400, 2000]),
+        caller=st.fixed_dictionaries(
+            {"run": st.sampled_from([None, "r1", "r2"]), "tenant": st.sampled_from([None, None, "t1", "t2"])}
+        ),
     )
-    def submit(self, agent: str, weight: int, immediate: bool, tokens: int) -> None:
-        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens)
+    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, caller: dict[str, str | None]) -> None:
+        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, **caller)
 
     @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))
     def advance(self, milliseconds: int) -> None:

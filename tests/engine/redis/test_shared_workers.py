@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import redis
 from patience import PATIENCE
 from redis_server import RedisServer
@@ -54,7 +55,8 @@ def find_peak(holds: list[Hold]) -> int:
     return peak
 
 
-def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path, worker_class: str) -> None:
     settings, (program, *options) = read_command(own_server.url)
     assert {"--preload", "--workers"} <= set(options)
     port, holds = free_port(), list[Hold]()
@@ -62,7 +64,7 @@ def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path)
     with (
         redis.Redis(port=own_server.port, decode_responses=True) as client,
         Running(
-            [script(program), f"--bind=127.0.0.1:{port}", f"--chdir={EXAMPLE.parent}", *options],
+            [script(program), f"--bind=127.0.0.1:{port}", f"--chdir={EXAMPLE.parent}", *options, "-k", worker_class],
             tmp_path,
             {**inherited, **settings},
         ) as gunicorn,

@@ -3,7 +3,7 @@ local fifo = {is_metered = false}
 function fifo.update() end
 function fifo.score() return 0 end
 function fifo.clear() end
-function fifo.pick(L)
-  local id = string.sub(call('ZRANGE', L.ages, 0, 0)[1], 16)
-  return read_ticket(id)[AGENT], 0
+-- Returns the ticket itself, and no queue.
+function fifo.pick(P)
+  return nil, 0, string.sub(call('ZRANGE', P.ages, 0, 0)[1], 16)
 end

@@ -1,5 +1,4 @@
 -- What happens to tickets: submit, grant, suspend, end. A step grants while there is room.
-local policies = {load = load, fair = fair, fifo = fifo}
 local granted, wakes = {}, {}
 local learning = learning_until > now
 
@@ -12,51 +11,38 @@ local function report(id, R, answer)
   end
 end
 local function charge(L, R)
-  if policies[L.policy].is_metered and R[CHARGED] ~= L.version then
-    R[CHARGED] = L.version
-    policies[L.policy].charge(L, R[AGENT], R[WEIGHT])
-  end
+  local policy = policies[L.policy]
+  if not (policy.is_metered or L.is_tenanted) or R[CHARGED] == L.version then return end
+  R[CHARGED] = L.version
+  if policy.is_dated then R[RUN], R[CHARGED_AT] = R[RUN] or '', seconds end
+  local key = find_key(L, R)
+  if L.is_tenanted then tenants.charge(L, R, key) else policy.charge(get_scope(L, key), key, R[AGENT], R[WEIGHT]) end
 end
 local function settle(L, R, correction)
-  if policies[L.policy].is_metered and R[CHARGED] == L.version then
-    policies[L.policy].settle(L, R[AGENT], correction)
-  end
+  if R[CHARGED] ~= L.version then return end
+  local key = find_key(L, R)
+  if L.is_tenanted then return tenants.settle(L, R, key, correction) end
+  policies[L.policy].settle(get_scope(L, key), key, R[AGENT], correction, R[CHARGED_AT])
 end
-local function enqueue(L, id, R)
-  local member = fmt('%015.0f', R[SEQ]) .. id
-  call('ZADD', L.waiters .. R[AGENT], int(R[BIRTH]), member)
-  call('ZADD', L.ages, int(R[BIRTH]), member)
-  L.waiting = L.waiting + 1
-  local weight = call('HINCRBY', L.weights, R[AGENT], int(R[WEIGHT]))
-  policies[L.policy].update(L, R[AGENT], weight, find_head(L, R[AGENT]))
-end
-local function dequeue(L, id, R)
-  local member = fmt('%015.0f', R[SEQ]) .. id
-  call('ZREM', L.waiters .. R[AGENT], member)
-  call('ZREM', L.ages, member)
-  L.waiting = L.waiting - 1
-  if L.waiting == 0 then L.gate = '' end
-  local head, weight = find_head(L, R[AGENT]), 0
-  if head then weight = call('HINCRBY', L.weights, R[AGENT], int(-R[WEIGHT]))
-  else call('HDEL', L.weights, R[AGENT]) end
-  policies[L.policy].update(L, R[AGENT], weight, head)
+local function count_sharers(L)
+  L.sharers = L.sharers or call('ZCARD', L.shared)
+  return L.sharers
 end
 local function hold(L, id, R)
   R[STATE] = HELD
   call('ZADD', L.held, now, id)
   L.used = L.used + 1
 end
--- Grants a ticket. `head` is that of its agent if the ticket waits, nil if it is new.
+-- Grants a ticket. `head` is that of its agent's queue if the ticket waits, nil if it is new.
 local function grant(L, id, R, reason, score, head, lender)
-  local weight, age = R[WEIGHT], L.tick - R[BIRTH]
-  if head then weight, age = tonumber(call('HGET', L.weights, R[AGENT])), L.tick - head.birth end
+  local weight, age = R[WEIGHT], L.tick - (head and head.birth or R[BIRTH])
   charge(L, R)
   take_rates(L, 1, R[TOKENS] or 0)
-  if head then dequeue(L, id, R) end
+  if head then weight = weight + dequeue(L, id, R) end
   R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
   if lender then
     R[STATE], R[LENDER] = SHARED, lender
-    call('ZADD', L.shared, now, id)
+    L.sharers = count_sharers(L) + call('ZADD', L.shared, now, id)
   else hold(L, id, R) end
   write_ticket(id, R)
   report(id, R, {id, reason, L.tick, L.tick - R[SINCE], R[WAITED], fmt('%.17g', score), weight, age})
@@ -64,21 +50,26 @@ end
 local function fill(L)
   if learning then return end
   while L.waiting > 0 and L.used < L.limit do
-    local id, reason, score, head, agent
+    local id, reason, score, head
     if L.guard > 0 then
       local oldest = call('ZRANGE', L.ages, 0, 0, 'WITHSCORES')
       if L.tick - tonumber(oldest[2]) >= L.guard then id, reason = string.sub(oldest[1], 16), 'guard' end
     end
     if not id then
-      agent, score = policies[L.policy].pick(L)
-      head = find_head(L, agent)
-      id, reason = head.id, 'score'
+      local P, key = pick_scope(L), nil
+      key, score, id = policies[L.policy].pick(P)
+      if key then
+        head = find_head(P.waiters, key)
+        id = head.id
+      end
+      if P.is_apart then head = nil end
+      reason = 'score'
     end
     local R = read_ticket(id)
     local opened, gate = is_open(L, R)
     L.gate = gate or ''
     if not opened then return end
-    if not head then head, score = find_head(L, R[AGENT]), policies[L.policy].score(L, R[AGENT]) end
+    head, score = head or find_head(L.waiters, R[AGENT]), score or compute_score(L, R)
     grant(L, id, R, reason, score, head)
   end
 end
@@ -86,11 +77,12 @@ end
 -- Ends a lease; a slot that another lease shares passes to it, else it is free.
 local function free_slot(L, id, R)
   if R[STATE] == SHARED then
-    call('ZREM', L.shared, id)
+    L.sharers = count_sharers(L) - call('ZREM', L.shared, id)
     return false
   end
   if call('ZREM', L.held, id) == 0 then return false end
   L.used = L.used - 1
+  if count_sharers(L) == 0 then return true end
   local heir
   for _, other in ipairs(call('ZRANGE', L.shared, 0, -1)) do
     local S = read_ticket(other)
@@ -98,7 +90,7 @@ local function free_slot(L, id, R)
       if heir then S[LENDER] = heir
       else
         heir = other
-        call('ZREM', L.shared, other)
+        L.sharers = L.sharers - call('ZREM', L.shared, other)
         S[LENDER] = ''
         hold(L, other, S)
       end
@@ -117,7 +109,7 @@ local function end_ticket(id, correction, requests, tokens, succeeded)
     take_rates(L, requests, tokens)
     if succeeded == 1 then record_success(L) end
   end
-  call('HDEL', TICKETS, id)
+  write_ticket(id, false)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
   if R[STATE] == WAITING then
     dequeue(L, id, R)
@@ -141,14 +133,14 @@ local function suspend_ticket(id, requests, tokens)
 end
 -- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused
 -- if it is not granted at once.
-local function submit_ticket(id, name, agent, weight, waited, immediate, tokens)
-  local R = read_ticket(id)
+local function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run)
+  local is_new = call('SADD', prefix .. 'own:' .. owner, id) == 1
+  local R = not is_new and read_ticket(id)
   if R and R[STATE] ~= SUSPENDED then return end
-  local L, is_new = get_line(name), not R
-  if is_new then
+  local L = get_line(name)
+  if not R then
     L.seq = L.seq + 1
-    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens}
-    call('SADD', prefix .. 'own:' .. owner, id)
+    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens, run}
   end
   R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
   if not learning and L.waiting == 0 and L.used < L.limit and is_open(L, R) then
@@ -156,6 +148,7 @@ local function submit_ticket(id, name, agent, weight, waited, immediate, tokens)
   end
   if immediate == 1 then
     -- One that returns from a pause stays suspended, until its process ends it.
+    R[STATE] = SUSPENDED
     if is_new then call('SREM', prefix .. 'own:' .. owner, id) end
     granted[#granted + 1] = {id, 'full'}
     return

@@ -2,52 +2,52 @@
 -- weights by the birth of the oldest agent, `loads` by themselves. `agents` holds weight|birth|member of each agent that
 -- waits.
 local load = {is_metered = false}
-local function update_top(L, weight)
-  local r = call('ZRANGE', L.bucket .. weight, 0, 0, 'WITHSCORES')
+local function update_top(P, weight)
+  local r = call('ZRANGE', P.bucket .. weight, 0, 0, 'WITHSCORES')
   if #r == 0 then
-    call('ZREM', L.tops, weight)
-    call('ZREM', L.loads, weight)
+    call('ZREM', P.tops, weight)
+    call('ZREM', P.loads, weight)
   else
-    call('ZADD', L.tops, r[2], weight)
+    call('ZADD', P.tops, r[2], weight)
   end
 end
-function load.update(L, agent, weight, head)
-  local known = call('HGET', L.agents, agent)
+function load.update(P, key, weight, head)
+  local known = call('HGET', P.agents, key)
   weight = int(weight)
   if known then
     local w, b, member = string.match(known, '^(%-?%d+)|(%-?%d+)|(.*)$')
     if head and w == weight and tonumber(b) == head.birth then return end
-    call('ZREM', L.bucket .. w, member)
-    update_top(L, w)
+    call('ZREM', P.bucket .. w, member)
+    update_top(P, w)
   end
-  if not head then call('HDEL', L.agents, agent) return end
-  local member = fmt('%015.0f', head.seq) .. agent
-  call('HSET', L.agents, agent, weight .. '|' .. int(head.birth) .. '|' .. member)
-  call('ZADD', L.bucket .. weight, head.birth, member)
-  call('ZADD', L.loads, weight, weight)
-  local top = call('ZSCORE', L.tops, weight)
-  if not top or tonumber(top) > head.birth then call('ZADD', L.tops, head.birth, weight) end
+  if not head then call('HDEL', P.agents, key) return end
+  local member = fmt('%015.0f', head.seq) .. key
+  call('HSET', P.agents, key, weight .. '|' .. int(head.birth) .. '|' .. member)
+  call('ZADD', P.bucket .. weight, head.birth, member)
+  call('ZADD', P.loads, weight, weight)
+  local top = call('ZSCORE', P.tops, weight)
+  if not top or tonumber(top) > head.birth then call('ZADD', P.tops, head.birth, weight) end
 end
 -- The greatest weight and age.
-local function read_maxima(L)
-  local weight = call('ZRANGE', L.loads, -1, -1)[1]
-  local top = call('ZRANGE', L.tops, 0, 0, 'WITHSCORES')
-  return tonumber(weight or '0'), L.tick - tonumber(top[2] or int(L.tick))
+local function read_maxima(P)
+  local weight = call('ZRANGE', P.loads, -1, -1)[1]
+  local top = call('ZRANGE', P.tops, 0, 0, 'WITHSCORES')
+  return tonumber(weight or '0'), P.line.tick - tonumber(top[2] or int(P.line.tick))
 end
-local function compute_load(L, weight, max_weight, age, max_age)
+local function compute_load(P, weight, max_weight, age, max_age)
   local score = 0
-  if max_weight > 0 then score = L.alpha * weight / max_weight end
-  if max_age > 0 then score = score + (1.0 - L.alpha) * age / max_age end
+  if max_weight > 0 then score = P.line.alpha * weight / max_weight end
+  if max_age > 0 then score = score + (1.0 - P.line.alpha) * age / max_age end
   return score
 end
 -- The heaviest and the oldest are compared in turn, until no other can score as much.
-function load.pick(L)
+function load.pick(P)
   local max_weight, max_age
   local best, birth, weight, member = -1, 0, nil, nil
-  local function first(w) return call('ZRANGE', L.bucket .. w, 0, 0)[1] end
+  local function first(w) return call('ZRANGE', P.bucket .. w, 0, 0)[1] end
   local function compare(w, b)
     if w == weight then return end
-    local score = compute_load(L, tonumber(w), max_weight, L.tick - b, max_age)
+    local score = compute_load(P, tonumber(w), max_weight, P.line.tick - b, max_age)
     if score > best or (score == best and b < birth) then best, birth, weight, member = score, b, w, nil
     elseif score == best and b == birth then
       member = member or first(weight)
@@ -57,15 +57,15 @@ function load.pick(L)
   end
   local from, count, decided = 0, 16, false
   repeat
-    local heavy = call('ZREVRANGE', L.loads, from, from + count - 1)
-    local old = call('ZRANGE', L.tops, from, from + count - 1, 'WITHSCORES')
-    local births = #heavy > 0 and call('ZMSCORE', L.tops, unpack(heavy)) or {}
-    if from == 0 then max_weight, max_age = tonumber(heavy[1]), L.tick - tonumber(old[2]) end
+    local heavy = call('ZREVRANGE', P.loads, from, from + count - 1)
+    local old = call('ZRANGE', P.tops, from, from + count - 1, 'WITHSCORES')
+    local births = #heavy > 0 and call('ZMSCORE', P.tops, unpack(heavy)) or {}
+    if from == 0 then max_weight, max_age = tonumber(heavy[1]), P.line.tick - tonumber(old[2]) end
     for i = 1, #heavy do
       local b = tonumber(old[2 * i])
       compare(heavy[i], tonumber(births[i]))
       compare(old[2 * i - 1], b)
-      decided = compute_load(L, tonumber(heavy[i]), max_weight, L.tick - b, max_age) < best
+      decided = compute_load(P, tonumber(heavy[i]), max_weight, P.line.tick - b, max_age) < best
       if decided then break end
     end
     decided = decided or #heavy < count
@@ -73,12 +73,12 @@ function load.pick(L)
   until decided
   return string.sub(member or first(weight), 16), best
 end
-function load.score(L, agent)
-  local weight, birth = string.match(call('HGET', L.agents, agent), '^(%-?%d+)|(%-?%d+)|')
-  local max_weight, max_age = read_maxima(L)
-  return compute_load(L, tonumber(weight), max_weight, L.tick - tonumber(birth), max_age)
+function load.score(P, key)
+  local weight, birth = string.match(call('HGET', P.agents, key), '^(%-?%d+)|(%-?%d+)|')
+  local max_weight, max_age = read_maxima(P)
+  return compute_load(P, tonumber(weight), max_weight, P.line.tick - tonumber(birth), max_age)
 end
-function load.clear(L)
-  for _, weight in ipairs(call('ZRANGE', L.loads, 0, -1)) do call('DEL', L.bucket .. weight) end
-  call('DEL', L.tops, L.loads, L.agents)
+function load.clear(P)
+  for _, weight in ipairs(call('ZRANGE', P.loads, 0, -1)) do call('DEL', P.bucket .. weight) end
+  call('DEL', P.tops, P.loads, P.agents)
 end

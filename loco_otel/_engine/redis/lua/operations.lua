@@ -1,7 +1,7 @@
 -- What happens to one ticket, as a process sends it.
 local function apply_operation(o)
   local kind = o[1]
-  if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7], o[8])
+  if kind == 'submit' then submit_ticket(o[2], o[3], o[4], o[5], o[6], o[7], o[8], o[9])
   elseif kind == 'end' then end_ticket(o[2], o[3], o[4], o[5], o[6])
   elseif kind == 'suspend' then suspend_ticket(o[2], o[3], o[4])
   elseif kind == 'refuse' then throttle_ticket(o[2], o[3], o[4], true)

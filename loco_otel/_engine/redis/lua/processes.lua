@@ -45,6 +45,7 @@ local function leave_process()
       local L = get_line(name)
       L.gone = true
       expire_rates(L)
+      clear_scopes(L)
       call('DEL', prefix .. 'line:' .. name)
     end
     call('DEL', LINES, config)

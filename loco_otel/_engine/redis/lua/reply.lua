@@ -1,9 +1,9 @@
 -- The reply: {now, status, epoch, granted, lines, due, expiry, processes}. `granted`: {id, reason, tick, ticks of this
 -- wait, ticks of all its waits, score, weight and age of its queue}. `lines`: {name, limit, used, waiting, tick, stated,
--- policy, alpha, guard, requests, tokens, gate, auto, pause, tuned}: of a rate its number and level, of a closed gate its time, its
+-- policy, alpha, guard, requests, tokens, gate, auto, pause, tuned, order}: of a rate its number and level, of a closed gate its time, its
 -- cause and whether this process comes at that time, of an adaptive limit (-1 is unlimited) its ceiling, the level that was
 -- refused last and whether one ever was, of a pause its end and the header that states it, of an alpha that adapts the one
--- that was stated. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
+-- that was stated, and the order as it is stated. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
 -- the process that is silent longest.
 
 -- When a gate opens one process comes, so that not all do: the one that had waiters when the time was first known. The
@@ -34,12 +34,14 @@ for _, L in ipairs(loaded) do
     local rates = read_rates(L)
     shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
                          show_rate(rates.requests), show_rate(rates.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L),
-                         L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or ''}
-    save_line(L)
+                         L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or '', L.order}
+    tenants.save(L)
+    save_line(L, policies[L.policy].format)
     save_auto(L)
     save_rates(L)
   end
 end
+save_tickets()
 for other, list in pairs(wakes) do
   -- With the generation of its last sync: what was decided before that is out of date.
   local g = string.match(call('GET', number_key(other)) or '', ':(.*)$') or '0'

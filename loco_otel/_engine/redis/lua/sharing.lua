@@ -20,13 +20,13 @@ local function share_slots(L)
     total = total + tonumber(count)
     local R = read_ticket(id)
     if R and R[STATE] == WAITING then
-      local candidate = {-policies[L.policy].score(L, R[AGENT]), R[BIRTH], R[SEQ]}
+      local candidate = {-compute_score(L, R), R[BIRTH], R[SEQ]}
       if not rank or precedes(candidate, rank) then best, rank, record, lender = id, candidate, R, owning end
     end
   end
-  if best and total == L.used + call('ZCARD', L.shared) then
+  if best and total == L.used + count_sharers(L) then
     local opened, gate = is_open(L, record)
     L.gate = gate or ''
-    if opened then grant(L, best, record, 'reentrant', -rank[1], find_head(L, record[AGENT]), lender) end
+    if opened then grant(L, best, record, 'reentrant', -rank[1], find_head(L.waiters, record[AGENT]), lender) end
   end
 end

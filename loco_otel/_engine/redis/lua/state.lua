@@ -30,10 +30,52 @@ local function make_epoch()
 end
 if epoch then set_epoch(epoch) else make_epoch() end
 
+-- Writes the fields of a hash at once; false removes one.
+local MAX_FIELDS = 1000
+local function write_fields(key, texts)
+  local written, removed = {}, {}
+  local function flush(least)
+    if #written > least then call('HSET', key, unpack(written)) written = {} end
+    if #removed > least then call('HDEL', key, unpack(removed)) removed = {} end
+  end
+  for field, text in pairs(texts) do
+    if text then
+      written[#written + 1] = field
+      written[#written + 1] = text
+    else removed[#removed + 1] = field end
+    flush(MAX_FIELDS)
+  end
+  flush(0)
+end
+
+-- A scope: the queues that one policy orders, and what it stores of them. `virtual` and `open` are of `fair`, `origin`
+-- and `last` of `las`.
+local function make_scope(L, suffix, state)
+  local virtual, open, origin, last = string.match(state or '0|0|0|0', '^([^|]+)|([^|]+)|([^|]+)|(.+)$')
+  local name = L.name .. suffix
+  return {line = L, accounts = {}, changed = {}, virtual = tonumber(virtual), open = tonumber(open), origin = tonumber(origin), last = tonumber(last),
+          ages = prefix .. 'ages:' .. name, agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name,
+          loads = prefix .. 'loads:' .. name, bucket = prefix .. 'bucket:' .. name .. ':', tags = prefix .. 'tags:' .. name,
+          idle = prefix .. 'idle:' .. name}
+end
+-- Accounts of queues are read once in a step, and written at its end.
+local function remove_account(P, key)
+  P.accounts[key], P.changed[key] = nil, nil
+  call('HDEL', P.agents, key)
+end
+local function save_accounts(P, format)
+  local texts = {}
+  for key in pairs(P.changed) do texts[key] = format(P.accounts[key]) end
+  write_fields(P.agents, texts)
+  P.changed = {}
+end
+local function format_state(P) return fmt('%.17g|%.17g|%.17g|%.17g', P.virtual, P.open, P.origin, P.last) end
+
 -- A line: the waiters and leases of one resource.
 local lines, loaded = {}, {}
-local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'virtual',
-                'open', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner'}
+local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'order',
+                'state', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner',
+                'is_tenanted'}
 local function get_line(name)
   local L = lines[name]
   if L then return L end
@@ -41,40 +83,46 @@ local function get_line(name)
   local function num(i) return tonumber(h[i] or '0') end
   L = {name = name, limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), seq = num(9), waiting = num(10),
-       virtual = num(11), open = num(12), rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
+       order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
        pause_header = string.match(h[17] or '', '|(.*)$') or '', stated_alpha = tonumber(h[18] or '0.25'),
-       tuner = h[19] or '',
+       tuner = h[19] or '', is_tenanted = h[20] == '1', scopes = {},
        rates_key = base .. 'rates:' .. name,
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name, loads = prefix .. 'loads:' .. name,
-       bucket = prefix .. 'bucket:' .. name .. ':',
-       tags = prefix .. 'tags:' .. name, idle = prefix .. 'idle:' .. name, blocked = prefix .. 'blocked:' .. name}
+       blocked = prefix .. 'blocked:' .. name}
+  L.scope = make_scope(L, '', h[12])
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
   L.used = call('ZCARD', L.held)
   lines[name] = L
   loaded[#loaded + 1] = L
   return L
 end
-local function save_line(L)
+local function save_line(L, format)
+  if format then save_accounts(L.scope, format) end
   call('HSET', prefix .. 'line:' .. L.name, 'tick', int(L.tick), 'seq', int(L.seq), 'waiting', int(L.waiting),
-       'virtual', int(L.virtual), 'open', int(L.open), 'gate', L.gate, 'alarm', L.alarm)
+       'state', format_state(L.scope), 'gate', L.gate, 'alarm', L.alarm, 'is_tenanted', L.is_tenanted and 1 or 0,
+       'version', int(L.version))
 end
 
--- A ticket's record is a JSON array with these positions.
-local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS = 1, 2, 3, 4, 5, 6, 7,
-  8, 9, 10, 11, 12, 13
+-- A ticket's record is a JSON array with these positions. That of most ends with TOKENS.
+local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS, RUN, CHARGED_AT = 1, 2,
+  3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
 local WAITING, HELD, SUSPENDED, SHARED = 0, 1, 2, 3
+-- Tickets are read once in a step, and written at its end; false is none.
+local tickets, changed_tickets = {}, {}
 local function read_ticket(id)
-  local s = call('HGET', TICKETS, id)
-  return s and cjson.decode(s)
+  local R = tickets[id]
+  if R == nil then
+    local s = call('HGET', TICKETS, id)
+    R = s and cjson.decode(s)
+    tickets[id] = R
+  end
+  return R
 end
-local function write_ticket(id, R) call('HSET', TICKETS, id, cjson.encode(R)) end
-
--- The oldest waiter of an agent: {birth, seq, id}.
-local function find_head(L, agent)
-  local r = call('ZRANGE', L.waiters .. agent, 0, 0, 'WITHSCORES')
-  if #r == 0 then return nil end
-  return {birth = tonumber(r[2]), seq = tonumber(string.sub(r[1], 1, 15)), id = string.sub(r[1], 16)}
+local function write_ticket(id, R) tickets[id], changed_tickets[id] = R, true end
+local function save_tickets()
+  local texts = {}
+  for id in pairs(changed_tickets) do texts[id] = tickets[id] and cjson.encode(tickets[id]) end
+  write_fields(TICKETS, texts)
 end

@@ -1,18 +1,8 @@
 -- A sync registers all that a process has, in parts, the leases first. What the process states (capacity, policy,
 -- guard, shares) travels with it and is in force before its tickets are.
-local function replace_policy(L, name)
-  policies[L.policy].clear(L)
-  L.policy = name
-  L.version = L.version + 1
-  policies[name].clear(L)
-  local weights = call('HGETALL', L.weights)
-  for i = 1, #weights, 2 do
-    policies[name].update(L, weights[i], tonumber(weights[i + 1]), find_head(L, weights[i]))
-  end
-end
--- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling, auto_tune}; a limit below 0
--- adapts to the provider up to the ceiling. A statement that was never made before is made now; one that is older than
--- that in force is ignored.
+-- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling, auto_tune, order};
+-- a limit below 0 adapts to the provider up to the ceiling, and `order` is what else decides the order, see statements.py.
+-- A statement that was never made before is made now; one that is older than that in force is ignored.
 local function apply_statement(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
@@ -21,18 +11,18 @@ local function apply_statement(s)
   -- Another capacity alone changes no order.
   local alpha, is_tuned = tonumber(s[4]), s[11] == 1
   local reordered = L.policy ~= s[3] or L.stated_alpha ~= alpha or L.guard ~= s[5] or L.shares ~= s[6] or L.stated == 0
-    or is_tuned ~= (L.tuner ~= '')
+    or is_tuned ~= (L.tuner ~= '') or L.order ~= s[12]
   if reordered then L.alpha, L.stated_alpha, L.tuner = alpha, alpha, is_tuned and '0' or '' end
-  L.guard, L.shares, L.stated, L.decoded = s[5], s[6], stated, nil
+  L.guard, L.stated = s[5], stated
   set_capacity(L, s[2], tonumber(s[10]))
-  if reordered then replace_policy(L, s[3]) end
+  if reordered then replace_order(L, function() L.policy, L.shares, L.order = s[3], s[6], s[12] end) end
   set_rates(L, tonumber(s[8]), tonumber(s[9]))
   call('HSET', prefix .. 'line:' .. L.name, 'policy', L.policy, 'alpha', fmt('%.17g', L.alpha), 'guard',
        int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version), 'rated',
-       L.rated and 1 or 0, 'stated_alpha', fmt('%.17g', L.stated_alpha), 'tuner', L.tuner)
+       L.rated and 1 or 0, 'stated_alpha', fmt('%.17g', L.stated_alpha), 'tuner', L.tuner, 'order', L.order)
   fill(L)
 end
--- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens}
+-- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run}, the last only where it has one
 local function register_ticket(s)
   local id, state = s[1], s[6]
   call('SREM', prefix .. 'unseen:' .. owner, id)
@@ -41,7 +31,7 @@ local function register_ticket(s)
   local R = read_ticket(id)
   if R and R[OWNER] ~= owner then return end
   if state == WAITING then
-    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5], 0, s[8])
+    if not R or R[STATE] == SUSPENDED then submit_ticket(id, s[2], s[3], s[4], s[5], 0, s[8], s[9])
     elseif R[STATE] ~= WAITING then  -- its grant was lost on the way
       report(id, R, {id, R[REASON], L.tick, R[WAITED], R[WAITED], '0', R[WEIGHT], R[WAITED]})
     end
@@ -49,7 +39,7 @@ local function register_ticket(s)
   end
   if not R then
     L.seq = L.seq + 1
-    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', '', s[8]}
+    R = {s[2], s[3], s[4], owner, math.max(0, L.tick - s[5]), L.seq, SUSPENDED, -1, L.tick, s[5], 'score', '', s[8], s[9]}
     call('SADD', prefix .. 'own:' .. owner, id)
     charge(L, R)
   elseif R[STATE] == WAITING then

@@ -12,9 +12,18 @@ local function estimate_arrivals(first, last)
   if last.tick <= first.tick then return 1 end
   return math.max(0, 1 + (last.count - first.count) / (last.tick - first.tick))
 end
+-- The weight and the birth of each agent's queue, as `weight|birth|...`.
+local function list_queues(L)
+  if not L.is_tenanted and not get_scope(L, '').is_apart then return call('HVALS', L.scope.agents) end
+  local entries, weights = {}, call('HGETALL', L.weights)
+  for i = 1, #weights, 2 do
+    entries[#entries + 1] = fmt('%s|%.0f|', weights[i + 1], find_head(L.waiters, weights[i]).birth)
+  end
+  return entries
+end
 local function tune_alpha(L)
   if L.tuner == '' or L.tick < tonumber(string.match(L.tuner, '^%d+')) then return end
-  local entries = call('HVALS', L.agents)
+  local entries = list_queues(L)
   local total, squares, weight = 0, 0, 0
   for _, entry in ipairs(entries) do
     local w, birth = string.match(entry, '^(%-?%d+)|(%-?%d+)|')
