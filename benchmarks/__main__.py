@@ -4,7 +4,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from benchmarks import acquire, blame, calls, engine, grants, instructions, library, money, scale, startup
+from benchmarks import acquire, blame, calls, engine, grants, instructions, library, memory, money, scale, startup
 
 _ALL: dict[str, Callable[[], object]] = {
     "acquire": acquire.run,
@@ -13,6 +13,7 @@ _ALL: dict[str, Callable[[], object]] = {
     "blame": blame.run,
     "library": library.run,
     "money": money.run,
+    "memory": memory.run,
     "engine": engine.run,
     "startup": startup.run,
     "calls": calls.run,

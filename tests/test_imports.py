@@ -1,4 +1,4 @@
-"""What `install()` must not import: libraries that only a budget, a command or an exporter needs, and the SDKs."""
+"""What `install()` must not import: what only a budget, a file, a command or an exporter needs, and the SDKs."""
 
 import json
 import subprocess
@@ -8,7 +8,8 @@ import pytest
 
 LAZY = (
     *("genai_prices", "click", "rich", "prometheus_client", "pydantic_settings", "dotenv", "openai", "anthropic"),
-    *("groq", "google.genai", "loco_otel.compat"),
+    *("groq", "google.genai", "loco_otel.compat", "loco_otel.cli", "loco_otel.simulation", "loco_otel._engine.redis"),
+    *("redis", "opentelemetry.sdk", "sqlite3", "tomllib", "difflib"),
 )
 
 PROGRAM = f"""

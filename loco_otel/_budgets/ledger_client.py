@@ -14,7 +14,6 @@ from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.ledger import Ledger
 from loco_otel._budgets.ledger_threads import LedgerThreads, is_on_event_loop
 from loco_otel._budgets.memory_ledger import MemoryLedger
-from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel._config.engine_rules import hide_password
 from loco_otel._config.settings import Settings
 from loco_otel._core.ticket import Ticket
@@ -255,6 +254,9 @@ def open_ledger(settings: Settings) -> Ledger:
     if settings.ledger is None:
         return MemoryLedger(settings.limits, zone, lease=settings.max_hold, run_idle_timeout=settings.run_idle_timeout)
     try:
+        # Here, as the standard library's `sqlite3` is of no use without it.
+        from loco_otel._budgets.sqlite_ledger import SqliteLedger  # noqa: PLC0415
+
         return SqliteLedger(
             Path(settings.ledger).expanduser(),
             settings.limits,

@@ -1,6 +1,5 @@
 """Error messages and display texts of settings."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -44,6 +43,8 @@ class RawSetting(NamedTuple):
 
 def describe_unknown_setting(name: str, spelt: Mapping[str, str], place: str = "") -> str:
     """Return the message of an unknown setting, with the most similar known one."""
+    import difflib  # noqa: PLC0415 - only for a fault
+
     close = difflib.get_close_matches(name.lower().removeprefix("loco_"), spelt, n=1)
     meant = f"; did you mean {spelt[close[0]]}?" if close else ""
     return f"{format_value(name)}{place} is not a setting of loco-otel{meant}"

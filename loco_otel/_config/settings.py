@@ -9,7 +9,6 @@ user wrote it.
 """
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -429,8 +428,9 @@ def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:
     if not path:
         return {}, []
     try:
-        with Path(path).expanduser().open("rb") as file:
-            table = tomllib.load(file)
+        import tomllib  # noqa: PLC0415 - few programs have such a file
+
+        table = tomllib.loads(Path(path).expanduser().read_bytes().decode())
     except (OSError, RuntimeError, ValueError) as error:  # no file; no home, nested too deep; no TOML, no UTF-8
         reason = getattr(error, "strerror", None) or error
         return {}, [f"{_CONFIG_VARIABLE}={format_single_line(path)}: must name a readable TOML file ({reason})"]

@@ -67,8 +67,8 @@ class AgentQueue:
         birth = int(first[0])
         return birth if work is None else min(birth, work.birth)
 
-    def read_state(self) -> tuple[int, int, int, Ticket] | None:
-        """Return the number of waiters, Qi, `find_birth_tick()` and `find_head()`; None if the queue is empty.
+    def read_state(self) -> tuple[int, int, int, Entry] | None:
+        """Return the number of waiters, Qi, `find_birth_tick()` and the oldest's entry; None if the queue is empty.
 
         In one call, as a snapshot reads thousands of queues.
         """
@@ -77,8 +77,8 @@ class AgentQueue:
         if first is None:
             return None
         if self.backlog is None:
-            return len(waiters), self._own_weight, first[0], first[-1]
-        return len(waiters), self.weight, self.find_birth_tick(), first[-1]
+            return len(waiters), self._own_weight, first[0], first
+        return len(waiters), self.weight, self.find_birth_tick(), first
 
     def build_candidate(self) -> Candidate | None:
         """Return what the policy compares; None if the queue is empty."""

@@ -128,7 +128,7 @@ class DeadlockDetector:
 
     def is_blocked(self, lease: Ticket, now: float) -> bool:
         """Return whether a waiter blocks one of the scopes of a lease."""
-        return any(scope in self._blocked_counts for scope in _list_scopes(lease, now))
+        return not self._blocked_counts.keys().isdisjoint(_list_scopes(lease, now))
 
     def _can_end(self, waiter: Ticket) -> bool:
         # A waiter on an event loop that another waiter blocks could not run if it were granted.

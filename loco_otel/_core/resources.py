@@ -76,6 +76,8 @@ class Resources:
         """Called with each pool that is created on request, before its queue set is."""
         self.waiting_queue_sets: dict[QueueSet, None] = {}
         """Those with a waiter, as there may be a thousand without."""
+        self._has_overdue = False
+        """Whether the last selection found a queue set whose guard had fired."""
         self._make_unknown_pool = make_unknown_pool
         self.pools: dict[str, SlotPool] = {}
         self.queue_sets: dict[tuple[str, ...], QueueSet] = {}
@@ -116,10 +118,19 @@ class Resources:
         """Return the queue sets that compete for a pool."""
         return self._competing[pool.name]
 
-    def select_next_grant(self, pools: tuple[SlotPool, ...], now: float) -> tuple[Ticket, bool] | None:
+    def select_next_grant(
+        self, pools: tuple[SlotPool, ...], now: float, *, is_repeated: bool = False
+    ) -> tuple[Ticket, bool] | None:
         """Return the waiter for one of these pools that is granted next, and whether a guard selected it.
 
         None if no waiter has room, or pauses and rate limits delay all that have.
+
+        Args:
+            pools: the pools.
+            now: the time.
+            is_repeated: whether only grants and rejections have occurred since the previous call, which was for the
+                same pools: where no guard had fired then, none fires now, as no tick has passed.
+
         """
         if len(pools) == 1 and len(competing := self._competing[pools[0].name]) == 1:
             (pool,), (queue_set,) = pools, competing
@@ -129,7 +140,7 @@ class Resources:
             if turn is None:
                 return None
             return turn if not pool.is_gated or self._is_next_ready(queue_set, turn[0], now) else None
-        overdue = self._list_overdue(pools)
+        overdue = self._list_overdue(pools) if self._has_overdue or not is_repeated else []
         for rank in overdue:
             self._reserve(rank.queue_set, rank.oldest, now)
         for rank in overdue:
@@ -159,6 +170,7 @@ class Resources:
                 elif queue_set.has_reservation:
                     queue_set.unreserve_all()
         overdue.sort()
+        self._has_overdue = bool(overdue)
         return overdue
 
     def _list_others(self, pools: Sequence[SlotPool], overdue: Sequence[Rank]) -> list[Rank]:
@@ -241,9 +253,13 @@ class Resources:
         """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
         for queue_set in self._list_competing(pools):
             queue_set.tick += 1
+            tuner = queue_set.tuner
             # Of a remote pool the other place computes alpha, from the waiters of all processes.
-            tuner = queue_set.tuner if queue_set.remote is None else None
-            if tuner is not None and tuner.is_due(queue_set.tick, len(queue_set.queues) + len(queue_set.backlogs)):
+            if (
+                tuner is not None
+                and queue_set.remote is None
+                and tuner.is_due(queue_set.tick, len(queue_set.queues) + len(queue_set.backlogs))
+            ):
                 queue_set.tune_alpha(tuner)
 
     def count_waiting(self) -> int:
@@ -298,10 +314,14 @@ class Resources:
             else:
                 queue_set.unreserve_slots()
 
-    def _list_competing(self, pools: Sequence[SlotPool]) -> Iterable[QueueSet]:
-        if len(pools) == 1:
-            return self._competing[pools[0].name]
-        return dict.fromkeys(chain.from_iterable(self._competing[pool.name] for pool in pools))
+    def _list_competing(self, pools: Sequence[SlotPool]) -> Sequence[QueueSet]:
+        """Return the queue sets that compete for any of these pools, each once, in no order."""
+        if len(pools) <= 1:
+            return self._competing[pools[0].name] if pools else ()
+        # Hundreds may compete for one pool, and few for the others: only those few are compared.
+        busiest = max(pools, key=lambda pool: len(self._competing[pool.name]))
+        few = chain.from_iterable(self._competing[pool.name] for pool in pools if pool is not busiest)
+        return [*self._competing[busiest.name], *dict.fromkeys([each for each in few if busiest not in each.pools])]
 
     def _make_queue_set(self, names: tuple[str, ...]) -> QueueSet:
         if not names or len(set(names)) < len(names):

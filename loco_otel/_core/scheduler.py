@@ -325,7 +325,9 @@ class Scheduler:
         self.deadlines.remove_waiter(ticket)
 
     def _grant_waiting(self, pools: tuple[SlotPool, ...], now: float) -> None:
-        while (turn := self.resources.select_next_grant(pools, now)) is not None:
+        is_repeated = False
+        while (turn := self.resources.select_next_grant(pools, now, is_repeated=is_repeated)) is not None:
+            is_repeated = True
             ticket, guarded = turn
             queue_set = self._find_queue_set(ticket)
             if is_overdue(ticket, now):

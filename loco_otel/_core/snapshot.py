@@ -6,13 +6,14 @@ one moment; those of agents that were read in different steps are some milliseco
 the last step, outside the lock.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
 from loco_otel._core.fairness import jains_index
+from loco_otel._core.lazy_heap import Entry
 from loco_otel._core.policies.base import Key, Policy, key_of, tenant_of
 from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.resources import Resources
@@ -56,8 +57,8 @@ class _AgentState(NamedTuple):
     oldest_wait: float
     score: float | None
     """None if it has no waiter: it does not compete."""
-    head: tuple[int, int]
-    """Birth and sequence number of its oldest waiter."""
+    head: Entry
+    """Of its oldest waiter: it begins with birth and sequence number."""
     ticks: int
     """Ticks during which it had a waiter without interruption."""
 
@@ -178,18 +179,18 @@ class SnapshotBuilder:
     def _read_agents(self, queue_set: QueueSet, keys: Iterable[Key]) -> None:
         known = self._agents[queue_set]
         tick, now, queues, backlogs = queue_set.tick, self._now, queue_set.queues, queue_set.backlogs
-        find_level = queue_set.find_level
-        scorers = self._scorers
+        has_levels = queue_set.order is not None
+        level = queue_set.normal
+        scorer = self._find_scorer(level.policy, tick)
         for key in keys:
             queue = queues.get(key)
             if queue is not None and (state := queue.read_state()) is not None:
-                waiting, weight, birth, head = state
+                waiting, weight, birth, entry = state
+                head: Ticket = entry[-1]
                 wait = now - head.waiting_since
-                level = find_level(head)
-                policy = level.policy
-                scorer = scorers.get(policy)
-                if scorer is None:
-                    scorer = scorers[policy] = policy.create_scorer(tick)
+                if has_levels:
+                    level = queue_set.find_level(head)
+                    scorer = self._find_scorer(level.policy, tick)
                 score = scorer(level.find_key(head.request) if level.owns_lines else key)
                 known[key] = _new(
                     _AgentState,
@@ -199,7 +200,7 @@ class SnapshotBuilder:
                         tick - birth,
                         wait if wait > 0 else 0.0,
                         score,
-                        (head.birth, head.seq),
+                        entry,
                         tick - queue.since_tick,
                     ),
                 )
@@ -207,7 +208,13 @@ class SnapshotBuilder:
                 work = backlog.find_oldest_work()
                 if work is not None:
                     # Work without a waiter.
-                    known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, (0, 0), 0)
+                    known[key] = _AgentState(0, backlog.weight, tick - work.birth, 0.0, None, _NO_HEAD, 0)
+
+    def _find_scorer(self, policy: Policy, tick: int) -> Callable[[Key], float]:
+        scorer = self._scorers.get(policy)
+        if scorer is None:
+            scorer = self._scorers[policy] = policy.create_scorer(tick)
+        return scorer
 
     def _read_tickets(self, tickets: Iterable[Ticket]) -> None:
         find = self._resources.get_queue_set
@@ -228,9 +235,9 @@ class SnapshotBuilder:
         agents = self._merge_agents(state)
         best = _find_best_ranks([ranks[queue_set] for queue_set in state.queue_sets if queue_set in ranks])
         snapshots = []
-        for key in _sort_keys(active.keys() | agents.keys()):
+        for key in _sort_keys([*agents, *(key for key in active if key not in agents)]):
             tenant, name = (None, key) if isinstance(key, str) else key[:2]
-            waiting, weight, age, wait, score, *_ = agents.get(key, _ABSENT)
+            waiting, weight, age, wait, score, _, _ = agents.get(key, _ABSENT)
             snapshots.append(
                 _new(
                     AgentSnapshot,
@@ -288,7 +295,9 @@ class SnapshotBuilder:
         )
 
 
-_ABSENT = _AgentState(0, 0, 0, 0.0, None, (0, 0), 0)
+_NO_HEAD: Entry = [0, 0]
+
+_ABSENT = _AgentState(0, 0, 0, 0.0, None, _NO_HEAD, 0)
 """An agent that only holds slots."""
 
 
@@ -357,10 +366,10 @@ def _merge_states(one: _AgentState, other: _AgentState) -> _AgentState:
     )
 
 
-def _sort_keys(keys: Iterable[Key]) -> list[Key]:
+def _sort_keys(keys: Collection[Key]) -> list[Key]:
     """Return keys by tenant and agent, those without a tenant first."""
-    names: list[Key] = sorted(key for key in keys if isinstance(key, str))
-    return names + sorted(key for key in keys if not isinstance(key, str))
+    names: list[Key] = sorted([key for key in keys if isinstance(key, str)])
+    return names if len(names) == len(keys) else names + sorted(key for key in keys if not isinstance(key, str))
 
 
 def _find_best_ranks(ranks: Sequence[Mapping[Key, int]]) -> Mapping[Key, int]:
@@ -374,7 +383,7 @@ def _find_best_ranks(ranks: Sequence[Mapping[Key, int]]) -> Mapping[Key, int]:
 
 def _rank_agents(agents: Mapping[Key, _AgentState]) -> dict[Key, int]:
     """Return the rank of each agent that competes, within its tenant and from 1."""
-    by_tenant: dict[str, list[tuple[float, tuple[int, int], Key]]] = {}
+    by_tenant: dict[str, list[tuple[float, Entry, Key]]] = {}
     for key, agent in agents.items():
         if agent.score is not None:
             by_tenant.setdefault(tenant_of(key), []).append((-agent.score, agent.head, key))

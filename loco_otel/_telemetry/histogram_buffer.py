@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.trace import TraceFlags
 
 from loco_otel import _fork
 from loco_otel._telemetry.bulk_measurements import Attributes, add_measurements, find_bucket_bounds
@@ -195,7 +196,7 @@ class BufferedHistogram:
 
 
 def _is_sampled(context: Context) -> bool:
-    return context is not ROOT_CONTEXT and get_span(context).get_span_context().trace_flags.sampled
+    return context is not ROOT_CONTEXT and bool(get_span(context).get_span_context().trace_flags & TraceFlags.SAMPLED)
 
 
 def _drain(items: deque[_Item]) -> list[_Item]:

@@ -107,6 +107,19 @@ def test_reserved_slots_of_a_leaver_are_freed() -> None:
     assert late.state is GRANTED
 
 
+def test_reservation_passes_to_the_next_guard_with_a_grant() -> None:
+    """The selection after a grant, within the same release, is still one of guards."""
+    house = House(guard=1)
+    house.core.resources.add_resource("disk", 1)
+    holder = house.ask("llm")
+    first, second = house.ask("gpu", "llm"), house.ask("disk", "llm")
+    house.end(holder)
+    assert (first.state, second.state) == (GRANTED, WAITING)
+    assert house.ask("disk").state is WAITING, "it is reserved"
+    house.end(first)
+    assert second.state is GRANTED
+
+
 def test_holders_that_block_each_other_share() -> None:
     house = House()
     first = house.ask("llm", places=("reader 1",))

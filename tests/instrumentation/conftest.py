@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import server_fixtures
+from budgeted_calls import PRICES
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import LlmServer
+
+import loco_otel
 
 server_process = server_fixtures.server_process
 patient = server_fixtures.patient
@@ -42,3 +46,15 @@ def scheduled(request: pytest.FixtureRequest, namespace: str) -> Iterator[Schedu
             return scheduling
 
         yield schedule
+
+
+@pytest.fixture
+def priced(scheduled: Scheduled) -> Iterator[Any]:
+    """Patch the SDKs under budgets; `**settings` as `configure` takes them."""
+
+    def schedule(capacity: object = "auto", **settings: Any) -> Scheduling:
+        scheduling = scheduled(capacity=capacity)
+        loco_otel.configure(prices=PRICES, **settings)
+        return scheduling
+
+    return schedule

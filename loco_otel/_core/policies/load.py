@@ -49,13 +49,17 @@ class LoadPolicy(UnmeteredPolicy):
             if known[0] == candidate.weight and known[1][0] == candidate.birth:
                 return
             self.remove_candidate(key)
-        heap = self._by_weight.get(candidate.weight)
+        weight, birth, _ = candidate
+        heap = self._by_weight.get(weight)
         if heap is None:
-            heap = self._by_weight[candidate.weight] = LazyHeap()
-            insort(self._weights, candidate.weight)
-        entry = heap.push_entry(candidate.birth, self._draw_nonce(), item=key)
-        self._entries[key] = (candidate.weight, entry)
-        self._update_oldest(candidate.weight, heap)
+            heap = self._by_weight[weight] = LazyHeap()
+            insort(self._weights, weight)
+            insort(self._births, (birth, weight))
+            entry = self._oldest[weight] = heap.push_entry(birth, self._draw_nonce(), item=key)
+        else:
+            entry = heap.push_entry(birth, self._draw_nonce(), item=key)
+            self._update_oldest(weight, heap)
+        self._entries[key] = (weight, entry)
 
     def remove_candidate(self, key: Key) -> None:
         """Remove an agent."""
@@ -65,21 +69,19 @@ class LoadPolicy(UnmeteredPolicy):
         weight, entry = known
         heap = self._by_weight[weight]
         heap.remove_entry(entry)
-        if not heap:
-            del self._by_weight[weight]
+        if heap:
+            self._update_oldest(weight, heap)
+        else:
+            del self._by_weight[weight], self._oldest[weight]
             del self._weights[bisect_left(self._weights, weight)]
-        self._update_oldest(weight, heap)
+            del self._births[bisect_left(self._births, (entry[0], weight))]
 
     def _update_oldest(self, weight: int, heap: LazyHeap) -> None:
-        top, before = heap.peek_entry(), self._oldest.get(weight)
-        if top is before:
-            return
-        if before is not None:
-            del self._births[bisect_left(self._births, (before[0], weight))]
-        if top is None:
-            del self._oldest[weight]
-        else:
+        top, before = heap.peek_entry(), self._oldest[weight]
+        if top is not before:
+            assert top is not None  # noqa: S101 - invariant: a heap is removed with its last agent
             self._oldest[weight] = top
+            del self._births[bisect_left(self._births, (before[0], weight))]
             insort(self._births, (top[0], weight))
 
     def clear_candidates(self) -> None:

@@ -26,8 +26,8 @@ function load.update(P, key, weight, head)
   local member = fmt('%015.0f', head.seq) .. key
   call('HSET', P.agents, key, weight .. '|' .. int(head.birth) .. '|' .. member)
   call('ZADD', P.bucket .. weight, head.birth, member)
-  call('ZADD', P.loads, weight, weight)
   local top = call('ZSCORE', P.tops, weight)
+  if not top then call('ZADD', P.loads, weight, weight) end
   if not top or tonumber(top) > head.birth then call('ZADD', P.tops, head.birth, weight) end
 end
 -- The greatest weight and age.
@@ -37,9 +37,9 @@ local function read_maxima(P)
   return tonumber(weight or '0'), P.line.tick - tonumber(top[2] or int(P.line.tick))
 end
 local function compute_load(P, weight, max_weight, age, max_age)
-  local score = 0
-  if max_weight > 0 then score = P.line.alpha * weight / max_weight end
-  if max_age > 0 then score = score + (1.0 - P.line.alpha) * age / max_age end
+  local score, alpha = 0, P.line.alpha
+  if max_weight > 0 then score = alpha * weight / max_weight end
+  if max_age > 0 then score = score + (1.0 - alpha) * age / max_age end
   return score
 end
 -- The heaviest and the oldest are compared in turn, until no other can score as much.
