@@ -196,8 +196,8 @@ def test_queued_tasks_are_visible_before_a_wait(run: Run) -> None:
 
 
 def test_handle_is_released_once(run: Run) -> None:
-    made = make_scheduler("a", on_task_completed=lambda *facts: told.append(facts))
-    told: list[tuple[object, ...]] = []
+    made = make_scheduler("a", on_task_completed=lambda *facts: reported.append(facts))
+    reported: list[tuple[object, ...]] = []
 
     async def program() -> None:
         await made.submit_task("a", task := Task())
@@ -209,30 +209,30 @@ def test_handle_is_released_once(run: Run) -> None:
         await made.release_handle(handle)
         await made.release_handle(AcquireHandle(agent_id="a"))
         assert made.logical_tick == 1
-        assert told == [("a", task, None)]
+        assert reported == [("a", task, None)]
 
     run(program())
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_hooks_receive_each_task(run: Run, kind: str) -> None:
-    told: list[object] = []
+    reported: list[object] = []
 
     async def async_hook(*facts: object) -> None:
         await asyncio.sleep(0)
-        told.append(facts)
+        reported.append(facts)
 
-    hook = async_hook if kind == "async" else lambda *facts: told.append(facts)
+    hook = async_hook if kind == "async" else lambda *facts: reported.append(facts)
     made = make_scheduler("a", on_task_started=hook, on_task_completed=hook)
 
     async def program() -> None:
         async with made.acquire("a"):
             pass
-        assert told == []
+        assert reported == []
         await made.submit_task("a", task := Task())
         async with made.acquire("a"):
-            assert told == [("a", task)]
-        assert told == [("a", task), ("a", task, None)]
+            assert reported == [("a", task)]
+        assert reported == [("a", task), ("a", task, None)]
 
     run(program())
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from library_callers import Run, Until, hold, is_empty, make_scheduler, pass_by, start
+from library_callers import Run, Until, hold, is_empty, list_grants, make_scheduler, pass_by, start
 
 import loco_otel
 from loco_otel import (
@@ -82,17 +82,10 @@ def test_d11_running_work_does_not_count_as_queued(run: Run, settle: Until) -> N
     made = make_scheduler("a", "c", capacity=1, optimize_for="latency")
 
     async def program() -> list[str]:
-        order: list[str] = []
         await made.submit_task("a", Task(age=10))
         await made.submit_task("a", Task())
         await made.submit_task("c", Task(age=1))
-        release = asyncio.Event()
-        holder = asyncio.create_task(hold(made, "a", release))
-        await settle(lambda: made.resource.holder_count == 1)
-        waiters = await start(made, settle, pass_by(made, "a", order), pass_by(made, "c", order))
-        release.set()
-        await asyncio.gather(holder, *waiters)
-        return order
+        return await list_grants(made, settle, "a", "a", "c")
 
     assert run(program()) == ["c", "a"]
     assert made.metrics.wait_time_by_agent() == {"a": (10 + 2) / 2, "c": 2.0}
@@ -119,18 +112,11 @@ def test_d12_idle_agent_changes_nothing(run: Run, settle: Until, bystander: bool
     made = make_scheduler("a", "b", "idle", "holder", alpha=0.5)
 
     async def program() -> str:
-        order: list[str] = []
         if bystander:
             await made.submit_task("idle", Task(weight=1000.0, age=1000))
         await made.submit_task("a", Task(weight=4.0, age=5))
         await made.submit_task("b", Task(weight=2.0, age=9))
-        release = asyncio.Event()
-        holder = asyncio.create_task(hold(made, "holder", release))
-        await settle(lambda: made.resource.holder_count == 1)
-        waiters = await start(made, settle, pass_by(made, "b", order), pass_by(made, "a", order))
-        release.set()
-        await asyncio.gather(holder, *waiters)
-        return order[0]
+        return (await list_grants(made, settle, "holder", "b", "a"))[0]
 
     assert run(program()) == "a"
 
@@ -302,16 +288,9 @@ def test_d19_ties_are_broken_by_the_seed(run: Run, settle: Until) -> None:
         made = make_scheduler("a", "b", "holder", seed=seed)
 
         async def program() -> str:
-            order: list[str] = []
             for agent in "ab":
                 await made.submit_task(agent, Task())
-            release = asyncio.Event()
-            holder = asyncio.create_task(hold(made, "holder", release))
-            await settle(lambda: made.resource.holder_count == 1)
-            waiters = await start(made, settle, pass_by(made, "a", order), pass_by(made, "b", order))
-            release.set()
-            await asyncio.gather(holder, *waiters)
-            return order[0]
+            return (await list_grants(made, settle, "holder", "a", "b"))[0]
 
         return str(run(program()))
 

@@ -57,7 +57,7 @@ def test_change_of_alpha_or_goal_replaces_the_other():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"capacity": "two"}, "capacity=two: must be auto or a whole number of at least 0 (0 grants no slot)"),
         ({"capacity": True}, "capacity=true: must be auto or a whole number of at least 0 (0 grants no slot)"),
@@ -78,11 +78,11 @@ def test_change_of_alpha_or_goal_replaces_the_other():
         ({"weights": {"gpt-4o": 0}}, "weights.gpt-4o=0: must be a number above 0"),
     ],
 )
-def test_change_is_rejected_with_the_same_message(overrides, said):
+def test_change_is_rejected_with_the_same_message(overrides, message):
     with pytest.raises(ConfigurationError) as raised:
         Settings.load({}).changed(**overrides)
 
-    assert str(raised.value) == said
+    assert str(raised.value) == message
 
 
 def test_rows_show_every_setting_as_it_is_written(config):

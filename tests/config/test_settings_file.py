@@ -159,7 +159,7 @@ PRIORITY_TABLE = (
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("capacity = -1", "capacity=-1 in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
         ("capacity = true", "capacity=true in {}: must be auto or a whole number of at least 0 (0 grants no slot)"),
@@ -251,10 +251,10 @@ PRIORITY_TABLE = (
         ("tokens_per_minute = 0", "tokens_per_minute=0 in {}: must be none or a number above 0"),
     ],
 )
-def test_fault_in_the_file_is_named_with_the_file(line, said, config):
+def test_fault_in_the_file_is_named_with_the_file(line, message, config):
     environ = config(line)
 
-    assert load_fault(environ) == said.format(environ["LOCO_CONFIG"])
+    assert load_fault(environ) == message.format(environ["LOCO_CONFIG"])
 
 
 def test_faults_of_file_and_environment_are_reported_together(config):
@@ -279,8 +279,8 @@ def test_faults_of_file_and_environment_are_reported_together(config):
 def test_file_that_is_no_toml_is_rejected(content, reason, config):
     environ = config(content)
 
-    said = f"LOCO_CONFIG={environ['LOCO_CONFIG']}: must name a readable TOML file {reason}"
-    assert load_fault(environ).startswith(said)
+    message = f"LOCO_CONFIG={environ['LOCO_CONFIG']}: must name a readable TOML file {reason}"
+    assert load_fault(environ).startswith(message)
 
 
 def test_file_too_deep_to_parse_is_rejected(config):

@@ -97,7 +97,7 @@ def test_charge_is_kept_when_the_ledger_is_locked(
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         "ledger write failed; costs stay in memory, retried (check LOCO_LEDGER)"
     ]
-    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [1], "told when it was spent"
+    assert [event.percent for event in scheduling.seen.of(BudgetReached)] == [1], "reported when it was spent"
 
 
 def test_invalid_ledger_stops_loco_otel_with_its_name(ledger: Path) -> None:

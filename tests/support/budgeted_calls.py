@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -75,11 +76,9 @@ def call_at_once(sdk: Sdk, server: LlmServer, callers: int, bound: int = BOUND) 
             barrier.wait()
             sdk.run(one(client))
 
-        threads = [threading.Thread(target=work) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(callers) as threads:
+            for done in [threads.submit(work) for _ in range(callers)]:
+                done.result()
     return ends
 
 

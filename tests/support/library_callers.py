@@ -43,3 +43,15 @@ async def pass_by(made: AsyncLOCOScheduler, agent: str, order: list[str] | None 
         if order is not None:
             order.append(agent)
         return task
+
+
+async def list_grants(made: AsyncLOCOScheduler, settle: Until, holder: str, *agents: str) -> list[str]:
+    """Let agents wait in this order for what another one holds, and return the order in which they are served."""
+    order: list[str] = []
+    release = asyncio.Event()
+    holding = asyncio.create_task(hold(made, holder, release))
+    await settle(lambda: made.resource.holder_count == 1)
+    waiters = await start(made, settle, *(pass_by(made, agent, order) for agent in agents))
+    release.set()
+    await asyncio.gather(holding, *waiters)
+    return order

@@ -1,15 +1,14 @@
 """The ways in which Redis is deployed: TLS, a user with few rights, Sentinel with a replica, a cluster."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import trustme
-from patience import PATIENCE
 from redis_server import RedisServer
 from sdk_server import free_port
+from shared_engine import wait_until
 
 ACL = "on >secret ~loco:* +@read +@write +evalsha +script|load +blpop +time +ping +info +client|setname +select"
 """As docs/engine.md states it."""
@@ -59,8 +58,8 @@ def start_sentinel(folder: Path) -> Iterator[Deployment]:
 
         def fail_over() -> None:
             # It is refused until the sentinel has heard that the replica is in step.
-            _wait_until(lambda: sentinel.call("SENTINEL", "FAILOVER", "main") == b"+OK\r\n")
-            _wait_until(lambda: b"role:master" in replica.call("INFO", "replication"))
+            wait_until(lambda: sentinel.call("SENTINEL", "FAILOVER", "main") == b"+OK\r\n")
+            wait_until(lambda: b"role:master" in replica.call("INFO", "replication"))
 
         yield Deployment(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", fail_over)
 
@@ -90,8 +89,8 @@ def _start_replicated(folder: Path) -> Iterator[list[RedisServer]]:
             servers.append(RedisServer(own, options=options))
             stack.callback(servers[-1].close)
         _, replica, sentinel = servers
-        _wait_until(lambda: b"master_link_status:up" in replica.call("INFO", "replication"))
-        _wait_until(lambda: f"{replica.port}".encode() in sentinel.call("SENTINEL", "REPLICAS", "main"))
+        wait_until(lambda: b"master_link_status:up" in replica.call("INFO", "replication"))
+        wait_until(lambda: f"{replica.port}".encode() in sentinel.call("SENTINEL", "REPLICAS", "main"))
         yield servers
 
 
@@ -107,12 +106,5 @@ def start_cluster(folder: Path) -> Iterator[Deployment]:
         first, second = nodes
         assert second.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
         assert first.call("CLUSTER", "MEET", "127.0.0.1", str(second.port), ports[1]) == b"+OK\r\n"
-        _wait_until(lambda: b"cluster_state:ok" in first.call("CLUSTER", "INFO"))
+        wait_until(lambda: b"cluster_state:ok" in first.call("CLUSTER", "INFO"))
         yield Deployment(first.url)
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen"
-        time.sleep(0.02)

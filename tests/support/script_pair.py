@@ -180,7 +180,7 @@ class ScriptPair:
         self._batch.append(make_operation(RemoteNote(change, ticket, pause or 0.0)))
 
     def set_limits(self, limits: SharedLimits) -> None:
-        """Change policy, capacity and rates; the script orders the waiters anew if the policy differs."""
+        """Change policy, capacity and rates; the script orders the waiters again if the policy differs."""
         before, self._limits = self._limits, limits
         self._set_core_limits(limits)
         if _list_order(before) != _list_order(limits):
@@ -219,7 +219,7 @@ class ScriptPair:
         rejected = {it.ticket.id: it.outcome for it in events if isinstance(it, Rejected) and it.ticket.id in self.live}
         ends = {operation[1] for operation in batch if operation[0] == "end"}
         # Of one that its process has ended, too, in this batch, the script need not know the deadline.
-        told, due = (
+        actual, due = (
             {
                 name: it
                 for name, it in outcomes
@@ -227,7 +227,7 @@ class ScriptPair:
             }
             for outcomes in ([(grant[0], refused.get(grant[1])) for grant in granted], rejected.items())
         )
-        assert told == due, f"{batch}: the script refused {told}, the core {due}"
+        assert actual == due, f"{batch}: the script refused {actual}, the core {due}"
         self.grants += len(expected)
         waited = {grant[0]: grant[4] for grant in granted if grant[1] not in refused}
         assert all(self.live[name].waited_ticks == ticks for name, ticks in waited.items())

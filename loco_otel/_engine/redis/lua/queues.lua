@@ -66,7 +66,7 @@ local function names_tenant(L)
   end
   return false
 end
--- Orders all waiters anew: `change` replaces what they were ordered by.
+-- Orders all waiters again: `change` replaces what they were ordered by.
 function replace_order(L, change)
   for _, V in ipairs(levels.list(L)) do empty_scopes(V) end
   classes.clear(L)
