@@ -9,12 +9,16 @@ from statistics import median
 
 from benchmarks.engine_script import measure_throughput
 from benchmarks.redis_process import Address, start_proxy, start_server
+from loco_otel._budgets.controller import BudgetController
+from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
+from loco_otel._config.settings import Settings
 from loco_otel._core.policies.registry import make_policy_factory
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.engine import EngineOptions, RedisEngine
 from loco_otel._engine.shared_limits import SharedLimits
-from loco_otel.events import MILLI, Request
+from loco_otel._waiting import aio, threads
+from loco_otel.events import MILLI, Request, Usage
 
 _ONE_WAY = 0.005
 """Seconds by which the proxy delays each direction."""
@@ -38,6 +42,8 @@ def _measure_latency(title: str, at: Address, baseline: str, least: float, count
         baseline: least,
         "acquire, thread": _measure_thread(at, count),
         "acquire, asyncio": _measure_asyncio(at, count),
+        "acquire with a budget, thread": _measure_budgeted_thread(at, count),
+        "acquire with a budget, asyncio": _measure_budgeted_asyncio(at, count),
         "release to grant in another process": _measure_handover(at, count),
     }
     print(f"\n{title}: wall time, median")
@@ -123,6 +129,69 @@ def _measure_asyncio(at: Address, count: int) -> float:
     with _open_engine(at, "asyncio") as engine:
         engine.release(_acquire(engine))
         return asyncio.run(measure(engine))
+
+
+@contextmanager
+def _open_budgets(at: Address, namespace: str) -> Iterator[Callable[[], tuple[Ticket, Reservation]]]:
+    """Yield what submits a call with a budget, as a patched call does."""
+    budget = {"scope": "all", "unit": "weight", "period": "total", "limit": 1e9}
+    variables = {"LOCO_ENGINE": at.url, "LOCO_ENGINE_NAMESPACE": namespace, "LOCO_ENGINE_TIMEOUT": "5"}
+    with _open_engine(at, namespace) as engine:
+        budgets = BudgetController(Settings.load(variables).changed(budgets=[budget]), engine)
+        context = ChargeContext(
+            ("agent", *[None] * 5), "openai", None, "gpt-4o", lambda _: Estimate(Usage(1, 1), MILLI), lambda _: True
+        )
+
+        def submit() -> tuple[Ticket, Reservation]:
+            reservation = Reservation(budgets, context)
+            ticket = engine.create_ticket(Request("agent", MILLI, _LINE, admission=True))
+            ticket.engine, ticket.admission = engine, reservation.admit_call
+            if budgets.ledger_client.must_not_wait:
+                ticket.run_admission = budgets.ledger_client.start_thread
+            engine.submit(ticket)
+            if ticket.state is State.WAITING:
+                reservation.begin_wait(ticket)
+            return ticket, reservation
+
+        try:
+            ticket, reservation = submit()
+            threads.wait_until_decided(engine, ticket)
+            _end_budgeted(ticket, reservation)
+            yield submit
+        finally:
+            budgets.close()
+
+
+def _end_budgeted(ticket: Ticket, reservation: Reservation) -> None:
+    reservation.cancel(ticket)
+    ticket.engine.release(ticket)
+
+
+def _measure_budgeted_thread(at: Address, count: int) -> float:
+    with _open_budgets(at, "budgeted-thread") as submit:
+        seconds = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            ticket, reservation = submit()
+            threads.wait_until_decided(ticket.engine, ticket)
+            seconds.append(time.perf_counter() - begin)
+            _end_budgeted(ticket, reservation)
+        return median(seconds)
+
+
+def _measure_budgeted_asyncio(at: Address, count: int) -> float:
+    async def measure(submit: Callable[[], tuple[Ticket, Reservation]]) -> float:
+        seconds = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            ticket, reservation = submit()
+            await aio.wait_until_decided(ticket.engine, ticket)
+            seconds.append(time.perf_counter() - begin)
+            await asyncio.to_thread(_end_budgeted, ticket, reservation)
+        return median(seconds)
+
+    with _open_budgets(at, "budgeted-asyncio") as submit:
+        return asyncio.run(measure(submit))
 
 
 def _measure_handover(at: Address, count: int) -> float:

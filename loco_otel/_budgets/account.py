@@ -29,6 +29,8 @@ class Decision(NamedTuple):
     admitted: bool
     exceeded: tuple[BudgetStatus, ...] = ()
     """The budgets without room for the call, with their status before it."""
+    is_reserved: bool = False
+    """Whether the check of a waiter has reserved the estimate."""
 
 
 ADMITTED = Decision(admitted=True)

@@ -164,6 +164,15 @@ class BudgetController:
         """
         return self.ledger_client.ledger.check_estimate(charge, self.wall_clock(), passing)
 
+    def check_waiter(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
+        """Return the decision of `check_estimate` for a call that waits; it may be reserved, see `Ledger.check_waiter`.
+
+        Raises:
+            LedgerError: the ledger can't be used now.
+
+        """
+        return self.ledger_client.check_waiter(ticket, charge, passing)
+
     def settle_charge(self, ticket: Ticket, charge: Charge, *, is_reserved: bool = True) -> tuple[BudgetStatus, ...]:
         """Spend a call's actual cost. Return its accounts, or an empty tuple if the ledger can't be used now.
 

@@ -52,6 +52,15 @@ class Ledger(Protocol):
         A call rejected by this check is rejected however long it waits within the period.
         """
 
+    def check_waiter(
+        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
+    ) -> Decision:
+        """Return the decision of `check_estimate` for a call that waits.
+
+        A ledger on the server of the shared engine reserves the estimate in the same step, if the engine has granted
+        the ticket with the id `hold` and there is room; then `Decision.is_reserved` is true.
+        """
+
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost.
 

@@ -82,10 +82,35 @@ class LedgerClient:
         if self._deferred and not self.ledger.is_remote:
             self.write_deferred()
         hold = ticket.id
-        decision = self.ledger.reserve_estimate(hold, charge, self._wall_clock(), passing)
-        self._is_unchecked = False
-        if decision.admitted:
+        try:
+            decision = self.ledger.reserve_estimate(hold, charge, self._wall_clock(), passing)
+            if decision.admitted:
+                self._in_flight[hold] = ticket
+        except LedgerError:
+            raise
+        except BaseException:  # interrupted: the end of the call cancels what may be reserved
             self._in_flight[hold] = ticket
+            raise
+        self._is_unchecked = False
+        return decision
+
+    def check_waiter(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
+        """Check a call that waits, or reserve its estimate; see `Ledger.check_waiter`.
+
+        Raises:
+            LedgerError: the ledger can't be used now.
+
+        """
+        hold = ticket.id
+        try:
+            decision = self.ledger.check_waiter(hold, charge, self._wall_clock(), passing)
+            if decision.is_reserved:
+                self._in_flight[hold] = ticket
+        except LedgerError:
+            raise
+        except BaseException:  # as above
+            self._in_flight[hold] = ticket
+            raise
         return decision
 
     def settle_reservation(self, ticket: Ticket, charge: Charge) -> LedgerUpdate:
@@ -273,7 +298,10 @@ def open_ledger(settings: Settings) -> Ledger:
 def _open_remote_ledger(settings: Settings, url: str, zone: ZoneInfo) -> Ledger:
     # Only here, as the client library is slow to import, and optional.
     module = importlib.import_module("loco_otel._budgets.redis.ledger")
-    server = module.LedgerServer(url, settings.engine_namespace, settings.engine_ttl, settings.engine_timeout)
+    make_base_key = importlib.import_module("loco_otel._engine.redis.script").make_base_key
+    # The same text is the same server; for another text of it, a call reserves in a round trip of its own.
+    engine = make_base_key(settings.engine_namespace) if url == settings.engine else ""
+    server = module.LedgerServer(url, settings.engine_namespace, settings.engine_ttl, settings.engine_timeout, engine)
     try:
         ledger: Ledger = module.RedisLedger(server, settings.limits, zone, run_idle_timeout=settings.run_idle_timeout)
     except ImportError as error:

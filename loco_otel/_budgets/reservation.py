@@ -2,13 +2,15 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 from loco_otel._budgets.account import Decision
 from loco_otel._budgets.controller import BudgetController
 from loco_otel._budgets.prices import CallCost
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import State, Ticket
 from loco_otel._fork import ForkSafeLock
 from loco_otel.errors import BudgetExceededError, LedgerError
 from loco_otel.events import BudgetExceeded, LimitAction, LimitDecided, LimitReason, Usage
@@ -18,6 +20,7 @@ _logger = logging.getLogger("loco_otel")
 
 _ALERT_ONLY = (Action.ALERT,)
 _LAST_RESORT_ACTIONS = (Action.ALERT, Action.DOWNGRADE)
+_NO_LOCK = nullcontext()
 _announcement_lock = ForkSafeLock()
 _ALL_ACTIONS = tuple(Action)
 _RUN_REASONS = {
@@ -95,9 +98,11 @@ class Reservation:
         "_budgets",
         "_charge",
         "_context",
+        "_early_choice",
         "_is_announced",
         "_is_open",
         "_is_reserved",
+        "_lock",
         "_pid",
         "action",
         "model",
@@ -112,6 +117,10 @@ class Reservation:
         self._is_open = True
         self._pid = os.getpid()
         self._is_reserved = False
+        self._early_choice: _ModelChoice | None = None
+        """What was reserved with the check of a waiter whose slot the shared engine had granted by then."""
+        self._lock: AbstractContextManager[object] = _NO_LOCK
+        """Held while a waiter is checked and while it is admitted, if the ledger may reserve for a waiter."""
         self.model = subject.model
         """The model that the call is sent with."""
         self.action: Action | None = None
@@ -119,6 +128,8 @@ class Reservation:
 
     def begin_wait(self, ticket: Ticket) -> None:
         """Track a waiting call, and reject it at once if no budget can admit it."""
+        if self._budgets.ledger_client.ledger.is_remote:
+            self._lock = threading.Lock()
         charge = self._charge = self._make_estimated_charge(self.model)
         cheaper = tuple(map(self._make_estimated_charge, self._list_cheaper_models()))
         self._budgets.track_waiter(ticket, (charge, *cheaper), self._find_rejection)
@@ -134,9 +145,8 @@ class Reservation:
         if self._is_reserved:
             return True  # the wait after a retry's back-off
         try:
-            choice = self._choose_model(
-                lambda charge, passing: self._budgets.ledger_client.reserve_estimate(ticket, charge, passing)
-            )
+            with self._lock:
+                choice = self._early_choice or self._reserve_model(ticket)
         except BudgetExceededError as error:
             self._emit_rejection(ticket, error)
             raise
@@ -158,6 +168,10 @@ class Reservation:
             if self._budgets.is_observing:
                 self._emit_would_refuse(ticket, choice)
         return True
+
+    def _reserve_model(self, ticket: Ticket) -> _ModelChoice:
+        client = self._budgets.ledger_client
+        return self._choose_model(lambda charge, passing: client.reserve_estimate(ticket, charge, passing))
 
     @property
     def is_open(self) -> bool:
@@ -236,9 +250,14 @@ class Reservation:
         )
 
     def _find_rejection(self, ticket: Ticket) -> Exception | None:
-        """Return the error of a call that the period cannot admit; None if it can or the ledger fails."""
+        """Return the error of a call that the period cannot admit; None if it can or the ledger fails.
+
+        If its slot is granted by now and its own model has room, the ledger reserves, and `admit_call` uses that.
+        """
         try:
-            self._choose_model(self._budgets.check_estimate)
+            with self._lock:
+                if self._early_choice is None and ticket.state is State.WAITING:
+                    self._check_models(ticket)
         except BudgetExceededError as error:
             self._emit_rejection(ticket, error)
             return error
@@ -246,8 +265,27 @@ class Reservation:
             return None  # decided by `admit_call` once there is a slot
         return None
 
-    def _choose_model(self, ask: _BudgetCheck) -> _ModelChoice:
+    def _check_models(self, ticket: Ticket) -> None:
+        is_reserved = False
+
+        def ask(charge: Charge, passing: Collection[Action]) -> Decision:
+            nonlocal is_reserved
+            decision = self._budgets.check_waiter(ticket, charge, passing)
+            is_reserved = decision.is_reserved
+            return decision
+
+        choice = self._choose_model(ask, self._budgets.check_estimate)
+        if is_reserved:
+            self._early_choice = choice
+            if not self._is_open:  # the call was cancelled while this ran in another thread
+                self._budgets.ledger_client.cancel_reservation(ticket)
+
+    def _choose_model(self, ask: _BudgetCheck, ask_cheaper: _BudgetCheck | None = None) -> _ModelChoice:
         """Return the first model of the ladder for which all budgets have room.
+
+        Args:
+            ask: checks the model that was requested.
+            ask_cheaper: checks the others, by default as the first.
 
         Raises:
             BudgetExceededError: there is no such model, or the action of a budget without room is not `downgrade`.
@@ -259,7 +297,7 @@ class Reservation:
         decision = ask(charge, _ALL_ACTIONS if self._budgets.is_observing else _ALERT_ONLY)
         if decision.admitted:
             return _ModelChoice(subject.model, charge, decision.exceeded, Action.ALERT if decision.exceeded else None)
-        cheaper = self._choose_cheaper_model(ask, charge, decision.exceeded)
+        cheaper = self._choose_cheaper_model(ask_cheaper or ask, charge, decision.exceeded)
         if cheaper is not None:
             return cheaper
         refusing = next(standing for standing in decision.exceeded if standing.action is not Action.ALERT)

@@ -132,6 +132,16 @@ class SqliteLedger:
                 _store_silence(database, accounts)
         return decision
 
+    def check_waiter(
+        self,
+        hold: str,  # noqa: ARG002
+        charge: Charge,
+        now: float,
+        passing: Collection[Action] = (Action.ALERT,),
+    ) -> Decision:
+        """Return the decision of `check_estimate`."""
+        return self.check_estimate(charge, now, passing)
+
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost."""
         rules = self._rules

@@ -1,5 +1,8 @@
 """Calls that wait for a slot under budgets in weight, each with its reservation."""
 
+from collections.abc import Callable
+
+from loco_otel._budgets.account import Decision
 from loco_otel._budgets.controller import BudgetController
 from loco_otel._budgets.reservation import ChargeContext, Estimate, Reservation
 from loco_otel._config.settings import Settings
@@ -29,13 +32,15 @@ class BudgetQueue:
         self.budgets = BudgetController(loaded, self.engine, lambda: self.now)
         self.waiting: dict[Ticket, Reservation] = {}
         self.checks = 0
-        check = self.budgets.check_estimate
+        self.budgets.check_waiter = self._count(self.budgets.check_waiter)  # type: ignore[method-assign]
+        self.budgets.check_estimate = self._count(self.budgets.check_estimate)  # type: ignore[method-assign]
 
-        def count_check(*arguments: object) -> object:
+    def _count(self, check: Callable[..., Decision]) -> Callable[..., Decision]:
+        def count_check(*arguments: object) -> Decision:
             self.checks += 1
-            return check(*arguments)  # type: ignore[arg-type]
+            return check(*arguments)
 
-        self.budgets.check_estimate = count_check  # type: ignore[method-assign,assignment]
+        return count_check
 
     def wait(self, run: str, model: str = "big", agent: str = "a") -> Ticket:
         """Let a call wait."""

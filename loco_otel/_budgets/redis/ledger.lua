@@ -114,6 +114,24 @@ local function reserve(id, accounts, passing)
   if result[1] == 1 then add_hold(id, accounts) end
   return result
 end
+-- Whether the shared engine, with this prefix of its keys, has granted a ticket: its record has the state HELD or SHARED,
+-- see state.lua there. The prefix has the engine's schema, so that of another one is not found.
+local ENGINE_STATE, ENGINE_HELD, ENGINE_SHARED = 7, 1, 3
+local function is_granted(engine, id)
+  local epoch = call('HGET', engine .. ':config', 'epoch')
+  local record = epoch and call('HGET', engine .. ':' .. epoch .. ':tickets', id)
+  local state = record and cjson.decode(record)[ENGINE_STATE]
+  return state == ENGINE_HELD or state == ENGINE_SHARED
+end
+-- Reserves for a call whose slot is granted, if all accounts have room; else only checks it, as one that waits. Returns
+-- whether it has reserved, and what was decided.
+local function enter(id, accounts, passing, engine)
+  if is_granted(engine, id) then
+    local result = reserve(id, accounts, passing)
+    if result[1] == 1 then return {1, result} end
+  end
+  return {0, decide(accounts, passing, false)}
+end
 local function restore_hold(id, accounts)  -- the call was admitted before the server lost its reservation
   if call('HEXISTS', HOLDS .. owner, id) == 1 then return end
   for _, a in ipairs(accounts) do open_account(a) end
@@ -242,13 +260,14 @@ last = tonumber(last or '0')
 local is_sync = operations[1][1] == 'sync'
 if is_sync then session = time[1] .. '.' .. time[2] elseif session ~= known then return {'sync', exact(now)} end
 local NUMBERED = {settle = true, cancel = true}
+local ACCOUNTS_AT = {reserve = 3, enter = 3, restore = 3, check = 2, settle = 4}
 local expected = last
 for _, o in ipairs(operations) do
   if NUMBERED[o[1]] and o[2] > 0 then
     expected = expected + 1
     if o[2] ~= expected then return {'sync', exact(now)} end
   end
-  local accounts = (o[1] == 'reserve' or o[1] == 'restore') and o[3] or o[1] == 'check' and o[2] or o[1] == 'settle' and o[4]
+  local accounts = ACCOUNTS_AT[o[1]] and o[ACCOUNTS_AT[o[1]]]
   if o[1] == 'settle' and now - basis > MAX_LAG then return {'stale', exact(now)} end  -- for the day of its sums
   for _, a in ipairs(accounts or {}) do
     if a[RESETS] ~= '' and (now >= tonumber(a[RESETS]) or basis > now + CLOCK_TOLERANCE) then return {'stale', exact(now)} end
@@ -266,6 +285,7 @@ local results = {'ok', exact(now)}
 local function apply(o)
   local kind = o[1]
   if kind == 'reserve' then return reserve(o[2], o[3], o[4])
+  elseif kind == 'enter' then return enter(o[2], o[3], o[4], o[5])
   elseif kind == 'check' then return decide(o[2], o[3], false)
   elseif kind == 'settle' then return settle(o[3], o[4], o[5])
   elseif kind == 'cancel' then cancel(o[3], o[4])

@@ -44,6 +44,8 @@ class LedgerServer(NamedTuple):
     """Seconds until a silent process has lost its reservations."""
     timeout: float = 0.25
     """Seconds to wait for an answer."""
+    engine: str = ""
+    """The prefix of the keys of the shared engine, if that is on the same server."""
 
 
 class RedisLedger:
@@ -115,13 +117,9 @@ class RedisLedger:
         shares = self._list_shares(charge)
         if not shares or hold in self._link.holds:
             return ADMITTED
-
-        def record(result: Sequence[Any]) -> None:
-            if result[0]:
-                self._link.holds[hold] = OpenReservation(shares, lambda now: ("restore", hold, self._pack(shares, now)))
-
         result = self._link.call(
-            lambda now, _: ("reserve", hold, self._pack(shares, now), tuple(passing)), on_done=record
+            lambda now, _: ("reserve", hold, self._pack(shares, now), tuple(passing)),
+            on_done=lambda result: self._record_hold(hold, shares, is_reserved=result[0]),
         )
         return _make_decision(shares, result)
 
@@ -137,6 +135,22 @@ class RedisLedger:
             return ADMITTED
         result = self._link.call(lambda now, _: ("check", self._pack(shares, now), tuple(passing)))
         return _make_decision(shares, result)
+
+    def check_waiter(
+        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
+    ) -> Decision:
+        """Check a call that waits, or reserve its estimate if the shared engine has granted its ticket."""
+        engine = self._server.engine
+        if not engine:
+            return self.check_estimate(charge, now, passing)
+        shares = self._list_shares(charge)
+        if not shares:
+            return ADMITTED
+        is_reserved, decided = self._link.call(
+            lambda now, _: ("enter", hold, self._pack(shares, now), tuple(passing), engine),
+            on_done=lambda result: self._record_hold(hold, shares, is_reserved=result[0]),
+        )
+        return _make_decision(shares, decided)._replace(is_reserved=bool(is_reserved))
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:  # noqa: ARG002
         """End a reservation and spend the call's actual cost."""
@@ -211,6 +225,10 @@ class RedisLedger:
         result: Sequence[Any] | None = self._link.call(entry.make, entry, lambda _: self._forget_hold(hold))
         self._forget_hold(hold)
         return result
+
+    def _record_hold(self, hold: str, shares: Sequence[Share], *, is_reserved: int) -> None:
+        if is_reserved:
+            self._link.holds[hold] = OpenReservation(shares, lambda now: ("restore", hold, self._pack(shares, now)))
 
     def _forget_hold(self, hold: str) -> None:
         with self._link.lock:

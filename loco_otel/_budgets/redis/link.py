@@ -117,7 +117,12 @@ class LedgerLink:
             pending = self._send(make, entry, on_done, give_up)
             if pending is None:
                 return None
-            if not pending.answered.wait(max(0.0, give_up - self._clock())):
+            try:
+                is_answered = pending.answered.wait(max(0.0, give_up - self._clock()))
+            except BaseException:
+                self._abandon(pending)
+                raise
+            if not is_answered:
                 self._abandon(pending)
             # An abandoned reservation is dropped, even if it was answered since.
             reply = None if pending.is_abandoned and entry is None else pending.reply
@@ -342,7 +347,7 @@ class LedgerLink:
             self.log.prune(at_server)
             if pending.on_done is not None and (entry is not None or not pending.is_abandoned):
                 pending.on_done(reply[2])
-            elif pending.is_abandoned and pending.operation[0] == "reserve":
+            elif pending.is_abandoned and pending.operation[0] in {"reserve", "enter"}:
                 self._orphans.append(pending.operation[1])
                 self._beat_at = now
         pending.reply = reply
