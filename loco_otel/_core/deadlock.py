@@ -42,52 +42,52 @@ class _Group(NamedTuple):
 
 
 class DeadlockDetector:
-    """Records which waiters block which scopes."""
+    """Records which waiters block which scopes. Waiters are grouped only once all leases of a resource are blocked."""
 
-    __slots__ = ("_blocked_counts", "_groups", "_resource_counts", "_waiters")
+    __slots__ = ("_blocked_counts", "_grouped", "_groups", "_resource_counts", "_ungrouped")
 
     def __init__(self) -> None:
         self._blocked_counts: dict[Hashable, int] = {}
         """Number of waiters that block a scope."""
         self._resource_counts: dict[tuple[str, ...], int] = {}
-        """Number of waiters by the resources that they request."""
+        """Number of waiters that block a scope, by the resources that they request."""
         self._groups: dict[_Group, LazyHeap] = {}
         """Waiters of each group, the oldest first."""
-        self._waiters: dict[int, tuple[_Group, Entry]] = {}
+        self._grouped: dict[int, tuple[_Group, Entry]] = {}
         """By sequence number."""
+        self._ungrouped: dict[int, Ticket] = {}
+        """The waiters that came since the groups were read, by sequence number."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiters)
+        return bool(self._resource_counts)
 
     def add_waiter(self, ticket: Ticket) -> None:
         """Record the scopes that a new waiter blocks."""
         if ticket.blocked_scopes:
-            group = _find_group(ticket)
-            waiters = self._groups.get(group)
-            if waiters is None:
-                waiters = self._groups[group] = LazyHeap()
-            self._waiters[ticket.seq] = group, waiters.push_entry(ticket.birth, ticket.seq, item=ticket)
-            _count(self._resource_counts, group.resources, 1)
+            self._ungrouped[ticket.seq] = ticket
+            names, blocked = ticket.request.resources, self._blocked_counts
+            self._resource_counts[names] = self._resource_counts.get(names, 0) + 1
             for scope in ticket.blocked_scopes:
-                _count(self._blocked_counts, scope, 1)
+                blocked[scope] = blocked.get(scope, 0) + 1
 
     def remove_waiter(self, ticket: Ticket) -> None:
         """Remove a waiter, which no longer blocks its scopes."""
-        known = self._waiters.pop(ticket.seq, None)
-        if known is None:
+        if not ticket.blocked_scopes:
             return
-        group, entry = known
-        waiters = self._groups[group]
-        waiters.remove_entry(entry)
-        if not waiters:
-            del self._groups[group]
-        _count(self._resource_counts, group.resources, -1)
-        for scope in group.blocked_scopes:
-            _count(self._blocked_counts, scope, -1)
+        if self._ungrouped.pop(ticket.seq, None) is None:
+            group, entry = self._grouped.pop(ticket.seq)
+            waiters = self._groups[group]
+            waiters.remove_entry(entry)
+            if not waiters:
+                del self._groups[group]
+        _decrement(self._resource_counts, ticket.request.resources)
+        for scope in ticket.blocked_scopes:
+            _decrement(self._blocked_counts, scope)
 
     def update_waiter(self, ticket: Ticket, blocks: tuple[Hashable, ...]) -> None:
         """Change the scopes that a waiter blocks."""
-        self.remove_waiter(ticket)
+        if ticket.blocked_scopes:
+            self.remove_waiter(ticket)
         ticket.blocked_scopes = blocks
         self.add_waiter(ticket)
 
@@ -97,9 +97,10 @@ class DeadlockDetector:
         None if all waiters can progress, or if a pause or rate limit delays the one that must share.
         """
         # A waiter that cannot progress requests a resource with blocked leases only: usually there is none.
-        requested = [resources.get_queue_set(names) for names in self._resource_counts]
-        if not any(self._is_pool_blocked(pool, now) for queue_set in requested for pool in queue_set.pools):
+        if not self._has_blocked_pool(resources, now):
             return None
+        requested = [resources.get_queue_set(names) for names in self._resource_counts]
+        self._group_waiters()
         progressing = _ProgressAnalysis(self._groups, resources, requested, now).find_progressing()
         best: tuple[float, int, int] | None = None
         chosen: Ticket | None = None
@@ -121,10 +122,29 @@ class DeadlockDetector:
             return None
         return chosen, dict(_iter_lenders(chosen, queue_set, now))
 
-    def _is_pool_blocked(self, pool: SlotPool, now: float) -> bool:
-        """Return whether a pool has leases, all of them blocked."""
-        leases = pool.leases.values()
-        return bool(leases) and all(self.is_blocked(lease, now) for lease in leases)
+    def _group_waiters(self) -> None:
+        """Add the waiters that came since the last call to their groups."""
+        for seq, ticket in self._ungrouped.items():
+            group = _find_group(ticket)
+            waiters = self._groups.get(group)
+            if waiters is None:
+                waiters = self._groups[group] = LazyHeap()
+            self._grouped[seq] = group, waiters.push_entry(ticket.birth, seq, item=ticket)
+        self._ungrouped.clear()
+
+    def _has_blocked_pool(self, resources: Resources, now: float) -> bool:
+        """Return whether a resource that a waiter requests has leases, all of them blocked."""
+        blocked = self._blocked_counts.keys()
+        for names in self._resource_counts:
+            queue_set = resources.queue_sets.get(names) or resources.get_queue_set(names)
+            for pool in queue_set.pools:
+                for lease in pool.leases.values():
+                    if blocked.isdisjoint(lease.scopes) or blocked.isdisjoint(_list_scopes(lease, now)):
+                        break
+                else:
+                    if pool.leases:
+                        return True
+        return False
 
     def is_blocked(self, lease: Ticket, now: float) -> bool:
         """Return whether a waiter blocks one of the scopes of a lease."""
@@ -211,12 +231,11 @@ def _find_group(ticket: Ticket) -> _Group:
     return _Group(ticket.request.resources, key_of(ticket.request), ticket.blocked_scopes, scopes)
 
 
-def _count(counts: dict[Any, int], key: Hashable, change: int) -> None:
-    count = counts.get(key, 0) + change
-    if count:
-        counts[key] = count
-    else:
+def _decrement(counts: dict[Any, int], key: Hashable) -> None:
+    if counts[key] == 1:
         del counts[key]
+    else:
+        counts[key] -= 1
 
 
 def _list_scopes(lease: Ticket, now: float) -> tuple[Hashable, ...]:

@@ -1,10 +1,14 @@
 """A heap from which any entry can be removed, at the cost of a push."""
 
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Any, TypeAlias
 
 Entry: TypeAlias = list[Any]
 """`[key..., serial, item]`: the serial number prevents the comparison of items, and of the None of a removed one."""
+
+_serials = count()
+"""Of all heaps, as heaps share entries."""
 
 _COMPACTION_SLACK = 8
 
@@ -15,11 +19,10 @@ class LazyHeap:
     It never holds more marked entries than live ones plus a constant, so the memory is O(live).
     """
 
-    __slots__ = ("_heap", "_removed", "_serial")
+    __slots__ = ("_heap", "_removed")
 
     def __init__(self) -> None:
         self._heap: list[Entry] = []
-        self._serial = 0
         self._removed = 0
 
     def __len__(self) -> int:
@@ -27,10 +30,13 @@ class LazyHeap:
 
     def push_entry(self, *key: Any, item: object) -> Entry:
         """Add an item; of equal keys the earlier one is smaller. O(log n)."""
-        self._serial += 1
-        entry = [*key, self._serial, item]
+        entry = [*key, next(_serials), item]
         heappush(self._heap, entry)
         return entry
+
+    def share_entry(self, entry: Entry) -> None:
+        """Add an entry of another heap: it is removed from both before one of them is read. O(log n)."""
+        heappush(self._heap, entry)
 
     def pop_entry(self) -> Entry | None:
         """Remove and return the smallest live entry, or None. O(log n) amortised."""

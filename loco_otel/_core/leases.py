@@ -68,6 +68,13 @@ class Deadlines:
         check_at = min(self.lease_check_at, self.idle_check_at)
         return check_at if first is None else min(check_at, float(first[0]))
 
+    def is_due_before(self, at: float) -> bool:
+        """Return whether `compute_next` returns an earlier time."""
+        if self.lease_check_at < at or self.idle_check_at < at:
+            return True
+        first = self._waiters.peek_entry()
+        return first is not None and first[0] < at
+
     def clear_entries(self) -> None:
         """Remove all waiters, and make the next checks of the leases due at once."""
         self._waiters = LazyHeap()

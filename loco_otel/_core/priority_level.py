@@ -8,7 +8,7 @@ queue of an agent or, with `by_run`, of a run; a request without a run is in its
 from collections.abc import Callable, Mapping, Sequence
 
 from loco_otel._core.agent_queue import AgentQueue
-from loco_otel._core.lazy_heap import LazyHeap
+from loco_otel._core.lazy_heap import Entry, LazyHeap
 from loco_otel._core.policies.base import Key, Policy, key_of, run_key_of
 from loco_otel._core.policies.tenants import TenantPolicy
 from loco_otel._core.ticket import State, Ticket
@@ -59,12 +59,13 @@ class PriorityLevel:
 
     def add_ticket(self, ticket: Ticket, queue: AgentQueue) -> None:
         """Add a waiting ticket that is in its agent's queue."""
+        request, entry = ticket.request, ticket.age_entry
+        assert entry is not None  # noqa: S101 - invariant: it waits
         line = queue
         if self.owns_lines:
-            line = self._get_line(self.find_key(ticket.request), queue)
-            ticket.line_entry = line.add_ticket(ticket)
-        ticket.age_entry = self._by_age.push_entry(ticket.birth, ticket.seq, item=ticket)
-        request = ticket.request
+            line = self._get_line(self.find_key(request), queue)
+            line.add_ticket(ticket, entry)
+        self._by_age.share_entry(entry)
         if request.deadline is not None:
             dated = self._by_deadline.setdefault(request.tenant or "", LazyHeap())
             ticket.due_entry = dated.push_entry(request.deadline, ticket.seq, item=ticket)
@@ -73,11 +74,9 @@ class PriorityLevel:
         else:
             self._update_policy(line)
 
-    def remove_ticket(self, ticket: Ticket, queue: AgentQueue) -> None:
-        """Remove a ticket that has left its agent's queue."""
-        age_entry, ticket.age_entry = ticket.age_entry, None
-        assert age_entry is not None  # noqa: S101 - invariant: it waits
-        self._by_age.remove_entry(age_entry)
+    def remove_ticket(self, ticket: Ticket, entry: Entry, queue: AgentQueue) -> None:
+        """Remove a ticket that has left its agent's queue, by its entry."""
+        self._by_age.remove_entry(entry)
         due_entry, ticket.due_entry = ticket.due_entry, None
         if due_entry is not None:
             tenant = ticket.request.tenant or ""
@@ -87,27 +86,28 @@ class PriorityLevel:
         line = queue
         if self.owns_lines:
             line = self.lines[self.find_key(ticket.request)]
-            line_entry, ticket.line_entry = ticket.line_entry, None
-            assert line_entry is not None  # noqa: S101 - invariant: it waits
-            line.remove_ticket(ticket, line_entry)
+            line.remove_ticket(ticket, entry)
             if not line:
                 del self.lines[line.key]
-        self._update_policy(line)
+        if line:
+            self._update_policy(line)
+        else:
+            self.policy.remove_candidate(line.key)
 
     def select_next(self, tick: int, max_wait_ticks: int) -> tuple[Ticket, bool]:
         """Return the waiter to be granted next, and whether the guard selected it; there must be a waiter."""
         if max_wait_ticks:
-            oldest = self.find_oldest_waiter()
-            if oldest is not None and tick - oldest.birth >= max_wait_ticks:
-                return oldest, True
+            first = self._by_age.peek_entry()
+            if first is not None and tick - first[0] >= max_wait_ticks:
+                return first[-1], True
         if self._by_deadline:
             tenant = self.policy.pick_tenant(tick) if isinstance(self.policy, TenantPolicy) else ""
             dated = self._by_deadline.get(tenant)
-            if dated is not None and (first := dated.peek_entry()) is not None:
-                return first[-1], False
-        ticket = self.lines[self.policy.pick_next(tick)].find_head()
-        assert ticket is not None  # noqa: S101 - invariant: only lines with a waiter compete
-        return ticket, False
+            if dated is not None and (due := dated.peek_entry()) is not None:
+                return due[-1], False
+        head = self.lines[self.policy.pick_next(tick)].peek_entry()
+        assert head is not None  # noqa: S101 - invariant: only lines with a waiter compete
+        return head[-1], False
 
     def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters; None if no ticket waits."""
@@ -124,7 +124,8 @@ class PriorityLevel:
             for key, queue in queues.items():
                 line = self.lines[key] = AgentQueue(key, queue.backlog)
                 for ticket in queue.list_tickets():
-                    ticket.line_entry = line.add_ticket(ticket)
+                    assert ticket.age_entry is not None  # noqa: S101 - invariant: it waits
+                    line.add_ticket(ticket, ticket.age_entry)
 
     def list_waiters(self) -> list[Ticket]:
         """Return all waiters, in no order."""

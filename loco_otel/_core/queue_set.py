@@ -15,9 +15,9 @@ from loco_otel._core.policies.base import Key, Policy, key_of
 from loco_otel._core.priority_level import PriorityLevel
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityOrder, PriorityRules
 from loco_otel._core.remote import RemoteChange, RemoteState
-from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.slot_pool import Gate, SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import GateCause, Priority
+from loco_otel.events import Priority
 
 _NO_SHARES: Mapping[str, int] = {}
 _NORMAL = Priority.NORMAL  # bound once: on 3.11 each access to an enum's member costs as much as a call
@@ -30,14 +30,6 @@ class Rank(NamedTuple):
     seq: int
     queue_set: "QueueSet"
     oldest: Ticket
-
-
-class Gate(NamedTuple):
-    """A rate limit that delays a ticket."""
-
-    resource: str
-    cause: GateCause
-    until: float
 
 
 class QueueSet:
@@ -136,10 +128,10 @@ class QueueSet:
         if queue is None:
             backlog = self.backlogs.get(key) if isinstance(key, str) else None
             queue = self.queues[key] = AgentQueue(key, backlog, self.tick)
-        ticket.queue_entry = queue.add_ticket(ticket)
+        ticket.age_entry = queue.push_ticket(ticket)
         self.waiting += 1
         self.rank = None
-        level = self.find_level(ticket)
+        level = self.normal if self.order is None else self.find_level(ticket)
         level.add_ticket(ticket, queue)
         if level.policy.is_metered:
             self.is_metered = True
@@ -151,15 +143,17 @@ class QueueSet:
     def remove_ticket(self, ticket: Ticket) -> None:
         """Remove a ticket, the queue of an agent without further tickets, and what is reserved for this set."""
         queue = self.queues[key_of(ticket.request)]
-        entry, ticket.queue_entry = ticket.queue_entry, None
+        entry, ticket.age_entry = ticket.age_entry, None
         assert entry is not None  # noqa: S101 - invariant: it waits
         queue.remove_ticket(ticket, entry)
         self.waiting -= 1
         self.rank = None
         if not queue:
             del self.queues[queue.key]
-        self.find_level(ticket).remove_ticket(ticket, queue)
-        if self.order is not None:
+        if self.order is None:
+            self.normal.remove_ticket(ticket, entry, queue)
+        else:
+            self.find_level(ticket).remove_ticket(ticket, entry, queue)
             self._update_order()
             self._update_shortcuts()
         if self.has_reservation:
@@ -332,7 +326,6 @@ class QueueSet:
         if self.normal.owns_lines:
             self.normal.lines.clear()
         for ticket in waiting:
-            ticket.line_entry = None
             self.find_level(ticket).add_ticket(ticket, self.queues[key_of(ticket.request)])
         self._update_shortcuts()
         self._update_order()
@@ -359,6 +352,11 @@ class QueueSet:
             self.remote.add_note(RemoteChange.ENDED, ticket)
 
     # -- slots: the same operation on each pool -----------------------------------------------------------------
+
+    def is_gated(self) -> bool:
+        """Return whether a grant depends on more than free slots."""
+        pool = self.single_pool
+        return any(each.is_gated for each in self.pools) if pool is None else pool.is_gated
 
     def has_room(self) -> bool:
         """Return whether each pool has a slot that is free and not reserved for another queue set."""
@@ -401,17 +399,22 @@ class QueueSet:
             if pool.is_gated:
                 pool.take_rate_tokens(1, ticket.request.tokens, now)
 
-    def end_lease(self, ticket: Ticket) -> list[SlotPool]:
+    def end_lease(self, ticket: Ticket) -> Sequence[SlotPool]:
         """Remove a ticket from the leases, and return the pools that have a slot more."""
         if self.remote is not None and ticket.state is State.SUSPENDED:
             self.remote.add_note(RemoteChange.SUSPENDED, ticket)
+        single = self.single_pool
+        if single is not None:
+            return self.pools if single.remove_lease(ticket) else ()
         return [pool for pool in self.pools if pool.remove_lease(ticket)]
 
     def record_served(self, ticket: Ticket, now: float) -> None:
         """Count a call that has ended as service."""
+        served = key_of(ticket.request), ticket.request.weight
         for pool in self.pools:
-            pool.record_served(ticket.request)
-        self.settle_charge(ticket, now)
+            pool.recently_served.append(served)
+        if ticket.charged_by is not None or ticket.charged_order is not None or self.remote is not None:
+            self.settle_charge(ticket, now)
 
     def take_rate_tokens(self, ticket: Ticket, requests: int, tokens: int, now: float) -> None:
         """Take requests and tokens from the rate limits for a lease; negative amounts are returned to them."""
@@ -425,7 +428,8 @@ class QueueSet:
         ticket.has_succeeded = True
         if self.remote is None:
             for pool in self.pools:
-                pool.handle_success(now)
+                if pool.adaptive_limit is not None:
+                    pool.handle_success(now)
 
     def handle_throttling(self, ticket: Ticket, now: float, pause: float, header: str | None) -> bool:
         """Update adaptive limits after a refusal, and return whether one of them has learnt a limit."""

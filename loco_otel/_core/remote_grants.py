@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from loco_otel._core import event_builders
 from loco_otel._core.idle_leases import iter_idle_loans
-from loco_otel._core.queue_set import Gate
 from loco_otel._core.remote import RemoteGrant
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import PoolShare
+from loco_otel._core.slot_pool import Gate, PoolShare
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import Outcome
 

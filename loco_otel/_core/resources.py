@@ -26,9 +26,9 @@ from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
-from loco_otel._core.queue_set import Gate, QueueSet, Rank
+from loco_otel._core.queue_set import QueueSet, Rank
 from loco_otel._core.remote import RemoteState
-from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.slot_pool import Gate, SlotPool
 from loco_otel._core.ticket import Ticket
 from loco_otel.events import GateCause
 
@@ -198,6 +198,9 @@ class Resources:
 
         A ticket queues behind waiters of its queue set also when the delay of those has just ended.
         """
+        pool = queue_set.single_pool
+        if pool is not None and pool.used >= pool.capacity:
+            return False
         return (
             not queue_set.must_queue(ticket)
             and all(pool.has_room(queue_set) for pool in queue_set.pools)
@@ -251,7 +254,7 @@ class Resources:
 
     def advance_ticks(self, pools: Sequence[SlotPool]) -> None:
         """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
-        for queue_set in self._list_competing(pools):
+        for queue_set in self._competing[pools[0].name] if len(pools) == 1 else self._list_competing(pools):
             queue_set.tick += 1
             tuner = queue_set.tuner
             # Of a remote pool the other place computes alpha, from the waiters of all processes.
@@ -305,7 +308,7 @@ class Resources:
     def _reserve(self, queue_set: QueueSet, ticket: Ticket, now: float) -> None:
         """Reserve tokens and, once pauses and rate limits allow the ticket, slots for a queue set whose guard fired."""
         is_ready = True
-        if any(pool.is_gated for pool in queue_set.pools):
+        if queue_set.is_gated():
             queue_set.reserve_tokens(ticket)
             is_ready = self.is_ready(queue_set, ticket, now)
         if queue_set.single_pool is None:

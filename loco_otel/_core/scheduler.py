@@ -214,9 +214,10 @@ class Scheduler:
         if ticket.state is _ADMITTING:
             self.refuse_admission(ticket, Outcome.CANCELLED, now)
         elif ticket.state in (_GRANTED, State.SUSPENDED):
+            queue_set = self._find_queue_set(ticket)
             if ticket.state is _GRANTED:
-                self._find_queue_set(ticket).handle_success(ticket, now)
-            self._end_ticket(ticket, now)
+                queue_set.handle_success(ticket, now)
+            self._end_ticket(queue_set, ticket, now)
 
     def cancel(self, ticket: Ticket, now: float) -> None:
         """End a ticket in any state: a waiting one leaves its queue, a lease is released. Idempotent."""
@@ -228,7 +229,7 @@ class Scheduler:
             if ticket.backlog is not None:
                 ticket.backlog.return_work(ticket)
             self._refund_tokens(ticket, now)
-            self._end_ticket(ticket, now)
+            self._end_ticket(self._find_queue_set(ticket), ticket, now)
 
     def close(self, now: float) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""
@@ -275,7 +276,8 @@ class Scheduler:
     # -- steps of the operations --------------------------------------------------------------------------------
 
     def _find_queue_set(self, ticket: Ticket) -> QueueSet:
-        return self.resources.get_queue_set(ticket.request.resources)
+        names, resources = ticket.request.resources, self.resources
+        return resources.queue_sets.get(names) or resources.get_queue_set(names)
 
     def _register_ticket(self, ticket: Ticket, now: float) -> QueueSet:
         queue_set = self._find_queue_set(ticket)
@@ -310,18 +312,20 @@ class Scheduler:
             self.enqueue_ticket(queue_set, ticket)
             if self.observed:
                 self.events.append(event_builders.build_waiting(queue_set, ticket, now))
-            if any(pool.is_gated for pool in queue_set.pools):
+            if queue_set.is_gated():
                 self._grant_waiting(queue_set.pools, now)
 
     def enqueue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
         self.resources.add_waiter(queue_set, ticket)
-        self.deadlock_detector.add_waiter(ticket)
+        if ticket.blocked_scopes:
+            self.deadlock_detector.add_waiter(ticket)
         self.deadlines.add_waiter(ticket)
 
     def _dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
         self.resources.remove_waiter(queue_set, ticket)
-        self.deadlock_detector.remove_waiter(ticket)
+        if ticket.blocked_scopes:
+            self.deadlock_detector.remove_waiter(ticket)
         self.deadlines.remove_waiter(ticket)
 
     def _grant_waiting(self, pools: tuple[SlotPool, ...], now: float) -> None:
@@ -330,13 +334,14 @@ class Scheduler:
             is_repeated = True
             ticket, guarded = turn
             queue_set = self._find_queue_set(ticket)
-            if is_overdue(ticket, now):
+            if ticket.request.deadline is not None and is_overdue(ticket, now):
                 self._dequeue_ticket(queue_set, ticket)
                 self._mark_rejected(queue_set, ticket, Outcome.DEADLINE, now)
             else:
                 self._grant_ticket(queue_set, ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
         self._resolve_deadlocks(now)
-        self.emit_limits(pools, now)
+        if self.observed:
+            self.emit_limits(pools, now)
 
     def emit_limits(self, pools: Iterable[SlotPool], now: float) -> None:
         """Emit the limits of these pools that have changed, and the gates that have closed."""
@@ -350,14 +355,14 @@ class Scheduler:
 
     def _resolve_deadlocks(self, now: float) -> None:
         """Grant waiters that would wait for ever otherwise: by a shared slot, or beyond the ceiling of their class."""
-        detector = not self.remote.is_deciding and self.deadlock_detector
-        is_blocked = self.deadlock_detector.is_blocked
-        while True:
+        detector = self.deadlock_detector
+        can_share = bool(detector) and not self.remote.is_deciding
+        while can_share or self.has_priorities:
             # Each grant may take the slot that another waiter could have got, so both are repeated.
-            if detector and (loan := detector.find_borrower(self.resources, now)) is not None:
+            if can_share and (loan := detector.find_borrower(self.resources, now)) is not None:
                 self._grant_shared(loan, now)
-            elif self.has_priorities and (ticket := find_exempt_waiter(self.resources, is_blocked, now)) is not None:
-                self._grant_ticket(self._find_queue_set(ticket), ticket, GrantReason.SCORE, now)
+            elif self.has_priorities and (exempt := find_exempt_waiter(self.resources, detector.is_blocked, now)):
+                self._grant_ticket(self._find_queue_set(exempt), exempt, GrantReason.SCORE, now)
             else:
                 return
 
@@ -377,7 +382,7 @@ class Scheduler:
             queue_set.charge_ticket(ticket, now)
         if waited:
             self._dequeue_ticket(queue_set, ticket)
-        request = ticket.resolve_request()
+        request = ticket.request if ticket.backlog is None else ticket.resolve_request()
         # A plain slot costs nothing, so it needs no admission.
         admission = request.admission and (ticket.backlog is None or ticket.work is not None)
         ticket.reason = reason
@@ -401,10 +406,9 @@ class Scheduler:
             if ticket.state is _ADMITTING:
                 self.refuse_admission(ticket, Outcome.TIMEOUT, now)
             else:
-                self._end_ticket(ticket, now, expired=True)
+                self._end_ticket(self._find_queue_set(ticket), ticket, now, expired=True)
 
-    def _end_ticket(self, ticket: Ticket, now: float, *, expired: bool = False) -> None:
-        queue_set = self._find_queue_set(ticket)
+    def _end_ticket(self, queue_set: QueueSet, ticket: Ticket, now: float, *, expired: bool = False) -> None:
         held = ticket.state.is_holding
         ticket.state = _RELEASED
         ticket.scopes = ()  # a claim among them refers back to the ticket

@@ -5,11 +5,11 @@ from math import inf
 from typing import NamedTuple, TypeAlias
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
-from loco_otel._core.policies.base import Key, key_of
+from loco_otel._core.policies.base import Key
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.ticket import Ticket
 from loco_otel._core.token_bucket import TokenBucket
-from loco_otel.events import GateCause, Priority, RateLimits, Request
+from loco_otel.events import GateCause, Priority, RateLimits
 
 Buckets: TypeAlias = tuple[TokenBucket | None, TokenBucket | None]
 """Of requests and of tokens."""
@@ -22,6 +22,14 @@ class PoolShare(NamedTuple):
     buckets: Buckets = (None, None)
     ceiling: float = inf
     """The maximum of an adaptive limit."""
+
+
+class Gate(NamedTuple):
+    """A rate limit that delays a ticket."""
+
+    resource: str
+    cause: GateCause
+    until: float
 
 
 _FAIRNESS_WINDOW = 1000
@@ -257,10 +265,6 @@ class SlotPool:
             or self.is_remote
         )
 
-    def record_served(self, request: Request) -> None:
-        """Count a request that was served in the fairness index."""
-        self.recently_served.append((key_of(request), request.weight))
-
     def has_room(self, queue_set: object) -> bool:
         """Return whether a slot is free for a queue set, not counting a slot reserved for another."""
         if self.reserved_for is None or self.reserved_for is queue_set:
@@ -274,7 +278,8 @@ class SlotPool:
             self.sharer_count += 1
         else:
             self.used += 1
-            self._count_slot(ticket, 1)
+            if ticket.request.priority in self.capped_slots:
+                self._count_slot(ticket, 1)
 
     def remove_lease(self, ticket: Ticket) -> bool:
         """Remove a ticket from the leases, and return whether that freed a slot.
@@ -285,7 +290,8 @@ class SlotPool:
         if self.sharer_count and self._pass_slot(ticket):
             return False
         self.used -= 1
-        self._count_slot(ticket, -1)
+        if ticket.request.priority in self.capped_slots:
+            self._count_slot(ticket, -1)
         return True
 
     def clear_leases(self) -> None:

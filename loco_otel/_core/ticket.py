@@ -153,10 +153,8 @@ class Ticket:
     engine: Any = None
     """The engine that it was made for; set and read by the callers of engines, never by the core."""
     deadline: float | None = None
-    queue_entry: Entry | None = None
-    line_entry: Entry | None = None
-    """In its line, if that is not its agent's queue; see `_core/priority_level.py`."""
     age_entry: Entry | None = None
+    """While it waits: by birth and number, in the heaps of its agent, its line and its class."""
     deadline_entry: Entry | None = None
     """Among all waiters whose wait ends by itself, see `_core/leases.py`."""
     due_entry: Entry | None = None

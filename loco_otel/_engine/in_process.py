@@ -422,12 +422,12 @@ class InProcessEngine(UnsharedEngine):
 
     def _is_timer_late(self, now: float, is_fast: bool = False) -> bool:  # noqa: FBT001, FBT002 - on the hot path
         """Return whether the timer may have to run earlier than planned: after a fast operation only for its events."""
-        due = self._timer_due
-        return due > now + _HEARTBEAT or (not is_fast and self._core.compute_next_wakeup() < due)
+        due, core = self._timer_due, self._core
+        is_early = not is_fast and (core.resources.opens_at < due or core.deadlines.is_due_before(due))
+        return is_early or due > now + _HEARTBEAT
 
     def _arm_timer(self, now: float) -> None:
-        due = self._compute_next_due(now)
-        if due >= self._timer_due:
+        if (due := self._compute_next_due(now)) >= self._timer_due:
             return
         timer = self._timer
         if timer is None or timer.start_watching(self.run_due_actions):

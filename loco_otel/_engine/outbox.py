@@ -77,6 +77,8 @@ class Outbox:
     def add_batch(self, decided: Sequence[Ticket], events: Sequence[Event]) -> None:
         """Add the decisions and events of an operation. Called under the engine's lock."""
         self.decided.extend(decided)
+        if not events:
+            return
         self.dropped += max(0, len(self._events) + len(events) - _MAX_EVENTS)
         self._events.extend(events)
 
@@ -91,7 +93,7 @@ class Outbox:
         # `with` acquires and releases a lock in one bytecode each, so no KeyboardInterrupt leaves it held.
         while self.decided and not self._wake_lock.locked():
             with self._wake_lock:
-                _drain_queue(self.decided, _wake_ticket)
+                _wake_tickets(self.decided)
         while self._faults:
             with suppress(IndexError):  # another thread may have logged it
                 level, message, error = self._faults.popleft()
@@ -183,12 +185,17 @@ def _find_handlers(listeners: Sequence[Listener], kind: type[Event]) -> list[tup
     return found
 
 
-def _wake_ticket(ticket: Ticket) -> None:
-    if ticket.wake is not None:
-        try:
-            ticket.wake()
-        except Exception:
-            _logger.exception(_WAKE_ERROR, ticket)
+def _wake_tickets(tickets: deque[Ticket]) -> None:
+    """Wake the callers of all tickets. One thread at a time."""
+    while tickets:
+        ticket = tickets[0]
+        wake = ticket.wake
+        if wake is not None:
+            try:
+                wake()
+            except Exception:
+                _logger.exception(_WAKE_ERROR, ticket)
+        tickets.popleft()
 
 
 def _drain_queue(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:

@@ -7,6 +7,10 @@ from loco_otel._engine.base import SlotSource
 from loco_otel._waiting import ownership
 from loco_otel._waiting.rejection import raise_if_rejected
 
+# Bound once: on 3.11 each access to an enum's member costs as much as a call.
+_GRANTED = State.GRANTED
+_WAITING = State.WAITING
+
 
 def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
     """Return when a ticket is granted. Anything else that ends the wait cancels the ticket.
@@ -17,16 +21,18 @@ def wait_until_decided(engine: SlotSource, ticket: Ticket) -> None:
     """
     try:
         recheck = ownership.FIRST_RECHECK
-        while ticket.state is State.WAITING:
+        while ticket.state is _WAITING:
             _park_thread(engine, ticket, recheck)
             recheck = ownership.RECHECK_INTERVAL
-        engine.admit_ticket(ticket)
+        if ticket.state is not _GRANTED:
+            engine.admit_ticket(ticket)
     except BaseException:
         engine.cancel(ticket)
         raise
     finally:
         ticket.wake = None
-    raise_if_rejected(ticket)
+    if ticket.state is not _GRANTED:
+        raise_if_rejected(ticket)
 
 
 def _park_thread(engine: SlotSource, ticket: Ticket, recheck: float) -> None:

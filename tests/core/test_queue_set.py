@@ -51,7 +51,7 @@ def test_agent_with_nothing_left_is_evicted() -> None:
 
     assert line.queues == {}
     assert (line.waiting, line.find_oldest_waiter()) == (0, None)
-    assert all((ticket.queue_entry, ticket.age_entry) == (None, None) for ticket in tickets)
+    assert all(ticket.age_entry is None for ticket in tickets)
 
 
 def test_agent_serves_its_oldest_then_its_first() -> None:

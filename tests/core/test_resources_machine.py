@@ -202,7 +202,7 @@ class Resources(RuleBasedStateMachine):
         for line in {id(line): line for line in self.core.resources.queue_sets.values()}.values():
             for queue in line.queues.values():
                 head = queue.find_head()
-                mine = [ticket for ticket in waiting if ticket.queue_entry is not None and head is not None]
+                mine = [ticket for ticket in waiting if ticket.age_entry is not None and head is not None]
                 same = [
                     ticket
                     for ticket in mine

@@ -446,16 +446,15 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert {tenant: len(heap) for tenant, heap in level._by_deadline.items()} == dated
         waiters = [record for record in live if record.state is State.WAITING]
         detector = self.core.deadlock_detector
-        assert {entry[-1] for _, entry in detector._waiters.values()} == {
-            each.ticket for each in waiters if each.blocks
-        }
-        assert sum(map(len, detector._groups.values())) == len(detector._waiters)
+        grouped = {entry[-1] for _, entry in detector._grouped.values()}
+        assert grouped | set(detector._ungrouped.values()) == {each.ticket for each in waiters if each.blocks}
+        assert sum(map(len, detector._groups.values())) == len(detector._grouped)
+        assert sum(detector._resource_counts.values()) == len(detector._grouped) + len(detector._ungrouped)
         assert set(detector._blocked_counts) == {place for each in waiters for place in each.blocks}
         for record in self.model.records.values():
             if record.state.is_ended:
                 ticket = record.ticket
-                entries = (ticket.queue_entry, ticket.line_entry, ticket.age_entry)
-                assert (ticket.scopes, *entries, ticket.deadline_entry, ticket.due_entry) == ((), *(None,) * 5)
+                assert (ticket.scopes, ticket.age_entry, ticket.deadline_entry, ticket.due_entry) == ((), *(None,) * 3)
 
     def a_policy_knows_those_who_wait(
         self, name: str, priority: Priority, level: PriorityLevel, waiting: set[Key]

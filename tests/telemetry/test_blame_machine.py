@@ -15,10 +15,10 @@ from loco_otel._core.policies.fair import FairPolicy
 from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
-from loco_otel._core.queue_set import Gate, QueueSet
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.reconfiguration import set_policy, set_resource
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import SlotPool
+from loco_otel._core.slot_pool import Gate, SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._telemetry import wait_integrals
 from loco_otel._telemetry.blame import BlameListener

@@ -57,8 +57,9 @@ class LoadPolicy(UnmeteredPolicy):
             insort(self._births, (birth, weight))
             entry = self._oldest[weight] = heap.push_entry(birth, self._draw_nonce(), item=key)
         else:
-            entry = heap.push_entry(birth, self._draw_nonce(), item=key)
-            self._update_oldest(weight, heap)
+            entry, oldest = heap.push_entry(birth, self._draw_nonce(), item=key), self._oldest[weight]
+            if entry < oldest:
+                self._replace_oldest(weight, oldest, entry)
         self._entries[key] = (weight, entry)
 
     def remove_candidate(self, key: Key) -> None:
@@ -69,20 +70,20 @@ class LoadPolicy(UnmeteredPolicy):
         weight, entry = known
         heap = self._by_weight[weight]
         heap.remove_entry(entry)
-        if heap:
-            self._update_oldest(weight, heap)
-        else:
-            del self._by_weight[weight], self._oldest[weight]
-            del self._weights[bisect_left(self._weights, weight)]
-            del self._births[bisect_left(self._births, (entry[0], weight))]
+        if entry is self._oldest[weight]:
+            oldest = heap.peek_entry()
+            if oldest is None:
+                del self._by_weight[weight], self._oldest[weight]
+                del self._weights[bisect_left(self._weights, weight)]
+                del self._births[bisect_left(self._births, (entry[0], weight))]
+            else:
+                self._replace_oldest(weight, entry, oldest)
 
-    def _update_oldest(self, weight: int, heap: LazyHeap) -> None:
-        top, before = heap.peek_entry(), self._oldest[weight]
-        if top is not before:
-            assert top is not None  # noqa: S101 - invariant: a heap is removed with its last agent
-            self._oldest[weight] = top
+    def _replace_oldest(self, weight: int, before: Entry, oldest: Entry) -> None:
+        self._oldest[weight] = oldest
+        if oldest[0] != before[0]:
             del self._births[bisect_left(self._births, (before[0], weight))]
-            insort(self._births, (top[0], weight))
+            insort(self._births, (oldest[0], weight))
 
     def clear_candidates(self) -> None:
         """Remove all agents."""
@@ -95,6 +96,9 @@ class LoadPolicy(UnmeteredPolicy):
     def pick_next(self, tick: int) -> Key:
         """Return the agent with the highest L; there must be one."""
         alpha, oldest = self.alpha, self._oldest
+        if len(self._weights) == 1:
+            first: Key = oldest[self._weights[0]][-1]
+            return first
         max_weight, max_age = self._weights[-1], tick - self._births[0][0]
         best: tuple[float, int, float] = -1.0, 0, 0.0
         winner: Key = ""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from loco_otel._core.queue_set import Gate
 from loco_otel._core.remote_grants import PoolReport
+from loco_otel._core.slot_pool import Gate
 from loco_otel._engine.redis.batches import LineState
 from loco_otel.events import GateCause
 
