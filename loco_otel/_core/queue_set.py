@@ -6,7 +6,6 @@ From then on the fast path is taken only while no request waits.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from loco_otel._core.agent_queue import AgentQueue
 from loco_otel._core.alpha_tuner import AlphaTuner
@@ -21,15 +20,6 @@ from loco_otel.events import Priority
 
 _NO_SHARES: Mapping[str, int] = {}
 _NORMAL = Priority.NORMAL  # bound once: on 3.11 each access to an enum's member costs as much as a call
-
-
-class Rank(NamedTuple):
-    """The order among queue sets: by the time since which their oldest ticket has waited."""
-
-    waiting_since: float
-    seq: int
-    queue_set: "QueueSet"
-    oldest: Ticket
 
 
 class QueueSet:
@@ -64,7 +54,6 @@ class QueueSet:
         "order",
         "pools",
         "queues",
-        "rank",
         "remote",
         "reported_gate",
         "single_pool",
@@ -103,8 +92,6 @@ class QueueSet:
         self._set_order(policy, tenant_shares, rules, by_run=by_run)
         self.backlogs: dict[str, Backlog] = {}
         """By agent. Backlogs have no tenant."""
-        self.rank: Rank | None = None
-        """None until `find_rank` computes it."""
         self.has_reservation = False
         """Whether it may have reserved slots or tokens."""
         self.tuner: AlphaTuner | None = None
@@ -130,7 +117,6 @@ class QueueSet:
             queue = self.queues[key] = AgentQueue(key, backlog, self.tick)
         ticket.age_entry = queue.push_ticket(ticket)
         self.waiting += 1
-        self.rank = None
         level = self.normal if self.order is None else self.find_level(ticket)
         level.add_ticket(ticket, queue)
         if level.policy.is_metered:
@@ -147,7 +133,6 @@ class QueueSet:
         assert entry is not None  # noqa: S101 - invariant: it waits
         queue.remove_ticket(ticket, entry)
         self.waiting -= 1
-        self.rank = None
         if not queue:
             del self.queues[queue.key]
         if self.order is None:
@@ -186,13 +171,6 @@ class QueueSet:
         level = self.find_level(ticket)
         return level.policy.compute_score(level.find_key(ticket.request), self.tick)
 
-    def find_rank(self) -> "Rank":
-        """Compute and return the rank among queue sets; a ticket must wait."""
-        oldest = self.find_oldest_waiter()
-        assert oldest is not None  # noqa: S101 - invariant: asked only while one waits
-        rank = self.rank = Rank(oldest.waiting_since, oldest.seq, self, oldest)
-        return rank
-
     def find_oldest_waiter(self) -> Ticket | None:
         """Return the oldest of all waiters; None if no ticket waits."""
         if self.order is None:
@@ -212,8 +190,8 @@ class QueueSet:
             charged = [ticket.request.priority for ticket in tickets if ticket.charged_order is self.order]
             self.order.restore_accounts(charged, [p for p, level in self.levels.items() if by_level[level]])
         self.waiting = 0
+        self.has_reservation = False
         self._update_shortcuts()
-        self.rank = None
         self.gate = None
         for backlog in self.backlogs.values():
             backlog.rebuild_index()

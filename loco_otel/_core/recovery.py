@@ -27,10 +27,11 @@ def rebuild_state(core: Scheduler, now: float) -> None:
     for seq, ticket in list(core.tickets.items()):
         if ticket.state.is_ended or ticket.state is State.NEW:
             del core.tickets[seq]
-        else:
-            _restore_ticket(core, ticket)
         if ticket.wake is not None and ticket.state is not State.WAITING:
             core.decided.append(ticket)
+    # Waiters first: the queue set of another ticket may have to be created again, which removes those without waiters.
+    for ticket in sorted(core.tickets.values(), key=lambda each: each.state is not State.WAITING):
+        _restore_ticket(core, ticket)
     core.grant_all_waiting(now)
 
 

@@ -27,7 +27,7 @@ def apply_remote_grant(
     if ticket.state is not State.WAITING:
         return False
     queue_set = core.resources.get_queue_set(ticket.request.resources)
-    queue_set.tick = max(queue_set.tick, grant.tick)
+    core.resources.adopt_tick(queue_set, grant.tick)
     ticket.birth = queue_set.tick - grant.total_waited_ticks
     ticket.waiting_tick = queue_set.tick - grant.waited_ticks
     ticket.lenders = {name: lender for name, lender in lenders.items() if lender.state.is_holding}
@@ -94,7 +94,7 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
     """Store what the other place reports of a remote pool."""
     pool = core.resources.pools[name]
     queue_set = core.resources.get_queue_set((name,))
-    queue_set.tick = max(queue_set.tick, report.tick)
+    core.resources.adopt_tick(queue_set, report.tick)
     if not pool.is_remote:
         return
     if report.alpha is not None and queue_set.policy.name == "load":

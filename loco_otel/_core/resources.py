@@ -17,16 +17,15 @@ stay free for up to a minute. A queue set that reserves slots can take its token
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heapify, heappop
-from itertools import chain
 from math import inf
 from typing import TypeAlias
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
 from loco_otel._core.alpha_tuner import AlphaTuner
+from loco_otel._core.contest import Contest
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
-from loco_otel._core.queue_set import QueueSet, Rank
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.remote import RemoteState
 from loco_otel._core.slot_pool import Gate, SlotPool
 from loco_otel._core.ticket import Ticket
@@ -73,17 +72,16 @@ class Resources:
         self.remote: RemoteState | None = None
         """For the queue sets of remote pools that are created later."""
         self.on_pool_created: Callable[[SlotPool], None] = lambda _: None
-        """Called with each pool that is created on request, before its queue set is."""
+        """Called with each pool that is added or created on request later, before its queue set is."""
         self.waiting_queue_sets: dict[QueueSet, None] = {}
         """Those with a waiter, as there may be a thousand without."""
+        self._contest = Contest()
         self._has_overdue = False
         """Whether the last selection found a queue set whose guard had fired."""
         self._make_unknown_pool = make_unknown_pool
         self.pools: dict[str, SlotPool] = {}
         self.queue_sets: dict[tuple[str, ...], QueueSet] = {}
         """By the names of their resources, in order."""
-        self._competing: defaultdict[str, list[QueueSet]] = defaultdict(list)
-        """By resource; each has at least one."""
         self._other_orders: dict[tuple[str, ...], QueueSet] = {}
         self._configured_names = set(capacities)
         self._make_tuner = tuner
@@ -100,6 +98,7 @@ class Resources:
         self._configured_names.add(name)
         pool = self.pools[name] = SlotPool(name, capacity)
         pool.set_priority_rules(self._priorities)
+        self.on_pool_created(pool)
         self.get_queue_set((name,))
         return pool
 
@@ -116,7 +115,7 @@ class Resources:
 
     def list_queue_sets(self, pool: SlotPool) -> Sequence[QueueSet]:
         """Return the queue sets that compete for a pool."""
-        return self._competing[pool.name]
+        return self._contest.list_queue_sets((pool,))
 
     def select_next_grant(
         self, pools: tuple[SlotPool, ...], now: float, *, is_repeated: bool = False
@@ -132,56 +131,36 @@ class Resources:
                 same pools: where no guard had fired then, none fires now, as no tick has passed.
 
         """
-        if len(pools) == 1 and len(competing := self._competing[pools[0].name]) == 1:
-            (pool,), (queue_set,) = pools, competing
+        competing = self._contest.list_queue_sets(pools) if len(pools) == 1 else ()
+        if len(competing) == 1 and (pool := competing[0].single_pool) is not None:
+            (queue_set,) = competing
             if not queue_set.waiting or pool.used >= pool.capacity:
                 return None
             turn = queue_set.select_next()
             if turn is None:
                 return None
             return turn if not pool.is_gated or self._is_next_ready(queue_set, turn[0], now) else None
-        overdue = self._list_overdue(pools) if self._has_overdue or not is_repeated else []
+        overdue = self._contest.list_overdue(pools) if self._has_overdue or not is_repeated else []
+        self._has_overdue = bool(overdue)
         for rank in overdue:
             self._reserve(rank.queue_set, rank.oldest, now)
         for rank in overdue:
             if rank.queue_set.has_room() and self._is_next_ready(rank.queue_set, rank.oldest, now):
                 return rank.oldest, True
-        # A heap, as usually the first fits: there may be a thousand, and only its policy is consulted.
-        others = self._list_others([pool for pool in pools if pool.used < pool.capacity], overdue)
-        heapify(others)
-        while others:
-            queue_set = heappop(others).queue_set
-            if queue_set.has_room():
+        first = {rank.queue_set for rank in overdue}
+        # Usually the first fits: there may be a thousand, and only its policy is consulted.
+        for rank in self._contest.iter_ranks([pool for pool in pools if pool.used < pool.capacity]):
+            queue_set = rank.queue_set
+            if queue_set not in first and queue_set.has_room():
                 turn = queue_set.select_next()
                 if turn is not None and self._is_next_ready(queue_set, turn[0], now):
                     return turn[0], False
         return None
 
-    def _list_overdue(self, pools: Sequence[SlotPool]) -> list[Rank]:
-        """Return the ranks of the queue sets whose guard fires, in order; reservations of the others are removed."""
-        overdue: list[Rank] = []
-        for queue_set in self._list_competing(pools):
-            if queue_set.waiting:
-                rank = queue_set.rank or queue_set.find_rank()
-                is_overdue = 0 < queue_set.max_wait_ticks <= queue_set.tick - rank.oldest.birth
-                if is_overdue and (turn := queue_set.select_next()) is not None:
-                    # Of several classes not the one of the oldest need be next.
-                    overdue.append(rank._replace(oldest=turn[0]))
-                elif queue_set.has_reservation:
-                    queue_set.unreserve_all()
-        overdue.sort()
-        self._has_overdue = bool(overdue)
-        return overdue
-
-    def _list_others(self, pools: Sequence[SlotPool], overdue: Sequence[Rank]) -> list[Rank]:
-        """Return the ranks of the queue sets with a waiter, without order."""
-        others = [each.rank or each.find_rank() for each in self._list_competing(pools) if each.waiting]
-        first = {rank.queue_set for rank in overdue}
-        return [rank for rank in others if rank.queue_set not in first] if first else others
-
     def add_waiter(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Add a WAITING ticket to its queue."""
         queue_set.add_ticket(ticket)
+        self._contest.record_arrival(queue_set, ticket)
         self.waiting += 1
         if queue_set.waiting == 1:
             self.waiting_queue_sets[queue_set] = None
@@ -189,6 +168,7 @@ class Resources:
     def remove_waiter(self, queue_set: QueueSet, ticket: Ticket) -> None:
         """Remove a ticket from its queue."""
         queue_set.remove_ticket(ticket)
+        self._contest.record_departure(queue_set)
         self.waiting -= 1
         if not queue_set.waiting:
             del self.waiting_queue_sets[queue_set]
@@ -244,7 +224,7 @@ class Resources:
             pool.set_capacity(capacity)
         pool.set_rate_limits(requests, tokens)
         if requests is None and tokens is None:
-            for queue_set in self._competing[name]:
+            for queue_set in self._contest.list_queue_sets((pool,)):
                 queue_set.gate = None
         return pool
 
@@ -252,9 +232,16 @@ class Resources:
         """Return the names of the resources that were created on request."""
         return [name for name in self.pools if name not in self._configured_names]
 
+    def adopt_tick(self, queue_set: QueueSet, tick: int) -> None:
+        """Advance the clock of a queue set to what another place has counted."""
+        if queue_set.tick < tick:
+            queue_set.tick = tick
+            self._contest.recheck_guards()
+
     def advance_ticks(self, pools: Sequence[SlotPool]) -> None:
         """Advance the clock of each queue set that competes for one of these pools, which have a slot more."""
-        for queue_set in self._competing[pools[0].name] if len(pools) == 1 else self._list_competing(pools):
+        self._contest.count_release()
+        for queue_set in self._contest.list_queue_sets(pools):
             queue_set.tick += 1
             tuner = queue_set.tuner
             # Of a remote pool the other place computes alpha, from the waiters of all processes.
@@ -288,6 +275,7 @@ class Resources:
         self._make_tuner = tuner
         self._max_wait_ticks = max_wait_ticks
         self._tenant_shares = tenant_shares
+        self._contest.recheck_guards()
         for queue_set in self.queue_sets.values():
             queue_set.max_wait_ticks = max_wait_ticks
             queue_set.tuner = tuner()
@@ -302,6 +290,7 @@ class Resources:
             by_queue_set[self.get_queue_set(ticket.request.resources)].append(ticket)
         for queue_set in self.queue_sets.values():
             queue_set.clear_queues(by_queue_set[queue_set])
+        self._contest.clear_waiters()
         self.waiting = 0
         self.waiting_queue_sets = {}
 
@@ -316,15 +305,6 @@ class Resources:
                 queue_set.reserve_slots()
             else:
                 queue_set.unreserve_slots()
-
-    def _list_competing(self, pools: Sequence[SlotPool]) -> Sequence[QueueSet]:
-        """Return the queue sets that compete for any of these pools, each once, in no order."""
-        if len(pools) <= 1:
-            return self._competing[pools[0].name] if pools else ()
-        # Hundreds may compete for one pool, and few for the others: only those few are compared.
-        busiest = max(pools, key=lambda pool: len(self._competing[pool.name]))
-        few = chain.from_iterable(self._competing[pool.name] for pool in pools if pool is not busiest)
-        return [*self._competing[busiest.name], *dict.fromkeys([each for each in few if busiest not in each.pools])]
 
     def _make_queue_set(self, names: tuple[str, ...]) -> QueueSet:
         if not names or len(set(names)) < len(names):
@@ -350,10 +330,7 @@ class Resources:
         queue_set.tuner = self._make_tuner()
         if any(pool.is_remote for pool in pools):
             queue_set.remote = self.remote
-        for pool in pools:
-            competing = self._competing[pool.name]
-            competing.append(queue_set)
-            pool.is_contested = len(competing) > 1
+        self._contest.add_queue_set(queue_set)
         self.queue_sets[names] = queue_set
         return queue_set
 
@@ -376,13 +353,10 @@ class Resources:
         for names, queue_set in list(self.queue_sets.items()):
             if queue_set.queues or (len(names) == 1 and names[0] not in unused):
                 continue
-            if all(pool.name in unused or len(self._competing[pool.name]) > 1 for pool in queue_set.pools):
+            if all(pool.name in unused or pool.is_contested for pool in queue_set.pools):
                 del self.queue_sets[names]
-                for pool in queue_set.pools:
-                    competing = self._competing[pool.name]
-                    if queue_set in competing:
-                        competing.remove(queue_set)
-                    pool.is_contested = len(competing) > 1
+                self._contest.remove_queue_set(queue_set)
         for name in unused:
-            if not self._competing[name]:
-                del self.pools[name], self._competing[name]
+            if not self._contest.list_queue_sets((self.pools[name],)):
+                del self.pools[name]
+                self._contest.remove_pool(name)

@@ -2,10 +2,13 @@
 
 import pytest
 
+from loco_otel._core import resources
 from loco_otel._core.policies.fifo import FifoPolicy
+from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.scheduler import Scheduler
+from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.events import GrantReason, Request
+from loco_otel.events import GrantReason, Priority, Request
 
 GRANTED, WAITING = State.GRANTED, State.WAITING
 BOTH = ("gpu", "llm")
@@ -156,3 +159,33 @@ def test_order_of_names_does_not_matter() -> None:
     assert (first.state, second.state) == (GRANTED, WAITING)
     house.end(first)
     assert second.state is GRANTED
+
+
+def test_larger_limit_exceeds_no_other_limit() -> None:
+    """Pools that a request has created have no queue set of their own."""
+    house = House()
+    house.core = Scheduler({}, FifoPolicy, make_unknown_pool=lambda name: SlotPool(name, 1))
+    holder, wide = house.ask(*BOTH), house.ask(*BOTH)
+
+    house.core.set_capacity("gpu", 2, house.now)
+    assert (wide.state, house.used) == (WAITING, {"llm": 1, "gpu": 1})
+    house.end(holder)
+    assert (wide.state, house.used) == (GRANTED, {"llm": 1, "gpu": 1})
+
+
+def test_recovery_keeps_the_queue_sets_of_waiters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so many others that each new one removes those without waiters."""
+    monkeypatch.setattr(resources, "_MAX_QUEUE_SETS", 1)
+    core = Scheduler({"hub": 1}, FifoPolicy, make_unknown_pool=lambda name: SlotPool(name, 1))
+    for name in "ab":
+        paused = Ticket(Request("a", resources=("hub", name)))
+        core.submit(paused, 0.0)
+        core.suspend_ticket(paused, 0.0)
+    core.submit(Ticket(Request("a", resources=("hub",))), 0.0)
+    waiter = Ticket(Request("a", resources=("hub", "c"), priority=Priority.BACKGROUND))
+    core.submit(waiter, 0.0)
+    queue_set = core.resources.get_queue_set(("hub", "c"))
+
+    rebuild_state(core, 0.0)
+    assert core.resources.get_queue_set(("hub", "c")) is queue_set
+    assert (waiter.state, queue_set.waiting) == (WAITING, 1)
