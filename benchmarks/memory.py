@@ -9,14 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
 import loco_otel
-from benchmarks.called import CountingExporter, make_calls
+from benchmarks.call_workload import SURROUNDINGS, Telemetry, Way, Workload
+from benchmarks.company import Instrumentor
 from loco_otel._config.settings import Settings
 from loco_otel._runtime import process
 
@@ -33,25 +28,20 @@ def run() -> None:
 
 
 def _measure_calls() -> None:
-    provider, reader = TracerProvider(), InMemoryMetricReader()
-    provider.add_span_processor(BatchSpanProcessor(CountingExporter()))
-    trace.set_tracer_provider(provider)
-    metrics.set_meter_provider(MeterProvider([reader]))
-    loco_otel.install()
-    create = make_calls()["create"][1]
+    work = Workload(Way(Telemetry.SDK, (Instrumentor.LOCO,)))
 
     def read_size() -> int:
         """Return the bytes in use after all is exported."""
-        provider.force_flush()
-        reader.get_metrics_data()
-        reader.get_metrics_data()  # the first one is kept until the second
+        work.export_spans()
+        work.collect_metrics()
+        work.collect_metrics()  # the first ones are kept until the second
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    create(100)
+    work.make_calls("create", SURROUNDINGS[0], 100)
     tracemalloc.start()
     before = read_size()
-    create(CALLS)
+    work.make_calls("create", SURROUNDINGS[0], CALLS)
     retained = (read_size() - before) / 2**20
     print(f"  retained after {CALLS:,} calls with an SDK  {retained:8.2f} MiB (goal: less than 1)")
 

@@ -1,9 +1,12 @@
 """The URL of the engine that processes share, and the settings that it does not support yet."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+from loco_otel._config.disjoint_rules import list_overlaps
+from loco_otel._config.resource_rules import ResourceRule
 
 MEMORY = "memory"
 """The engine of a program that shares nothing."""
@@ -11,11 +14,13 @@ _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
 _SENTINEL_PORT = 26379
 _QUERY_PASSWORD = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
-_UNSHARED = "is not shared by the engine yet: it holds in one process alone, so leave it out or set LOCO_ENGINE=memory"
+_OVERLAP = (
+    "one call can match both {} and {}, and with LOCO_ENGINE each call needs one resource: set different providers,"
+    " models or hosts, or set LOCO_ENGINE=memory"
+)
 _OBSERVING = (
     "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
 )
-_UNSHARED_KEYS = ("resources",)
 
 
 class EngineAddress(NamedTuple):
@@ -112,13 +117,12 @@ def hide_password(url: str) -> str:
     return f"{scheme}://{user}{colon}{'***' if colon else ''}@{tail}"
 
 
-def find_unshared(values: Mapping[str, object]) -> Iterable[tuple[str, str]]:
-    """Yield the key of each setting that the shared engine does not support, and why."""
-    if values["mode"] == "observe":
+def find_unshared(mode: str, resources: Iterable[ResourceRule]) -> Iterable[tuple[str, str]]:
+    """Yield the key of each setting whose value the shared engine does not support, and why."""
+    if mode == "observe":
         yield "mode", _OBSERVING
-    for key in _UNSHARED_KEYS:
-        if values[key]:
-            yield key, _UNSHARED
+    for one, two in list_overlaps(resources):
+        yield "resources", _OVERLAP.format(one, two)
 
 
 def _parse_host(text: str) -> tuple[str, int]:

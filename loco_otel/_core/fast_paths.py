@@ -1,4 +1,4 @@
-"""Submit and release in one step, for a program without contention: the hot path.
+"""Submit and release in one step, and the release to a waiter of the same resource: the hot path.
 
 Each function leaves the state and the events that the operation of the same name in `Scheduler` leaves, or returns
 False and changes nothing. `tests/core/test_fast_paths.py` compares them.
@@ -16,7 +16,9 @@ _FREE = GrantReason.FREE
 _ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
 _NORMAL = Priority.NORMAL
+_GUARD = GrantReason.GUARD
 _RELEASED = State.RELEASED
+_SCORE = GrantReason.SCORE
 
 
 def try_submit_fast(core: Scheduler, ticket: Ticket, now: float) -> bool:
@@ -95,4 +97,43 @@ def try_release_fast(core: Scheduler, ticket: Ticket, now: float, spending: Spen
     pool.used -= 1
     queue_set.tick += 1
     pool.recently_served.append(((request.tenant, request.agent) if request.tenant else request.agent, request.weight))
+    return True
+
+
+def try_hand_over(core: Scheduler, ticket: Ticket, now: float) -> bool:
+    """Do what `Scheduler.release` does, if the slot passes to a waiter and nothing is observed."""
+    request, resources = ticket.request, core.resources
+    queue_set = resources.queue_sets.get(request.resources) or resources.get_queue_set(request.resources)
+    pool = queue_set.single_pool
+    if pool is None or pool.is_contested or pool.is_gated or pool.sharer_count or pool.adaptive_limit is not None:
+        return False
+    if core.observed or core.has_priorities or queue_set.order is not None or queue_set.tuner is not None:
+        return False
+    if not queue_set.waiting or pool.used != pool.capacity or ticket.state is not _GRANTED:
+        return False
+    if queue_set.is_metered or ticket.charged_by is not None or ticket.charged_order is not None:
+        return False
+    tick = queue_set.tick + 1
+    waiter, guarded = queue_set.normal.select_next(tick, queue_set.max_wait_ticks)
+    wanted = waiter.request
+    if waiter.explain or waiter.repeated or waiter.backlog is not None or wanted.deadline is not None:
+        return False
+    ticket.state = _RELEASED
+    ticket.scopes = ()
+    del core.tickets[ticket.seq]
+    del pool.leases[ticket.seq]
+    queue_set.tick = tick
+    pool.recently_served.append(((request.tenant, request.agent) if request.tenant else request.agent, request.weight))
+    core.dequeue_ticket(queue_set, waiter)
+    waiter.reason = _GUARD if guarded else _SCORE
+    waiter.waited_ticks = tick - waiter.birth
+    waiter.granted_at = waiter.touched_at = now
+    waiter.state = _ADMITTING if wanted.admission else _GRANTED
+    pool.leases[waiter.seq] = waiter
+    deadlines = core.deadlines
+    if deadlines.lease_check_at == inf:
+        deadlines.lease_check_at = now + deadlines.max_hold
+    core.decided.append(waiter)
+    if core.deadlock_detector:
+        core.resolve_deadlocks(now)
     return True

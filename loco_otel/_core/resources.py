@@ -72,7 +72,7 @@ class Resources:
         self.remote: RemoteState | None = None
         """For the queue sets of remote pools that are created later."""
         self.on_pool_created: Callable[[SlotPool], None] = lambda _: None
-        """Called with each pool that is created on request, before its queue set is."""
+        """Called with each pool that is added or created on request later, before its queue set is."""
         self.waiting_queue_sets: dict[QueueSet, None] = {}
         """Those with a waiter, as there may be a thousand without."""
         self._contest = Contest()
@@ -98,6 +98,7 @@ class Resources:
         self._configured_names.add(name)
         pool = self.pools[name] = SlotPool(name, capacity)
         pool.set_priority_rules(self._priorities)
+        self.on_pool_created(pool)
         self.get_queue_set((name,))
         return pool
 

@@ -36,7 +36,6 @@ from loco_otel.events import (
 _ADMITTING = State.ADMITTING
 _GRANTED = State.GRANTED
 _NORMAL = Priority.NORMAL
-_RELEASED = State.RELEASED
 _WAITING = State.WAITING
 
 _NO_LENDERS: Mapping[str, Ticket] = MappingProxyType({})
@@ -121,7 +120,7 @@ class Scheduler:
         """Record that the caller blocks until a WAITING ticket is decided, and which scopes it blocks meanwhile."""
         if ticket.state is _WAITING:
             self.deadlock_detector.update_waiter(ticket, blocks)
-            self._resolve_deadlocks(now)
+            self.resolve_deadlocks(now)
 
     def admit_ticket(self, ticket: Ticket, now: float) -> None:
         """Grant an ADMITTING ticket; no-op in any other state."""
@@ -160,7 +159,7 @@ class Scheduler:
         pools: dict[SlotPool, None] = {}
         for ticket in waiting:
             queue_set = self._find_queue_set(ticket)
-            self._dequeue_ticket(queue_set, ticket)
+            self.dequeue_ticket(queue_set, ticket)
             self._mark_rejected(queue_set, ticket, outcome, now)
             pools.update(dict.fromkeys(queue_set.pools))
         for pool in pools:
@@ -207,7 +206,7 @@ class Scheduler:
         """Change the scopes in which a lease is used."""
         ticket.scopes = scopes
         if ticket.state.is_holding:
-            self._resolve_deadlocks(now)
+            self.resolve_deadlocks(now)
 
     def release(self, ticket: Ticket, now: float) -> None:
         """End a ticket that holds a slot or is suspended; no-op in any other state, so idempotent."""
@@ -253,7 +252,7 @@ class Scheduler:
         for loan in () if remote.is_deciding else iter_idle_loans(self.resources, is_blocked, self.deadlines, now):
             self._grant_shared(loan, now)
         if self.has_priorities:
-            self._resolve_deadlocks(now)
+            self.resolve_deadlocks(now)
 
     def compute_next_wakeup(self) -> float:
         """Return the earliest time at which `run_due_actions` has something to do; inf if never."""
@@ -322,7 +321,8 @@ class Scheduler:
             self.deadlock_detector.add_waiter(ticket)
         self.deadlines.add_waiter(ticket)
 
-    def _dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
+    def dequeue_ticket(self, queue_set: QueueSet, ticket: Ticket) -> None:
+        """Remove a WAITING ticket from its queue."""
         self.resources.remove_waiter(queue_set, ticket)
         if ticket.blocked_scopes:
             self.deadlock_detector.remove_waiter(ticket)
@@ -335,11 +335,11 @@ class Scheduler:
             ticket, guarded = turn
             queue_set = self._find_queue_set(ticket)
             if ticket.request.deadline is not None and is_overdue(ticket, now):
-                self._dequeue_ticket(queue_set, ticket)
+                self.dequeue_ticket(queue_set, ticket)
                 self._mark_rejected(queue_set, ticket, Outcome.DEADLINE, now)
             else:
                 self._grant_ticket(queue_set, ticket, GrantReason.GUARD if guarded else GrantReason.SCORE, now)
-        self._resolve_deadlocks(now)
+        self.resolve_deadlocks(now)
         if self.observed:
             self.emit_limits(pools, now)
 
@@ -353,7 +353,7 @@ class Scheduler:
         for pool in self.resources.pools.values():
             self._grant_waiting((pool,), now)
 
-    def _resolve_deadlocks(self, now: float) -> None:
+    def resolve_deadlocks(self, now: float) -> None:
         """Grant waiters that would wait for ever otherwise: by a shared slot, or beyond the ceiling of their class."""
         detector = self.deadlock_detector
         can_share = bool(detector) and not self.remote.is_deciding
@@ -381,7 +381,7 @@ class Scheduler:
         if queue_set.is_metered or queue_set.order is not None:
             queue_set.charge_ticket(ticket, now)
         if waited:
-            self._dequeue_ticket(queue_set, ticket)
+            self.dequeue_ticket(queue_set, ticket)
         request = ticket.request if ticket.backlog is None else ticket.resolve_request()
         # A plain slot costs nothing, so it needs no admission.
         admission = request.admission and (ticket.backlog is None or ticket.work is not None)
@@ -410,7 +410,7 @@ class Scheduler:
 
     def _end_ticket(self, queue_set: QueueSet, ticket: Ticket, now: float, *, expired: bool = False) -> None:
         held = ticket.state.is_holding
-        ticket.state = _RELEASED
+        ticket.state = State.RELEASED
         ticket.scopes = ()  # a claim among them refers back to the ticket
         del self.tickets[ticket.seq]
         if self.observed:
@@ -430,7 +430,7 @@ class Scheduler:
 
     def _reject_waiter(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         queue_set = self._find_queue_set(ticket)
-        self._dequeue_ticket(queue_set, ticket)
+        self.dequeue_ticket(queue_set, ticket)
         self._mark_rejected(queue_set, ticket, outcome, now)
         self._grant_waiting(queue_set.pools, now)
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from loco_otel import _fork
-from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
+from loco_otel._core.fast_paths import try_hand_over, try_release_fast, try_submit_fast
 from loco_otel._core.limit_events import repeat_limit_events
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
 from loco_otel._core.recovery import end_all_tickets, rebuild_state
@@ -155,7 +155,8 @@ class InProcessEngine(UnsharedEngine):
                 now = now or self._clock()
                 if spending is not None:
                     core.record_spending(ticket, spending, now)
-                core.release(ticket, now)
+                if not try_hand_over(core, ticket, now):
+                    core.release(ticket, now)
             quiet = is_fast and not core.observed
             if not quiet:
                 self._collect()
@@ -429,8 +430,7 @@ class InProcessEngine(UnsharedEngine):
     def _arm_timer(self, now: float) -> None:
         if (due := self._compute_next_due(now)) >= self._timer_due:
             return
-        timer = self._timer
-        if timer is None or timer.start_watching(self.run_due_actions):
+        if (timer := self._timer) is None or timer.start_watching(self.run_due_actions):
             self._timer_due = due
         elif timer.failure is not None:
             # `_timer_due` stays late, so the next operation tries again.

@@ -2,9 +2,8 @@
 
 import atexit
 import logging
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
@@ -13,28 +12,29 @@ from opentelemetry.trace import NoOpTracerProvider, TracerProvider
 from loco_otel._budgets.controller import BudgetController
 from loco_otel._budgets.governor import Governor
 from loco_otel._config.engine_rules import MEMORY, hide_password
-from loco_otel._config.priority_rules import PriorityTable
 from loco_otel._config.settings import Settings
 from loco_otel._core.adaptive_limit import AdaptiveLimit
-from loco_otel._core.alpha_tuner import AlphaTuner
-from loco_otel._core.policies.base import Policy
-from loco_otel._core.policies.registry import make_policy_factory
-from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.provider_pause import store_rate_limits
 from loco_otel._core.reconfiguration import set_max_hold, set_policy, set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import Ticket
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
 from loco_otel._runtime.identity import UNKNOWN_AGENT, Identity, resolve_identity
+from loco_otel._runtime.order_settings import (
+    build_policy_factory,
+    build_priority_rules,
+    build_tuner_factory,
+    convert_shares,
+)
 from loco_otel._runtime.router import Router
+from loco_otel._runtime.shared_statements import make_discovered, make_statements, reject_adaptive_changes
 from loco_otel._runtime.token_averages import TokenAverages
 from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, detect_active_signals, record_active_sdk
 from loco_otel.errors import ConfigurationError
-from loco_otel.events import DEFAULT_RESOURCE, MILLI, BypassReason, RateLimits
+from loco_otel.events import DEFAULT_RESOURCE, BypassReason, RateLimits
 
 _logger = logging.getLogger("loco_otel")
 
@@ -76,15 +76,15 @@ class Runtime:
         """Versions of the SDKs whose calls are scheduled, by name."""
         core = Scheduler(
             {},
-            _make_policy_factory(settings),
+            build_policy_factory(settings),
             max_wait_ticks=settings.max_wait_ticks,
             max_waiters=settings.max_waiters,
             max_hold=settings.max_hold,
             make_unknown_pool=self._create_discovered_pool,
-            tenant_shares=_convert_shares(settings.tenant_shares),
-            tuner=_make_tuner_factory(settings),
+            tenant_shares=convert_shares(settings.tenant_shares),
+            tuner=build_tuner_factory(settings),
             by_run=settings.queue_by == "run",
-            priorities=_build_priority_rules(settings),
+            priorities=build_priority_rules(settings),
         )
         self._apply_resource_limits(core, 0.0)
         self._core = core
@@ -181,7 +181,7 @@ class Runtime:
             settings.engine_timeout,
             settings.engine_on_error,
         )
-        return RedisEngine(core, options, _make_statements(settings), discovered=_make_discovered(settings))
+        return RedisEngine(core, options, make_statements(settings), discovered=make_discovered(settings))
 
     def _create_discovered_pool(self, name: str) -> SlotPool:
         """Create the resource of a provider's host at the first call to it."""
@@ -196,11 +196,14 @@ class Runtime:
         """Return the names of resources, sorted.
 
         Raises:
-            ValueError: a name is not in the settings, a name occurs twice, or there is none.
+            ValueError: a name is not in the settings, a name occurs twice, there is none, or several are named while
+                processes share the engine.
 
         """
         known = (DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources))
         names = (resources,) if isinstance(resources, str) else tuple(sorted(resources))
+        if len(names) > 1 and self.settings.engine != MEMORY:
+            raise ValueError(f"with LOCO_ENGINE a slot is of one resource, not of {len(names)}: {', '.join(names)}")
         for name in names:
             if name not in known:
                 raise ValueError(f"resources must be names from the settings ({', '.join(known)}), not {name!r}")
@@ -219,10 +222,8 @@ class Runtime:
             raise ConfigurationError(
                 f"{', '.join(_ENGINE_KEYS)} are read at the start of a program, not by configure()"
             )
-        if settings.engine != MEMORY and (settings.capacity is None) != (self.settings.capacity is None):
-            raise ConfigurationError(
-                "with LOCO_ENGINE, whether LOCO_CAPACITY is auto is read at the start of a program, not by configure()"
-            )
+        if settings.engine != MEMORY:
+            reject_adaptive_changes(self.settings, settings)
         self.budgets.apply_settings(settings)
         self.governor.apply_settings(settings)
         before, self.settings = self.settings, settings
@@ -232,22 +233,22 @@ class Runtime:
             if settings.max_hold != before.max_hold:
                 set_max_hold(core, settings.max_hold, now)
             if any(getattr(settings, key) != getattr(before, key) for key in _ORDER_KEYS):
-                tenant_shares = _convert_shares(settings.tenant_shares)
+                tenant_shares = convert_shares(settings.tenant_shares)
                 set_policy(
                     core,
-                    _make_policy_factory(settings),
+                    build_policy_factory(settings),
                     settings.max_wait_ticks,
                     now,
                     tenant_shares,
-                    tuner=_make_tuner_factory(settings),
+                    tuner=build_tuner_factory(settings),
                     by_run=settings.queue_by == "run",
-                    priorities=_build_priority_rules(settings),
+                    priorities=build_priority_rules(settings),
                 )
             self._apply_resource_limits(core, now)
 
+        # First, as a new resource is shared from its first request on.
+        self.engine.restate_limits(make_statements(settings), make_discovered(settings))
         self.engine.update_core(change)
-        if settings.engine != MEMORY:
-            self.engine.restate_limits(_make_statements(settings), _make_discovered(settings))
 
     def start_telemetry(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
@@ -380,69 +381,3 @@ class Runtime:
                 self._metrics.finish_runs()
             except Exception:
                 log_fault("recording the runs that the process ends", effect="they have no metrics")
-
-
-def _make_statements(settings: Settings) -> dict[str, SharedLimits]:
-    """Return what this process states of the resources that exist from the start."""
-    return {} if settings.capacity is None else {DEFAULT_RESOURCE: _make_shared_limits(settings)}
-
-
-def _make_discovered(settings: Settings) -> SharedLimits | None:
-    """Return what this process states of the provider's hosts, whose resources are created on request."""
-    return _make_shared_limits(settings) if settings.capacity is None else None
-
-
-def _make_shared_limits(settings: Settings) -> SharedLimits:
-    return SharedLimits(
-        settings.capacity,
-        settings.policy,
-        settings.alpha if settings.policy == "load" else 0.0,
-        settings.max_wait_ticks,
-        _convert_shares(settings.shares) if settings.policy in {"fair", "las"} else {},
-        settings.requests_per_minute,
-        settings.tokens_per_minute,
-        settings.capacity_max or inf,
-        settings.auto_tune and settings.policy == "load",
-        settings.queue_by == "run",
-        settings.half_life or inf if settings.policy == "las" else inf,
-        settings.run_idle_timeout if settings.policy == "las" else inf,
-        _convert_shares(settings.tenant_shares),
-        _build_priority_rules(settings),
-    )
-
-
-def _make_policy_factory(settings: Settings) -> Callable[[], Policy]:
-    # The order of equal agents need not be reproducible.
-    draw = random.Random().random  # noqa: S311 - breaks ties, keeps no secret
-    return make_policy_factory(
-        settings.policy,
-        alpha=settings.alpha,
-        shares=_convert_shares(settings.shares),
-        draw=draw,
-        half_life=settings.half_life or inf,
-        idle_timeout=settings.run_idle_timeout,
-    )
-
-
-def _build_priority_rules(settings: Settings) -> PriorityRules:
-    """Return how each class of urgency is served; what the settings leave out has its default."""
-    rules = {}
-    for priority, default in DEFAULT_PRIORITY_RULES.items():
-        table = settings.priority.get(priority, PriorityTable())
-        slots, fraction = default.slots, default.fraction
-        if table.ceiling is not None:
-            is_slots = isinstance(table.ceiling, int)
-            slots, fraction = (int(table.ceiling), 1.0) if is_slots else (None, float(table.ceiling))
-        share = default.share if table.share is None else round(table.share * MILLI)
-        rules[priority] = PriorityRule(share, table.strict, slots, fraction)
-    return rules
-
-
-def _convert_shares(shares: Mapping[str, float]) -> dict[str, int]:
-    return {name: round(share * MILLI) for name, share in shares.items()}
-
-
-def _make_tuner_factory(settings: Settings) -> Callable[[], AlphaTuner | None]:
-    if settings.auto_tune and settings.policy == "load":
-        return lambda: AlphaTuner(settings.alpha)
-    return lambda: None

@@ -168,7 +168,8 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
 
 def get_field(value: Any, name: str) -> Any:
     """Return a field of a parsed object, whether its class declares it or the provider added it; None without it."""
-    known = as_mapping(value)
+    # As `as_mapping`, without its call: some chunks of streams are asked for two fields each.
+    known = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     if name in known:
         return known[name]
     added = getattr(value, "__pydantic_extra__", None)

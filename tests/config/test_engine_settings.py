@@ -12,7 +12,7 @@ from loco_otel._budgets.redis.ledger import RedisLedger
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel._config.settings import Settings
 from loco_otel._core.priority_order import PriorityRule
-from loco_otel._runtime.runtime import _make_discovered, _make_statements
+from loco_otel._runtime.shared_statements import make_discovered, make_statements
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, Priority
 
@@ -46,38 +46,77 @@ def test_engine_rejects_others_without_their_password(url: str) -> None:
 
 def test_engine_receives_the_order_of_runs() -> None:
     runs = {"LOCO_QUEUE_BY": "run", "LOCO_RUN_IDLE_TIMEOUT": "60"}
-    (las,) = _make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "las"})).values()
+    (las,) = make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "las"})).values()
     assert (las.by_run, las.half_life, las.run_idle_timeout) == (True, 600.0, 60.0)
-    (las,) = _make_statements(Settings.load({**ENGINE, "LOCO_POLICY": "las", "LOCO_HALF_LIFE": "none"})).values()
+    (las,) = make_statements(Settings.load({**ENGINE, "LOCO_POLICY": "las", "LOCO_HALF_LIFE": "none"})).values()
     assert (las.by_run, las.half_life) == (False, inf)
-    (fair,) = _make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "fair"})).values()
+    (fair,) = make_statements(Settings.load({**ENGINE, **runs, "LOCO_POLICY": "fair"})).values()
     assert (fair.by_run, fair.half_life, fair.run_idle_timeout) == (True, inf, inf), "they are of las alone"
 
 
-def test_engine_refuses_tables_that_it_does_not_share(config: Callable[[str], dict[str, str]]) -> None:
-    with pytest.raises(ConfigurationError, match="is not shared by the engine yet"):
-        Settings.load({**config('[[resources]]\nname = "gpu"\ncapacity = 2'), **ENGINE})
+RESOURCES = """
+[[resources]]
+name = "tier-1"
+provider = "openai"
+capacity = 3
+tokens_per_minute = 30000
+[[resources]]
+name = "local"
+provider = "ollama"
+capacity_max = 5
+requests_per_minute = 7
+[[resources]]
+name = "gpu"
+capacity = 0
+"""
+
+
+def test_engine_receives_resources(config: Callable[[str], dict[str, str]]) -> None:
+    settings = Settings.load({**config(RESOURCES), **ENGINE, "LOCO_POLICY": "fifo", "LOCO_REQUESTS_PER_MINUTE": "60"})
+    statements = make_statements(settings)
+    assert {it.policy for it in statements.values()} == {"fifo"}
+    limits = {
+        name: (it.capacity, it.capacity_max, it.requests_per_minute, it.tokens_per_minute)
+        for name, it in statements.items()
+    }
+    assert limits == {
+        DEFAULT_RESOURCE: (4, inf, 60, None),
+        "tier-1": (3, inf, None, 30_000),
+        "local": (None, 5, 7, None),
+        "gpu": (0, inf, None, None),
+    }
+    adaptive = Settings.load({**config(RESOURCES), "LOCO_ENGINE": ENGINE["LOCO_ENGINE"]})
+    assert list(make_statements(adaptive)) == ["tier-1", "local", "gpu"]
+
+
+def test_engine_refuses_resources_that_one_call_needs(config: Callable[[str], dict[str, str]]) -> None:
+    both = RESOURCES + "host = '*.internal'"
+    with pytest.raises(ConfigurationError, match="one call can match both tier-1 and gpu, and with LOCO_ENGINE each"):
+        Settings.load({**config(both), **ENGINE})
+    assert len(Settings.load(config(both)).resources) == 3
+    with pytest.raises(ConfigurationError, match="one call can match both a and b"):
+        Settings.load(ENGINE).changed(resources=[{"name": "a", "model": "gpt-*"}, {"name": "b", "provider": "openai"}])
 
 
 def test_engine_receives_the_shares_of_tenants(config: Callable[[str], dict[str, str]]) -> None:
     settings = Settings.load({**config("[tenant_shares]\nacme = 2.5"), **ENGINE})
-    (statement,) = _make_statements(settings).values()
+    (statement,) = make_statements(settings).values()
     assert statement.tenant_shares == {"acme": 2500}
 
 
 def test_engine_receives_the_rules_of_classes(config: Callable[[str], dict[str, str]]) -> None:
     settings = Settings.load({**config("[priority.background]\nceiling = 3\nstrict = true"), **ENGINE})
-    (statement,) = _make_statements(settings).values()
+    (statement,) = make_statements(settings).values()
     assert statement.priorities[Priority.BACKGROUND] == PriorityRule(1000, is_strict=True, slots=3)
 
 
 def test_engine_receives_a_limit_that_adapts() -> None:
     settings = Settings.load({"LOCO_ENGINE": ENGINE["LOCO_ENGINE"], "LOCO_CAPACITY_MAX": "20"})
-    discovered = _make_discovered(settings)
-    assert _make_statements(settings) == {}
+    discovered = make_discovered(settings)
+    assert make_statements(settings) == {}
     assert discovered is not None
     assert (discovered.capacity, discovered.capacity_max) == (None, 20)
-    assert _make_discovered(Settings.load(ENGINE)) is None
+    assert make_discovered(Settings.load(ENGINE)) is None
 
 
 def test_engine_refuses_to_observe() -> None:
@@ -90,12 +129,12 @@ def test_engine_refuses_to_observe() -> None:
 @pytest.mark.parametrize("capacity", [0, 4])
 def test_engine_receives_the_capacity_that_is_set(capacity: int) -> None:
     settings = Settings.load({**ENGINE, "LOCO_CAPACITY": str(capacity)})
-    assert _make_statements(settings)[DEFAULT_RESOURCE].capacity == capacity
+    assert make_statements(settings)[DEFAULT_RESOURCE].capacity == capacity
 
 
 def test_engine_receives_the_rates_that_are_set() -> None:
     settings = Settings.load({**ENGINE, "LOCO_REQUESTS_PER_MINUTE": "60", "LOCO_TOKENS_PER_MINUTE": "2.5"})
-    statement = _make_statements(settings)[DEFAULT_RESOURCE]
+    statement = make_statements(settings)[DEFAULT_RESOURCE]
     assert (statement.requests_per_minute, statement.tokens_per_minute) == (60, 2.5)
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loco_otel._core.adaptive_limit import AdaptiveLimit
@@ -21,7 +21,7 @@ from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.redis.batches import GateState, PauseState, Reply
+from loco_otel._engine.redis.batches import GateState, LineState, PauseState, Reply
 from loco_otel._engine.redis.operations import make_operation, make_submission
 from loco_otel._engine.redis.script import SOURCE
 from loco_otel._engine.redis.statements import make_statement
@@ -79,22 +79,24 @@ class ScriptPair:
 
     Args:
         client: of the server.
-        limits: of the one resource.
+        limits: of the resource `llm`.
+        others: capacities and rates of further resources, which have the same order.
 
     """
 
-    def __init__(self, client: Any, limits: SharedLimits) -> None:
+    def __init__(self, client: Any, limits: SharedLimits, others: Sequence[SharedLimits] = ()) -> None:
         assert SOURCE.count(_TIME) == 1
         self._step = client.register_script(SOURCE.replace(_TIME, "{ARGV[7], ARGV[8]}"))
         self._milliseconds = 1_790_000_000_000
         self._client = client
         self.base = f"loco:{{pair{next(_namespaces)}}}:1"
         self._number = 0
-        self._limits = limits
+        bounds = {"llm": limits, **{f"r{number}": it for number, it in enumerate(others)}}
+        self._limits = _spread_order(limits, bounds)
+        self.names = list(self._limits)
         self._batch: list[Any] = []
-        capacity = make_capacity(limits)
         self.core = Scheduler(
-            {"llm": capacity},
+            {name: make_capacity(it) for name, it in self._limits.items()},
             make_policy(limits),
             max_wait_ticks=limits.max_wait_ticks,
             tuner=make_tuner(limits),
@@ -102,12 +104,13 @@ class ScriptPair:
             tenant_shares=limits.tenant_shares,
             priorities=limits.priorities,
         )
-        self._set_core_limits(limits)
+        self._set_core_limits()
         self.core.observed = True
         self.live: dict[str, Ticket] = {}
         self.grants = 0
-        self.line: Any = None
-        self._run([["sync", 1, 1, "", -1, [make_statement(limits, "llm", 0)], [], [], "host 1", [], []]])
+        self._lines: dict[str, LineState] = {}
+        statements = [make_statement(it, name, 0) for name, it in self._limits.items()]
+        self._run([["sync", 1, 1, "", -1, statements, [], [], "host 1", [], []]])
 
     # -- operations, on both sides --------------------------------------------------------------------------------
 
@@ -130,13 +133,14 @@ class ScriptPair:
         immediate: bool = False,
         tokens: int = 0,
         due: int | None = None,
+        resource: str = "llm",
         **caller: Any,
     ) -> None:
         """Request a slot, as a caller with this run, tenant and class, within `due` milliseconds."""
         # In one process a pause until the deadline refuses a request; here it waits, as the pause may be shortened.
-        is_paused = self.core.resources.pools["llm"].paused_until > self.now
+        is_paused = self.core.resources.pools[resource].paused_until > self.now
         deadline = None if due is None or is_paused else (self._milliseconds + due) / 1000
-        request = Request(agent, weight, ("llm",), 0 if immediate else None, tokens=tokens, deadline=deadline)
+        request = Request(agent, weight, (resource,), 0 if immediate else None, tokens=tokens, deadline=deadline)
         ticket = Ticket(request._replace(**caller), "p")
         self.core.submit(ticket, self.now)
         self.live[ticket.id] = ticket
@@ -179,10 +183,11 @@ class ScriptPair:
         change = RemoteChange.REFUSED if is_refused else RemoteChange.PAUSED
         self._batch.append(make_operation(RemoteNote(change, ticket, pause or 0.0)))
 
-    def set_limits(self, limits: SharedLimits) -> None:
-        """Change policy, capacity and rates; the script orders the waiters again if the policy differs."""
-        before, self._limits = self._limits, limits
-        self._set_core_limits(limits)
+    def set_limits(self, limits: SharedLimits, resource: str = "llm") -> None:
+        """Change policy, and capacity and rates of one resource; another policy orders the waiters again."""
+        before = self._limits["llm"]
+        self._limits = _spread_order(limits, {**self._limits, resource: limits})
+        self._set_core_limits()
         if _list_order(before) != _list_order(limits):
             set_policy(
                 self.core,
@@ -195,12 +200,11 @@ class ScriptPair:
                 priorities=limits.priorities,
             )
         self.core.grant_all_waiting(self.now)
-        self._batch.append(["state", make_statement(limits, "llm", 0)])
+        self._batch += [["state", make_statement(it, name, 0)] for name, it in self._limits.items()]
 
-    def _set_core_limits(self, limits: SharedLimits) -> None:
-        self.core.resources.set_resource(
-            "llm", make_capacity(limits), limits.requests_per_minute, limits.tokens_per_minute
-        )
+    def _set_core_limits(self) -> None:
+        for name, it in self._limits.items():
+            self.core.resources.set_resource(name, make_capacity(it), it.requests_per_minute, it.tokens_per_minute)
 
     def _add_note(self, change: RemoteChange, ticket: Ticket) -> None:
         self._batch.append(make_operation(RemoteNote(change, ticket)))
@@ -212,9 +216,10 @@ class ScriptPair:
         batch, self._batch = self._batch, []
         events, self.core.events, self.core.decided = self.core.events, [], []
         granted = self._run(batch)
-        expected = [_describe(event) for event in events if isinstance(event, Granted)]
+        # Each resource has an order of its own.
+        expected = sorted((_describe(event) for event in events if isinstance(event, Granted)), key=self._find_resource)
         refused = {"full": Outcome.TIMEOUT, "late": Outcome.DEADLINE}
-        answered = [_normalize(grant) for grant in granted if grant[1] not in refused]
+        answered = sorted((_normalize(it) for it in granted if it[1] not in refused), key=self._find_resource)
         assert answered == expected, f"{batch}: the script granted {answered}, the core {expected}"
         rejected = {it.ticket.id: it.outcome for it in events if isinstance(it, Rejected) and it.ticket.id in self.live}
         ends = {operation[1] for operation in batch if operation[0] == "end"}
@@ -231,14 +236,19 @@ class ScriptPair:
         self.grants += len(expected)
         waited = {grant[0]: grant[4] for grant in granted if grant[1] not in refused}
         assert all(self.live[name].waited_ticks == ticks for name, ticks in waited.items())
-        held = set(self._client.zrange(f"{self.base}:{self._epoch}:held:llm", 0, -1))
         self.live = {name: ticket for name, ticket in self.live.items() if not ticket.state.is_ended}
-        assert held == {name for name, ticket in self.live.items() if ticket.state is State.GRANTED}
-        self._compare_rates()
+        for resource in self.names:
+            held = set(self._client.zrange(f"{self.base}:{self._epoch}:held:{resource}", 0, -1))
+            holders = (it for it in self.list_tickets(State.GRANTED) if it.request.resources == (resource,))
+            assert held == {ticket.id for ticket in holders}
+            self._compare_rates(resource)
 
-    def _compare_rates(self) -> None:
-        pool, queue_set = self.core.resources.pools["llm"], self.core.resources.get_queue_set(("llm",))
-        stored = self._client.hgetall(f"{self.base}:rates:llm")
+    def _find_resource(self, grant: tuple[Any, ...]) -> str:
+        return self.live[grant[0]].request.resources[0]
+
+    def _compare_rates(self, resource: str) -> None:
+        pool, queue_set = self.core.resources.pools[resource], self.core.resources.get_queue_set((resource,))
+        stored = self._client.hgetall(f"{self.base}:rates:{resource}")
         levels = {kind: tuple(map(float, text.split("|")))[:2] for kind, text in stored.items()}
         buckets = {"requests": pool.request_bucket, "tokens": pool.token_bucket}
         expected = {
@@ -247,27 +257,28 @@ class ScriptPair:
             if bucket is not None
         }
         assert levels == expected, f"the script has {levels}, the core {expected}"
-        self._compare_limit(pool)
-        assert float(self.line.alpha) == queue_set.policy.alpha
+        line = self._lines[resource]
+        self._compare_limit(pool, line)
+        assert float(line.alpha) == queue_set.policy.alpha
         gate = queue_set.gate
-        if self.line.gate is not None and self.line.gate.cause == "backoff":
+        if line.gate is not None and line.gate.cause == "backoff":
             return  # the core stores it with the resource
         expected_gate = gate and GateState(math.floor(gate.until * 1000) + 1, gate.cause.value, True)
-        assert self.line.gate == expected_gate, f"the script has {self.line}, the core {gate} at {self.now}"
+        assert line.gate == expected_gate, f"the script has {line}, the core {gate} at {self.now}"
 
-    def _compare_limit(self, pool: SlotPool) -> None:
+    def _compare_limit(self, pool: SlotPool, line: LineState) -> None:
         limit, paused = pool.adaptive_limit, pool.paused_until > self.now
-        text, pause = self._client.hmget(f"{self.base}:{self._epoch}:line:llm", "auto", "pause")
+        text, pause = self._client.hmget(f"{self.base}:{self._epoch}:line:{pool.name}", "auto", "pause")
         if limit is None:
             assert not text
-            assert self.line.capacity == pool.capacity
+            assert line.capacity == pool.capacity
             return
         expected = [float(getattr(limit, name)) for name in _LIMIT_FIELDS]
         assert list(map(float, text.split("|"))) == expected, f"the script has {text}, the core {expected}"
-        assert self.line.capacity == limit.limit
+        assert line.capacity == limit.limit
         assert float(pause.split("|")[0]) == pool.paused_until
         due = math.floor(pool.paused_until * 1000) + 1
-        assert self.line.pause == (PauseState(due, pool.pause_header or "") if paused else None)
+        assert line.pause == (PauseState(due, pool.pause_header or "") if paused else None)
 
     def close(self) -> None:
         """End all tickets; the script then keeps nothing."""
@@ -277,7 +288,7 @@ class ScriptPair:
         self._run([["leave"]])
         left = list(self._client.scan_iter(f"{self.base}*", count=1000))
         for key in left:  # what was spent, until the buckets are full
-            assert key == f"{self.base}:rates:llm", left
+            assert key in {f"{self.base}:rates:{name}" for name in self.names}, left
             assert self._client.pttl(key) >= 0
             self._client.delete(key)
 
@@ -291,7 +302,7 @@ class ScriptPair:
         reply = Reply.parse(json.loads(self._step(keys=[self.base], args=sent)))
         assert reply.status == "ok", reply
         self._epoch = reply.epoch
-        self.line = next((line for line in reply.lines), self.line)
+        self._lines |= {line.name: line for line in reply.lines}
         return list(reply.granted)
 
 
@@ -345,6 +356,7 @@ def run_step(
         some = agents[: rng.choice([1, len(agents)])]
         immediate, run = rng.random() < 0.1, rng.choice([None, "r1", "r2", f"r{len(pair.live)}"])
         facts = {"tokens": rng.choice(_TOKENS), "run": run, "tenant": rng.choice(tenants)}
+        facts["resource"] = rng.choice(pair.names)
         if rng.random() < is_urgent:
             facts |= {"priority": rng.choice(list(Priority)), "due": rng.choice([None, None, 40, 900, 60_000])}
         pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, **facts)
@@ -355,9 +367,22 @@ def run_step(
     elif chance < 0.95 and (paused := pair.list_tickets(State.SUSPENDED)):
         pair.resume(rng.choice(paused))
     elif chance < 0.955:
-        pair.set_limits(draw_limits(rng))
+        pair.set_limits(draw_limits(rng), rng.choice(pair.names))
     elif live := pair.list_tickets(State.WAITING, State.GRANTED, State.SUSPENDED):
         pair.cancel(rng.choice(live))
+
+
+def _spread_order(limits: SharedLimits, bounds: Mapping[str, SharedLimits]) -> dict[str, SharedLimits]:
+    """Return the limits of each resource: its own capacity and rates, and the order of `limits`."""
+    return {
+        name: limits._replace(
+            capacity=it.capacity,
+            capacity_max=it.capacity_max,
+            requests_per_minute=it.requests_per_minute,
+            tokens_per_minute=it.tokens_per_minute,
+        )
+        for name, it in bounds.items()
+    }
 
 
 def _list_order(limits: SharedLimits) -> list[object]:

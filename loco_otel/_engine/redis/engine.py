@@ -71,7 +71,7 @@ class RedisEngine(InProcessEngine):
     Args:
         scheduler: the core; its resources with a statement are shared.
         options: where the engine is.
-        statements: limits of the shared resources.
+        statements: limits of the shared resources, and of those that are added later.
         discovered: limits of resources that are created on request; None shares none of them.
         clock: the time.
         timer: whether a thread calls `run_due_actions`.
@@ -93,6 +93,7 @@ class RedisEngine(InProcessEngine):
         self._options = options
         self._address = EngineAddress.parse(options.url)
         self._statements = dict(statements)
+        self._limits = statements
         self._discovered = discovered
         super().__init__(scheduler, clock=clock, timer=timer, admission=admission)
         scheduler.remote.patience = options.timeout
@@ -129,9 +130,10 @@ class RedisEngine(InProcessEngine):
         self._statements = {name: it for name, it in self._statements.items() if name in pools}
 
     def _share_pool(self, pool: SlotPool) -> None:
-        """Share a resource that the core creates on request, within the operation that requests it."""
-        if self._discovered is not None:
-            self._statements[pool.name] = self._discovered
+        """Share a resource that the core adds later, within the operation that requests or adds it."""
+        statement = self._limits.get(pool.name, self._discovered)
+        if statement is not None:
+            self._statements[pool.name] = statement
             self._stated[pool.name] = 0
             self._unstated.append(pool.name)
             mode = self._switch.mode
@@ -195,12 +197,19 @@ class RedisEngine(InProcessEngine):
         self._link.join(self._options.timeout * 2)
 
     def restate_limits(self, limits: Mapping[str, SharedLimits], discovered: SharedLimits | None = None) -> None:
-        """State other limits; they are in force for all processes until another one states its own."""
+        """State other limits; they are in force for all processes until another one states its own.
+
+        To be called before a new resource is added to the core. One that is left out keeps its limits.
+        """
 
         def operation(core: Scheduler, now: float) -> None:
-            statements = {name: it for name in self._statements if (it := limits.get(name, discovered)) is not None}
+            created = set() if discovered is None else {*core.resources.list_created()}
+            statements = {
+                name: limits.get(name, discovered if discovered is not None and name in created else it)
+                for name, it in self._statements.items()
+            }
             changed = {name: it for name, it in statements.items() if self._statements[name] != it}
-            self._statements, self._discovered = statements, discovered
+            self._statements, self._limits, self._discovered = statements, limits, discovered
             for name, statement in changed.items():
                 self._stated[name] = 0
                 if statement.capacity is not None:

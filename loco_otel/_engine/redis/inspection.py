@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
@@ -44,8 +45,8 @@ class ServerFacts(NamedTuple):
     """Of one round trip."""
     is_logged: bool
     """Whether it writes an append-only file, from which it restores its state after a restart."""
-    capacity: int | None
-    """The capacity of `llm_api` in force; None while no process runs."""
+    capacities: Mapping[str, int | None]
+    """The capacities in force, by resource; None adapts to the provider."""
 
 
 def read_state(url: str, namespace: str, timeout: float) -> SharedState:
@@ -87,7 +88,8 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         seconds = time.monotonic() - begin
         lines = [line.partition(":") for line in client.call("INFO").splitlines()]
         info = {name: value for name, _, value in lines}
-        limit = client.call("HGET", f"{base}:{epoch}:line:llm_api", "limit") if epoch else None
+        names = client.call("SMEMBERS", f"{base}:{epoch}:lines") if epoch else ()
+        limits = {name: client.call("HMGET", f"{base}:{epoch}:line:{name}", "limit", "auto") for name in names}
     server = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{server}_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2])
@@ -97,7 +99,7 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         info.get("maxmemory_policy", ""),
         seconds,
         info.get("aof_enabled", "1") == "1",
-        None if limit is None else _parse_limit(limit),
+        {name: None if auto else _parse_limit(limit) for name, (limit, auto) in limits.items() if limit is not None},
     )
 
 

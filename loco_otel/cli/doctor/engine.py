@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from loco_otel._config.engine_rules import MEMORY, hide_password
 from loco_otel._config.settings import Settings
 from loco_otel._engine.redis.inspection import ServerFacts, read_facts
+from loco_otel.events import DEFAULT_RESOURCE
 
 _CONNECT_TIMEOUT = 2.0
 
@@ -48,16 +49,29 @@ def check_ledger(settings: Settings | None) -> Iterator[str]:
 
 def _check_facts(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:
     yield from _check_server(where, facts, settings)
-    if facts.capacity is not None and settings.capacity is None:
+    capacity = facts.capacities.get(DEFAULT_RESOURCE)
+    if capacity is not None and settings.capacity is None:
         yield (
-            f"{where} has the capacity {facts.capacity}, which another process stated, while this one adapts to each"
+            f"{where} has the capacity {capacity}, which another process stated, while this one adapts to each"
             " provider's host: they share nothing, so give all processes the same LOCO_CAPACITY"
         )
-    elif facts.capacity is not None and facts.capacity != settings.capacity:
+    elif capacity is not None and capacity != settings.capacity:
         yield (
-            f"{where} has the capacity {facts.capacity}, which another process stated, and a process started now sets"
+            f"{where} has the capacity {capacity}, which another process stated, and a process started now sets"
             f" it to {settings.capacity} for all: give all processes the same LOCO_CAPACITY"
         )
+    for rule in settings.resources:
+        stated = facts.capacities.get(rule.name, rule.capacity)
+        if stated != rule.capacity:
+            yield (
+                f"{where} has the capacity {_describe(stated)} of {rule.name}, which another process stated, and a"
+                f" process started now sets it to {_describe(rule.capacity)} for all: give all processes the same"
+                " [[resources]]"
+            )
+
+
+def _describe(capacity: int | None) -> str:
+    return "auto" if capacity is None else str(capacity)
 
 
 def _check_server(where: str, facts: ServerFacts, settings: Settings) -> Iterator[str]:

@@ -52,7 +52,7 @@ shared_limits = st.builds(
 def test_script_grants_as_the_core(client: Any) -> None:
     rng, grants = random.Random(1), 0
     while grants < scale(10_000):
-        pair = ScriptPair(client, draw_limits(rng))
+        pair = ScriptPair(client, draw_limits(rng), [draw_limits(rng) for _ in range(rng.choice([0, 0, 1, 3]))])
         agents = [f"a{number}" for number in range(rng.choice([2, 4, 10, 40]))]
         tenants = rng.choice([[None], [None, "t1"], ["t1", "t2", "t3", None, None, None]])
         is_urgent = rng.choice([0, 0, 0.3])
@@ -69,15 +69,16 @@ class PairMachine(RuleBasedStateMachine):
 
     client: Any
 
-    @initialize(limits=shared_limits)
-    def begin(self, limits: SharedLimits) -> None:
-        self.pair = ScriptPair(self.client, limits)
+    @initialize(limits=shared_limits, others=st.lists(shared_limits, max_size=2))
+    def begin(self, limits: SharedLimits, others: list[SharedLimits]) -> None:
+        self.pair = ScriptPair(self.client, limits, others)
 
     @rule(
         agent=st.sampled_from("abc"),
         weight=st.sampled_from([500, 1000, 3000]),
         immediate=st.booleans(),
         tokens=st.sampled_from([0, 10, 400, 2000]),
+        place=st.integers(0, 2),
         caller=st.fixed_dictionaries(
             {
                 "run": st.sampled_from([None, "r1", "r2"]),
@@ -87,8 +88,9 @@ class PairMachine(RuleBasedStateMachine):
             }
         ),
     )
-    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, caller: dict[str, Any]) -> None:
-        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, **caller)
+    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, place: int, caller: dict[str, Any]) -> None:
+        resource = self.pair.names[place % len(self.pair.names)]
+        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, resource=resource, **caller)
 
     @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))
     def advance(self, milliseconds: int) -> None:
@@ -118,9 +120,9 @@ class PairMachine(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(self.pair.list_tickets(State.GRANTED)))
         self.pair.throttle(ticket, seconds, is_refused=is_refused)
 
-    @rule(limits=shared_limits)
-    def set_limits(self, limits: SharedLimits) -> None:
-        self.pair.set_limits(limits)
+    @rule(limits=shared_limits, place=st.integers(0, 2))
+    def set_limits(self, limits: SharedLimits, place: int) -> None:
+        self.pair.set_limits(limits, self.pair.names[place % len(self.pair.names)])
 
     @rule()
     def compare(self) -> None:

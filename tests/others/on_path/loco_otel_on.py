@@ -1,11 +1,11 @@
 """pytest plugin: run the tests of others with every instrumentation and all telemetry of loco-otel on.
 
-The providers are not the global ones, because tests of the SDKs require that none is set. Each process appends the
-number of the calls that it scheduled to the file that `OTHERS_CALLS` names.
+The providers are not the global ones, because tests of the SDKs require that none is set. After each test that made
+calls, the number of those that were scheduled is appended to the file that `OTHERS_CALLS` names: not at the end of the
+session, which workers of pytest-xdist do not always reach.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,9 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     loco_otel.install()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
     process.get_runtime().engine.flush()
-    with _CALLS.open("a", encoding="ascii") as file:
-        file.write(f"{_counter.grants}\n")
+    grants, _counter.grants = _counter.grants, 0
+    if grants:
+        with _CALLS.open("a", encoding="ascii") as file:
+            file.write(f"{grants}\n")
