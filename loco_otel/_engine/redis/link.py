@@ -212,14 +212,19 @@ class Link:
         self._close()
 
     def _close(self) -> None:
-        """Wait until the last batch is answered, which gives up the leases, and close."""
+        """Wait until the last batch is answered, which gives up the leases, and close.
+
+        What the full window has held back is sent meanwhile.
+        """
         if self._connection is not None and self.log.is_synced:
             try:
                 give_up = self._clock() + self._timeout
                 while self.log.oldest_sent_at < inf and self._clock() < give_up:
                     self._connection.receive()
                     while (reply := self._connection.take_reply()) is not MISSING:
-                        self.log.accept_reply(Reply.parse(json.loads(reply)), self._clock())
+                        with self.lock:
+                            self.log.accept_reply(Reply.parse(json.loads(reply)), self._clock())
+                            self._write_batches()
             except Exception:
                 _logger.debug("the shared engine did not confirm the end of this process", exc_info=True)
         self._disconnect()

@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from redis_server import RedisServer
 from shared_engine import Make, acquire, read_mode, submit, wait_decided, wait_queued, wait_until
 
 from loco_otel._core.ticket import State, Ticket
+from loco_otel._engine.redis.batches import WINDOW
 from loco_otel._engine.redis.engine import RedisEngine
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import GrantReason, Outcome, Spending, Usage
@@ -183,6 +185,18 @@ def test_an_end_of_the_program_frees_its_slots_at_once(make: Make) -> None:
     waiting = wait_queued(submit(there))
     here.leave()
     assert wait_decided(there, waiting).state is State.GRANTED
+
+
+def test_end_of_the_program_sends_what_a_full_window_held_back(make: Make, client: Any, namespace: str) -> None:
+    here = make(ttl=60.0)
+    acquire(here)
+    assert list(client.scan_iter(f"loco:{{{namespace}}}:*:own:*"))
+    client.client_pause(500)  # so that no batch is answered before the process leaves
+    for _ in range(WINDOW + 1):
+        submit(here)
+    here._link.leave()
+    here._link.join(PATIENCE)
+    assert not list(client.scan_iter(f"loco:{{{namespace}}}:*:own:*"))
 
 
 def test_a_flushed_script_is_loaded_again(make: Make, client: Any) -> None:
