@@ -64,10 +64,12 @@ test-pairs:
 $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
 
-# The tests that draw at random, and those of forks, with twenty times the runs; slow ones; further pairs of versions.
+# The tests that draw at random, and those of forks, with twenty times the runs; slow ones; further pairs of versions; the
+# tests of others, which take most of an hour.
 nightly: .venv/.test
 	TEST_EFFORT=20 $(BIN)/python -m pytest -o timeout=0 -m "" -n auto --dist worksteal $(NIGHTLY_TESTS)
 	$(MAKE) $(NIGHTLY_PAIRS:%=test-%)
+	$(MAKE) others
 
 # The tests that SDKs and instrumentors publish; OTHERS names some of them: make others OTHERS=openai
 others: .venv/.others

@@ -10,7 +10,7 @@ import time
 
 from benchmarks.call_workload import SURROUNDINGS, Way, Workload
 
-_BLOCKS = 5
+_BLOCKS = 3
 _BLOCK_CALLS = {"create": 64, "async": 64}
 _BLOCK_STREAMS = 16
 
