@@ -39,7 +39,7 @@ from loco_otel._telemetry.current_context import get_span
 
 _PLAIN_TYPES = frozenset({str, int, float, bool})
 """Types of values that the SDK keeps as they are."""
-_TEXT = frozenset({str})
+_TEXT, _FLOATS = frozenset({str}), frozenset({float})
 _RANDOM = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
 _FLAGS = {flags: TraceFlags(flags) for flags in {0, TraceFlags.SAMPLED, _RANDOM, TraceFlags.SAMPLED | _RANDOM}}
 _SAMPLED = TraceFlags.SAMPLED
@@ -322,7 +322,9 @@ def _are_plain(attributes: Mapping[str, Any]) -> bool:
     kinds = set(map(type, attributes.values()))
     if tuple in kinds:
         for value in attributes.values():
-            if type(value) is tuple and not _TEXT.issuperset(map(type, value)):
-                return False
+            if type(value) is tuple:
+                items = set(map(type, value))
+                if not (items <= _TEXT or items <= _FLOATS):
+                    return False
         kinds.discard(tuple)
     return kinds <= _PLAIN_TYPES
