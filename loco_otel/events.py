@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from loco_otel.money import Action, BudgetStatus
 from loco_otel.requests import DEFAULT_RESOURCE as DEFAULT_RESOURCE
+from loco_otel.requests import MAX_TOKENS as MAX_TOKENS
 from loco_otel.requests import MILLI as MILLI
 from loco_otel.requests import Priority as Priority
 from loco_otel.requests import Request as Request

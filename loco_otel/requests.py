@@ -68,6 +68,10 @@ class Request(NamedTuple):
     workflow: str | None = None
 
 
+MAX_TOKENS = 100_000_000
+"""The most tokens of one call; a larger count is an error of the server."""
+
+
 class Usage(NamedTuple):
     """Tokens of one call, as the provider counts them.
 

@@ -13,12 +13,10 @@ thousand.
 
 from typing import NamedTuple, TypeAlias
 
-from loco_otel.events import Usage
+from loco_otel.events import MAX_TOKENS, Usage
 
 _SHARE = 1 / 8
 _MAX_PAIRS = 1000
-_MAX_TOKENS = 100_000_000
-"""The most tokens of one call; a larger count is an error of the server, and so is an input of 0."""
 
 _Pair: TypeAlias = tuple[str, str | None]
 
@@ -66,15 +64,15 @@ class TokenAverages:
         if means is None:
             return PredictedUsage(prompt_tokens, 0, learnt=False)
         read = max(1, prompt_tokens) * (means.read / means.estimated)
-        return PredictedUsage(round(min(read, _MAX_TOKENS)), round(means.written), learnt=True)
+        return PredictedUsage(round(min(read, MAX_TOKENS)), round(means.written), learnt=True)
 
     def record_usage(self, agent: str, model: str | None, prompt_tokens: int, usage: Usage) -> bool:
         """Add the usage of an ended call; return False if its counts are estimates or implausible."""
         read, written, estimated = usage[:3]
-        # Servers may send anything.
+        # Servers may send anything; an input of 0 is an error too.
         if estimated or type(read) is not int or type(written) is not int:
             return False
-        if not (0 < read <= _MAX_TOKENS and 0 <= written <= _MAX_TOKENS):
+        if not (0 < read <= MAX_TOKENS and 0 <= written <= MAX_TOKENS):
             return False
         pair = (agent, model)
         before = self._find_means(pair)

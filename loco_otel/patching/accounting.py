@@ -197,23 +197,25 @@ class CallAccounting:
         runtime, meter, request = self._runtime, self.meter, self._ticket.request
         try:
             usage = meter.compute_usage(self._prompt_tokens)
-            answered = replace_surrogates(meter.model)
-            response_id, reasons = (
-                replace_surrogates(meter.response_id),
-                tuple(map(replace_surrogates, meter.finish_reasons)),
-            )
+            answered, response_id = _read_text(meter.model), _read_text(meter.response_id)
+            reasons = tuple([reason for reason in map(_read_text, meter.finish_reasons) if reason])
             weight, sent = request.weight, self.sent_model
             model = sent or request.model
             if runtime.averages.record_usage(request.agent, model, self._prompt_tokens, usage):
                 tokens = usage.input_tokens + usage.output_tokens
                 weight = estimate_weight(model, tokens, runtime.settings.weights)
-            tier = replace_surrogates(meter.service_tier) if isinstance(meter.service_tier, str) else None
+            tier = _read_text(meter.service_tier)
             paid = pay(self._ticket, ActualCost(usage, weight, answered, tier))
             usd, remaining, action, unpriced = paid
             return Spending(usage, weight, answered, response_id, reasons, usd, remaining, action, sent, unpriced, tier)
         except Exception:
             faults.log_fault("settling a call")
             return None
+
+
+def _read_text(value: object) -> str | None:
+    """Return a text in valid Unicode, and None for anything else that a server may send."""
+    return replace_surrogates(value) if isinstance(value, str) else None
 
 
 def _is_text(response: Any) -> bool:

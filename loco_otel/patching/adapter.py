@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
+from math import ceil
 from typing import Any, NamedTuple, Protocol
 
-from loco_otel.events import Usage
+from loco_otel.events import MAX_TOKENS, Usage
 from loco_otel.money import MICRO, REPORTED_CHARGE, BilledItem
 
 _CHARACTERS_PER_TOKEN = 4
@@ -82,8 +83,8 @@ class UsageMeter:
         )
 
     def set_item(self, kind: str, amount: object) -> None:
-        """Note an amount of a kind of `BilledItem`, which replaces an earlier one. No-op for 0 and for no number."""
-        if isinstance(amount, int) and amount > 0:
+        """Note an amount of a kind of `BilledItem`, which replaces an earlier one. No-op for 0 and for no count."""
+        if isinstance(amount, int) and 0 < amount <= MAX_TOKENS:
             if self.items is None:
                 self.items = {}
             self.items[kind] = amount
@@ -103,29 +104,22 @@ class UsageMeter:
             self.items[REPORTED_CHARGE] = int(micros.to_integral_value(ROUND_CEILING))
 
     def compute_usage(self, prompt_tokens: int) -> Usage:
-        """Return the provider's figures; where one is missing, an estimate from what was seen."""
-        if self.input_tokens is not None and self.output_tokens is not None:
-            return Usage(
-                self.input_tokens,
-                self.output_tokens,
-                False,  # estimated
-                self.cache_read_tokens,
-                self.cache_write_tokens,
-                self.reasoning_tokens,
-                () if self.items is None else tuple([BilledItem(*item) for item in self.items.items()]),
-            )
-        output_tokens = self.output_tokens
+        """Return the provider's figures; where one is missing or impossible, an estimate from what was seen."""
+        input_tokens, output_tokens = _read_count(self.input_tokens), _read_count(self.output_tokens)
+        is_estimated = input_tokens is None or output_tokens is None
+        if input_tokens is None:
+            input_tokens = prompt_tokens
         if output_tokens is None:
             output_tokens = -(-self.characters // _CHARACTERS_PER_TOKEN) or (
                 self.raw_bytes // _BYTES_PER_STREAMED_TOKEN
             )
         return Usage(
-            self.input_tokens if self.input_tokens is not None else prompt_tokens,
+            input_tokens,
             output_tokens,
-            True,  # estimated
-            self.cache_read_tokens,
-            self.cache_write_tokens,
-            self.reasoning_tokens,
+            is_estimated,
+            _read_count(self.cache_read_tokens),
+            _read_count(self.cache_write_tokens),
+            _read_count(self.reasoning_tokens),
             () if self.items is None else tuple([BilledItem(*item) for item in self.items.items()]),
         )
 
@@ -159,6 +153,13 @@ class Adapter(Protocol):
 
     def read_error_status(self, error: Mapping[str, object]) -> int | None:
         """Return the HTTP status of an error whose JSON came within a stream; None where it is not about load."""
+
+
+def _read_count(value: object) -> int | None:
+    """Return a count of tokens, and None for anything else that a server may send."""
+    if isinstance(value, (int, float)) and 0 <= value <= MAX_TOKENS:
+        return ceil(value)
+    return None
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from loco_otel._telemetry.inference import MAX_OUTPUT_FIELDS
+from loco_otel.events import MAX_TOKENS
 
 _NUMBER_TYPES = (int, float)
 _LIST_TYPES = (list, tuple)
@@ -76,7 +77,7 @@ def find_max_output_tokens(body: Mapping[str, object]) -> int | None:
     for field in MAX_OUTPUT_FIELDS:
         most = body.get(field)
         if type(most) is int and most >= 0:
-            return most * _count_answers(body)
+            return min(most * _count_answers(body), MAX_TOKENS)
     return None
 
 

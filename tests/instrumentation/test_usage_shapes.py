@@ -1,7 +1,9 @@
 """Tokens are counted right in each shape in which providers send them."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -354,3 +356,42 @@ def test_half_an_emoji_in_a_requested_model_becomes_valid() -> None:
     description = OpenAIAdapter().describe_call(object(), options)
     assert description is not None
     assert description.model == "m\ufffd \U0001f600"
+
+
+@pytest.mark.parametrize("odd", [-7, "7", math.nan, math.inf, 10**30, [7]])
+def test_impossible_counts_are_estimated(odd: Any) -> None:
+    meter = UsageMeter()
+    meter.input_tokens, meter.output_tokens, meter.cache_read_tokens, meter.characters = odd, odd, odd, 8
+    meter.set_item("web_searches", odd)
+    assert meter.compute_usage(3) == Usage(3, 2, estimated=True)
+
+
+def test_count_that_is_a_float_is_rounded_up() -> None:
+    meter = UsageMeter()
+    meter.input_tokens, meter.output_tokens = 11.0, 7.5  # type: ignore[assignment]
+    assert meter.compute_usage(3) == Usage(11, 8)
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "1" + "0" * 30, "-7"])
+def test_impossible_count_spoils_no_ledger(odd: str, openai: OpenAI, scheduled: Scheduled, tmp_path: Path) -> None:
+    scheduled(ledger=tmp_path / "ledger.db", budgets="*=1")
+    loco_otel.configure(prices={"*": {"input": 1, "output": 1}})
+    reply = json.dumps(completion(PLAIN)).replace("2300", odd)
+    openai.chat.completions.create(**CHAT, extra_body={"reply": reply})
+    openai.chat.completions.create(**CHAT, extra_body={"reply": completion(PLAIN)})
+    (budget,), (totals,) = loco_otel.budgets(), loco_otel.spend()
+    assert (totals.calls, totals.estimated, totals.usd) == (2, 1, budget.spent)
+    assert 2490 < budget.spent < 3000
+
+
+@pytest.mark.parametrize("odd", [["m"], {"m": 1}, 7])
+def test_names_of_an_answer_that_are_no_text_are_ignored(odd: Any, openai: OpenAI, scheduled: Scheduled) -> None:
+    scheduling = scheduled()
+    choice = {"index": 0, "finish_reason": odd, "message": {"role": "assistant", "content": "hello"}}
+    reply = {**completion(PLAIN), "model": odd, "id": odd, "service_tier": odd, "choices": [choice]}
+    openai.chat.completions.create(**CHAT, extra_body={"reply": reply})
+    assert read_usage(scheduling) == Usage(2300, 190)
+    (spent,) = scheduling.seen.of(Spent)
+    assert (spent.spending.model, spent.spending.response_id, spent.spending.finish_reasons) == (None, None, ())
+    (totals,) = loco_otel.spend()
+    assert (totals.calls, totals.input_tokens) == (1, 2300)

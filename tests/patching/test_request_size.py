@@ -290,6 +290,7 @@ def test_d21f_long_system_prompt_and_tools_weigh(body):
     ("body", "most"),
     [
         ({"prompt": "a", "max_tokens": 100}, 100),
+        ({"prompt": "a", "max_tokens": 10**40}, 100_000_000),
         ({"prompt": ["a"] * 20, "max_tokens": 100}, 2000),
         ({"prompt": [1, 2, 3], "max_tokens": 100}, 100),
         ({"prompt": [[1, 2], [3]], "max_tokens": 100}, 200),
