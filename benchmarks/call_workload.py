@@ -26,7 +26,7 @@ _AGENTS = 50
 _LIMIT = "64"
 """More than one: each call takes and returns a slot, and none waits."""
 _FOREIGN_SETTINGS = ("OTEL_", "LOCO_", "OPENAI_", "TRACELOOP_", "OPENINFERENCE_")
-"""Settings of whoever runs this, which are none of the benchmark's."""
+"""Settings of the shell that starts it, which are none of the benchmark's."""
 
 _MODEL = "gpt-4o-mini"
 _ANSWER = {

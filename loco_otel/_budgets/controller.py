@@ -165,7 +165,7 @@ class BudgetController:
         return self.ledger_client.ledger.check_estimate(charge, self.wall_clock(), passing)
 
     def check_waiter(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
-        """Return the decision of `check_estimate` for a call that waits; it may be reserved, see `Ledger.check_waiter`.
+        """Check a call that waits, or reserve its estimate; see `Ledger.check_estimate`.
 
         Raises:
             LedgerError: the ledger can't be used now.

@@ -46,19 +46,21 @@ class Ledger(Protocol):
 
         """
 
-    def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def check_estimate(
+        self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,), hold: str | None = None
+    ) -> Decision:
         """Return the decision of `reserve_estimate` as if nothing else were reserved, and reserve nothing.
 
         A call rejected by this check is rejected however long it waits within the period.
-        """
 
-    def check_waiter(
-        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
-    ) -> Decision:
-        """Return the decision of `check_estimate` for a call that waits.
+        Args:
+            charge: as for `reserve_estimate`.
+            now: the current time.
+            passing: as for `reserve_estimate`.
+            hold: the id of the ticket, if the call waits. A ledger on the server of the shared engine then reserves
+                the estimate in the same step, if the engine has granted the ticket and there is room;
+                `Decision.is_reserved` is true then.
 
-        A ledger on the server of the shared engine reserves the estimate in the same step, if the engine has granted
-        the ticket with the id `hold` and there is room; then `Decision.is_reserved` is true.
         """
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:

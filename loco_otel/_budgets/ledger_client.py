@@ -95,7 +95,7 @@ class LedgerClient:
         return decision
 
     def check_waiter(self, ticket: Ticket, charge: Charge, passing: Collection[Action]) -> Decision:
-        """Check a call that waits, or reserve its estimate; see `Ledger.check_waiter`.
+        """Check a call that waits, or reserve its estimate; see `Ledger.check_estimate`.
 
         Raises:
             LedgerError: the ledger can't be used now.
@@ -103,7 +103,7 @@ class LedgerClient:
         """
         hold = ticket.id
         try:
-            decision = self.ledger.check_waiter(hold, charge, self._wall_clock(), passing)
+            decision = self.ledger.check_estimate(charge, self._wall_clock(), passing, hold)
             if decision.is_reserved:
                 self._in_flight[hold] = ticket
         except LedgerError:

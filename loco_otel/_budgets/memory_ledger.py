@@ -89,6 +89,7 @@ class MemoryLedger:
         charge: Charge,
         now: float,
         passing: Collection[Action] = (Action.ALERT,),
+        hold: str | None = None,  # noqa: ARG002
         *,
         include_reserved: bool = False,
     ) -> Decision:
@@ -96,16 +97,6 @@ class MemoryLedger:
         return self._run_locked(
             lambda core: core.check_estimate(charge, now, passing, include_reserved=include_reserved)
         )
-
-    def check_waiter(
-        self,
-        hold: str,  # noqa: ARG002
-        charge: Charge,
-        now: float,
-        passing: Collection[Action] = (Action.ALERT,),
-    ) -> Decision:
-        """Return the decision of `check_estimate`."""
-        return self.check_estimate(charge, now, passing)
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost."""

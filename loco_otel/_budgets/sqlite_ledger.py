@@ -118,7 +118,13 @@ class SqliteLedger:
                 _store_silence(database, accounts)
         return decision
 
-    def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def check_estimate(
+        self,
+        charge: Charge,
+        now: float,
+        passing: Collection[Action] = (Action.ALERT,),
+        hold: str | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Return the decision of `reserve_estimate` as if nothing else were reserved, and reserve nothing."""
         rules = self._rules
         keys = rules.find_account_keys(charge)
@@ -131,16 +137,6 @@ class SqliteLedger:
             with self._file.begin_write() as database:
                 _store_silence(database, accounts)
         return decision
-
-    def check_waiter(
-        self,
-        hold: str,  # noqa: ARG002
-        charge: Charge,
-        now: float,
-        passing: Collection[Action] = (Action.ALERT,),
-    ) -> Decision:
-        """Return the decision of `check_estimate`."""
-        return self.check_estimate(charge, now, passing)
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         """End a reservation and spend the call's actual cost."""

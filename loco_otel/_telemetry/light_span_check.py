@@ -96,10 +96,13 @@ def _describe_checked(*, light: bool) -> list[object]:
         of_root,
         of_child,
         started.is_recording(),
-        [{(name, type(getattr(span, name))) for name in _list_private_names(span)} for span in ended],
-        [(span._attributes._immutable, span._attributes.maxlen, [*span._attributes.items()]) for span in ended],
+        # First without the containers, which the next lines make.
         [(span.to_json(), span.context, span.parent, span.instrumentation_scope) for span in ended],
         [(span.dropped_attributes, span.dropped_events, span.dropped_links) for span in ended],
+        [{(name, _get_sdk_type(getattr(span, name))) for name in _list_private_names(span)} for span in ended],
+        [(span._attributes._immutable, span._attributes.maxlen, [*span._attributes.items()]) for span in ended],
+        [(span.to_json(), span.resource == provider.resource, provider.resource == span.resource) for span in ended],
+        [hash(span.resource) == hash(provider.resource) for span in ended],
         # Fields that this module does not set would be missing.
         {name for name in _list_private_names(started) if not hasattr(LightSpan, name)},
     ]
@@ -107,3 +110,8 @@ def _describe_checked(*, light: bool) -> list[object]:
 
 def _list_private_names(span: Any) -> set[str]:
     return {name for name in dir(span) if name.startswith("_") and not name.startswith("__")} - _OWN_FIELDS
+
+
+def _get_sdk_type(value: object) -> type:
+    """Return the type of a value, or that of the SDK which a class of loco-otel extends."""
+    return next(kind for kind in type(value).__mro__ if not kind.__module__.startswith("loco_otel."))

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from time import time_ns
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, _Span
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, _Span
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, ParentBasedTraceIdRatio, Sampler, StaticSampler
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import (
@@ -146,11 +148,59 @@ class LightSpan(_Span):
 
 
 class _EndedSpan(ReadableSpan):
-    """What processors receive. Its containers are the SDK's: those that change what is exported use private names."""
+    """What processors receive. Its containers are the SDK's: those that change what is exported use private names.
 
+    Exporters read the properties. These need no containers, and return what the SDK's own return for those.
+    """
+
+    _plain: dict[str, Any]
     _attributes: Any = _OnDemand(_make_attributes)
     _events: Any = _OnDemand(_make_events)
     _links: Any = _OnDemand(_make_links)
+
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        return MappingProxyType(self.__dict__.get("_attributes", self._plain) or {})
+
+    @property
+    def events(self) -> Sequence[Event]:
+        return tuple(self._events) if "_events" in self.__dict__ else ()
+
+    @property
+    def links(self) -> Sequence[Link]:
+        return tuple(self._links) if "_links" in self.__dict__ else ()
+
+    @property
+    def dropped_attributes(self) -> int:
+        return super().dropped_attributes if "_attributes" in self.__dict__ else 0
+
+    @property
+    def dropped_events(self) -> int:
+        return super().dropped_events if "_events" in self.__dict__ else 0
+
+    @property
+    def dropped_links(self) -> int:
+        return super().dropped_links if "_links" in self.__dict__ else 0
+
+
+class _HashedResource(Resource):
+    """A resource that keeps its hash: the SDK's is that of its JSON, computed for each span that an exporter groups.
+
+    It equals the resource that it is made of, in either order, at the cost of a comparison of identity.
+    """
+
+    def __init__(self, resource: Resource) -> None:
+        self.__dict__.update(resource.__dict__)
+        self._original = resource
+        self._hash: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return other is self._original or super().__eq__(other)
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
 
 
 _OPEN_FIELDS = (
@@ -159,7 +209,7 @@ _OPEN_FIELDS = (
 )  # fmt: skip
 """The fields of an open span that an ended one has not."""
 _FIELDS_OF_ONE = (
-    "_name", "_context", "_kind", "_parent", "_resource", "_start_time", "_record_end_metrics", "_lock", "_plain",
+    "_name", "_context", "_kind", "_parent", "_start_time", "_record_end_metrics", "_lock", "_plain",
 )  # fmt: skip
 """The fields that each span has a value of its own for."""
 
@@ -191,6 +241,7 @@ class LightTracer:
         self._max_attributes = inf if most is None else most
         self._sampler: Any = None
         self._samples_children = False
+        self._resource: Any = None
         self._is_trace_id_random = getattr(tracer.id_generator, "is_trace_id_random", bool)
 
     def start_span(  # noqa: PLR0917 - as the API has it
@@ -231,12 +282,14 @@ class LightTracer:
         # A sampler of the program's may have removed the attributes, or added others.
         attributes = attributes or {}
         is_plain = len(attributes) <= self._max_attributes and _are_plain(attributes)
+        if tracer.resource is not self._resource:
+            self._resource = tracer.resource
+            self._fields["_resource"] = _HashedResource(self._resource)
         fields = self._fields.copy()
         fields["_name"] = name
         fields["_context"] = own
         fields["_kind"] = kind
         fields["_parent"] = parent
-        fields["_resource"] = tracer.resource
         fields["_start_time"] = time_ns() if start_time is None else start_time
         fields["_record_end_metrics"] = record_end_metrics
         fields["_lock"] = threading.Lock()

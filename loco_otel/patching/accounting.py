@@ -45,6 +45,7 @@ class CallAccounting:
         caller: Identity,
         resources: tuple[str, ...],
     ) -> None:
+        runtime.budgets.prices.load_snapshot()
         self._runtime = runtime
         self._adapter = adapter
         self.meter = UsageMeter()

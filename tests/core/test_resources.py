@@ -174,7 +174,7 @@ def test_larger_limit_exceeds_no_other_limit() -> None:
 
 
 def test_recovery_keeps_the_queue_sets_of_waiters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With so many others that each new one removes those without waiters."""
+    """Among as many others as make each new one remove those without waiters."""
     monkeypatch.setattr(resources, "_MAX_QUEUE_SETS", 1)
     core = Scheduler({"hub": 1}, FifoPolicy, make_unknown_pool=lambda name: SlotPool(name, 1))
     for name in "ab":

@@ -47,9 +47,11 @@ class TimedLedger(RedisLedger):
         self._set_clock(now)
         return super().reserve_estimate(hold, charge, now, passing)
 
-    def check_estimate(self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)) -> Decision:
+    def check_estimate(
+        self, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,), hold: str | None = None
+    ) -> Decision:
         self._set_clock(now)
-        return super().check_estimate(charge, now, passing)
+        return super().check_estimate(charge, now, passing, hold)
 
     def settle_reservation(self, hold: str, charge: Charge, now: float) -> LedgerUpdate:
         self._set_clock(now)

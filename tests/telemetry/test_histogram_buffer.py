@@ -232,8 +232,8 @@ def test_buffer_holds_few_contexts() -> None:
     for number in range(2000):
         for value in (0.0, 0.5, 700.0):
             histogram.record_value(value, (f"agent {number % 400}", "llm_api", "granted", "normal"), _CONTEXTS[0])
-    held = sum(len(point._latest) for point in sink.buffer._points)
-    assert held <= histogram_buffer._MAX_CONTEXTS
+    held = sum(len(point._latest) + len(point.pending) for point in sink.buffer._points)
+    assert held <= histogram_buffer._MAX_CONTEXTS + histogram_buffer._MAX_PENDING
     assert sum(point[3] for point in sink.collect(sink.readers[0])) == 6000  # type: ignore[misc]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -78,6 +79,9 @@ class Processor(SpanProcessor):
         self.calls.append(span.is_recording())
 
     def on_end(self, span: ReadableSpan) -> None:
+        # As exporters do, which make no container of a light span.
+        self.calls.append((repr([*(span.attributes or {}).items()]), len(span.events), len(span.links)))
+        self.calls.append((span.dropped_attributes, span.dropped_events, span.dropped_links))
         attributes: Any = span._attributes
         self.calls.append((attributes._immutable, attributes.maxlen, type(span._events), type(span._links)))
         attributes._immutable = False
@@ -237,6 +241,19 @@ def test_sampler_without_attributes_starts_a_span(sampled: Any) -> None:
 
     sampler = Bare(Decision.RECORD_AND_SAMPLE)
     assert _run(True, sampler, Context(), (None, (), 1)) == _run(False, sampler, Context(), (None, (), 1))
+
+
+@pytest.mark.parametrize("is_light_first", [True, False])
+def test_resource_of_a_span_is_one_with_that_of_its_provider(is_light_first: bool) -> None:
+    provider = TracerProvider(shutdown_on_exit=False, resource=Resource({"service.name": "program"}))
+    processor = Processor(reads=False)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("program")
+    for starter in (LightTracer(tracer), tracer, LightTracer(tracer)):
+        starter.start_span("span", Context()).end()
+    resources = [span.resource for span in processor.ended]
+    assert len(dict.fromkeys(resources if is_light_first else resources[1:])) == 1
+    assert Resource({"service.name": "other"}) not in resources
 
 
 def test_default_times_are_those_of_the_wall_clock() -> None:

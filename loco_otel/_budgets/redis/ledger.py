@@ -128,24 +128,16 @@ class RedisLedger:
         charge: Charge,
         now: float,  # noqa: ARG002
         passing: Collection[Action] = (Action.ALERT,),
+        hold: str | None = None,
     ) -> Decision:
-        """Return the decision of `reserve_estimate` as if nothing else were reserved, and reserve nothing."""
+        """Check a call as if nothing else were reserved; see `Ledger.check_estimate`."""
         shares = self._list_shares(charge)
         if not shares:
             return ADMITTED
-        result = self._link.call(lambda now, _: ("check", self._pack(shares, now), tuple(passing)))
-        return _make_decision(shares, result)
-
-    def check_waiter(
-        self, hold: str, charge: Charge, now: float, passing: Collection[Action] = (Action.ALERT,)
-    ) -> Decision:
-        """Check a call that waits, or reserve its estimate if the shared engine has granted its ticket."""
         engine = self._server.engine
-        if not engine:
-            return self.check_estimate(charge, now, passing)
-        shares = self._list_shares(charge)
-        if not shares:
-            return ADMITTED
+        if hold is None or not engine:
+            result = self._link.call(lambda now, _: ("check", self._pack(shares, now), tuple(passing)))
+            return _make_decision(shares, result)
         is_reserved, decided = self._link.call(
             lambda now, _: ("enter", hold, self._pack(shares, now), tuple(passing), engine),
             on_done=lambda result: self._record_hold(hold, shares, is_reserved=result[0]),
