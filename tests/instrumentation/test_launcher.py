@@ -166,9 +166,8 @@ def test_invalid_setting_disables_us_alone(
 ) -> None:
     result = program.run(PATCHED, CALLS, **{name: value}, **with_another_instrumentor)
     assert result.stdout == f"another instrumentor\nopenai False\nanthropic False\n{ANSWERS}"
-    for sdk in ("openai", "anthropic"):
-        (line,) = [line for line in result.stderr.splitlines() if f"{sdk} calls go unscheduled" in line]
-        assert f"{name}={value}: {said}" in line
+    (line,) = [line for line in result.stderr.splitlines() if "calls of all SDKs go unscheduled" in line]
+    assert f"{name}={value}: {said}" in line
     assert "Traceback" not in result.stderr
 
 
