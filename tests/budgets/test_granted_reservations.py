@@ -212,16 +212,10 @@ def test_cancelled_call_keeps_no_reservation(start: Start, when: str, monkeypatc
 class InterruptedStep(PendingStep):
     """A step whose caller is interrupted while it waits."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.answered = InterruptedEvent()
-
-
-class InterruptedEvent(threading.Event):
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, seconds: float) -> bool:
         if threading.current_thread() is threading.main_thread():  # as Python does; the engine's timer waits too
             raise KeyboardInterrupt
-        return super().wait(timeout)
+        return super().wait(seconds)
 
 
 @pytest.mark.parametrize("is_waiter", [True, False])
