@@ -10,7 +10,7 @@ from loco_otel._budgets.run_table import Repeats, RunTable, ToolCall
 from loco_otel._budgets.stop_file import StopFile
 from loco_otel._budgets.stops import Stop, Stops
 from loco_otel._config.settings import Settings
-from loco_otel._core.ticket import State, Ticket
+from loco_otel._core.ticket import State, Ticket, list_open_bodies
 from loco_otel._engine.timer import Timer
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import AcquireRejectedError, RunLimitError, StoppedError
@@ -127,7 +127,7 @@ class Governor:
     def find_abort(self, ticket: Ticket) -> StoppedError | None:
         """Return the error with which the open stream of a call is closed; None if it may be read.
 
-        The stream asks after it has set `Ticket.abort`, which a stop reads after it has taken effect: one finds it.
+        The stream asks after it has set `Ticket.body`, which a stop reads after it has taken effect: one finds it.
         """
         stop = None if self._is_observing else self._stops.find_abort(ticket.request)
         return None if stop is None else stop.make_error(ticket.request)
@@ -221,12 +221,10 @@ class Governor:
             return 0
         tickets = self._engine.list_tickets()
         rejected = self._reject_waiters(tickets)
-        for ticket in tickets:
-            for call in (ticket, *(ticket.covered_calls or ())):
-                abort = None if call is None or call.state.is_ended else call.abort
-                error = None if call is None or abort is None else self.find_abort(call)
-                if abort is not None and error is not None:
-                    abort(error)
+        for call, body in list_open_bodies(tickets):
+            error = self.find_abort(call)
+            if error is not None:
+                body.abort(error)
         return rejected
 
     def _reject_waiters(self, tickets: Iterable[Ticket]) -> int:

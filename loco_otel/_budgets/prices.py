@@ -99,8 +99,9 @@ class Prices:
         return CallCost(price_usage(rates, usage), unpriced)
 
     def load_snapshot(self) -> None:
-        """Load the published prices now, not with the first call, as this takes a third of a second."""
-        import_module(SNAPSHOT_MODULE)
+        """Load the published prices, which takes a third of a second and is not possible in a finalizer. Idempotent."""
+        if SNAPSHOT_MODULE not in sys.modules:
+            import_module(SNAPSHOT_MODULE)
 
     def _find_configured_rates(self, models: Sequence[str]) -> Rates | None:
         # All names are tried before published prices: a deployment answers with the name of the model behind it.

@@ -442,7 +442,7 @@ def _read_file(path: str) -> tuple[dict[str, RawSetting], list[str]]:
 
 def _describe_unknown_names(environ: Mapping[str, str]) -> Iterable[str]:
     spelt = {**_ENVIRONMENT_VARIABLES, "config": _CONFIG_VARIABLE}
-    for name in sorted(name for name, value in environ.items() if name.startswith("LOCO_") and value.strip()):
+    for name in sorted(name for name, value in environ.items() if name.upper().startswith("LOCO_") and value.strip()):
         key = name.removeprefix("LOCO_").lower()
         if key in _FILE_ONLY_KEYS:
             yield f"{name} is not read: set {key} in the file that {_CONFIG_VARIABLE} names"

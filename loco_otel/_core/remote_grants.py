@@ -115,6 +115,20 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
     core.emit_limits((pool,), now)
 
 
+def advance_remote_pool(core: Scheduler, name: str, tick: int, processes: int, now: float) -> bool:
+    """Do what `update_remote_pool` does for a report that differs by its tick alone from the one before.
+
+    Return False and change nothing if the pool may have changed since, or is gated.
+    """
+    pool, queue_set = core.resources.pools[name], core.resources.get_queue_set((name,))
+    if not pool.is_remote or pool.processes != processes or pool.paused_until > now or queue_set.gate is not None:
+        return False
+    if core.observed and pool.reported_limit is None:
+        return False
+    core.resources.adopt_tick(queue_set, tick)
+    return True
+
+
 def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
     """Return whether two gates differ by nothing but the accuracy of their time."""
     if known is None or gate is None:

@@ -1,6 +1,6 @@
 """A ticket: one request and its state in the scheduler."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import count
 from math import inf
@@ -77,6 +77,16 @@ class WorkSource(Protocol):
         """Take back the work of a ticket that has not started it."""
 
 
+class OpenBody(Protocol):
+    """The open body of an answer. Its methods may be called in any thread."""
+
+    def abort(self, error: Exception) -> None:
+        """Close it. Its reader raises the error."""
+
+    def abandon(self) -> None:
+        """End its call as if the program had dropped it."""
+
+
 class Ticket:
     """A request and its state. Created by a shell, changed by the core under the engine's lock.
 
@@ -91,8 +101,8 @@ class Ticket:
     """Runs that check in another thread and returns a future of it, as it waits for a server; None if it does not."""
     denial: Exception | None = None
     """The error with which it was refused, if there is one."""
-    abort: "Callable[[Exception], None] | None" = None
-    """Closes the open body of its answer, which then raises this error. Set by the shell, without the lock."""
+    body: "Callable[[], OpenBody | None] | None" = None
+    """Returns the open body of its answer, as long as the program keeps that. Set by the shell, without the lock."""
     wake: Callable[[], None] | None = None
     """Called at least once after the ticket has stopped waiting. A hint: the state is the truth."""
     scopes: tuple[Hashable, ...] = ()
@@ -199,3 +209,13 @@ class Ticket:
 
     def __repr__(self) -> str:
         return f"<Ticket {self.id} {self.request.agent} {self.state.name}>"
+
+
+def list_open_bodies(tickets: Iterable[Ticket]) -> Iterator[tuple[Ticket, OpenBody]]:
+    """Yield the open bodies of tickets and of the calls that they cover, each with the ticket of its call."""
+    for ticket in tickets:
+        for call in (ticket, *(ticket.covered_calls or ())):
+            if call is not None and call.body is not None and not call.state.is_ended:
+                body = call.body()
+                if body is not None:
+                    yield call, body

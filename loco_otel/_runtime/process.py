@@ -71,6 +71,7 @@ def _create_runtime(settings: Settings | None) -> Runtime:
 def _shut_down_at_exit() -> None:
     # The interpreter has joined all other threads by now: only daemon threads can still wait.
     if _current is not None:
+        _current.abandon_open_bodies()
         _current.engine.close()
         _current.engine.leave()
         _current.budgets.ledger_client.run_maintenance()

@@ -18,7 +18,7 @@ from loco_otel._core.provider_pause import store_rate_limits
 from loco_otel._core.reconfiguration import set_max_hold, set_policy, set_resource
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
-from loco_otel._core.ticket import Ticket
+from loco_otel._core.ticket import Ticket, list_open_bodies
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._fork import ForkSafeLock
 from loco_otel._runtime.faults import UNSCHEDULED, log_fault, log_unsupported
@@ -373,7 +373,17 @@ class Runtime:
         self.governor.close()
         atexit.unregister(self._flush_at_exit)
 
+    def abandon_open_bodies(self) -> None:
+        """End the calls whose bodies the program keeps open while it ends: what was read of them is charged."""
+        try:
+            for _, body in list_open_bodies(self.engine.list_tickets()):
+                body.abandon()
+            self.engine.run_due_actions()
+        except Exception:
+            log_fault("ending the calls that are open as the process ends", effect="their costs are lost")
+
     def _flush_at_exit(self) -> None:
+        self.abandon_open_bodies()
         self.engine.set_batch_size(1)
         self.engine.flush()
         if self._metrics is not None:

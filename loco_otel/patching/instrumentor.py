@@ -41,6 +41,8 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Whether it schedules only the calls to the hosts that the setting `http_hosts` names. Without one it is off."""
 
     _is_active = False
+    _logged_error: str | None = None
+    """The invalid setting that was logged, for all SDKs."""
     _meter_provider: Any = None
     _hooked_modules: set[str]
     """Those whose targets are wrapped after their import."""
@@ -89,9 +91,12 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             runtime = process.get_runtime()
         except ConfigurationError as error:
             # Raising would keep the launcher from loading the instrumentors after this one.
-            _logger.error("loco-otel is not active, %s calls go unscheduled: %s", self.sdk, error)  # noqa: TRY400
+            if LocoInstrumentor._logged_error != str(error):
+                LocoInstrumentor._logged_error = str(error)
+                _logger.error("loco-otel is not active, calls of all SDKs go unscheduled: %s", error)  # noqa: TRY400
             self._record_inactive(InactiveReason.CONFIGURATION_ERROR)
             return
+        LocoInstrumentor._logged_error = None
         if not runtime.settings.enabled:
             _logger.info("LOCO_ENABLED is false: %s calls go unscheduled", self.sdk)
             self._record_inactive(InactiveReason.DISABLED)

@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from copy import copy
-from functools import partial
 from typing import Any
 
 from loco_otel._core.ticket import READING
@@ -94,7 +93,7 @@ class ResponseBody:
         """What its reader raises, once it was aborted."""
         self._connection: OpenConnection | None = None
         """What an abort closes; None if only the next chunk can end it."""
-        self.ticket.abort = partial(_abort_body, weakref.ref(self))
+        self.ticket.body = weakref.ref(self)
         runtime = process.get_existing_runtime()
         if runtime is not None and runtime.governor.has_stops:  # perhaps while the answer was awaited
             self.abort_error = runtime.governor.find_abort(self.ticket)
@@ -260,6 +259,10 @@ class ResponseBody:
         if not self.is_reading:
             self.end_body(error)
 
+    def abandon(self) -> None:
+        """End the call as if the program had dropped the body. May be called in any thread."""
+        self._call.abandon_call()
+
     def _finish_or_abandon(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):
             # The task was dropped: this may be the garbage collector, in the midst of anything.
@@ -292,12 +295,6 @@ class ResponseBody:
             self._finish_or_abandon(error if isinstance(error, GeneratorExit) else self.abort_error)
         except Exception:
             faults.log_fault("noting the end of a body")
-
-
-def _abort_body(body: "weakref.ref[ResponseBody]", error: Exception) -> None:
-    found = body()
-    if found is not None:
-        found.abort(error)
 
 
 class _FollowedStream:

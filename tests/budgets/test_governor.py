@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,7 +132,8 @@ def test_number_of_stops_does_not_slow_a_check() -> None:
 def test_aborted_streams_get_the_error_of_the_stop(bench: Bench) -> None:
     ticket, other = bench.call(), bench.call("s")
     errors: list[Exception] = []
-    ticket.abort = other.abort = errors.append
+    body: Any = SimpleNamespace(abort=errors.append)
+    ticket.body = other.body = lambda: body
     bench.governor.stop(RUN)
     assert not errors
     bench.governor.stop(RUN, abort_streams=True)

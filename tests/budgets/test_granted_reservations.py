@@ -212,16 +212,10 @@ def test_cancelled_call_keeps_no_reservation(start: Start, when: str, monkeypatc
 class InterruptedStep(PendingStep):
     """A step whose caller is interrupted while it waits."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.answered = InterruptedEvent()
-
-
-class InterruptedEvent(threading.Event):
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, seconds: float) -> bool:
         if threading.current_thread() is threading.main_thread():  # as Python does; the engine's timer waits too
             raise KeyboardInterrupt
-        return super().wait(timeout)
+        return super().wait(seconds)
 
 
 @pytest.mark.parametrize("is_waiter", [True, False])
@@ -302,11 +296,10 @@ def test_threads_of_two_processes_leave_nothing_reserved(start: Start) -> None:
 
 def test_tasks_that_are_cancelled_leave_nothing_reserved(start: Start) -> None:
     process = start(3)
-    client = process.budgets.ledger_client
 
     async def call(number: int) -> None:
         ticket, reservation = process.create_call(1)
-        ticket.run_admission = client.start_thread
+        ticket.run_admission = reservation.start_admission
         process.engine.submit(ticket)
         try:
             if ticket.state is State.WAITING:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import redis
 from click.testing import CliRunner
 from redis_server import RedisServer
 from shared_engine import acquire, make_engine, submit, wait_queued
@@ -34,6 +35,22 @@ def test_ps_lists_the_requests_of_all_processes(shared_server: RedisServer, name
     for engine in (here, there):
         engine.close()
         engine.leave()
+
+
+def test_ps_omits_what_a_dead_process_has_left(shared_server: RedisServer, namespace: str) -> None:
+    here = make_engine(shared_server.url, namespace)
+    acquire(here, "analyst")
+    here._link._is_closing = True  # it ends without a word
+    here._link._wake_reader()
+    environ = {"LOCO_ENGINE_NAMESPACE": namespace}
+    with redis.Redis.from_url(shared_server.url, decode_responses=True) as client:
+        base = f"loco:{{{namespace}}}:1"
+        processes = f"{base}:{client.hget(f'{base}:config', 'epoch')}:processes"
+        client.zadd(processes, {here._link._owner: 1})  # its lease ended long ago
+    done = CliRunner().invoke(main, ["ps", "--engine", shared_server.url, "--json"], env=environ)
+    assert (json.loads(done.output)["processes"], json.loads(done.output)["tickets"]) == (0, [])
+    shown = CliRunner().invoke(main, ["ps", "--engine", shared_server.url], env=environ).output
+    assert "llm_api: 0 of 1 slots held, 0 waiting, 0 processes" in " ".join(shown.split())
 
 
 def test_ps_of_a_server_that_is_away_names_it_without_password() -> None:

@@ -230,6 +230,7 @@ def test_unknown_variable_is_reported_without_a_fault():
             "LOCO_WEIGHTS": "{}",
             "LOCO_TENANT_SHARES": "{}",
             "LOCO_capacity": "2",
+            "loco_policy": "fair",
             "LOCOMOTIVE": "1",
             "PATH": "/bin",
         }
@@ -242,6 +243,7 @@ def test_unknown_variable_is_reported_without_a_fault():
         "LOCO_WEIGHTS is not read: set weights in the file that LOCO_CONFIG names",
         "LOCO_XYZZY is not a setting of loco-otel",
         "LOCO_capacity is not a setting of loco-otel; did you mean LOCO_CAPACITY?",
+        "loco_policy is not a setting of loco-otel; did you mean LOCO_POLICY?",
     )
 
 

@@ -12,6 +12,7 @@ from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
     PoolReport,
+    advance_remote_pool,
     apply_remote_grant,
     confirm_waiting,
     refuse_immediate,
@@ -19,9 +20,10 @@ from loco_otel._core.remote_grants import (
     update_remote_pool,
 )
 from loco_otel._core.scheduler import Scheduler
-from loco_otel._core.slot_pool import PoolShare
+from loco_otel._core.slot_pool import Gate, PoolShare
 from loco_otel._core.ticket import State, Ticket
 from loco_otel.events import (
+    GateCause,
     Granted,
     GrantReason,
     Limited,
@@ -201,6 +203,27 @@ def test_a_tick_never_moves_back(core: Scheduler) -> None:
     update_remote_pool(core, "llm", PoolReport(2, 77), 1.0)
     update_remote_pool(core, "llm", PoolReport(2, 3), 1.0)
     assert core.resources.get_queue_set(("llm",)).tick == 77
+
+
+def test_report_of_a_tick_alone_advances_the_clock(core: Scheduler) -> None:
+    update_remote_pool(core, "llm", PoolReport(2, 5, processes=3), 1.0)
+    assert advance_remote_pool(core, "llm", 6, 3, 2.0)
+    assert core.resources.queue_sets["llm",].tick == 6
+
+
+@pytest.mark.parametrize(
+    ("report", "processes"),
+    [
+        (PoolReport(2, 5, processes=3), 2),
+        (PoolReport(2, 5, processes=3, paused_until=9.0), 3),
+        (PoolReport(2, 5, Gate("llm", GateCause.REQUESTS, 9.0), 3), 3),
+    ],
+)
+def test_report_after_another_change_is_not_skipped(core: Scheduler, report: PoolReport, processes: int) -> None:
+    submit(core)
+    update_remote_pool(core, "llm", report, 1.0)
+    assert not advance_remote_pool(core, "llm", 6, processes, 2.0)
+    assert core.resources.queue_sets["llm",].tick == 5
 
 
 def test_waiters_are_granted_here_after_the_switch(core: Scheduler) -> None:

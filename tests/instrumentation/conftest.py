@@ -58,3 +58,10 @@ def priced(scheduled: Scheduled) -> Iterator[Any]:
         return scheduling
 
     return schedule
+
+
+@pytest.fixture
+def no_foreign_context(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing may be detached where it was not attached: OpenTelemetry logs an error for each."""
+    yield
+    assert not [record for record in caplog.get_records("call") if record.name.startswith("opentelemetry")]

@@ -202,6 +202,14 @@ def test_grounding_of_gemini_is_counted(model: str, searches: int) -> None:
     assert meter.service_tier == "priority"
 
 
+@pytest.mark.parametrize("body", ["<html>", "[1]", "null", "", None])
+def test_gemini_answer_that_is_no_object_is_estimated(body: str | None) -> None:
+    meter, adapter = UsageMeter(), GoogleGenaiAdapter()
+    for read in (adapter.read_answer, adapter.read_chunk, adapter.read_usage):
+        read(SimpleNamespace(body=body), meter)
+    assert meter.compute_usage(3) == Usage(3, 0, estimated=True)
+
+
 def test_fast_mode_and_tools_of_anthropic_are_billed() -> None:
     meter = UsageMeter()
     first = {

@@ -74,7 +74,7 @@ class GoogleGenaiAdapter:
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Note what one event of a stream says."""
-        known = json.loads(chunk.body)
+        known = _parse_body(chunk.body)
         _read_figures(known, meter)
         for candidate in known.get("candidates") or ():
             for part in (candidate.get("content") or {}).get("parts") or ():
@@ -82,7 +82,7 @@ class GoogleGenaiAdapter:
 
     def read_usage(self, chunk: Any, meter: UsageMeter) -> None:
         """Note of one event only the provider's figures."""
-        _read_figures(json.loads(chunk.body), meter)
+        _read_figures(_parse_body(chunk.body), meter)
 
     def is_spend_limit(self, error: Mapping[str, object]) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: Gemini's quotas are of requests and tokens, and all are refilled."""
@@ -138,6 +138,15 @@ def _is_text_to_embed(body: Mapping[str, Any]) -> bool:
     """Return whether a prediction on Vertex AI is of embeddings; else it is of images, with a prompt."""
     instances = body.get("instances") or ()
     return any("content" in each for each in instances if isinstance(each, Mapping))
+
+
+def _parse_body(body: Any) -> Mapping[str, Any]:
+    """Return the JSON object of a body; an empty one for anything else, such as a proxy's page of HTML."""
+    try:
+        known = json.loads(body)
+    except (TypeError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _read_figures(known: Mapping[str, Any], meter: UsageMeter) -> None:

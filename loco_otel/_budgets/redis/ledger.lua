@@ -1,7 +1,7 @@
 -- One atomic step of the ledger: operations of one process. Nothing that is spent has an expiry.
 -- KEYS[1]: the prefix of all keys, with a hash tag, so that all are in one slot of a cluster.
 -- ARGV: owner, session, lease time in seconds, the process's estimate of the server's time, operations as JSON.
--- The reply is {status, now, a result for each operation}. `sync`: nothing was done, as this step is not the successor
+-- The reply is JSON: {status, now, a result for each operation}. `sync`: nothing was done, as this step is not the successor
 -- of what the server knows of this process. `stale`: nothing was done, as a period that was sent is not the current one.
 -- The rules are those of account.py and accounts.py; tests/budgets/test_ledger_contract.py runs over both.
 local base, owner = KEYS[1] .. ':', ARGV[1]
@@ -64,7 +64,8 @@ local function open_account(a)
   return A
 end
 local function is_exceeded(A, a, reserved) return a[LIMIT] == 0 or A.spent + reserved + a[AMOUNT] > a[LIMIT] end
-local function describe(index, A) return {index, A.spent, A.reserved, A.resets, A.since} end
+-- Amounts as text: JSON would write large ones as 1e+14.
+local function describe(index, A) return {index, int(A.spent), int(A.reserved), A.resets, A.since} end
 
 local function release_hold(process, id)
   local hold = call('HGET', HOLDS .. process, id)
@@ -192,7 +193,8 @@ local function settle(id, accounts, rows)
         A.reported = math.max(A.reported, percent)
       end
     end
-    result[i] = {i - 1, A.spent, A.reserved, A.resets, A.since, reached}
+    result[i] = describe(i - 1, A)
+    result[i][6] = reached
   end
   return result
 end
@@ -257,20 +259,21 @@ end
 -- What is spent is numbered by its process: a charge that the server lost, or that came twice, leaves a gap.
 local known, last = string.match(call('HGET', SESSIONS, owner) or '', '^(.*):(%d+)$')
 last = tonumber(last or '0')
+local function refuse(status) return cjson.encode({status, exact(now)}) end
 local is_sync = operations[1][1] == 'sync'
-if is_sync then session = time[1] .. '.' .. time[2] elseif session ~= known then return {'sync', exact(now)} end
+if is_sync then session = time[1] .. '.' .. time[2] elseif session ~= known then return refuse('sync') end
 local NUMBERED = {settle = true, cancel = true}
 local ACCOUNTS_AT = {reserve = 3, enter = 3, restore = 3, check = 2, settle = 4}
 local expected = last
 for _, o in ipairs(operations) do
   if NUMBERED[o[1]] and o[2] > 0 then
     expected = expected + 1
-    if o[2] ~= expected then return {'sync', exact(now)} end
+    if o[2] ~= expected then return refuse('sync') end
   end
   local accounts = ACCOUNTS_AT[o[1]] and o[ACCOUNTS_AT[o[1]]]
-  if o[1] == 'settle' and now - basis > MAX_LAG then return {'stale', exact(now)} end  -- for the day of its sums
+  if o[1] == 'settle' and now - basis > MAX_LAG then return refuse('stale') end  -- for the day of its sums
   for _, a in ipairs(accounts or {}) do
-    if a[RESETS] ~= '' and (now >= tonumber(a[RESETS]) or basis > now + CLOCK_TOLERANCE) then return {'stale', exact(now)} end
+    if a[RESETS] ~= '' and (now >= tonumber(a[RESETS]) or basis > now + CLOCK_TOLERANCE) then return refuse('stale') end
   end
 end
 
@@ -309,4 +312,4 @@ for _, o in ipairs(operations) do
   changed = {}
 end
 call('HSET', SESSIONS, owner, session .. ':' .. int(expected))
-return results
+return cjson.encode(results)

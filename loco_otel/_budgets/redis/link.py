@@ -22,13 +22,14 @@ from loco_otel._budgets.redis.script import SHA, SOURCE
 from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.modes import ModeSwitch
-from loco_otel._engine.redis.resp import MISSING, ServerError, pack_command
+from loco_otel._engine.redis.resp import MISSING, ServerError, encode_json, pack_arguments
 from loco_otel._engine.redis.wakeable_selector import WakeableSelector
 from loco_otel.clock import Clock, monotonic
 from loco_otel.errors import LedgerError
 from loco_otel.snapshots import EngineMode
 
 _logger = logging.getLogger("loco_otel")
+_decode_json = json.JSONDecoder().decode
 
 _BEATS_PER_TTL = 3
 _MAX_OPERATIONS = 256
@@ -81,7 +82,8 @@ class LedgerLink:
         self._error: Exception | None = None
         self._connection: Connection | None = None
         self._moved: tuple[str, int] | None = None
-        self._session = ""
+        self._command_start = pack_arguments("EVALSHA", SHA, 1, key, self.owner)
+        self._set_session("")
         self._is_ready = False
         self._is_closing = False
         self._broken: Exception | None = None
@@ -118,7 +120,7 @@ class LedgerLink:
             if pending is None:
                 return None
             try:
-                is_answered = pending.answered.wait(max(0.0, give_up - self._clock()))
+                is_answered = pending.wait(max(0.0, give_up - self._clock()))
             except BaseException:
                 self._abandon(pending)
                 raise
@@ -166,21 +168,31 @@ class LedgerLink:
         self._pending.append(pending)
         self._beat_at = pending.sent_at + self._ttl / _BEATS_PER_TTL
         try:
-            self._connection.socket.sendall(pack_command(*self._make_step([pending.operation])))
+            self._connection.send(self._pack_step([pending.operation]))
         except (OSError, ValueError) as error:
             # Half a command may have been written.
             self._is_ready = False
             self._broken = error
             self._wake_reader()
 
-    def _make_step(self, operations: Sequence[Operation]) -> Sequence[str | int]:
-        basis = f"{self._clock() + self._offset:.6f}"
-        step = json.dumps(operations)
-        return ("EVALSHA", SHA, 1, self._key, self.owner, self._session, f"{self._ttl:g}", basis, step)
+    def _pack_step(self, operations: Sequence[Operation]) -> bytes:
+        # As `pack_command` would, without its loop; test_packed_commands.py compares them.
+        basis, step = b"%.6f" % (self._clock() + self._offset), encode_json(operations)
+        return b"*9\r\n%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            self._command_start,
+            self._command_middle,
+            len(basis),
+            basis,
+            len(step),
+            step,
+        )
+
+    def _set_session(self, session: str) -> None:
+        self._command_middle = pack_arguments(session, f"{self._ttl:g}")
 
     def _abandon(self, pending: PendingStep) -> None:
         with self.lock:
-            if not pending.answered.is_set():
+            if not pending.is_finished:
                 pending.is_abandoned = True
                 self._wake_reader()
 
@@ -255,7 +267,8 @@ class LedgerLink:
         connection = Connection(self._address, self._timeout, self._moved)
         self._connection = connection
         connection.call("SCRIPT", "LOAD", SOURCE)
-        self._session, last, held = self._step(connection, [("sync",)])[0]
+        session, last, held = self._step(connection, [("sync",)])[0]
+        self._set_session(session)
         with self.lock:
             applied, lost = self.log.resume(last, self._clock() + self._offset)
             for entry in applied:
@@ -272,6 +285,7 @@ class LedgerLink:
         for entry in lost:
             self._replay_charge(connection, entry)
         with self.lock:
+            connection.set_blocking(False)
             self._selector.add_socket(connection.socket)
             self._is_ready = True
             self._beat_at = self._clock() + self._ttl / _BEATS_PER_TTL
@@ -297,7 +311,7 @@ class LedgerLink:
         """Run operations, and those that `makers` return for the server's time, and return their results."""
         while True:
             made = [make(self._clock() + self._offset) for make in makers]
-            reply = connection.call(*self._make_step([*operations, *made]))
+            reply = _decode_json(connection.call_packed(self._pack_step([*operations, *made])))
             self._offset = float(reply[1]) - self._clock()
             if reply[0] == "ok":
                 return reply[2:]
@@ -320,7 +334,7 @@ class LedgerLink:
             with self.lock:  # OpenSSL does not allow a read beside a write
                 connection.receive()
                 while (reply := connection.take_reply()) is not MISSING:
-                    self._accept(reply)
+                    self._accept(_decode_json(reply))
 
     def _plan_wait(self) -> float:
         """Send what is due, and return when something is due next."""
@@ -351,7 +365,7 @@ class LedgerLink:
                 self._orphans.append(pending.operation[1])
                 self._beat_at = now
         pending.reply = reply
-        pending.answered.set()
+        pending.finish()
         is_lost = reply[0] == "stale" and entry is not None and not self.log.withdraw_charge(entry)
         if reply[0] == "sync" or is_lost:
             raise _SessionLostError("the server misses what this process has sent")
@@ -385,7 +399,7 @@ class LedgerLink:
         self._is_ready = False
         self._disconnect()
         for pending in self._pending:
-            pending.answered.set()
+            pending.finish()
         self._pending.clear()
         self._changed.notify_all()
 

@@ -19,7 +19,7 @@ class OpenReservation(NamedTuple):
 class PendingStep:
     """A step that was sent, and its reply."""
 
-    __slots__ = ("answered", "entry", "is_abandoned", "on_done", "operation", "reply", "sent_at")
+    __slots__ = ("_gate", "entry", "is_abandoned", "is_finished", "on_done", "operation", "reply", "sent_at")
 
     def __init__(
         self, operation: Operation, entry: ChargeEntry | None, on_done: Callable[[Any], None] | None, now: float
@@ -28,7 +28,21 @@ class PendingStep:
         self.entry = entry
         self.on_done = on_done
         self.sent_at = now
-        self.answered = threading.Event()
         self.reply: Any = None
         """None after a failure."""
         self.is_abandoned = False
+        self.is_finished = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def finish(self) -> None:
+        """End the wait for the reply, once: it has come, or will not."""
+        self.is_finished = True
+        self._gate.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it has finished, after at most so many seconds. Several threads may wait."""
+        if not self._gate.acquire(timeout=seconds):
+            return False
+        self._gate.release()
+        return True

@@ -122,7 +122,8 @@ def parse_status(share: Share, fields: Sequence[Any]) -> BudgetStatus:
     """Return the status of an account that the script describes."""
     key, budget, _ = share
     _, spent, reserved, resets, since, *_ = fields
-    return BudgetStatus(key, budget.limit, spent, reserved, _parse_time(resets), budget.action, _parse_time(since))
+    period = _parse_time(resets), budget.action, _parse_time(since)
+    return BudgetStatus(key, budget.limit, int(spent), int(reserved), *period)
 
 
 def parse_update(shares: Sequence[Share], result: Sequence[Sequence[Any]]) -> LedgerUpdate:

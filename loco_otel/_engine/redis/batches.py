@@ -98,6 +98,11 @@ class LineState(NamedTuple):
     order: str = ""
     """What else is stated of the order, see `statements.py`."""
 
+    def states_same_limits(self, other: "LineState") -> bool:
+        """Return whether another report of the resource states the same fixed limits, and nothing that delays it."""
+        is_plain = self.auto is None and self.pause is None and self.gate is None
+        return is_plain and self.capacity == other.capacity and self[_STATED:] == other[_STATED:]
+
     @classmethod
     def parse(cls, fields: Sequence[Any]) -> "LineState":
         """Return the state in the JSON of `lua/reply.lua`, in which an empty list is an empty object."""
@@ -106,6 +111,9 @@ class LineState(NamedTuple):
         limit = AutoState(float(auto[0]), float(auto[1]), auto[2]) if auto else None
         gates = GateState(*gate) if gate else None, limit, PauseState(*pause) if pause else None
         return cls._make((name, inf if capacity < 0 else capacity, *facts, *rates, *gates, tuned_from, order))
+
+
+_STATED = LineState._fields.index("stated")
 
 
 class Reply(NamedTuple):

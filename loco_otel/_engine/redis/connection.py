@@ -1,6 +1,7 @@
 """One connection to the server: any thread writes commands, one thread reads the replies."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from loco_otel._config.engine_rules import EngineAddress
@@ -28,10 +29,44 @@ class Connection:
         self._opened = open_connection(address, timeout, at)
         self.socket: Any = self._opened._sock
         self._buffer = ReplyBuffer()
+        self._count_pending: Callable[[], int] | None = getattr(self.socket, "pending", None)
+        """Bytes that TLS has decrypted and that were not read yet."""
+        self._is_blocking = True
+
+    def set_blocking(self, is_blocking: bool) -> None:  # noqa: FBT001 - as of a socket
+        """Wait within `receive` for at most the timeout, as at first; or not at all, for callers that wait before it.
+
+        Python asks the system before each read and write with a timeout whether it would wait. A TLS connection waits
+        in any case, as it may have to read more for what is there.
+        """
+        if self._count_pending is None:
+            self.socket.settimeout(self._timeout if is_blocking else 0.0)
+            self._is_blocking = is_blocking
+
+    def send(self, command: bytes) -> None:
+        """Write a packed command; its reply is read later. One thread at a time.
+
+        Raises:
+            OSError: it was not written within the timeout, or only in part.
+
+        """
+        if self._is_blocking:
+            self.socket.sendall(command)
+            return
+        try:
+            sent = self.socket.send(command)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(command):  # the system's buffer is full
+            self.set_blocking(True)
+            try:
+                self.socket.sendall(command[sent:])
+            finally:
+                self.set_blocking(False)
 
     def send_command(self, *arguments: str | int) -> None:
         """Write a command; its reply is read later."""
-        self.socket.sendall(pack_command(*arguments))
+        self.send(pack_command(*arguments))
 
     def receive(self) -> None:
         """Buffer what the socket has; to be called when it is readable.
@@ -40,12 +75,14 @@ class Connection:
             ConnectionError: the server has closed the connection.
 
         """
-        data = self.socket.recv(_RECEIVED_BYTES)
+        try:
+            data = self.socket.recv(_RECEIVED_BYTES)
+        except BlockingIOError:
+            return
         if not data:
             raise ConnectionError("the server closed the connection")
         self._buffer.add_data(data)
-        pending = getattr(self.socket, "pending", None)
-        while pending is not None and pending():
+        while self._count_pending is not None and self._count_pending():
             self._buffer.add_data(self.socket.recv(_RECEIVED_BYTES))
 
     def take_reply(self) -> Any:
@@ -67,7 +104,11 @@ class Connection:
             TimeoutError: the reply took longer than the timeout.
 
         """
-        self.send_command(*arguments)
+        return self.call_packed(pack_command(*arguments))
+
+    def call_packed(self, command: bytes) -> Any:
+        """Do what `call` does with a packed command."""
+        self.send(command)
         give_up = time.monotonic() + self._timeout
         while (reply := self.take_reply()) is MISSING:
             if time.monotonic() > give_up:

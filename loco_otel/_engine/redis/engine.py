@@ -9,10 +9,11 @@ from math import inf
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
-from loco_otel._core.remote import RemoteChange, RemoteGrant
+from loco_otel._core.remote import RemoteChange, RemoteGrant, RemoteState
 from loco_otel._core.remote_grants import (
     Lenders,
     PoolReport,
+    advance_remote_pool,
     apply_remote_grant,
     confirm_waiting,
     find_loan,
@@ -144,21 +145,31 @@ class RedisEngine(InProcessEngine):
     def _collect(self) -> None:
         core = self._core
         if core.remote.is_deciding:
-            unstated, self._unstated = self._unstated, []
-            operations: list[Operation] = [self._make_state(name) for name in unstated]
-            operations += [make_operation(note) for note in core.remote.notes]
-            for note in core.remote.notes:
-                if note.change is RemoteChange.ENDED:
-                    self._loans.pop(note.ticket.seq, None)
-            core.remote.notes = []
-            if core.count_waiting() or self._reported or self._reported_classes:
-                operations += self._report_loans()
-            if operations:
-                self._link.start()
-                self._link.send_operations(operations)
+            if core.remote.notes or self._unstated:
+                self._send_notes(core.remote)
+            # Without a lease there is nothing that could be shared.
+            if 0 < core.count_waiting() < len(core.tickets) or self._reported or self._reported_classes:
+                self._send_operations(self._report_loans())
+            else:
+                core.deadlines.idle_check_at = inf
         super()._collect()
         if core.closed and not core.tickets:
             self._link.leave()
+
+    def _send_notes(self, remote: RemoteState) -> None:
+        unstated, self._unstated = self._unstated, []
+        operations: list[Operation] = [self._make_state(name) for name in unstated]
+        for note in remote.notes:
+            operations.append(make_operation(note))
+            if self._loans and note.change is RemoteChange.ENDED:
+                self._loans.pop(note.ticket.seq, None)
+        remote.notes = []
+        self._send_operations(operations)
+
+    def _send_operations(self, operations: Sequence[Operation]) -> None:
+        if operations:
+            self._link.start()
+            self._link.send_operations(operations)
 
     def _report_loans(self) -> list[Operation]:
         """Return what has changed about leases here that are all blocked or idle."""
@@ -255,21 +266,27 @@ class RedisEngine(InProcessEngine):
         """Apply the grants and the state of the resources that the reply to these operations contains."""
         if self.observed:
             self._durations.append(seconds)
+        changed = []
         for line in reply.lines:
+            known = self._lines.get(line.name)
             self._lines[line.name] = line
-            self._compare_statement(line)
+            if known is None or not line.states_same_limits(known):
+                self._compare_statement(line)
+                changed.append(line.name)
         submitted = [operation[1] for operation in operations if operation[0] == "submit"]
-        for operation in operations:
-            if operation[0] == "sync":
-                submitted += [fields[0] for fields in operation[7] if fields[5] == WAITING]
+        if operations[-1][0] == "sync":
+            submitted = [fields[0] for fields in operations[-1][7] if fields[5] == WAITING]
 
         def operation_on_core(core: Scheduler, now: float) -> None:
+            processes = self._link.processes
             for line in reply.lines:
-                if line.name in self._statements and line.name in core.resources.pools:
-                    report = make_report(line, self._link.processes, now - reply.now / 1000)
-                    update_remote_pool(core, line.name, report, now)
+                name = line.name
+                if name not in self._statements or name not in core.resources.pools:
+                    continue
+                if name in changed or not advance_remote_pool(core, name, line.tick, processes, now):
+                    update_remote_pool(core, name, make_report(line, processes, now - reply.now / 1000), now)
             self._apply_grants(core, reply.granted, now)
-            if submitted:
+            if submitted and core.count_waiting():
                 self._confirm(core, submitted, now)
 
         self._locked(operation_on_core)

@@ -50,7 +50,7 @@ class ServerFacts(NamedTuple):
 
 
 def read_state(url: str, namespace: str, timeout: float) -> SharedState:
-    """Return the tickets of all processes, holders first.
+    """Return the tickets of all processes, holders first. Those of processes that have lost their leases are omitted.
 
     Raises:
         Exception: the server cannot be reached.
@@ -62,15 +62,21 @@ def read_state(url: str, namespace: str, timeout: float) -> SharedState:
         if epoch is None:
             return SharedState({}, (), 0)
         prefix = f"{base}:{epoch}:"
-        hosts = _pair(client.call("HGETALL", f"{prefix}hosts"))
+        seconds, micros = client.call("TIME")
+        now = int(seconds) * 1000 + int(micros) // 1000
+        alive = set(client.call("ZRANGEBYSCORE", f"{prefix}processes", now, "+inf"))
+        hosts = {
+            owner: host for owner, host in _pair(client.call("HGETALL", f"{prefix}hosts")).items() if owner in alive
+        }
         found = _pair(client.call("HGETALL", f"{prefix}tickets"))
         capacities = {
             name: _parse_limit(client.call("HGET", f"{prefix}line:{name}", "limit"))
             for name in sorted(client.call("SMEMBERS", f"{prefix}lines"))
         }
-    tickets = [_parse_ticket(ticket_id, json.loads(record), hosts) for ticket_id, record in found.items()]
+    records = ((ticket_id, json.loads(record)) for ticket_id, record in found.items())
+    tickets = [_parse_ticket(ticket_id, record, hosts) for ticket_id, record in records if record[3] in alive]
     tickets.sort(key=lambda ticket: (ticket.resource, ticket.state == "waiting", ticket.agent, ticket.id))
-    return SharedState(capacities, tuple(tickets), len(hosts))
+    return SharedState(capacities, tuple(tickets), len(alive))
 
 
 def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:

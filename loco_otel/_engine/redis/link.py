@@ -18,13 +18,14 @@ from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
-from loco_otel._engine.redis.resp import MISSING, ServerError, format_json, pack_command
+from loco_otel._engine.redis.resp import MISSING, ServerError, encode_json, pack_arguments
 from loco_otel._engine.redis.script import SHA, SOURCE
 from loco_otel._engine.redis.wakeable_selector import WakeableSelector
 from loco_otel.clock import Clock, monotonic
 from loco_otel.snapshots import EngineMode
 
 _logger = logging.getLogger("loco_otel")
+_decode_json = json.JSONDecoder().decode
 
 _HARMLESS_ERRORS = frozenset(
     {"NOSCRIPT", "READONLY", "OOM", "LOADING", "BUSY", "MASTERDOWN", "MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN"}
@@ -97,6 +98,8 @@ class Link:
         self._switch = switch
         self._address = address
         self._base, self._owner = names
+        self._command_start = b"*10\r\n" + pack_arguments("EVALSHA", SHA, 1, *names)
+        self._lease_time = pack_arguments(round(log.ttl * 1000))
         self._timeout = timeout
         self._clock = clock
         self._connection: Connection | None = None
@@ -170,27 +173,32 @@ class Link:
 
     def _write(self, batch: Batch) -> None:
         self._sent_at = batch.sent_at
-        command = pack_command(
-            "EVALSHA",
-            SHA,
-            1,
-            self._base,
-            self._owner,
-            batch.number,
-            self.log.generation,
-            round(self.log.ttl * 1000),
-            format_json(batch.operations),
-            int(self._host.has_waiters),
-        )
+        command = self._pack_batch(batch)
         try:
             assert self._connection is not None  # noqa: S101 - invariant: synced, or the reader syncs
-            self._connection.socket.sendall(command)
+            self._connection.send(command)
         except (OSError, ValueError):
             self.log.lose_sync()
             self._wake_reader()
         else:
             if self._sleeps_until > batch.sent_at + self._timeout:
                 self._wake_reader()
+
+    def _pack_batch(self, batch: Batch) -> bytes:
+        # As `pack_command` would, without its loop; test_packed_commands.py compares them.
+        number, generation = b"%d" % batch.number, b"%d" % self.log.generation
+        operations = encode_json(batch.operations)
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n$1\r\n%d\r\n" % (
+            self._command_start,
+            len(number),
+            number,
+            len(generation),
+            generation,
+            self._lease_time,
+            len(operations),
+            operations,
+            self._host.has_waiters,
+        )
 
     def _wake_reader(self) -> None:
         if self._thread is not None:
@@ -219,11 +227,12 @@ class Link:
         if self._connection is not None and self.log.is_synced:
             try:
                 give_up = self._clock() + self._timeout
+                self._connection.set_blocking(True)
                 while self.log.oldest_sent_at < inf and self._clock() < give_up:
                     self._connection.receive()
                     while (reply := self._connection.take_reply()) is not MISSING:
                         with self.lock:
-                            self.log.accept_reply(Reply.parse(json.loads(reply)), self._clock())
+                            self.log.accept_reply(Reply.parse(_decode_json(reply)), self._clock())
                             self._write_batches()
             except Exception:
                 _logger.debug("the shared engine did not confirm the end of this process", exc_info=True)
@@ -252,6 +261,7 @@ class Link:
             raise
         self._request_wakes()
         for opened in (connection, self._wakes):
+            opened.set_blocking(False)
             self._selector.add_socket(opened.socket)
         with self.lock:
             self._write_batches()
@@ -268,7 +278,7 @@ class Link:
                 if self._clock() > give_up:
                     raise TimeoutError("the server did not answer a sync")
                 connection.receive()
-            reply = Reply.parse(json.loads(data))
+            reply = Reply.parse(_decode_json(data))
             with self.lock:
                 is_valid = self.log.accept_sync_reply(reply, self._clock())
             if not is_valid:
@@ -285,7 +295,7 @@ class Link:
             with self.lock:  # OpenSSL does not allow a read beside a write
                 connection.receive()
             while (data := connection.take_reply()) is not MISSING:
-                self._handle_reply(Reply.parse(json.loads(data)))
+                self._handle_reply(Reply.parse(_decode_json(data)))
         if wakes.socket in ready:
             wakes.receive()
             while (data := wakes.take_reply()) is not MISSING:
@@ -299,12 +309,16 @@ class Link:
 
         """
         with self.lock:
-            now = self._clock()
-            if now > min(self.log.oldest_sent_at + self._timeout, self._wake_deadline):
+            now, log = self._clock(), self.log
+            late_at = min(log.oldest_sent_at + self._timeout, self._wake_deadline)
+            if now > late_at:
                 raise TimeoutError(f"no answer within {self._timeout:g} s")
-            if now >= min(self.log.beat_at, self._kicks.at):
+            until = min(log.beat_at, self._kicks.at)
+            if now >= until:
                 self._send_beat(now)
-            until = min(self.log.beat_at, self._kicks.at, self.log.oldest_sent_at + self._timeout, self._wake_deadline)
+                late_at = min(late_at, log.oldest_sent_at + self._timeout)
+                until = min(log.beat_at, self._kicks.at)
+            until = min(until, late_at)
             if now - self._sent_at < _ACTIVE_SECONDS:
                 until = min(until, now + self._timeout)
             self._sleeps_until = until
@@ -332,7 +346,7 @@ class Link:
             with self.lock:
                 is_valid = self.log.accept_wake(generation, self._clock())
             if is_valid:
-                self._host.apply_grants(json.loads(granted))
+                self._host.apply_grants(_decode_json(granted))
         if self.log.is_synced:
             self._request_wakes()
 

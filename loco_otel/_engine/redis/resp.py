@@ -10,6 +10,10 @@ from typing import Any
 MISSING = object()
 """No complete reply is buffered."""
 
+# Made once: `json.dumps` with an option makes an encoder at each call.
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
+_LIST, _ERROR, _NUMBER, _STRING, _STATUS = b"*-:$+"
+
 
 class ServerError(Exception):
     """An error that the server replied. `kind` is its first word, such as NOSCRIPT."""
@@ -35,7 +39,12 @@ def format_json(value: Any) -> str:
         '["a?"]'
 
     """
-    return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    return encode_json(value).decode()
+
+
+def encode_json(value: Any) -> bytes:
+    """Return what `format_json` returns, as bytes."""
+    return _encode_json(value).encode(errors="replace")
 
 
 def pack_command(*arguments: str | int) -> bytes:
@@ -46,11 +55,22 @@ def pack_command(*arguments: str | int) -> bytes:
         b'*1\r\n$4\r\nPING\r\n'
 
     """
-    parts = [b"*%d\r\n" % len(arguments)]
+    return b"*%d\r\n%b" % (len(arguments), pack_arguments(*arguments))
+
+
+def pack_arguments(*arguments: str | int) -> bytes:
+    r"""Return arguments as they follow the number of all arguments of a command.
+
+    Example:
+        >>> pack_arguments("PING", 1)
+        b'$4\r\nPING\r\n$1\r\n1\r\n'
+
+    """
+    packed = b""
     for argument in arguments:
         data = str(argument).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+        packed += b"$%d\r\n%b\r\n" % (len(data), data)
+    return packed
 
 
 class ReplyBuffer:
@@ -76,37 +96,32 @@ class ReplyBuffer:
 
         `MISSING` if it is not complete.
         """
+        if not self._data:
+            return MISSING
         reply, end = self._parse(0)
         if reply is not MISSING:
             del self._data[:end]
         return reply
 
     def _parse(self, start: int) -> tuple[Any, int]:
-        line_end = self._data.find(b"\r\n", start)
+        data = self._data
+        line_end = data.find(b"\r\n", start)
         if line_end < 0:
             return MISSING, start
-        kind, line = chr(self._data[start]), self._data[start + 1 : line_end].decode()
-        after = line_end + 2
-        match kind:
-            case "$":
-                return self._parse_string(int(line), after)
-            case "*":
-                return self._parse_list(int(line), after)
-            case "-":
-                return ServerError(line), after
-            case ":":
-                return int(line), after
-            case "+":
-                return line, after
-        raise ServerError(f"PROTOCOL unexpected reply {kind}{line}"[:80])
-
-    def _parse_string(self, length: int, start: int) -> tuple[Any, int]:
-        if length < 0:
-            return None, start
-        end = start + length
-        if len(self._data) < end + 2:
-            return MISSING, start
-        return self._data[start:end].decode(), end + 2
+        kind, line, after = data[start], data[start + 1 : line_end], line_end + 2
+        if kind == _STRING:
+            end = after + int(line)
+            if end < after:
+                return None, after
+            return (data[after:end].decode(), end + 2) if len(data) >= end + 2 else (MISSING, start)
+        if kind == _NUMBER:
+            return int(line), after
+        if kind == _LIST:
+            return self._parse_list(int(line), after)
+        if kind in {_ERROR, _STATUS}:
+            text = line.decode()
+            return ServerError(text) if kind == _ERROR else text, after
+        raise ServerError(f"PROTOCOL unexpected reply {chr(kind)}{line.decode()}"[:80])
 
     def _parse_list(self, length: int, start: int) -> tuple[Any, int]:
         if length < 0:

@@ -1,6 +1,7 @@
 """The step script: its parts, joined, as `EVALSHA` names them."""
 
 import hashlib
+import re
 from pathlib import Path
 
 SCHEMA = 1
@@ -14,7 +15,19 @@ _PARTS = (
 
 _FOLDER = Path(__file__).parent / "lua"
 
-SOURCE = "".join((_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS)
+_CONSTANTS = re.compile(r"^local ([A-Z_]+(?:,\s+[A-Z_]+)*) = (\d+(?:, \d+)*)(?=\s)", re.MULTILINE)
+_WORDS = re.compile(r"--[^\n]*|'[^'\n]*'|\b[A-Z_]+\b")
+
+
+def _insert_constants(source: str) -> str:
+    """Replace the constants that are whole numbers: a local costs each function that uses it, in each step."""
+    values: dict[str, str] = {}
+    for names, numbers in _CONSTANTS.findall(source):
+        values |= zip(re.split(r",\s+", names), numbers.split(", "), strict=True)
+    return _WORDS.sub(lambda word: values.get(word[0], word[0]), _CONSTANTS.sub("", source))
+
+
+SOURCE = _insert_constants("".join((_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS))
 SHA = hashlib.sha1(SOURCE.encode()).hexdigest()  # noqa: S324 - the server's name for a script
 
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from loco_otel._engine.redis.batches import MAX_OPERATIONS, MAX_SYNC_TICKETS, WINDOW, Batch, BatchLog, Reply
+import pytest
+
+from loco_otel._engine.redis.batches import MAX_OPERATIONS, MAX_SYNC_TICKETS, WINDOW, Batch, BatchLog, LineState, Reply
 
 TTL = 5.0
 
@@ -209,3 +211,37 @@ def start_sync(log: BatchLog, now: float) -> Any:
     part = log.take_sync_part(now)
     assert part is not None
     return part.operations[0]
+
+
+LINE = ["llm", 2, 0, 0, 5, 1000, "load", "0.25", 1000, {}, {}, {}, {}, {}, "", ""]
+
+
+def read_line(changes: dict[int, Any]) -> LineState:
+    return LineState.parse([changes.get(index, field) for index, field in enumerate(LINE)])
+
+
+def test_reports_of_used_slots_and_ticks_state_the_same_limits() -> None:
+    assert read_line({2: 1, 3: 7, 4: 6}).states_same_limits(read_line({}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {1: 3},
+        {5: 1001},
+        {6: "fair"},
+        {7: "0.5"},
+        {9: ["60", "59"]},
+        {11: [2000, "requests", True]},
+        {12: ["8", "4", True]},
+        {13: [2000, "retry-after"]},
+    ],
+)
+def test_other_reports_state_other_limits(changes: dict[int, Any]) -> None:
+    changed = read_line(changes)
+    assert not changed.states_same_limits(read_line({}))
+
+
+def test_reports_of_a_limit_that_adapts_are_never_the_same() -> None:
+    adaptive = read_line({12: ["8", "4", True]})
+    assert not adaptive.states_same_limits(adaptive)

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from math import inf
 from typing import Any
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_waiter_that_gives_up_leaves_the_line(make: Make) -> None:
     there.cancel(early)
     here.release(lease)
     assert wait_decided(there, late).state is State.GRANTED
+
+
+def test_last_waiter_that_leaves_ends_the_check_for_idle_leases(make: Make) -> None:
+    """A check that nothing awaits would be due for ever, and the timer would run without a pause."""
+    engine = make()
+    lease = acquire(engine)
+    lease.idle_after = 3600.0
+    waiter = wait_queued(submit(engine))
+    engine.park_ticket(waiter, lambda: None, ())
+    assert engine._core.deadlines.idle_check_at < inf
+    engine.cancel(waiter)
+    assert engine._core.deadlines.idle_check_at == inf
+    engine.release(lease)
 
 
 def test_a_burst_within_the_capacity_is_no_backpressure(make: Make) -> None:

@@ -1,8 +1,6 @@
 -- The order between classes of urgency, as _core/priority_order.py: strict ones first, and `fair` between the others. The
 -- slots of the classes that are not normal are in sets; of the normal ones are the rest.
-local classes = {}
-do
-local call, fmt, int = call, fmt, int
+define_later(classes, function()
 local CLASSES = {{8000, false, -1, 1}, {4000, false, -1, 1}, {1000, false, -1, 0.9}}
 local function get_rule(L, class)
   local rule = (read_order(L).classes or CLASSES)[class + 1]
@@ -46,14 +44,12 @@ local function update_class(L, class, is_competing)
   fair.update(get_accounts(L), int(class), 0, is_competing and {birth = class, seq = 0} or nil)
 end
 function classes.update(L)
-  if not L.is_classed then return end
   for class = 0, 2 do
     if not get_rule(L, class).is_strict then update_class(L, class, competes(L, class)) end
   end
 end
 -- Returns the level to be served next; nil if all waiters are of classes that hold as many slots as they may.
 function classes.pick(L)
-  if not L.is_classed then return L end
   classes.update(L)
   for class = 0, 2 do
     if get_rule(L, class).is_strict and competes(L, class) then return get_level(L, class) end
@@ -64,21 +60,20 @@ function classes.pick(L)
 end
 -- Returns whether a new ticket has to wait although slots are free.
 function classes.must_queue(L, R)
-  if not L.is_classed then return L.waiting > 0 end
   if classes.is_capped(L, find_class(R)) then return true end
   for class = 0, 2 do if competes(L, class) then return true end end
   return false
 end
 -- A class is charged for what has waited alone.
 function classes.charge(L, R)
-  if not L.is_classed or R[CLASS_CHARGED] == L.order_version then return end
+  if R[CLASS_CHARGED] == L.order_version then return end
   R[RUN], R[CHARGED_AT], R[CLASS], R[DUE] = R[RUN] or '', R[CHARGED_AT] or 0, find_class(R), R[DUE] or -1
   R[CLASS_CHARGED] = L.order_version
   local class = R[CLASS]
   if get_rule(L, class).is_strict then return end
   local P = get_accounts(L)
   fair.charge(P, int(class), int(class), R[WEIGHT])
-  if read_account(P, int(class)).competes then update_class(L, class, true) end
+  if fair.read_account(P, int(class)).competes then update_class(L, class, true) end
 end
 function classes.settle(L, R, correction)
   if L.is_classed and R[CLASS_CHARGED] == L.order_version then
@@ -95,4 +90,4 @@ function classes.save(L)
   save_accounts(L.classes, fair.format)
   call('HSET', prefix .. 'line:' .. L.name, 'state\28', format_state(L.classes))
 end
-end
+end)

@@ -1,12 +1,10 @@
 -- Policy `fair`: start-time fair queueing, as _core/policies/fair.py. `agents` holds tag|competes|open calls|member of
 -- each account, where `competes` is 2 from a charge until the next update; `tags` has the competing agents by tag: equal tags are in the order of the members, which begin with the
 -- owing flag, birth and sequence number of the head. `idle` holds the accounts without waiters and open calls.
-local fair, read_account, position, find_share
-do
-local call, fmt, int = call, fmt, int
-fair = {is_metered = true}
+fair.is_metered = true
+define_later(fair, function()
 local MAX_IDLE = 1000
-function read_account(P, key)
+function fair.read_account(P, key)
   local A = P.accounts[key]
   if A then return A end
   local s = call('HGET', P.agents, key)
@@ -46,9 +44,9 @@ local function deactivate(P, key, A)
     advance_virtual(P, tonumber(call('ZRANGE', P.idle, 0, 0, 'WITHSCORES')[2]))
   end
 end
-function position(head) return fmt('%015.0f%015.0f', head.birth, head.seq) end
+function fair.position(head) return fmt('%015.0f%015.0f', head.birth, head.seq) end
 function fair.update(P, key, _, head)
-  local A = read_account(P, key)
+  local A = fair.read_account(P, key)
   if not head then
     if not A.competes then return end
     call('ZREM', P.tags, A.member)
@@ -60,7 +58,7 @@ function fair.update(P, key, _, head)
   local owing
   if A.competes then
     local granted = A.is_granted
-    if not granted and string.sub(A.member, 2, 31) == position(head) then return end
+    if not granted and string.sub(A.member, 2, 31) == fair.position(head) then return end
     call('ZREM', P.tags, A.member)
     owing = granted or string.sub(A.member, 1, 1) == '1'
   else
@@ -69,7 +67,7 @@ function fair.update(P, key, _, head)
     A.competes = true
   end
   A.is_granted = false
-  A.member = (owing and '1' or '0') .. position(head) .. key
+  A.member = (owing and '1' or '0') .. fair.position(head) .. key
   call('ZADD', P.tags, int(A.tag), A.member)
   write_account(P, key, A)
 end
@@ -77,13 +75,13 @@ function fair.pick(P)
   local r = call('ZRANGE', P.tags, 0, 0, 'WITHSCORES')
   return string.sub(r[1], 32), (P.virtual - tonumber(r[2])) / 1000000
 end
-function fair.score(P, key) return (P.virtual - read_account(P, key).tag) / 1000000 end
-function find_share(P, agent) return P.shares and P.shares[string.match(agent, '[^\31]*$')] or 1000 end
+function fair.score(P, key) return (P.virtual - fair.read_account(P, key).tag) / 1000000 end
+function fair.find_share(P, agent) return P.shares and P.shares[string.match(agent, '[^\31]*$')] or 1000 end
 local function compute_increment(P, agent, weight)
-  return P.shares and math.ceil(weight * 1000000 / find_share(P, agent)) or weight * 1000
+  return P.shares and math.ceil(weight * 1000000 / fair.find_share(P, agent)) or weight * 1000
 end
 function fair.charge(P, key, agent, weight)
-  local A = read_account(P, key)
+  local A = fair.read_account(P, key)
   if not A.competes then activate(P, key, A) end
   local first = call('ZRANGE', P.tags, 0, 0, 'WITHSCORES')
   local start = A.tag
@@ -96,7 +94,7 @@ function fair.charge(P, key, agent, weight)
   write_account(P, key, A)
 end
 function fair.settle(P, key, agent, delta)
-  local A = read_account(P, key)
+  local A = fair.read_account(P, key)
   if A.open == 0 then return end
   A.open = A.open - 1
   P.open = P.open - 1
@@ -113,4 +111,4 @@ function fair.clear(P)
   P.accounts, P.changed = {}, {}
   P.virtual, P.open = 0, 0
 end
-end
+end)

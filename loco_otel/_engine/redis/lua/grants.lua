@@ -1,7 +1,6 @@
 -- What happens to tickets: submit, grant, suspend, end. A step grants while there is room.
 local granted, wakes, learning, report, charge, count_sharers, hold, grant, fill, end_ticket, suspend_ticket, add_facts, submit_ticket
 do
-local call, fmt, int = call, fmt, int
 granted, wakes = {}, {}
 learning = learning_until > now
 
@@ -46,7 +45,7 @@ function grant(L, id, R, reason, score, head, lender)
   local weight, age = R[WEIGHT], L.tick - (queued and queued.birth or R[BIRTH])
   if queued and not head then weight = tonumber(call('HGET', L.weights, R[AGENT])) end
   charge(L, R)
-  if head then classes.charge(L, R) end
+  if head and L.is_classed then classes.charge(L, R) end
   take_rates(L, 1, R[TOKENS] or 0)
   if head then weight = weight + dequeue(L, id, R) end
   R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
@@ -69,7 +68,8 @@ end
 function fill(L)
   if learning then return end
   while L.waiting > 0 and L.used < L.limit do
-    local V = classes.pick(L)
+    local V = L
+    if L.is_classed then V = classes.pick(L) end
     if not V then return end
     local id, reason, score, head = levels.select_next(L, V)
     local R = read_ticket(id)
@@ -115,7 +115,7 @@ function end_ticket(id, correction, requests, tokens, succeeded)
   local L = get_line(R[LINE])
   if R[STATE] == HELD or R[STATE] == SHARED then
     take_rates(L, requests, tokens)
-    if succeeded == 1 then record_success(L) end
+    if succeeded == 1 and read_auto(L) then limits.record_success(L) end
   end
   write_ticket(id, false)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
@@ -144,7 +144,12 @@ function add_facts(L, R, run, class, due)
   if not class then return end
   R[RUN], R[CHARGED_AT], R[CLASS], R[DUE] = run, R[CHARGED_AT] or 0, class, due < 0 and -1 or now + due
   R[CLASS_CHARGED] = R[CLASS_CHARGED] or -1
-  if class ~= 1 then enable_classes(L) end
+  if class ~= 1 then reordering.enable_classes(L) end
+end
+-- Returns whether a new ticket has to wait although slots are free.
+local function must_queue(L, R)
+  if L.is_classed then return classes.must_queue(L, R) end
+  return L.waiting > 0
 end
 -- A new ticket, or a suspended one that returns, with the ticks that it waited before. One that may not wait is refused
 -- if it is not granted at once.
@@ -159,7 +164,7 @@ function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run, 
   end
   add_facts(L, R, run, class, due)
   R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
-  if not learning and L.used < L.limit and not classes.must_queue(L, R) and is_open(L, R) then
+  if not learning and L.used < L.limit and not must_queue(L, R) and is_open(L, R) then
     return grant(L, id, R, 'free', 0, nil)
   end
   if immediate == 1 then

@@ -2,9 +2,8 @@
 -- `agents` holds attained|open calls|position of each account, `tags` the queues that compete by attained service: equal
 -- ones are in the order of their members, which begin with the position of the head. `idle` holds the accounts without
 -- waiters and open calls by the time since which they are silent.
-local las = {is_metered = true, is_dated = true}
-do
-local call, fmt, int = call, fmt, int
+las.is_metered, las.is_dated = true, true
+define_later(las, function()
 local MAX_IDLE_ACCOUNTS, MAX_EXPONENT = 10000, 512
 local function read_service(P, key)
   local A = P.accounts[key]
@@ -52,11 +51,11 @@ function las.remove_silent(P)
   end
 end
 local function add_service(P, A, agent, weight, at)
-  A.attained = A.attained + weight * 1000 / find_share(P, agent) * compute_factor(P, at)
+  A.attained = A.attained + weight * 1000 / fair.find_share(P, agent) * compute_factor(P, at)
 end
 function las.update(P, key, _, head)
   local A = read_service(P, key)
-  local place = head and position(head) or ''
+  local place = head and fair.position(head) or ''
   if A.position == place then return end
   if A.position ~= '' then call('ZREM', P.tags, A.position .. key) end
   A.position = place
@@ -92,4 +91,4 @@ function las.clear(P)
   P.accounts, P.changed = {}, {}
   P.origin, P.last = 0, 0
 end
-end
+end)

@@ -1,10 +1,7 @@
 -- Levels: the waiters of one class of urgency, as _core/priority_level.py. A line is the level of the class `normal`. From
 -- the first request of another class on there are two more, which read all but their own from the line.
-local levels, get_level
-do
-local call, fmt, int = call, fmt, int
+local get_level
 local MEMBERS = {'is_tenanted', 'version', 'state'}
-levels = {}
 function get_level(L, class)
   if class == 1 or not L.is_classed then return L end
   local V = L.levels[class]
@@ -18,13 +15,14 @@ function get_level(L, class)
   L.levels[class] = V
   return V
 end
+define_later(levels, function()
 function levels.list(L)
   if not L.is_classed then return {L} end
   return {get_level(L, 0), L, get_level(L, 2)}
 end
 function levels.save(L)
   for class, V in pairs(L.levels) do
-    tenants.save(V)
+    if V.is_tenanted then tenants.save(V) end
     if policies[L.policy].format then save_accounts(V.scope, policies[L.policy].format) end
     local s = V.suffix
     call('HSET', prefix .. 'line:' .. L.name, MEMBERS[1] .. s, V.is_tenanted and 1 or 0, MEMBERS[2] .. s, int(V.version),
@@ -58,4 +56,4 @@ function levels.select_next(L, V)
   if P.is_apart then return head.id, 'score', score end
   return head.id, 'score', score, head
 end
-end
+end)

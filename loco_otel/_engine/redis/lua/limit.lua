@@ -1,26 +1,24 @@
 -- The limit that adapts to the provider's refusals, as _core/adaptive_limit.py, and the pauses that the provider asks for.
 -- Time is in seconds. `auto` of a line has these fields; a line with a fixed capacity has none, and is never paused.
-local read_auto, save_auto, record_success, throttle_ticket, set_capacity, restore_limit
-do
-local call, fmt, int = call, fmt, int
+local function read_auto(L)
+  if not L.auto and L.auto_text ~= '' then limits.parse(L) end
+  return L.auto
+end
+define_later(limits, function()
 local AUTO_FIELDS = {'limit', 'ceiling', 'refused', 'decreased_at', 'successes', 'required', 'not_before', 'probing'}
 local MAX_BETWEEN_PROBES, PROBE_DELAY_FACTOR = 128, 20
-function read_auto(L)
-  if not L.auto and L.auto_text ~= '' then
-    L.auto = {}
-    local i = 0
-    for number in string.gmatch(L.auto_text, '[^|]+') do
-      i = i + 1
-      L.auto[AUTO_FIELDS[i]] = tonumber(number)
-    end
+function limits.parse(L)
+  L.auto = {}
+  local i = 0
+  for number in string.gmatch(L.auto_text, '[^|]+') do
+    i = i + 1
+    L.auto[AUTO_FIELDS[i]] = tonumber(number)
   end
-  return L.auto
 end
 local function change_auto(L)
   L.limit, L.auto_changed = L.auto.limit, true
 end
-function save_auto(L)
-  if not L.auto_changed then return end
+function limits.save(L)
   local numbers = {}
   for i, field in ipairs(AUTO_FIELDS) do numbers[i] = fmt('%.17g', L.auto and L.auto[field] or 0) end
   call('HSET', prefix .. 'line:' .. L.name, 'limit', int(L.limit), 'auto', L.auto and table.concat(numbers, '|') or '',
@@ -33,9 +31,9 @@ local function increase_limit(L)
   change_auto(L)
 end
 -- Before the slot of the call is free.
-function record_success(L)
-  local A = read_auto(L)
-  if not A or L.used < A.limit or A.limit >= A.ceiling then return end
+function limits.record_success(L)
+  local A = L.auto
+  if L.used < A.limit or A.limit >= A.ceiling then return end
   A.successes, L.auto_changed = A.successes + 1, true
   if A.limit < A.refused - 1 then return increase_limit(L) end
   if A.probing == 1 or A.refused == math.huge then
@@ -58,7 +56,7 @@ local function record_refusal(L, granted_at, pause)
   change_auto(L)
 end
 -- The provider has refused a call, or stated that the next one would be: it pauses the line for all processes.
-function throttle_ticket(id, pause, header, is_refused)
+function limits.throttle_ticket(id, pause, header, is_refused)
   local R = read_ticket(id)
   if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
   local L = get_line(R[LINE])
@@ -70,7 +68,7 @@ function throttle_ticket(id, pause, header, is_refused)
   end
 end
 -- A limit that adapts up to a ceiling; a negative capacity demands it.
-function set_capacity(L, capacity, ceiling)
+function limits.set_capacity(L, capacity, ceiling)
   if capacity >= 0 then
     L.limit, L.auto, L.auto_text, L.paused, L.pause_header = capacity, nil, '', 0, ''
     L.auto_changed = true
@@ -87,10 +85,10 @@ function set_capacity(L, capacity, ceiling)
   change_auto(L)
 end
 -- What a process has learnt from a state that is lost.
-function restore_limit(L, limit, refused)
+function limits.restore(L, limit, refused)
   local A = read_auto(L)
   if not A or A.decreased_at > -math.huge then return end
   A.limit, A.refused, A.decreased_at = math.min(limit, A.ceiling), refused, seconds
   change_auto(L)
 end
-end
+end)

@@ -1,9 +1,8 @@
 -- Policy `load`, as _core/policies/load.py: a sorted set of agents by birth for each distinct weight; `tops` has these
 -- weights by the birth of the oldest agent, `loads` by themselves. `agents` holds weight|birth|member of each agent that
 -- waits.
-local load = {is_metered = false}
-do
-local call, fmt, int = call, fmt, int
+load.is_metered = false
+define_later(load, function()
 local function update_top(P, weight)
   local r = call('ZRANGE', P.bucket .. weight, 0, 0, 'WITHSCORES')
   if #r == 0 then
@@ -84,4 +83,4 @@ function load.clear(P)
   for _, weight in ipairs(call('ZRANGE', P.loads, 0, -1)) do call('DEL', P.bucket .. weight) end
   call('DEL', P.tops, P.loads, P.agents)
 end
-end
+end)

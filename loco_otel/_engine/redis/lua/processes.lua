@@ -1,31 +1,30 @@
 -- Leases belong to processes: each step of a process renews all that it has. A process that is silent for its lease
 -- time loses its tickets. After a loss of state nothing is granted and no process is buried until each had time to
 -- register its leases again.
-local NUMBER_KEPT_MS, start_learning, record_loss, number_key, bury_expired, leave_process
-do
-local call, fmt, int = call, fmt, int
+local has_roster_changed = false
+local function number_key(process) return prefix .. 'number:' .. process end
+define_later(processes, function()
 local BURIED_PER_STEP = 200
-NUMBER_KEPT_MS = 3600000
-function start_learning()
+function processes.start_learning()
   if learning then return end  -- the first to come has started it; the others must not prolong it
   learning = true
   learning_until = now + math.floor(ttl / 2)
   call('HSET', config, 'learning', int(learning_until))
 end
 -- What was granted is forgotten with the state, so nothing of the last minute may be granted again.
-function record_loss()
-  start_learning()
+function processes.record_loss()
+  processes.start_learning()
   if lost_until > now then return end
   lost_until = now + math.floor(ttl / 2)
   call('HSET', config, 'lost', int(lost_until))
-  for _, name in ipairs(call('SMEMBERS', LINES)) do empty_buckets(get_line(name)) end
+  for _, name in ipairs(call('SMEMBERS', LINES)) do rates.empty(get_line(name)) end
 end
-function number_key(process) return prefix .. 'number:' .. process end
 local function forget_process(process)
   call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
   call('ZREM', PROCESSES, process)
+  has_roster_changed = true
   call('HDEL', HOSTS, process)
-  forget_reports(process)
+  sharing.forget_reports(process)
 end
 -- Ends the tickets of a process, at most BURIED_PER_STEP in a step; its number stays, so that its return is no loss.
 local function bury_process(process)
@@ -35,12 +34,12 @@ local function bury_process(process)
   end
   if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process) end
 end
-function bury_expired()
+function processes.bury_expired()
   for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', now - 1, 'LIMIT', 0, 1)) do
     if dead ~= owner then bury_process(dead) end
   end
 end
-function leave_process()
+function processes.leave()
   while call('ZSCORE', PROCESSES, owner) do bury_process(owner) end
   call('DEL', number_key(owner))
   if call('ZCARD', PROCESSES) == 0 then
@@ -48,12 +47,12 @@ function leave_process()
     for _, name in ipairs(call('SMEMBERS', LINES)) do
       local L = get_line(name)
       L.gone = true
-      expire_rates(L)
-      for _, V in ipairs(levels.list(L)) do clear_scopes(V) end
+      rates.expire(L)
+      for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
       classes.clear(L)
       call('DEL', prefix .. 'line:' .. name)
     end
     call('DEL', LINES, config)
   end
 end
-end
+end)

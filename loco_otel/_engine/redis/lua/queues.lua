@@ -1,8 +1,7 @@
 -- The queues of waiters: one for each agent, by which grants are reported. The policy orders them, or with `by_run` those
 -- of the runs, which it has apart.
-local find_key, compute_score, replace_order, enable_classes, enqueue, dequeue
+local find_key, compute_score, enqueue, dequeue
 do
-local call, fmt, int = call, fmt, int
 
 -- Returns the key of the queue that the policy orders.
 function find_key(L, R)
@@ -29,8 +28,9 @@ local function update_queue(L, P, key, weight, head)
   policies[L.policy].update(P, key, weight, head)
   if L.is_tenanted then tenants.update(L, find_tenant(key)) end
 end
+define_later(reordering, function()
 -- Puts all waiters into the queues and scopes in force.
-local function fill_scopes(L)
+function reordering.fill_scopes(L)
   local members, keys = call('ZRANGE', L.ages, 0, -1), {}
   for _, member in ipairs(members) do
     if L.is_tenanted or get_scope(L, '').is_apart then
@@ -47,13 +47,13 @@ local function fill_scopes(L)
     update_queue(L, P, weights[i], tonumber(weights[i + 1]), find_head(P.waiters, weights[i]))
   end
 end
-local function empty_scopes(L)
+function reordering.empty_scopes(L)
   local P = get_scope(L, '')
   if P.is_apart then
     for _, key in ipairs(call('HKEYS', P.weights)) do call('DEL', P.waiters .. key) end
     call('DEL', P.weights)
   end
-  clear_scopes(L)
+  tenants.clear_scopes(L)
   L.version = L.version + 1
 end
 local function names_tenant(L)
@@ -67,20 +67,20 @@ local function names_tenant(L)
   return false
 end
 -- Orders all waiters again: `change` replaces what they were ordered by.
-function replace_order(L, change)
-  for _, V in ipairs(levels.list(L)) do empty_scopes(V) end
+function reordering.replace_order(L, change)
+  for _, V in ipairs(levels.list(L)) do reordering.empty_scopes(V) end
   classes.clear(L)
   change()
   L.facts = nil
   L.is_classed = L.is_classed or classes.has_ceiling(L, 1)
   for _, V in ipairs(levels.list(L)) do
     V.is_tenanted, V.scope.is_ready = names_tenant(V), nil
-    fill_scopes(V)
+    reordering.fill_scopes(V)
   end
-  classes.update(L)
+  if L.is_classed then classes.update(L) end
 end
 -- Orders by class from now on: the queues by agent hold waiters of all classes, so the policy gets queues apart.
-function enable_classes(L)
+function reordering.enable_classes(L)
   if L.is_classed then return end
   local was_apart = get_scope(L, '').is_apart
   L.is_classed, L.scope.is_ready = true, nil
@@ -93,6 +93,7 @@ function enable_classes(L)
   end
   classes.update(L)
 end
+end)
 function enqueue(L, id, R)
   local V, key, member = get_level(L, find_class(R)), find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
   call('ZADD', V.ages, int(R[BIRTH]), member)
@@ -100,19 +101,20 @@ function enqueue(L, id, R)
   local weight = add_to_queue(L.waiters, L.weights, R[AGENT], R, member)
   if R[DUE] then levels.add_due(L, V, R, member) end
   if not V.is_tenanted and find_tenant(R[AGENT]) ~= '' then
-    empty_scopes(V)
+    reordering.empty_scopes(V)
     V.is_tenanted = true
-    fill_scopes(V)
-    return classes.update(L)
+    reordering.fill_scopes(V)
+    if L.is_classed then classes.update(L) end
+    return
   end
   local P = get_scope(V, key)
   if P.is_apart then weight = add_to_queue(P.waiters, P.weights, key, R, member) end
   if V.is_tenanted then
-    wake_tenant(V, find_tenant(key))
+    tenants.wake_tenant(V, find_tenant(key))
     call('ZADD', P.ages, int(R[BIRTH]), member)
   end
   update_queue(V, P, key, weight, find_head(P.waiters, key))
-  classes.update(L)
+  if L.is_classed then classes.update(L) end
 end
 -- Returns the weight that its agent's other waiters have.
 function dequeue(L, id, R)
@@ -127,7 +129,7 @@ function dequeue(L, id, R)
   local weight = left
   if P.is_apart then head, weight = remove_from_queue(P.waiters, P.weights, key, R, member) end
   update_queue(V, P, key, weight, head)
-  classes.update(L)
+  if L.is_classed then classes.update(L) end
   return left
 end
 end

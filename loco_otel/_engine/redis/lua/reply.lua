@@ -16,7 +16,7 @@ local function has_alarm(L, due)
   L.alarm = has_waiters and due .. '|' .. owner or ''
   return has_waiters
 end
-local function show_rate(B) return B and {fmt('%.17g', B.rate), fmt('%.17g', compute_level(B))} or {} end
+local function show_rate(B) return B and {fmt('%.17g', B.rate), fmt('%.17g', rates.compute_level(B))} or {} end
 local function show_gate(L)
   local due, cause = string.match(L.gate, '^(%d+)|(.*)$')
   return due and {tonumber(due), cause, has_alarm(L, due)} or {}
@@ -30,18 +30,22 @@ end
 local shown = {}
 for _, L in ipairs(loaded) do
   if not L.gone then
-    share_slots(L)
-    exempt_waiter(L)
-    local rates = read_rates(L)
+    if L.waiting > 0 then
+      sharing.share_slots(L)
+      if L.is_classed then sharing.exempt_waiter(L) end
+    end
+    local buckets = L.rated and rates.read(L) or {}
     shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
-                         show_rate(rates.requests), show_rate(rates.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L),
+                         show_rate(buckets.requests), show_rate(buckets.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L),
                          L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or '', L.order}
-    tenants.save(L)
-    levels.save(L)
-    classes.save(L)
+    if L.is_tenanted then tenants.save(L) end
+    if L.is_classed then
+      levels.save(L)
+      classes.save(L)
+    end
     save_line(L, policies[L.policy].format)
-    save_auto(L)
-    save_rates(L)
+    if L.auto_changed then limits.save(L) end
+    if L.spent then rates.save(L) end
   end
 end
 save_tickets()
@@ -51,6 +55,13 @@ for other, list in pairs(wakes) do
   call('RPUSH', prefix .. 'wake:' .. other, g .. '|' .. cjson.encode(list))
   call('PEXPIRE', prefix .. 'wake:' .. other, ttl * 2)
 end
-local oldest = call('ZRANGE', PROCESSES, 0, 0, 'WITHSCORES')
-return cjson.encode({now, status, epoch, granted, shown, learning and learning_until + 1 or 0,
-                     tonumber(oldest[2] or '0'), call('ZCARD', PROCESSES)})
+-- Usually the processes are those of the start of the step, of which this one was renewed since.
+local count, expiry = others + 1, silent[2]
+if silent[1] == owner then expiry = silent[4] end
+if known and status == 'ok' and not has_roster_changed then expiry = math.min(tonumber(expiry or now + ttl), now + ttl)
+else
+  expiry = tonumber(call('ZRANGE', PROCESSES, 0, 0, 'WITHSCORES')[2] or '0')
+  count = call('ZCARD', PROCESSES)
+end
+return cjson.encode({now, status, epoch, granted, shown, learning and learning_until + 1 or 0, expiry, count})
+end)()

@@ -1,10 +1,8 @@
 -- Holders that wait for each other. A process reports for a line how many leases it has that are all blocked or idle,
 -- and the waiter that would free one of them. Once that holds for all leases of the line, the best placed of those
 -- waiters shares a slot. It is a lease that is not blocked, so no other waiter follows before the next report.
-local report_blocked, share_slots, report_capped, exempt_waiter, forget_reports
-do
-local call, fmt, int = call, fmt, int
-function report_blocked(name, count, id, lender)
+define_later(sharing, function()
+function sharing.report_blocked(name, count, id, lender)
   local L = get_line(name)
   if count == 0 then call('HDEL', L.blocked, owner)
   else call('HSET', L.blocked, owner, int(count) .. '|' .. id .. '|' .. lender) end
@@ -13,8 +11,8 @@ local function precedes(a, b)
   for k = 1, 3 do if a[k] ~= b[k] then return a[k] < b[k] end end
   return false
 end
-function share_slots(L)
-  if learning or L.waiting == 0 then return end
+function sharing.share_slots(L)
+  if learning then return end
   local reports = call('HGETALL', L.blocked)
   if #reports == 0 then return end
   local total, best, rank, record, lender = 0, nil, nil, nil, nil
@@ -36,13 +34,13 @@ end
 -- A class at its ceiling: a process reports how many leases of it cannot end before the waiter that it names. Once that
 -- holds for all of the class, the first of those waiters is granted beyond the ceiling.
 local function capped_key(L) return prefix .. 'capped:' .. L.name end
-function report_capped(name, class, count, id)
+function sharing.report_capped(name, class, count, id)
   local L, field = get_line(name), int(class) .. '|' .. owner
   if count == 0 then call('HDEL', capped_key(L), field)
   else call('HSET', capped_key(L), field, int(count) .. '|' .. id) end
 end
-function exempt_waiter(L)
-  if learning or not L.is_classed or L.waiting == 0 or L.used >= L.limit then return end
+function sharing.exempt_waiter(L)
+  if learning or L.waiting == 0 or L.used >= L.limit then return end
   local reports = call('HGETALL', capped_key(L))
   for class = 0, 2 do
     local total, waiter = 0, nil
@@ -61,10 +59,10 @@ function exempt_waiter(L)
     end
   end
 end
-function forget_reports(process)
+function sharing.forget_reports(process)
   for _, name in ipairs(call('SMEMBERS', LINES)) do
     call('HDEL', prefix .. 'blocked:' .. name, process)
     call('HDEL', prefix .. 'capped:' .. name, '0|' .. process, '1|' .. process, '2|' .. process)
   end
 end
-end
+end)

@@ -48,10 +48,24 @@ local function write_fields(key, texts)
   flush(0)
 end
 
+-- Functions that few steps need, as fields of a table that are created on the first use of one of them: to create a
+-- function costs as much as a command.
+local makers = {}
+local UNDEFINED = {__index = function(functions, name)
+  setmetatable(functions, nil)
+  makers[functions]()
+  return functions[name]
+end}
+local function define_later(functions, make)
+  makers[functions] = make
+  setmetatable(functions, UNDEFINED)
+end
+
 -- A scope: the queues that one policy orders, and what it stores of them. `virtual` and `open` are of `fair`, `origin`
 -- and `last` of `las`.
+local NO_STATE = '0|0|0|0'
 local function make_scope(L, suffix, state)
-  local virtual, open, origin, last = string.match(state or '0|0|0|0', '^([^|]+)|([^|]+)|([^|]+)|(.+)$')
+  local virtual, open, origin, last = string.match(state or NO_STATE, '^([^|]+)|([^|]+)|([^|]+)|(.+)$')
   local name = L.key .. suffix
   return {line = L, accounts = {}, changed = {}, virtual = tonumber(virtual), open = tonumber(open), origin = tonumber(origin), last = tonumber(last),
           ages = prefix .. 'ages:' .. name, agents = prefix .. 'agents:' .. name, tops = prefix .. 'tops:' .. name,
@@ -92,6 +106,7 @@ local function get_line(name)
        held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
        weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
        blocked = prefix .. 'blocked:' .. name}
+  L.stored = h
   L.line = L  -- it is the level of the class `normal`, too
   L.scope = make_scope(L, '', h[12])
   -- The set of leases is the count: nothing else could stay right when an operation is repeated.
@@ -100,12 +115,27 @@ local function get_line(name)
   loaded[#loaded + 1] = L
   return L
 end
+-- Writes what has changed.
 local function save_line(L, format)
   if format then save_accounts(L.scope, format) end
-  call('HSET', prefix .. 'line:' .. L.name, 'tick', int(L.tick), 'seq', int(L.seq), 'waiting', int(L.waiting),
-       'state', format_state(L.scope), 'gate', L.gate, 'alarm', L.alarm, 'is_tenanted', L.is_tenanted and 1 or 0,
-       'version', int(L.version), 'is_classed', L.is_classed and 1 or 0, 'is_dated', L.is_dated and 1 or 0,
-       'order_version', int(L.order_version))
+  local h, texts, P = L.stored, {}, L.scope
+  local function note_number(i, number) if number ~= tonumber(h[i] or '0') then texts[FIELDS[i]] = int(number) end end
+  local function note_flag(i, flag) if flag ~= (h[i] == '1') then texts[FIELDS[i]] = flag and '1' or '0' end end
+  note_number(7, L.version)
+  note_number(8, L.tick)
+  note_number(9, L.seq)
+  note_number(10, L.waiting)
+  -- Most policies have no state, and to format four numbers costs as much as two commands.
+  if h[12] and h[12] ~= NO_STATE or P.virtual ~= 0 or P.open ~= 0 or P.origin ~= 0 or P.last ~= 0 then
+    texts.state = format_state(P)
+  end
+  if L.gate ~= (h[14] or '') then texts.gate = L.gate end
+  if L.alarm ~= (h[15] or '') then texts.alarm = L.alarm end
+  note_flag(20, L.is_tenanted)
+  note_flag(21, L.is_classed)
+  note_flag(22, L.is_dated)
+  note_number(23, L.order_version)
+  write_fields(prefix .. 'line:' .. L.name, texts)
 end
 
 -- A ticket's record is a JSON array with these positions. That of most ends with TOKENS.
@@ -137,3 +167,11 @@ local function find_head(waiters, key)
   if #r == 0 then return nil end
   return {birth = tonumber(r[2]), seq = tonumber(string.sub(r[1], 1, 15)), id = string.sub(r[1], 16)}
 end
+
+-- The tables of functions of the parts that follow.
+local rates, limits, load, fair, las, tenants, levels = {}, {}, {}, {}, {}, {}, {}
+local classes, reordering, tuner, sharing, processes, syncs = {}, {}, {}, {}, {}, {}
+
+-- All that follows is one function, which captures each local of the above once. A function in the same function as a local
+-- that it captures costs a search of all that are captured there. Lua allows 60 captured locals for each function.
+return (function()

@@ -1,3 +1,4 @@
+local NUMBER_KEPT_MS = 3600000
 -- The batch: its number shows whether it is new, was applied already, or follows one that was lost.
 local first = operations[1] and operations[1][1]
 if first == 'reset' then  -- an earlier script failed half way: nothing of the state can be trusted
@@ -15,19 +16,21 @@ elseif number <= last_number then status = 'again' end
 
 -- No process came for half a lease time, so the server stood still, or all did: each must have time to renew.
 local others = call('ZCARD', PROCESSES) - (known and 1 or 0)
-if seen > 0 and others > 0 and now - seen > ttl / 2 then start_learning() end
+if seen > 0 and others > 0 and now - seen > ttl / 2 then processes.start_learning() end
 call('HSET', config, 'seen', int(now))
-if not learning then bury_expired() end
+-- The two that are silent longest.
+local silent = call('ZRANGE', PROCESSES, 0, 1, 'WITHSCORES')
+if not learning and #silent > 0 and tonumber(silent[2]) < now then processes.bury_expired() end
 
 if status == 'ok' then
   call('ZADD', PROCESSES, now + ttl, owner)
   call('SET', number_key(owner), int(number) .. ':' .. generation, 'PX', NUMBER_KEPT_MS)
   for _, o in ipairs(operations) do
     local kind = o[1]
-    if kind == 'state' then apply_statement(o[2])
-    elseif kind == 'sync' then synchronize(o, last_number)
+    if kind == 'state' then syncs.apply_statement(o[2])
+    elseif kind == 'sync' then syncs.synchronize(o, last_number)
     elseif kind == 'beat' then for _, name in ipairs(call('SMEMBERS', LINES)) do fill(get_line(name)) end
-    elseif kind == 'leave' then leave_process()
+    elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end
 elseif status == 'again' then

@@ -3,7 +3,8 @@
 -- statement: {name, limit, policy, alpha, guard, shares, stated, requests and tokens per minute, ceiling, auto_tune, order};
 -- a limit below 0 adapts to the provider up to the ceiling, and `order` is what else decides the order, see statements.py.
 -- A statement that was never made before is made now; one that is older than that in force is ignored.
-local function apply_statement(s)
+define_later(syncs, function()
+function syncs.apply_statement(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
   if stated <= L.stated then return end
@@ -14,9 +15,9 @@ local function apply_statement(s)
     or is_tuned ~= (L.tuner ~= '') or L.order ~= s[12]
   if reordered then L.alpha, L.stated_alpha, L.tuner = alpha, alpha, is_tuned and '0' or '' end
   L.guard, L.stated = s[5], stated
-  set_capacity(L, s[2], tonumber(s[10]))
-  if reordered then replace_order(L, function() L.policy, L.shares, L.order = s[3], s[6], s[12] end) end
-  set_rates(L, tonumber(s[8]), tonumber(s[9]))
+  limits.set_capacity(L, s[2], tonumber(s[10]))
+  if reordered then reordering.replace_order(L, function() L.policy, L.shares, L.order = s[3], s[6], s[12] end) end
+  rates.set(L, tonumber(s[8]), tonumber(s[9]))
   call('HSET', prefix .. 'line:' .. L.name, 'policy', L.policy, 'alpha', fmt('%.17g', L.alpha), 'guard',
        int(L.guard), 'shares', L.shares, 'stated', int(stated), 'version', int(L.version), 'rated',
        L.rated and 1 or 0, 'stated_alpha', fmt('%.17g', L.stated_alpha), 'tuner', L.tuner, 'order', L.order)
@@ -62,15 +63,15 @@ end
 -- operations that the process has sent and that were not answered. `spent`: {line, requests, tokens} that it granted by
 -- itself, and that its bucket has not refilled; a sync whose answer was lost takes them once more, which delays grants.
 -- `learnt`: {line, limit, refused level} of adaptive limits, as the process has heard of them last.
-local function synchronize(o, last_number)
+function syncs.synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
     call('DEL', prefix .. 'wake:' .. owner, unseen)
-    forget_reports(owner)
-    if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then record_loss() end
+    sharing.forget_reports(owner)
+    if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then processes.record_loss() end
     call('HSET', HOSTS, owner, o[9])
-    for _, statement in ipairs(o[6]) do apply_statement(statement) end
-    for _, it in ipairs(o[11]) do restore_limit(get_line(it[1]), it[2], tonumber(it[3])) end
+    for _, statement in ipairs(o[6]) do syncs.apply_statement(statement) end
+    for _, it in ipairs(o[11]) do limits.restore(get_line(it[1]), it[2], tonumber(it[3])) end
     for _, repeated in ipairs(o[7]) do apply_operation(repeated) end
     if lost_until <= now then  -- else the buckets are empty
       for _, it in ipairs(o[10]) do take_rates(get_line(it[1]), it[2], it[3]) end
@@ -83,3 +84,4 @@ local function synchronize(o, last_number)
     call('DEL', unseen)
   end
 end
+end)

@@ -1,12 +1,10 @@
 -- Scopes, and tenants as _core/policies/tenants.py: `fair` among tenants, and the policy among the queues of each. A level
 -- has one scope, and from the first waiter that names a tenant on one for each tenant. Requests without a tenant are of the
 -- tenant with the empty name.
-local policies, tenants, read_order, prepare_scope, find_tenant, get_scope, wake_tenant, pick_scope, clear_scopes
+local policies, read_order, prepare_scope, find_tenant, get_scope, pick_scope
 do
-local call, fmt, int = call, fmt, int
 policies = {load = load, fair = fair, las = las, fifo = fifo}
 local MAX_DORMANT = 1000
-tenants = {}
 function read_order(L)
   L = L.line
   if not L.facts then L.facts = L.order ~= '' and cjson.decode(L.order) or {} end
@@ -24,13 +22,29 @@ function prepare_scope(L, P)
   P.is_ready = true
   return P
 end
+function find_tenant(key)
+  local at = string.find(key, '\31', 1, true)
+  return at and string.sub(key, 1, at - 1) or ''
+end
+-- Returns the scope of a queue.
+function get_scope(L, key)
+  if L.is_tenanted then return tenants.get_scope(L, find_tenant(key)) end
+  return L.scope.is_ready and L.scope or prepare_scope(L, L.scope)
+end
+-- Returns the scope that is served next, and its tenant.
+function pick_scope(L)
+  if not L.is_tenanted then return get_scope(L, ''), '' end
+  local tenant = fair.pick(tenants.get_order(L))
+  return get_scope(L, tenant .. '\31'), tenant
+end
+define_later(tenants, function()
 -- Tenants without an account whose policy still has history, as `las` has; the first has been idle longest.
 local function dormant_key(L) return prefix .. 'dormant:' .. L.key end
 local function forget_tenant(L, tenant)
   call('HDEL', prefix .. 'line:' .. L.name, 'state' .. L.suffix .. '\31' .. tenant)
   L.scopes[tenant] = nil
 end
-local function get_order(L)
+function tenants.get_order(L)
   if L.among then return L.among end
   local O = make_scope(L, '\30', call('HGET', prefix .. 'line:' .. L.name, 'state' .. L.suffix .. '\30') or nil)
   O.shares = read_order(L).tenant_shares
@@ -43,10 +57,6 @@ local function get_order(L)
   L.among = O
   return O
 end
-function find_tenant(key)
-  local at = string.find(key, '\31', 1, true)
-  return at and string.sub(key, 1, at - 1) or ''
-end
 function tenants.get_scope(L, tenant)
   local P = L.scopes[tenant]
   if P then return P end
@@ -55,12 +65,7 @@ function tenants.get_scope(L, tenant)
   L.scopes[tenant] = P
   return P
 end
--- Returns the scope of a queue.
-function get_scope(L, key)
-  if L.is_tenanted then return tenants.get_scope(L, find_tenant(key)) end
-  return L.scope.is_ready and L.scope or prepare_scope(L, L.scope)
-end
-function wake_tenant(L, tenant)
+function tenants.wake_tenant(L, tenant)
   if L.policy == 'las' then call('ZREM', dormant_key(L), tenant) end
 end
 local function remove_dormant(L)
@@ -79,29 +84,23 @@ end
 -- After a change of a queue of the tenant.
 function tenants.update(L, tenant)
   local first = call('ZRANGE', tenants.get_scope(L, tenant).ages, 0, 0, 'WITHSCORES')
-  if #first == 0 then return fair.update(get_order(L), tenant, 0, nil) end
+  if #first == 0 then return fair.update(tenants.get_order(L), tenant, 0, nil) end
   local head = {birth = tonumber(first[2]), seq = tonumber(string.sub(first[1], 1, 15))}
-  fair.update(get_order(L), tenant, 0, head)
+  fair.update(tenants.get_order(L), tenant, 0, head)
 end
 function tenants.charge(L, R, key)
   remove_dormant(L)
   local tenant, policy = find_tenant(key), policies[L.policy]
-  wake_tenant(L, tenant)
+  tenants.wake_tenant(L, tenant)
   if policy.is_metered then policy.charge(tenants.get_scope(L, tenant), key, R[AGENT], R[WEIGHT]) end
-  fair.charge(get_order(L), tenant, tenant, R[WEIGHT])
+  fair.charge(tenants.get_order(L), tenant, tenant, R[WEIGHT])
 end
 function tenants.settle(L, R, key, correction)
   local tenant, policy = find_tenant(key), policies[L.policy]
   if policy.is_metered then
     policy.settle(tenants.get_scope(L, tenant), key, R[AGENT], correction, R[CHARGED_AT])
   end
-  fair.settle(get_order(L), tenant, tenant, correction)
-end
--- Returns the scope that is served next, and its tenant.
-function pick_scope(L)
-  if not L.is_tenanted then return get_scope(L, ''), '' end
-  local tenant = fair.pick(get_order(L))
-  return get_scope(L, tenant .. '\31'), tenant
+  fair.settle(tenants.get_order(L), tenant, tenant, correction)
 end
 function tenants.list_scopes(L)
   if not L.is_tenanted then return {get_scope(L, '')} end
@@ -114,22 +113,21 @@ function tenants.list_scopes(L)
   return scopes
 end
 -- Removes what the policies have stored.
-function clear_scopes(L)
+function tenants.clear_scopes(L)
   for _, P in ipairs(tenants.list_scopes(L)) do
     policies[L.policy].clear(P)
     if L.is_tenanted then call('DEL', P.ages) end
   end
   if L.is_tenanted then
     for tenant in pairs(L.scopes) do forget_tenant(L, tenant) end
-    fair.clear(get_order(L))
+    fair.clear(tenants.get_order(L))
     call('DEL', dormant_key(L))
     call('HDEL', prefix .. 'line:' .. L.name, 'state' .. L.suffix .. '\30')
   end
   L.is_tenanted, L.scopes, L.among, L.scope = false, {}, false, make_scope(L, '')
 end
 function tenants.save(L)
-  if not L.is_tenanted then return end
-  local states = {['state' .. L.suffix .. '\30'] = format_state(get_order(L))}
+  local states = {['state' .. L.suffix .. '\30'] = format_state(tenants.get_order(L))}
   save_accounts(L.among, fair.format)
   for tenant, P in pairs(L.scopes) do
     save_accounts(P, policies[L.policy].format)
@@ -137,4 +135,5 @@ function tenants.save(L)
   end
   write_fields(prefix .. 'line:' .. L.name, states)
 end
+end)
 end

@@ -1,8 +1,11 @@
 -- Adaptive alpha of policy `load`, as _core/alpha_tuner.py. `tuner` of a line is the tick of the next update, and what the
 -- last updates have seen: tick, weight and number of all that waited. It is empty where alpha is constant.
-local advance_tick
-do
-local call, fmt, int = call, fmt, int
+-- A slot has become free.
+local function advance_tick(L)
+  L.tick = L.tick + 1
+  if L.tuner ~= '' then tuner.tune_alpha(L) end
+end
+define_later(tuner, function()
 local STEP, LOW, HIGH, SPREAD, WINDOW, GROWTH, MOST, MARGIN, AGENTS_PER_TICK = 0.01, 0, 0.5, 0.5, 10, 1.2, 0.45, 0.9, 16
 local function read_observations(L)
   local seen = {}
@@ -24,8 +27,8 @@ local function list_queues(L)
   end
   return entries
 end
-local function tune_alpha(L)
-  if L.tuner == '' or L.tick < tonumber(string.match(L.tuner, '^%d+')) then return end
+function tuner.tune_alpha(L)
+  if L.tick < tonumber(string.match(L.tuner, '^%d+')) then return end
   local entries = list_queues(L)
   local total, squares, weight = 0, 0, 0
   for _, entry in ipairs(entries) do
@@ -44,9 +47,4 @@ local function tune_alpha(L)
   for _, it in ipairs(seen) do L.tuner = fmt('%s;%.0f,%.0f,%.0f', L.tuner, it.tick, it.weight, it.count) end
   call('HSET', prefix .. 'line:' .. L.name, 'alpha', fmt('%.17g', L.alpha), 'tuner', L.tuner)
 end
--- A slot has become free.
-function advance_tick(L)
-  L.tick = L.tick + 1
-  tune_alpha(L)
-end
-end
+end)
