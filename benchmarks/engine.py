@@ -147,7 +147,7 @@ def _open_budgets(at: Address, namespace: str) -> Iterator[Callable[[], tuple[Ti
             ticket = engine.create_ticket(Request("agent", MILLI, _LINE, admission=True))
             ticket.engine, ticket.admission = engine, reservation.admit_call
             if budgets.ledger_client.must_not_wait:
-                ticket.run_admission = budgets.ledger_client.start_thread
+                ticket.run_admission = reservation.start_admission
             engine.submit(ticket)
             if ticket.state is State.WAITING:
                 reservation.begin_wait(ticket)

@@ -6,8 +6,9 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from loco_otel import _fork
@@ -138,8 +139,10 @@ class BudgetController:
 
     # -- the budget operations of one call --------------------------------------------------------------------------
 
-    def track_waiter(self, ticket: Ticket, charges: tuple[Charge, ...], refusal: RejectionCheck) -> None:
-        """Track a waiting call, and reject it at once if no budget can admit it.
+    def track_waiter(
+        self, ticket: Ticket, charges: tuple[Charge, ...], refusal: RejectionCheck
+    ) -> "Future[Any] | None":
+        """Track a waiting call, and reject it at once if no budget can admit it. Return the check, if it is under way.
 
         Args:
             ticket: the call's ticket.
@@ -149,7 +152,7 @@ class BudgetController:
         """
         # Tracked before the check, so that spending in between is not missed.
         self._waiters.add_waiter(ticket, charges, refusal)
-        self.ledger_client.run_off_loop(self._reject_unaffordable, {ticket: refusal})
+        return self.ledger_client.run_off_loop(self._reject_unaffordable, {ticket: refusal})
 
     def untrack_waiter(self, ticket: Ticket) -> None:
         """Stop tracking a call that no longer waits."""

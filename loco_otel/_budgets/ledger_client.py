@@ -159,16 +159,20 @@ class LedgerClient:
         """Whether the ledger waits for a server, and the caller runs on an event loop."""
         return self.ledger.is_remote and is_on_event_loop()
 
-    def run_off_loop(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        """Run an operation that uses the ledger: in another thread, if this one must not wait."""
+    def run_off_loop(self, operation: Callable[..., Any], *arguments: Any) -> "Future[Any] | None":
+        """Run an operation that uses the ledger: in another thread, if this one must not wait. Return its future."""
         if self.must_not_wait:
-            self._threads.start(operation, *arguments)
-        else:
-            operation(*arguments)
+            return self._threads.start(operation, *arguments)
+        operation(*arguments)
+        return None
 
-    def start_thread(self, operation: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Run an operation that uses the ledger in another thread."""
-        return self._threads.run(operation, *arguments)
+    def start_thread(
+        self, earlier: "Future[Any] | None", operation: Callable[..., Any], *arguments: Any
+    ) -> "Future[Any]":
+        """Run an operation that uses the ledger in another thread, after an earlier one if there is one."""
+        if earlier is None:
+            return self._threads.run(operation, *arguments)
+        return self._threads.run_after(earlier, operation, *arguments)
 
     def flush(self) -> None:
         """Write what is deferred, and wait for the writes of other threads."""

@@ -39,9 +39,37 @@ class LedgerThreads:
         future.add_done_callback(self._running.discard)
         return future
 
-    def start(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        """Run an operation in another thread; nobody waits for its result."""
-        self.run(operation, *arguments).add_done_callback(_log_fault)
+    def start(self, operation: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Run an operation in another thread, for a caller that needs no result; an error is logged."""
+        future = self.run(operation, *arguments)
+        future.add_done_callback(_log_fault)
+        return future
+
+    def run_after(self, earlier: "Future[Any]", operation: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Do what `run` does once another operation has ended, in the same thread, which then need not be woken."""
+        future: Future[Any] = Future()
+        context = copy_context()
+
+        def run_operation() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = context.run(operation, *arguments)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        def follow(_: "Future[Any]") -> None:
+            if is_on_event_loop():  # the other one had ended by now
+                self.run(run_operation)
+            else:
+                run_operation()
+
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        earlier.add_done_callback(follow)
+        return future
 
     def wait(self, seconds: float) -> None:
         """Wait until the operations that were started before have ended."""

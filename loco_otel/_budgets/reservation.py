@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
@@ -97,6 +98,7 @@ class Reservation:
     __slots__ = (
         "_budgets",
         "_charge",
+        "_check",
         "_context",
         "_early_choice",
         "_is_announced",
@@ -112,6 +114,8 @@ class Reservation:
         self._budgets = budgets
         self._context = subject
         self._charge: Charge | None = None
+        self._check: Future[Any] | None = None
+        """The check of a waiter, if it was started in another thread."""
         self._is_announced = False
         """Whether its rejection was emitted."""
         self._is_open = True
@@ -132,7 +136,12 @@ class Reservation:
             self._lock = threading.Lock()
         charge = self._charge = self._make_estimated_charge(self.model)
         cheaper = tuple(map(self._make_estimated_charge, self._list_cheaper_models()))
-        self._budgets.track_waiter(ticket, (charge, *cheaper), self._find_rejection)
+        self._check = self._budgets.track_waiter(ticket, (charge, *cheaper), self._find_rejection)
+
+    def start_admission(self, admit: Callable[[Ticket], None], ticket: Ticket) -> "Future[None]":
+        """Run the engine's `admit_ticket`, which calls `admit_call`, in another thread, that of a running check."""
+        check, self._check = self._check, None
+        return self._budgets.ledger_client.start_thread(check, admit, ticket)
 
     def admit_call(self, ticket: Ticket) -> bool:
         """Reserve the call's estimate. The engine calls this once there is a slot.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 from loco_otel._core.ticket import Ticket
 from loco_otel._engine.timer import Timer
@@ -29,8 +29,6 @@ _OVERFLOW_WARNING = (
 )
 _LISTENER_ERROR = "listener %r raised and is removed: it receives no further events; calls are not affected"
 _WAKE_ERROR = "the callback that wakes %r raised; its caller may continue up to a second late"
-
-_Item = TypeVar("_Item")
 
 
 class Outbox:
@@ -115,7 +113,7 @@ class Outbox:
                 self._delivering_thread = threading.get_ident()
                 give_up = time.monotonic() + _MAX_CALLER_SECONDS
                 for _ in range(min(len(events), _MAX_CALLER_EVENTS)):
-                    _deliver_first(events, self._call_listeners)
+                    self._deliver_first()
                     if time.monotonic() >= give_up:
                         break
                 self._delivering_thread = None
@@ -132,7 +130,8 @@ class Outbox:
         while self._events and not self._delivery_lock.locked():
             with self._delivery_lock:
                 self._delivering_thread = threading.get_ident()
-                _drain_queue(self._events, self._call_listeners)
+                while self._events:
+                    self._deliver_first()
                 self._delivering_thread = None
 
     def flush(self) -> bool:
@@ -158,7 +157,13 @@ class Outbox:
         fresh.batch_size = self.batch_size
         return fresh
 
-    def _call_listeners(self, event: Event) -> None:
+    def _deliver_first(self) -> None:
+        """Call listeners with the oldest event, and remove it."""
+        events = self._events
+        try:
+            event = events[0]
+        except IndexError:
+            return
         if self._known_listeners != self.listeners:
             self._known_listeners = self.listeners.copy()
             self._handlers = {}
@@ -172,6 +177,9 @@ class Outbox:
             except Exception:
                 _logger.exception(_LISTENER_ERROR, listener)
                 self.listeners.remove(listener)
+        # A full deque drops items at this end, so the event may have been removed.
+        if events and events[0] is event:
+            events.popleft()
 
 
 def _find_handlers(listeners: Sequence[Listener], kind: type[Event]) -> list[tuple[Listener, Callable[[Any], None]]]:
@@ -196,19 +204,3 @@ def _wake_tickets(tickets: deque[Ticket]) -> None:
             except Exception:
                 _logger.exception(_WAKE_ERROR, ticket)
         tickets.popleft()
-
-
-def _drain_queue(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
-    while items:
-        _deliver_first(items, deliver)
-
-
-def _deliver_first(items: deque[_Item], deliver: Callable[[_Item], None]) -> None:
-    try:
-        item = items[0]
-    except IndexError:
-        return
-    deliver(item)
-    # A full deque drops items at this end, so the item may have been removed.
-    if items and items[0] is item:
-        items.popleft()

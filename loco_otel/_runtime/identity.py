@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from loco_otel import clock
 from loco_otel._runtime import agent_readers
 from loco_otel._runtime.agent_readers import clean_name, pushed_identities, read_frameworks, replace_surrogates
-from loco_otel._telemetry.current_context import get_baggage, get_current, get_span
+from loco_otel._telemetry.current_context import get_baggage, get_current, get_span, read_attributes
 from loco_otel._telemetry.foreign_instrumentors import is_inference_span
 from loco_otel.events import Priority
 
@@ -190,7 +190,7 @@ def resolve_identity(default: str) -> Identity:
         span = get_span(context)
         run = run or _find_span_run(span)
         if not (agent and workflow and session):
-            attributes = getattr(span, "attributes", None)
+            attributes = read_attributes(span)
             if attributes:
                 agent = agent or _convert_name(attributes.get(_AGENT_NAME)) or ""
                 workflow = workflow or _convert_name(attributes.get(_WORKFLOW_NAME))

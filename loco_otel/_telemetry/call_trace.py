@@ -85,14 +85,18 @@ class CallTrace:
         run: str | None = None,
     ) -> None:
         """Set the caller of the request, for all its spans."""
-        named = (
-            (key.TENANT, tenant),
-            (key.TEAM, team),
-            (key.WORKFLOW, workflow),
-            (key.CONVERSATION, session),
-            (key.RUN, run),
-        )
-        self.caller_attributes = {name: value for name, value in named if value is not None}
+        attributes = {}
+        if tenant is not None:
+            attributes[key.TENANT] = tenant
+        if team is not None:
+            attributes[key.TEAM] = team
+        if workflow is not None:
+            attributes[key.WORKFLOW] = workflow
+        if session is not None:
+            attributes[key.CONVERSATION] = session
+        if run is not None:
+            attributes[key.RUN] = run
+        self.caller_attributes = attributes
 
     def begin_call(self, agent: str, subject: InferenceRequest, *, has_sdk_span: bool) -> None:
         """Start the trace of a patched call, with a span around it if the program has none.
@@ -121,11 +125,13 @@ class CallTrace:
         if subject is None:
             return self.otel_context
         # The scheduler keeps served requests for its fairness index, but not their bodies.
-        self.inference_request = subject._replace(body=_EMPTY_BODY)
+        operation, provider, model, url, _ = subject
+        self.inference_request = InferenceRequest(operation, provider, model, url, _EMPTY_BODY)
         if not self.owns_inference_span:
             return self.otel_context
-        caller = {key.AGENT: agent, **self.caller_attributes}
-        self.inference_span = InferenceSpan(self._tracer, subject, caller, self.otel_context, now)
+        self.inference_span = InferenceSpan(
+            self._tracer, subject, agent, self.caller_attributes, self.otel_context, now=now
+        )
         return self.inference_span.context
 
     def set_sent_model(self, model: str) -> None:

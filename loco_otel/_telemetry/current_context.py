@@ -7,6 +7,7 @@ context implementation has one, and the keys of span and baggage; the effect is 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from types import MappingProxyType
+from typing import Any
 
 from opentelemetry import baggage, context, trace
 from opentelemetry.context import _RUNTIME_CONTEXT, Context
@@ -17,7 +18,7 @@ _context_variable: object = getattr(_RUNTIME_CONTEXT, "_current_context", None)
 
 _SPAN_KEY: str = getattr(propagation, "_SPAN_KEY", "")
 _BAGGAGE_KEY: str = getattr(baggage, "_BAGGAGE_KEY", "")
-_NO_BAGGAGE: Mapping[str, object] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _span_types: set[type] = set()
 """Classes of spans that were seen: a check of an ABC takes longer than all else here."""
 
@@ -32,9 +33,24 @@ def get_span(context: Context) -> Span:
     return trace.get_current_span(context)
 
 
+def read_attributes(span: Span) -> Mapping[str, Any]:
+    """Return the attributes of a span, of any class; none if it has none, or does not show them.
+
+    They are copied to a dict where they can be, as here: each key that the SDK's own mapping lacks costs an exception.
+    """
+    attributes: Any = getattr(span, "attributes", None)
+    if not attributes:
+        return _NOTHING
+    try:
+        copied: Mapping[str, Any] = attributes.copy()
+    except AttributeError:  # a mapping of another kind
+        return attributes  # type: ignore[no-any-return] # by the API
+    return copied
+
+
 def get_baggage(context: Context) -> Mapping[str, object]:
     """Do what `baggage.get_all` does."""
-    return baggage.get_all(context) if not _BAGGAGE_KEY or _BAGGAGE_KEY in context else _NO_BAGGAGE
+    return baggage.get_all(context) if not _BAGGAGE_KEY or _BAGGAGE_KEY in context else _NOTHING
 
 
 def _detach_if_attached(token: Token[Context]) -> None:

@@ -13,7 +13,6 @@ Inner instrumentations are found by the SDK's adapter and by the wrapped method,
 """
 
 import sys
-from collections.abc import Mapping
 from types import CodeType, FrameType, MethodType
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NoOpTracer, ProxyTracer, Span
 
 from loco_otel._telemetry import attributes as key
+from loco_otel._telemetry.current_context import read_attributes
 
 _GENAI_CONTEXT_KEYS = ("opentelemetry.genai.client.inference.context", "opentelemetry.genai.client.embedding.context")
 """Context keys of the call that opentelemetry-util-genai 1.3b0 is tracing."""
@@ -104,7 +104,7 @@ def find_outer_span(span: Span, context: Context) -> OuterSpan:
 
 def is_inference_span(span: Span) -> bool:
     """Return whether a span is an inference span, by its attributes."""
-    attributes: Mapping[str, Any] | None = getattr(span, "attributes", None)
+    attributes = read_attributes(span)
     if not attributes:
         return False
     operation = attributes.get(key.OPERATION)

@@ -98,8 +98,10 @@ class InferenceSpan:
         self,
         tracer: SpanStarter | None,
         subject: InferenceRequest,
+        agent: str,
         caller: Mapping[str, str],
         parent: Context,
+        *,
         now: float,
     ) -> None:
         self._has_tiers = subject.provider in _TIERED_PROVIDERS
@@ -115,9 +117,10 @@ class InferenceSpan:
         self._open_spans: list[Span] = []
         if tracer is not None:
             name = subject.operation if subject.model is None else f"{subject.operation} {subject.model}"
-            self.span = span = tracer.start_span(
-                name, parent, SpanKind.CLIENT, {**_build_request_attributes(subject, self.server), **caller}
-            )
+            attributes = _build_request_attributes(subject, self.server)
+            attributes[key.AGENT] = agent
+            attributes.update(caller)
+            self.span = span = tracer.start_span(name, parent, SpanKind.CLIENT, attributes)
             self.context = trace.set_span_in_context(span, parent)
             self._open_spans.append(span)
 

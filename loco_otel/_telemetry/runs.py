@@ -11,8 +11,9 @@ with its last call.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 from typing import NamedTuple
 
 from loco_otel import _fork
@@ -75,22 +76,11 @@ class _Run:
         self.has_ended = False
         """Whether its framework has reported its end."""
 
-    def advance(self, at: float) -> None:
-        """Add what was lost to waiting until now."""
+    def add_wait(self, at: float) -> None:
+        """Add what was lost to waiting since the last change."""
         waiting, under_way, _ = self.counts
         if waiting:
             self.wait += (at - self.changed_at) * waiting / (waiting + under_way)
-        self.changed_at = at
-
-    def change_call(self, ticket: TicketView, phase: int | None, at: float) -> None:
-        """Note what a call does from now on; None if it has ended."""
-        self.advance(at)
-        before = self.calls.pop(ticket, None)
-        if before is not None:
-            self.counts[before] -= 1
-        if phase is not None:
-            self.calls[ticket] = phase
-            self.counts[phase] += 1
 
     def make_finished(self) -> FinishedRun:
         """Return it as it ended with its last change."""
@@ -112,6 +102,8 @@ class RunListener(SelectiveListener):
         self._runs: dict[str, _Run] = {}
         self._silent: OrderedDict[str, None] = OrderedDict()
         """Runs without a call, by the end of their last one."""
+        self._silent_until = inf
+        """A time before which none of them has been silent for long enough."""
         # Not a `ForkSafeLock`: that has two calls in Python for each event.
         self._lock = threading.Lock()
         self.event_handlers = {
@@ -175,7 +167,8 @@ class RunListener(SelectiveListener):
         with self._lock:
             for name, run in tuple(self._runs.items()):
                 if run.calls:
-                    run.advance(now)
+                    run.add_wait(now)
+                    run.changed_at = now
                 self._finish_run(name)
 
     def forget_open(self) -> None:
@@ -197,15 +190,14 @@ class RunListener(SelectiveListener):
 
     def _finish_silent_runs(self, now: float) -> None:
         """Record the runs that have been silent for long enough."""
-        for name in self._iter_silent_runs(now):
-            self._finish_run(name)
-
-    def _iter_silent_runs(self, now: float) -> Iterator[str]:
+        self._silent_until = inf
         while self._silent:
             name = next(iter(self._silent))
-            if now - self._runs[name].changed_at < self.idle:
+            since = self._runs[name].changed_at
+            if now - since < self.idle:
+                self._silent_until = since + self.idle
                 return
-            yield name
+            self._finish_run(name)
 
     def _start_run(self, name: str, event: Submitted) -> _Run:
         request = event.ticket.request
@@ -215,15 +207,25 @@ class RunListener(SelectiveListener):
         return run
 
     def _change_call(self, name: str, run: _Run, ticket: TicketView, phase: int | None, at: float) -> None:
-        run.change_call(ticket, phase, at)
-        silent = self._silent
-        if silent:
-            silent.pop(name, None)
-        if not run.calls:
-            silent[name] = None
+        # Advanced to `at` first: what it does now counts from then on.
+        counts, calls = run.counts, run.calls
+        if counts[_WAITING]:
+            run.add_wait(at)
+        run.changed_at = at
+        before = calls.pop(ticket, None)
+        if before is not None:
+            counts[before] -= 1
+        elif not calls:
+            self._silent.pop(name, None)
+        if phase is not None:
+            calls[ticket] = phase
+            counts[phase] += 1
+        elif not calls:
+            self._silent[name] = None
+            self._silent_until = min(self._silent_until, at + self.idle)
             if run.has_ended:
                 self._finish_run(name)
-        if silent:
+        if at >= self._silent_until:
             self._finish_silent_runs(at)
 
     def _end_run(self, name: str) -> None:

@@ -94,9 +94,10 @@ def build_blame_attributes(blame: Blame) -> dict[str, AttributeValue]:
         named = [item for item in blame.agents if item[0] != key.OTHER][:_MAX_AGENTS]
         rest = blame.causes.get(key.SLOT, 0) - sum(seconds for _, seconds in named)
         if len(named) < len(blame.agents):
-            named.append((key.OTHER, max(0, rest)))
-        attributes[key.BLAME_AGENTS] = [agent for agent, _ in named]
-        attributes[key.BLAME_SECONDS] = [seconds for _, seconds in named]
+            named.append((key.OTHER, max(0.0, rest)))
+        # Tuples, which light spans keep as they are.
+        attributes[key.BLAME_AGENTS] = tuple([agent for agent, _ in named])
+        attributes[key.BLAME_SECONDS] = tuple([seconds for _, seconds in named])
     return attributes
 
 

@@ -6,7 +6,7 @@ is created when the wait is over, and its times are computed from the event and 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -124,18 +124,16 @@ class SpanListener(SelectiveListener):
 
     def _handle_granted(self, event: Granted, trace: CallTrace | None) -> None:
         offset = self._compute_clock_offset()
-        span = self._start_acquire_span(event, Outcome.GRANTED, trace, offset)
+        run = event.ticket.request.run
+        attained = None if run is None else self._runs.get_attained_weight(run)
+        grant = build_grant_attributes(event, attained)
+        span = self._start_acquire_span(event, Outcome.GRANTED, trace, offset, grant)
         slot_at = event.at if event.slot_at is None else event.slot_at
         self._holds.start_lease(event.ticket, slot_at)
         ends_at = offset + _convert_to_nanoseconds(event.at)
-        recording = span.is_recording()
-        if recording:
-            run = event.ticket.request.run
-            attained = None if run is None else self._runs.get_attained_weight(run)
-            span.set_attributes(build_grant_attributes(event, attained))
         if trace is not None:
             trace.resend_count += event.repeated
-            if recording and event.ticket.request.settles and not trace.owns_inference_span:
+            if event.ticket.request.settles and not trace.owns_inference_span and span.is_recording():
                 trace.acquire_span, trace.acquire_span_end = span, ends_at
                 return
         span.end(ends_at)
@@ -144,7 +142,7 @@ class SpanListener(SelectiveListener):
         if event.slot_at is not None:
             self._holds.end_lease(event.ticket, None, event.at)
         offset = self._compute_clock_offset()
-        span = self._start_acquire_span(event, event.outcome, trace, offset)
+        span = self._start_acquire_span(event, event.outcome, trace, offset, {})
         if span.is_recording():
             # A cancelled wait got no slot either: ERROR too, distinguished by its outcome.
             span.set_attribute(key.ERROR_TYPE, event.outcome.value)
@@ -157,44 +155,40 @@ class SpanListener(SelectiveListener):
                 self._end_spans(trace, event.at)
 
     def _start_acquire_span(
-        self, event: Granted | Rejected, outcome: Outcome, trace: CallTrace | None, offset: int
+        self,
+        event: Granted | Rejected,
+        outcome: Outcome,
+        trace: CallTrace | None,
+        offset: int,
+        last_attributes: Mapping[str, AttributeValue],
     ) -> Span:
-        """Start the span of an ended wait, with all attributes that do not depend on its kind of end."""
+        """Start the span of an ended wait, with all its attributes so far."""
         request = event.ticket.request
         _end_acquire_span(trace)
         resource = format_resource_name(request)
         began = event.at - event.waited
+        attributes = build_acquire_attributes(event, request, resource, outcome, trace)
+        waiting = None
+        if trace is not None:
+            waiting, trace.waiting_event = trace.waiting_event, None
+        if waiting is not None:
+            attributes.update(build_wait_attributes(waiting, outcome))
+        blame = self._blame_listener.get_last_blame()
+        if blame is not None:
+            attributes.update(build_blame_attributes(blame))
+        attributes.update(last_attributes)
         span = self._tracer.start_span(
             f"acquire {resource}",
             _find_parent(trace, repeated=event.repeated),
             SpanKind.INTERNAL,
-            build_acquire_attributes(event, request, resource, outcome, trace),
+            attributes,
             self._build_links(request, began, event.at) if event.waited else (),
             offset + _convert_to_nanoseconds(began),
         )
-        waiting = None
         if trace is not None:
             trace.acquire_span_context = span.get_span_context()
-            waiting, trace.waiting_event = trace.waiting_event, None
-        if not span.is_recording():
-            return span
-        if waiting is not None:
-            span.set_attributes(build_wait_attributes(waiting, outcome))
-        blame = self._blame_listener.get_last_blame()
-        if blame is not None:
-            span.set_attributes(build_blame_attributes(blame))
-        if trace is not None and trace.exceeded_event is not None:
-            exceeded, trace.exceeded_event = trace.exceeded_event, None
-            for standing in exceeded.standings:
-                attributes = {**build_budget_attributes(standing), key.BUDGET_ACTION: exceeded.action.value}
-                if exceeded.action is Action.DOWNGRADE and exceeded.model is not None:
-                    attributes[key.BUDGET_MODEL] = exceeded.model
-                span.add_event(EVENT_BUDGET.name, attributes, offset + _convert_to_nanoseconds(exceeded.at))
-        if trace is not None and trace.limit_events:
-            decided, trace.limit_events = trace.limit_events, ()
-            for decision in decided:
-                attributes = {key.LIMIT_REASON: decision.reason.value, key.LIMIT_ACTION: decision.action.value}
-                span.add_event(EVENT_LIMIT.name, attributes, offset + _convert_to_nanoseconds(decision.at))
+            if (trace.exceeded_event is not None or trace.limit_events) and span.is_recording():
+                _add_decisions(span, trace, offset)
         return span
 
     def _build_links(self, request: Request, began: float, ended: float) -> tuple[Link, ...]:
@@ -288,6 +282,21 @@ def _find_parent(trace: CallTrace | None, *, repeated: bool) -> Context:
         return ROOT_CONTEXT
     # The inference span may exist before this event is delivered, so its presence is no sign of a repeated wait.
     return trace.inference_span.context if repeated and trace.inference_span is not None else trace.otel_context
+
+
+def _add_decisions(span: Span, trace: CallTrace, offset: int) -> None:
+    """Add the decisions of budgets and limits before the end of a wait as events of its span."""
+    exceeded, trace.exceeded_event = trace.exceeded_event, None
+    if exceeded is not None:
+        for standing in exceeded.standings:
+            attributes = {**build_budget_attributes(standing), key.BUDGET_ACTION: exceeded.action.value}
+            if exceeded.action is Action.DOWNGRADE and exceeded.model is not None:
+                attributes[key.BUDGET_MODEL] = exceeded.model
+            span.add_event(EVENT_BUDGET.name, attributes, offset + _convert_to_nanoseconds(exceeded.at))
+    decided, trace.limit_events = trace.limit_events, ()
+    for decision in decided:
+        attributes = {key.LIMIT_REASON: decision.reason.value, key.LIMIT_ACTION: decision.action.value}
+        span.add_event(EVENT_LIMIT.name, attributes, offset + _convert_to_nanoseconds(decision.at))
 
 
 def _find_open_span(trace: CallTrace | None) -> Span | None:

@@ -65,9 +65,8 @@ class CallAccounting:
         self._ticket = ticket
         if self.needs_admission:
             ticket.admission = self._reservation.admit_call
-            client = self._runtime.budgets.ledger_client
-            if client.must_not_wait:
-                ticket.run_admission = client.start_thread
+            if self._runtime.budgets.ledger_client.must_not_wait:
+                ticket.run_admission = self._reservation.start_admission
 
     @property
     def is_open(self) -> bool:

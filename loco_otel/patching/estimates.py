@@ -30,6 +30,7 @@ def create_reservation(
     bound = None
     if runtime.budgets.has_budgets:
         bound = 0 if operation == "embeddings" else find_max_output_tokens(body)
+    speed, tier = body.get("speed"), body.get("service_tier")
     subject = ChargeContext(
         caller,
         provider,
@@ -37,7 +38,7 @@ def create_reservation(
         model,
         partial(_estimate_usage, runtime, caller.agent, prompt_tokens, bound),
         partial(_has_same_route, runtime, description, resources),
-        next((tier for tier in (body.get("speed"), body.get("service_tier")) if tier in _DEAR_TIERS), None),
+        speed if speed in _DEAR_TIERS else tier if tier in _DEAR_TIERS else None,
     )
     return Reservation(runtime.budgets, subject)
 

@@ -296,11 +296,10 @@ def test_threads_of_two_processes_leave_nothing_reserved(start: Start) -> None:
 
 def test_tasks_that_are_cancelled_leave_nothing_reserved(start: Start) -> None:
     process = start(3)
-    client = process.budgets.ledger_client
 
     async def call(number: int) -> None:
         ticket, reservation = process.create_call(1)
-        ticket.run_admission = client.start_thread
+        ticket.run_admission = reservation.start_admission
         process.engine.submit(ticket)
         try:
             if ticket.state is State.WAITING:

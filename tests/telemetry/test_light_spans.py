@@ -114,7 +114,8 @@ PARENTS = {
 _values = st.one_of(
     st.text(max_size=3), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none(), st.binary(max_size=2),
     st.lists(st.text(max_size=2), max_size=2), st.tuples(st.text(max_size=2)), st.lists(st.integers(), max_size=2),
-    st.tuples(st.integers(), st.text(max_size=1)), st.sampled_from([StatusCode.OK]),
+    st.tuples(st.integers(), st.text(max_size=1)), st.tuples(st.floats(allow_nan=False)),
+    st.sampled_from([StatusCode.OK]),
 )  # fmt: skip
 _attributes = st.dictionaries(st.sampled_from(["a", "b", "c", "d", ""]), _values, max_size=4)
 _LINKED = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(1))

@@ -1,5 +1,8 @@
 """The fast access to a context's span and baggage returns what OpenTelemetry's API returns."""
 
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.context import Context
@@ -7,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, SpanContext
 
 from loco_otel._telemetry import current_context
-from loco_otel._telemetry.current_context import get_baggage, get_span
+from loco_otel._telemetry.current_context import get_baggage, get_span, read_attributes
 
 SDK_SPAN = TracerProvider(shutdown_on_exit=False).get_tracer("program").start_span("work")
 NO_SPAN: object = "of another type"
@@ -38,3 +41,37 @@ def test_baggage_of_a_context_is_that_of_the_api() -> None:
     within = baggage.set_baggage("a", "b", Context())
     for each in (within, Context(), baggage.clear(within), trace.set_span_in_context(SDK_SPAN, within)):
         assert get_baggage(each) == baggage.get_all(each)
+
+
+class ShownSpan(NonRecordingSpan):
+    """A span of another class, which shows its attributes."""
+
+    def __init__(self, attributes: object) -> None:
+        super().__init__(trace.INVALID_SPAN_CONTEXT)
+        self.attributes = attributes
+
+
+class UncopiedMapping(Mapping[str, object]):
+    """A mapping without `copy`."""
+
+    def __init__(self, items: Mapping[str, object]) -> None:
+        self._items = items
+
+    def __getitem__(self, key: str) -> object:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def test_attributes_of_a_span_of_any_class_are_read() -> None:
+    given: dict[str, str | int] = {"text": "a", "number": 1}
+    recording = TracerProvider(shutdown_on_exit=False).get_tracer("program").start_span("span", attributes=given)
+    mapping = UncopiedMapping(given)
+    for span in (recording, ShownSpan(given), ShownSpan(mapping), ShownSpan(MappingProxyType(mapping))):
+        assert dict(read_attributes(span)) == given
+    for span in (INVALID_SPAN, ShownSpan(None), ShownSpan({})):
+        assert not read_attributes(span)
