@@ -161,8 +161,10 @@ class Reservation:
             raise
         except LedgerError as error:
             if self._budgets.is_fail_closed:
-                error.agent = self._context.caller[0]
-                raise
+                raise LedgerError(
+                    f"{error}; the call was not sent (LOCO_LEDGER_ON_ERROR decides about calls that have budgets)",
+                    agent=self._context.caller[0],
+                ) from error
             self._budgets.ledger_client.warn_unchecked(error)
             return True
         self._is_reserved = True

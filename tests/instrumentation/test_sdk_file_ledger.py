@@ -68,8 +68,10 @@ def test_unusable_ledger_refuses_or_admits(
     scheduling = priced(1, budgets="*=1", ledger=str(ledger), ledger_on_error=on_error)
     with locked(ledger), server.openai() as client:
         if on_error == "closed":
-            with pytest.raises(LedgerError, match="database is locked"):
+            refusal = r"database is locked; the call was not sent \(LOCO_LEDGER_ON_ERROR decides"
+            with pytest.raises(LedgerError, match=refusal) as raised:
                 client.chat.completions.create(**CHAT, max_tokens=BOUND)
+            assert raised.value.agent == "unknown"
         else:
             client.chat.completions.create(**CHAT, max_tokens=BOUND)
     scheduling.settled(1)
