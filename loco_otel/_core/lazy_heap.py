@@ -40,10 +40,13 @@ class LazyHeap:
 
     def pop_entry(self) -> Entry | None:
         """Remove and return the smallest live entry, or None. O(log n) amortised."""
-        entry = self.peek_entry()
-        if entry is not None:
-            heappop(self._heap)
-        return entry
+        heap = self._heap
+        while heap:
+            entry: Entry = heappop(heap)
+            if entry[-1] is not None:
+                return entry
+            self._removed -= 1
+        return None
 
     def remove_entry(self, entry: Entry) -> None:
         """Remove an entry that was pushed and not removed since. O(1) amortised."""

@@ -95,20 +95,16 @@ class InProcessEngine(UnsharedEngine):
     def _reset_lock(self) -> None:
         # Never acquired twice: it is an RLock because that can report whether this thread holds it.
         self._lock: Any = threading.RLock()
-        self._owner = uuid.uuid4().hex[:12]
+        self.owner = uuid.uuid4().hex[:12]
+        """The prefix of the ids of this process's tickets."""
         self._busy = False
         self._timer_due = inf
 
     # -- calls: `submit` and `release` are the hot path, so they repeat what `_locked` does ---------------------------
 
-    @property
-    def owner(self) -> str:
-        """The prefix of the ids of this process's tickets."""
-        return self._owner
-
     def create_ticket(self, request: Request) -> Ticket:
         """Return a new ticket, not submitted yet."""
-        return Ticket(request, self._owner)
+        return Ticket(request, self.owner)
 
     def submit(self, ticket: Ticket) -> None:
         """Request the slots that the ticket's request names.
@@ -344,12 +340,13 @@ class InProcessEngine(UnsharedEngine):
         if self._lock._is_owned():
             raise RuntimeError(REENTRANT_ERROR)
         with self._lock:
-            if self._busy or self._abandoned:
+            must_recover = self._busy or self._abandoned
+            if must_recover:
                 self._recover(self._clock())
             self._busy = True
             result = change(*args)
             self._busy = False
-        if self._outbox:
+        if must_recover:
             self._outbox.deliver_due()
         return result
 

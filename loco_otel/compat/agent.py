@@ -309,7 +309,8 @@ class TaskList(list[Task]):
                 self._remove_task(dropped)
 
     def _prepare_task(self, task: Task) -> None:
-        self._remove_dropped()
+        if self._dropped:
+            self._remove_dropped()
         if not isinstance(task, Task):
             raise TypeError(f"a queue holds tasks, not {task!r}")
         if task.queue is not None:

@@ -167,7 +167,7 @@ class Lease:
     def __del__(self) -> None:
         # Dropped before its end: an AcquireHandle without a release, a garbage-collected asyncio task.
         ticket = self.ticket
-        if ticket is not None and ticket.state is not State.NEW and not ticket.state.is_ended:
+        if ticket is not None and not ticket.state.is_ended and ticket.state is not State.NEW:
             self._abandon_lease(ticket)
 
     def end_lease(self, error: BaseException | None = None) -> bool:
@@ -233,7 +233,8 @@ class Lease:
 
     def _create_ticket(self) -> LeaseTicket:
         scheduler, agent, own = self._scheduler, self.agent, self._own
-        binding = agent.tasks.binding
+        tasks = agent.tasks
+        binding = tasks.binding
         if binding is None:
             raise ValueError(f"Unknown agent: {agent.agent_id}")
         if scheduler.closed:
@@ -250,7 +251,7 @@ class Lease:
         ticket.scheduler = scheduler
         ownership.bind_here(ticket)
         if own is None:
-            ticket.backlog = agent.tasks.backlog
+            ticket.backlog = tasks.backlog
         else:
             ticket.work = own
         if event_log.logger.isEnabledFor(event_log.INFO):

@@ -1,6 +1,7 @@
 """The binding of an agent's tasks to the queue of a resource, through its engine."""
 
 from collections.abc import Callable
+from functools import partial
 
 from loco_otel._core.backlog import Backlog
 from loco_otel._engine.in_process import InProcessEngine
@@ -23,7 +24,10 @@ class QueueBinding:
 
     """
 
-    __slots__ = ("_admission", "_requests", "_resources", "agent_id", "edit", "engine", "plain_request", "resource")
+    __slots__ = (
+        *("_admission", "_requests", "_resources", "agent_id", "edit", "engine", "plain_request", "refresh_agent"),
+        "resource",
+    )
 
     def __init__(self, engine: InProcessEngine, resource: ResourceView, agent_id: str, *, admission: bool) -> None:
         self.engine = engine
@@ -36,6 +40,8 @@ class QueueBinding:
         """The request of a ticket that takes its work from the queue."""
         self.edit = resource.update_loads
         """Runs a change of the tasks as one operation of the engine."""
+        self.refresh_agent = partial(resource.refresh_agent, agent_id)
+        """Updates the policy after a change of the tasks. To be called within `edit`."""
 
     def get_request(self, task: Task) -> Request:
         """Return the request of a task."""
@@ -56,10 +62,6 @@ class QueueBinding:
     def detach_backlog(self, backlog: Backlog, change: Callable[[], None]) -> None:
         """Stop counting a backlog, and run a change, in one operation."""
         self.resource.remove_backlog(self.agent_id, backlog, change)
-
-    def refresh_agent(self) -> None:
-        """Update the policy after a change of the tasks. To be called within `edit`."""
-        self.resource.refresh_agent(self.agent_id)
 
     def set_admission(self, admission: bool) -> None:  # noqa: FBT001 - the only argument
         """Set whether later requests need the admission of a budget; earlier ones are unchanged."""

@@ -121,7 +121,7 @@ class RedisEngine(InProcessEngine):
             BatchLog(self._options.ttl),
             switch=switch,
             address=self._address,
-            names=(make_base_key(self._options.namespace), self._owner),
+            names=(make_base_key(self._options.namespace), self.owner),
             timeout=self._options.timeout,
         )
         self._unstated: list[str] = []
@@ -183,7 +183,7 @@ class RedisEngine(InProcessEngine):
             self._loans = {ticket.seq: lenders}
             for name, lender in lenders.items():
                 count = len(core.resources.pools[name].leases)
-                reports[name] = (count, f"{self._owner}-{ticket.seq}", f"{self._owner}-{lender.seq}")
+                reports[name] = (count, f"{self.owner}-{ticket.seq}", f"{self.owner}-{lender.seq}")
         operations: list[Operation] = [("blocked", name, 0, "", "") for name in self._reported.keys() - reports.keys()]
         operations += [("blocked", name, *it) for name, it in reports.items() if self._reported.get(name) != it]
         self._reported = reports
@@ -339,7 +339,7 @@ class RedisEngine(InProcessEngine):
 
     def _find_ticket(self, core: Scheduler, ticket_id: str) -> Ticket | None:
         owner, _, seq = ticket_id.rpartition("-")
-        return core.tickets.get(int(seq)) if owner == self._owner else None
+        return core.tickets.get(int(seq)) if owner == self.owner else None
 
     def _compare_statement(self, line: LineState) -> None:
         statement = self._statements.get(line.name)
