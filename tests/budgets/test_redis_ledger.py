@@ -1,5 +1,6 @@
 """The ledger on a server: shared by processes, after crashes, and while the server is away."""
 
+import _thread
 import logging
 import shutil
 import socket
@@ -510,12 +511,12 @@ def test_charges_that_cannot_be_sent_are_not_kept_twice(own_server: RedisServer,
 def test_missing_thread_is_started_by_a_later_call(
     shared_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: threading.Thread) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     ledger = make_ledger(shared_server.url, namespace)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
+        patch.setattr(_thread, "start_new_thread", fail)
         with pytest.raises(LedgerError, match="can't start new thread"):
             ledger.reserve_estimate("1", make_charge(10), NOW)
     assert ledger.reserve_estimate("1", make_charge(10), NOW).admitted
