@@ -19,6 +19,7 @@ from typing import TypeAlias
 from benchmarks.call_workload import CHUNKS, SURROUNDINGS, Telemetry, Way, Workload
 from benchmarks.company import Instrumentor
 from loco_otel._engine import in_process, outbox
+from loco_otel._runtime import runtime
 
 _CALLS, _STREAMS = 64, 12
 """How many of a kind make the block that is counted, with the export of its spans."""
@@ -100,8 +101,8 @@ def _make_counted_calls(library: str, *arguments: str) -> None:
     """Make the calls of one way, in this process, which callgrind runs."""
     callgrind = ctypes.CDLL(library)
     work = Workload(Way.parse(*arguments))
-    # Callgrind is fifty times slower: the timer would run more often for each call, and deliver the events.
-    outbox._MAX_CALLER_SECONDS = in_process._HEARTBEAT = inf
+    # Callgrind is fifty times slower, more on a busy machine: what happens once a second would, for each call.
+    outbox._MAX_CALLER_SECONDS = in_process._HEARTBEAT = runtime._SDK_CHECK_INTERVAL = inf
     for where in SURROUNDINGS:
         for kind in work.kinds:
             work.make_calls(kind, where, _STREAMS if "chunks" in kind else _WARM_UP)

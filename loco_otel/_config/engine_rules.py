@@ -1,12 +1,9 @@
-"""The URL of the engine that processes share, and the settings that it does not support yet."""
+"""The URL of the engine that processes share, and the settings that it does not support."""
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
-
-from loco_otel._config.disjoint_rules import list_overlaps
-from loco_otel._config.resource_rules import ResourceRule
 
 MEMORY = "memory"
 """The engine of a program that shares nothing."""
@@ -14,10 +11,6 @@ _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
 _SENTINEL_PORT = 26379
 _QUERY_PASSWORD = re.compile(r"([?&][^=&#]*password=)[^&#]*", re.IGNORECASE)
 
-_OVERLAP = (
-    "one call can match both {} and {}, and with LOCO_ENGINE each call needs one resource: set different providers,"
-    " models or hosts, or set LOCO_ENGINE=memory"
-)
 _OBSERVING = (
     "limits nothing, while the engine limits the calls of all processes: set LOCO_MODE=enforce or LOCO_ENGINE=memory"
 )
@@ -117,12 +110,10 @@ def hide_password(url: str) -> str:
     return f"{scheme}://{user}{colon}{'***' if colon else ''}@{tail}"
 
 
-def find_unshared(mode: str, resources: Iterable[ResourceRule]) -> Iterable[tuple[str, str]]:
+def find_unshared(mode: str) -> Iterable[tuple[str, str]]:
     """Yield the key of each setting whose value the shared engine does not support, and why."""
     if mode == "observe":
         yield "mode", _OBSERVING
-    for one, two in list_overlaps(resources):
-        yield "resources", _OVERLAP.format(one, two)
 
 
 def _parse_host(text: str) -> tuple[str, int]:

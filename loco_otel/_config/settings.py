@@ -357,7 +357,7 @@ class Settings(BaseModel):
     def _find_conflicts(self, given: Mapping[str, RawSetting]) -> Iterable[str]:
         """Yield a message for each combination of values that is invalid."""
         if self.engine != MEMORY:
-            for key, reason in find_unshared(self.mode, self.resources):
+            for key, reason in find_unshared(self.mode):
                 yield f"{given[key]}: {reason}"
         downgrading = any(budget.action is Action.DOWNGRADE for budget in self.limits)
         if downgrading and not self.downgrade:

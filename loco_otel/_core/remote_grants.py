@@ -68,18 +68,23 @@ def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) ->
     return False
 
 
+class QueueReport(NamedTuple):
+    """What the other place reports of the waiters for one or several remote pools."""
+
+    tick: int
+    gate: Gate | None = None
+    """The rate limit that delays the next waiter of all processes."""
+    alpha: float | None = None
+    """Of the policy `load`."""
+
+
 class PoolReport(NamedTuple):
     """What the other place reports of a remote pool."""
 
     capacity: float
     """inf is unlimited."""
-    tick: int
-    gate: Gate | None = None
-    """The rate limit that delays the next waiter of all processes."""
     processes: int = 1
     """Those that share it."""
-    alpha: float | None = None
-    """Of the policy `load`."""
     ceiling: float = inf
     """Of an adaptive limit."""
     refused_level: float = inf
@@ -90,15 +95,25 @@ class PoolReport(NamedTuple):
     pause_header: str | None = None
 
 
-def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: float) -> None:
-    """Store what the other place reports of a remote pool."""
-    pool = core.resources.pools[name]
-    queue_set = core.resources.get_queue_set((name,))
+def update_remote_queue(core: Scheduler, names: tuple[str, ...], report: QueueReport, now: float) -> None:
+    """Store what the other place reports of the waiters for these remote pools."""
+    queue_set = core.resources.get_queue_set(names)
     core.resources.adopt_tick(queue_set, report.tick)
-    if not pool.is_remote:
+    if queue_set.remote is None:
         return
     if report.alpha is not None and queue_set.policy.name == "load":
         queue_set.adopt_alpha(report.alpha)
+    gate = report.gate if queue_set.waiting else None
+    if not _is_same_gate(queue_set.gate, gate):
+        queue_set.gate = gate
+        core.emit_limits(queue_set.pools, now)
+
+
+def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: float) -> None:
+    """Store what the other place reports of a remote pool."""
+    pool = core.resources.pools[name]
+    if not pool.is_remote:
+        return
     if pool.adaptive_limit is not None:
         pool.adaptive_limit.adopt_state(
             report.capacity, report.ceiling, report.refused_level, now, is_learnt=report.is_learnt
@@ -109,18 +124,18 @@ def update_remote_pool(core: Scheduler, name: str, report: PoolReport, now: floa
     if abs(max(pool.paused_until, now) - max(report.paused_until, now)) >= _TIME_ACCURACY:
         pool.set_reported_pause(report.paused_until, report.pause_header)
     pool.processes = report.processes
-    gate = report.gate if queue_set.waiting else None
-    if not _is_same_gate(queue_set.gate, gate):
-        queue_set.gate = gate
     core.emit_limits((pool,), now)
 
 
 def advance_remote_pool(core: Scheduler, name: str, tick: int, processes: int, now: float) -> bool:
-    """Do what `update_remote_pool` does for a report that differs by its tick alone from the one before.
+    """Do what `update_remote_pool` and `_queue` do for reports that differ by their tick alone from those before.
 
-    Return False and change nothing if the pool may have changed since, or is gated.
+    Return False and change nothing if the pool may have changed since, or is gated, or if there is no such pool.
     """
-    pool, queue_set = core.resources.pools[name], core.resources.get_queue_set((name,))
+    pool = core.resources.pools.get(name)
+    if pool is None:
+        return False
+    queue_set = core.resources.get_queue_set((name,))
     if not pool.is_remote or pool.processes != processes or pool.paused_until > now or queue_set.gate is not None:
         return False
     if core.observed and pool.reported_limit is None:
@@ -133,7 +148,8 @@ def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
     """Return whether two gates differ by nothing but the accuracy of their time."""
     if known is None or gate is None:
         return known is gate
-    return known.cause is gate.cause and abs(known.until - gate.until) < _TIME_ACCURACY
+    is_same_time = known.until == gate.until or abs(known.until - gate.until) < _TIME_ACCURACY
+    return (known.resource, known.cause) == (gate.resource, gate.cause) and is_same_time
 
 
 def switch_pools(core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool) -> None:

@@ -196,14 +196,11 @@ class Runtime:
         """Return the names of resources, sorted.
 
         Raises:
-            ValueError: a name is not in the settings, a name occurs twice, there is none, or several are named while
-                processes share the engine.
+            ValueError: a name is not in the settings, a name occurs twice, or there is none.
 
         """
         known = (DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources))
         names = (resources,) if isinstance(resources, str) else tuple(sorted(resources))
-        if len(names) > 1 and self.settings.engine != MEMORY:
-            raise ValueError(f"with LOCO_ENGINE a slot is of one resource, not of {len(names)}: {', '.join(names)}")
         for name in names:
             if name not in known:
                 raise ValueError(f"resources must be names from the settings ({', '.join(known)}), not {name!r}")

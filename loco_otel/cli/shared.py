@@ -32,7 +32,7 @@ def print_state(state: SharedState, console: Console) -> None:
     """Print the holders and waiters of each resource, with host and process."""
     for name, capacity in state.capacities.items():
         slots = "unlimited" if capacity is None else capacity
-        mine = [ticket for ticket in state.tickets if ticket.resource == name]
+        mine = [ticket for ticket in state.tickets if name in ticket.resource.split("+")]
         counts = Counter(ticket.state for ticket in mine)
         table = Table(
             title=f"{name}: {counts['holding']} of {slots} slots held, {counts['waiting']} waiting, "

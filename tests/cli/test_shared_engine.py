@@ -12,6 +12,7 @@ from shared_engine import acquire, make_engine, submit, wait_queued
 
 from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
 from loco_otel._config.settings import Settings
+from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.cli.doctor.engine import check_engine, check_ledger
 from loco_otel.cli.main import main
@@ -44,7 +45,7 @@ def test_ps_omits_what_a_dead_process_has_left(shared_server: RedisServer, names
     here._link._wake_reader()
     environ = {"LOCO_ENGINE_NAMESPACE": namespace}
     with redis.Redis.from_url(shared_server.url, decode_responses=True) as client:
-        base = f"loco:{{{namespace}}}:1"
+        base = make_base_key(namespace)
         processes = f"{base}:{client.hget(f'{base}:config', 'epoch')}:processes"
         client.zadd(processes, {here._link._owner: 1})  # its lease ended long ago
     done = CliRunner().invoke(main, ["ps", "--engine", shared_server.url, "--json"], env=environ)

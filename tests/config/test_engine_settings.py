@@ -12,6 +12,7 @@ from loco_otel._budgets.redis.ledger import RedisLedger
 from loco_otel._budgets.sqlite_ledger import SqliteLedger
 from loco_otel._config.settings import Settings
 from loco_otel._core.priority_order import PriorityRule
+from loco_otel._runtime.router import Router
 from loco_otel._runtime.shared_statements import make_discovered, make_statements
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, Priority
@@ -89,13 +90,10 @@ def test_engine_receives_resources(config: Callable[[str], dict[str, str]]) -> N
     assert list(make_statements(adaptive)) == ["tier-1", "local", "gpu"]
 
 
-def test_engine_refuses_resources_that_one_call_needs(config: Callable[[str], dict[str, str]]) -> None:
-    both = RESOURCES + "host = '*.internal'"
-    with pytest.raises(ConfigurationError, match="one call can match both tier-1 and gpu, and with LOCO_ENGINE each"):
-        Settings.load({**config(both), **ENGINE})
-    assert len(Settings.load(config(both)).resources) == 3
-    with pytest.raises(ConfigurationError, match="one call can match both a and b"):
-        Settings.load(ENGINE).changed(resources=[{"name": "a", "model": "gpt-*"}, {"name": "b", "provider": "openai"}])
+def test_engine_takes_resources_that_one_call_needs(config: Callable[[str], dict[str, str]]) -> None:
+    settings = Settings.load({**config(RESOURCES + "host = '*.internal'"), **ENGINE})
+    router = Router(settings.resources, has_fixed_capacity=True)
+    assert router.route_call("openai", "model", "one.internal") == ("gpu", "tier-1")
 
 
 def test_engine_receives_the_shares_of_tenants(config: Callable[[str], dict[str, str]]) -> None:

@@ -12,12 +12,14 @@ from loco_otel._core.recovery import rebuild_state
 from loco_otel._core.remote import RemoteChange, RemoteGrant
 from loco_otel._core.remote_grants import (
     PoolReport,
+    QueueReport,
     advance_remote_pool,
     apply_remote_grant,
     confirm_waiting,
     refuse_immediate,
     switch_pools,
     update_remote_pool,
+    update_remote_queue,
 )
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import Gate, PoolShare
@@ -183,7 +185,8 @@ def test_a_request_that_may_not_wait_is_refused(core: Scheduler) -> None:
 
 
 def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
-    update_remote_pool(core, "llm", PoolReport(5, 77), 1.0)
+    update_remote_pool(core, "llm", PoolReport(5), 1.0)
+    update_remote_queue(core, ("llm",), QueueReport(77), 1.0)
     snapshot = core.start_snapshot(1.0).build_snapshot().resources[0]
     assert (snapshot.capacity, snapshot.tick) == (5, 77)
     assert [event.slots for event in core.events if isinstance(event, Limited)] == [5]
@@ -193,35 +196,39 @@ def test_the_capacity_of_all_processes_is_reported(core: Scheduler) -> None:
 
 def test_the_processes_that_share_the_slots_are_reported(core: Scheduler) -> None:
     for processes in (2, 3, 3):
-        update_remote_pool(core, "llm", PoolReport(5, 0, processes=processes), 1.0)
+        update_remote_pool(core, "llm", PoolReport(5, processes), 1.0)
     switch_pools(core, {"llm": PoolShare(1)}, 1.0, is_remote=False)
     limits = [(event.slots, event.processes) for event in core.events if isinstance(event, Limited)]
     assert limits == [(5, 2), (5, 3), (1, 1)]
 
 
 def test_a_tick_never_moves_back(core: Scheduler) -> None:
-    update_remote_pool(core, "llm", PoolReport(2, 77), 1.0)
-    update_remote_pool(core, "llm", PoolReport(2, 3), 1.0)
+    update_remote_queue(core, ("llm",), QueueReport(77), 1.0)
+    update_remote_queue(core, ("llm",), QueueReport(3), 1.0)
     assert core.resources.get_queue_set(("llm",)).tick == 77
 
 
 def test_report_of_a_tick_alone_advances_the_clock(core: Scheduler) -> None:
-    update_remote_pool(core, "llm", PoolReport(2, 5, processes=3), 1.0)
+    update_remote_pool(core, "llm", PoolReport(2, processes=3), 1.0)
     assert advance_remote_pool(core, "llm", 6, 3, 2.0)
     assert core.resources.queue_sets["llm",].tick == 6
+    assert not advance_remote_pool(core, "other", 6, 3, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("report", "processes"),
+    ("report", "gate", "processes"),
     [
-        (PoolReport(2, 5, processes=3), 2),
-        (PoolReport(2, 5, processes=3, paused_until=9.0), 3),
-        (PoolReport(2, 5, Gate("llm", GateCause.REQUESTS, 9.0), 3), 3),
+        (PoolReport(2, processes=3), None, 2),
+        (PoolReport(2, processes=3, paused_until=9.0), None, 3),
+        (PoolReport(2, processes=3), Gate("llm", GateCause.REQUESTS, 9.0), 3),
     ],
 )
-def test_report_after_another_change_is_not_skipped(core: Scheduler, report: PoolReport, processes: int) -> None:
+def test_report_after_another_change_is_not_skipped(
+    core: Scheduler, report: PoolReport, gate: Gate | None, processes: int
+) -> None:
     submit(core)
     update_remote_pool(core, "llm", report, 1.0)
+    update_remote_queue(core, ("llm",), QueueReport(5, gate), 1.0)
     assert not advance_remote_pool(core, "llm", 6, processes, 2.0)
     assert core.resources.queue_sets["llm",].tick == 5
 
@@ -290,7 +297,7 @@ def test_reports_of_the_provider_are_left_to_the_other_place() -> None:
 
 def test_a_limit_that_all_have_learnt_is_adopted_and_shared() -> None:
     core = adaptive_core()
-    report = PoolReport(4, 7, ceiling=9, refused_level=8, is_learnt=True, paused_until=30.0, pause_header="retry-after")
+    report = PoolReport(4, ceiling=9, refused_level=8, is_learnt=True, paused_until=30.0, pause_header="retry-after")
     update_remote_pool(core, "llm", report, 1.0)
     snapshot = core.start_snapshot(2.0).build_snapshot().resources[0]
     assert (snapshot.capacity, snapshot.reference, snapshot.mode) == (4, 7, CapacityMode.AUTO)
@@ -316,7 +323,7 @@ def test_the_maximum_of_a_limit_is_shared_before_it_is_learnt() -> None:
 def test_the_alpha_of_all_is_adopted_and_computed_elsewhere() -> None:
     core = Scheduler({"llm": 1}, lambda: LoadPolicy(0.3, lambda: 0.5), tuner=lambda: AlphaTuner(0.3))
     switch_pools(core, {"llm": PoolShare(1)}, 0.0, is_remote=True)
-    update_remote_pool(core, "llm", PoolReport(1, 7, alpha=0.12), 1.0)
+    update_remote_queue(core, ("llm",), QueueReport(7, alpha=0.12), 1.0)
     queue_set = core.resources.get_queue_set(("llm",))
     tuner = queue_set.tuner
     assert tuner is not None

@@ -16,14 +16,15 @@ from loco_otel._core.policies.las import LasPolicy
 from loco_otel._core.policies.load import LoadPolicy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule, PriorityRules
 from loco_otel._core.provider_pause import record_rate_limits, record_throttling
+from loco_otel._core.queue_set import QueueSet
 from loco_otel._core.reconfiguration import set_policy
 from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import GateState, LineState, PauseState, Reply
-from loco_otel._engine.redis.operations import make_operation, make_submission
-from loco_otel._engine.redis.script import SOURCE
+from loco_otel._engine.redis.operations import make_operation, make_submission, name_line
+from loco_otel._engine.redis.script import SOURCE, make_base_key
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import (
@@ -81,15 +82,21 @@ class ScriptPair:
         client: of the server.
         limits: of the resource `llm`.
         others: capacities and rates of further resources, which have the same order.
+        wide_part: of the random requests, those for several resources.
+
+    Both sides fill several resources by their names.
 
     """
 
-    def __init__(self, client: Any, limits: SharedLimits, others: Sequence[SharedLimits] = ()) -> None:
+    def __init__(
+        self, client: Any, limits: SharedLimits, others: Sequence[SharedLimits] = (), *, wide_part: float = 0.0
+    ) -> None:
+        self.wide_part = wide_part
         assert SOURCE.count(_TIME) == 1
         self._step = client.register_script(SOURCE.replace(_TIME, "{ARGV[7], ARGV[8]}"))
         self._milliseconds = 1_790_000_000_000
         self._client = client
-        self.base = f"loco:{{pair{next(_namespaces)}}}:1"
+        self.base = make_base_key(f"pair{next(_namespaces)}")
         self._number = 0
         bounds = {"llm": limits, **{f"r{number}": it for number, it in enumerate(others)}}
         self._limits = _spread_order(limits, bounds)
@@ -133,14 +140,14 @@ class ScriptPair:
         immediate: bool = False,
         tokens: int = 0,
         due: int | None = None,
-        resource: str = "llm",
+        resources: tuple[str, ...] = ("llm",),
         **caller: Any,
     ) -> None:
-        """Request a slot, as a caller with this run, tenant and class, within `due` milliseconds."""
+        """Request slots, as a caller with this run, tenant and class, within `due` milliseconds."""
         # In one process a pause until the deadline refuses a request; here it waits, as the pause may be shortened.
-        is_paused = self.core.resources.pools[resource].paused_until > self.now
+        is_paused = any(self.core.resources.pools[name].paused_until > self.now for name in resources)
         deadline = None if due is None or is_paused else (self._milliseconds + due) / 1000
-        request = Request(agent, weight, (resource,), 0 if immediate else None, tokens=tokens, deadline=deadline)
+        request = Request(agent, weight, resources, 0 if immediate else None, tokens=tokens, deadline=deadline)
         ticket = Ticket(request._replace(**caller), "p")
         self.core.submit(ticket, self.now)
         self.live[ticket.id] = ticket
@@ -199,8 +206,9 @@ class ScriptPair:
                 by_run=limits.by_run,
                 priorities=limits.priorities,
             )
-        self.core.grant_all_waiting(self.now)
-        self._batch += [["state", make_statement(it, name, 0)] for name, it in self._limits.items()]
+        else:
+            self.core.grant_all_waiting(self.now)
+        self._batch.append(["state", [make_statement(it, name, 0) for name, it in self._limits.items()]])
 
     def _set_core_limits(self) -> None:
         for name, it in self._limits.items():
@@ -216,10 +224,10 @@ class ScriptPair:
         batch, self._batch = self._batch, []
         events, self.core.events, self.core.decided = self.core.events, [], []
         granted = self._run(batch)
-        # Each resource has an order of its own.
-        expected = sorted((_describe(event) for event in events if isinstance(event, Granted)), key=self._find_resource)
+        # Each line has an order of its own.
+        expected = sorted((_describe(event) for event in events if isinstance(event, Granted)), key=self._find_line)
         refused = {"full": Outcome.TIMEOUT, "late": Outcome.DEADLINE}
-        answered = sorted((_normalize(it) for it in granted if it[1] not in refused), key=self._find_resource)
+        answered = sorted((_normalize(it) for it in granted if it[1] not in refused), key=self._find_line)
         assert answered == expected, f"{batch}: the script granted {answered}, the core {expected}"
         rejected = {it.ticket.id: it.outcome for it in events if isinstance(it, Rejected) and it.ticket.id in self.live}
         ends = {operation[1] for operation in batch if operation[0] == "end"}
@@ -239,15 +247,20 @@ class ScriptPair:
         self.live = {name: ticket for name, ticket in self.live.items() if not ticket.state.is_ended}
         for resource in self.names:
             held = set(self._client.zrange(f"{self.base}:{self._epoch}:held:{resource}", 0, -1))
-            holders = (it for it in self.list_tickets(State.GRANTED) if it.request.resources == (resource,))
+            holders = (it for it in self.list_tickets(State.GRANTED) if resource in it.request.resources)
             assert held == {ticket.id for ticket in holders}
             self._compare_rates(resource)
+            self._compare_reservations(resource)
+        for queue_set in self.core.resources.queue_sets.values():
+            names = tuple(pool.name for pool in queue_set.pools)
+            if (line := self._lines.get(name_line(names))) is not None:
+                self._compare_line(queue_set, line)
 
-    def _find_resource(self, grant: tuple[Any, ...]) -> str:
-        return self.live[grant[0]].request.resources[0]
+    def _find_line(self, grant: tuple[Any, ...]) -> str:
+        return name_line(self.live[grant[0]].request.resources)
 
     def _compare_rates(self, resource: str) -> None:
-        pool, queue_set = self.core.resources.pools[resource], self.core.resources.get_queue_set((resource,))
+        pool = self.core.resources.pools[resource]
         stored = self._client.hgetall(f"{self.base}:rates:{resource}")
         levels = {kind: tuple(map(float, text.split("|")))[:2] for kind, text in stored.items()}
         buckets = {"requests": pool.request_bucket, "tokens": pool.token_bucket}
@@ -257,14 +270,31 @@ class ScriptPair:
             if bucket is not None
         }
         assert levels == expected, f"the script has {levels}, the core {expected}"
-        line = self._lines[resource]
-        self._compare_limit(pool, line)
+        self._compare_limit(pool, self._lines[resource])
+
+    def _compare_reservations(self, resource: str) -> None:
+        """Compare for which lines a slot and tokens of a resource are reserved."""
+        pool = self.core.resources.pools[resource]
+        text = self._client.hget(f"{self.base}:{self._epoch}:line:{resource}", "contest")
+        contest = json.loads(text) if text else {}
+        slot, tokens = pool.reserved_for, pool.token_reservation
+        expected = {} if slot is None else {"slot": _name_queue_set(slot)}
+        expected |= {} if tokens is None else {"tokens_for": _name_queue_set(tokens[0]), "tokens": tokens[1]}
+        actual = {key: it for key, it in contest.items() if key != "lines"}
+        assert actual == expected, f"the script has reserved {actual}, the core {expected}"
+
+    def _compare_line(self, queue_set: QueueSet, line: LineState) -> None:
+        assert (line.tick, line.waiting) == (queue_set.tick, queue_set.waiting)
         assert float(line.alpha) == queue_set.policy.alpha
         gate = queue_set.gate
         if line.gate is not None and line.gate.cause == "backoff":
             return  # the core stores it with the resource
-        expected_gate = gate and GateState(math.floor(gate.until * 1000) + 1, gate.cause.value, True)
-        assert line.gate == expected_gate, f"the script has {line}, the core {gate} at {self.now}"
+        expected = None
+        if gate is not None:
+            is_timed = gate.until < math.inf
+            due = math.floor(gate.until * 1000) + 1 if is_timed else -1
+            expected = GateState(due, gate.cause.value, is_timed, gate.resource)
+        assert line.gate == expected, f"the script has {line}, the core {gate} at {self.now}"
 
     def _compare_limit(self, pool: SlotPool, line: LineState) -> None:
         limit, paused = pool.adaptive_limit, pool.paused_until > self.now
@@ -342,6 +372,13 @@ def draw_limits(rng: random.Random) -> SharedLimits:
     )
 
 
+def draw_resources(pair: ScriptPair, rng: random.Random) -> tuple[str, ...]:
+    """Return one resource, or some of several."""
+    is_wide = len(pair.names) > 1 and rng.random() < pair.wide_part
+    count = rng.randint(2, len(pair.names)) if is_wide else 1
+    return tuple(rng.sample(pair.names, count))
+
+
 def run_step(
     pair: ScriptPair, rng: random.Random, agents: list[str], tenants: list[str | None], is_urgent: float
 ) -> None:
@@ -356,7 +393,7 @@ def run_step(
         some = agents[: rng.choice([1, len(agents)])]
         immediate, run = rng.random() < 0.1, rng.choice([None, "r1", "r2", f"r{len(pair.live)}"])
         facts = {"tokens": rng.choice(_TOKENS), "run": run, "tenant": rng.choice(tenants)}
-        facts["resource"] = rng.choice(pair.names)
+        facts["resources"] = draw_resources(pair, rng)
         if rng.random() < is_urgent:
             facts |= {"priority": rng.choice(list(Priority)), "due": rng.choice([None, None, 40, 900, 60_000])}
         pair.submit(rng.choice(some), rng.choice(_WEIGHTS), immediate=immediate, **facts)
@@ -394,6 +431,10 @@ def _list_order(limits: SharedLimits) -> list[object]:
 def _describe(event: Granted) -> tuple[Any, ...]:
     facts = event.ticket.id, event.reason.value, event.tick, event.waited_ticks
     return (*facts, event.score, event.queue_weight, event.queue_age)
+
+
+def _name_queue_set(queue_set: Any) -> str:
+    return name_line([pool.name for pool in queue_set.pools])
 
 
 def _normalize(grant: list[Any]) -> tuple[Any, ...]:

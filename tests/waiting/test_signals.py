@@ -99,6 +99,8 @@ def test_ctrl_c_at_any_moment_loses_no_slot() -> None:
         CTRL_C
         + textwrap.dedent(
             """
+            import logging
+            logging.getLogger("loco_otel").setLevel(logging.ERROR)  # a recovery from an interrupt is a WARNING
             engine = configured(1)
             stop, ready = threading.Event(), threading.Semaphore(0)
             rounds = [0, 0]

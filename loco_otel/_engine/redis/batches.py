@@ -29,6 +29,9 @@ MAX_SYNC_TICKETS = 1000
 CERTAIN_PART = 0.8
 BEATS_PER_TTL = 3
 
+LINE_SEPARATOR = "\t"
+"""Between the resources of a line, see `lua/state.lua`; no name has it."""
+
 _REPEATED = frozenset({"end", "refuse", "pause"})
 
 
@@ -51,10 +54,11 @@ class GateState(NamedTuple):
     """A rate that delays the next waiter."""
 
     due: int
-    """When it opens, in ms of the server's clock."""
+    """When it opens, in ms of the server's clock; -1 if only the grant of another line opens it."""
     cause: str
     is_named: bool
     """Whether this process is the one that comes at that time."""
+    resource: str
 
 
 class AutoState(NamedTuple):
@@ -74,7 +78,7 @@ class PauseState(NamedTuple):
 
 
 class LineState(NamedTuple):
-    """A resource as the engine reports it, for all processes together."""
+    """A resource as the engine reports it, for all processes together; or of several the waiters for all of them."""
 
     name: str
     capacity: float
@@ -97,6 +101,11 @@ class LineState(NamedTuple):
     """Alpha as it was stated, if it adapts."""
     order: str = ""
     """What else is stated of the order, see `statements.py`."""
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The resources of the line, in order."""
+        return tuple(self.name.split(LINE_SEPARATOR))
 
     def states_same_limits(self, other: "LineState") -> bool:
         """Return whether another report of the resource states the same fixed limits, and nothing that delays it."""

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from loco_otel._core.remote_grants import (
     reject_overdue,
     switch_pools,
     update_remote_pool,
+    update_remote_queue,
 )
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.slot_pool import PoolShare, SlotPool
@@ -39,8 +40,9 @@ from loco_otel._engine.redis.operations import (
     list_tickets,
     make_operation,
     make_submission,
+    name_line,
 )
-from loco_otel._engine.redis.reports import list_learnt, make_report
+from loco_otel._engine.redis.reports import list_learnt, make_pool_report, make_queue_report
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.redis.statements import apply_line, differ_from_line, make_statement
 from loco_otel._engine.shared_limits import SharedLimits
@@ -158,7 +160,7 @@ class RedisEngine(InProcessEngine):
 
     def _send_notes(self, remote: RemoteState) -> None:
         unstated, self._unstated = self._unstated, []
-        operations: list[Operation] = [self._make_state(name) for name in unstated]
+        operations: list[Operation] = [self._make_state(unstated)] if unstated else []
         for note in remote.notes:
             operations.append(make_operation(note))
             if self._loans and note.change is RemoteChange.ENDED:
@@ -224,8 +226,9 @@ class RedisEngine(InProcessEngine):
             for name, statement in changed.items():
                 self._stated[name] = 0
                 if statement.capacity is not None:
-                    update_remote_pool(core, name, PoolReport(statement.capacity, 0, None, self._link.processes), now)
-                self._link.send_operations([self._make_state(name)])
+                    update_remote_pool(core, name, PoolReport(statement.capacity, self._link.processes), now)
+            if changed:
+                self._link.send_operations([self._make_state(changed)])
             if changed and self._switch.mode is EngineMode.LOCAL and not core.remote.is_deciding:
                 for name in changed:
                     self._lines.pop(name, None)
@@ -281,15 +284,21 @@ class RedisEngine(InProcessEngine):
             processes = self._link.processes
             for line in reply.lines:
                 name = line.name
-                if name not in self._statements or name not in core.resources.pools:
-                    continue
                 if name in changed or not advance_remote_pool(core, name, line.tick, processes, now):
-                    update_remote_pool(core, name, make_report(line, processes, now - reply.now / 1000), now)
+                    self._update_line(core, line, reply.now, now)
             self._apply_grants(core, reply.granted, now)
             if submitted and core.count_waiting():
                 self._confirm(core, submitted, now)
 
         self._locked(operation_on_core)
+
+    def _update_line(self, core: Scheduler, line: LineState, server_now: int, now: float) -> None:
+        name, names, server_start = line.name, line.resources, now - server_now / 1000
+        if name in self._statements and name in core.resources.pools:
+            update_remote_pool(core, name, make_pool_report(line, self._link.processes, server_start), now)
+        elif names not in core.resources.queue_sets:
+            return  # only other processes request it
+        update_remote_queue(core, names, make_queue_report(line, server_start), now)
 
     def apply_grants(self, granted: Sequence[Sequence[Any]]) -> None:
         """Apply grants that another process has caused."""
@@ -308,14 +317,15 @@ class RedisEngine(InProcessEngine):
             if reason == "late":
                 reject_overdue(core, ticket, now)
                 continue
-            tick, ticks, all_ticks, score, weight, age = facts
-            line = self._lines.get(ticket.request.resources[0])
+            tick, ticks, all_ticks, score, weight, age, lent = facts
+            line = self._lines.get(name_line(ticket.request.resources))
             policy, alpha = (line.policy, float(line.alpha)) if line is not None else ("", 0.0)
             alpha = alpha if policy == "load" else 0.0
             grant = RemoteGrant(
                 GrantReason(reason), tick, ticks, all_ticks, float(score), alpha, int(weight), age, policy
             )
-            apply_remote_grant(core, ticket, grant, now, self._loans.pop(ticket.seq, {}))
+            loans = self._loans.pop(ticket.seq, {})
+            apply_remote_grant(core, ticket, grant, now, {name: it for name, it in loans.items() if name in lent})
 
     def _confirm(self, core: Scheduler, submitted: Sequence[str], now: float) -> None:
         tickets = [ticket for it in submitted if (ticket := self._find_ticket(core, it)) is not None]
@@ -384,8 +394,8 @@ class RedisEngine(InProcessEngine):
         limits = {name: apply_line(it, self._lines.get(name)) for name, it in self._statements.items()}
         return {name: PoolShare(it.capacity_max if it.capacity is None else it.capacity) for name, it in limits.items()}
 
-    def _make_state(self, name: str) -> Operation:
-        return ("state", make_statement(self._statements[name], name, self._stated[name]))
+    def _make_state(self, names: Iterable[str]) -> Operation:
+        return ("state", [make_statement(self._statements[name], name, self._stated[name]) for name in names])
 
     def take_call_durations(self) -> Sequence[float]:
         """Return the seconds of each call of the engine since this was called last, at most 10,000."""
@@ -399,7 +409,11 @@ class RedisEngine(InProcessEngine):
             self._switch.mode,
             self._link.processes,
             # A limit that adapts may be lowered while more calls are under way.
-            tuple((it.name, int(max(0, it.used - it.capacity))) for it in lines if it.auto is None),
+            tuple(
+                (it.name, int(max(0, it.used - it.capacity)))
+                for it in lines
+                if it.auto is None and len(it.resources) == 1
+            ),
             tuple(sorted(self._errors.items())),
         )
         return super().take_snapshot()._replace(engine=engine)

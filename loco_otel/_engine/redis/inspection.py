@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from loco_otel._config.engine_rules import EngineAddress
+from loco_otel._engine.redis.batches import LINE_SEPARATOR
 from loco_otel._engine.redis.client import Client
 from loco_otel._engine.redis.script import make_base_key
 
@@ -17,6 +18,7 @@ class SharedTicket(NamedTuple):
     """One request of any process."""
 
     resource: str
+    """Several are joined with +, which no name has."""
     agent: str
     state: str
     weight: int
@@ -118,7 +120,8 @@ def _pair(flat: list[str]) -> dict[str, str]:
 
 
 def _parse_ticket(ticket_id: str, record: list[Any], hosts: dict[str, str]) -> SharedTicket:
-    resource, agent, weight, owner, *_ = record
+    line, agent, weight, owner, *_ = record
     host, _, pid = hosts.get(owner, "unknown 0").rpartition(" ")
     # Tenant and agent are one name on the server.
-    return SharedTicket(resource, agent.replace("\x1f", "/"), _STATES[record[6]], weight, host, int(pid), ticket_id)
+    resource, name = line.replace(LINE_SEPARATOR, "+"), agent.replace("\x1f", "/")
+    return SharedTicket(resource, name, _STATES[record[6]], weight, host, int(pid), ticket_id)

@@ -41,7 +41,7 @@ class KickPlan:
             return
         for line in reply.lines:
             self._gates.pop(line.name, None)
-            if line.gate is not None:
+            if line.gate is not None and line.gate.due >= 0:
                 opens_at = now + _measure(line.gate.due, reply)
                 late = _LATE[0] + (_LATE[1] - _LATE[0]) * fraction
                 self._gates[line.name] = opens_at if line.gate.is_named else max(opens_at + late, now + _LATE[1])

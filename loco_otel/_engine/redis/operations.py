@@ -7,7 +7,7 @@ from loco_otel._core.policies.base import key_of
 from loco_otel._core.remote import RemoteChange, RemoteNote
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.redis.batches import Operation
+from loco_otel._engine.redis.batches import LINE_SEPARATOR, Operation
 from loco_otel.events import Priority
 
 WAITING, _HELD, _SUSPENDED = 0, 1, 2
@@ -37,11 +37,16 @@ def list_stuck_classes(core: Scheduler, now: float) -> dict[tuple[str, int], tup
     return {(name, _CLASSES[priority]): (count, ticket.id) for name, priority, count, ticket in stuck}
 
 
+def name_line(resources: Sequence[str]) -> str:
+    """Return the name of the line in which a request for these resources waits."""
+    return resources[0] if len(resources) == 1 else LINE_SEPARATOR.join(sorted(resources))
+
+
 def make_submission(ticket: Ticket) -> Operation:
     """Return the request of a slot."""
     request = ticket.request
     waited = ticket.waited_ticks if ticket.repeated else 0
-    facts = request.resources[0], _name_queue(ticket), request.weight, waited, int(is_immediate(ticket))
+    facts = name_line(request.resources), _name_queue(ticket), request.weight, waited, int(is_immediate(ticket))
     return ("submit", ticket.id, *facts, request.tokens, *_list_extra_facts(ticket, ticket.waiting_since))
 
 
@@ -49,7 +54,7 @@ def list_tickets(core: Scheduler, shared: Container[str], now: float) -> Sequenc
     """Return all tickets at shared resources, for a sync, but for those that may not wait."""
     tickets: list[Operation] = []
     for ticket in core.tickets.values():
-        if ticket.request.resources[0] not in shared or ticket.state is State.NEW:
+        if ticket.state is State.NEW or any(name not in shared for name in ticket.request.resources):
             continue
         if ticket.state is State.WAITING and is_immediate(ticket):
             continue
@@ -59,8 +64,9 @@ def list_tickets(core: Scheduler, shared: Container[str], now: float) -> Sequenc
             state = _HELD if ticket.state.is_holding else _SUSPENDED
             waited = ticket.waited_ticks
         request = ticket.request
-        facts = request.resources[0], _name_queue(ticket), request.weight, max(0, waited), state, tick, request.tokens
-        tickets.append((ticket.id, *facts, *_list_extra_facts(ticket, now)))
+        queue = name_line(request.resources), _name_queue(ticket)
+        facts = request.weight, max(0, waited), state, tick, request.tokens
+        tickets.append((ticket.id, *queue, *facts, *_list_extra_facts(ticket, now)))
     # The leases first, so that nothing is granted in their place.
     tickets.sort(key=lambda fields: fields[5] != _HELD)
     return tickets

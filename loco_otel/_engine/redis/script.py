@@ -4,12 +4,12 @@ import hashlib
 import re
 from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the state in the server. Processes with another schema share nothing with these."""
 
 _PARTS = (
     *("state", "rates", "limit", "load", "fifo", "fair", "las", "tenants", "levels", "classes", "queues", "tuner"),
-    *("grants", "sharing", "processes", "operations", "sync", "step", "reply"),
+    *("grants", "contest", "sharing", "processes", "operations", "sync", "step", "reply"),
 )
 """In the order in which each uses those before it."""
 

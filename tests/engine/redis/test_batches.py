@@ -232,7 +232,7 @@ def test_reports_of_used_slots_and_ticks_state_the_same_limits() -> None:
         {6: "fair"},
         {7: "0.5"},
         {9: ["60", "59"]},
-        {11: [2000, "requests", True]},
+        {11: [2000, "requests", True, "llm"]},
         {12: ["8", "4", True]},
         {13: [2000, "retry-after"]},
     ],

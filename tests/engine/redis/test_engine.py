@@ -16,6 +16,7 @@ from shared_engine import Make, acquire, read_mode, submit, wait_decided, wait_q
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import WINDOW
 from loco_otel._engine.redis.engine import RedisEngine
+from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import GrantReason, Outcome, Spending, Usage
 from loco_otel.snapshots import EngineMode
@@ -118,7 +119,7 @@ def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespa
     keep = wait_queued(submit(engine, "a"))
     engine.release(lease, Spending(Usage(1, 1), 5000, "m"))
     wait_decided(engine, keep)
-    (key,) = client.scan_iter(f"loco:{{{namespace}}}:1:*:agents:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:llm_api", count=1000)
     assert client.hget(key, "a").split("|")[0] == "6000000"
 
 
@@ -252,12 +253,12 @@ def test_a_script_that_failed_starts_a_new_epoch(make: Make, client: Any, namesp
     engine = make(ttl=1.0)
     lease = acquire(engine)
     waiting = wait_queued(submit(engine))
-    epoch = client.hget(f"loco:{{{namespace}}}:1:config", "epoch")
-    client.delete(f"loco:{{{namespace}}}:1:{epoch}:tops:llm_api")
-    client.set(f"loco:{{{namespace}}}:1:{epoch}:tops:llm_api", "of another type")
+    epoch = client.hget(f"{make_base_key(namespace)}:config", "epoch")
+    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:llm_api")
+    client.set(f"{make_base_key(namespace)}:{epoch}:tops:llm_api", "of another type")
     engine.release(lease)
     assert wait_decided(engine, waiting).state is State.GRANTED
-    assert client.hget(f"loco:{{{namespace}}}:1:config", "epoch") != epoch
+    assert client.hget(f"{make_base_key(namespace)}:config", "epoch") != epoch
 
 
 def test_an_expired_process_is_buried(make: Make, shared_server: RedisServer) -> None:

@@ -20,7 +20,7 @@ def line(name: str, gate: Any = ()) -> list[Any]:
 
 
 def gated(name: str, milliseconds: int, *, is_named: bool) -> list[Any]:
-    return line(name, [NOW + milliseconds, "requests", is_named])
+    return line(name, [NOW + milliseconds, "requests", is_named, name])
 
 
 @pytest.fixture
@@ -54,6 +54,11 @@ def test_a_reply_about_another_resource_leaves_a_plan(plan: KickPlan) -> None:
     plan.update(reply(line("two")), 11.0, 0.0, has_waiters=True)
     assert plan.at == 13.0
     plan.update(reply(line("one")), 12.0, 0.0, has_waiters=True)
+    assert plan.at == inf
+
+
+def test_a_gate_that_only_a_grant_opens_needs_nobody(plan: KickPlan) -> None:
+    plan.update(reply(line("llm", [-1, "tokens", False, "llm"])), 10.0, 0.0, has_waiters=True)
     assert plan.at == inf
 
 

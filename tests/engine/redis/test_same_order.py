@@ -52,7 +52,8 @@ shared_limits = st.builds(
 def test_script_grants_as_the_core(client: Any) -> None:
     rng, grants = random.Random(1), 0
     while grants < scale(10_000):
-        pair = ScriptPair(client, draw_limits(rng), [draw_limits(rng) for _ in range(rng.choice([0, 0, 1, 3]))])
+        others = [draw_limits(rng) for _ in range(rng.choice([0, 0, 1, 3]))]
+        pair = ScriptPair(client, draw_limits(rng), others, wide_part=rng.choice([0.1, 0.5]))
         agents = [f"a{number}" for number in range(rng.choice([2, 4, 10, 40]))]
         tenants = rng.choice([[None], [None, "t1"], ["t1", "t2", "t3", None, None, None]])
         is_urgent = rng.choice([0, 0, 0.3])
@@ -78,7 +79,7 @@ class PairMachine(RuleBasedStateMachine):
         weight=st.sampled_from([500, 1000, 3000]),
         immediate=st.booleans(),
         tokens=st.sampled_from([0, 10, 400, 2000]),
-        place=st.integers(0, 2),
+        places=st.sets(st.integers(0, 2), min_size=1),
         caller=st.fixed_dictionaries(
             {
                 "run": st.sampled_from([None, "r1", "r2"]),
@@ -88,9 +89,11 @@ class PairMachine(RuleBasedStateMachine):
             }
         ),
     )
-    def submit(self, agent: str, weight: int, immediate: bool, tokens: int, place: int, caller: dict[str, Any]) -> None:
-        resource = self.pair.names[place % len(self.pair.names)]
-        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, resource=resource, **caller)
+    def submit(
+        self, agent: str, weight: int, immediate: bool, tokens: int, places: set[int], caller: dict[str, Any]
+    ) -> None:
+        resources = tuple({self.pair.names[place % len(self.pair.names)]: None for place in sorted(places)})
+        self.pair.submit(agent, weight, immediate=immediate, tokens=tokens, resources=resources, **caller)
 
     @rule(milliseconds=st.sampled_from([1, 250, 1000, 16_666]))
     def advance(self, milliseconds: int) -> None:

@@ -9,6 +9,7 @@ from shared_engine import LLM, Make, acquire, submit, wait_decided, wait_queued,
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRule
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.engine import RedisEngine
+from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import Outcome, Priority, Request
 
@@ -115,7 +116,7 @@ def test_separator_in_a_name_makes_no_tenant(make: Make, client: Any, namespace:
     engine = make()
     lease = acquire(engine)
     waiter = wait_queued(submit(engine, "a\x1fb"))
-    (key,) = client.scan_iter(f"loco:{{{namespace}}}:1:*:line:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:line:llm_api", count=1000)
     assert client.hget(key, "is_tenanted") != "1"
     engine.release(lease)
     assert wait_decided(engine, waiter).state is State.GRANTED

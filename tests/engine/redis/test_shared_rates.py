@@ -12,7 +12,7 @@ from shared_engine import LLM, Make, read_mode, wait_decided, wait_queued, wait_
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import GateState, Reply
 from loco_otel._engine.redis.engine import RedisEngine
-from loco_otel._engine.redis.script import SOURCE
+from loco_otel._engine.redis.script import SOURCE, make_base_key
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import Gated, Request, Spending, Usage, Waiting, WaitReason
@@ -101,9 +101,9 @@ def test_what_was_spent_counts_after_the_last_process_has_left(make: Make, clien
         first.release(take(first))
     first.close()
     wait_until(lambda: len(client.keys(f"loco:{{{namespace}}}:*")) == 1)
-    assert 0 < client.pttl(f"loco:{{{namespace}}}:1:rates:llm_api") <= 60_000
+    assert 0 < client.pttl(f"{make_base_key(namespace)}:rates:llm_api") <= 60_000
     assert wait_queued(ask(make())).state is State.WAITING
-    assert client.pttl(f"loco:{{{namespace}}}:1:rates:llm_api") == -1
+    assert client.pttl(f"{make_base_key(namespace)}:rates:llm_api") == -1
 
 
 def test_a_lost_bucket_starts_empty(make: Make, own_server: RedisServer) -> None:
@@ -156,7 +156,7 @@ class Script:
 
 @pytest.fixture
 def script(client: Any, namespace: str) -> Script:
-    script = Script(client, f"loco:{{{namespace}}}:1")
+    script = Script(client, make_base_key(namespace))
     for owner in ("p", "q"):
         statement = make_statement(SLOW, "llm", 0)
         script.send(owner, 1, ["sync", 1, 1, "", -1, [statement], [], [], "host 1", [], []])
@@ -164,7 +164,7 @@ def script(client: Any, namespace: str) -> Script:
 
 
 def read_level(client: Any, namespace: str) -> float:
-    return float(client.hget(f"loco:{{{namespace}}}:1:rates:llm", "requests").split("|")[1])
+    return float(client.hget(f"{make_base_key(namespace)}:rates:llm", "requests").split("|")[1])
 
 
 def test_a_repeated_batch_takes_nothing(script: Script, client: Any, namespace: str) -> None:
@@ -190,7 +190,7 @@ def test_a_waiter_that_leaves_returns_nothing(script: Script, client: Any, names
 def test_buckets_are_empty_after_lost_writes(script: Script, client: Any, namespace: str) -> None:
     """Of a server that restarted from its append-only file: processes have answers that it does not have."""
     script.send("p", 2, ["submit", "p-1", "llm", "a", 1000, 0, 0, 0])
-    (epoch,) = client.hmget(f"loco:{{{namespace}}}:1:config", "epoch")
+    (epoch,) = client.hmget(f"{make_base_key(namespace)}:config", "epoch")
     for owner, number in (("p", 8), ("q", 8)):
         script.send(owner, number, ["sync", 1, 1, epoch, 7, [make_statement(SLOW, "llm", 1)], [], [], "host 1", [], []])
         assert read_level(client, namespace) == 0

@@ -1,19 +1,17 @@
 """`[[resources]]`: each has one capacity, one order and one bucket for all processes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from redis_server import RedisServer
 from shared_engine import read_mode, wait_decided, wait_queued, wait_until
+from shared_runtime import MakeRuntime, ask, get_engine, read, take
 
-from loco_otel._config.settings import Settings
-from loco_otel._core.ticket import State, Ticket
-from loco_otel._engine.redis.engine import RedisEngine
-from loco_otel._runtime.runtime import Runtime
+from loco_otel._core.ticket import State
 from loco_otel.cli.doctor.engine import check_engine
 from loco_otel.errors import ConfigurationError
-from loco_otel.events import DEFAULT_RESOURCE, Request, ResourceSnapshot, ThrottleKind
+from loco_otel.events import DEFAULT_RESOURCE, ThrottleKind
 from loco_otel.snapshots import EngineMode
 
 RESOURCES = [
@@ -22,44 +20,10 @@ RESOURCES = [
     {"name": "hosted", "provider": "mistral", "capacity_max": 4},
 ]
 
-MakeRuntime = Callable[..., Runtime]
-
 
 @pytest.fixture
-def make_runtime(shared_server: RedisServer, namespace: str) -> Iterator[MakeRuntime]:
-    """Return a function that makes runtimes, as many processes have them."""
-    made: list[Runtime] = []
-
-    def create(**changes: Any) -> Runtime:
-        options = {"engine": shared_server.url, "engine_namespace": namespace, "engine_timeout": 10.0, "capacity": 1}
-        made.append(Runtime(Settings().changed(**{**options, "resources": RESOURCES, **changes})))
-        return made[-1]
-
-    yield create
-    for runtime in made:
-        runtime.close()
-        runtime.engine.leave()
-
-
-def ask(runtime: Runtime, resource: str) -> Ticket:
-    ticket = runtime.engine.create_ticket(Request("a", 1000, (resource,)))
-    runtime.engine.submit(ticket)
-    return ticket
-
-
-def take(runtime: Runtime, resource: str) -> Ticket:
-    ticket = wait_decided(runtime.engine, ask(runtime, resource))
-    assert ticket.state is State.GRANTED
-    return ticket
-
-
-def read(runtime: Runtime, resource: str) -> ResourceSnapshot:
-    return next(it for it in runtime.engine.take_snapshot().resources if it.resource == resource)
-
-
-def get_engine(runtime: Runtime) -> RedisEngine:
-    assert isinstance(runtime.engine, RedisEngine)
-    return runtime.engine
+def resources() -> Sequence[Mapping[str, Any]]:
+    return RESOURCES
 
 
 def test_each_resource_has_one_capacity_for_all(make_runtime: MakeRuntime) -> None:
@@ -178,8 +142,7 @@ def test_whether_a_capacity_adapts_is_read_at_start(make_runtime: MakeRuntime) -
         runtime.apply_settings(runtime.settings.changed(resources=[{"name": "gpu"}]))
 
 
-def test_a_slot_is_of_one_resource(make_runtime: MakeRuntime) -> None:
+def test_a_slot_may_name_several_resources(make_runtime: MakeRuntime) -> None:
     runtime = make_runtime()
     assert runtime.resolve_resource_names(["gpu"]) == ("gpu",)
-    with pytest.raises(ValueError, match="with LOCO_ENGINE a slot is of one resource, not of 2: gpu, tier-1"):
-        runtime.resolve_resource_names(["tier-1", "gpu"])
+    assert runtime.resolve_resource_names(["tier-1", "gpu"]) == ("gpu", "tier-1")

@@ -1,11 +1,12 @@
 """Two versions of the step script on one state: what a rolling upgrade runs side by side.
 
 `step_schema_N.lua` is an earlier script of schema N, as joined. A script that cannot work beside it needs the next
-schema number, and a file of its own.
+schema number, and a file of its own. That of the schema before stays: the two share nothing.
 """
 
 import hashlib
 import importlib.util
+import json
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,8 @@ from shared_engine import LLM, Make, wait_decided, wait_until
 from loco_otel._engine.redis import engine as engine_module
 from loco_otel._engine.redis import link
 from loco_otel._engine.redis.engine import RedisEngine
-from loco_otel._engine.redis.script import SCHEMA
+from loco_otel._engine.redis.script import SCHEMA, SOURCE, make_base_key
+from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import Priority, Request
 
@@ -26,7 +28,8 @@ CAPACITY = 3
 CALLS = 40
 LEFT = ("tickets", "held:", "own:", "waiters:")
 """The keys of tickets."""
-FIXTURE = Path(__file__).parent / f"step_schema_{SCHEMA}.lua"
+FOLDER = Path(__file__).parent
+FIXTURE = FOLDER / f"step_schema_{SCHEMA}.lua"
 
 
 def load_older_link() -> ModuleType:
@@ -84,3 +87,21 @@ def test_older_script_works_beside_this_one(
     assert not any(worker.is_alive() for worker in workers)
     assert 1 <= peak <= CAPACITY
     wait_until(lambda: not any(True for kind in LEFT for _ in client.scan_iter(f"loco:{{{namespace}}}:*:{kind}*")))
+
+
+def test_another_schema_grants_its_processes_the_capacity(client: Any, namespace: str) -> None:
+    base = make_base_key(namespace)
+    assert base.endswith(f":{SCHEMA}")
+    earlier = base.removesuffix(str(SCHEMA)) + str(SCHEMA - 1)
+    source = (FOLDER / f"step_schema_{SCHEMA - 1}.lua").read_text(encoding="utf-8")
+    sides = [(client.register_script(SOURCE), base), (client.register_script(source), earlier)]
+    statement = make_statement(SharedLimits(1, "fifo", 0.0, 0), "llm", 0)
+    sync = ("sync", 1, 1, "", -1, [statement], [], [], "host 1", [], [])
+    for number, operation in enumerate([sync, *(("submit", f"p-{it}", "llm", "a", 1000, 0, 0, 0) for it in "12")], 1):
+        for step, key in sides:
+            batch = ["p", number, 1, 60_000, json.dumps([operation]), 1]
+            granted = json.loads(step(keys=[key], args=batch))[3]
+            assert [it[0] for it in granted] == (["p-1"] if number == 2 else [])
+    for step, key in sides:
+        step(keys=[key], args=["p", 4, 1, 60_000, json.dumps([("leave",)]), 1])
+        assert not list(client.scan_iter(f"{key}*", count=1000))

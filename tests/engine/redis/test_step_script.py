@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from redis_server import RedisServer
 
+from loco_otel._engine.redis import script
 from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.script import SOURCE, make_base_key
 from loco_otel._engine.redis.statements import make_statement
@@ -118,3 +120,11 @@ def test_nothing_is_granted_after_a_loss_until_all_had_time(here: Process, there
     assert reply.due > reply.now, "the reply states when to come again"
     here.sync([("here-1", "llm", "agent", 1000, 0, HELD, 0, 0)])
     assert list_granted(here.end("here-1")[1]) == []
+
+
+def test_a_constant_has_one_value_in_all_parts() -> None:
+    parts = [path.read_text(encoding="utf-8") for path in Path(script.__file__).parent.glob("lua/*.lua")]
+    declared = [name for part in parts for names, _ in script._CONSTANTS.findall(part) for name in names.split(",")]
+    names = [name.strip() for name in declared]
+    assert {"STATE", "SHARED"} <= {*names}
+    assert len(names) == len({*names})

@@ -11,13 +11,18 @@ function classes.count_slots(L, class)
   if class ~= 1 then return call('SCARD', slots_key(L, class)) end
   return L.used - call('SCARD', slots_key(L, 0)) - call('SCARD', slots_key(L, 2))
 end
-function classes.is_capped(L, class)
+function classes.is_pool_capped(L, class)
   local rule = get_rule(L, class)
   local ceiling = rule.slots >= 0 and rule.slots or math.huge
   if rule.fraction < 1 and L.limit ~= math.huge then
     ceiling = math.min(ceiling, math.max(1, math.floor(L.limit * rule.fraction)))
   end
   return ceiling ~= math.huge and classes.count_slots(L, class) >= ceiling
+end
+-- Returns whether a class holds as many slots as it may of one of the resources.
+function classes.is_capped(L, class)
+  for _, P in ipairs(L.pools) do if classes.is_pool_capped(P, class) then return true end end
+  return false
 end
 function classes.has_ceiling(L, class)
   local rule = get_rule(L, class)

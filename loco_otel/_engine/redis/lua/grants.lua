@@ -1,5 +1,6 @@
 -- What happens to tickets: submit, grant, suspend, end. A step grants while there is room.
-local granted, wakes, learning, report, charge, count_sharers, hold, grant, fill, end_ticket, suspend_ticket, add_facts, submit_ticket
+local granted, wakes, learning, report, charge, count_sharers, hold, grant, reject_overdue, fill, end_ticket,
+  suspend_ticket, add_facts, submit_ticket
 do
 granted, wakes = {}, {}
 learning = learning_until > now
@@ -33,14 +34,20 @@ function count_sharers(L)
   L.sharers = L.sharers or call('ZCARD', L.shared)
   return L.sharers
 end
-function hold(L, id, R)
-  if R[CLASS] then classes.add_slot(L, id, R) end
-  R[STATE] = HELD
-  call('ZADD', L.held, now, id)
-  L.used = L.used + 1
+-- `lenders` is nil, or has the lease that owns the slot of each resource in which this one shares it.
+function hold(pools, id, R, lenders)
+  R[STATE], R[LENDER] = lenders and SHARED or HELD, lenders or ''
+  for _, P in ipairs(pools) do
+    if lenders and lenders[P.name] then P.sharers = count_sharers(P) + call('ZADD', P.shared, now, id)
+    else
+      if R[CLASS] then classes.add_slot(P, id, R) end
+      call('ZADD', P.held, now, id)
+      P.used = P.used + 1
+    end
+  end
 end
 -- Grants a ticket. `head` is that of its agent's queue if the ticket waits, nil if it is new.
-function grant(L, id, R, reason, score, head, lender)
+function grant(L, id, R, reason, score, head, lenders)
   local queued = head or (L.waiting > 0 and find_head(L.waiters, R[AGENT]))
   local weight, age = R[WEIGHT], L.tick - (queued and queued.birth or R[BIRTH])
   if queued and not head then weight = tonumber(call('HGET', L.weights, R[AGENT])) end
@@ -48,25 +55,27 @@ function grant(L, id, R, reason, score, head, lender)
   if head and L.is_classed then classes.charge(L, R) end
   take_rates(L, 1, R[TOKENS] or 0)
   if head then weight = weight + dequeue(L, id, R) end
-  R[WAITED], R[REASON] = L.tick - R[BIRTH], reason
-  if lender then
-    R[STATE], R[LENDER] = SHARED, lender
-    L.sharers = count_sharers(L) + call('ZADD', L.shared, now, id)
-  else hold(L, id, R) end
+  local ticks = L.tick - R[BIRTH]
+  -- After a loss of state the ticks before may be more.
+  local before = math.min(R[WAITED], ticks)
+  R[WAITED], R[REASON] = ticks, reason
+  hold(L.pools, id, R, lenders)
   write_ticket(id, R)
-  report(id, R, {id, reason, L.tick, L.tick - R[SINCE], R[WAITED], fmt('%.17g', score), weight, age})
+  report(id, R, {id, reason, L.tick, ticks - before, ticks, fmt('%.17g', score), weight, age, R[LENDER]})
 end
-local function is_overdue(R) return (R[DUE] or -1) >= 0 and R[DUE] <= now end
--- A waiter whose deadline has passed, and whose process has not ended its wait yet.
-local function reject_overdue(L, id, R)
+-- Ends a wait whose deadline has passed, and that its process has not ended yet. Returns whether it has passed.
+function reject_overdue(L, id, R)
+  if (R[DUE] or -1) < 0 or R[DUE] > now then return false end
   dequeue(L, id, R)
   settle(L, R, 0)
   write_ticket(id, false)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
   report(id, R, {id, 'late'})
+  return true
 end
 function fill(L)
   if learning then return end
+  if not L.is_alone then return contest.fill(L.pools) end
   while L.waiting > 0 and L.used < L.limit do
     local V = L
     if L.is_classed then V = classes.pick(L) end
@@ -76,67 +85,50 @@ function fill(L)
     local opened, gate = is_open(L, R)
     L.gate = gate or ''
     if not opened then return end
-    if is_overdue(R) then reject_overdue(L, id, R)
-    else grant(L, id, R, reason, score or compute_score(L, R), head or find_head(L.waiters, R[AGENT])) end
+    if not reject_overdue(L, id, R) then
+      grant(L, id, R, reason, score or compute_score(L, R), head or find_head(L.waiters, R[AGENT]))
+    end
   end
 end
 
--- Ends a lease; a slot that another lease shares passes to it, else it is free.
-local function free_slot(L, id, R)
-  if R[STATE] == SHARED then
-    L.sharers = count_sharers(L) - call('ZREM', L.shared, id)
-    return false
-  end
-  if call('ZREM', L.held, id) == 0 then return false end
-  if R[CLASS] then classes.remove_slot(L, id, R) end
-  L.used = L.used - 1
-  if count_sharers(L) == 0 then return true end
-  local heir
-  for _, other in ipairs(call('ZRANGE', L.shared, 0, -1)) do
-    local S = read_ticket(other)
-    if S[LENDER] == id then
-      if heir then S[LENDER] = heir
-      else
-        heir = other
-        L.sharers = L.sharers - call('ZREM', L.shared, other)
-        S[LENDER] = ''
-        hold(L, other, S)
-      end
-      write_ticket(other, S)
+-- Ends a lease. A slot that another lease shares passes to it; at the other resources a slot is free, and a tick passes.
+local function free_slots(L, id, R)
+  local freed = {}
+  for _, P in ipairs(L.pools) do
+    if R[LENDER] ~= '' and R[LENDER][P.name] then P.sharers = count_sharers(P) - call('ZREM', P.shared, id)
+    elseif call('ZREM', P.held, id) == 1 then
+      if R[CLASS] then classes.remove_slot(P, id, R) end
+      P.used = P.used - 1
+      if count_sharers(P) == 0 or not sharing.pass_slot(P, id) then freed[#freed + 1] = P end
     end
   end
-  return not heir
+  if #freed > 0 then advance_ticks(freed) end
 end
 -- `requests` and `tokens` are what it takes of the rates beyond its estimate; of a lease alone, as a waiter took nothing.
 -- `succeeded`: whether the call ended well, by which an adaptive limit grows.
 function end_ticket(id, correction, requests, tokens, succeeded)
   local R = read_ticket(id)
   if not R then return end
-  local L = get_line(R[LINE])
-  if R[STATE] == HELD or R[STATE] == SHARED then
+  local L, state = get_line(R[LINE]), R[STATE]
+  if state == HELD or state == SHARED then
     take_rates(L, requests, tokens)
-    if succeeded == 1 and read_auto(L) then limits.record_success(L) end
+    for _, P in ipairs(L.pools) do if succeeded == 1 and read_auto(P) then limits.record_success(P) end end
   end
   write_ticket(id, false)
   call('SREM', prefix .. 'own:' .. R[OWNER], id)
-  if R[STATE] == WAITING then
-    dequeue(L, id, R)
-    settle(L, R, correction)
-  else
-    settle(L, R, correction)
-    if R[STATE] ~= SUSPENDED and free_slot(L, id, R) then advance_tick(L) end
-  end
-  fill(L)
+  if state == WAITING then dequeue(L, id, R) end
+  settle(L, R, correction)
+  if state == HELD or state == SHARED then free_slots(L, id, R) end
+  if state ~= SUSPENDED then fill(L) end
 end
 function suspend_ticket(id, requests, tokens)
   local R = read_ticket(id)
   if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
   local L = get_line(R[LINE])
   take_rates(L, requests, tokens)
-  local freed = free_slot(L, id, R)
+  free_slots(L, id, R)
   R[STATE], R[LENDER] = SUSPENDED, ''
   write_ticket(id, R)
-  if freed then advance_tick(L) end
   fill(L)
 end
 -- What most tickets do not have: a run, another class than `normal`, ms until its deadline; -1 is none.
@@ -146,8 +138,11 @@ function add_facts(L, R, run, class, due)
   R[CLASS_CHARGED] = R[CLASS_CHARGED] or -1
   if class ~= 1 then reordering.enable_classes(L) end
 end
--- Returns whether a new ticket has to wait although slots are free.
+-- Returns whether a new ticket has to wait: no slot is free, or others wait.
 local function must_queue(L, R)
+  local has_room = L.used < L.limit
+  if not L.is_alone then has_room = contest.has_room(L) end
+  if not has_room then return true end
   if L.is_classed then return classes.must_queue(L, R) end
   return L.waiting > 0
 end
@@ -159,12 +154,12 @@ function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run, 
   if R and R[STATE] ~= SUSPENDED then return end
   local L = get_line(name)
   if not R then
-    L.seq = L.seq + 1
-    R = {name, agent, weight, owner, 0, L.seq, WAITING, -1, 0, waited, '', '', tokens}
+    last_seq = last_seq + 1
+    R = {name, agent, weight, owner, 0, last_seq, WAITING, -1, 0, waited, '', '', tokens}
   end
   add_facts(L, R, run, class, due)
-  R[STATE], R[SINCE], R[BIRTH] = WAITING, L.tick, math.max(0, L.tick - R[WAITED])
-  if not learning and L.used < L.limit and not must_queue(L, R) and is_open(L, R) then
+  R[STATE], R[SINCE], R[BIRTH] = WAITING, now, math.max(0, L.tick - R[WAITED])
+  if not learning and not must_queue(L, R) and is_open(L, R) then
     return grant(L, id, R, 'free', 0, nil)
   end
   if immediate == 1 then
@@ -176,6 +171,7 @@ function submit_ticket(id, name, agent, weight, waited, immediate, tokens, run, 
   end
   write_ticket(id, R)
   enqueue(L, id, R)
-  fill(L)
+  -- Without rates and pauses it waits for a slot, whose release fills.
+  if L.is_alone or contest.is_gated(L) then fill(L) end
 end
 end

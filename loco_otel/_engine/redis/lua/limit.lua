@@ -59,12 +59,14 @@ end
 function limits.throttle_ticket(id, pause, header, is_refused)
   local R = read_ticket(id)
   if not R or (R[STATE] ~= HELD and R[STATE] ~= SHARED) then return end
-  local L = get_line(R[LINE])
-  if not read_auto(L) then return end
-  local granted_at = call('ZSCORE', R[STATE] == HELD and L.held or L.shared, id) / 1000
-  if is_refused then record_refusal(L, granted_at, pause) end
-  if pause > 0 and seconds + pause > L.paused then
-    L.paused, L.pause_header, L.auto_changed = seconds + pause, header, true
+  for _, P in ipairs(get_line(R[LINE]).pools) do
+    if read_auto(P) then
+      local granted_at = call('ZSCORE', R[LENDER] ~= '' and R[LENDER][P.name] and P.shared or P.held, id) / 1000
+      if is_refused then record_refusal(P, granted_at, pause) end
+      if pause > 0 and seconds + pause > P.paused then
+        P.paused, P.pause_header, P.auto_changed = seconds + pause, header, true
+      end
+    end
   end
 end
 -- A limit that adapts up to a ceiling; a negative capacity demands it.

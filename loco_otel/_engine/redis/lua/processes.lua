@@ -1,7 +1,7 @@
 -- Leases belong to processes: each step of a process renews all that it has. A process that is silent for its lease
 -- time loses its tickets. After a loss of state nothing is granted and no process is buried until each had time to
 -- register its leases again.
-local has_roster_changed = false
+local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
 define_later(processes, function()
 local BURIED_PER_STEP = 200
@@ -44,15 +44,18 @@ function processes.leave()
   call('DEL', number_key(owner))
   if call('ZCARD', PROCESSES) == 0 then
     -- The last one deletes the state; what is stated is stated again by the next.
+    local pools = {}
     for _, name in ipairs(call('SMEMBERS', LINES)) do
-      local L = get_line(name)
-      L.gone = true
-      rates.expire(L)
+      pools[#pools + 1] = get_line(name)
+      rates.expire(pools[#pools])
+    end
+    for _, L in ipairs(contest.list_lines(pools)) do
       for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
       classes.clear(L)
-      call('DEL', prefix .. 'line:' .. name)
+      call('DEL', prefix .. 'line:' .. L.name)
     end
     call('DEL', LINES, config)
+    is_deleted = true
   end
 end
 end)

@@ -66,18 +66,24 @@ local function names_tenant(L)
   end
   return false
 end
--- Orders all waiters again: `change` replaces what they were ordered by.
-function reordering.replace_order(L, change)
-  for _, V in ipairs(levels.list(L)) do reordering.empty_scopes(V) end
-  classes.clear(L)
-  change()
-  L.facts = nil
-  L.is_classed = L.is_classed or classes.has_ceiling(L, 1)
-  for _, V in ipairs(levels.list(L)) do
-    V.is_tenanted, V.scope.is_ready = names_tenant(V), nil
-    reordering.fill_scopes(V)
+-- Orders all waiters of some lines again: `change` replaces what those of one were ordered by.
+function reordering.replace_orders(reordered, change)
+  for _, L in ipairs(reordered) do
+    for _, V in ipairs(levels.list(L)) do reordering.empty_scopes(V) end
+    classes.clear(L)
   end
-  if L.is_classed then classes.update(L) end
+  for _, L in ipairs(reordered) do
+    change(L)
+    L.facts = nil
+    L.is_classed = L.is_classed or classes.has_ceiling(L, 1)
+  end
+  for _, L in ipairs(reordered) do
+    for _, V in ipairs(levels.list(L)) do
+      V.is_tenanted, V.scope.is_ready = names_tenant(V), nil
+      reordering.fill_scopes(V)
+    end
+    if L.is_classed then classes.update(L) end
+  end
 end
 -- Orders by class from now on: the queues by agent hold waiters of all classes, so the policy gets queues apart.
 function reordering.enable_classes(L)
@@ -97,7 +103,7 @@ end)
 function enqueue(L, id, R)
   local V, key, member = get_level(L, find_class(R)), find_key(L, R), fmt('%015.0f', R[SEQ]) .. id
   call('ZADD', V.ages, int(R[BIRTH]), member)
-  L.waiting = L.waiting + 1
+  L.waiting, L.oldest = L.waiting + 1, nil
   local weight = add_to_queue(L.waiters, L.weights, R[AGENT], R, member)
   if R[DUE] then levels.add_due(L, V, R, member) end
   if not V.is_tenanted and find_tenant(R[AGENT]) ~= '' then
@@ -123,8 +129,9 @@ function dequeue(L, id, R)
   call('ZREM', V.ages, member)
   if V.is_tenanted then call('ZREM', P.ages, member) end
   if R[DUE] then levels.remove_due(V, R, member) end
-  L.waiting = L.waiting - 1
+  L.waiting, L.oldest = L.waiting - 1, nil
   if L.waiting == 0 then L.gate = '' end
+  if not L.is_alone then contest.unreserve(L) end
   local head, left = remove_from_queue(L.waiters, L.weights, R[AGENT], R, member)
   local weight = left
   if P.is_apart then head, weight = remove_from_queue(P.waiters, P.weights, key, R, member) end

@@ -4,10 +4,14 @@
 local seconds = now / 1000
 local function take_rates(L, requests, tokens)
   if L.rated then rates.take(L, requests, tokens) end
+  if L.is_wide then
+    for _, P in ipairs(L.pools) do take_rates(P, requests, tokens) end
+  end
 end
--- Returns whether rates and the provider's pause allow a ticket; if not, also when they will, and which of them delays it.
+-- Returns whether rates and pauses allow a ticket; if not, also `due|cause|resource`: when they will, and which of them
+-- delays it. While so much is reserved for another line that only its grant allows the ticket, `due` is `inf`.
 local function is_open(L, R)
-  if not L.rated and L.paused == 0 then return true end
+  if not L.is_wide and not L.rated and L.paused == 0 then return true end
   return rates.find_gate(L, R)
 end
 define_later(rates, function()
@@ -36,9 +40,15 @@ end
 function rates.compute_level(B)
   return math.min(B.rate, B.level + math.max(0, seconds - B.at) * B.rate / 60)
 end
-local function compute_available_at(B, amount)
+-- `reserved` stays in the bucket for another line.
+local function compute_available_at(B, amount, reserved)
   if not B then return NO_TIME end
-  local missing = math.min(amount, B.rate) - rates.compute_level(B)
+  local needed = math.min(amount, B.rate)
+  if reserved > 0 then
+    needed = needed + math.min(reserved, B.rate)
+    if needed > B.rate then return math.huge end
+  end
+  local missing = needed - rates.compute_level(B)
   return missing <= 0 and seconds or seconds + missing * 60 / B.rate
 end
 local function take_tokens(L, B, amount)
@@ -52,15 +62,27 @@ function rates.take(L, requests, tokens)
   take_tokens(L, buckets.requests, requests)
   take_tokens(L, buckets.tokens, tokens)
 end
+-- Returns when the rates and the pause of one resource allow a ticket of a line, and what delays it.
+local function compute_open_time(P, L, R)
+  local buckets, requests, tokens = rates.read(P), 0, 0
+  if P.contest and P.contest.tokens and P.contest.tokens_for ~= L.name then requests, tokens = 1, P.contest.tokens end
+  local requests_at = compute_available_at(buckets.requests, 1, requests)
+  local tokens_at = compute_available_at(buckets.tokens, R[TOKENS] or 0, tokens)
+  local at = math.max(requests_at, tokens_at)
+  if P.paused >= at then return P.paused, 'backoff' end
+  return at, tokens_at >= requests_at and 'tokens' or 'requests'
+end
 -- See `is_open`.
 function rates.find_gate(L, R)
-  local buckets = rates.read(L)
-  local requests_at = compute_available_at(buckets.requests, 1)
-  local tokens_at = compute_available_at(buckets.tokens, R[TOKENS] or 0)
-  local at, cause = math.max(requests_at, tokens_at), tokens_at >= requests_at and 'tokens' or 'requests'
-  if L.paused >= at then at, cause = L.paused, 'backoff' end
-  if at <= seconds then return true end
-  return false, int(math.floor(at * 1000) + 1) .. '|' .. cause
+  local last, cause, resource = seconds, nil, nil
+  for _, P in ipairs(L.pools) do
+    if P.rated or P.paused ~= 0 then
+      local at, reason = compute_open_time(P, L, R)
+      if at > last then last, cause, resource = at, reason, P.name end
+    end
+  end
+  if not cause then return true end
+  return false, (last == math.huge and 'inf' or int(math.floor(last * 1000) + 1)) .. '|' .. cause .. '|' .. resource
 end
 -- 0 is no limit. A rate that stays keeps its bucket; another one starts with a full bucket, and after a loss, in which
 -- nobody knows what was spent, with an empty one.
@@ -76,7 +98,9 @@ function rates.set(L, requests, tokens)
     end
   end
   L.rated, L.spent = requests > 0 or tokens > 0, true
-  if not L.rated then L.gate = '' end
+  if not L.rated then
+    for _, rival in ipairs(contest.list_lines({L})) do rival.gate = '' end
+  end
   rates.save(L)
   call('PERSIST', L.rates_key)
 end

@@ -1,11 +1,13 @@
 -- The reply: {now, status, epoch, granted, lines, due, expiry, processes}. `granted`: {id, reason, tick, ticks of this
--- wait, ticks of all its waits, score, weight and age of its queue}. `lines`: {name, limit, used, waiting, tick, stated,
--- policy, alpha, guard, requests, tokens, gate, auto, pause, tuned, order}: of a rate its number and level, of a closed gate its time, its
--- cause and whether this process comes at that time, of an adaptive limit (-1 is unlimited) its ceiling, the level that was
--- refused last and whether one ever was, of a pause its end and the header that states it, of an alpha that adapts the one
--- that was stated, and the order as it is stated. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of
--- the process that is silent longest.
+-- wait, ticks of all its waits, score, weight and age of its queue, lenders}. `lines`: {name, limit, used, waiting, tick,
+-- stated, policy, alpha, guard, requests, tokens, gate, auto, pause, tuned, order}: of a rate its number and level, of a
+-- closed gate its time (-1 if only the grant of another line opens it), its cause, whether this process comes at that time
+-- and the resource, of an adaptive limit (-1 is unlimited) its ceiling, the level that was refused last and whether one ever
+-- was, of a pause its end and the header that states it, of an alpha that adapts the one that was stated, and the order as
+-- it is stated. `due`: when to send the next beat whatever the gates, 0 for never. `expiry`: of the process that is silent
+-- longest.
 
+define_later(shows, function()
 -- When a gate opens one process comes, so that not all do: the one that had waiters when the time was first known. The
 -- others come a little later, in case it does not.
 local ALARM_TOLERANCE_MS = 20
@@ -16,37 +18,45 @@ local function has_alarm(L, due)
   L.alarm = has_waiters and due .. '|' .. owner or ''
   return has_waiters
 end
-local function show_rate(B) return B and {fmt('%.17g', B.rate), fmt('%.17g', rates.compute_level(B))} or {} end
-local function show_gate(L)
-  local due, cause = string.match(L.gate, '^(%d+)|(.*)$')
-  return due and {tonumber(due), cause, has_alarm(L, due)} or {}
+function shows.rate(B) return {fmt('%.17g', B.rate), fmt('%.17g', rates.compute_level(B))} end
+function shows.gate(L)
+  local due, cause, resource = string.match(L.gate, '^(%w+)|(%w+)|(.*)$')
+  if due == 'inf' then return {-1, cause, false, resource} end
+  return {tonumber(due), cause, has_alarm(L, due), resource}
 end
-local function show_auto(A)
-  return A and {fmt('%.17g', A.ceiling), fmt('%.17g', A.refused), A.decreased_at > -math.huge} or {}
-end
-local function show_pause(L)
-  return L.paused > seconds and {math.floor(L.paused * 1000) + 1, L.pause_header} or {}
-end
-local shown = {}
-for _, L in ipairs(loaded) do
-  if not L.gone then
-    if L.waiting > 0 then
-      sharing.share_slots(L)
-      if L.is_classed then sharing.exempt_waiter(L) end
-    end
-    local buckets = L.rated and rates.read(L) or {}
-    shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy, fmt('%.17g', L.alpha), L.guard,
-                         show_rate(buckets.requests), show_rate(buckets.tokens), show_gate(L), show_auto(read_auto(L)), show_pause(L),
-                         L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or '', L.order}
-    if L.is_tenanted then tenants.save(L) end
-    if L.is_classed then
-      levels.save(L)
-      classes.save(L)
-    end
-    save_line(L, policies[L.policy].format)
-    if L.auto_changed then limits.save(L) end
-    if L.spent then rates.save(L) end
+function shows.auto(A) return {fmt('%.17g', A.ceiling), fmt('%.17g', A.refused), A.decreased_at > -math.huge} end
+end)
+local shown, none = {}, {}
+if is_deleted then loaded = {} end
+for _, P in ipairs(loaded) do
+  if P.contest or (P.is_alone and P.waiting > 0) then
+    sharing.share_slots(P)
+    if P.contest or P.is_classed then sharing.exempt_waiter(P) end
   end
+end
+for _, L in ipairs(loaded) do
+  local auto, requests, tokens = read_auto(L), none, none
+  if L.rated then
+    local buckets = rates.read(L)
+    requests, tokens = buckets.requests and shows.rate(buckets.requests), buckets.tokens and shows.rate(buckets.tokens)
+  end
+  shown[#shown + 1] = {L.name, L.limit == math.huge and -1 or L.limit, L.used, L.waiting, L.tick, L.stated, L.policy,
+                       fmt('%.17g', L.alpha), L.guard, requests or none, tokens or none, L.gate ~= '' and shows.gate(L) or none,
+                       auto and shows.auto(auto) or none,
+                       L.paused > seconds and {math.floor(L.paused * 1000) + 1, L.pause_header} or none,
+                       L.tuner ~= '' and fmt('%.17g', L.stated_alpha) or '', L.order}
+  if L.is_tenanted then tenants.save(L) end
+  if L.is_classed then
+    levels.save(L)
+    classes.save(L)
+  end
+  save_line(L, policies[L.policy].format)
+  if L.auto_changed then limits.save(L) end
+  if L.spent then rates.save(L) end
+end
+if not is_deleted then
+  if last_seq == tonumber(stored[5]) then call('HSET', config, 'seen', int(now))
+  else call('HSET', config, 'seen', int(now), 'seq', int(last_seq)) end
 end
 save_tickets()
 for other, list in pairs(wakes) do

@@ -14,10 +14,11 @@ local function int(x) return fmt('%.0f', x) end
 
 -- The state has an epoch, made with it, which is part of its keys: a new epoch starts from nothing.
 local config = base .. 'config'
-local stored = call('HMGET', config, 'epoch', 'learning', 'seen', 'lost')
+local stored = call('HMGET', config, 'epoch', 'learning', 'seen', 'lost', 'seq')
 local epoch = stored[1]
 local learning_until, seen = tonumber(stored[2] or '0'), tonumber(stored[3] or '0')
 local lost_until = tonumber(stored[4] or '0')  -- of processes that report the same loss, the first has reported it
+local last_seq = tonumber(stored[5] or '0')  -- of the tickets of all lines
 local prefix, TICKETS, PROCESSES, LINES, HOSTS
 local function set_epoch(value)
   epoch = value
@@ -85,9 +86,12 @@ local function save_accounts(P, format)
 end
 local function format_state(P) return fmt('%.17g|%.17g|%.17g|%.17g', P.virtual, P.open, P.origin, P.last) end
 
--- A line: the waiters and leases of one resource.
-local lines, loaded = {}, {}
-local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'seq', 'waiting', 'order',
+-- A line: the waiters for one resource, and this resource: its slots, rates and adaptive limit. Or the waiters for a set
+-- of resources, whose names are its name: such a wide line has no slots of its own. `pools` of a line are the lines of its
+-- resources. `contest` of a resource lists the wide lines that compete for it, and what is reserved for one line: the next
+-- free slot, a request and tokens. A resource without wide lines has none, and its line is alone.
+local lines, loaded, contest = {}, {}, {}
+local FIELDS = {'limit', 'policy', 'alpha', 'guard', 'shares', 'stated', 'version', 'tick', 'contest', 'waiting', 'order',
                 'state', 'rated', 'gate', 'alarm', 'auto', 'pause', 'stated_alpha', 'tuner',
                 'is_tenanted', 'is_classed', 'is_dated', 'order_version'}
 local function get_line(name)
@@ -96,7 +100,7 @@ local function get_line(name)
   local h = call('HMGET', prefix .. 'line:' .. name, unpack(FIELDS))
   local function num(i) return tonumber(h[i] or '0') end
   L = {name = name, key = name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
-       shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), seq = num(9), waiting = num(10),
+       shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), waiting = num(10),
        order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
        pause_header = string.match(h[17] or '', '|(.*)$') or '', stated_alpha = tonumber(h[18] or '0.25'),
@@ -109,10 +113,17 @@ local function get_line(name)
   L.stored = h
   L.line = L  -- it is the level of the class `normal`, too
   L.scope = make_scope(L, '', h[12])
-  -- The set of leases is the count: nothing else could stay right when an operation is repeated.
-  L.used = call('ZCARD', L.held)
   lines[name] = L
   loaded[#loaded + 1] = L
+  if string.find(name, '\t', 1, true) then
+    L.is_wide, L.limit, L.used, L.pools = true, math.huge, 0, {}
+    for single in string.gmatch(name, '[^\t]+') do L.pools[#L.pools + 1] = get_line(single) end
+    if not h[2] then contest.join(L) end
+    return L
+  end
+  -- The set of leases is the count: nothing else could stay right when an operation is repeated.
+  L.pools, L.used, L.is_alone = {L}, call('ZCARD', L.held), not h[9]
+  if h[9] then L.contest = cjson.decode(h[9]) end
   return L
 end
 -- Writes what has changed.
@@ -123,7 +134,7 @@ local function save_line(L, format)
   local function note_flag(i, flag) if flag ~= (h[i] == '1') then texts[FIELDS[i]] = flag and '1' or '0' end end
   note_number(7, L.version)
   note_number(8, L.tick)
-  note_number(9, L.seq)
+  if L.contest_changed then texts.contest = cjson.encode(L.contest) end
   note_number(10, L.waiting)
   -- Most policies have no state, and to format four numbers costs as much as two commands.
   if h[12] and h[12] ~= NO_STATE or P.virtual ~= 0 or P.open ~= 0 or P.origin ~= 0 or P.last ~= 0 then
@@ -138,7 +149,9 @@ local function save_line(L, format)
   write_fields(prefix .. 'line:' .. L.name, texts)
 end
 
--- A ticket's record is a JSON array with these positions. That of most ends with TOKENS.
+-- A ticket's record is a JSON array with these positions. That of most ends with TOKENS. SINCE is when its wait began, WAITED
+-- are the ticks of its waits before, and from its grant on those of all. LENDER are the leases that own the slots that it
+-- shares, by resource, or ''.
 local LINE, AGENT, WEIGHT, OWNER, BIRTH, SEQ, STATE, CHARGED, SINCE, WAITED, REASON, LENDER, TOKENS, RUN, CHARGED_AT, CLASS, DUE,
   CLASS_CHARGED = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
 local WAITING, HELD, SUSPENDED, SHARED = 0, 1, 2, 3
@@ -170,7 +183,7 @@ end
 
 -- The tables of functions of the parts that follow.
 local rates, limits, load, fair, las, tenants, levels = {}, {}, {}, {}, {}, {}, {}
-local classes, reordering, tuner, sharing, processes, syncs = {}, {}, {}, {}, {}, {}
+local classes, reordering, tuner, sharing, processes, syncs, shows = {}, {}, {}, {}, {}, {}, {}
 
 -- All that follows is one function, which captures each local of the above once. A function in the same function as a local
 -- that it captures costs a search of all that are captured there. Lua allows 60 captured locals for each function.

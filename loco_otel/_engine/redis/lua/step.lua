@@ -17,7 +17,6 @@ elseif number <= last_number then status = 'again' end
 -- No process came for half a lease time, so the server stood still, or all did: each must have time to renew.
 local others = call('ZCARD', PROCESSES) - (known and 1 or 0)
 if seen > 0 and others > 0 and now - seen > ttl / 2 then processes.start_learning() end
-call('HSET', config, 'seen', int(now))
 -- The two that are silent longest.
 local silent = call('ZRANGE', PROCESSES, 0, 1, 'WITHSCORES')
 if not learning and #silent > 0 and tonumber(silent[2]) < now then processes.bury_expired() end
@@ -27,9 +26,12 @@ if status == 'ok' then
   call('SET', number_key(owner), int(number) .. ':' .. generation, 'PX', NUMBER_KEPT_MS)
   for _, o in ipairs(operations) do
     local kind = o[1]
-    if kind == 'state' then syncs.apply_statement(o[2])
+    if kind == 'state' then syncs.apply_statements(o[2])
     elseif kind == 'sync' then syncs.synchronize(o, last_number)
-    elseif kind == 'beat' then for _, name in ipairs(call('SMEMBERS', LINES)) do fill(get_line(name)) end
+    elseif kind == 'beat' then
+      local names = call('SMEMBERS', LINES)
+      table.sort(names)
+      for _, name in ipairs(names) do fill(get_line(name)) end
     elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end
@@ -37,7 +39,7 @@ elseif status == 'again' then
   for _, id in ipairs(call('SMEMBERS', prefix .. 'own:' .. owner)) do
     local R = read_ticket(id)
     if R and (R[STATE] == HELD or R[STATE] == SHARED) then
-      granted[#granted + 1] = {id, R[REASON], get_line(R[LINE]).tick, R[WAITED], R[WAITED], '0', R[WEIGHT], R[WAITED]}
+      granted[#granted + 1] = syncs.describe_lease(id, R)
     end
   end
 end

@@ -1,9 +1,11 @@
 -- Adaptive alpha of policy `load`, as _core/alpha_tuner.py. `tuner` of a line is the tick of the next update, and what the
 -- last updates have seen: tick, weight and number of all that waited. It is empty where alpha is constant.
--- A slot has become free.
-local function advance_tick(L)
-  L.tick = L.tick + 1
-  if L.tuner ~= '' then tuner.tune_alpha(L) end
+-- Each of these resources has a slot more.
+local function advance_ticks(pools)
+  for _, L in ipairs(pools[1].is_alone and pools or contest.list_lines(pools)) do
+    L.tick = L.tick + 1
+    if L.tuner ~= '' then tuner.tune_alpha(L) end
+  end
 end
 define_later(tuner, function()
 local STEP, LOW, HIGH, SPREAD, WINDOW, GROWTH, MOST, MARGIN, AGENTS_PER_TICK = 0.01, 0, 0.5, 0.5, 10, 1.2, 0.45, 0.9, 16
