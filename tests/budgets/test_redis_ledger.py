@@ -180,6 +180,13 @@ def test_process_of_two_days_ago_repeats_no_charge(make: Callable[..., Any]) -> 
     assert [it.spent for it in alive.read_statuses(later + 1)] == [100]
 
 
+def test_process_that_returns_after_two_days_keeps_its_session(make: Callable[..., Any]) -> None:
+    suspended = make()
+    suspended.settle_reservation("1", make_charge(100), NOW)
+    suspended.renew_reservations([], NOW + 2 * 86_400)
+    assert suspended._redis.call("HGET", f"{suspended._link._key}:sessions", suspended._link.owner).endswith(b":1\r\n")
+
+
 def test_burial_is_bounded_per_step(make: Callable[..., Any]) -> None:
     dead, alive = make(), make()
     for number in range(450):
