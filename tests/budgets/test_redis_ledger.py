@@ -1,5 +1,6 @@
 """The ledger on a server: shared by processes, after crashes, and while the server is away."""
 
+import _thread
 import logging
 import shutil
 import socket
@@ -177,6 +178,13 @@ def test_process_of_two_days_ago_repeats_no_charge(make: Callable[..., Any]) -> 
     assert not alive._redis.call("HEXISTS", f"{alive._link._key}:sessions", suspended._link.owner).startswith(b":1")
     suspended.renew_reservations([], later + 1)
     assert [it.spent for it in alive.read_statuses(later + 1)] == [100]
+
+
+def test_process_that_returns_after_two_days_keeps_its_session(make: Callable[..., Any]) -> None:
+    suspended = make()
+    suspended.settle_reservation("1", make_charge(100), NOW)
+    suspended.renew_reservations([], NOW + 2 * 86_400)
+    assert suspended._redis.call("HGET", f"{suspended._link._key}:sessions", suspended._link.owner).endswith(b":1\r\n")
 
 
 def test_burial_is_bounded_per_step(make: Callable[..., Any]) -> None:
@@ -510,12 +518,12 @@ def test_charges_that_cannot_be_sent_are_not_kept_twice(own_server: RedisServer,
 def test_missing_thread_is_started_by_a_later_call(
     shared_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: threading.Thread) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     ledger = make_ledger(shared_server.url, namespace)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
+        patch.setattr(_thread, "start_new_thread", fail)
         with pytest.raises(LedgerError, match="can't start new thread"):
             ledger.reserve_estimate("1", make_charge(10), NOW)
     assert ledger.reserve_estimate("1", make_charge(10), NOW).admitted

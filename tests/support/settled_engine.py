@@ -1,6 +1,5 @@
 """A shared engine whose operations return once the server has answered, for tests that assert right after them."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +36,7 @@ class SettledEngine(RedisEngine):
 
     def _settle(self) -> None:
         link = getattr(self, "_link", None)
-        if link is None or threading.current_thread() is link._thread or self._lock._is_owned():
+        if link is None or (link._thread is not None and link._thread.is_current()) or self._lock._is_owned():
             return
         log, give_up = link.log, time.monotonic() + PATIENCE
         while log._queue or self._applied < log._number:

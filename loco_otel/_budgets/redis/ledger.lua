@@ -19,6 +19,7 @@ local BURIED_PER_STEP, FORGOTTEN_PER_STEP, SESSION_SECONDS, MAX_ROWS, CLOCK_TOLE
 -- `tostring` would write large amounts as 1e+14.
 local function int(x) return fmt('%.0f', x) end
 local function exact(x) return fmt('%.6f', x) end
+local now_text = exact(now)
 
 -- An account's record is text: spent, reported, resets, since, limit, action, reserved, named.
 local RECORD = '^(.-)|(.-)|(.-)|(.-)|(.-)|(.-)|(.-)|(.-)$'
@@ -174,7 +175,7 @@ end
 
 local function spend(A, amount)
   A.spent = A.spent + amount
-  if A.since == '' then A.since = exact(now) end
+  if A.since == '' then A.since = now_text end
   changed[A.name] = A
 end
 local function settle(id, accounts, rows)
@@ -236,7 +237,7 @@ local function bury_expired(last_step, grace)
   end
 end
 local function forget_ended()
-  for _, name in ipairs(call('ZRANGEBYSCORE', ENDS, '-inf', exact(now), 'LIMIT', 0, FORGOTTEN_PER_STEP)) do
+  for _, name in ipairs(call('ZRANGEBYSCORE', ENDS, '-inf', now_text, 'LIMIT', 0, FORGOTTEN_PER_STEP)) do
     local A = load_account(name)
     if A.reserved > 0 then
       call('ZADD', ENDS, exact(now + 60), name)
@@ -247,8 +248,10 @@ local function forget_ended()
     end
   end
   for _, gone in ipairs(call('ZRANGEBYSCORE', SEEN, '-inf', exact(now - SESSION_SECONDS), 'LIMIT', 0, 2)) do
-    call('HDEL', SESSIONS, gone)
-    call('ZREM', SEEN, gone)
+    if gone ~= owner then  -- it has returned
+      call('HDEL', SESSIONS, gone)
+      call('ZREM', SEEN, gone)
+    end
   end
 end
 local function leave()
@@ -257,9 +260,10 @@ local function leave()
 end
 
 -- What is spent is numbered by its process: a charge that the server lost, or that came twice, leaves a gap.
-local known, last = string.match(call('HGET', SESSIONS, owner) or '', '^(.*):(%d+)$')
+local stored_session = call('HGET', SESSIONS, owner) or ''
+local known, last = string.match(stored_session, '^(.*):(%d+)$')
 last = tonumber(last or '0')
-local function refuse(status) return cjson.encode({status, exact(now)}) end
+local function refuse(status) return cjson.encode({status, now_text}) end
 local is_sync = operations[1][1] == 'sync'
 if is_sync then session = time[1] .. '.' .. time[2] elseif session ~= known then return refuse('sync') end
 local NUMBERED = {settle = true, cancel = true}
@@ -278,13 +282,13 @@ for _, o in ipairs(operations) do
 end
 
 local stored = call('HMGET', CONFIG, 'seen', 'grace')
-call('HSET', CONFIG, 'seen', exact(now))
+call('HSET', CONFIG, 'seen', now_text)
 bury_expired(tonumber(stored[1] or '0'), tonumber(stored[2] or '0'))
 forget_ended()
 call('ZADD', PROCESSES, exact(now + ttl), owner)
-call('ZADD', SEEN, exact(now), owner)
+call('ZADD', SEEN, now_text, owner)
 
-local results = {'ok', exact(now)}
+local results = {'ok', now_text}
 local function apply(o)
   local kind = o[1]
   if kind == 'reserve' then return reserve(o[2], o[3], o[4])
@@ -311,5 +315,6 @@ for _, o in ipairs(operations) do
   end
   changed = {}
 end
-call('HSET', SESSIONS, owner, session .. ':' .. int(expected))
+local new_session = session .. ':' .. int(expected)
+if new_session ~= stored_session then call('HSET', SESSIONS, owner, new_session) end
 return cjson.encode(results)

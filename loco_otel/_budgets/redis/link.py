@@ -22,6 +22,7 @@ from loco_otel._budgets.redis.script import SHA, SOURCE
 from loco_otel._config.engine_rules import EngineAddress
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.modes import ModeSwitch
+from loco_otel._engine.redis.reader_thread import ReaderThread
 from loco_otel._engine.redis.resp import MISSING, ServerError, encode_json, pack_arguments
 from loco_otel._engine.redis.wakeable_selector import WakeableSelector
 from loco_otel.clock import Clock, monotonic
@@ -93,7 +94,7 @@ class LedgerLink:
         """Reservations whose caller did not wait for the answer."""
         self._beat_at = -inf
         self._offset = 0.0
-        self._thread: threading.Thread | None = None
+        self._thread: ReaderThread | None = None
 
     # -- any thread ----------------------------------------------------------------------------------------------
 
@@ -220,7 +221,7 @@ class LedgerLink:
             self._is_closing = True
             self._changed.notify_all()
             self._wake_reader()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join(2 * self._timeout)
 
     def _start(self) -> None:
@@ -231,8 +232,7 @@ class LedgerLink:
             with ExitStack() as undo:
                 self._selector = WakeableSelector()
                 undo.callback(self._selector.close)
-                thread = threading.Thread(target=self._run, name="loco-ledger", daemon=True)
-                thread.start()
+                thread = ReaderThread(self._run)
                 undo.pop_all()
         except (OSError, RuntimeError) as error:
             raise LedgerError(f"the ledger {self._name} can't be used: {error}") from error

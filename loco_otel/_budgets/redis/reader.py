@@ -29,7 +29,13 @@ class LedgerReader:
         self._client = Client(EngineAddress.parse(url), timeout)
         self._name = hide_password(url)
         self._key = make_ledger_key(namespace)
-        self._lock = threading.Lock()
+
+    @property
+    def _lock(self) -> threading.Lock:
+        # Made with its first use, as it is held while the server answers: gevent may patch after this reader was made,
+        # and a greenlet that blocks in a lock of before stops all others.
+        lock: threading.Lock = self.__dict__.setdefault("_first_lock", threading.Lock())
+        return lock
 
     def read_accounts(self) -> tuple[float, dict[str, AccountRecord]]:
         """Return the server's time, and all accounts by name, without what dead processes have reserved.

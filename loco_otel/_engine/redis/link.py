@@ -18,6 +18,7 @@ from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
 from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.modes import ModeSwitch
+from loco_otel._engine.redis.reader_thread import ReaderThread
 from loco_otel._engine.redis.resp import MISSING, ServerError, encode_json, pack_arguments
 from loco_otel._engine.redis.script import SHA, SOURCE
 from loco_otel._engine.redis.wakeable_selector import WakeableSelector
@@ -111,7 +112,7 @@ class Link:
         self._sleeps_until = -inf
         self._is_closing = False
         self._has_failed_start = False
-        self._thread: threading.Thread | None = None
+        self._thread: ReaderThread | None = None
         self._epoch = ""
 
     # -- any thread ----------------------------------------------------------------------------------------------
@@ -124,8 +125,7 @@ class Link:
             with ExitStack() as undo:
                 self._selector = WakeableSelector()
                 undo.callback(self._selector.close)
-                thread = threading.Thread(target=self._run, name="loco-engine", daemon=True)
-                thread.start()
+                thread = ReaderThread(self._run)
                 undo.pop_all()
         except (OSError, RuntimeError) as error:
             self._host.record_error(type(error).__name__)
@@ -163,7 +163,7 @@ class Link:
 
     def join(self, seconds: float) -> None:
         """Wait for the end of the reader."""
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None:
             self._thread.join(seconds)
 
     def _write_batches(self) -> None:

@@ -1,5 +1,6 @@
 """Several engines on one server: one order for all, and what each does when the server fails."""
 
+import _thread
 import logging
 import os
 import threading
@@ -373,12 +374,12 @@ def test_a_finalizer_and_an_interrupt_lose_nothing(make: Make) -> None:
 def test_missing_reader_is_started_by_a_later_call(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: threading.Thread) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     engine = make(SharedLimits(2, "load", 0.25, 1000))
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", fail)
+        patch.setattr(_thread, "start_new_thread", fail)
         first = submit(engine)
     second = submit(engine)
     for ticket in (first, second):

@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
@@ -78,3 +81,46 @@ def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path,
         wait_until(lambda: not any(client.hlen(key) for key in client.keys("loco:*:tickets")))
         gunicorn.stop()
         assert [key for key in client.keys("loco:*") if ":number:" not in key] == [], "each has left"
+
+
+GREENLETS = """
+    import loco_otel
+
+    # As a worker of gunicorn, which imports and forks before it patches: the locks are not gevent's.
+    loco_otel.configure(budgets="*=1")
+    from gevent import monkey
+
+    monkey.patch_all()
+    import gevent
+
+    inside, most = 0, 0
+
+
+    def call():
+        global inside, most
+        with loco_otel.slot("a"):
+            inside += 1
+            most = max(most, inside)
+            gevent.sleep(0)
+            inside -= 1
+
+
+    def charge():
+        return len(loco_otel.budgets())
+
+
+    calls = [gevent.spawn(run) for run in (*[call] * 8, *[charge] * 8)]
+    gevent.joinall(calls, raise_error=True)
+    print(most, [call.value for call in calls[8:]])
+"""
+
+
+def test_first_greenlets_of_a_worker_take_turns(own_server: RedisServer, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(dedent(GREENLETS))
+    settings = {"LOCO_ENGINE": own_server.url, "LOCO_CAPACITY": "2", "LOCO_ENGINE_TIMEOUT": "10"}
+    command = [sys.executable, program]
+    ran = subprocess.run(
+        command, env=os.environ | settings, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (ran.stdout, ran.returncode) == (f"2 {[1] * 8}\n", 0), ran.stderr
