@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from policy_model import HALF_LIFE, SHARES, TENANT_SHARES, Attained, Drawn, TwoLayers
-from scheduler_model import HOLDS, Record, Resource, SchedulerModel
+from resource_model import HOLDS, Record, Resource
+from scheduler_model import SchedulerModel
 
 from loco_otel._core.fast_paths import try_release_fast, try_submit_fast
 from loco_otel._core.policies.base import Key, Policy, tenant_of

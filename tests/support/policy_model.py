@@ -1,6 +1,6 @@
 """The accounts of service of `fair`, `las` and tenants, as their documentation has them, and the `load` score.
 
-Part of the model in `scheduler_model.py`: no account is ever removed, and nothing is stored in a heap.
+Part of the model in `resource_model.py`: no account is ever removed, and nothing is stored in a heap.
 """
 
 from collections import deque
