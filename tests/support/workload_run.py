@@ -100,9 +100,10 @@ class Run:
         self.outcomes[agent] += self.workers[name].until_done(order)
 
     def until_ready(self) -> None:
-        """Wait until each process reads orders."""
+        """Wait until each process reads orders and was scraped, so that counters of budgets have their 0."""
         for worker in self.workers.values():
             worker.until_done(0)
+        self.until_scraped(time.time())
 
     def end(self, *names: str) -> None:
         """End processes once their last values are scraped."""
