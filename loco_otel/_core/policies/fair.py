@@ -49,13 +49,15 @@ MAX_IDLE_AGENTS = 1000
 class _ServiceAccount:
     """The account of one agent. `open_calls` counts its calls that are charged and not settled."""
 
-    __slots__ = ("entry", "is_competing", "is_owing", "open_calls", "tag")
+    __slots__ = ("entry", "is_competing", "is_owing", "is_restored", "open_calls", "tag")
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.is_competing = False
         self.is_owing = False
         """Whether it has been served since the virtual time, whatever its tag."""
+        self.is_restored = False
+        """Whether it competed before an interrupted operation: its tag may be below the virtual time, and stays."""
         self.open_calls = 0
         self.entry: Entry | None = None
         """Its entry among the competing or the idle agents; None while it is served and has no waiter."""
@@ -134,10 +136,11 @@ class FairPolicy:
                 self._get_account(key)
             for key, account in before.items():
                 if key in open_calls or key in waiting or account.tag > virtual:
-                    self._get_account(key).tag = account.tag
-                    entry = account.entry
+                    restored, entry = self._get_account(key), account.entry
+                    restored.tag = account.tag
                     if account.is_competing and entry is not None:
-                        self._accounts[key].is_owing = bool(entry[0] != account.tag or entry[1])
+                        restored.is_owing = bool(entry[0] != account.tag or entry[1])
+                        restored.is_restored = key in waiting
             for key, account in self._accounts.items():
                 account.open_calls = open_calls[key]
                 if not account.open_calls:
@@ -208,7 +211,9 @@ class FairPolicy:
         if account.entry is not None:
             self._idle.remove_entry(account.entry)
             account.entry = None
-        account.tag = max(account.tag, self._virtual_time)
+        if not account.is_restored:
+            account.tag = max(account.tag, self._virtual_time)
+        account.is_restored = False
 
     def _deactivate_account(self, key: Key, account: _ServiceAccount) -> None:
         """Keep or remove the account of an agent that does not wait."""

@@ -457,3 +457,18 @@ def test_no_service_is_free(share: int) -> None:
 
     assert policy.pick_next(0) == "other"
     assert policy.compute_score("agent", 0) < policy.compute_score("other", 0) == 0.0
+
+
+def test_recovery_keeps_the_credit_of_a_competing_agent() -> None:
+    """A correction has lowered its tag below the virtual time."""
+    policy, head = FairPolicy({}), Candidate(0, 0, (0, 1))
+    policy.update_candidate("a", head)
+    for _ in range(2):
+        policy.charge_grant("a", "a", 1000, 0.0)
+        policy.update_candidate("a", head)
+    policy.adjust_charge("a", "a", -1500, 0.0, 0.0)
+    credit = policy.compute_score("a", 0)
+    assert credit > 0
+    policy.restore_accounts(["a"], {"a"})
+    policy.update_candidate("a", head)
+    assert policy.compute_score("a", 0) == credit
