@@ -351,7 +351,7 @@ def test_dropped_async_stream_disconnects(server: LlmServer, scheduled: Schedule
             break
         assert scheduling.active() == 1
         del answer
-        await scheduling.seen.told(Released)
+        await scheduling.seen.await_event(Released)
         await asyncio.to_thread(server.wait_for, finished=1)
         await client.close()
 

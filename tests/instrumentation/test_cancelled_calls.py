@@ -33,7 +33,7 @@ def test_cancelled_wait_leaves_nothing(sdk: Sdk, server: LlmServer, scheduled: S
         async with sdk.client(server) as client, await sdk.stream(client):
             # In a context of its own: a call within the other's would be a part of it, and share its slot.
             waiter = asyncio.create_task(_ask_apart(sdk, client), context=Context())
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             waiter.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiter
@@ -67,7 +67,7 @@ def test_cancelled_before_the_headers_leaves_nothing(
                 await sdk.ask(client, stream=streamed)
 
             caller = asyncio.create_task(call())
-            await scheduling.seen.told(Granted)
+            await scheduling.seen.await_event(Granted)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
@@ -101,7 +101,7 @@ def test_cancelled_stream_leaves_nothing(close: bool, sdk: Sdk, server: LlmServe
             reader.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reader
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
 
     sdk.run(main())
     check_end(scheduling, CANCELLED)
@@ -138,9 +138,9 @@ def test_task_destroyed_with_its_loop_leaves_nothing(
         reading = asyncio.Event()
         asyncio.create_task(read(client, reading))  # noqa: RUF006 - it is meant to be lost
         if phase == "waiting":
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
         elif phase == "headers":
-            await scheduling.seen.told(Granted)
+            await scheduling.seen.await_event(Granted)
         else:
             await reading.wait()
 

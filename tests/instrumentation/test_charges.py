@@ -93,7 +93,7 @@ def test_call_cancelled_in_its_pause_is_charged_nothing(server: LlmServer, sched
     async def main() -> None:
         async with server.async_openai() as client:
             call = asyncio.create_task(client.chat.completions.create(**CHAT))
-            await scheduling.seen.told(Granted)
+            await scheduling.seen.await_event(Granted)
             while scheduling.active():  # noqa: ASYNC110 - until the pause has begun
                 await asyncio.sleep(0)
             call.cancel()

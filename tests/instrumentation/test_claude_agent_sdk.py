@@ -130,7 +130,7 @@ async def test_query_has_no_child_while_it_waits(server: LlmServer, options: Any
     async with loco_otel.slot():
         # In a context of its own, so that it is not covered by the slot.
         turn = asyncio.get_running_loop().create_task(run_query(options), context=Context())
-        await scheduling.seen.told(Submitted, 2)
+        await scheduling.seen.await_event(Submitted, 2)
         assert (scheduling.waiting(), len(server.requests())) == (1, 0)
     await turn
     scheduling.settled(2)

@@ -55,7 +55,7 @@ def test_async_stream_dropped_half_read_frees_slot_without_gc(
                 break
             assert scheduling.active() == 1
             del stream
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
 
     sdk.run(main())
     check_end(scheduling)
@@ -76,7 +76,7 @@ def test_answer_dropped_unread_frees_slot_without_gc(
                 answer = await now(sdk.stream(client))
             assert scheduling.active() == 1
             del answer
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
 
     sdk.run(main())
     check_end(scheduling)
@@ -113,7 +113,7 @@ def test_stream_in_a_cycle_frees_slot_once_collected(sdk: Sdk, server: LlmServer
             stream.itself = stream
             del stream
             gc.collect()
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
 
     sdk.run(main())
     check_end(scheduling)

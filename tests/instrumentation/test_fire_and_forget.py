@@ -102,7 +102,7 @@ def test_call_that_outlives_its_slot_keeps_it(server: LlmServer, scheduled: Sche
                 first = asyncio.create_task(ask(**CHAT))
                 await asyncio.to_thread(server.wait_for, held=1)
             second = asyncio.create_task(ask(**CHAT))
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             assert server.state().received == 1
             server.release()
             await asyncio.wait_for(asyncio.gather(first, second), PATIENCE)

@@ -148,7 +148,7 @@ def test_async_stream_left_early_frees_slot_and_connection(
         if ending == "close":
             await stream.aclose()
         del stream
-        await scheduling.seen.told(Released)
+        await scheduling.seen.await_event(Released)
         await asyncio.to_thread(gemini.wait_for, finished=1)
         await client.aio.aclose()
 

@@ -109,15 +109,15 @@ def test_metrics_are_recorded(
     sdk.run(main())
     scheduling.settled(2)
     ok, failed = (span for span in scheduling.spans() if span.kind is SpanKind.CLIENT)
-    said = read_attributes(ok)
+    shown = read_attributes(ok)
     common = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": sdk.name,
-        "gen_ai.request.model": said["gen_ai.request.model"],
+        "gen_ai.request.model": shown["gen_ai.request.model"],
         "server.address": "127.0.0.1",
         "server.port": server.port,
     }
-    answered = {**common, "gen_ai.response.model": said["gen_ai.response.model"]}
+    answered = {**common, "gen_ai.response.model": shown["gen_ai.response.model"]}
     points = _points(reader)
 
     durations = {attributes.get("error.type"): (attributes, point) for attributes, point in _duration(points)}
@@ -136,12 +136,12 @@ def test_metrics_are_recorded(
     for direction in ("input", "output"):
         attributes, point = tokens.pop(direction)
         assert attributes == answered
-        assert (point.count, point.sum) == (1, said[f"gen_ai.usage.{direction}_tokens"])
+        assert (point.count, point.sum) == (1, shown[f"gen_ai.usage.{direction}_tokens"])
     assert not tokens
     first = points.get("gen_ai.client.operation.time_to_first_chunk", [])
     assert [attributes for attributes, _ in first] == ([answered] if streamed else [])
     for _, point in first:
-        assert point.sum == pytest.approx(said["gen_ai.response.time_to_first_chunk"])
+        assert point.sum == pytest.approx(shown["gen_ai.response.time_to_first_chunk"])
 
 
 def _duration(points: dict[str, list[tuple[dict[str, Any], Any]]]) -> list[tuple[dict[str, Any], Any]]:

@@ -45,7 +45,7 @@ async def broken_off_and_dropped(sdk: Sdk, client: Any, scheduling: Scheduling) 
     async for _chunk in each(stream):
         break
     del stream, _chunk
-    await scheduling.seen.told(Released)
+    await scheduling.seen.await_event(Released)
 
 
 async def dropped_in_a_cycle(sdk: Sdk, client: Any, scheduling: Scheduling) -> None:
@@ -54,7 +54,7 @@ async def dropped_in_a_cycle(sdk: Sdk, client: Any, scheduling: Scheduling) -> N
     stream.itself = stream
     del stream
     gc.collect()
-    await scheduling.seen.told(Released)
+    await scheduling.seen.await_event(Released)
 
 
 @each_sdk
@@ -127,7 +127,7 @@ def test_cancelled_task_is_an_error(amid: str, sdk: Sdk, server: LlmServer, sche
                         reading.set()
 
             reader = asyncio.create_task(read())
-            await (scheduling.seen.told(Granted) if amid == "headers" else reading.wait())
+            await (scheduling.seen.await_event(Granted) if amid == "headers" else reading.wait())
             reader.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reader
@@ -163,7 +163,7 @@ def test_stalled_reader_ends_the_span_with_its_lease(sdk: Sdk, server: LlmServer
         async with opened(sdk.client(server)) as client:
             stream = await now(sdk.stream(client))
             await now(stream.__anext__() if sdk.is_async else next(stream))
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
             assert find_inference_span(scheduling)
             async for _ in each(stream):
                 pass

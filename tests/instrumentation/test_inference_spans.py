@@ -43,18 +43,18 @@ def test_span_shows_request_and_answer(streamed: bool, sdk: Sdk, server: LlmServ
     span = find_inference_span(scheduling)
     asked = "gpt-4o" if sdk.name == "openai" else "claude-sonnet-5"
     assert span.name == f"chat {asked}"
-    said = read_attributes(span)
-    first_chunk = said.pop("gen_ai.response.time_to_first_chunk", None)
+    shown = read_attributes(span)
+    first_chunk = shown.pop("gen_ai.response.time_to_first_chunk", None)
     assert (first_chunk is not None) == streamed
     optional = (
         "gen_ai.usage.cache_read.input_tokens",
         "gen_ai.usage.cache_write.input_tokens",
         "gen_ai.usage.reasoning.output_tokens",
     )
-    spent = {key for key in said if key.startswith("loco.spend.")}
+    spent = {key for key in shown if key.startswith("loco.spend.")}
     assert {"loco.spend.weight", "loco.spend.estimated"} <= spent
     assert not {"loco.spend.input_tokens", "loco.spend.output_tokens"} & spent
-    assert {key: value for key, value in said.items() if key not in {*optional, *spent}} == {
+    assert {key: value for key, value in shown.items() if key not in {*optional, *spent}} == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": sdk.name,
         "gen_ai.request.model": asked,
@@ -150,9 +150,9 @@ def test_client_of_another_provider_has_its_name(cloud: str, scheduled: Schedule
         with pytest.raises((openai.BadRequestError, anthropic.BadRequestError)):
             sdk.ask(client)
     scheduling.settled(1)
-    said = read_attributes(find_inference_span(scheduling))
-    assert (said["gen_ai.provider.name"], said["server.address"]) == (provider, host)
-    assert said["server.port"] == 443
+    shown = read_attributes(find_inference_span(scheduling))
+    assert (shown["gen_ai.provider.name"], shown["server.address"]) == (provider, host)
+    assert shown["server.port"] == 443
 
 
 # -- parent and duration ----------------------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ def test_slot_is_free_while_a_task_sleeps(
     async def main() -> None:
         async with sdk.client(server) as client:
             sleeper = asyncio.create_task(ask("sleeper", client))
-            await scheduling.seen.told(Suspended)
+            await scheduling.seen.await_event(Suspended)
             await ask("other", client)
             pause.over.set()
             await sleeper
@@ -366,7 +366,7 @@ def test_cancelled_pause_leaves_nothing(sdk: Sdk, server: LlmServer, scheduled: 
                 await sdk.ask(client)
 
             caller = asyncio.create_task(call())
-            await scheduling.seen.told(Suspended)
+            await scheduling.seen.await_event(Suspended)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
@@ -395,7 +395,7 @@ def test_cancelled_second_wait_leaves_nothing(sdk: Sdk, server: LlmServer, sched
                 await sdk.ask(client)
 
             caller = asyncio.create_task(call())
-            await scheduling.seen.told(Waiting, 2)
+            await scheduling.seen.await_event(Waiting, 2)
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller

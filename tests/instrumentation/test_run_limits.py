@@ -234,7 +234,7 @@ def test_stop_turns_away_waiters_and_new_calls_at_once(
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16))
         made = client(server, is_async=is_async)
         tasks = [asyncio.ensure_future(end(call(made))) for _ in range(4)]
-        await scheduling.seen.told(Waiting, 3)
+        await scheduling.seen.await_event(Waiting, 3)
         assert await asyncio.to_thread(lambda: loco_otel.stop(**names)) == 3
         done, _ = await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         assert done

@@ -168,7 +168,7 @@ def test_reader_that_leaves_during_a_wait_finishes(sdk: Sdk, server: LlmServer, 
             reader = asyncio.create_task(read())
             await begun.wait()
             asker = asyncio.create_task(ask())
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             go.set()
             await reader
             await asyncio.wait_for(asker, PATIENCE)

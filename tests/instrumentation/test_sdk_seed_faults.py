@@ -103,7 +103,7 @@ def test_d1_cancelled_body_strands_no_waiter(sdk: Sdk, server: LlmServer, schedu
             reader = asyncio.create_task(read())
             await begun.wait()
             others = [asyncio.create_task(ask()) for _ in range(4)]
-            await scheduling.seen.told(Waiting, 4)
+            await scheduling.seen.await_event(Waiting, 4)
             reader.cancel()
             await asyncio.wait_for(asyncio.gather(*others), PATIENCE)
 
@@ -126,7 +126,7 @@ def test_d2_cancelled_right_after_its_grant_loses_no_slot(sdk: Sdk, server: LlmS
                 await sdk.ask(client)
 
             waiter = asyncio.create_task(ask(), context=Context())
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             await stream.close()
             assert scheduling.active() == 1, "it is granted, and does not know it yet"
             waiter.cancel()
@@ -267,10 +267,10 @@ def test_d13_waiter_in_another_loop_is_woken(
 
     async def hold() -> None:
         async with sdk.client(server) as client, await sdk.stream(client):
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
 
     async def ask() -> None:
-        await scheduling.seen.told(Granted)
+        await scheduling.seen.await_event(Granted)
         async with sdk.client(server) as client:
             await sdk.ask(client)
 

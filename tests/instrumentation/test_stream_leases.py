@@ -24,7 +24,7 @@ def test_stalled_reader_loses_its_slot(sdk: Sdk, server: LlmServer, scheduled: S
             stream = await now(sdk.stream(client))
             async for _ in each(stream):
                 break
-            await scheduling.seen.told(Released)
+            await scheduling.seen.await_event(Released)
             (released,) = scheduling.seen.of(Released)
             assert released.expired
             assert released.held >= 0.2

@@ -50,9 +50,9 @@ def test_nested_call_of_a_task_waits_for_a_stream_that_can_end(
                     await sdk.ask(client)
 
             reader = asyncio.create_task(read())
-            await scheduling.seen.told(Submitted)
+            await scheduling.seen.await_event(Submitted)
             unrelated = await sdk.stream(client)
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             assert list_reasons(scheduling) == [FREE, FREE]
             await unrelated.close()
             await reader
@@ -80,7 +80,7 @@ def test_stream_handed_to_another_task_belongs_to_it(sdk: Sdk, server: LlmServer
             reader = asyncio.create_task(read())
             await begun.wait()
             asker = asyncio.create_task(ask(client))
-            await scheduling.seen.told(Waiting)
+            await scheduling.seen.await_event(Waiting)
             assert list_reasons(scheduling) == [FREE]
             go_on.set()
             await asker

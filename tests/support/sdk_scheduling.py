@@ -46,7 +46,7 @@ class AwaitedListener(RecordingListener):
         with self._changed:
             assert self._changed.wait_for(received, PATIENCE), f"no {count} {kind.__name__} among {self._events}"
 
-    async def told(self, kind: type[Event], count: int = 1) -> None:
+    async def await_event(self, kind: type[Event], count: int = 1) -> None:
         """Do as `wait_for`, while the event loop runs on where there is one."""
         if asyncio._get_running_loop() is None:
             self.wait_for(kind, count)

@@ -18,13 +18,13 @@ from loco_otel._core.ticket import State
 SUPPORT = Path(__file__).parents[2] / "support"
 
 HOLDER = """
-import sys, time
+import signal, sys
 from shared_engine import acquire, make_engine
 url, namespace, ttl = sys.argv[1:]
 engine = make_engine(url, namespace, ttl=float(ttl), timeout=10.0)
 acquire(engine)
 print("held", flush=True)
-time.sleep(1e6)  # until it is killed
+signal.pause()  # until it is killed
 """
 MARGIN = 0.25
 """Seconds after the lease time."""

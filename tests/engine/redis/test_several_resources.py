@@ -23,7 +23,7 @@ from loco_otel.snapshots import EngineMode
 SUPPORT = Path(__file__).parents[2] / "support"
 
 HOLDER = """
-import sys, time
+import signal, sys
 from shared_engine import wait_decided
 from loco_otel._config.settings import Settings
 from loco_otel._runtime.runtime import Runtime
@@ -36,7 +36,7 @@ ticket = engine.create_ticket(Request("killed", 1000, ("gpu", "disk")))
 engine.submit(ticket)
 wait_decided(engine, ticket)
 print("held", flush=True)
-time.sleep(1e6)  # until it is killed
+signal.pause()  # until it is killed
 """
 
 BOTH = "disk", "gpu"

@@ -1,7 +1,7 @@
 """Two versions of the step script on one state: what a rolling upgrade runs side by side.
 
-`step_schema_N.lua` is an earlier script of schema N, as joined. A script that cannot work beside it needs the next
-schema number, and a file of its own. That of the schema before stays: the two share nothing.
+`step_schema_N.lua` is an earlier script of the current schema, N, as joined. A script that cannot work beside it needs
+the next schema number, and takes its place there: scripts of two schemas share nothing.
 """
 
 import hashlib
@@ -28,8 +28,7 @@ CAPACITY = 3
 CALLS = 40
 LEFT = ("tickets", "held:", "own:", "waiters:")
 """The keys of tickets."""
-FOLDER = Path(__file__).parent
-FIXTURE = FOLDER / f"step_schema_{SCHEMA}.lua"
+FIXTURE = Path(__file__).parent / f"step_schema_{SCHEMA}.lua"
 
 
 def load_older_link() -> ModuleType:
@@ -93,15 +92,14 @@ def test_another_schema_grants_its_processes_the_capacity(client: Any, namespace
     base = make_base_key(namespace)
     assert base.endswith(f":{SCHEMA}")
     earlier = base.removesuffix(str(SCHEMA)) + str(SCHEMA - 1)
-    source = (FOLDER / f"step_schema_{SCHEMA - 1}.lua").read_text(encoding="utf-8")
-    sides = [(client.register_script(SOURCE), base), (client.register_script(source), earlier)]
+    step = client.register_script(SOURCE)
     statement = make_statement(SharedLimits(1, "fifo", 0.0, 0), "llm", 0)
     sync = ("sync", 1, 1, "", -1, [statement], [], [], "host 1", [], [])
     for number, operation in enumerate([sync, *(("submit", f"p-{it}", "llm", "a", 1000, 0, 0, 0) for it in "12")], 1):
-        for step, key in sides:
+        for key in (base, earlier):
             batch = ["p", number, 1, 60_000, json.dumps([operation]), 1]
             granted = json.loads(step(keys=[key], args=batch))[3]
             assert [it[0] for it in granted] == (["p-1"] if number == 2 else [])
-    for step, key in sides:
+    for key in (base, earlier):
         step(keys=[key], args=["p", 4, 1, 60_000, json.dumps([("leave",)]), 1])
         assert not list(client.scan_iter(f"{key}*", count=1000))
