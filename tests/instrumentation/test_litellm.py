@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import server_fixtures
-from litellm_calls import LITELLM, close_event_loop
+from litellm_calls import LITELLM, close_event_loop, close_sync_clients
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled, Scheduling
 
@@ -31,9 +31,11 @@ server = server_fixtures.server
 
 
 @pytest.fixture(autouse=True)
-def closed_event_loop() -> Iterator[None]:
+def closed_clients() -> Iterator[None]:
     yield
+    close_sync_clients()
     close_event_loop()
+    gc.collect()  # what it has dropped is collected while its warnings are ignored
 
 
 def request_of(server: LlmServer, route: str = "openai", model: str = "gpt-4o-mini", **more: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """LiteLLM, where the SDK of OpenAI is of a version that it requires, and calls of it through a client's shape."""
 
 import asyncio
+import inspect
 import os
 from contextlib import suppress
 from importlib import import_module
@@ -18,6 +19,16 @@ def close_event_loop() -> None:
     with suppress(RuntimeError):
         asyncio.get_event_loop_policy().get_event_loop().close()
     asyncio.set_event_loop(None)
+
+
+def close_sync_clients() -> None:
+    """Close the clients that LiteLLM keeps for ten minutes, which a later test may otherwise collect."""
+    cache = LITELLM.in_memory_llm_clients_cache
+    for key, client in list(cache.cache_dict.items()):
+        close = getattr(client, "close", None)
+        if close is not None and not inspect.iscoroutinefunction(close):
+            cache.delete_cache(key)
+            close()
 
 
 LITELLM: Any = import_module("litellm") if has("openai", "2.20") else None
@@ -43,7 +54,8 @@ class _Client:
         return self._call(model=self._prefix + model, **self._options, **request)
 
     def close(self) -> None:
-        """Close nothing: LiteLLM keeps its clients for later calls."""
+        """Close the clients that LiteLLM keeps for later sync calls."""
+        close_sync_clients()
 
 
 class _AsyncClient(_Client):
