@@ -38,8 +38,8 @@ test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
-# The server that processes share is Valkey: engine, ledger and doctor, with a fifth of the random runs. Where it is not
-# installed, `make test` leaves them out.
+# What Valkey as the server that processes share may change: engine, ledger, doctor, with a fifth of the random runs.
+# Another one: make test-valkey VALKEY=/path/to/valkey-server
 VALKEY := $(shell command -v valkey-server)
 VALKEY_TESTS = $(addprefix tests/,engine/redis budgets/test_redis_ledger.py budgets/test_ledger_chaos.py \
   budgets/test_ledger_contract.py budgets/test_granted_reservations.py budgets/test_run_budgets.py \
@@ -75,7 +75,7 @@ $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
 
 test-valkey: .venv/.test
-	REDIS_SERVER=valkey-server TEST_EFFORT=0.2 $(BIN)/python -m pytest -p no:cacheprovider $(VALKEY_TESTS)
+	REDIS_SERVER=$(or $(VALKEY),valkey-server) TEST_EFFORT=0.2 $(BIN)/python -m pytest -p no:cacheprovider $(VALKEY_TESTS)
 
 # The tests that draw at random, and those of forks, with twenty times the runs; slow ones; further pairs of versions; the
 # tests of others, which take most of an hour.
