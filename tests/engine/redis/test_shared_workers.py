@@ -73,7 +73,7 @@ def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path,
                 *("-k", worker_class, f"--timeout={PATIENCE:.0f}"),
             ],
             tmp_path,
-            {**inherited, **settings},
+            {**inherited, **settings, "LOCO_ENGINE_TIMEOUT": "10"},
         ) as gunicorn,
     ):
         gunicorn.until(lambda: gunicorn.errors().count("Booting worker") == 4)
@@ -189,9 +189,7 @@ LATE_TIMER = """
 """
 
 
-def test_maintenance_that_runs_after_gevent_has_patched_blocks_no_greenlet(
-    own_server: RedisServer, tmp_path: Path
-) -> None:
+def test_late_maintenance_blocks_no_greenlet(own_server: RedisServer, tmp_path: Path) -> None:
     settings = {
         "LOCO_ENGINE": own_server.url,
         "LOCO_CAPACITY": "2",
