@@ -203,5 +203,6 @@ def test_a_removed_resource_is_shared_no_more(make: Make) -> None:
     take(engine, 1, "another")
     resources = engine._core.resources
     del resources.pools[HOST], resources.queue_sets[(HOST,)]
+    engine.leave()  # a forked child does not have the thread that reads for its parent
     engine.after_fork()
     assert list(engine._statements) == ["another"]
