@@ -26,7 +26,7 @@ def _parse_ceiling(value: object) -> object:
 class PriorityTable(BaseModel):
     """One class. What is left out keeps its default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     share: Annotated[float, BeforeValidator(reject_bool), Field(ge=0.001, le=1000)] | None = None
     """Among the classes that are not strict."""
