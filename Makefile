@@ -1,4 +1,4 @@
-# make check | demo | test | test-pairs | nightly | others | bench | company | lint | fmt | docs | clean
+# make check | demo | test | test-pairs | test-valkey | nightly | others | bench | company | lint | fmt | docs | clean
 # Each target first makes or refreshes .venv; all that it needs is make and a Python of at least 3.11 with venv.
 
 PYTHON ?= python3
@@ -38,12 +38,19 @@ test-agents_old: PAIR_TESTS = tests/frameworks $(addprefix tests/compat/adapters
 # Only what depends on how wrapt wraps and unwraps.
 test-wrapt1: PAIR_TESTS = $(addprefix tests/patching/test_,unwrapping.py identity_hooks.py) $(addprefix tests/instrumentation/test_,versions.py calls.py survival.py)
 
+# What Valkey as the server that processes share may change: engine, ledger, doctor, with a fifth of the random runs.
+# Another one: make test-valkey VALKEY=/path/to/valkey-server
+VALKEY := $(shell command -v valkey-server)
+VALKEY_TESTS = $(addprefix tests/,engine/redis budgets/test_redis_ledger.py budgets/test_ledger_chaos.py \
+  budgets/test_ledger_contract.py budgets/test_granted_reservations.py budgets/test_run_budgets.py \
+  cli/test_shared_engine.py instrumentation/test_sdk_redis_ledger.py)
+
 UNIT_TESTS := $(addprefix tests/,core budgets compat config runtime patching telemetry simulation)
 
 NIGHTLY_TESTS = $(UNIT_TESTS) $(addprefix tests/,engine waiting instrumentation/paths/test_forks.py \
   instrumentation/test_conformance.py cli/doctor/test_doctor_page.py frameworks/test_run_latency.py)
 
-.PHONY: check demo test test-pairs nightly $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
+.PHONY: check demo test test-pairs test-valkey nightly $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%) others bench company lint fmt docs dashboards clean
 
 demo: .venv/.demo .venv/.demo-frameworks
 	$(BIN)/python examples/demo/run.py
@@ -61,10 +68,14 @@ test: lint company $(if $(shell command -v npm),.venv/grafana/.done)
 
 # They wait more than they compute, and wait together. Agent frameworks have a pair of their own.
 test-pairs:
-	$(MAKE) --jobs=3 --output-sync=target $(PAIRS:%=test-%)
+	$(MAKE) --jobs=3 --output-sync=target $(PAIRS:%=test-%) $(if $(VALKEY),test-valkey)
+	$(if $(VALKEY),,@echo "no valkey-server on the PATH: nothing was tested on Valkey" >&2)
 
 $(PAIRS:%=test-%) $(NIGHTLY_PAIRS:%=test-%): test-%: .venv/.pair-%
 	SDK_PAIR=$* PYTHONPATH=$(CURDIR)/.venv/pairs/$* $(BIN)/python -m pytest -p no:cacheprovider $(PAIR_TESTS)
+
+test-valkey: .venv/.test
+	REDIS_SERVER=$(or $(VALKEY),valkey-server) TEST_EFFORT=0.2 $(BIN)/python -m pytest -p no:cacheprovider $(VALKEY_TESTS)
 
 # The tests that draw at random, and those of forks, with twenty times the runs; slow ones; further pairs of versions; the
 # tests of others, which take most of an hour.

@@ -71,7 +71,7 @@ def slot(
     runtime.detect_otel_sdk()
     request = Request(
         agent,
-        max(1, round(weight * MILLI)),
+        MILLI if weight == 1 else max(1, round(weight * MILLI)),  # the default is one int for all slots
         runtime.resolve_resource_names(resources),
         timeout,
         False,  # admission

@@ -1,7 +1,7 @@
 """The waiting tickets of one agent, or of one run."""
 
 from loco_otel._core.backlog import Backlog
-from loco_otel._core.lazy_heap import Entry, LazyHeap
+from loco_otel._core.lazy_heap import Entry, LazyHeap, serials
 from loco_otel._core.policies.base import Candidate, Key
 from loco_otel._core.ticket import Ticket
 
@@ -41,7 +41,9 @@ class AgentQueue(LazyHeap):
     def push_ticket(self, ticket: Ticket) -> Entry:
         """Add a waiting ticket, and return its entry."""
         self._own_weight += ticket.request.weight
-        return self.push_entry(ticket.birth, ticket.seq, item=ticket)
+        entry: Entry = [ticket.birth, ticket.seq, next(serials), ticket]
+        self.share_entry(entry)
+        return entry
 
     def remove_ticket(self, ticket: Ticket, entry: Entry) -> None:
         """Remove a ticket by its entry."""

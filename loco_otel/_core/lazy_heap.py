@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 Entry: TypeAlias = list[Any]
 """`[key..., serial, item]`: the serial number prevents the comparison of items, and of the None of a removed one."""
 
-_serials = count()
+serials = count()
 """Of all heaps, as heaps share entries."""
 
 _COMPACTION_SLACK = 8
@@ -30,12 +30,16 @@ class LazyHeap:
 
     def push_entry(self, *key: Any, item: object) -> Entry:
         """Add an item; of equal keys the earlier one is smaller. O(log n)."""
-        entry = [*key, next(_serials), item]
+        entry = [*key, next(serials), item]
         heappush(self._heap, entry)
         return entry
 
     def share_entry(self, entry: Entry) -> None:
-        """Add an entry of another heap: it is removed from both before one of them is read. O(log n)."""
+        """Add an entry that the caller made, perhaps for several heaps, as `push_entry` does. O(log n).
+
+        A list display has no spare room, which is 32 B less for each waiter. An entry of several heaps is removed from
+        all before one of them is read.
+        """
         heappush(self._heap, entry)
 
     def pop_entry(self) -> Entry | None:

@@ -200,7 +200,9 @@ class Runtime:
 
         """
         known = (DEFAULT_RESOURCE, *(rule.name for rule in self.settings.resources))
-        names = (resources,) if isinstance(resources, str) else tuple(sorted(resources))
+        names = (resources,) if isinstance(resources, str) else tuple(resources)
+        if len(names) > 1:  # one name stays the caller's tuple, usually a constant, so that no slot keeps its own
+            names = tuple(sorted(names))
         for name in names:
             if name not in known:
                 raise ValueError(f"resources must be names from the settings ({', '.join(known)}), not {name!r}")

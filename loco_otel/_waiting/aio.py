@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import TypeAlias
 
 from loco_otel._core.ticket import State, Ticket
@@ -38,11 +37,11 @@ async def wait_until_decided(
     try:
         recheck = ownership.FIRST_RECHECK
         while ticket.state is State.WAITING:
-            # Here and not in a coroutine of its own, and the callback is no closure: a waiter then takes 0.4 kB less.
+            # Here and not in a coroutine of its own: a waiter then takes less memory.
             loop = asyncio.get_running_loop()
             gate = loop.create_future()
             blocks = find_blocked()
-            engine.park_ticket(ticket, partial(_wake_task, loop, gate, engine, ticket), blocks)
+            engine.park_ticket(ticket, _Waker(gate, engine, ticket), blocks)
             again = loop.call_later(recheck, _open_gate, gate) if blocks else None
             try:
                 await gate
@@ -67,15 +66,27 @@ async def wait_until_decided(
     raise_if_rejected(ticket)
 
 
-def _wake_task(loop: asyncio.AbstractEventLoop, gate: asyncio.Future[None], engine: SlotSource, ticket: Ticket) -> None:
-    if asyncio._get_running_loop() is loop:
-        _open_gate(gate)
-        return
-    try:
-        loop.call_soon_threadsafe(_open_gate, gate)
-    except RuntimeError:
-        # The loop is closed, so no task can use the slot.
-        engine.abandon_ticket(ticket)
+class _Waker:
+    """Wakes the task that waits for a ticket. One per waiter, so it is no closure or `partial`: those take 0.2 kB."""
+
+    __slots__ = ("_engine", "_gate", "_ticket")
+
+    def __init__(self, gate: asyncio.Future[None], engine: SlotSource, ticket: Ticket) -> None:
+        self._gate = gate
+        self._engine = engine
+        self._ticket = ticket
+
+    def __call__(self) -> None:
+        gate = self._gate
+        loop = gate.get_loop()
+        if asyncio._get_running_loop() is loop:
+            _open_gate(gate)
+            return
+        try:
+            loop.call_soon_threadsafe(_open_gate, gate)
+        except RuntimeError:
+            # The loop is closed, so no task can use the slot.
+            self._engine.abandon_ticket(self._ticket)
 
 
 def _open_gate(gate: asyncio.Future[None]) -> None:

@@ -18,11 +18,12 @@ def wrap_generator(adapter: Adapter, arguments: Arguments) -> Wrapper:
     def wrapper(
         wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Iterator[Any]:
-        call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+        given = arguments.read_request(args, kwargs)
+        call = start_call(adapter, client, given, wrapped)
         if call is None or not acquire_slot(call):
             yield from wrapped(*args, **kwargs)
             return
-        args, kwargs = replace_request(call, arguments, args, kwargs)
+        args, kwargs = replace_request(call, arguments, given, args, kwargs)
         inner = wrapped(*args, **kwargs)
         call.enter_sdk_call()
         # Attempts and pauses happen before the first chunk, and only there must they find the call's ticket.
@@ -50,10 +51,11 @@ def wrap_async_generator(adapter: Adapter, arguments: Arguments) -> Wrapper:
 
     async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         async def open_iterator() -> AsyncIterator[Any]:
-            call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+            given = arguments.read_request(args, kwargs)
+            call = start_call(adapter, client, given, wrapped)
             if call is None or not await acquire_slot_async(call):
                 return aiter(await wrapped(*args, **kwargs))
-            sent_args, sent_kwargs = replace_request(call, arguments, args, kwargs)
+            sent_args, sent_kwargs = replace_request(call, arguments, given, args, kwargs)
             call.enter_sdk_call()
             first = []
             try:

@@ -30,13 +30,15 @@ def wrap_async_managed(adapter: Adapter, arguments: Arguments, follow: Follow) -
 
 def _wrap_manager(kind: type["_Manager"], adapter: Adapter, arguments: Arguments, follow: Follow) -> Wrapper:
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = arguments.read_request(args, kwargs)
+
         def start() -> Call | None:
-            return start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+            return start_call(adapter, client, given, wrapped)
 
         def make_inner(call: Call | None) -> Any:
             if call is None:
                 return wrapped(*args, **kwargs)
-            sent_args, sent_kwargs = replace_request(call, arguments, args, kwargs)
+            sent_args, sent_kwargs = replace_request(call, arguments, given, args, kwargs)
             return wrapped(*sent_args, **sent_kwargs)
 
         return kind(start, make_inner, follow)

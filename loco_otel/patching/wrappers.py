@@ -38,10 +38,11 @@ def wrap_call(adapter: Adapter, arguments: Arguments = STAINLESS_OPTIONS, follow
     """Schedule a sync method that makes a call."""
 
     def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+        given = arguments.read_request(args, kwargs)
+        call = start_call(adapter, client, given, wrapped)
         if call is None or not acquire_slot(call):
             return wrapped(*args, **kwargs)
-        args, kwargs = replace_request(call, arguments, args, kwargs)
+        args, kwargs = replace_request(call, arguments, given, args, kwargs)
         call.enter_sdk_call()
         try:
             answer = wrapped(*args, **kwargs)
@@ -61,10 +62,11 @@ def wrap_async_call(
     """Schedule an async method that makes a call."""
 
     async def wrapper(wrapped: Callable[..., Any], client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = start_call(adapter, client, arguments.read_request(args, kwargs), wrapped)
+        given = arguments.read_request(args, kwargs)
+        call = start_call(adapter, client, given, wrapped)
         if call is None or not await acquire_slot_async(call):
             return await wrapped(*args, **kwargs)
-        args, kwargs = replace_request(call, arguments, args, kwargs)
+        args, kwargs = replace_request(call, arguments, given, args, kwargs)
         call.enter_sdk_call()
         try:
             answer = await wrapped(*args, **kwargs)
@@ -181,9 +183,19 @@ def _is_model_call(adapter: Adapter, client: Any, options: Any) -> bool:
         return False
 
 
-def replace_request(call: Call, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallArguments:
-    """Return the arguments with what is sent instead of what the program asked for."""
-    given = arguments.read_request(args, kwargs)
+def replace_request(
+    call: Call, arguments: Arguments, given: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> CallArguments:
+    """Return the arguments with what is sent instead of what the program asked for.
+
+    Args:
+        call: decides what is sent.
+        arguments: how the request is read and written.
+        given: the request that was read from the arguments.
+        args: the arguments by position.
+        kwargs: the arguments by name.
+
+    """
     request = call.prepare_options(given)
     return (args, kwargs) if request is given else arguments.replace_request(request, args, kwargs)
 

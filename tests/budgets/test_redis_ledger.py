@@ -521,9 +521,9 @@ def test_missing_thread_is_started_by_a_later_call(
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    ledger = make_ledger(shared_server.url, namespace)
     with monkeypatch.context() as patch:
         patch.setattr(_thread, "start_new_thread", fail)
+        ledger = make_ledger(shared_server.url, namespace)
         with pytest.raises(LedgerError, match="can't start new thread"):
             ledger.reserve_estimate("1", make_charge(10), NOW)
     assert ledger.reserve_estimate("1", make_charge(10), NOW).admitted

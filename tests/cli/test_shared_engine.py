@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 import redis
 from click.testing import CliRunner
-from redis_server import RedisServer
+from redis_server import PROGRAM, RedisServer
 from shared_engine import acquire, make_engine, submit, wait_queued
 
 from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
 from loco_otel._config.settings import Settings
+from loco_otel._engine.redis import inspection
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.cli.doctor.engine import check_engine, check_ledger
@@ -89,6 +92,18 @@ def test_doctor_accepts_a_good_server(shared_server: RedisServer, namespace: str
     settings = Settings().changed(engine=shared_server.url, engine_namespace=namespace, capacity=4, engine_timeout=10)
     assert list(check_engine(settings)) == []
     assert list(check_engine(Settings())) == []
+
+
+def test_doctor_names_an_old_server_and_its_version(
+    shared_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.match(r"(Redis|Valkey) server v=([\d.]+) ", shown)
+    assert found is not None, shown
+    name, version = found[1].lower(), found[2]
+    monkeypatch.setitem(inspection._MIN_VERSIONS, name, (99, 0))
+    expected = f"is {name} {version}: Redis 7.0 or Valkey 7.2 is the oldest that is supported"
+    assert expected in " | ".join(check(shared_server.url, namespace))
 
 
 def test_doctor_names_what_is_wrong(own_engine_server: RedisServer, namespace: str) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import redis
 from chaos_worker import RECORD
+from effort import EFFORT
 from patience import PATIENCE
 from redis_server import RedisServer
 from shared_engine import acquire, make_engine, wait_until
@@ -117,7 +118,7 @@ class ChaosRun:
             self.start_worker()
         self.wait_started()
         done = dict.fromkeys(faults, 0)
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + PATIENCE * max(1.0, EFFORT)
         while self.count_grants() < grants or not all(done.values()):
             assert time.monotonic() < give_up, f"{self.count_grants()} of {grants} grants, {done}"
             time.sleep(self.rng.uniform(0.3, 1.0))

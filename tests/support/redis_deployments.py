@@ -1,4 +1,4 @@
-"""The ways in which Redis is deployed: TLS, a user with few rights, Sentinel with a replica, a cluster."""
+"""The ways in which a server is reached: Valkey's URL, TLS, few rights, Sentinel with a replica, a cluster."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +20,14 @@ class Deployment(NamedTuple):
     url: str
     fail_over: Callable[[], None] | None = None
     """Makes another server the primary."""
+
+
+@contextmanager
+def start_with_valkey_url(folder: Path) -> Iterator[Deployment]:
+    """Start a server that is named as Valkey's clients name it."""
+    with ExitStack() as stack:
+        stack.callback((server := RedisServer(folder)).close)
+        yield Deployment(f"valkey://127.0.0.1:{server.port}/0")
 
 
 @contextmanager
@@ -59,9 +67,16 @@ def start_sentinel(folder: Path) -> Iterator[Deployment]:
         def fail_over() -> None:
             # It is refused until the sentinel has heard that the replica is in step.
             wait_until(lambda: sentinel.call("SENTINEL", "FAILOVER", "main") == b"+OK\r\n")
-            wait_until(lambda: b"role:master" in replica.call("INFO", "replication"))
+            wait_until(lambda: _is_primary(replica))
 
         yield Deployment(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", fail_over)
+
+
+def _is_primary(server: RedisServer) -> bool:
+    try:
+        return b"role:master" in server.call("INFO", "replication")
+    except ConnectionResetError:  # the sentinel ends all connections of the server that it promotes
+        return False
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""A redis-server of a test's own, which it may kill, restart and empty."""
+"""A server of a test's own, which it may kill, restart and empty.
+
+The environment variable REDIS_SERVER names its program, as `valkey-server`; without one it is `redis-server`.
+"""
 
 import os
 import shutil
@@ -10,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from patience import PATIENCE
+
+PROGRAM = os.environ.get("REDIS_SERVER", "redis-server")
 
 
 class RedisServer:
@@ -23,8 +28,8 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, *, aof: bool = False, options: Sequence[str] = ()) -> None:
-        found = shutil.which("redis-server")
-        assert found is not None, "the tests need redis-server: apt-get install redis-server"
+        found = shutil.which(PROGRAM)
+        assert found is not None, f"the tests need {PROGRAM}: apt-get install {PROGRAM}"
         self._program = found
         self._folder = folder
         self._aof = aof
@@ -54,8 +59,8 @@ class RedisServer:
                 if self.call("PING") == b"+PONG\r\n":
                     return
             except OSError:
-                assert self._process.poll() is None, "redis-server did not start"
-            assert time.monotonic() < give_up, "redis-server does not answer"
+                assert self._process.poll() is None, f"{PROGRAM} did not start"
+            assert time.monotonic() < give_up, f"{PROGRAM} does not answer"
             time.sleep(0.01)
 
     def call(self, *words: str) -> bytes:

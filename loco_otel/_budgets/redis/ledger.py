@@ -95,6 +95,10 @@ class RedisLedger:
             name=hide_password(server.url),
             list_statements=self._list_statements,
         )
+        if self._rules:
+            # Here, and not by the timer of reservations: where gevent patches in between, its thread would start a
+            # greenlet that runs only while that thread waits.
+            self._link.start_early()
 
     def set_budgets(self, budgets: Iterable[Budget], zone: tzinfo) -> None:
         """Replace the rules. Accounts keep their spent and reserved amounts."""
@@ -173,7 +177,7 @@ class RedisLedger:
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:  # noqa: ARG002
         """Renew all reservations of this process; the link does so too, all the time."""
-        if self._rules or self._link.is_started:
+        if self._link.is_started:
             self._link.beat()
 
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:  # noqa: ARG002

@@ -207,8 +207,13 @@ class LedgerLink:
         """Whether anything was sent so far."""
         return self._thread is not None
 
+    def start_early(self) -> None:
+        """Start to connect before the first operation. It tries again if the system has no thread or socket left."""
+        with self.lock, suppress(LedgerError):
+            self._start()
+
     def beat(self) -> None:
-        """Connect if need be, and renew the reservations."""
+        """Renew the reservations."""
         self.call(lambda _now, _number: ("beat",))
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ largest excess of arrivals over their rate, and A the greatest age then; above t
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
-from loco_otel._core.lazy_heap import Entry, LazyHeap
+from loco_otel._core.lazy_heap import Entry, LazyHeap, serials
 from loco_otel._core.policies.base import Candidate, Key, UnmeteredPolicy
 
 
@@ -34,7 +34,8 @@ class LoadPolicy(UnmeteredPolicy):
         self._draw_nonce = draw
         self._by_weight: dict[int, LazyHeap] = {}
         """The agents with each Q, the oldest first."""
-        self._entries: dict[Key, tuple[int, Entry]] = {}
+        self._entries: dict[Key, Entry] = {}
+        """By agent: its birth, nonce and Q."""
         self._weights: list[int] = []
         """The distinct Qs, ascending."""
         self._oldest: dict[int, Entry] = {}
@@ -46,28 +47,28 @@ class LoadPolicy(UnmeteredPolicy):
         """Add an agent, or update it."""
         known = self._entries.get(key)
         if known is not None:
-            if known[0] == candidate.weight and known[1][0] == candidate.birth:
+            if known[2] == candidate.weight and known[0] == candidate.birth:
                 return
             self.remove_candidate(key)
         weight, birth, _ = candidate
+        entry: Entry = [birth, self._draw_nonce(), weight, next(serials), key]
         heap = self._by_weight.get(weight)
         if heap is None:
             heap = self._by_weight[weight] = LazyHeap()
             insort(self._weights, weight)
             insort(self._births, (birth, weight))
-            entry = self._oldest[weight] = heap.push_entry(birth, self._draw_nonce(), item=key)
-        else:
-            entry, oldest = heap.push_entry(birth, self._draw_nonce(), item=key), self._oldest[weight]
-            if entry < oldest:
-                self._replace_oldest(weight, oldest, entry)
-        self._entries[key] = (weight, entry)
+            self._oldest[weight] = entry
+        elif entry < (oldest := self._oldest[weight]):
+            self._replace_oldest(weight, oldest, entry)
+        heap.share_entry(entry)
+        self._entries[key] = entry
 
     def remove_candidate(self, key: Key) -> None:
         """Remove an agent."""
-        known = self._entries.pop(key, None)
-        if known is None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
             return
-        weight, entry = known
+        weight = entry[2]
         heap = self._by_weight[weight]
         heap.remove_entry(entry)
         if entry is self._oldest[weight]:
@@ -124,8 +125,8 @@ class LoadPolicy(UnmeteredPolicy):
         max_age = tick - self._births[0][0] if self._births else 0
 
         def compute_score(key: Key) -> float:
-            weight, entry = entries[key]
-            return compute_load(alpha, weight, max_weight, tick - entry[0], max_age)
+            entry = entries[key]
+            return compute_load(alpha, entry[2], max_weight, tick - entry[0], max_age)
 
         return compute_score
 

@@ -1,4 +1,4 @@
-"""The engine, the ledger and the commands on each deployment of Redis: TLS, few rights, Sentinel, a cluster."""
+"""Engine, ledger and commands on each deployment: Valkey's URL, TLS, few rights, Sentinel, a cluster."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from redis_deployments import (
     start_sentinel_with_password,
     start_tls,
     start_with_user,
+    start_with_valkey_url,
 )
 from redis_ledger_process import make_charge, make_ledger
 from sdk_server import free_port
@@ -29,7 +30,10 @@ from loco_otel.snapshots import EngineMode
 
 Start = Callable[[Path], AbstractContextManager[Deployment]]
 
-STARTS = [start_tls, start_with_user, start_sentinel, start_sentinel_with_password, start_cluster]
+STARTS = [
+    *(start_with_valkey_url, start_tls, start_with_user),
+    *(start_sentinel, start_sentinel_with_password, start_cluster),
+]
 
 
 @pytest.fixture(params=STARTS, ids=[start.__name__.removeprefix("start_") for start in STARTS])

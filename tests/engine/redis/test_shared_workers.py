@@ -67,9 +67,13 @@ def test_forked_workers_share_the_slots(own_server: RedisServer, tmp_path: Path,
     with (
         redis.Redis(port=own_server.port, decode_responses=True) as client,
         Running(
-            [script(program), f"--bind=127.0.0.1:{port}", f"--chdir={EXAMPLE.parent}", *options, "-k", worker_class],
+            [
+                *(script(program), f"--bind=127.0.0.1:{port}", f"--chdir={EXAMPLE.parent}", *options),
+                # Gevent patches for more than the default of 30 s on a busy machine with many distributions.
+                *("-k", worker_class, f"--timeout={PATIENCE:.0f}"),
+            ],
             tmp_path,
-            {**inherited, **settings},
+            {**inherited, **settings, "LOCO_ENGINE_TIMEOUT": "10"},
         ) as gunicorn,
     ):
         gunicorn.until(lambda: gunicorn.errors().count("Booting worker") == 4)
@@ -115,12 +119,81 @@ GREENLETS = """
 """
 
 
-def test_first_greenlets_of_a_worker_take_turns(own_server: RedisServer, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(dedent(GREENLETS))
-    settings = {"LOCO_ENGINE": own_server.url, "LOCO_CAPACITY": "2", "LOCO_ENGINE_TIMEOUT": "10"}
-    command = [sys.executable, program]
+def run_program(text: str, folder: Path, settings: dict[str, str]) -> str:
+    program = folder / "program.py"
+    program.write_text(dedent(text))
     ran = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, program],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
-    assert (ran.stdout, ran.returncode) == (f"2 {[1] * 8}\n", 0), ran.stderr
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_first_greenlets_of_a_worker_take_turns(own_server: RedisServer, tmp_path: Path) -> None:
+    settings = {"LOCO_ENGINE": own_server.url, "LOCO_CAPACITY": "2", "LOCO_ENGINE_TIMEOUT": "10"}
+    assert run_program(GREENLETS, tmp_path, settings) == f"2 {[1] * 8}\n"
+
+
+LATE_TIMER = """
+    import _thread
+    import time
+
+    import loco_otel
+    from loco_otel._budgets.ledger_client import LedgerClient
+    from loco_otel._runtime import process
+    from loco_otel.money import Charge
+
+    sleep = time.sleep
+    run_maintenance = LedgerClient.run_maintenance
+    patched = _thread.allocate_lock()
+    patched.acquire()
+    runs = []
+
+
+    def run_late(client):
+        patched.acquire()
+        patched.release()
+        due = run_maintenance(client)
+        runs.append(due)
+        return due
+
+
+    LedgerClient.run_maintenance = run_late
+    loco_otel.install()
+    from gevent import monkey
+
+    monkey.patch_all()
+    import gevent
+
+    patched.release()
+    while not runs:
+        sleep(0.01)
+
+
+    ledger = process.get_runtime().budgets.ledger_client.ledger
+
+
+    def call(number):
+        charge = Charge("a", None, None, "m", usd=1, weight=1000)
+        return ledger.reserve_estimate(f"call {number}", charge, 0.0).admitted
+
+
+    calls = [gevent.spawn(call, number) for number in range(8)]
+    gevent.joinall(calls, raise_error=True)
+    print([call.value for call in calls])
+"""
+
+
+def test_late_maintenance_blocks_no_greenlet(own_server: RedisServer, tmp_path: Path) -> None:
+    settings = {
+        "LOCO_ENGINE": own_server.url,
+        "LOCO_CAPACITY": "2",
+        "LOCO_ENGINE_TIMEOUT": "10",
+        "LOCO_BUDGETS": "*=1",
+    }
+    assert run_program(LATE_TIMER, tmp_path, settings) == f"{[True] * 8}\n"
