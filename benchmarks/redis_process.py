@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import selectors
 import shutil
 import socket
 import subprocess
@@ -97,4 +98,6 @@ def _forward(port: int, seconds: float, ready: Connection) -> None:
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    asyncio.run(serve())
+    # `epoll` waits for whole milliseconds, so each message would delay those that are under way.
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+        runner.run(serve())

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from loco_otel._budgets.stops import Stop
 from loco_otel._engine.run_list import list_runs
 from loco_otel._introspection.dump import Dump
-from loco_otel._runtime import faults, process
+from loco_otel._runtime import entry_points, faults, process
 from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel._runtime.identity import Identity, resolve_identity, validate_agent_name
 from loco_otel._runtime.runtime import Runtime
@@ -340,5 +340,6 @@ def uninstall() -> None:
 
 
 def _find_instrumentors() -> list[EntryPoint]:
-    group = entry_points(group="opentelemetry_instrumentor")
-    return sorted((entry for entry in group if entry.name.startswith("loco_")), key=lambda entry: entry.name)
+    entry_points.scan_entry_points()  # a notebook may have installed an SDK since
+    found = entry_points.list_entry_points(entry_points.INSTRUMENTORS)
+    return [entry for entry in found if entry.name.startswith("loco_")]

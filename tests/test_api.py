@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import loco_otel
-from loco_otel import AcquireRejectedError, LocoError, Settings, api, as_agent, slot
-from loco_otel._runtime import identity, process
+from loco_otel import AcquireRejectedError, LocoError, Settings, as_agent, slot
+from loco_otel._runtime import entry_points, identity, process
 from loco_otel._runtime.agent_readers import PartialIdentity
 from loco_otel.events import Submitted
 from loco_otel.testing import RecordingListener
@@ -299,7 +299,8 @@ def instrumentors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         cls = type(name, (FakeInstrumentor,), {})
         monkeypatch.setattr(f"{__name__}.{name}", cls, raising=False)
         entries.append(EntryPoint(name, f"{__name__}:{name}", "opentelemetry_instrumentor"))
-    monkeypatch.setattr(api, "entry_points", lambda group: entries)
+    monkeypatch.setattr(entry_points, "_found", {})
+    monkeypatch.setattr(entry_points, "entry_points", lambda: EntryPoints(entries))
     return CALLS
 
 

@@ -38,7 +38,7 @@ _Percent = Annotated[int, Field(strict=True, ge=1, le=100)]
 class Price(BaseModel):
     """The price of a model, in USD per million tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     input: _Cost
     output: _Cost
@@ -52,7 +52,7 @@ class Price(BaseModel):
 class BudgetRule(BaseModel):
     """One budget. A field's description completes "must be" in error messages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     limit: Limit = Field(description=f"0, or a number from 0.001 to {MAX_NUMBER}; whole for tokens and calls")
     """0 admits no call."""

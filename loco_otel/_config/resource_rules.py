@@ -25,7 +25,7 @@ _RatePerMinute = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, le=1
 class ResourceRule(BaseModel):
     """One resource, and the calls that need it. A field's description completes "must be"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: Annotated[_ResourceName, AfterValidator(_reject_default_name)] = Field(
         description=f"a name without spaces, commas and +, other than {DEFAULT_RESOURCE}"

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, TracerProvider
@@ -32,9 +33,12 @@ from loco_otel._runtime.order_settings import (
 from loco_otel._runtime.router import Router
 from loco_otel._runtime.shared_statements import make_discovered, make_statements, reject_adaptive_changes
 from loco_otel._runtime.token_averages import TokenAverages
-from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, detect_active_signals, record_active_sdk
+from loco_otel._telemetry import CallTrace, detect_active_signals, record_active_sdk
 from loco_otel.errors import ConfigurationError
 from loco_otel.events import DEFAULT_RESOURCE, BypassReason, RateLimits
+
+if TYPE_CHECKING:
+    from loco_otel._telemetry.pipeline import Telemetry
 
 _logger = logging.getLogger("loco_otel")
 
@@ -265,6 +269,9 @@ class Runtime:
         metrics = found.metrics and self._metrics is None
         if not tracing and not metrics:
             return
+        # Only here, as it is slow to import: programs without an OpenTelemetry SDK do not need it.
+        from loco_otel._telemetry.pipeline import ProcessState, Telemetry  # noqa: PLC0415
+
         telemetry = Telemetry.from_providers(
             ProcessState(
                 self.engine.take_snapshot,

@@ -2,22 +2,12 @@
 
 An SDK's folder defines an adapter that translates, a table of targets, and an instrumentor that refers to both. The
 sync and the async wrapper are defined here, once.
+
+The names below are for all folders. A folder imports those modules that it needs, such as `stainless` or
+`event_stream`, from here too: they are not imported with the others, so that a program pays for those of its SDKs.
 """
 
 from loco_otel._telemetry.foreign_instrumentors import is_live_tracer
-from loco_otel.patching import (
-    attempt_wrappers,
-    decision_wrappers,
-    event_stream,
-    generator_wrappers,
-    iterator_body,
-    managed_wrappers,
-    speakeasy,
-    stainless,
-    stream_proxy,
-    turns,
-    wrappers,
-)
 from loco_otel.patching.adapter import (
     Adapter,
     CallDescription,
@@ -59,23 +49,12 @@ __all__ = [
     "UsageMeter",
     "accept_no_model",
     "as_mapping",
-    "attempt_wrappers",
     "create_run_id",
-    "decision_wrappers",
-    "event_stream",
-    "generator_wrappers",
     "get_field",
     "is_installed",
     "is_live_tracer",
-    "iterator_body",
-    "managed_wrappers",
     "parse_address",
     "pop_identity",
     "push_identity",
     "record_reader_fault",
-    "speakeasy",
-    "stainless",
-    "stream_proxy",
-    "turns",
-    "wrappers",
 ]

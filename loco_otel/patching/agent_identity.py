@@ -6,12 +6,12 @@ after the module whose import loads it, so a program that does not use a framewo
 
 import sys
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Protocol
 
 import wrapt
 
-from loco_otel._runtime import process
+from loco_otel._runtime import entry_points, process
 from loco_otel._runtime.agent_readers import (
     IdentityReader,
     PartialIdentity,
@@ -38,8 +38,6 @@ __all__ = [
     "record_reader_fault",
 ]
 
-_GROUP = "loco_otel_agent_identity"
-
 _users: set[object] = set()
 _hooked_modules: set[str] = set()
 _patch_sets: dict[str, list[PatchSet]] = {}
@@ -55,7 +53,7 @@ class FrameworkReader(IdentityReader, Protocol):
 
 def list_framework_modules() -> list[EntryPoint]:
     """Return the readers' entry points; each is named after the module that loads it."""
-    return sorted(entry_points(group=_GROUP), key=lambda entry: entry.name)
+    return entry_points.list_entry_points(entry_points.AGENT_READERS)
 
 
 def get_framework_name(entry: EntryPoint) -> str:

@@ -41,6 +41,8 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Whether it schedules only the calls to the hosts that the setting `http_hosts` names. Without one it is off."""
 
     _is_active = False
+    _version = UNKNOWN_VERSION
+    """The SDK's, since it was checked."""
     _logged_error: str | None = None
     """The invalid setting that was logged, for all SDKs."""
     _meter_provider: Any = None
@@ -131,6 +133,7 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             )
             self._record_inactive(InactiveReason.UNSUPPORTED_VERSION)
             return False
+        type(self)._version = version
         return True
 
     def _record_inactive(self, reason: InactiveReason) -> None:
@@ -177,4 +180,4 @@ class LocoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return
         repatching.register_reapply(cls._patch_set.reapply_patches)
         thread_context.enable_propagation(cls)
-        process.get_runtime().register_sdk(self.sdk, find_installed_version(self.sdk) or UNKNOWN_VERSION)
+        process.get_runtime().register_sdk(self.sdk, cls._version)

@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import Span
 
 from loco_otel import _fork
-from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, presence
+from loco_otel._telemetry import CallTrace, presence
 from loco_otel._telemetry.inference import InferenceRequest
+from loco_otel._telemetry.pipeline import ProcessState, Telemetry
 from loco_otel.events import (
     AgentSnapshot,
     BudgetExceeded,

@@ -13,9 +13,10 @@ from loco_otel._core.policies.fifo import FifoPolicy
 from loco_otel._core.scheduler import Scheduler
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.in_process import InProcessEngine
-from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, blame
+from loco_otel._telemetry import CallTrace, blame
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.instruments import CardinalityLimit
+from loco_otel._telemetry.pipeline import ProcessState, Telemetry
 from loco_otel._telemetry.wait_integrals import iter_parts
 from loco_otel.events import Limited, Outcome, Request
 

@@ -24,9 +24,10 @@ from telemetry_scenario import (
     waiting,
 )
 
-from loco_otel._telemetry import CallTrace, ProcessState, Telemetry, catalogue
+from loco_otel._telemetry import CallTrace, catalogue
 from loco_otel._telemetry.instruments import POINT_LIMIT, CardinalityLimit, PointLimit
 from loco_otel._telemetry.metrics_source import MetricsSource
+from loco_otel._telemetry.pipeline import ProcessState, Telemetry
 from loco_otel._version import __version__
 from loco_otel.events import (
     AgentSnapshot,

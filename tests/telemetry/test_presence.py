@@ -9,7 +9,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from semconv_check import exported
 
-from loco_otel._telemetry import ProcessState, Telemetry, presence, record_active_sdk, record_inactive_sdk
+from loco_otel._telemetry import presence, record_active_sdk, record_inactive_sdk
+from loco_otel._telemetry.pipeline import ProcessState, Telemetry
 from loco_otel.events import InactiveReason
 from loco_otel.snapshots import Snapshot
 

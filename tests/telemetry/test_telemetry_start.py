@@ -9,9 +9,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider
 from telemetry_scenario import SUBJECT, standing
 
-from loco_otel._telemetry import ProcessState, Telemetry, detect_active_signals
+from loco_otel._telemetry import detect_active_signals
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.metrics import MetricListener
+from loco_otel._telemetry.pipeline import ProcessState, Telemetry
 from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.spans import SpanListener
 from loco_otel._telemetry.time_sums import TimeSums
