@@ -214,13 +214,19 @@ def test_d4_call_rejected_by_shutdown_does_not_run(sdk: Sdk, server: LlmServer, 
 @each_sync_sdk
 def test_d6_workers_of_one_agent_run_in_turn(sdk: Sdk, server: LlmServer, scheduled: Scheduled) -> None:
     scheduling = scheduled(capacity=1)
-    with sdk.client(server) as client, ThreadPoolExecutor(4) as threads:
-        workers = [asking(threads, sdk, client) for _ in range(4)]
+    with sdk.client(server) as client, ThreadPoolExecutor(3) as threads:
+        stream = sdk.stream(client)
+        workers = []
+        for waiting in range(1, 4):  # one after the other: of those that come at once, threads decide the order
+            workers.append(asking(threads, sdk, client))
+            scheduling.seen.wait_for(Waiting, waiting)
+        stream.close()
         for worker in workers:
             worker.result(PATIENCE)
     scheduling.settled(4)
     waited = [event.ticket.id for event in scheduling.seen.of(Waiting)]
     granted = [event.ticket.id for event in scheduling.seen.of(Granted) if event.reason is GrantReason.SCORE]
+    assert len(waited) == 3
     assert granted == waited, "in their order"
 
 
