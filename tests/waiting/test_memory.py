@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Coroutine
 
@@ -51,6 +53,12 @@ async def measure_waiter(wait: Callable[[int], Coroutine[None, None, None]]) -> 
 
 
 def test_waiting_slot_takes_at_most_two_kilobytes() -> None:
-    assert process.replace_runtime(Settings().changed(capacity=1)) is not None
+    done = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True, timeout=100)
+    assert float(done.stdout) <= LIMIT
+
+
+if __name__ == "__main__":
+    # In a process of its own: tickets have room for the attributes that earlier calls of a process have set.
+    process.replace_runtime(Settings().changed(capacity=1))
     future, waiter = (asyncio.run(measure_waiter(wait)) for wait in (wait_for_future, wait_for_slot))
-    assert waiter - future <= LIMIT
+    sys.stdout.write(str(waiter - future))
