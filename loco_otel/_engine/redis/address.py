@@ -36,7 +36,7 @@ def open_connection(address: EngineAddress, timeout: float, at: tuple[str, int] 
         "socket_connect_timeout": timeout,
         "socket_keepalive": True,
         # A batch is never sent twice: after an error there is a sync.
-        "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+        "retry": _make_no_retry(redis),
         "protocol": 2,
         "client_name": "loco-otel",
     }
@@ -52,14 +52,19 @@ def open_connection(address: EngineAddress, timeout: float, at: tuple[str, int] 
     return connection
 
 
+def _make_no_retry(redis: Any) -> Any:
+    return redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+
+
 def _discover_primary(
     redis: Any, address: EngineAddress, timeout: float, options: Mapping[str, Any]
 ) -> tuple[str, int]:
     """Return host and port of the primary. Sentinels have no login, or the same as the primary."""
-    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    # Without its retries, redis-py would sleep for seconds at each sentinel that is down or refuses the login.
+    once = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": _make_no_retry(redis)}
     login = {name: options[name] for name in ("username", "password") if options.get(name)}
     for tried in ({}, login) if login else ({},):
-        sentinel = redis.sentinel.Sentinel(list(address.sentinels), sentinel_kwargs={**timeouts, **tried})
+        sentinel = redis.sentinel.Sentinel(list(address.sentinels), sentinel_kwargs={**once, **tried})
         with suppress(redis.exceptions.ConnectionError):
             host, port = sentinel.discover_master(address.service)
             return host, port

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 from click.testing import CliRunner
+from patience import PATIENCE
 from redis_deployments import (
     ACL,
     Deployment,
@@ -74,6 +75,16 @@ def test_commands_read_the_server(make: Make, deployment: Deployment, namespace:
     done = CliRunner().invoke(main, ["budgets", "--json"], env={**environ, "LOCO_LEDGER": deployment.url})
     assert [it["spent"] for it in json.loads(done.output)["budgets"]] == [0.0003]
     ledger.close()
+
+
+def test_sentinels_that_are_down_or_refuse_cause_no_sleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        pytest.fail(f"sleeps for {seconds} s")
+
+    with start_sentinel_with_password(tmp_path) as deployment:
+        monkeypatch.setattr("redis.retry.sleep", sleep)
+        down = deployment.url.replace("@", f"@127.0.0.1:{free_port()},")
+        open_connection(EngineAddress.parse(down), PATIENCE).disconnect()
 
 
 def test_engine_follows_a_failover(make: Make, tmp_path: Path) -> None:
