@@ -31,7 +31,7 @@ __all__ = ["ProcessState", "Telemetry"]
 
 
 class Telemetry:
-    """The telemetry of one runtime; made by `start`."""
+    """The telemetry of one runtime; made by `from_providers`."""
 
     def __init__(
         self,

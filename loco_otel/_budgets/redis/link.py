@@ -204,7 +204,7 @@ class LedgerLink:
 
     @property
     def is_started(self) -> bool:
-        """Whether anything was sent so far."""
+        """Whether its reader was started."""
         return self._thread is not None
 
     def start_early(self) -> None:

@@ -141,26 +141,26 @@ def test_first_greenlets_of_a_worker_take_turns(own_server: RedisServer, tmp_pat
 
 LATE_TIMER = """
     import _thread
-    import time
 
     import loco_otel
     from loco_otel._budgets.ledger_client import LedgerClient
     from loco_otel._runtime import process
     from loco_otel.money import Charge
 
-    sleep = time.sleep
     run_maintenance = LedgerClient.run_maintenance
-    patched = _thread.allocate_lock()
+    patched, maintained = _thread.allocate_lock(), _thread.allocate_lock()  # real ones, as gevent patches later
     patched.acquire()
-    runs = []
+    maintained.acquire()
 
 
     def run_late(client):
         patched.acquire()
         patched.release()
-        due = run_maintenance(client)
-        runs.append(due)
-        return due
+        try:
+            return run_maintenance(client)
+        finally:
+            if maintained.locked():
+                maintained.release()
 
 
     LedgerClient.run_maintenance = run_late
@@ -171,10 +171,7 @@ LATE_TIMER = """
     import gevent
 
     patched.release()
-    while not runs:
-        sleep(0.01)
-
-
+    maintained.acquire()
     ledger = process.get_runtime().budgets.ledger_client.ledger
 
 
