@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from loco_otel._runtime.agent_readers import replace_surrogates
 from loco_otel.patching import wrappers
 from loco_otel.patching.adapter import Adapter, CallDescription
 from loco_otel.patching.target import Target
@@ -82,9 +81,7 @@ class Endpoints:
         provider = self._find_provider(type(client))
         if provider is self._default_provider and self._find_by_url is not None:
             provider = self._find_by_url(url) or provider
-        return CallDescription(
-            provider, operation, replace_surrogates(model) if isinstance(model, str) else None, body, url
-        )
+        return CallDescription(provider, operation, model if isinstance(model, str) else None, body, url)
 
     def _find_operation(self, url: str) -> str | None:
         path = _strip_query(url)
