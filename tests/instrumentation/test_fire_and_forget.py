@@ -13,14 +13,17 @@ from sdk_calls import CHAT
 from sdk_scheduling import Scheduled
 
 import loco_otel
+from loco_otel._core import deadlock
 from loco_otel.events import Waiting
 
 server = server_fixtures.server
 
 
 @pytest.fixture
-def slow_stream(server: LlmServer) -> None:
+def slow_stream(server: LlmServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delay the chunks, and let their reader count as reading between them, however long a busy machine delays it."""
     server.configure(output_tokens=12, chunk_delay=0.05, delay=0.0)
+    monkeypatch.setattr(deadlock, "READING_GRACE", PATIENCE)
 
 
 def connect(server: LlmServer) -> OpenAI:
