@@ -21,7 +21,7 @@ function processes.record_loss()
   for _, name in ipairs(call('SMEMBERS', LINES)) do rates.empty(get_line(name)) end
 end
 local function forget_process(process)
-  call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
+  call('DEL', prefix .. 'own:' .. process, prefix .. 'unseen:' .. process)
   call('ZREM', PROCESSES, process)
   has_roster_changed = true
   call('HDEL', HOSTS, process)
