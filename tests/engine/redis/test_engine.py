@@ -123,7 +123,7 @@ def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespa
     keep = wait_queued(submit(engine, "a"))
     engine.release(lease, Spending(Usage(1, 1), 5000, "m"))
     wait_decided(engine, keep)
-    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:7:llm_api", count=1000)
     assert client.hget(key, "a").split("|")[0] == "6000000"
 
 
@@ -287,8 +287,8 @@ def test_a_script_that_failed_starts_a_new_epoch(make: Make, client: Any, namesp
     lease = acquire(engine)
     waiting = wait_queued(submit(engine))
     epoch = client.hget(f"{make_base_key(namespace)}:config", "epoch")
-    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:llm_api")
-    client.set(f"{make_base_key(namespace)}:{epoch}:tops:llm_api", "of another type")
+    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api")
+    client.set(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api", "of another type")
     engine.release(lease)
     assert wait_decided(engine, waiting).state is State.GRANTED
     assert client.hget(f"{make_base_key(namespace)}:config", "epoch") != epoch
