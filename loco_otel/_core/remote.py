@@ -40,13 +40,15 @@ class RemoteNote(NamedTuple):
 class RemoteState:
     """What the core keeps for the other place."""
 
-    __slots__ = ("is_deciding", "notes", "patience")
+    __slots__ = ("is_away", "is_deciding", "notes", "patience")
 
     def __init__(self) -> None:
         self.notes: list[RemoteNote] = []
         """Emptied by the engine."""
         self.is_deciding = False
         """Whether the other place decides grants, also which waiter of a deadlock shares a slot."""
+        self.is_away = False
+        """Whether it answers nothing, so that a request can only wait."""
         self.patience = 0.0
         """Seconds for the answer to a request that may not wait."""
 

@@ -152,14 +152,16 @@ def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
     return (known.resource, known.cause) == (gate.resource, gate.cause) and is_same_time
 
 
-def switch_pools(core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool) -> None:
-    """Leave the grants of these pools to the other place, or grant these shares here.
+def switch_pools(
+    core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool, is_away: bool = False
+) -> None:
+    """Leave the grants of these pools to the other place, which may be away, or grant these shares here.
 
     Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
     decides again.
     """
     core.remote.notes = []
-    core.remote.is_deciding = is_remote
+    core.remote.is_deciding, core.remote.is_away = is_remote, is_away
     for name, share in shares.items():
         pool = core.resources.pools[name]
         pool.set_remote(is_remote, share)

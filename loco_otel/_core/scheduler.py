@@ -300,11 +300,11 @@ class Scheduler:
             self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN if self.closed else Outcome.DEADLINE, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
+        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
+            self._mark_rejected(queue_set, ticket, refusal, now)
         elif queue_set.remote is not None:
             queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
-        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
-            self._mark_rejected(queue_set, ticket, refusal, now)
         else:
             ticket.deadline = compute_wait_end(ticket.request, now)
             ticket.state = _WAITING
@@ -444,7 +444,7 @@ class Scheduler:
         if waited:
             # Before its removal: `rebuild_state` must find each ticket that has to be woken.
             self.decided.append(ticket)
+            queue_set.settle_charge(ticket, now)
         del self.tickets[ticket.seq]
-        queue_set.settle_charge(ticket, now)
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))
