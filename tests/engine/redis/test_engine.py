@@ -114,6 +114,28 @@ def test_a_burst_within_the_capacity_is_no_backpressure(make: Make) -> None:
     assert more[0].state is State.WAITING
 
 
+class CountedTickets(dict[int, Ticket]):
+    """Counts the tickets that are listed."""
+
+    listed = 0
+
+    def values(self) -> Any:
+        self.listed += len(self)
+        return super().values()
+
+
+def test_a_bound_of_waiters_lists_no_tickets(make: Make) -> None:
+    """Each request that has to wait would take time in proportion to all that do, under the lock."""
+    engine = make(max_waiters=10_000)
+    acquire(engine)
+    waiters = [submit(engine) for _ in range(2000)]
+    wait_until(lambda: not any(ticket.is_unanswered for ticket in waiters))
+    engine._core.tickets = counted = CountedTickets(engine._core.tickets)
+    for _ in range(10):
+        wait_queued(submit(engine))
+    assert counted.listed < 2000
+
+
 def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespace: str) -> None:
     engine = make(SharedLimits(1, "fair", 0.0, 0))
     other = acquire(engine, "b")
