@@ -171,16 +171,22 @@ class SqliteLedger:
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
 
     def _spend_call(self, database: sqlite3.Connection, hold: str) -> None:
-        """Spend one call in each budget of calls that a reservation is in."""
+        """Spend one call in each budget of calls that a reservation is in, whether a rule still covers it or not."""
         rows = database.execute(
-            "SELECT scope, key, unit, period, amount, expires_at FROM hold WHERE id = ? AND unit = ?",
+            "SELECT scope, key, unit, period, budget, action, amount, expires_at FROM hold"
+            " JOIN account USING (scope, key, unit, period) WHERE id = ? AND unit = ?",
             (hold, Unit.CALLS),
         ).fetchall()
-        for *key, amount, expires_at in rows:
-            since = expires_at - self.lease  # when it was reserved or renewed last
+        for *stated, amount, expires_at in rows:
+            at = expires_at - self.lease  # when it was reserved or renewed last
+            key, budget = _parse_budget(tuple(stated))
+            account = _load_account(database, key, budget, at, self._zone)
+            since = at if account.since is None else account.since
             database.execute(
-                f"UPDATE account SET spent = spent + ?, since = coalesce(since, ?) WHERE {_ACCOUNT_FILTER}",  # noqa: S608
-                (amount, since, *key),
+                # Of a run in total, `resets_at` is the end of its silence, which a call without a cost keeps.
+                f"UPDATE account SET spent = ?, told = ?, resets_at = coalesce(?, resets_at), since = ?"  # noqa: S608
+                f" WHERE {_ACCOUNT_FILTER}",
+                (account.spent + amount, account.last_threshold, account.resets_at, since, *key),
             )
 
     def _extend_runs(self, database: sqlite3.Connection, hold: str, now: float) -> None:
@@ -276,19 +282,12 @@ class LedgerView:
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Return the status of every account, with the limits that programs last stored."""
         with self._file.begin_read() as database:
-            stated = {
-                AccountKey(Scope(scope), key, Unit(unit), Period(period)): (limit, Action(action))
-                for scope, key, unit, period, limit, action in database.execute(
-                    "SELECT scope, key, unit, period, budget, action FROM account ORDER BY scope, key, unit, period"
-                )
-            }
+            rows = database.execute(
+                "SELECT scope, key, unit, period, budget, action FROM account ORDER BY scope, key, unit, period"
+            ).fetchall()
+            stated = [_parse_budget(row) for row in rows]
             return tuple(
-                [
-                    _load_account(
-                        database, key, Budget(*key[:2], limit, *key[2:], action), now, self._zone
-                    ).make_status()
-                    for key, (limit, action) in stated.items()
-                ]
+                [_load_account(database, key, budget, now, self._zone).make_status() for key, budget in stated]
             )
 
     def compute_totals(self, by: Sequence[str], since: datetime | None = None) -> tuple[Totals, ...]:
@@ -311,6 +310,13 @@ def _load_account_keys(database: sqlite3.Connection) -> list[AccountKey]:
         "SELECT scope, key, unit, period FROM account UNION SELECT scope, key, unit, period FROM hold"
     )
     return [AccountKey(Scope(scope), key, Unit(unit), Period(period)) for scope, key, unit, period in rows]
+
+
+def _parse_budget(row: tuple[str, str, str, str, int, str]) -> tuple[AccountKey, Budget]:
+    """Return the key of a stored account, and the budget that a program last stated for it."""
+    scope, name, unit, period, limit, action = row
+    key = AccountKey(Scope(scope), name, Unit(unit), Period(period))
+    return key, Budget(key.scope, name, limit, key.unit, key.period, Action(action))
 
 
 def _load_account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:

@@ -147,9 +147,10 @@ async def wrap(
         fn: the function.
         agent_id: the calling agent; registered if unknown.
         weight: the size of the call; None means the average of such calls, and 1.0 without one.
-        timeout: seconds to wait for the slot. Pass a function's own argument of this name with `functools.partial`.
+        timeout: seconds to wait for the slot.
         labels: further values for programs that read events.
-        kwargs: the function's arguments.
+        kwargs: the function's arguments. One that has a name from above, as `timeout`, is passed with
+            `functools.partial`.
 
     Raises:
         RuntimeError: `configure` was not called.

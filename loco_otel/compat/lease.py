@@ -217,6 +217,14 @@ class Lease:
             ownership.exit_slot(ticket, self._outer)
             ticket.claim = None  # the end of the claim is not the end of the code under it
 
+    def outlive_context(self) -> None:
+        """Keep the slot from being lent after the end of the context that it was entered in.
+
+        For a lease whose owner ends it elsewhere, or is garbage-collected, which releases it.
+        """
+        if self.ticket is not None:
+            self.ticket.claim = None
+
     def end_now(self, error: BaseException | None = None) -> None:
         """Do as `end_lease`, and call the program's hook, for code that cannot await."""
         hook = self._scheduler.on_task_completed

@@ -180,6 +180,20 @@ def test_deleted_file_is_recreated(path: Path) -> None:
     books.close()
 
 
+def test_relative_path_outlives_a_change_of_the_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = path.parent / "other"
+    other.mkdir()
+    monkeypatch.chdir(path.parent)
+    books = ledger_process.ledger(Path(path.name))
+    books.settle_reservation("1", charge(10), NOW)
+    monkeypatch.chdir(other)
+    books.close()  # as before each fork and after each error: the next operation opens it again
+    books.settle_reservation("2", charge(20), NOW)
+    assert spent(path) == 30
+    assert not list(other.iterdir())
+    books.close()
+
+
 def test_reader_leaves_no_files_behind(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("1", charge(10), NOW)
