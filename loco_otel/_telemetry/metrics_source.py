@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from loco_otel import _fork
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.catalogue import MetricDefinition
@@ -91,6 +92,12 @@ class MetricsSource:
         self._events_dropped = 0
         self._latest: tuple[float, Snapshot] | None = None
         self._latest_budgets: tuple[float, BudgetReport] | None = None
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
+
+    def after_fork(self) -> None:
+        """Forget what was read in the parent of a forked child."""
+        self._latest = self._latest_budgets = None
+        self._events_dropped = 0
 
     def begin_read(self, row: MetricDefinition) -> None:
         """Flush if a collection begins with this instrument."""

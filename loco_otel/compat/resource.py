@@ -102,9 +102,11 @@ class SharedResource:
 
     @property
     def utilization(self) -> float:
-        """The fraction of slots in use."""
+        """The fraction of slots in use; 0.0 if they are unlimited, and 1.0 if there are none."""
         capacity = self.view.capacity
-        return 0.0 if capacity is None else self.view.used / capacity
+        if capacity is None:
+            return 0.0
+        return self.view.used / capacity if capacity else 1.0
 
     def is_holding(self, agent_id: str) -> bool:
         """Return whether an agent holds a slot."""
