@@ -31,7 +31,6 @@ def apply_remote_grant(
     ticket.birth = queue_set.tick - grant.total_waited_ticks
     ticket.waiting_tick = queue_set.tick - grant.waited_ticks
     ticket.lenders = {name: lender for name, lender in lenders.items() if lender.state.is_holding}
-    ticket.is_unanswered = False
     ticket.remote_grant = grant
     core._grant_ticket(queue_set, ticket, grant.reason, now)
     ticket.remote_grant = None
@@ -58,7 +57,7 @@ def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) ->
     """
     if not ticket.is_unanswered or ticket.state is not State.WAITING:
         return False
-    ticket.is_unanswered = False
+    core.remote.record_answer(ticket)
     if excess > 0 and not ticket.repeated:
         core._reject_waiter(ticket, Outcome.BACKPRESSURE, now)
         return True

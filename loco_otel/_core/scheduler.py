@@ -13,7 +13,6 @@ from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.remote import RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -82,7 +81,6 @@ class Scheduler:
         self.observed = False
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
-        self.remote = RemoteState()
         self.max_waiters = max_waiters
         self.closed = False
         self.has_learnt = False
@@ -100,7 +98,7 @@ class Scheduler:
             by_run=by_run,
             priorities=priorities,
         )
-        self.resources.remote = self.remote
+        self.remote = self.resources.remote
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
         self.deadlock_detector = DeadlockDetector()

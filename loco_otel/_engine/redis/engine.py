@@ -331,9 +331,9 @@ class RedisEngine(InProcessEngine):
         tickets = [ticket for it in submitted if (ticket := self._find_ticket(core, it)) is not None]
         excess = 0
         if core.max_waiters is not None:
-            unanswered = sum(it.is_unanswered for it in core.tickets.values() if it.state is State.WAITING)
-            new = sum(it.is_unanswered for it in tickets if it.state is State.WAITING)
-            excess = core.count_waiting() - (unanswered - new) - core.max_waiters
+            unanswered = core.remote.unanswered
+            new = sum(it.seq in unanswered for it in tickets)
+            excess = core.count_waiting() - (len(unanswered) - new) - core.max_waiters
         for ticket in reversed(tickets):
             excess -= confirm_waiting(core, ticket, excess, now)
 
