@@ -280,6 +280,7 @@ class AsyncLOCOScheduler:
         """Acquire a slot whose release is in another callback; see `acquire`."""
         lease = self.acquire(agent_id, timeout=timeout)
         await lease.__aenter__()
+        lease.outlive_context()
         handle = AcquireHandle(agent_id=agent_id)
         handle.lease = lease
         return handle

@@ -28,7 +28,8 @@ class ProcessScheduler(AsyncLOCOScheduler):
 
     def __init__(self, runtime: Runtime, resource_name: str) -> None:
         self._runtime = runtime
-        self._init_state(SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name), None)
+        resource = SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name, runtime.governor)
+        self._init_state(resource, None)
         self.on_task_started = None
         self.on_task_completed = None
 
@@ -147,9 +148,10 @@ async def wrap(
         fn: the function.
         agent_id: the calling agent; registered if unknown.
         weight: the size of the call; None means the average of such calls, and 1.0 without one.
-        timeout: seconds to wait for the slot. Pass a function's own argument of this name with `functools.partial`.
+        timeout: seconds to wait for the slot.
         labels: further values for programs that read events.
-        kwargs: the function's arguments.
+        kwargs: the function's arguments. One that has a name from above, as `timeout`, is passed with
+            `functools.partial`.
 
     Raises:
         RuntimeError: `configure` was not called.

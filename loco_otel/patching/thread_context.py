@@ -53,7 +53,7 @@ def _submit_with_context(wrapped: Callable[..., Any], _: Any, args: tuple[Any, .
     return wrapped(partial(_run_with_context, carried, function), *rest, **kwargs)
 
 
-def _run_with_context(carried: tuple[Any, ...], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _run_with_context(carried: tuple[Any, ...], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     tokens = [variable.set(value) for variable, value in zip(_VARIABLES, carried, strict=True)]
     try:
         return function(*args, **kwargs)

@@ -2,12 +2,13 @@
 
 import asyncio
 import copy
+import gc
 import pickle
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from library_callers import Run, Until, make_scheduler
+from library_callers import Run, Until, is_empty, make_scheduler, pass_by, start
 
 import loco_otel
 from loco_otel import (
@@ -22,6 +23,7 @@ from loco_otel import (
     ShutdownError,
     Task,
 )
+from loco_otel.compat.adapters.open_calls import OpenCalls
 
 
 def test_every_published_import_works() -> None:
@@ -267,3 +269,42 @@ def test_errors_can_be_created_and_pickled() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.limit) == (str(error), 10.0)
     assert copy.copy(error).task_cost == 2.0
+
+
+async def begin_in_callback(made: AsyncLOCOScheduler) -> object:
+    calls = OpenCalls(made)
+    await asyncio.create_task(calls.begin_call("key", "a", Task()))
+    return calls
+
+
+async def begin_in_blocking_callback(made: AsyncLOCOScheduler) -> object:
+    calls = OpenCalls(made)
+    await asyncio.to_thread(calls.begin_call_blocking, "key", "a", Task())
+    return calls
+
+
+async def acquire_in_callback(made: AsyncLOCOScheduler) -> object:
+    return await asyncio.create_task(made.acquire_start("a"))
+
+
+@pytest.mark.parametrize("begin", [acquire_in_callback, begin_in_callback, begin_in_blocking_callback])
+def test_slot_without_its_callbacks_context_is_not_lent(
+    run: Run, settle: Until, begin: Callable[[AsyncLOCOScheduler], Awaitable[object]]
+) -> None:
+    made = make_scheduler("a", "b")
+
+    async def program() -> None:
+        held = await begin(made)
+        gc.collect()
+        (waiter,) = await start(made, settle, pass_by(made, "b"))
+        (lease,) = (ticket for ticket in made.resource.engine.list_tickets() if ticket.state.is_holding)
+        lease.touched_at -= 10  # seconds
+        made.resource.engine.run_due_actions()
+        assert (made.resource.holder_count, made.resource.waiter_count) == (1, 1)
+        assert lease.state.is_holding
+        del held
+        gc.collect()
+        await waiter
+
+    run(program())
+    assert is_empty(made)

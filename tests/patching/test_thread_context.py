@@ -80,3 +80,9 @@ def test_a_used_thread_keeps_no_name() -> None:
         with as_agent("second"):
             assert pool.submit(resolve).result() == "second"
         assert pool.submit(resolve).result() == "default"
+
+
+def test_a_submitted_function_may_have_keywords_of_any_name() -> None:
+    keywords = dict.fromkeys(("self", "fn", "function", "carried", "wrapped", "instance", "args", "kwargs"), 1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(dict, **keywords).result() == keywords

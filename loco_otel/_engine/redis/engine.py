@@ -331,9 +331,9 @@ class RedisEngine(InProcessEngine):
         tickets = [ticket for it in submitted if (ticket := self._find_ticket(core, it)) is not None]
         excess = 0
         if core.max_waiters is not None:
-            unanswered = sum(it.is_unanswered for it in core.tickets.values() if it.state is State.WAITING)
-            new = sum(it.is_unanswered for it in tickets if it.state is State.WAITING)
-            excess = core.count_waiting() - (unanswered - new) - core.max_waiters
+            unanswered = core.remote.unanswered
+            new = sum(it.seq in unanswered for it in tickets)
+            excess = core.count_waiting() - (len(unanswered) - new) - core.max_waiters
         for ticket in reversed(tickets):
             excess -= confirm_waiting(core, ticket, excess, now)
 
@@ -360,6 +360,7 @@ class RedisEngine(InProcessEngine):
         """Go on in another mode; the error is why the engine is away."""
         if mode is EngineMode.REMOTE:
             self._shares.clear()
+            self._core.remote.is_away = False
             _logger.warning(messages.BACK_MESSAGE)
         else:
             self._locked(lambda core, now: self._switch_to(mode, core, now))
@@ -378,7 +379,7 @@ class RedisEngine(InProcessEngine):
         is_remote = mode in {EngineMode.REMOTE, EngineMode.CLOSED}
         pools = core.resources.pools
         shares = {name: share for name, share in self._compute_shares(mode, now).items() if name in pools}
-        switch_pools(core, shares, now, is_remote=is_remote)
+        switch_pools(core, shares, now, is_remote=is_remote, is_away=mode is EngineMode.CLOSED)
 
     def _compute_shares(self, mode: EngineMode, now: float) -> dict[str, PoolShare]:
         """Return what may be granted of each resource: of all processes, or here."""

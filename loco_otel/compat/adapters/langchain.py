@@ -56,7 +56,7 @@ class _CallbackMethod:
     def __get__(self, handler: Any, owner: type | None = None) -> Any:
         return self if handler is None else MethodType(self, handler)
 
-    def __call__(self, handler: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, handler: Any, /, *args: Any, **kwargs: Any) -> Any:
         if asyncio._get_running_loop() is not None and not _is_called_by_sync_manager():
             return self._function(handler, *args, **kwargs)
         try:

@@ -85,6 +85,7 @@ class OpenCalls:
         return next((calls[-1] for calls in reversed(tuple(self._calls.values())) if calls), None)
 
     def _add_call(self, key: Hashable, task: Task, lease: Lease, owner: object) -> None:
+        lease.outlive_context()
         watch = None
         if owner is not None:
             try:

@@ -227,5 +227,10 @@ def test_handler_is_shared_by_threads_and_loops(server: LlmServer, scheduler: An
     assert made.metrics.completed_by_agent() == {"a": 6}
 
 
+def test_callback_may_have_keywords_of_any_name(scheduler: Any) -> None:
+    handler = LOCOCallbackHandler(scheduler(), "a")
+    assert handler.on_llm_new_token("token", handler=1, function=2) is None
+
+
 async def _ask_twice(chat: ChatOpenAI) -> None:
     await asyncio.gather(chat.ainvoke("hello"), chat.ainvoke("hello"))
