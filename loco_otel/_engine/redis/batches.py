@@ -7,8 +7,8 @@ which the script has the other half (see `lua/processes.lua` and `lua/sync.lua`)
   sync: everything that the process has.
 - The state has an epoch. A sync states the epoch and the last number that was answered, so the script finds out that
   it has lost writes. It then grants nothing until each process had time to register its leases again.
-- Grants for another process travel in a list with the generation of that process's last sync. What was decided before
-  a sync is out of date, and is dropped.
+- Grants for another process travel in a list of the generation of that process's last sync. What was decided before a
+  sync is out of date, and nobody reads it.
 - A process trusts a grant only while its own lease is certain: for `CERTAIN_PART` of the lease time since it *sent* the
   last batch that was answered. Later, another process may have been granted the slot.
 
@@ -240,14 +240,14 @@ class BatchLog:
         self._certain_from = batch.sent_at
         return batch
 
-    def accept_wake(self, generation: str, now: float) -> bool:
-        """Return whether grants with this generation are valid; if the own lease is not certain, a sync is needed."""
+    def accept_wake(self, now: float) -> bool:
+        """Return whether grants of another process are valid; if the own lease is not certain, a sync is needed."""
         if not self.is_synced:
             return False
         if not self.is_certain(now):
             self.lose_sync()
             return False
-        return generation == str(self.generation)
+        return True
 
     def is_certain(self, now: float) -> bool:
         """Return whether no other process can have been granted the slots of this one."""

@@ -273,14 +273,13 @@ def test_a_failed_script_resets_the_state() -> None:
     assert [operation[0] for operation in part.operations] == ["sync"]
 
 
-def test_wakes_of_an_earlier_generation_are_dropped() -> None:
+def test_wakes_are_dropped_until_a_sync_is_complete() -> None:
     log = synced()
-    before = str(log.generation)
-    assert log.accept_wake(before, 0.1)
+    assert log.accept_wake(0.1)
     start_sync(log, 0.2)
+    assert not log.accept_wake(0.2)
     assert log.accept_sync_reply(reply(), 0.2)
-    assert not log.accept_wake(before, 0.3)
-    assert log.accept_wake(str(log.generation), 0.3)
+    assert log.accept_wake(0.3)
 
 
 def test_grants_count_only_while_the_own_lease_is_certain() -> None:
@@ -291,7 +290,7 @@ def test_grants_count_only_while_the_own_lease_is_certain() -> None:
     assert log.accept_reply(reply(), 5.0) is not None
     assert log.is_certain(6.0)
     assert not log.is_certain(6.1)
-    assert not log.accept_wake(str(log.generation), 6.1)
+    assert not log.accept_wake(6.1)
     assert not log.is_synced
 
 

@@ -3,8 +3,10 @@
 import _thread
 import logging
 import os
+import socket
 import threading
 import time
+from contextlib import closing
 from math import inf
 from typing import Any
 
@@ -15,7 +17,9 @@ from shared_engine import Make, acquire, read_mode, submit, wait_decided, wait_q
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import WINDOW
+from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.engine import RedisEngine
+from loco_otel._engine.redis.resp import pack_command
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import GrantReason, Outcome, Spending, Usage
@@ -141,7 +145,7 @@ def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespa
     keep = wait_queued(submit(engine, "a"))
     engine.release(lease, Spending(Usage(1, 1), 5000, "m"))
     wait_decided(engine, keep)
-    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:7:llm_api", count=1000)
     assert client.hget(key, "a").split("|")[0] == "6000000"
 
 
@@ -255,6 +259,35 @@ def test_a_killed_connection_is_opened_again(make: Make, client: Any) -> None:
     assert read_mode(here) is EngineMode.REMOTE
 
 
+def test_a_grant_goes_to_the_connection_of_the_last_sync(
+    make: Make, client: Any, shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has not noticed yet that an older one is cut, and serves those first that wait for longest."""
+    keys: list[str] = []
+    send = Connection.send_command
+
+    def send_command(connection: Connection, *arguments: str | int) -> None:
+        keys.append(str(arguments[1]))
+        send(connection, *arguments)
+
+    monkeypatch.setattr(Connection, "send_command", send_command)
+    here, there = make(), make()
+    lease = acquire(here)
+    waiting = wait_queued(submit(there))
+    (key,) = {key for key in keys if there.owner in key}
+    with closing(socket.create_connection(("127.0.0.1", shared_server.port))) as cut:
+        cut.sendall(pack_command("BLPOP", key, 0))
+        name = "{}:{}".format(*cut.getsockname()[:2])
+        wait_until(lambda: any(it["addr"] == name and "b" in it["flags"] for it in client.client_list()))
+        for connection in client.client_list():
+            if connection["addr"] != name and int(connection["id"]) != client.client_id():
+                client.client_kill_filter(_id=connection["id"])
+        wait_until(lambda: generation(there) == generation(here) == 2)
+        wait_until(lambda: here._link.log.is_synced and there._link.log.is_synced)
+        here.release(lease)
+        assert wait_decided(there, waiting).state is State.GRANTED
+
+
 def test_a_lost_state_is_rebuilt_from_the_processes(make: Make, own_server: RedisServer) -> None:
     here, there = make(url=own_server.url, ttl=1.0), make(url=own_server.url, ttl=1.0)
     lease = acquire(here)
@@ -276,8 +309,8 @@ def test_a_script_that_failed_starts_a_new_epoch(make: Make, client: Any, namesp
     lease = acquire(engine)
     waiting = wait_queued(submit(engine))
     epoch = client.hget(f"{make_base_key(namespace)}:config", "epoch")
-    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:llm_api")
-    client.set(f"{make_base_key(namespace)}:{epoch}:tops:llm_api", "of another type")
+    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api")
+    client.set(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api", "of another type")
     engine.release(lease)
     assert wait_decided(engine, waiting).state is State.GRANTED
     assert client.hget(f"{make_base_key(namespace)}:config", "epoch") != epoch

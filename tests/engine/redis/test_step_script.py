@@ -35,8 +35,10 @@ class Process:
         words = [self.owner, batch.number, self.log.generation, round(TTL * 1000), operations, 1]
         return Reply.parse(json.loads(self._step(keys=[self._base], args=words)))
 
-    def sync(self, tickets: Sequence[Operation] = ()) -> Reply:
-        self.log.start_sync([make_statement(ONE_SLOT, "llm", 0)], tickets, "host 1")
+    def sync(
+        self, tickets: Sequence[Operation] = (), names: Sequence[str] = ("llm",), limits: SharedLimits = ONE_SLOT
+    ) -> Reply:
+        self.log.start_sync([make_statement(limits, name, 0) for name in names], tickets, "host 1")
         reply = self.send(self.log.take_sync_part(0.0))
         assert self.log.accept_sync_reply(reply, 0.0)
         return reply
@@ -50,8 +52,8 @@ class Process:
         self.log.accept_reply(reply, 0.0)
         return batch, reply
 
-    def submit(self, ticket: str) -> tuple[Batch, Reply]:
-        return self.do(("submit", ticket, "llm", "agent", 1000, 0, 0, 0))
+    def submit(self, ticket: str, line: str = "llm", agent: str = "agent") -> tuple[Batch, Reply]:
+        return self.do(("submit", ticket, line, agent, 1000, 0, 0, 0))
 
     def end(self, ticket: str) -> tuple[Batch, Reply]:
         return self.do(("end", ticket, 0, 0, 0))
@@ -120,6 +122,56 @@ def test_nothing_is_granted_after_a_loss_until_all_had_time(here: Process, there
     assert reply.due > reply.now, "the reply states when to come again"
     here.sync([("here-1", "llm", "agent", 1000, 0, HELD, 0, 0)])
     assert list_granted(here.end("here-1")[1]) == []
+
+
+def test_a_process_that_is_half_buried_must_sync(here: Process, there: Process, client: Any) -> None:
+    here.sync()
+    tickets = submit_many(here)
+    expire(client, here)
+    there.sync()
+    assert here.do(("beat",))[1].status == "sync"
+    here.sync([(ticket, "llm", "agent", 1000, 0, WAITING if it else HELD, 0, 0) for it, ticket in enumerate(tickets)])
+    _, reply = here.do(("beat",))
+    (line,) = reply.lines
+    assert (reply.status, line.used + line.waiting) == ("ok", 301)
+
+
+def test_a_process_that_stays_away_is_buried_in_the_end(here: Process, there: Process, client: Any) -> None:
+    here.sync()
+    submit_many(here)
+    expire(client, here)
+    assert there.sync().processes == 2, "200 tickets are ended in a step"
+    _, reply = there.submit("there-1")
+    assert (reply.processes, list_granted(reply)) == (1, ["there-1"])
+
+
+def test_an_agent_waits_apart_where_names_contain_colons(here: Process, client: Any) -> None:
+    here.sync(names=["gpt", "gpt:batch"])
+    here.submit("here-1", "gpt", "holder")
+    here.submit("here-2", "gpt:batch", "holder")
+    here.submit("here-3", "gpt:batch", "s")
+    here.submit("here-4", "gpt", "batch:s")
+    assert list_granted(here.end("here-1")[1]) == ["here-4"]
+    assert list_granted(here.end("here-4")[1]) == []
+    assert list_granted(here.end("here-2")[1]) == ["here-3"]
+    here.end("here-3")
+    assert not list(client.scan_iter("*:held:*"))
+
+
+def submit_many(process: Process) -> list[str]:
+    """Request more slots than tickets are ended in a step."""
+    tickets = [f"{process.owner}-{number}" for number in range(301)]
+    for ticket in tickets:
+        process.log.add_operation(("submit", ticket, "llm", "agent", 1000, 0, 0, 0))
+    process.do()
+    process.do()
+    return tickets
+
+
+def expire(client: Any, process: Process) -> None:
+    """Let the lease time of a process end."""
+    (key,) = client.scan_iter("*:processes")
+    client.zadd(key, {process.owner: 1})
 
 
 def test_a_constant_has_one_value_in_all_parts() -> None:

@@ -1,8 +1,9 @@
 -- Leases belong to processes: each step of a process renews all that it has. A process that is silent for its lease
--- time loses its tickets. After a loss of state nothing is granted and no process is buried until each had time to
--- register its leases again.
+-- time loses its tickets. PROCESSES has the end of its lease time, and once it has lost the first of them BURIED. After a
+-- loss of state nothing is granted and no process is buried until each had time to register its leases again.
 local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
+local BURIED = '0'
 define_later(processes, function()
 local BURIED_PER_STEP = 200
 function processes.start_learning()
@@ -20,7 +21,7 @@ function processes.record_loss()
   for _, name in ipairs(call('SMEMBERS', LINES)) do rates.empty(get_line(name)) end
 end
 local function forget_process(process)
-  call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
+  call('DEL', prefix .. 'own:' .. process, prefix .. 'unseen:' .. process)
   call('ZREM', PROCESSES, process)
   has_roster_changed = true
   call('HDEL', HOSTS, process)
@@ -32,7 +33,8 @@ local function bury_process(process)
     call('SREM', prefix .. 'own:' .. process, id)
     end_ticket(id, 0, 0, 0)
   end
-  if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process) end
+  if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process)
+  else call('ZADD', PROCESSES, BURIED, process) end
 end
 function processes.bury_expired()
   for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', now - 1, 'LIMIT', 0, 1)) do

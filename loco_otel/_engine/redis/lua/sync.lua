@@ -89,7 +89,7 @@ end
 function syncs.synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
-    call('DEL', prefix .. 'wake:' .. owner, unseen)
+    call('DEL', unseen)
     sharing.forget_reports(owner)
     if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then processes.record_loss() end
     call('HSET', HOSTS, owner, o[9])
