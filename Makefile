@@ -24,7 +24,8 @@ PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py 
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \
   interactions.py conformance.py) -k 'genai or gemini or interactions'
 # Only LiteLLM.
-test-litellm1: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py litellm.py conformance.py) -k litellm
+test-litellm1: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py litellm.py litellm_cache.py \
+  conformance.py) -k litellm
 # Only what aiobotocore and its older botocore change.
 test-aiobotocore: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py bedrock.py conformance.py) \
   -k 'botocore or bedrock'

@@ -257,6 +257,18 @@ def test_settlement_time_does_not_grow_with_sessions(path: Path) -> None:
     books.close()
 
 
+def test_statuses_are_read_by_one_query(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.SESSION, None, 1000)])
+    for number in range(3):
+        books.settle_reservation(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+    statements: list[str] = []
+    assert books._file._connection is not None
+    books._file._connection.set_trace_callback(statements.append)
+    assert len(books.read_statuses(NOW)) == 3
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "SELECT", "COMMIT"]
+    books.close()
+
+
 # Where the file can't be used.
 
 
