@@ -173,6 +173,15 @@ def test_additions_to_usage_are_billed_items(usage: Json, counted: Usage, parse:
     assert meter.compute_usage(0) == counted
 
 
+@pytest.mark.parametrize("parse", [dict, lambda it: SimpleNamespace(**it)])
+def test_audio_of_a_transcription_is_a_billed_item(parse: Any) -> None:
+    meter = UsageMeter()
+    details = parse({"audio_tokens": 28, "text_tokens": 2})
+    usage = {"input_tokens": 30, "output_tokens": 3, "total_tokens": 33, "input_token_details": details}
+    OpenAIAdapter().read_answer({"text": "fair winds", "usage": parse(usage)}, meter)
+    assert meter.compute_usage(0) == Usage(30, 3, items=(BilledItem("input_audio_tokens", 28),))
+
+
 def test_tools_of_a_response_are_counted() -> None:
     search = {"type": "web_search_call", "id": "1", "status": "completed"}
     reply = {

@@ -57,7 +57,7 @@ def read_text_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -
         inside = choice.__dict__
         said = inside["delta"].__dict__
         content = said["content"]
-        # Without content it may be reasoning. That beside content, in one chunk of a stream at most, is not searched for.
+        # Without content it may be reasoning. That beside content, as in one chunk of a stream at most, is not counted.
         if not content or said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
             return False
         meter.characters += len(content)
@@ -123,6 +123,7 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
     # Embeddings have no output, and say nothing of it.
     meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
     details = known.get("prompt_tokens_details") or known.get("input_tokens_details")
+    details = details or known.get("input_token_details")  # of transcriptions
     if details is not None:
         within = as_mapping(details)
         meter.cache_read_tokens = within.get("cached_tokens")
