@@ -26,9 +26,7 @@ from loco_otel._budgets.sqlite_records import (
     make_account,
 )
 from loco_otel.money import (
-    ATTRIBUTION,
     CALL_SCOPES,
-    RUN_ATTRIBUTION,
     AccountKey,
     Action,
     Budget,
@@ -156,9 +154,7 @@ class SqliteLedger:
                 return LedgerUpdate()
             self._extend_runs(database, hold, now)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
-            add_to_sums(database, "spend", ATTRIBUTION, charge, now)
-            if charge.run is not None and self.counts_runs:
-                add_to_sums(database, "run_spend", RUN_ATTRIBUTION, charge, now)
+            add_to_sums(database, charge, now, counts_runs=self.counts_runs)
             accounts = self._load_accounts(database, rules, rules.find_account_keys(charge), now)
             reached = [account.spend_charge(charge, now) for account in accounts]
             database.executemany(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import NamedTuple, Self
 
 from loco_otel._budgets.account import Account
-from loco_otel._budgets.spend_totals import aggregate_rows
+from loco_otel._budgets.spend_totals import MAX_KEYS, aggregate_rows, shorten_key
 from loco_otel.money import (
     ATTRIBUTION,
     RUN_ATTRIBUTION,
@@ -104,13 +104,49 @@ def load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | No
     return aggregate_rows(((row[:width], row[width:]) for row in rows), by)
 
 
-def add_to_sums(database: sqlite3.Connection, table: str, names: Sequence[str], charge: Charge, now: float) -> None:
-    """Add a call to the sums of that day that have these attributes."""
-    key = [format_day(now), *(getattr(charge, name) for name in names)]
-    unpriced = charge.usd is None or charge.underpriced
-    sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
-    where = " AND ".join(f"{name} IS ?" for name in ("day", *names))
+def add_to_sums(database: sqlite3.Connection, charge: Charge, now: float, *, counts_runs: bool) -> None:
+    """Add a call to the sums of the day, with `counts_runs` to those of its run too."""
+    day = format_day(now)
+    key = tuple([getattr(charge, name) for name in ATTRIBUTION])
+    if not _add_to_row(database, "spend", (day, *key), charge):
+        short = shorten_key(key, _estimate_rows(database, day))
+        if short == key or not _add_to_row(database, "spend", (day, *short), charge):
+            _insert_row(database, "spend", (day, *short), charge)
+    if (
+        charge.run is not None
+        and counts_runs
+        and not _add_to_row(database, "run_spend", (day, *key, charge.run), charge)
+    ):
+        _insert_row(database, "run_spend", (day, *key, charge.run), charge)
+
+
+def _estimate_rows(database: sqlite3.Connection, day: str) -> int:
+    """Return how many rows of the last day there are, in steps of `MAX_KEYS`, in constant time.
+
+    Rows are added from day to day and never removed: a day has `MAX_KEYS` rows if the one that many back is of it.
+    """
+    (full,) = database.execute(
+        "SELECT count(*) FROM spend WHERE +day = ? AND rowid IN (SELECT max(rowid) - ? FROM spend UNION ALL"
+        " SELECT max(rowid) - ? FROM spend)",
+        (day, MAX_KEYS - 1, 2 * MAX_KEYS - 1),
+    ).fetchone()
+    return MAX_KEYS * int(full)
+
+
+def _add_to_row(database: sqlite3.Connection, table: str, key: Sequence[str | None], charge: Charge) -> bool:
+    """Add a call to the sums with this key; return False if there are none."""
+    where = " AND ".join(f"{name} IS ?" for name in ("day", *RUN_ATTRIBUTION)[: len(key)])
     added = ", ".join(f"{name} = {name} + ?" for name in _SUM_COLUMNS)
-    if database.execute(f"UPDATE {table} SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
-        values = ", ".join("?" * (len(key) + len(sums)))
-        database.execute(f"INSERT INTO {table} VALUES ({values})", (*key, *sums))  # noqa: S608
+    sums = _make_sums(charge)
+    return database.execute(f"UPDATE {table} SET {added} WHERE {where}", (*sums, *key)).rowcount > 0  # noqa: S608
+
+
+def _insert_row(database: sqlite3.Connection, table: str, key: Sequence[str | None], charge: Charge) -> None:
+    values = (*key, *_make_sums(charge))
+    database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+
+
+def _make_sums(charge: Charge) -> tuple[int, ...]:
+    """Return what a call adds to `_SUM_COLUMNS`."""
+    unpriced = charge.usd is None or charge.underpriced
+    return 1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens
