@@ -310,6 +310,16 @@ def test_budget_can_be_reset(make: Make) -> None:
     assert [it.since for it in ledger.read_statuses(NOON)] == [None]
 
 
+def test_statuses_of_some_scopes_are_read(make: Make) -> None:
+    ledger = make(
+        budget(), budget(50, Scope.SESSION, None), budget(50, Scope.SESSION, "vip"), budget(9, Scope.RUN, None)
+    )
+    ledger.settle_reservation("1", charge(session="s", run="r"), NOON)
+    assert sorted(stands(ledger)) == ["*", "r", "s", "vip"]
+    found = ledger.read_statuses(NOON, [Scope.ALL, Scope.RUN])
+    assert sorted((it.key.scope, it.key.key, it.spent) for it in found) == [(Scope.ALL, "*", 10), (Scope.RUN, "r", 10)]
+
+
 def test_totals_are_grouped_as_requested(make: Make) -> None:
     ledger = make()
     ledger.settle_reservation("1", charge(10, "a", team="red", input_tokens=5, output_tokens=2), NOON)

@@ -172,7 +172,7 @@ class BatchLog:
         self.is_synced = False
         """Whether the engine has everything of this process but what is queued or in flight."""
         self.beat_at = inf
-        """When the next batch must be sent, to renew the leases."""
+        """When the next beat must be sent, whatever else is: it renews the leases and names the resources."""
         self._number = 0
         self._epoch = ""
         self._answered = -1
@@ -215,11 +215,12 @@ class BatchLog:
             return None
         return self._make_batch([self._queue.popleft() for _ in range(min(MAX_OPERATIONS, len(self._queue)))], now)
 
-    def take_beat(self, now: float) -> Batch | None:
-        """Return a batch that renews the leases and grants what has become due; None if others are in flight."""
-        if not self.is_synced or self._in_flight:
+    def take_beat(self, names: Sequence[str], now: float) -> Batch | None:
+        """Queue what keeps these resources and grants what has become due there, and return what `take_batch` does."""
+        if not self.is_synced:
             return None
-        self._queue.append(("beat",))
+        self._plan_beat(now)
+        self._queue.append(("beat", names))
         return self.take_batch(now)
 
     @property
@@ -304,6 +305,7 @@ class BatchLog:
         if not self._sync_parts:
             return None
         operations = self._sync_parts[0].operations
+        self._plan_beat(now)
         return self._make_batch([("reset",), *operations] if self._must_reset else operations, now)
 
     def accept_sync_reply(self, reply: Reply, now: float) -> bool:
@@ -325,8 +327,10 @@ class BatchLog:
         self._number += 1
         batch = Batch(self._number, operations, now)
         self._in_flight.append(batch)
-        self.beat_at = now + self.ttl / BEATS_PER_TTL
         return batch
+
+    def _plan_beat(self, now: float) -> None:
+        self.beat_at = now + self.ttl / BEATS_PER_TTL
 
 
 def _split(items: Sequence[Operation], size: int) -> list[Sequence[Operation]]:

@@ -131,6 +131,7 @@ class RedisEngine(InProcessEngine):
         """Stop sharing resources that were created on request and that the core has removed."""
         pools = self._core.resources.pools
         self._statements = {name: it for name, it in self._statements.items() if name in pools}
+        self._lines = {name: it for name, it in self._lines.items() if all(one in pools for one in it.resources)}
 
     def _share_pool(self, pool: SlotPool) -> None:
         """Share a resource that the core adds later, within the operation that requests or adds it."""
@@ -242,6 +243,12 @@ class RedisEngine(InProcessEngine):
     def has_waiters(self) -> bool:
         """Whether a ticket waits."""
         return self._core.count_waiting() > 0
+
+    def list_reported(self) -> Sequence[str]:
+        """Return the shared resources of this process that replies have reported."""
+        pools = self._core.resources.pools
+        # A copy first, as other threads may add and remove some.
+        return [name for name in tuple(self._lines) if name in self._statements and name in pools]
 
     def begin_sync(self) -> None:
         """Let the engine decide from now on, and prepare to send it all tickets."""

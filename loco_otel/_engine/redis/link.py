@@ -47,6 +47,9 @@ class LinkHost(Protocol):
     def has_waiters(self) -> bool:
         """Whether a ticket waits."""
 
+    def list_reported(self) -> Sequence[str]:
+        """Return the shared resources of this process that replies have reported; with the link's lock held."""
+
     def begin_sync(self) -> None:
         """Call `BatchLog.start_sync` with all tickets, and let the engine decide from then on."""
 
@@ -326,11 +329,9 @@ class Link:
 
     def _send_beat(self, now: float) -> None:
         self._kicks.clear()
-        batch = self.log.take_beat(now)
+        batch = self.log.take_beat(self._host.list_reported(), now)
         if batch is not None:
             self._write(batch)
-        elif self.log.beat_at <= now:
-            self.log.beat_at = now + self._timeout  # a batch in flight renews as well
 
     def _handle_reply(self, reply: Reply) -> None:
         with self.lock:

@@ -32,7 +32,7 @@ end
 if epoch then set_epoch(epoch) else make_epoch() end
 
 -- Writes the fields of a hash at once; false removes one.
-
+  -- and of other lists of arguments; even, as these are pairs
 local function write_fields(key, texts)
   local written, removed = {}, {}
   local function flush(least)
@@ -1665,7 +1665,7 @@ function sharing.exempt_waiter(P)
   end
 end
 function sharing.forget_reports(process)
-  for _, name in ipairs(call('SMEMBERS', LINES)) do
+  for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do
     call('HDEL', prefix .. 'blocked:' .. name, process)
     call('HDEL', prefix .. 'capped:' .. name, '0|' .. process, '1|' .. process, '2|' .. process)
   end
@@ -1676,8 +1676,9 @@ end)
 -- loss of state nothing is granted and no process is buried until each had time to register its leases again.
 local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
-local BURIED = '0'
+local BURIED = '-1'  -- a time that has passed; 0 would be no expiry in a reply
 define_later(processes, function()
+
 
 function processes.start_learning()
   if learning then return end  -- the first to come has started it; the others must not prolong it
@@ -1691,7 +1692,7 @@ function processes.record_loss()
   if lost_until > now then return end
   lost_until = now + math.floor(ttl / 2)
   call('HSET', config, 'lost', int(lost_until))
-  for _, name in ipairs(call('SMEMBERS', LINES)) do rates.empty(get_line(name)) end
+  for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do rates.empty(get_line(name)) end
 end
 local function forget_process(process)
   call('DEL', prefix .. 'own:' .. process, prefix .. 'unseen:' .. process)
@@ -1714,21 +1715,39 @@ function processes.bury_expired()
     if dead ~= owner then bury_process(dead) end
   end
 end
+local function remove_line(L)
+  for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
+  classes.clear(L)
+  call('DEL', prefix .. 'line:' .. L.name)
+end
+-- LINES has when a process has named each line last, in a statement or a beat. Removes those that none has named for long,
+-- with what was learnt of their limits.
+function processes.remove_unused_lines()
+  if learning then return end
+  local names = call('ZRANGEBYSCORE', LINES, '-inf', now - 3600000, 'LIMIT', 0, 100)
+  for _, name in ipairs(names) do
+    local is_loaded, L = lines[name], get_line(name)
+    if is_loaded or L.contest or L.waiting + L.used + count_sharers(L) > 0 then call('ZADD', LINES, now, name)
+    else
+      rates.expire(L)
+      remove_line(L)
+      call('ZREM', LINES, name)
+      lines[name] = nil
+      table.remove(loaded)  -- it is the last one
+    end
+  end
+end
 function processes.leave()
   while call('ZSCORE', PROCESSES, owner) do bury_process(owner) end
   call('DEL', number_key(owner))
   if call('ZCARD', PROCESSES) == 0 then
     -- The last one deletes the state; what is stated is stated again by the next.
     local pools = {}
-    for _, name in ipairs(call('SMEMBERS', LINES)) do
+    for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do
       pools[#pools + 1] = get_line(name)
       rates.expire(pools[#pools])
     end
-    for _, L in ipairs(contest.list_lines(pools)) do
-      for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
-      classes.clear(L)
-      call('DEL', prefix .. 'line:' .. L.name)
-    end
+    for _, L in ipairs(contest.list_lines(pools)) do remove_line(L) end
     call('DEL', LINES, config)
     is_deleted = true
   end
@@ -1759,8 +1778,8 @@ end
 local function apply_limits(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
+  call('ZADD', LINES, now, L.name)
   if stated <= L.stated then return nil end
-  call('SADD', LINES, L.name)
   -- Another capacity alone changes no order.
   L.is_reordered = L.policy ~= s[3] or L.stated_alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6]
     or L.stated == 0 or (s[11] == 1) ~= (L.tuner ~= '') or L.order ~= s[12]
@@ -1793,6 +1812,7 @@ function syncs.apply_statements(statements)
   for _, L in ipairs(reordered) do contest.save_order(L) end
   table.sort(changed)
   for _, name in ipairs(changed) do fill(get_line(name)) end
+  processes.remove_unused_lines()
 end
 -- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run, class, due}, the last three only
 -- where they are not the usual ones
@@ -1889,9 +1909,17 @@ if status == 'ok' then
     if kind == 'state' then syncs.apply_statements(o[2])
     elseif kind == 'sync' then syncs.synchronize(o, last_number)
     elseif kind == 'beat' then
-      local names = call('SMEMBERS', LINES)
+      local names, named = o[2], {}
+      for i, name in ipairs(names) do named[2 * i - 1], named[2 * i] = now, name end
+      for i = 1, #named, 1000 do
+        call('ZADD', LINES, unpack(named, i, math.min(i + 1000 - 1, #named)))
+      end
       table.sort(names)
-      for _, name in ipairs(names) do fill(get_line(name)) end
+      for _, name in ipairs(names) do
+        local L = get_line(name)
+        if L.stated == 0 then status = 'sync' end  -- it was removed, as the clock has jumped
+        fill(L)
+      end
     elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end

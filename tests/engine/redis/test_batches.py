@@ -40,7 +40,7 @@ def test_nothing_is_sent_before_the_first_sync() -> None:
     log = BatchLog(TTL)
     log.add_operation(("submit", "p-1"))
     assert log.take_batch(0.0) is None
-    assert log.take_beat(0.0) is None
+    assert log.take_beat(["llm"], 0.0) is None
 
 
 def test_each_batch_has_the_next_number() -> None:
@@ -285,7 +285,7 @@ def test_wakes_are_dropped_until_a_sync_is_complete() -> None:
 def test_grants_count_only_while_the_own_lease_is_certain() -> None:
     """From when the last answered batch was sent: the answer may have been under way for long."""
     log = synced(now=0.0)
-    log.add_operation(("beat",))
+    log.add_operation(("beat", ["llm"]))
     take(log, 2.0)
     assert log.accept_reply(reply(), 5.0) is not None
     assert log.is_certain(6.0)
@@ -304,10 +304,21 @@ def test_an_answer_that_was_under_way_too_long_demands_a_sync() -> None:
 
 def test_a_beat_is_due_after_a_third_of_the_lease_time() -> None:
     log = synced(now=0.0)
-    assert log.beat_at == TTL / 3
-    assert log.take_beat(2.0) is not None
-    assert log.take_beat(2.0) is None  # one is in flight
+    log.add_operation(("submit", "p-1"))
+    take(log, 1.0)
+    assert log.beat_at == TTL / 3, "other batches name no resources"
+    assert log.take_beat(["llm"], 2.0) is not None
     assert log.beat_at == 2.0 + TTL / 3
+
+
+def test_a_beat_follows_when_the_window_is_full() -> None:
+    log = synced()
+    for number in range(WINDOW):
+        log.add_operation(("submit", f"p-{number}"))
+        take(log, 1.0)
+    assert log.take_beat(["llm"], 2.0) is None
+    assert log.accept_reply(reply(), 2.1) is not None
+    assert take(log, 2.1).operations == [("beat", ["llm"])]
 
 
 def start_sync(log: BatchLog, now: float) -> Any:

@@ -44,6 +44,14 @@ def test_capacity_zero_grants_no_slot(make: Make) -> None:
         assert wait_decided(engine, waiter).state is State.GRANTED
 
 
+def test_an_idle_process_learns_of_other_limits(make: Make) -> None:
+    here, there = make(ttl=1.0), make(ttl=1.0)
+    for engine in (here, there):
+        engine.release(acquire(engine))
+    here.restate_limits({"llm_api": SharedLimits(2, "load", 0.25, 1000)})
+    wait_until(lambda: there.take_snapshot().resources[0].capacity == 2)
+
+
 def test_waiters_of_all_processes_form_one_line(make: Make) -> None:
     limits = SharedLimits(1, "fifo", 0.0, 0)
     engines = [make(limits) for _ in range(3)]

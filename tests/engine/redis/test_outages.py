@@ -93,7 +93,7 @@ def test_ends_of_an_outage_reach_the_server_in_parts(
     own_server.thaw()
     wait_until(lambda: read_mode(engine) is EngineMode.REMOTE)
     assert count_kept(engine) == 0
-    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:7:llm_api", count=1000)
     assert client.hget(key, "a").split("|")[0] == str((len(leases) * 3000 + 1000) * 1000)
     engine.release(acquire(engine))
     engine.release(keep)

@@ -32,7 +32,7 @@ end
 if epoch then set_epoch(epoch) else make_epoch() end
 
 -- Writes the fields of a hash at once; false removes one.
-local MAX_FIELDS = 1000
+local MAX_FIELDS = 1000  -- and of other lists of arguments; even, as these are pairs
 local function write_fields(key, texts)
   local written, removed = {}, {}
   local function flush(least)

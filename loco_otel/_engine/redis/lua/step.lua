@@ -31,9 +31,17 @@ if status == 'ok' then
     if kind == 'state' then syncs.apply_statements(o[2])
     elseif kind == 'sync' then syncs.synchronize(o, last_number)
     elseif kind == 'beat' then
-      local names = call('SMEMBERS', LINES)
+      local names, named = o[2], {}
+      for i, name in ipairs(names) do named[2 * i - 1], named[2 * i] = now, name end
+      for i = 1, #named, MAX_FIELDS do
+        call('ZADD', LINES, unpack(named, i, math.min(i + MAX_FIELDS - 1, #named)))
+      end
       table.sort(names)
-      for _, name in ipairs(names) do fill(get_line(name)) end
+      for _, name in ipairs(names) do
+        local L = get_line(name)
+        if L.stated == 0 then status = 'sync' end  -- it was removed, as the clock has jumped
+        fill(L)
+      end
     elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end
