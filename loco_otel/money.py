@@ -267,8 +267,11 @@ class BudgetReport(NamedTuple):
 
     store: BudgetStore
     statuses: tuple[BudgetStatus, ...] = ()
+    """Those of all accounts but of single runs and sessions, which are without bound."""
     charged: Mapping[AccountKey, int] = {}
     """What this process has charged since its start, in all periods; accounts of single runs and sessions excluded."""
+    call_budgets: tuple[Budget, ...] = ()
+    """The budgets of single runs and sessions."""
 
 
 class Totals(NamedTuple):

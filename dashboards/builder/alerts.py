@@ -5,11 +5,17 @@ from typing import Any, NamedTuple
 
 from dashboards.builder import settings as at
 from dashboards.builder.metrics import find_metric
-from dashboards.builder.queries import AGENT, BUDGET, IS_SHARED, RESOURCE, prefer_shared
+from dashboards.builder.queries import AGENT, BUDGET, IS_SHARED, RESOURCE, find_ledgers, prefer_shared, sum_by_store
 
-_BUDGET_TEXT = "{{ $labels.loco_budget_scope }} {{ $labels.loco_budget_key }} per {{ $labels.loco_budget_period }}"
-_PAIR_TEXT = "agent {{ $labels.loco_agent_id }} at {{ $labels.loco_resource_name }}"
-_BUDGET_UNIT = f"{BUDGET}, loco_budget_unit"
+_BUDGET_TEXT = (
+    "{{ $labels.loco_budget_scope }} {{ $labels.loco_budget_key }} per {{ $labels.loco_budget_period }}"
+    # A budget in a ledger belongs to no job.
+    "{{ if $labels.job }} of {{ $labels.job }}{{ end }}"
+)
+_PAIR_TEXT = "agent {{ $labels.loco_agent_id }} of {{ $labels.job }} at {{ $labels.loco_resource_name }}"
+_RESOURCE = f"job, {RESOURCE}"
+"""Jobs may have engines of their own, and their resource the same name: `llm_api` where `LOCO_CAPACITY` is set."""
+_PAIR = f"{AGENT}, {_RESOURCE}"
 
 
 class Alert(NamedTuple):
@@ -90,7 +96,11 @@ def _build_burn(severity: str) -> str:
 
 def _list_budget_alerts() -> list[Alert]:
     left = "budget:loco_budget_limit:max - budget:loco_budget_spent:max - budget:loco_budget_reserved:max"
-    rejected = f'increase({_name("loco.budget.decisions")}{{loco_budget_action="reject"}}[{at.REJECTION_WINDOW}])'
+    rejected = sum_by_store(
+        f'increase({_name("loco.budget.decisions")}{{loco_budget_action="reject"}}[{at.REJECTION_WINDOW}])',
+        f"{BUDGET}, loco_budget_unit",
+        f"({' or '.join(find_ledgers(it, at.REJECTION_WINDOW) for it in ('loco.budget', 'loco.budget.weight'))})",
+    )
     rate = f"budget:loco_budget_charged:rate{at.FORECAST_WINDOW}"
     burns = [
         Alert(
@@ -121,7 +131,7 @@ def _list_budget_alerts() -> list[Alert]:
         Alert(
             "LocoBudgetUsedUp",
             # A budget with less left than a call costs rejects calls before it reaches its limit.
-            f"budget:loco_budget_used:ratio >= {at.BUDGET_CRITICAL_SHARE}\nor sum by ({_BUDGET_UNIT}) ({rejected}) > 0",
+            f"budget:loco_budget_used:ratio >= {at.BUDGET_CRITICAL_SHARE}\nor ({rejected}) > 0",
             "critical",
             f"Budget {_BUDGET_TEXT} is used up",
             "Its limit is reached, or it rejected calls in the last minutes. By its action, calls are rejected, "
@@ -144,20 +154,20 @@ def _list_budget_alerts() -> list[Alert]:
 
 def _list_queue_alerts() -> list[Alert]:
     requests = _name("loco.acquire.requests")
-    decided = f"sum by ({RESOURCE}) (increase({requests}[{at.REJECTION_WINDOW}]))"
-    timeouts = f'sum by ({RESOURCE}) (increase({requests}{{loco_outcome="timeout"}}[{at.REJECTION_WINDOW}]))'
-    granted = f"sum by ({RESOURCE}) (increase({_name('loco.grants')}[{at.STORM_WINDOW}]))"
+    decided = f"sum by ({_RESOURCE}) (increase({requests}[{at.REJECTION_WINDOW}]))"
+    timeouts = f'sum by ({_RESOURCE}) (increase({requests}{{loco_outcome="timeout"}}[{at.REJECTION_WINDOW}]))'
+    granted = f"sum by ({_RESOURCE}) (increase({_name('loco.grants')}[{at.STORM_WINDOW}]))"
     refused = (
-        f'sum by ({RESOURCE}) (increase({_name("loco.throttles")}{{loco_throttle_kind="load"}}[{at.STORM_WINDOW}]))'
+        f'sum by ({_RESOURCE}) (increase({_name("loco.throttles")}{{loco_throttle_kind="load"}}[{at.STORM_WINDOW}]))'
     )
     saturation = prefer_shared(
-        "sum", "max", _name("loco.resource.saturation"), f"{_name('loco.engine.mode')}{{{IS_SHARED}}}"
+        "sum", "max", _name("loco.resource.saturation"), f"{_name('loco.engine.mode')}{{{IS_SHARED}}}", _RESOURCE
     )
     return [
         Alert(
             "LocoAgentStarved",
-            f"max by ({AGENT}, {RESOURCE}) ({_name('loco.queue.age')}) > {at.STARVATION_TICKS}\n"
-            f"or max by ({AGENT}, {RESOURCE}) ({_name('loco.queue.wait')}) > {at.STARVATION_SECONDS}",
+            f"max by ({_PAIR}) ({_name('loco.queue.age')}) > {at.STARVATION_TICKS}\n"
+            f"or max by ({_PAIR}) ({_name('loco.queue.wait')}) > {at.STARVATION_SECONDS}",
             "critical",
             f"A request of {_PAIR_TEXT} waits beyond the guard",
             f"Its oldest request has waited for {{{{ $value | humanize }}}} releases (more than "
@@ -170,15 +180,14 @@ def _list_queue_alerts() -> list[Alert]:
             "LocoSaturated",
             f"({saturation}) > {at.SATURATION}",
             "warning",
-            "{{ $labels.loco_resource_name }} has far more calls than slots",
+            "{{ $labels.job }} has far more calls than slots at {{ $labels.loco_resource_name }}",
             "Calls in slots and calls that wait are {{ $value | humanize }} times the slots.",
             "loco-overview",
             at.SATURATION_FOR,
         ),
         Alert(
             "LocoBackpressure",
-            f"sum by ({AGENT}, {RESOURCE}) "
-            f'(increase({requests}{{loco_outcome="backpressure"}}[{at.REJECTION_WINDOW}])) > 0',
+            f'sum by ({_PAIR}) (increase({requests}{{loco_outcome="backpressure"}}[{at.REJECTION_WINDOW}])) > 0',
             "critical",
             f"Calls of {_PAIR_TEXT} are rejected, as too many wait",
             "{{ $value | humanize }} calls raised BackpressureError in the last minutes: LOCO_MAX_WAITERS is reached.",
@@ -188,7 +197,7 @@ def _list_queue_alerts() -> list[Alert]:
             "LocoAcquireTimeouts",
             f"{timeouts} / ({decided} > 0) > {at.TIMEOUT_SHARE}",
             "warning",
-            "Calls at {{ $labels.loco_resource_name }} time out while they wait for a slot",
+            "Calls of {{ $labels.job }} at {{ $labels.loco_resource_name }} time out while they wait for a slot",
             "{{ $value | humanizePercentage }} of the requests raised AcquireTimeoutError in the last minutes.",
             "loco-scheduling",
             "5m",
@@ -197,7 +206,7 @@ def _list_queue_alerts() -> list[Alert]:
             "LocoThrottleStorm",
             f"{refused} > {at.STORM_REFUSALS}\nand {refused} / ({granted} > 0) > {at.STORM_SHARE}",
             "warning",
-            "The provider behind {{ $labels.loco_resource_name }} refuses many calls",
+            "The provider behind {{ $labels.loco_resource_name }} refuses many calls of {{ $labels.job }}",
             "{{ $value | humanize }} calls were refused for load in the last five minutes. Client timeouts are not "
             "counted.",
             "loco-scheduling",
@@ -220,10 +229,11 @@ def _list_run_alerts() -> list[Alert]:
         ),
         Alert(
             "LocoRunsSlowed",
-            f"histogram_quantile(0.5, sum by (le, gen_ai_workflow_name, loco_priority) "
+            f"histogram_quantile(0.5, sum by (le, job, gen_ai_workflow_name, loco_priority) "
             f"(rate({slowdown}_bucket[{at.RUN_WINDOW}]))) > {at.RUN_SLOWDOWN}",
             "warning",
-            "Runs of {{ $labels.gen_ai_workflow_name }} with priority {{ $labels.loco_priority }} mostly wait",
+            "Runs of {{ $labels.gen_ai_workflow_name }} of {{ $labels.job }} with priority "
+            "{{ $labels.loco_priority }} mostly wait",
             "Half of them take more than {{ $value | humanize }} times as long as without waiting.",
             "loco-scheduling",
             at.RUN_SLOWED_FOR,

@@ -15,7 +15,7 @@ from dashboards.builder.panels import (
     make_stat,
     make_table,
 )
-from dashboards.builder.queries import AGENT, BUDGET, ORIGIN_FILTER, RESOURCE, Selectors, divide
+from dashboards.builder.queries import AGENT, BUDGET, IS_LEDGER, ORIGIN_FILTER, RESOURCE, Selectors, divide
 
 _VARIABLES = ("resource", "agent")
 _AT = Selectors(_VARIABLES)
@@ -198,8 +198,7 @@ def _list_completeness() -> list[PanelBuilder]:
     other = _AT.sum_growth("loco.acquire.requests", where=f'{AGENT}="other"')
     inactive = f"up{{{ORIGIN_FILTER}}} == 1 unless on (job, instance) {_AT.select('loco.active')} > 0"
     ledger, own = (
-        _AT.select(name, where)
-        for name, where in (("loco.budget.spent", 'loco_budget_store="ledger"'), ("loco.budget.charged", ""))
+        _AT.select(name, where) for name, where in (("loco.budget.spent", IS_LEDGER), ("loco.budget.charged", ""))
     )
     return [
         make_stat(
@@ -273,7 +272,11 @@ def _list_completeness() -> list[PanelBuilder]:
             [
                 # increase() of a gauge: the fall at a period's end counts as a counter's reset.
                 Column("Ledger", f"max by ({BUDGET}) (increase({ledger}[$__range]))", USD),
-                Column("Counters", f"sum by ({BUDGET}) (increase({own}[$__range]))", USD),
+                Column(
+                    "Counters",
+                    f"sum by ({BUDGET}) (increase({own}[$__range]) and on (job) max_over_time({ledger}[$__range]))",
+                    USD,
+                ),
             ],
             empty="No budget has a ledger: LOCO_LEDGER is unset",
             width=12,

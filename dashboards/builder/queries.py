@@ -19,6 +19,9 @@ BUDGET = ", ".join(BUDGET_LABELS)
 IS_SHARED = 'loco_engine_mode="remote"'
 """The series of `loco.engine.mode` that is 1 while a shared engine grants the slots of a process."""
 
+IS_LEDGER = 'loco_budget_store="ledger"'
+IN_MEMORY = 'loco_budget_store!="ledger"'
+
 _VARIABLES = {RESOURCE: "resource", AGENT: "agent", MODEL: "model", TENANT: "tenant"}
 """The variable that filters a label, on the dashboards that have it."""
 
@@ -115,10 +118,9 @@ class Selectors:
         )
 
     def budget_amount(self, name: str) -> str:
-        """Return a budget's gauge in USD or weight: the maximum over processes of one ledger, else their sum."""
-        shared = self.select(name, 'loco_budget_store="ledger"')
-        own = self.select(name, 'loco_budget_store!="ledger"')
-        return f"(max by ({BUDGET}) ({shared}) or sum by ({BUDGET}) ({own}))"
+        """Return a budget's gauge in USD or weight: the ledger's amount once, and those of each process in memory."""
+        shared, own = self.select(name, IS_LEDGER), self.select(name, IN_MEMORY)
+        return f"sum by ({BUDGET}) (max by ({BUDGET}) ({shared}) or {own})"
 
 
 def _format_by(labels: str) -> str:
@@ -131,14 +133,36 @@ def divide(left: str, right: str) -> str:
 
 
 def prefer_shared(shared: str, own: str, series: str, modes: str, by: str = RESOURCE) -> str:
-    """Return series, aggregated in one way over processes that share their slots, else in another.
+    """Return series, aggregated in one way over processes that share their slots, and then in another.
 
     Args:
         shared: the aggregation over processes with a shared engine.
-        own: the aggregation where there are none.
+        own: the aggregation over its result and each process with slots of its own.
         series: of resources.
         modes: those that are 1 of processes with a shared engine.
         by: the labels that are left.
 
     """
-    return f"{shared} by ({by}) ({series} and on (job, instance) ({modes} == 1)) or {own} by ({by}) ({series})"
+    is_shared = f"on (job, instance) ({modes} == 1)"
+    return f"{own} by ({by}) ({shared} by ({by}) ({series} and {is_shared}) or ({series} unless {is_shared}))"
+
+
+def find_ledgers(prefix: str, window: str) -> str:
+    """Return series of each job that had a ledger in a window, those of processes that have ended included."""
+    return f"max_over_time({find_metric(f'{prefix}.limit').prometheus_name}{{{IS_LEDGER}}}[{window}])"
+
+
+def sum_by_store(series: str, by: str, ledgers: str) -> str:
+    """Return the sum of counters of budgets: over all jobs with a ledger, and for each other job.
+
+    These counters have no label for the store. All budgets of a process have the same store.
+
+    Args:
+        series: of budgets.
+        by: the labels that are left, besides the `job` of budgets in memory.
+        ledgers: series of the jobs with a ledger.
+
+    """
+    return (
+        f"sum by ({by}) ({series} and on (job) {ledgers})\nor sum by (job, {by}) ({series} unless on (job) {ledgers})"
+    )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from loco_otel._budgets.account import ADMITTED, Account, Decision, LedgerUpdate, decide_admission
 from loco_otel._budgets.rules import Rules
 from loco_otel._budgets.spend_totals import SpendTotals
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals, Unit, ends
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Scope, Totals, Unit, ends
 
 _MAX_ACCOUNTS = 10_000
 """The number of accounts at which empty ones are first removed."""
@@ -125,15 +125,16 @@ class LedgerState:
         self._expire_reservations(now)
         self._forget_runs(now)
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
+    def read_statuses(self, now: float, scopes: Collection[Scope] = tuple(Scope)) -> tuple[BudgetStatus, ...]:
+        """Return the status of every account of some scopes; see `Ledger.read_statuses`."""
         self._expire_reservations(now)
         self._forget_runs(now)
         for key in self._rules.named_budgets:
             self._get_account(key, now)
-        for account in self._accounts.values():
+        found = [account for account in self._accounts.values() if account.key.scope in scopes]
+        for account in found:
             account.roll_period(now, self._zone)
-        return tuple([account.make_status() for account in self._accounts.values()])
+        return tuple([account.make_status() for account in found])
 
     def read_status(self, key: AccountKey, now: float) -> BudgetStatus:
         """Return the status of one account that a rule covers."""

@@ -35,6 +35,8 @@ from loco_otel.money import (
 
 _logger = logging.getLogger("loco_otel")
 
+_REPORTED_SCOPES = tuple([scope for scope in Scope if scope not in CALL_SCOPES])
+
 
 class BudgetEngine(Protocol):
     """The engine operations that budgets use."""
@@ -210,16 +212,18 @@ class BudgetController:
         return self.ledger_client.ledger.read_statuses(self.wall_clock())
 
     def read_report(self) -> BudgetReport:
-        """Return the status of every account, where it is kept, and what this process has charged.
+        """Return the status of the accounts that metrics have, where they are kept, and what this process has charged.
 
         Raises:
             LedgerError: the ledger can't be used now.
 
         """
-        statuses = self.read_statuses()
+        self.ledger_client.flush()
+        statuses = self.ledger_client.ledger.read_statuses(self.wall_clock(), _REPORTED_SCOPES)
+        call_budgets = tuple([budget for budget in self._settings.limits if budget.scope in CALL_SCOPES])
         store = BudgetStore.MEMORY if self._settings.ledger_location is None else BudgetStore.LEDGER
         with self._charged_lock:
-            return BudgetReport(store, statuses, self._charged.copy())
+            return BudgetReport(store, statuses, self._charged.copy(), call_budgets)
 
     def compute_totals(self, by: tuple[str, ...]) -> tuple[Totals, ...]:
         """Return the totals of all settled calls, grouped by these fields.

@@ -85,7 +85,7 @@ class Governor:
         """Whether `submit` reads tool calls."""
         self._is_observing = settings.mode == "observe"
         self._runs.idle = settings.run_idle_timeout
-        path = None if settings.stop_file is None else Path(settings.stop_file).expanduser()
+        path = None if settings.stop_file is None else Path(settings.stop_file)
         with self._file_lock:
             if path != (None if self._file is None else self._file.path):
                 self._file = None if path is None else StopFile(path)

@@ -9,7 +9,7 @@ from datetime import tzinfo
 from typing import Protocol
 
 from loco_otel._budgets.account import Decision, LedgerUpdate
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Scope, Totals
 
 
 class Ledger(Protocol):
@@ -81,8 +81,11 @@ class Ledger(Protocol):
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
+    def read_statuses(self, now: float, scopes: Collection[Scope] = tuple(Scope)) -> tuple[BudgetStatus, ...]:
+        """Return the status of every account of some scopes.
+
+        Accounts of named budgets exist before anything is spent.
+        """
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Return the totals of all settled calls, grouped by fields in `ATTRIBUTION`, in descending order of USD."""

@@ -287,7 +287,7 @@ def open_ledger(settings: Settings) -> Ledger:
         from loco_otel._budgets.sqlite_ledger import SqliteLedger  # noqa: PLC0415
 
         return SqliteLedger(
-            Path(settings.ledger).expanduser(),
+            Path(settings.ledger),
             settings.limits,
             zone,
             lease=settings.max_hold,

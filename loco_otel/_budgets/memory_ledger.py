@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.accounts import LedgerState
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Scope, Totals
 
 _Result = TypeVar("_Result")
 
@@ -126,9 +126,9 @@ class MemoryLedger:
         """Extend the expiry of the reservations of calls in flight."""
         self._run_locked(lambda core: core.renew_reservations(holds, now))
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
-        return self._run_locked(lambda core: core.read_statuses(now))
+    def read_statuses(self, now: float, scopes: Collection[Scope] = tuple(Scope)) -> tuple[BudgetStatus, ...]:
+        """Return the status of every account of some scopes; see `Ledger.read_statuses`."""
+        return self._run_locked(lambda core: core.read_statuses(now, scopes))
 
     def read_status(self, key: AccountKey, now: float) -> BudgetStatus:
         """Return the status of one account that a rule covers."""

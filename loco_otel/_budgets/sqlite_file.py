@@ -63,7 +63,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, patience: float, *, read_only: bool = False) -> None:
-        self._path = path
+        self._path = path.absolute()  # the program may change its working directory
         self._lock_timeout = patience
         self._read_only = read_only
         self._lock = threading.Lock()
@@ -143,7 +143,7 @@ class SqliteFile:
                     self._close_connection()  # it may be immutable, see `_open_connection`
 
     def _open_connection(self) -> sqlite3.Connection:
-        place = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+        place = f"{self._path.as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
         if self._read_only and not self._path.with_name(f"{self._path.name}-wal").exists():
             # No process has the file open. A normal connection would create files beside it that belong to the reader,
             # which a writer of another user might not be able to write.

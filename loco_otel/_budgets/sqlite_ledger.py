@@ -13,11 +13,20 @@ from pathlib import Path
 
 from loco_otel._budgets.account import ADMITTED, Account, Decision, LedgerUpdate, decide_admission
 from loco_otel._budgets.rules import Rules
-from loco_otel._budgets.spend_totals import aggregate_rows
 from loco_otel._budgets.sqlite_file import SqliteFile
+from loco_otel._budgets.sqlite_records import (
+    ACCOUNT_FILTER,
+    HOLDS_OF_ACCOUNT,
+    StoredAccount,
+    add_to_sums,
+    fetch_account,
+    fetch_accounts,
+    format_day,
+    load_totals,
+    make_account,
+)
 from loco_otel.money import (
-    ATTRIBUTION,
-    RUN_ATTRIBUTION,
+    CALL_SCOPES,
     AccountKey,
     Action,
     Budget,
@@ -27,17 +36,16 @@ from loco_otel.money import (
     Scope,
     Totals,
     Unit,
-    ends,
 )
 
-_SUM_COLUMNS = ("calls", "usd", "weight", "unpriced", "estimated", "input_tokens", "output_tokens")
-_ACCOUNT_FILTER = "scope = ? AND key = ? AND unit = ? AND period = ?"
 _SETTLED_ID_SECONDS = 86_400
 """Seconds for which the ids of settled reservations are stored."""
 _RUN_DAYS = timedelta(days=30)
 """Days for which what each run took is stored."""
 _MAX_RUN_ROWS = 100_000
 """The rows of runs that are stored, the last ones."""
+_REMOVED_PER_STEP = 1000
+"""Accounts that are removed at once, as calls wait meanwhile."""
 
 
 class SqliteLedger:
@@ -103,10 +111,10 @@ class SqliteLedger:
             if decision.admitted:
                 # For `LedgerView`: the limits of default budgets are stored nowhere else.
                 database.executemany(
-                    "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, NULL, NULL) ON CONFLICT DO UPDATE"
+                    "INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, 0, 0, ?, NULL) ON CONFLICT DO UPDATE"
                     " SET budget = excluded.budget, action = excluded.action"
                     " WHERE budget <> excluded.budget OR action <> excluded.action",
-                    [(*account.key, account.budget.limit, account.budget.action) for account in accounts],
+                    [(*it.key, it.budget.limit, it.budget.action, it.resets_at) for it in accounts],
                 )
                 expires = now + self.lease
                 _store_silence(database, accounts)
@@ -146,9 +154,7 @@ class SqliteLedger:
                 return LedgerUpdate()
             self._extend_runs(database, hold, now)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
-            _add_to_sums(database, "spend", ATTRIBUTION, charge, now)
-            if charge.run is not None and self.counts_runs:
-                _add_to_sums(database, "run_spend", RUN_ATTRIBUTION, charge, now)
+            add_to_sums(database, charge, now, counts_runs=self.counts_runs)
             accounts = self._load_accounts(database, rules, rules.find_account_keys(charge), now)
             reached = [account.spend_charge(charge, now) for account in accounts]
             database.executemany(
@@ -171,16 +177,22 @@ class SqliteLedger:
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
 
     def _spend_call(self, database: sqlite3.Connection, hold: str) -> None:
-        """Spend one call in each budget of calls that a reservation is in."""
+        """Spend one call in each budget of calls that a reservation is in, whether a rule still covers it or not."""
         rows = database.execute(
             "SELECT scope, key, unit, period, amount, expires_at FROM hold WHERE id = ? AND unit = ?",
             (hold, Unit.CALLS),
         ).fetchall()
-        for *key, amount, expires_at in rows:
-            since = expires_at - self.lease  # when it was reserved or renewed last
+        for *names, amount, expires_at in rows:
+            at = expires_at - self.lease  # when it was reserved or renewed last
+            stored = fetch_account(database, AccountKey(*names), at)
+            assert stored is not None  # noqa: S101 - invariant: an account with reservations is stored
+            account = make_account(stored, stored.key, stored.budget, at, self._zone)
+            since = at if account.since is None else account.since
             database.execute(
-                f"UPDATE account SET spent = spent + ?, since = coalesce(since, ?) WHERE {_ACCOUNT_FILTER}",  # noqa: S608
-                (amount, since, *key),
+                # Of a run in total, `resets_at` is the end of its silence, which a call without a cost keeps.
+                f"UPDATE account SET spent = ?, told = ?, resets_at = coalesce(?, resets_at), since = ?"  # noqa: S608
+                f" WHERE {ACCOUNT_FILTER}",
+                (account.spent + amount, account.last_threshold, account.resets_at, since, *stored.key),
             )
 
     def _extend_runs(self, database: sqlite3.Connection, hold: str, now: float) -> None:
@@ -191,7 +203,7 @@ class SqliteLedger:
         ).fetchall()
         for key in rows:
             database.execute(
-                f"UPDATE account SET resets_at = ? WHERE {_ACCOUNT_FILTER}",  # noqa: S608
+                f"UPDATE account SET resets_at = ? WHERE {ACCOUNT_FILTER}",  # noqa: S608
                 (now + self.run_idle_timeout, *key),
             )
 
@@ -203,24 +215,46 @@ class SqliteLedger:
             )
             database.execute("DELETE FROM hold WHERE expires_at <= ?", (now,))
             database.execute("DELETE FROM settled WHERE at <= ?", (now - _SETTLED_ID_SECONDS,))
-            database.execute(
-                "DELETE FROM account WHERE scope = ? AND (resets_at <= ? OR resets_at IS NULL) AND NOT EXISTS"
-                " (SELECT 1 FROM hold WHERE hold.scope = account.scope AND hold.key = account.key"
-                " AND hold.unit = account.unit AND hold.period = account.period)",
-                (Scope.RUN, now),
-            )
-            database.execute("DELETE FROM run_spend WHERE day < ?", (_format_day(now - _RUN_DAYS.total_seconds()),))
+            database.execute("DELETE FROM run_spend WHERE day < ?", (format_day(now - _RUN_DAYS.total_seconds()),))
             database.execute(
                 "DELETE FROM run_spend WHERE rowid <= (SELECT max(rowid) FROM run_spend) - ?", (_MAX_RUN_ROWS,)
             )
+        self._remove_past_accounts(now)
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
-        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
+    def _remove_past_accounts(self, now: float) -> None:
+        """Remove the accounts of default budgets whose period has passed: their names are without bound.
+
+        Those of single runs and sessions are removed whether a rule covers them or not.
+        """
         rules = self._rules
+        is_past = f"resets_at <= ? AND NOT EXISTS (SELECT 1 {HOLDS_OF_ACCOUNT})"
         with self._file.begin_read() as database:
-            found = _load_account_keys(database)
-            keys = [key for key in dict.fromkeys([*rules.named_budgets, *found]) if rules.find_budget(key) is not None]
-            return tuple([account.make_status() for account in self._load_accounts(database, rules, keys, now)])
+            rows = database.execute(f"SELECT scope, key, unit, period FROM account WHERE {is_past}", (now,)).fetchall()  # noqa: S608
+        past = [AccountKey(Scope(scope), key, Unit(unit), Period(period)) for scope, key, unit, period in rows]
+        covered = [(key, rules.find_budget(key)) for key in past]
+        keys = [key for key, budget in covered if (key.scope in CALL_SCOPES if budget is None else budget.key is None)]
+        for start in range(0, len(keys), _REMOVED_PER_STEP):
+            with self._file.begin_write() as database:
+                database.executemany(
+                    f"DELETE FROM account WHERE {ACCOUNT_FILTER} AND {is_past}",  # noqa: S608
+                    [(*key, now) for key in keys[start : start + _REMOVED_PER_STEP]],
+                )
+
+    def read_statuses(self, now: float, scopes: Collection[Scope] = tuple(Scope)) -> tuple[BudgetStatus, ...]:
+        """Return the status of every account of some scopes; see `Ledger.read_statuses`."""
+        rules, zone = self._rules, self._zone
+        with self._file.begin_read() as database:
+            rows = fetch_accounts(database, scopes, now)
+        stored = {account.key: account for account in map(StoredAccount.parse, rows)}
+        keys = [key for key in dict.fromkeys([*rules.named_budgets, *stored]) if key.scope in scopes]
+        covered = [(key, rules.find_budget(key)) for key in keys]
+        return tuple(
+            [
+                make_account(stored.get(key), key, budget, now, zone).make_status()
+                for key, budget in covered
+                if budget is not None
+            ]
+        )
 
     def compute_totals(self, by: Sequence[str]) -> tuple[Totals, ...]:
         """Return the totals of all settled calls.
@@ -230,12 +264,12 @@ class SqliteLedger:
 
         """
         with self._file.begin_read() as database:
-            return _load_totals(database, by, None)
+            return load_totals(database, by, None)
 
     def reset_account(self, key: AccountKey) -> None:
         """Set an account's spent amount to 0. Reserved amounts are kept."""
         with self._file.begin_write() as database:
-            database.execute(f"UPDATE account SET spent = 0, told = 0, since = NULL WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
+            database.execute(f"UPDATE account SET spent = 0, told = 0, since = NULL WHERE {ACCOUNT_FILTER}", key)  # noqa: S608
 
     def close(self) -> None:
         """Close the file."""
@@ -250,7 +284,9 @@ class SqliteLedger:
         """Return the accounts of those keys that the rules cover."""
         covered = [(key, rules.find_budget(key)) for key in keys]
         accounts = [
-            _load_account(database, key, budget, now, self._zone) for key, budget in covered if budget is not None
+            make_account(fetch_account(database, key, now), key, budget, now, self._zone)
+            for key, budget in covered
+            if budget is not None
         ]
         for account in accounts:
             account.touch(now, self.run_idle_timeout)
@@ -276,20 +312,13 @@ class LedgerView:
     def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
         """Return the status of every account, with the limits that programs last stored."""
         with self._file.begin_read() as database:
-            stated = {
-                AccountKey(Scope(scope), key, Unit(unit), Period(period)): (limit, Action(action))
-                for scope, key, unit, period, limit, action in database.execute(
-                    "SELECT scope, key, unit, period, budget, action FROM account ORDER BY scope, key, unit, period"
-                )
-            }
-            return tuple(
-                [
-                    _load_account(
-                        database, key, Budget(*key[:2], limit, *key[2:], action), now, self._zone
-                    ).make_status()
-                    for key, (limit, action) in stated.items()
-                ]
-            )
+            rows = fetch_accounts(database, tuple(Scope), now)
+        return tuple(
+            [
+                make_account(stored, stored.key, stored.budget, now, self._zone).make_status()
+                for stored in map(StoredAccount.parse, rows)
+            ]
+        )
 
     def compute_totals(self, by: Sequence[str], since: datetime | None = None) -> tuple[Totals, ...]:
         """Return the totals of all settled calls since a day in UTC.
@@ -299,64 +328,16 @@ class LedgerView:
 
         """
         with self._file.begin_read() as database:
-            return _load_totals(database, by, None if since is None else since.date().isoformat())
+            return load_totals(database, by, None if since is None else since.date().isoformat())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _load_account_keys(database: sqlite3.Connection) -> list[AccountKey]:
-    rows = database.execute(
-        "SELECT scope, key, unit, period FROM account UNION SELECT scope, key, unit, period FROM hold"
-    )
-    return [AccountKey(Scope(scope), key, Unit(unit), Period(period)) for scope, key, unit, period in rows]
-
-
-def _load_account(database: sqlite3.Connection, key: AccountKey, budget: Budget, now: float, zone: tzinfo) -> Account:
-    account = Account(key, budget, ends(key.period, now, zone))
-    total = database.execute(f"SELECT sum(amount) FROM hold WHERE {_ACCOUNT_FILTER} AND expires_at > ?", (*key, now))  # noqa: S608
-    account.reserved = total.fetchone()[0] or 0
-    row = database.execute(f"SELECT spent, told, resets_at, since, budget FROM account WHERE {_ACCOUNT_FILTER}", key)  # noqa: S608
-    spent, told, resets_at, since, limit = row.fetchone() or (0, 0, None, None, None)
-    if since is not None:
-        account.spent, account.last_threshold, account.resets_at, account.since = spent, told, resets_at, since
-        if limit != budget.limit:
-            account.apply_budget(budget)
-        account.roll_period(now, zone)
-    return account
-
-
 def _store_silence(database: sqlite3.Connection, accounts: Iterable[Account]) -> None:
     """Store until when the runs of these accounts may be silent."""
     database.executemany(
-        f"UPDATE account SET resets_at = ? WHERE {_ACCOUNT_FILTER}",  # noqa: S608
+        f"UPDATE account SET resets_at = ? WHERE {ACCOUNT_FILTER}",  # noqa: S608
         [(account.resets_at, *account.key) for account in accounts if account.is_forgettable],
     )
-
-
-def _format_day(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
-
-
-def _load_totals(database: sqlite3.Connection, by: Sequence[str], since: str | None) -> tuple[Totals, ...]:
-    is_by_run = RUN_ATTRIBUTION[-1] in by
-    table, names = ("run_spend", RUN_ATTRIBUTION) if is_by_run else ("spend", ATTRIBUTION)
-    if is_by_run and not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
-        return ()  # a file of an earlier loco-otel
-    columns = ", ".join((*names, *_SUM_COLUMNS))
-    rows = database.execute(f"SELECT {columns} FROM {table} WHERE day >= ?", (since or "",)).fetchall()  # noqa: S608
-    width = len(names)
-    return aggregate_rows(((row[:width], row[width:]) for row in rows), by)
-
-
-def _add_to_sums(database: sqlite3.Connection, table: str, names: Sequence[str], charge: Charge, now: float) -> None:
-    """Add a call to the sums of that day that have these attributes."""
-    key = [_format_day(now), *(getattr(charge, name) for name in names)]
-    unpriced = charge.usd is None or charge.underpriced
-    sums = (1, charge.usd or 0, charge.weight, unpriced, charge.estimated, charge.input_tokens, charge.output_tokens)
-    where = " AND ".join(f"{name} IS ?" for name in ("day", *names))
-    added = ", ".join(f"{name} = {name} + ?" for name in _SUM_COLUMNS)
-    if database.execute(f"UPDATE {table} SET {added} WHERE {where}", (*sums, *key)).rowcount == 0:  # noqa: S608
-        values = ", ".join("?" * (len(key) + len(sums)))
-        database.execute(f"INSERT INTO {table} VALUES ({values})", (*key, *sums))  # noqa: S608

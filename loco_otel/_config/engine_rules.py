@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from loco_otel._config.validators import resolve_path
+
 MEMORY = "memory"
 """The engine of a program that shares nothing."""
 _SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+sentinel")
@@ -80,14 +82,16 @@ def is_server_url(value: str) -> bool:
 
 
 def validate_ledger(value: str | None) -> str | None:
-    """Return the value of the setting, if it is valid.
+    """Return the URL or the absolute path that the setting names.
 
     Raises:
         ValueError: it is a URL, but not one of such a server.
+        PydanticCustomError: it is a path that cannot be resolved.
 
     """
-    if value is not None and is_server_url(value):
-        EngineAddress.parse(value)
+    if value is None or not is_server_url(value):
+        return resolve_path(value)
+    EngineAddress.parse(value)
     return value
 
 

@@ -43,8 +43,8 @@ from loco_otel._config.validators import (
     convert_to_lower,
     parse_service_name,
     reject_bool,
-    reject_missing_home,
     reject_too_large,
+    resolve_path,
     split_hosts,
     validate_zone,
     wrap_single_value,
@@ -73,7 +73,7 @@ _Number = Annotated[float, BeforeValidator(reject_bool), Field(allow_inf_nan=Fal
 _Weight = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(reject_too_large)]
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_FilePath = Annotated[_Name | None, accept_none_word("none"), AfterValidator(reject_missing_home)]
+_FilePath = Annotated[_Name | None, accept_none_word("none"), AfterValidator(resolve_path)]
 _Share = Annotated[float, Field(strict=True, ge=0.001, le=1000)]
 _SHARE_TEXT = TABLE_ENTRIES["shares"]
 
@@ -225,7 +225,7 @@ class Settings(BaseModel):
         default="reject", description="reject or alert"
     )
     """What happens to a call if the budget has no room for the cheapest of them."""
-    ledger: Annotated[_FilePath, AfterValidator(validate_ledger)] = Field(
+    ledger: Annotated[_Name | None, accept_none_word("none"), AfterValidator(validate_ledger)] = Field(
         default=None, description="none, the path of a file, or a URL as for the engine", repr=False
     )
     """The file or server that stores spending; unset, the server of `engine`. A URL may contain a password."""

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 TOO_LARGE = "too_large"
-MISSING_HOME = "missing_home"
-SELF_DESCRIBED = (TOO_LARGE, MISSING_HOME)
+NO_FOLDER = "no_folder"
+SELF_DESCRIBED = (TOO_LARGE, NO_FOLDER)
 """The types of errors whose messages state the allowed values themselves."""
 MAX_NUMBER = 1_000_000_000
 """The upper bound of all numbers: lock timeouts above about this many seconds overflow, and the milli-weights of a
@@ -51,19 +51,21 @@ def accept_none_word(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if convert_to_lower(value) == word else value)
 
 
-def reject_missing_home(path: str | None) -> str | None:
-    """Return a path whose `~` or `~user`, if it begins with one, names a home directory.
+def resolve_path(path: str | None) -> str | None:
+    """Return the absolute path, as the program may change its working directory later.
 
     Raises:
-        PydanticCustomError: there is no such home directory.
+        PydanticCustomError: it begins with a `~` or `~user` that names no home directory, or it is relative and there
+            is no working directory.
 
     """
     try:
-        if path is not None:
-            Path(path).expanduser()
+        return None if path is None else str(Path(path).expanduser().absolute())
     except RuntimeError:
-        raise PydanticCustomError(MISSING_HOME, "none or the path of a file (there is no home directory)") from None
-    return path
+        reason = "there is no home directory"
+    except OSError:
+        reason = "the working directory is gone"
+    raise PydanticCustomError(NO_FOLDER, "none or the path of a file ({reason})", {"reason": reason})
 
 
 def split_hosts(value: object) -> object:

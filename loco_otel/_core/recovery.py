@@ -18,6 +18,7 @@ def rebuild_state(core: Scheduler, now: float) -> None:
     """
     core.events = []
     core.remote.notes = []
+    core.remote.restore_unanswered(core.tickets.values())
     core.deadlines.clear_entries()
     core.deadlock_detector = DeadlockDetector()
     live = [ticket for ticket in core.tickets.values() if not ticket.state.is_ended and ticket.state is not State.NEW]

@@ -6,6 +6,7 @@ suspends or ends; the engine sends the notes and empties the list. `remote_grant
 decides.
 """
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -40,15 +41,19 @@ class RemoteNote(NamedTuple):
 class RemoteState:
     """What the core keeps for the other place."""
 
-    __slots__ = ("is_deciding", "notes", "patience")
+    __slots__ = ("is_away", "is_deciding", "notes", "patience", "unanswered")
 
     def __init__(self) -> None:
         self.notes: list[RemoteNote] = []
         """Emptied by the engine."""
         self.is_deciding = False
         """Whether the other place decides grants, also which waiter of a deadlock shares a slot."""
+        self.is_away = False
+        """Whether it answers nothing, so that a request can only wait."""
         self.patience = 0.0
         """Seconds for the answer to a request that may not wait."""
+        self.unanswered: set[int] = set()
+        """Those WAITING tickets with `Ticket.is_unanswered`, by sequence number."""
 
     def add_note(self, change: RemoteChange, ticket: Ticket) -> None:
         """Leave a note for the other place."""
@@ -64,10 +69,20 @@ class RemoteState:
         end = None if timeout is None else now + (timeout if timeout > 0 else self.patience)
         ticket.deadline = min((at for at in (end, deadline) if at is not None), default=None)
         ticket.is_unanswered = True
+        self.unanswered.add(ticket.seq)
         # What its grant takes, in case it ends before this process receives the grant.
         ticket.rate_correction = -1, -ticket.request.tokens
         ticket.state = State.WAITING
         self.add_note(RemoteChange.REQUESTED, ticket)
+
+    def record_answer(self, ticket: Ticket) -> None:
+        """Record that the other place has answered a request, or that its wait has ended without an answer."""
+        ticket.is_unanswered = False
+        self.unanswered.discard(ticket.seq)
+
+    def restore_unanswered(self, tickets: Iterable[Ticket]) -> None:
+        """Derive from all tickets again which are not answered."""
+        self.unanswered = {it.seq for it in tickets if it.is_unanswered and it.state is State.WAITING}
 
 
 class RemoteGrant(NamedTuple):

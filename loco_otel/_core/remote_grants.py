@@ -31,7 +31,6 @@ def apply_remote_grant(
     ticket.birth = queue_set.tick - grant.total_waited_ticks
     ticket.waiting_tick = queue_set.tick - grant.waited_ticks
     ticket.lenders = {name: lender for name, lender in lenders.items() if lender.state.is_holding}
-    ticket.is_unanswered = False
     ticket.remote_grant = grant
     core._grant_ticket(queue_set, ticket, grant.reason, now)
     ticket.remote_grant = None
@@ -58,7 +57,7 @@ def confirm_waiting(core: Scheduler, ticket: Ticket, excess: int, now: float) ->
     """
     if not ticket.is_unanswered or ticket.state is not State.WAITING:
         return False
-    ticket.is_unanswered = False
+    core.remote.record_answer(ticket)
     if excess > 0 and not ticket.repeated:
         core._reject_waiter(ticket, Outcome.BACKPRESSURE, now)
         return True
@@ -152,14 +151,16 @@ def _is_same_gate(known: Gate | None, gate: Gate | None) -> bool:
     return (known.resource, known.cause) == (gate.resource, gate.cause) and is_same_time
 
 
-def switch_pools(core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool) -> None:
-    """Leave the grants of these pools to the other place, or grant these shares here.
+def switch_pools(
+    core: Scheduler, shares: Mapping[str, PoolShare], now: float, *, is_remote: bool, is_away: bool = False
+) -> None:
+    """Leave the grants of these pools to the other place, which may be away, or grant these shares here.
 
     Tickets keep their states. Notes of changes before are removed: the other place is sent the whole state when it
     decides again.
     """
     core.remote.notes = []
-    core.remote.is_deciding = is_remote
+    core.remote.is_deciding, core.remote.is_away = is_remote, is_away
     for name, share in shares.items():
         pool = core.resources.pools[name]
         pool.set_remote(is_remote, share)

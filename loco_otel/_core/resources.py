@@ -69,7 +69,7 @@ class Resources:
         """When a pause or rate limit ends that delays a waiter with room, as far as `is_ready` has computed it."""
         self.waiting = 0
         """Waiting tickets of all queue sets."""
-        self.remote: RemoteState | None = None
+        self.remote = RemoteState()
         """For the queue sets of remote pools that are created later."""
         self.on_pool_created: Callable[[SlotPool], None] = lambda _: None
         """Called with each pool that is added or created on request later, before its queue set is."""
@@ -169,6 +169,8 @@ class Resources:
         """Remove a ticket from its queue."""
         queue_set.remove_ticket(ticket)
         self._contest.record_departure(queue_set)
+        if ticket.is_unanswered:
+            self.remote.record_answer(ticket)
         self.waiting -= 1
         if not queue_set.waiting:
             del self.waiting_queue_sets[queue_set]

@@ -13,7 +13,6 @@ from loco_otel._core.limit_events import append_limit_events
 from loco_otel._core.policies.base import Policy
 from loco_otel._core.priority_order import DEFAULT_PRIORITY_RULES, PriorityRules
 from loco_otel._core.queue_set import QueueSet
-from loco_otel._core.remote import RemoteState
 from loco_otel._core.resources import Capacity, Resources
 from loco_otel._core.slot_pool import SlotPool
 from loco_otel._core.snapshot import SnapshotBuilder
@@ -82,7 +81,6 @@ class Scheduler:
         self.observed = False
         self.events: list[Event] = []
         self.decided: list[Ticket] = []
-        self.remote = RemoteState()
         self.max_waiters = max_waiters
         self.closed = False
         self.has_learnt = False
@@ -100,7 +98,7 @@ class Scheduler:
             by_run=by_run,
             priorities=priorities,
         )
-        self.resources.remote = self.remote
+        self.remote = self.resources.remote
         self.tickets: dict[int, Ticket] = {}
         """All that have not ended, by sequence number."""
         self.deadlock_detector = DeadlockDetector()
@@ -136,9 +134,9 @@ class Scheduler:
     def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Reject an ADMITTING ticket and free its slot; its work is queued again, unless its budget refused it."""
         if ticket.state is _ADMITTING:
-            if ticket.backlog is not None and outcome is not Outcome.BUDGET:
-                ticket.backlog.return_work(ticket)
             queue_set = self._find_queue_set(ticket)
+            if ticket.backlog is not None and outcome is not Outcome.BUDGET:
+                queue_set.return_work(ticket)
             ticket.correction = ticket.correction if ticket.repeated else -ticket.request.weight
             queue_set.take_rate_tokens(ticket, -1, -ticket.request.tokens, now)
             self._mark_rejected(queue_set, ticket, outcome, now)
@@ -225,10 +223,11 @@ class Scheduler:
         elif ticket.state is _ADMITTING:
             self.refuse_admission(ticket, Outcome.CANCELLED, now)
         elif not ticket.state.is_ended and ticket.state is not State.NEW:
+            queue_set = self._find_queue_set(ticket)
             if ticket.backlog is not None:
-                ticket.backlog.return_work(ticket)
+                queue_set.return_work(ticket)
             self._refund_tokens(ticket, now)
-            self._end_ticket(self._find_queue_set(ticket), ticket, now)
+            self._end_ticket(queue_set, ticket, now)
 
     def close(self, now: float) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""
@@ -300,11 +299,11 @@ class Scheduler:
             self._mark_rejected(queue_set, ticket, Outcome.SHUTDOWN if self.closed else Outcome.DEADLINE, now)
         elif self.resources.can_grant_now(queue_set, ticket, now):
             self._grant_ticket(queue_set, ticket, GrantReason.FREE, now)
+        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
+            self._mark_rejected(queue_set, ticket, refusal, now)
         elif queue_set.remote is not None:
             queue_set.remote.add_request(ticket, now)
             self.enqueue_ticket(queue_set, ticket)
-        elif (refusal := find_wait_refusal(self.resources, self.max_waiters, queue_set, ticket)) is not None:
-            self._mark_rejected(queue_set, ticket, refusal, now)
         else:
             ticket.deadline = compute_wait_end(ticket.request, now)
             ticket.state = _WAITING
@@ -444,7 +443,7 @@ class Scheduler:
         if waited:
             # Before its removal: `rebuild_state` must find each ticket that has to be woken.
             self.decided.append(ticket)
+            queue_set.settle_charge(ticket, now)
         del self.tickets[ticket.seq]
-        queue_set.settle_charge(ticket, now)
         if self.observed:
             self.events.append(event_builders.build_rejected(queue_set, ticket, outcome, slot_at, now))

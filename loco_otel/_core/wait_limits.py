@@ -23,11 +23,13 @@ def compute_wait_end(request: Request, now: float) -> float | None:
 def find_wait_refusal(
     resources: Resources, max_waiters: int | None, queue_set: QueueSet, ticket: Ticket
 ) -> Outcome | None:
-    """Return why a ticket that cannot be granted now must not wait; None if it may.
+    """Return why a ticket that cannot be granted now must not wait; None if it may, or if another place decides that.
 
     A deadline refuses it only if a provider's pause lasts until then. When slots and rate limits become free is not
     certain: leases may end at any time, and a cancelled call returns its tokens.
     """
+    if queue_set.remote is not None and not queue_set.remote.is_away:
+        return None
     timeout, deadline = ticket.request.timeout, ticket.request.deadline
     if timeout is not None and timeout <= 0:
         return Outcome.TIMEOUT

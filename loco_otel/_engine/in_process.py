@@ -440,6 +440,7 @@ class InProcessEngine(UnsharedEngine):
     def after_fork(self) -> None:
         """Start empty in a forked child, which has no part in the leases and waiters of its parent."""
         self._reset_lock()
+        self._recoveries = 0
         self._outbox = self._outbox.create_child_outbox()
         self._abandoned.clear()
         if self._timer is not None:

@@ -48,8 +48,8 @@ class ResourceView:
 
     @property
     def capacity(self) -> int | None:
-        """Slots; None is unlimited."""
-        capacity = self._pool.capacity
+        """Slots, wherever they are granted; None is unlimited."""
+        capacity = self._pool.total_capacity
         return None if capacity == inf else int(capacity)
 
     @property

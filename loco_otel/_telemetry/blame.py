@@ -120,9 +120,12 @@ class BlameListener(SelectiveListener):
             handle(event)
 
     def after_fork(self) -> None:
-        """Start without waits and slots in a forked child: those of its parent are not its own."""
+        """Start without waits, slots and sums in a forked child: those of its parent are not its own."""
         self._lock = threading.Lock()
         self._forget_requests()
+        for queue in self._queues.values():
+            queue.rows = {}
+        self._reported, self._last, self._events_dropped = {}, None, 0
 
     def get_last_blame(self) -> Blame | None:
         """Return the parts of the wait that the last grant or rejection ended; None if it ended at once."""

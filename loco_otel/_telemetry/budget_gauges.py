@@ -9,14 +9,13 @@ from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.catalogue import MetricDefinition
 from loco_otel._telemetry.instruments import PointValues, label_budget
 from loco_otel._telemetry.metrics_source import MetricsSource
-from loco_otel.money import CALL_SCOPES, AccountKey, BudgetReport, BudgetStatus, Unit
+from loco_otel.money import AccountKey, BudgetReport, BudgetStatus, Unit
 
 
 class BudgetGauge(NamedTuple):
     """One instrument of the budgets in one unit, or in both.
 
-    Budgets with the same labels are combined: their keys are folded into `other`. Those of single runs and sessions
-    have no points.
+    Budgets with the same labels are combined: their keys are folded into `other`.
     """
 
     metric: MetricDefinition
@@ -31,7 +30,7 @@ class BudgetGauge(NamedTuple):
         store = report.store.value
         for account, value in self.read(report):
             scope, _, unit, period = account
-            if (self.unit is None or unit is self.unit) and scope not in CALL_SCOPES:
+            if self.unit is None or unit is self.unit:
                 budget = {
                     key.BUDGET_SCOPE: scope.value,
                     key.BUDGET_KEY: label_budget(source.cardinality_limit, account),

@@ -5,10 +5,11 @@ import operator
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from loco_otel import _fork
 from loco_otel._fork import ForkSafeLock
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import budget_gauges, catalogue, presence
@@ -16,6 +17,7 @@ from loco_otel._telemetry.call_trace import ROOT_CONTEXT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 from loco_otel._telemetry.instruments import PointLimit, PointValues, create_observable
 from loco_otel._telemetry.metrics_source import MetricsSource
+from loco_otel._telemetry.sdk_points import discard_points
 from loco_otel._version import __version__
 from loco_otel.events import MILLI, GateCause
 from loco_otel.snapshots import AgentSnapshot, EngineMode, EngineSnapshot, ReportedLimit, ResourceSnapshot, Snapshot
@@ -83,6 +85,7 @@ class Gauges:
 
     def __init__(self, meter: Meter) -> None:
         self._source: MetricsSource | None = None
+        self._meter = ref(meter)  # else the meter would exist for ever, in `_gauges_by_meter`
         for agent_gauge in _AGENT_GAUGES:
             self._create_instrument(
                 meter, agent_gauge.metric, partial(_observe_agents, agent_gauge), agent_gauge.combine
@@ -108,6 +111,11 @@ class Gauges:
                 self._create_observations(meter, row, partial(_observe_counter, row))
         create_observable(meter, catalogue.ACTIVE, self._observe_sdks)
         create_observable(meter, catalogue.CHILDREN, presence.observe_children)
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
+
+    def after_fork(self) -> None:
+        """Discard in a forked child what the SDK has aggregated in its parent, of histograms too."""
+        discard_points(self._meter())
 
     def set_source(self, source: MetricsSource) -> None:
         """Set the source of the instruments."""

@@ -7,6 +7,7 @@ from typing import TypeAlias, TypeVar
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackT, Histogram, Meter, Observation
 
+from loco_otel import _fork
 from loco_otel._telemetry.attributes import AGENT, ATTRIBUTES, BUDGET_KEY, OTHER, SERVER_PORT
 from loco_otel._telemetry.catalogue import InstrumentKind, MetricDefinition
 from loco_otel.money import CALL_SCOPES, AccountKey
@@ -115,6 +116,11 @@ class CounterSums:
         self._parts = parts
         self._point_limit = PointLimit(row)
         self._sums: dict[PointValues, float] = {}
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
+
+    def after_fork(self) -> None:
+        """Set all points to 0 in a forked child: its parent reports the sums until then."""
+        self._sums = dict.fromkeys(self._sums, 0)
 
     def add_amount(self, amount: float, *values: str) -> None:
         """Add an amount to the point with these values, in the order of the row's keys."""

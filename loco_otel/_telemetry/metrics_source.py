@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from loco_otel import _fork
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.blame import BlameListener
 from loco_otel._telemetry.catalogue import MetricDefinition
@@ -11,7 +12,7 @@ from loco_otel._telemetry.histogram_buffer import HistogramBuffer
 from loco_otel._telemetry.instruments import CardinalityLimit, CounterSums, label_budget
 from loco_otel._telemetry.runs import RunListener
 from loco_otel._telemetry.time_sums import TimeSums
-from loco_otel.money import Action, BudgetReport, BudgetStatus, BudgetStore
+from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStore
 from loco_otel.snapshots import Snapshot
 
 _SNAPSHOT_SECONDS = 0.1
@@ -91,6 +92,12 @@ class MetricsSource:
         self._events_dropped = 0
         self._latest: tuple[float, Snapshot] | None = None
         self._latest_budgets: tuple[float, BudgetReport] | None = None
+        _fork.on_child(self, _fork.ForkPhase.MEASUREMENTS)
+
+    def after_fork(self) -> None:
+        """Forget what was read in the parent of a forked child."""
+        self._latest = self._latest_budgets = None
+        self._events_dropped = 0
 
     def begin_read(self, row: MetricDefinition) -> None:
         """Flush if a collection begins with this instrument."""
@@ -131,19 +138,21 @@ class MetricsSource:
             latest = NO_BUDGETS
             try:
                 latest = self._state.budgets()
-                self._start_decision_counters(latest.statuses)
+                self._start_decision_counters(latest)
             finally:
                 # If the ledger can't be used, it is not tried again in this collection.
                 self._latest_budgets = self.read_clock(), latest
             return latest
         return kept[1]
 
-    def _start_decision_counters(self, statuses: Iterable[BudgetStatus]) -> None:
+    def _start_decision_counters(self, report: BudgetReport) -> None:
         """Start the counters of budget decisions at 0, so that alerts see their first increase."""
         decisions = self.counters[catalogue.BUDGET_DECISIONS]
-        for status in statuses:
-            scope, _, unit, period = status.key
-            budget = scope.value, label_budget(self.cardinality_limit, status.key), period.value, unit.value
-            decisions.start_at_zero(*budget, status.action.value)
-            if status.action is Action.DOWNGRADE:  # at the end of its ladder
+        stated = [(status.key, status.action) for status in report.statuses]
+        stated += [(AccountKey(it.scope, it.key or "", it.unit, it.period), it.action) for it in report.call_budgets]
+        for account, action in stated:
+            scope, _, unit, period = account
+            budget = scope.value, label_budget(self.cardinality_limit, account), period.value, unit.value
+            decisions.start_at_zero(*budget, action.value)
+            if action is Action.DOWNGRADE:  # at the end of its ladder
                 decisions.start_at_zero(*budget, Action.REJECT.value)

@@ -103,7 +103,7 @@ class Telemetry:
             meter = (meter_provider or get_meter_provider()).get_meter(INSTRUMENTATION_SCOPE, __version__)
             counting = MetricListener(meter, fold, resources)
             runs.record = counting.record_run
-            time_sums = TimeSums(fold)
+            time_sums = TimeSums(fold, clock)
             listeners += [counting, time_sums]
             source = MetricsSource(
                 state,

@@ -64,8 +64,8 @@ QUESTIONS = (
         "spent",
         "What has a budget spent in this period?",
         f'max by ({_BUDGET}) (loco_budget_spent_USD{{loco_budget_store="ledger"}}) '
-        f'or sum by ({_BUDGET}) (loco_budget_spent_USD{{loco_budget_store="memory"}})',
-        "All processes of a ledger report the same amount.",
+        f'or sum by (job, {_BUDGET}) (loco_budget_spent_USD{{loco_budget_store="memory"}})',
+        "All processes of a ledger report the same amount, whatever their job. In memory each job has its own.",
     ),
     Question(
         "utilization",
@@ -80,8 +80,9 @@ QUESTIONS = (
     Question(
         "saturation",
         "How near its limit is a resource now?",
-        "sum by (loco_resource_name) (loco_resource_saturation and on (job, instance) "
-        '(loco_engine_mode{loco_engine_mode="remote"} == 1)) or max by (loco_resource_name) (loco_resource_saturation)',
+        "sum by (job, loco_resource_name) (loco_resource_saturation and on (job, instance) "
+        '(loco_engine_mode{loco_engine_mode="remote"} == 1)) '
+        "or max by (job, loco_resource_name) (loco_resource_saturation)",
         "1 is full; the rest is the queue, in units of the slots. Of shared slots, each process reports its part. "
         "No answer while the resource is unlimited.",
     ),

@@ -4,7 +4,7 @@ A histogram counts a hold when it ends. The seconds here are integrals: a collec
 so the increase between two collections is what happened between them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from loco_otel import _fork
 from loco_otel._telemetry import attributes as key
@@ -73,17 +73,24 @@ class TimeIntegral:
         for point, (_, since, total) in self._points.items():
             self._points[point] = 0, since, total
 
+    def restart(self, at: float) -> None:
+        """Set all integrals to 0 at a time; the levels stay."""
+        self._points = {point: (level, at, 0.0) for point, (level, _, _) in self._points.items()}
+        self._reported = {}
+
 
 class TimeSums(SelectiveListener):
     """Sums the seconds of slots, capacity and pauses. A listener.
 
     Args:
         fold: limits the values of attributes.
+        clock: the time of the events.
 
     """
 
-    def __init__(self, fold: CardinalityLimit) -> None:
+    def __init__(self, fold: CardinalityLimit, clock: Callable[[], float]) -> None:
         self._cardinality_limit = fold
+        self._clock = clock
         self._slots = TimeIntegral(catalogue.SLOT_TIME)
         self._pauses = TimeIntegral(catalogue.PAUSE_TIME)
         self._capacity = TimeIntegral(catalogue.CAPACITY_TIME)
@@ -124,8 +131,11 @@ class TimeSums(SelectiveListener):
         self._pauses.clear_levels()
 
     def after_fork(self) -> None:
-        """Forget in a forked child what is under way: it is the parent's."""
+        """Start at 0 in a forked child, with the same capacities: all else, open or ended, is the parent's."""
         self.forget_open()
+        now = self._clock()
+        for integral in self.integrals.values():
+            integral.restart(now)
 
     def _handle_submitted(self, event: Submitted) -> None:
         """Start the points of an agent at 0, so that `increase()` sees its first hold and its first pause."""

@@ -36,6 +36,16 @@ class SlotGovernor(Protocol):
         """Check a ticket again when it is granted."""
 
 
+def submit_governed(governor: SlotGovernor, engine: Engine, ticket: Ticket) -> None:
+    """Submit a ticket, unless its agent is stopped: then it is rejected. Fast while nothing is to be checked."""
+    if governor.is_active:
+        governor.submit(engine, ticket)
+    else:
+        engine.submit(ticket)
+        if governor.has_stops:  # since a moment ago
+            governor.recheck_waiter(ticket)
+
+
 class SlotRuntime(Protocol):
     """The runtime that a slot uses."""
 
@@ -93,7 +103,7 @@ class Slot:
     def __enter__(self) -> Self:
         ticket = self._create_ticket()
         try:
-            self._submit_ticket(ticket)
+            submit_governed(self._runtime.governor, self._engine, ticket)
             if ticket.state is not _GRANTED:
                 threads.wait_until_decided(self._engine, ticket)
             if self._runtime.governor.has_stops:
@@ -115,7 +125,7 @@ class Slot:
             return self
         ticket = self._create_ticket()
         try:
-            self._submit_ticket(ticket)
+            submit_governed(self._runtime.governor, self._engine, ticket)
             if ticket.state is not _GRANTED:
                 await aio.wait_until_decided(self._engine, ticket)
             if self._runtime.governor.has_stops:
@@ -147,15 +157,6 @@ class Slot:
         ticket = self._ticket = engine.create_ticket(request)
         ticket.scopes = (threading.get_ident(), ticket)  # as `ownership.bind_here` does
         return ticket
-
-    def _submit_ticket(self, ticket: Ticket) -> None:
-        governor = self._runtime.governor
-        if governor.is_active:
-            governor.submit(self._engine, ticket)
-        else:
-            self._engine.submit(ticket)
-            if governor.has_stops:  # since a moment ago
-                governor.recheck_waiter(ticket)
 
     def _end_ticket(self, dropped: bool = False) -> None:  # noqa: FBT001, FBT002 - private, on the hot path
         ticket = self._ticket

@@ -6,15 +6,12 @@ from typing import Any, SupportsIndex, TypeVar
 
 from loco_otel._core.backlog import Backlog
 from loco_otel._core.ticket import Ticket
-from loco_otel._fork import ForkSafeLock
 from loco_otel._waiting import ownership
+from loco_otel.compat.completed_tasks import CompletedTasks
 from loco_otel.compat.queue_binding import QueueBinding
 from loco_otel.compat.task import Task
 
 _Result = TypeVar("_Result")
-
-COMPLETED = 1000
-"""Completed tasks that an agent keeps."""
 
 
 class Clock:
@@ -24,72 +21,6 @@ class Clock:
 
     def __init__(self) -> None:
         self.tick = 0
-
-
-class CompletedTasks(list[Task]):
-    """The last 1000 completed tasks; `total`, `waited` and `failed` count all of them.
-
-    Threads append without a lock, as this is on the hot path; the sums are computed on access.
-
-    Args:
-        tasks: the tasks to start with.
-
-    """
-
-    def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        super().__init__()
-        self._lock = ForkSafeLock()
-        self._ages: deque[int] = deque()
-        self._total = self._waited = self._failed = 0
-        for task in tasks:
-            self.append(task)
-
-    def append(self, task: Task) -> None:
-        """Add a task; above 1000 the first one is dropped."""
-        list.append(self, task)
-        self._ages.append(task._age)
-        if len(self) > COMPLETED:
-            del self[0]
-            if len(self._ages) > COMPLETED:
-                self._sum_ages()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_completed, (list(self), self.total, self.waited, self.failed)
-
-    def fail(self) -> None:
-        """Count a completed task as failed."""
-        with self._lock:
-            self._failed += 1
-
-    @property
-    def total(self) -> int:
-        """Number of all completed tasks."""
-        self._sum_ages()
-        return self._total
-
-    @property
-    def waited(self) -> int:
-        """Sum of the ages of all completed tasks."""
-        self._sum_ages()
-        return self._waited
-
-    @property
-    def failed(self) -> int:
-        """Number of completed tasks that failed."""
-        return self._failed
-
-    def _sum_ages(self) -> None:
-        with self._lock:
-            while self._ages:
-                self._waited += self._ages.popleft()
-                self._total += 1
-
-
-def _restore_completed(tasks: list[Task], total: int, waited: int, failed: int) -> CompletedTasks:
-    completed = CompletedTasks()
-    list.extend(completed, tasks)
-    completed._total, completed._waited, completed._failed = total, waited, failed
-    return completed
 
 
 class TaskList(list[Task]):
@@ -233,12 +164,17 @@ class TaskList(list[Task]):
     # -- operations of a list -------------------------------------------------------------------------------------
 
     def append(self, task: Task) -> None:
-        """Queue a task."""
+        """Queue a task.
+
+        Raises:
+            TypeError: it is no task.
+            ValueError: it is queued already.
+
+        """
+        _check_type(task)
         binding = self.binding
-        if binding is None:
-            self._append_task(task)
-        else:
-            binding.edit(self._append_task, task)
+        if not (self._append_task(task) if binding is None else binding.edit(self._append_task, task)):
+            raise _make_queued_error(task)
 
     def extend(self, tasks: Iterable[Task]) -> None:
         """Queue tasks."""
@@ -247,6 +183,9 @@ class TaskList(list[Task]):
 
     def insert(self, index: SupportsIndex, task: Task) -> None:
         """Queue a task at a position of the list. The position only matters between tasks of equal age."""
+        _check_type(task)
+        if task.queue is not None:
+            raise _make_queued_error(task)
         self._apply_change(lambda: super(TaskList, self).insert(index, task))
 
     def remove(self, task: Task) -> None:
@@ -270,6 +209,13 @@ class TaskList(list[Task]):
         self._apply_change(lambda: super(TaskList, self).sort(key=key, reverse=reverse))
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        tasks = [value]
+        if isinstance(index, slice):
+            tasks = value = list(value)
+        for task in tasks:
+            _check_type(task)
+            if task.queue is not None and task.queue is not self:
+                raise _make_queued_error(task)
         self._apply_change(lambda: super(TaskList, self).__setitem__(index, value))
 
     def __delitem__(self, index: Any) -> None:
@@ -293,7 +239,9 @@ class TaskList(list[Task]):
         if binding is not None:
             binding.refresh_agent()
 
-    def _append_task(self, task: Task) -> None:
+    def _append_task(self, task: Task) -> bool:
+        if task.queue is not None:
+            return False
         self._prepare_task(task)
         list.append(self, task)
         task.queue = self
@@ -301,6 +249,7 @@ class TaskList(list[Task]):
         binding = self.binding
         if binding is not None:
             binding.refresh_agent()
+        return True
 
     def _remove_dropped(self) -> None:
         while self._dropped:
@@ -311,10 +260,6 @@ class TaskList(list[Task]):
     def _prepare_task(self, task: Task) -> None:
         if self._dropped:
             self._remove_dropped()
-        if not isinstance(task, Task):
-            raise TypeError(f"a queue holds tasks, not {task!r}")
-        if task.queue is not None:
-            raise ValueError(f"{task!r} is queued already: remove it from its list first")
         task.birth = self.clock.tick - task._age
         binding = self.binding
         if binding is not None:
@@ -341,16 +286,21 @@ class TaskList(list[Task]):
             self._refresh_queue()
 
     def _apply_change(self, change: Callable[[], _Result]) -> _Result:
-        """Make any change of the list, and rebuild what is derived from it."""
+        """Make any change of the list, and rebuild what is derived from it, also if the change raises."""
 
-        def edit() -> _Result:
+        def edit() -> tuple[_Result] | Exception:
             before = list(self)
             try:
-                return change()
+                return (change(),)
+            except Exception as error:
+                return error  # raised in here, it would count as an interruption of the operation
             finally:
                 self._reconcile_tasks(before)
 
-        return self._run_edit(edit)
+        outcome = self._run_edit(edit)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome[0]
 
     def _reconcile_tasks(self, before: list[Task]) -> None:
         kept = {id(task) for task in self}
@@ -371,6 +321,15 @@ class TaskList(list[Task]):
         for task, age in zip(self, ages, strict=True):
             task.birth = self.tick - age
             task.holder = None
+
+
+def _check_type(task: object) -> None:
+    if not isinstance(task, Task):
+        raise TypeError(f"a queue holds tasks, not {task!r}")
+
+
+def _make_queued_error(task: Task) -> ValueError:
+    return ValueError(f"{task!r} is queued already: remove it from its list first")
 
 
 class Agent:

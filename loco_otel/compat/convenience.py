@@ -28,7 +28,8 @@ class ProcessScheduler(AsyncLOCOScheduler):
 
     def __init__(self, runtime: Runtime, resource_name: str) -> None:
         self._runtime = runtime
-        self._init_state(SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name), None)
+        resource = SharedResource.over(runtime.engine, DEFAULT_RESOURCE, resource_name, runtime.governor)
+        self._init_state(resource, None)
         self.on_task_started = None
         self.on_task_completed = None
 

@@ -98,17 +98,19 @@ class Lease:
     async def __aenter__(self) -> Task | None:
         ticket = self._create_ticket()
         ticket.asyncio_task = ref(asyncio.current_task())
-        engine = self._scheduler.resource.engine
+        resource = self._scheduler.resource
         try:
             if self._own is not None:
                 self.agent.tasks.claim(self._own, ticket)
-            engine.submit(ticket)
+            resource.submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 ticket.admission = self._admit_ticket
                 try:
-                    await aio.wait_until_decided(engine, ticket, find_blocked=self._find_blocked_scopes)
+                    await aio.wait_until_decided(resource.engine, ticket, find_blocked=self._find_blocked_scopes)
                 finally:
                     ticket.admission = None  # it refers back to the ticket
+            if resource.governor is not None:
+                resource.check_grant(ticket)
         except BaseException as error:
             self._handle_rejection(error)
             raise
@@ -123,17 +125,19 @@ class Lease:
         `end_lease` releases it. An async `on_task_started` hook runs in an event loop of its own.
         """
         ticket = self._create_ticket()
-        engine = self._scheduler.resource.engine
+        resource = self._scheduler.resource
         try:
             if self._own is not None:
                 self.agent.tasks.claim(self._own, ticket)
-            engine.submit(ticket)
+            resource.submit_ticket(ticket)
             if ticket.state is not _GRANTED:
                 ticket.admission = self._admit_ticket
                 try:
-                    threads.wait_until_decided(engine, ticket)
+                    threads.wait_until_decided(resource.engine, ticket)
                 finally:
                     ticket.admission = None  # it refers back to the ticket
+            if resource.governor is not None:
+                resource.check_grant(ticket)
         except BaseException as error:
             self._handle_rejection(error)
             raise

@@ -11,6 +11,8 @@ from loco_otel._engine.fixed import create_engine
 from loco_otel._engine.in_process import InProcessEngine
 from loco_otel._engine.resource_view import ResourceView
 from loco_otel._waiting import aio, ownership
+from loco_otel._waiting.slot import SlotGovernor, submit_governed
+from loco_otel.errors import StoppedError
 from loco_otel.events import MILLI, Request
 
 UNBOUNDED = 10**9
@@ -38,14 +40,18 @@ class SharedResource:
 
     """
 
+    governor: SlotGovernor | None = None
+    """What refuses the slots of stopped agents; None for a resource of the program's own."""
+
     def __init__(self, name: str, capacity: int = 1) -> None:
         _validate_capacity(capacity)
         self._init_state(name, name, create_engine({name: capacity}, max_waiters=UNBOUNDED))
 
     @classmethod
-    def over(cls, engine: InProcessEngine, key: str, name: str) -> Self:
-        """Return a resource over an existing one of an engine."""
+    def over(cls, engine: InProcessEngine, key: str, name: str, governor: SlotGovernor | None = None) -> Self:
+        """Return a resource over an existing one of an engine, whose requests a governor may refuse."""
         self = cls.__new__(cls)
+        self.governor = governor
         self._init_state(name, key, engine)
         return self
 
@@ -102,18 +108,41 @@ class SharedResource:
 
     @property
     def utilization(self) -> float:
-        """The fraction of slots in use."""
+        """The fraction of slots in use; 0.0 if they are unlimited, and 1.0 if there are none."""
         capacity = self.view.capacity
-        return 0.0 if capacity is None else self.view.used / capacity
+        if capacity is None:
+            return 0.0
+        return self.view.used / capacity if capacity else 1.0
+
+    def submit_ticket(self, ticket: Ticket) -> None:
+        """Submit a ticket to the engine, or reject it if its agent is stopped."""
+        if self.governor is None:
+            self.engine.submit(ticket)
+        else:
+            submit_governed(self.governor, self.engine, ticket)
+
+    def check_grant(self, ticket: Ticket) -> None:
+        """Cancel a ticket that was granted while its agent was being stopped.
+
+        Raises:
+            StoppedError: it was.
+
+        """
+        if self.governor is not None and self.governor.has_stops:
+            try:
+                self.governor.raise_if_stopped(ticket)
+            except StoppedError:
+                self.engine.cancel(ticket)
+                raise
 
     def is_holding(self, agent_id: str) -> bool:
         """Return whether an agent holds a slot."""
         return agent_id in self.view.list_holders()
 
     async def try_acquire(self, agent_id: str) -> bool:
-        """Acquire a slot without waiting; return whether one was free."""
+        """Acquire a slot without waiting; return False if none was free, or the agent is stopped."""
         ticket = self._make_ticket(agent_id, 0)
-        self.engine.submit(ticket)
+        self.submit_ticket(ticket)
         if ticket.state is not State.GRANTED:
             return False
         self._store_ticket(ticket)
@@ -123,16 +152,17 @@ class SharedResource:
         """Acquire a slot, and wait if none is free.
 
         Raises:
-            AcquireRejectedError: `cancel_waiter` was called.
+            AcquireRejectedError: `cancel_waiter` was called, or the agent is stopped.
 
         """
         ticket = self._make_ticket(agent_id, None)
         waiting = self._waiting.setdefault(agent_id, [])
         waiting.append(ticket)
         try:
-            self.engine.submit(ticket)
+            self.submit_ticket(ticket)
             if ticket.state is not State.GRANTED:
                 await aio.wait_until_decided(self.engine, ticket)
+            self.check_grant(ticket)
         finally:
             waiting.remove(ticket)
             if not waiting:

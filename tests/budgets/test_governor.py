@@ -159,6 +159,18 @@ def test_stop_file_is_read_when_it_changes(tmp_path: Path, caplog: pytest.LogCap
     assert bench.call("s").state is State.WAITING
 
 
+def test_stop_file_outlives_a_change_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stop").write_text("run=r")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load({"LOCO_STOP_FILE": "stop"})
+    bench = Bench(stop_file="stop")
+    monkeypatch.chdir("other")
+    assert bench.call().state is State.REJECTED
+    bench.governor.apply_settings(settings.changed(capacity=2))
+    assert bench.call().state is State.REJECTED
+
+
 @pytest.fixture
 def stop_file(tmp_path: Path) -> Path:
     file = tmp_path / "stop"

@@ -205,6 +205,37 @@ def test_reservation_lasts_into_the_next_period(make: Make) -> None:
     assert stands(ledger, NOON + 62) == {"*": (80, 0)}
 
 
+def test_call_without_a_cost_counts_in_its_period_alone(make: Make) -> None:
+    ledger = make(budget(2, unit=Unit.CALLS, period=Period.MINUTE))
+    ledger.reserve_estimate("1", charge(), NOON)
+    ledger.cancel_reservation("1", sent=True)
+    assert ledger.reserve_estimate("2", charge(), NOON).admitted
+    ledger.settle_reservation("2", charge(), NOON)
+    assert not ledger.reserve_estimate("3", charge(), NOON).admitted
+    assert ledger.reserve_estimate("3", charge(), NOON + 61).admitted, "it resets if its first call had no cost"
+
+
+def test_calls_without_a_cost_start_a_period(make: Make) -> None:
+    ledger = make(budget(2, unit=Unit.CALLS, period=Period.MINUTE))
+    ledger.settle_reservation("1", charge(), NOON)
+    for hold in ("2", "3"):
+        assert ledger.reserve_estimate(hold, charge(), NOON + 61).admitted
+        ledger.cancel_reservation(hold, sent=True)
+    assert stands(ledger, NOON + 61) == {"*": (2, 0)}
+    assert not ledger.reserve_estimate("4", charge(), NOON + 62).admitted
+
+
+def test_call_without_a_cost_counts_if_its_budget_is_removed(make: Make) -> None:
+    calls = budget(2, unit=Unit.CALLS, period=Period.DAY)
+    ledger = make(calls)
+    ledger.reserve_estimate("1", charge(), NOON)
+    ledger.set_budgets([], UTC)
+    ledger.cancel_reservation("1", sent=True)
+    ledger.set_budgets([calls], UTC)
+    assert stands(ledger) == {"*": (1, 0)}
+    assert stands(ledger, NOON + DAY) == {"*": (0, 0)}
+
+
 def test_total_never_resets(make: Make) -> None:
     ledger = make(budget())
     ledger.settle_reservation("1", charge(100), NOON)
@@ -277,6 +308,16 @@ def test_budget_can_be_reset(make: Make) -> None:
     ledger.reset_account(AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL))
     assert stands(ledger) == {"*": (0, 0)}
     assert [it.since for it in ledger.read_statuses(NOON)] == [None]
+
+
+def test_statuses_of_some_scopes_are_read(make: Make) -> None:
+    ledger = make(
+        budget(), budget(50, Scope.SESSION, None), budget(50, Scope.SESSION, "vip"), budget(9, Scope.RUN, None)
+    )
+    ledger.settle_reservation("1", charge(session="s", run="r"), NOON)
+    assert sorted(stands(ledger)) == ["*", "r", "s", "vip"]
+    found = ledger.read_statuses(NOON, [Scope.ALL, Scope.RUN])
+    assert sorted((it.key.scope, it.key.key, it.spent) for it in found) == [(Scope.ALL, "*", 10), (Scope.RUN, "r", 10)]
 
 
 def test_totals_are_grouped_as_requested(make: Make) -> None:

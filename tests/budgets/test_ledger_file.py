@@ -180,6 +180,20 @@ def test_deleted_file_is_recreated(path: Path) -> None:
     books.close()
 
 
+def test_relative_path_outlives_a_change_of_the_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = path.parent / "other"
+    other.mkdir()
+    monkeypatch.chdir(path.parent)
+    books = ledger_process.ledger(Path(path.name))
+    books.settle_reservation("1", charge(10), NOW)
+    monkeypatch.chdir(other)
+    books.close()  # as before each fork and after each error: the next operation opens it again
+    books.settle_reservation("2", charge(20), NOW)
+    assert spent(path) == 30
+    assert not list(other.iterdir())
+    books.close()
+
+
 def test_reader_leaves_no_files_behind(path: Path) -> None:
     books = ledger_process.ledger(path)
     books.settle_reservation("1", charge(10), NOW)
@@ -219,6 +233,25 @@ def test_leftovers_of_earlier_programs_are_removed(path: Path) -> None:
     database.close()
 
 
+def test_sessions_become_other_above_a_days_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("spend_totals", "sqlite_records"):
+        monkeypatch.setattr(f"loco_otel._budgets.{module}.MAX_KEYS", 3)
+    books = SqliteLedger(path)
+    for day in range(2):
+        for number in range(5):
+            call = charge(10)._replace(session=f"session {number}")
+            books.settle_reservation(f"{day} {number}", call, NOW + day * 86_400)
+        for number in range(3):
+            call = charge(10)._replace(agent=f"agent {number}")
+            books.settle_reservation(f"{day} {number} of an agent", call, NOW + day * 86_400)
+        books.settle_reservation(f"{day} known", charge(10)._replace(session="session 0"), NOW + day * 86_400)
+    calls = {it.by[0]: it.calls for it in books.compute_totals(["session"])}
+    assert calls == {"session 0": 4, "session 1": 2, "session 2": 2, "other": 10}
+    calls = {it.by[0]: it.calls for it in books.compute_totals(["agent"])}
+    assert calls == {"agent": 12, "agent 0": 2, "agent 1": 2, "other": 2}
+    books.close()
+
+
 def test_settlement_time_does_not_grow_with_sessions(path: Path) -> None:
     books = SqliteLedger(path, [Budget(Scope.ALL, "*", 10**9)])
 
@@ -240,6 +273,18 @@ def test_settlement_time_does_not_grow_with_sessions(path: Path) -> None:
     for number in range(1, 2000):
         books.settle_reservation(str(number), charge(10)._replace(session=f"session {number}"), NOW)
     assert steps_of(2000) <= 2 * first + 2
+    books.close()
+
+
+def test_statuses_are_read_by_one_query(path: Path) -> None:
+    books = SqliteLedger(path, [Budget(Scope.SESSION, None, 1000)])
+    for number in range(3):
+        books.settle_reservation(str(number), charge(10)._replace(session=f"session {number}"), NOW)
+    statements: list[str] = []
+    assert books._file._connection is not None
+    books._file._connection.set_trace_callback(statements.append)
+    assert len(books.read_statuses(NOW)) == 3
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "SELECT", "COMMIT"]
     books.close()
 
 

@@ -288,6 +288,34 @@ def test_accounts_of_silent_runs_leave_the_file(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_accounts_of_a_past_period_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loco_otel._budgets.sqlite_ledger._REMOVED_PER_STEP", 2)
+    kept = [Budget(Scope.AGENT, "a", 9000, period=Period.DAY), Budget(Scope.SESSION, "s0", 9000, period=Period.DAY)]
+    each = [Budget(scope, None, 9000, period=Period.DAY) for scope in (Scope.SESSION, Scope.MODEL)]
+    in_total = Budget(Scope.TENANT, None, 9000)
+    ledger = SqliteLedger(tmp_path / "l.db", [*kept, *each, in_total])
+    others = SqliteLedger(tmp_path / "l.db", [Budget(Scope.TEAM, "red", 9000, period=Period.DAY)])
+    for number in range(3):
+        call = charge(session=f"s{number}", tenant=f"t{number}", model=f"m{number}", team="red")
+        ledger.settle_reservation(str(number), call, NOON)
+        others.settle_reservation(f"{number} of others", call, NOON)
+    under_way = charge(session="s1", tenant="t1")
+    ledger.lease = 10 * 86_400
+    ledger.reserve_estimate("under way", under_way, NOON)
+    view = LedgerView(tmp_path / "l.db")
+    ledger.renew_reservations([], NOON + 1)
+    assert len(view.read_statuses(NOON)) == 12, "their period has not passed"
+    later = NOON + 2 * 86_400
+    ledger.renew_reservations([], later)
+    names = {"a", "red", "s0", "s1", "t0", "t1", "t2", "gpt-4o"}
+    assert {status.key.key for status in view.read_statuses(later)} == names
+    ledger.cancel_reservation("under way")
+    ledger.renew_reservations([], later)
+    assert {status.key.key for status in view.read_statuses(later)} == names - {"s1", "gpt-4o"}
+    for each_of_them in (view, ledger, others):
+        each_of_them.close()
+
+
 def test_run_sums_leave_the_file_after_thirty_days(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "l.db")
     ledger.settle_reservation("1", charge(), NOON)

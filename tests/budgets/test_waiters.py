@@ -93,6 +93,17 @@ def test_report_has_no_charges_of_single_runs() -> None:
     assert {key.scope: amount for key, amount in queue.budgets.read_report().charged.items()} == {Scope.AGENT: 2000}
 
 
+def test_report_has_the_budgets_of_runs_without_their_accounts() -> None:
+    queue = BudgetQueue(
+        {"scope": "session", "limit": 25}, {"scope": "run", "limit": 25}, {"scope": "agent", "limit": 25}
+    )
+    queue.charge("r", 2000)
+    report = queue.budgets.read_report()
+    assert [status.key.scope for status in report.statuses] == [Scope.AGENT]
+    assert [budget.scope for budget in report.call_budgets] == [Scope.SESSION, Scope.RUN]
+    assert {status.key.scope for status in queue.budgets.read_statuses()} == {Scope.AGENT, Scope.RUN}
+
+
 _RUNS, _AGENTS, _MODELS = st.sampled_from("rs"), st.sampled_from("ab"), st.sampled_from(sorted(WEIGHTS))
 _WAITS = st.tuples(st.just(BudgetQueue.wait), _RUNS, _MODELS, _AGENTS)
 _CHARGES = st.tuples(st.just(BudgetQueue.charge), _RUNS, st.integers(0, 8000), _MODELS, _AGENTS)

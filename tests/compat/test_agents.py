@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from loco_otel import Agent, AsyncLOCOScheduler, SharedResource, Task
 from loco_otel._core.ticket import State, Ticket
-from loco_otel.agent import COMPLETED
+from loco_otel.compat.completed_tasks import COMPLETED
 from loco_otel.events import Request
 
 
@@ -67,6 +67,55 @@ def test_invalid_or_queued_task_is_rejected() -> None:
     with pytest.raises(TypeError, match="twice"):
         agent.tasks *= 2
     assert agent.tasks == [task]
+
+
+def raise_key_error(_: Task) -> int:
+    raise KeyError("key")
+
+
+REJECTED: dict[str, tuple[type[Exception], Callable[[Agent], object]]] = {
+    "append a queued task": (ValueError, lambda agent: agent.tasks.append(agent.tasks[0])),
+    "append no task": (TypeError, lambda agent: agent.tasks.append("task")),  # type: ignore[arg-type]
+    "insert a queued task": (ValueError, lambda agent: agent.tasks.insert(0, agent.tasks[1])),
+    "insert no task": (TypeError, lambda agent: agent.tasks.insert(0, "task")),  # type: ignore[arg-type]
+    "set no task": (TypeError, lambda agent: agent.tasks.__setitem__(0, "task")),
+    "set a task of another queue": (
+        ValueError,
+        lambda agent: agent.tasks.__setitem__(0, Agent("b", tasks=[Task()]).tasks[0]),
+    ),
+    "set no index": (IndexError, lambda agent: agent.tasks.__setitem__(9, Task())),
+    "replace by no task": (TypeError, lambda agent: setattr(agent, "tasks", [Task(), "task"])),
+    "remove a missing task": (ValueError, lambda agent: agent.tasks.remove(Task())),
+    "pop no index": (IndexError, lambda agent: agent.tasks.pop(9)),
+    "delete no index": (IndexError, lambda agent: agent.tasks.__delitem__(9)),
+    "sort by a key that fails": (KeyError, lambda agent: agent.tasks.sort(key=raise_key_error)),
+}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_rejected_change_of_a_list_changes_nothing(name: str) -> None:
+    error, change = REJECTED[name]
+    agent = Agent("a", tasks=[Task("queued", 2.0), Task("last", 3.0, age=4)])
+    made = AsyncLOCOScheduler([agent], SharedResource("r"))
+    with pytest.raises(error):
+        change(agent)
+    engine = made.resource.engine
+    assert engine.take_snapshot().recoveries == 0
+    assert [task.task_id for task in agent.tasks] == ["queued", "last"]
+    assert (agent.tasks.backlog.count, agent.tasks.backlog.weight, agent.dmax) == (2, 5000, 4.0)
+    assert [task.task_id for _ in range(2) if (task := agent.serve_oldest_task()) is not None] == ["last", "queued"]
+    with pytest.raises(IndexError):
+        agent.tasks.pop()
+    assert engine.take_snapshot().recoveries == 0
+
+
+def test_tasks_can_be_swapped() -> None:
+    first, second = Task(age=2), Task(age=1)
+    agent = Agent("a", tasks=[first, second])
+    AsyncLOCOScheduler([agent], SharedResource("r"))
+    agent.tasks[0], agent.tasks[1] = agent.tasks[1], agent.tasks[0]
+    assert agent.tasks == [second, first]
+    assert [agent.serve_oldest_task(), agent.serve_oldest_task()] == [first, second]
 
 
 def test_completed_tasks_are_kept_up_to_a_bound() -> None:

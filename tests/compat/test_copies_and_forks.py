@@ -12,7 +12,7 @@ from forked_child import run_in_child
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetManager, SharedResource, Task
 from loco_otel._runtime import process
-from loco_otel.agent import COMPLETED
+from loco_otel.compat.completed_tasks import COMPLETED
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])

@@ -139,6 +139,23 @@ def test_every_event_is_logged(run: Run, listen: Callable[[str], Listener], name
     assert [record.levelname for record in listener.records] == ["INFO"] * 11 + ["WARNING"]
 
 
+@pytest.mark.parametrize(("capacity", "utilization"), [(0, 1.0), (None, 0.0)])
+def test_capacity_removed_during_a_call_fails_no_call(
+    run: Run, listen: Callable[[str], Listener], capacity: int | None, utilization: float
+) -> None:
+    listener = listen("loco_otel.scheduler")
+    made = loco_otel.configure(capacity=2)
+
+    def change() -> str:
+        loco_otel.configure(capacity=capacity)
+        return "done"
+
+    assert run(loco_otel.wrap(change, agent_id="a")) == "done"
+    assert made.resource.utilization == made.metrics.resource_utilization() == utilization
+    (release,) = (event for event in listener.events if event["event"] == "release")
+    assert release["utilization"] == utilization
+
+
 def test_wrap_logs_each_event_once(run: Run, listen: Callable[[str], Listener]) -> None:
     listeners = [listen(name) for name in ("loco_otel.scheduler", "loco.scheduler", "loco_otel")]
     loco_otel.configure(capacity=1)

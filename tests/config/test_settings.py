@@ -165,6 +165,31 @@ def test_bad_value_is_named_with_allowed_values(name, value, allowed):
     assert load_fault({name: value}) == f"{name}={value}: {allowed}"
 
 
+def test_relative_paths_outlive_a_change_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = Settings.load({"LOCO_STOP_FILE": "stop", "LOCO_LEDGER": "~/spent.db"})
+    monkeypatch.chdir("other")
+
+    changed = settings.changed(capacity=2)
+
+    assert changed.stop_file == settings.stop_file == str(tmp_path / "stop")
+    assert changed.ledger == str(tmp_path / "home" / "spent.db")
+    assert changed.changed(ledger="redis://cache/0").ledger == "redis://cache/0"
+
+
+def test_relative_path_in_a_removed_folder_is_rejected(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert load_fault({"LOCO_LEDGER": "spent.db"}) == (
+        "LOCO_LEDGER=spent.db: must be none or the path of a file (the working directory is gone)"
+    )
+    assert Settings.load({"LOCO_LEDGER": str(tmp_path / "spent.db")}).ledger == str(tmp_path / "spent.db")
+
+
 def test_faults_of_all_variables_are_reported_together():
     message = load_fault({"LOCO_MAX_WAITERS": "x", "LOCO_CAPACITY": "two", "LOCO_ALPHA": "1"})
 

@@ -173,6 +173,30 @@ def test_an_excess_of_waiters_is_rejected_once_they_are_queued(core: Scheduler) 
     assert (second.outcome, first.state) == (Outcome.BACKPRESSURE, State.WAITING)
 
 
+def test_a_request_that_is_rejected_at_once_leaves_no_note(core: Scheduler) -> None:
+    """The other place has nothing of it."""
+    core.reject_new(Ticket(Request("a", 1000, ("llm",))), Outcome.BUDGET, 0.0)
+    late = Ticket(Request("a", 1000, ("llm",), deadline=0.0))
+    core.submit(late, 1.0)
+    assert late.outcome is Outcome.DEADLINE
+    assert notes(core) == []
+
+
+def test_bound_of_waiters_holds_while_the_other_place_is_away(core: Scheduler) -> None:
+    lease = submit(core)
+    apply_remote_grant(core, lease, GRANT, 1.0)
+    switch_pools(core, {"llm": PoolShare(2)}, 2.0, is_remote=True, is_away=True)
+    first, second, immediate = submit(core), submit(core), submit(core, timeout=0)
+    assert first.state is State.WAITING
+    assert (second.outcome, immediate.outcome) == (Outcome.BACKPRESSURE, Outcome.TIMEOUT)
+    assert notes(core) == [(RemoteChange.REQUESTED, first)]
+    core.suspend_ticket(lease, 3.0)
+    core.resume_ticket(lease, 4.0)
+    assert lease.state is State.WAITING  # it was granted before
+    switch_pools(core, {"llm": PoolShare(2)}, 5.0, is_remote=True)
+    assert submit(core).state is State.WAITING
+
+
 def test_a_request_that_may_not_wait_is_refused(core: Scheduler) -> None:
     core.remote.patience = 0.25
     refused, forgotten = submit(core, timeout=0), submit(core, timeout=0)

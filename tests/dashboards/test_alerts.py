@@ -64,6 +64,14 @@ def test_alert_has_texts_a_runbook_and_a_dashboard(name: str) -> None:
     assert f"[{name}]({name}.md)" in (RUNBOOKS / "README.md").read_text()
 
 
+def test_alert_of_a_job_names_it() -> None:
+    # A price is missing for all jobs.
+    unnamed = {"LocoCallsUnpriced"}
+    for name, rule in ALERTS.items():
+        text = rule["annotations"]["summary"] + rule["annotations"]["description"]
+        assert ("$labels.job" in text or "$labels.instance" in text) == (name not in unnamed), name
+
+
 def test_every_runbook_has_an_alert() -> None:
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {*ALERTS, "README"}
 

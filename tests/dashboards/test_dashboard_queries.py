@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_files import DASHBOARDS, PanelQuery, expand_variables, list_queries, list_variables
+import yaml
+from dashboard_files import (
+    DASHBOARDS,
+    PanelQuery,
+    expand_to_all,
+    expand_variables,
+    find_query,
+    list_queries,
+    list_variables,
+)
 from dashboard_prometheus import Prometheus, run_promtool
 from metric_history import write_history
 
@@ -85,3 +94,58 @@ def test_annotation_returns_data(prometheus: Prometheus, dashboard: str, annotat
 
 def test_unknown_metric_returns_nothing(prometheus: Prometheus) -> None:
     assert prometheus.query("sum(loco_no_such_metric)", END) == []
+
+
+_ENGINE, _ALONE = "loco_engine_mode", 'job="alone",instance="3"'
+_SHARING = ('job="sharing",instance="1"', 'job="sharing",instance="2"')
+_BUDGET = 'loco_budget_scope="all",loco_budget_key="*",loco_budget_period="day"'
+
+
+def _list_series() -> dict[str, str]:
+    """Return series of a job that shares an engine and a ledger, and of one that shares nothing."""
+    values = {f'{_ENGINE}{{{it},{_ENGINE}="remote"}}': "1x10" for it in _SHARING}
+    for it, slots, used in ((_SHARING[0], 4, 0.2), (_SHARING[1], 4, 0.3), (_ALONE, 10, 5)):
+        values[f'loco_resource_capacity{{{it},loco_resource_name="llm_api"}}'] = f"{slots}x10"
+        values[f'loco_resource_saturation{{{it},loco_resource_name="llm_api"}}'] = f"{used}x10"
+        values[f'loco_limit_changes_total{{{it},loco_resource_name="llm_api",loco_limit_direction="up"}}'] = "0+6x10"
+        store = "memory" if it == _ALONE else "ledger"
+        values[f'loco_budget_spent_USD{{{it},{_BUDGET},loco_budget_store="{store}"}}'] = "0+0.1x10"
+        values[f"loco_budget_charged_USD_total{{{it},{_BUDGET}}}"] = "0+0.1x10"
+    return values
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "title", "ref", "value"),
+    [
+        ("loco-overview", "Slots in use and capacity", "B", 4 + 10),
+        ("loco-overview", "Saturation", "A", 5),
+        ("loco-scheduling", "Changes of the limit", "A", 2 * 6 / 60),
+        ("loco-spend", "Spent and reserved", "A", 2 * 1.0),
+        ("loco-overview", "Ledger against counters", "B", 2 * 1.0),
+    ],
+)
+def test_panel_of_jobs_that_share_and_do_not(
+    tmp_path: Path, dashboard: str, title: str, ref: str, value: float
+) -> None:
+    query = find_query(dashboard, title, ref)
+    labels = {
+        "loco_resource_name": "llm_api",
+        "loco_limit_direction": "up",
+        "loco_budget_scope": "all",
+        "loco_budget_key": "*",
+        "loco_budget_period": "day",
+    }
+    kept = [f'{name}="{it}"' for name, it in labels.items() if re.search(rf"by \([^)]*{name}", query.expr)]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": it} for series, it in _list_series().items()],
+        "promql_expr_test": [
+            {
+                "expr": f"round({expand_to_all(dashboard, query.expr)}, 0.001)",
+                "eval_time": "10m",
+                "exp_samples": [{"labels": f"{{{','.join(kept)}}}", "value": value}],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [test]}))
+    assert "SUCCESS" in run_promtool("test", "rules", tmp_path / "test.yml")

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from forked_child import run_in_child
 from patience import PATIENCE
 
 from loco_otel._core.policies.fair import FairPolicy
@@ -96,6 +97,17 @@ def test_recovery_after_an_exception_is_logged_and_counted(
     assert "its state was rebuilt" in warning.getMessage()
     assert engine.take_snapshot().recoveries == 2
     engine.release(holder)
+
+
+def test_child_has_no_recoveries_of_its_parent() -> None:
+    engine = InProcessEngine(Scheduler({"narrow": 1}, FifoPolicy), clock=ManualClock(), timer=False)
+    engine._busy = True  # as an interruption leaves it
+    assert engine.take_snapshot().recoveries == 1
+
+    def check_child() -> None:
+        assert engine.take_snapshot().recoveries == 0
+
+    assert run_in_child(check_child)
 
 
 def test_recovery_keeps_what_agents_were_served(monkeypatch: pytest.MonkeyPatch) -> None:

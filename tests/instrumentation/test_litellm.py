@@ -3,40 +3,26 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Iterator
 from typing import Any
 
+import litellm_calls
 import pytest
 import server_fixtures
 from echo_server import EchoServer
-from litellm_calls import LITELLM, close_event_loop, close_sync_clients
+from litellm_calls import LITELLM, MARKS
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled, Scheduling
 
 from loco_otel.events import Granted, Released, Spent, Submitted, Throttled, ThrottleKind
 
-pytestmark = [
-    pytest.mark.skipif(LITELLM is None, reason="this pair's SDK of OpenAI is older than LiteLLM requires"),
-    # What LiteLLM imports with its first stream, and how it copies the chunk with the usage.
-    pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance is deprecated"),
-    pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning"),
-    # It drops its clients without closing them.
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = MARKS
 
 MESSAGES = [{"role": "user", "content": "tell me about the harbour"}]
 ROUTES = ("openai", "anthropic")
 each_route = pytest.mark.parametrize("route", ROUTES)
 
 server = server_fixtures.server
-
-
-@pytest.fixture(autouse=True)
-def closed_clients() -> Iterator[None]:
-    yield
-    close_sync_clients()
-    close_event_loop()
-    gc.collect()  # what it has dropped is collected while its warnings are ignored
+closed_clients = litellm_calls.closed_clients
 
 
 def request_of(server: LlmServer, route: str = "openai", model: str = "gpt-4o-mini", **more: Any) -> dict[str, Any]:

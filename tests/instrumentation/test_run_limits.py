@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sdk_server
 import server_fixtures
 from anthropic import Anthropic, AsyncAnthropic
 from llm_server import LlmServer
@@ -151,6 +152,26 @@ def test_replay_of_220_identical_tool_calls_ends_at_the_number(
     (rejected,) = scheduling.seen.of(Rejected)
     assert (rejected.outcome, rejected.ticket.request.run) == ("limit", "r-1")
     assert "'to'" not in caplog.text
+
+
+@pytest.mark.parametrize(("is_same", "answered"), [(False, 12), (True, 4)], ids=["different", "same"])
+def test_tool_calls_of_responses_are_counted_once(
+    is_same: bool, answered: int, llm_server: sdk_server.LlmServer, scheduled: Scheduled
+) -> None:
+    llm_server.reset()
+    scheduling = scheduled(run_limits="repeats=2")
+    turns: list[Any] = [{"role": "user", "content": "Search."}]
+    with llm_server.openai() as made, as_agent(run="r-1"), contextlib.suppress(RunLimitError):
+        for number in range(12):
+            made.responses.create(model="gpt-4o", input=turns)
+            call = {"call_id": f"c{number}", "name": "search", "arguments": f'{{"q": {0 if is_same else number}}}'}
+            turns += [
+                {"type": "reasoning", "id": f"rs_{number}", "summary": []},
+                {"type": "function_call", **call},
+                {"type": "function_call_output", "call_id": call["call_id"], "output": "nothing"},
+            ]
+    assert len(llm_server.requests()) == answered
+    assert decisions(scheduling)[LimitReason.RUN_REPEATS, LimitAction.REFUSED] == is_same
 
 
 def test_observe_lets_everything_through_and_counts(server: LlmServer, scheduled: Scheduled, tmp_path: Path) -> None:

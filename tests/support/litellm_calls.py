@@ -1,13 +1,16 @@
 """LiteLLM, where the SDK of OpenAI is of a version that it requires, and calls of it through a client's shape."""
 
 import asyncio
+import gc
 import inspect
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import openai
+import pytest
 from sdk_versions import has
 
 # Otherwise its import fetches a list of prices.
@@ -40,6 +43,26 @@ if LITELLM is not None:
         with suppress(openai.APIError):
             LITELLM.completion(f"{provider}/m", [], api_base="http://127.0.0.1:1", api_key="fake", max_retries=0)
     close_event_loop()
+
+
+MARKS = [
+    pytest.mark.skipif(LITELLM is None, reason="this pair's SDK of OpenAI is older than LiteLLM requires"),
+    # What LiteLLM imports with its first stream, and how it copies the chunk with the usage.
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance is deprecated"),
+    pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning"),
+    # It drops its clients without closing them.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+]
+"""Those of a module of tests, which takes `closed_clients` by assignment."""
+
+
+@pytest.fixture(autouse=True)
+def closed_clients() -> Iterator[None]:
+    """Close after a test what LiteLLM keeps."""
+    yield
+    close_sync_clients()
+    close_event_loop()
+    gc.collect()  # what it has dropped is collected while its warnings are ignored
 
 
 class _Client:

@@ -130,7 +130,7 @@ class ScriptPair:
         self.compare()
         self._milliseconds += milliseconds
         self.core.grant_all_waiting(self.now)
-        self._batch.append(["beat"])
+        self._batch.append(["beat", self.names])
 
     def submit(
         self,

@@ -54,7 +54,7 @@ from loco_otel.events import (
     Usage,
     Waiting,
 )
-from loco_otel.money import AccountKey, Action, BudgetReport, BudgetStatus, BudgetStore, Period, Scope, Unit
+from loco_otel.money import AccountKey, Action, Budget, BudgetReport, BudgetStatus, BudgetStore, Period, Scope, Unit
 from loco_otel.snapshots import CapacityMode, EngineMode, EngineSnapshot, ReportedLimit
 
 SECOND = 1_000_000_000
@@ -225,7 +225,7 @@ DAILY = BudgetStatus(
     AccountKey(Scope.AGENT, "analyst", Unit.USD, Period.DAY), 5_000_000, 4_000_000, 250_000, 90_000.0, Action.DOWNGRADE
 )
 HEAVY = BudgetStatus(AccountKey(Scope.ALL, "*", Unit.WEIGHT, Period.TOTAL), 100_000, 7_500, 0, None, Action.REJECT)
-REPORT = BudgetReport(BudgetStore.LEDGER, (DAILY, HEAVY), {DAILY.key: 9_000_000})
+REPORT = BudgetReport(BudgetStore.LEDGER, (DAILY, HEAVY), {DAILY.key: 9_000_000}, (Budget(Scope.RUN, None, 500_000),))
 
 
 def released(who: TicketView, at: float = 999.5, *, expired: bool = False) -> Released:

@@ -12,7 +12,7 @@ from loco_otel._budgets.account import Decision, LedgerUpdate
 from loco_otel._budgets.redis import link, reader
 from loco_otel._budgets.redis.ledger import LedgerServer, RedisLedger
 from loco_otel._budgets.redis.script import SOURCE, make_ledger_key
-from loco_otel.money import Action, Budget, BudgetStatus, Charge
+from loco_otel.money import Action, Budget, BudgetStatus, Charge, Scope
 
 _TIMED_SOURCE = SOURCE.replace("call('TIME')", "call('HMGET', base .. 'clock', 'seconds', 'micros')")
 
@@ -61,9 +61,9 @@ class TimedLedger(RedisLedger):
         self._set_clock(now)
         super().renew_reservations(holds, now)
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:
+    def read_statuses(self, now: float, scopes: Collection[Scope] = tuple(Scope)) -> tuple[BudgetStatus, ...]:
         self._set_clock(now)
-        return super().read_statuses(now)
+        return super().read_statuses(now, scopes)
 
     def _set_clock(self, now: float) -> None:
         micros = round(now * 1e6)

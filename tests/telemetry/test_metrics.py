@@ -455,6 +455,7 @@ def test_budget_gauges_have_units_and_decisions_start_at_zero() -> None:
         ("downgrade", "analyst", "day", "agent", "usd"): 0,
         ("reject", "analyst", "day", "agent", "usd"): 0,
         ("reject", "*", "total", "all", "weight"): 0,
+        ("reject", "other", "total", "run", "usd"): 0,
     }
     rig.tell(BudgetExceeded(994.0, ticket(), Action.DOWNGRADE, (DAILY,), "gpt-4o-mini"))
     assert rig.points("loco.budget.decisions")["downgrade", "analyst", "day", "agent", "usd"] == 1

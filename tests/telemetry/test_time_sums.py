@@ -32,7 +32,7 @@ class Bench:
         self.core = Scheduler(capacities, FifoPolicy, max_hold=1e9)
         self.core.observed = True
         self.core.emit_limits(self.core.resources.pools.values(), self.now)
-        self.sums = TimeSums(CardinalityLimit())
+        self.sums = TimeSums(CardinalityLimit(), lambda: self.now)
         self.deliver()
 
     def deliver(self) -> None:
@@ -215,6 +215,26 @@ def test_forked_child_has_no_part_in_open_holds() -> None:
         assert bench.seconds() == bench.seconds(catalogue.PAUSE_TIME) == {("a", LLM): 0.0, ("b", LLM): 0.0}
 
     assert run_in_child(check_child)
+
+
+def test_forked_child_has_its_own_seconds_alone() -> None:
+    bench = Bench(llm=2)
+    hold = bench.ask("a")
+    bench.now = 4.0
+    bench.run("release", hold)
+    assert bench.seconds(catalogue.CAPACITY_TIME) == {(LLM,): 8.0}
+
+    def check_child() -> None:
+        assert bench.seconds() == {("a", LLM): 0.0}
+        bench.now = 7.0
+        assert bench.seconds(catalogue.CAPACITY_TIME) == {(LLM,): 6.0}
+        own = bench.ask("a")
+        bench.now = 8.0
+        bench.run("release", own)
+        assert bench.seconds() == {("a", LLM): 1.0}
+
+    assert run_in_child(check_child)
+    assert bench.seconds() == {("a", LLM): 4.0}
 
 
 def test_dropped_events_end_open_holds() -> None:

@@ -8,6 +8,7 @@ from loco_otel.patching import CallDescription, ExtendedRequest, Refusal, UsageM
 from loco_otel.patching.dialects import anthropic_messages, openai_responses
 from loco_otel.patching.dialects.openai_chat import read_completion, read_completion_chunk, read_usage
 from loco_otel_instrumentation.litellm import errors
+from loco_otel_instrumentation.litellm.cache import is_from_cache, is_stream
 from loco_otel_instrumentation.litellm.routes import find_route
 
 _STREAM_OPTIONS = "stream_options"
@@ -61,16 +62,20 @@ class LiteLLMAdapter:
         return {**given, name: f"{prefix}{model}"}
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
-        """Read the usage of a whole answer."""
-        known = as_mapping(answer)
+        """Read a whole answer, or that a stream is from LiteLLM's cache."""
+        is_cached = is_from_cache(answer)
+        if is_cached:
+            meter.input_tokens = meter.output_tokens = 0  # no provider was asked
+            if is_stream(answer):
+                return
+        known = {**as_mapping(answer), "usage": None if is_cached else get_field(answer, "usage")}
         choices = known.get("choices")
         if choices is None:
-            openai_responses.read_response(_declare_usage(answer, known), meter)
+            openai_responses.read_response(known, meter)
         else:
-            read_completion(_declare_usage(answer, known), choices, meter)
-        _read_details(answer, meter)
-        if as_mapping(getattr(answer, "_hidden_params", None)).get("cache_hit"):
-            meter.input_tokens = meter.output_tokens = 0  # from LiteLLM's own cache: no provider was asked
+            read_completion(known, choices, meter)
+        if not is_cached:
+            _read_details(answer, meter)
 
     def read_chunk(self, chunk: Any, meter: UsageMeter) -> None:
         """Read one chunk of a completion, or one event of the Responses API."""
@@ -118,11 +123,6 @@ def _is_usage_chunk(chunk: Any) -> bool:
     # LiteLLM 1.106 gives it an empty choice.
     choices = get_field(chunk, "choices") or ()
     return not any(get_field(one, "finish_reason") or get_field(get_field(one, "delta"), "content") for one in choices)
-
-
-def _declare_usage(answer: Any, known: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of an answer, with the usage that LiteLLM adds to those that its class declares."""
-    return known if "usage" in known else {**known, "usage": get_field(answer, "usage")}
 
 
 def _read_details(answer: Any, meter: UsageMeter) -> None:

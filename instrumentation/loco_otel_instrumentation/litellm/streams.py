@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from loco_otel.patching import Call, UsageMeter, as_mapping, get_field, stream_proxy
+from loco_otel_instrumentation.litellm.cache import is_from_cache, is_stream
 
 _INNER_NAMES = ("completion_stream", "response_iterator", "streaming_response", "_response", "response")
 """Attributes of a stream, and of what is in it, that lead to its connection."""
@@ -17,7 +18,7 @@ _MAX_DEPTH = 4
 
 
 def follow_answer(call: Call, answer: Any) -> Any:
-    """End a call whose answer is whole, or return what the program reads in place of a stream."""
+    """End a call whose answer is whole, or from a cache; else return what the program reads in place of a stream."""
     return _follow(call, answer, ("close",))
 
 
@@ -27,7 +28,7 @@ def follow_async_answer(call: Call, answer: Any) -> Any:
 
 
 def _follow(call: Call, answer: Any, closing_methods: tuple[str, ...]) -> Any:
-    if not hasattr(type(answer), "__next__") and not hasattr(type(answer), "__anext__"):
+    if not is_stream(answer) or is_from_cache(answer):
         call.record_answer(answer)
         call.finish_call()
         return None

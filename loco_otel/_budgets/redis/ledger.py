@@ -30,7 +30,7 @@ from loco_otel._budgets.rules import Rules
 from loco_otel._config.engine_rules import EngineAddress, hide_password
 from loco_otel._engine.redis.address import import_client
 from loco_otel.errors import LedgerError
-from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Totals, Unit
+from loco_otel.money import AccountKey, Action, Budget, BudgetStatus, Charge, Scope, Totals, Unit
 
 _STATED_PER_STEP = 256
 
@@ -180,14 +180,19 @@ class RedisLedger:
         if self._link.is_started:
             self._link.beat()
 
-    def read_statuses(self, now: float) -> tuple[BudgetStatus, ...]:  # noqa: ARG002
-        """Return the status of every account. Accounts of named budgets exist before anything is spent."""
+    def read_statuses(
+        self,
+        now: float,  # noqa: ARG002
+        scopes: Collection[Scope] = tuple(Scope),
+    ) -> tuple[BudgetStatus, ...]:
+        """Return the status of every account of some scopes; see `Ledger.read_statuses`."""
         rules, zone = self._rules, self._zone
         if not rules:
             return ()
         at, accounts = self._reader.read_accounts()
         records = {it.key: it for it in accounts.values()}
-        covered = [(key, rules.find_budget(key)) for key in dict.fromkeys([*rules.named_budgets, *records])]
+        keys = [key for key in dict.fromkeys([*rules.named_budgets, *records]) if key.scope in scopes]
+        covered = [(key, rules.find_budget(key)) for key in keys]
         return tuple(
             [make_status(records.get(key), key, budget, at, zone) for key, budget in covered if budget is not None]
         )

@@ -7,8 +7,8 @@ which the script has the other half (see `lua/processes.lua` and `lua/sync.lua`)
   sync: everything that the process has.
 - The state has an epoch. A sync states the epoch and the last number that was answered, so the script finds out that
   it has lost writes. It then grants nothing until each process had time to register its leases again.
-- Grants for another process travel in a list with the generation of that process's last sync. What was decided before
-  a sync is out of date, and is dropped.
+- Grants for another process travel in a list of the generation of that process's last sync. What was decided before a
+  sync is out of date, and nobody reads it.
 - A process trusts a grant only while its own lease is certain: for `CERTAIN_PART` of the lease time since it *sent* the
   last batch that was answered. Later, another process may have been granted the slot.
 
@@ -26,13 +26,16 @@ Operation: TypeAlias = Sequence[Any]
 WINDOW = 2
 MAX_OPERATIONS = 256
 MAX_SYNC_TICKETS = 1000
+MAX_REPEATED = 10_000
+"""Operations that are kept for the next sync. Of more, the newest."""
+
 CERTAIN_PART = 0.8
 BEATS_PER_TTL = 3
 
 LINE_SEPARATOR = "\t"
 """Between the resources of a line, see `lua/state.lua`; no name has it."""
 
-_REPEATED = frozenset({"end", "refuse", "pause"})
+_REPORTS = frozenset({"refuse", "pause"})
 
 
 class Batch(NamedTuple):
@@ -147,6 +150,14 @@ class Reply(NamedTuple):
         return cls(now, status, epoch, tuple(granted or ()), states, due, expiry, processes)
 
 
+class _SyncPart(NamedTuple):
+    """A batch of a sync."""
+
+    operations: Sequence[Operation]
+    repeats: int
+    """How many operations it repeats."""
+
+
 class BatchLog:
     """Numbers, window, sync, generation and certainty of one process.
 
@@ -161,23 +172,42 @@ class BatchLog:
         self.is_synced = False
         """Whether the engine has everything of this process but what is queued or in flight."""
         self.beat_at = inf
-        """When the next batch must be sent, to renew the leases."""
+        """When the next beat must be sent, whatever else is: it renews the leases and names the resources."""
         self._number = 0
         self._epoch = ""
         self._answered = -1
         self._certain_from = -inf
         self._queue: deque[Operation] = deque()
         self._in_flight: deque[Batch] = deque()
-        self._sync_parts: deque[Operation] = deque()
+        self._sync_parts: deque[_SyncPart] = deque()
         self._must_reset = False
         self._repeated: list[Operation] = []
         """Operations that the next sync repeats, as nothing else shows what they state."""
+        self._unsent: set[str] = set()
+        """Tickets that have requested a slot since the sync was lost."""
 
     # -- batches -------------------------------------------------------------------------------------------------
 
     def add_operation(self, operation: Operation) -> None:
-        """Queue an operation for the next batch."""
-        self._queue.append(operation)
+        """Queue an operation for the next batch; before the next sync only if that must repeat it."""
+        if self.is_synced or self._sync_parts:
+            self._queue.append(operation)
+        elif operation[0] == "submit":
+            self._unsent.add(operation[1])
+        elif self._is_repeated(operation):
+            self._queue.append(operation)
+            if len(self._queue) > MAX_REPEATED:
+                self._queue.popleft()
+
+    def _is_repeated(self, operation: Operation) -> bool:
+        """Return whether nothing else shows what an operation states: an end or a report of the provider."""
+        if operation[0] != "end":
+            return operation[0] in _REPORTS
+        _, ticket, correction, *_ = operation
+        is_unsent = ticket in self._unsent
+        self._unsent.discard(ticket)
+        # A call that returns from a pause has a correction although its last request was never sent.
+        return not is_unsent or correction != 0
 
     def take_batch(self, now: float) -> Batch | None:
         """Return the next batch, which the caller must send; None if there is nothing to send or the window is full."""
@@ -185,11 +215,12 @@ class BatchLog:
             return None
         return self._make_batch([self._queue.popleft() for _ in range(min(MAX_OPERATIONS, len(self._queue)))], now)
 
-    def take_beat(self, now: float) -> Batch | None:
-        """Return a batch that renews the leases and grants what has become due; None if others are in flight."""
-        if not self.is_synced or self._in_flight:
+    def take_beat(self, names: Sequence[str], now: float) -> Batch | None:
+        """Queue what keeps these resources and grants what has become due there, and return what `take_batch` does."""
+        if not self.is_synced:
             return None
-        self._queue.append(("beat",))
+        self._plan_beat(now)
+        self._queue.append(("beat", names))
         return self.take_batch(now)
 
     @property
@@ -210,14 +241,14 @@ class BatchLog:
         self._certain_from = batch.sent_at
         return batch
 
-    def accept_wake(self, generation: str, now: float) -> bool:
-        """Return whether grants with this generation are valid; if the own lease is not certain, a sync is needed."""
+    def accept_wake(self, now: float) -> bool:
+        """Return whether grants of another process are valid; if the own lease is not certain, a sync is needed."""
         if not self.is_synced:
             return False
         if not self.is_certain(now):
             self.lose_sync()
             return False
-        return generation == str(self.generation)
+        return True
 
     def is_certain(self, now: float) -> bool:
         """Return whether no other process can have been granted the slots of this one."""
@@ -229,6 +260,10 @@ class BatchLog:
         """Send no batch before the next sync. With `must_reset` a script failed half way, so the state is renewed."""
         self.is_synced = False
         self._must_reset |= must_reset
+        self._sync_parts.clear()
+        queued, self._queue = self._queue, deque()
+        for operation in queued:
+            self.add_operation(operation)
 
     def start_sync(
         self,
@@ -244,38 +279,34 @@ class BatchLog:
         limits that it has heard of.
 
         The ends of tickets that were not answered yet are repeated, for their corrections, and so are reports of the
-        provider; all else that was queued follows from the tickets.
+        provider; all else that was queued follows from the tickets. Of many, the first part has some, and batches after
+        the leases have the others: before the last part, as that ends each ticket that no part had.
         """
-        self.is_synced = False
+        self.lose_sync()
         self.generation += 1
         unanswered = [operation for batch in self._in_flight for operation in batch.operations]
-        self._repeated += [operation for operation in (*unanswered, *self._queue) if operation[0] in _REPEATED]
+        self._repeated += [operation for operation in (*unanswered, *self._queue) if self._is_repeated(operation)]
+        del self._repeated[:-MAX_REPEATED]
         self._in_flight.clear()
         self._queue.clear()
-        starts = range(0, max(1, len(tickets)), MAX_SYNC_TICKETS)
-        self._sync_parts = deque(
-            (
-                "sync",
-                part,
-                int(part == len(starts)),
-                self._epoch,
-                self._answered,
-                statements,
-                self._repeated,
-                tickets[start : start + MAX_SYNC_TICKETS],
-                host,
-                spent,
-                learnt,
-            )
-            for part, start in enumerate(starts, start=1)
-        )
+        self._unsent.clear()
+        repeated, *others = _split(self._repeated, MAX_OPERATIONS)
+        slices = _split(tickets, MAX_SYNC_TICKETS) + ([()] if others else [])
+        for part, some in enumerate(slices, start=1):
+            early = repeated if part == 1 else ()
+            known = int(part == len(slices)), self._epoch, self._answered
+            operation = ("sync", part, *known, statements, early, some, host, spent, learnt)
+            self._sync_parts.append(_SyncPart([operation], len(early)))
+        last = self._sync_parts.pop()
+        self._sync_parts.extend([*(_SyncPart(it, len(it)) for it in others), last])
 
     def take_sync_part(self, now: float) -> Batch | None:
         """Return the next part of the sync, which the caller must send; None if all are answered."""
         if not self._sync_parts:
             return None
-        part = self._sync_parts[0]
-        return self._make_batch([("reset",), part] if self._must_reset else [part], now)
+        operations = self._sync_parts[0].operations
+        self._plan_beat(now)
+        return self._make_batch([("reset",), *operations] if self._must_reset else operations, now)
 
     def accept_sync_reply(self, reply: Reply, now: float) -> bool:
         """Take the answer to a part, and return whether its content is valid; if not, the sync starts again."""
@@ -287,15 +318,21 @@ class BatchLog:
             return False
         self._must_reset = False
         self._certain_from = batch.sent_at
-        self._sync_parts.popleft()
-        if not self._sync_parts:
-            self.is_synced = True
-            self._repeated = []
+        if self._sync_parts:  # else the sync was lost meanwhile
+            del self._repeated[: self._sync_parts.popleft().repeats]
+            self.is_synced = not self._sync_parts
         return True
 
     def _make_batch(self, operations: Sequence[Operation], now: float) -> Batch:
         self._number += 1
         batch = Batch(self._number, operations, now)
         self._in_flight.append(batch)
-        self.beat_at = now + self.ttl / BEATS_PER_TTL
         return batch
+
+    def _plan_beat(self, now: float) -> None:
+        self.beat_at = now + self.ttl / BEATS_PER_TTL
+
+
+def _split(items: Sequence[Operation], size: int) -> list[Sequence[Operation]]:
+    """Return parts of at most this size, at least one."""
+    return [items[start : start + size] for start in range(0, max(1, len(items)), size)]

@@ -131,6 +131,7 @@ class RedisEngine(InProcessEngine):
         """Stop sharing resources that were created on request and that the core has removed."""
         pools = self._core.resources.pools
         self._statements = {name: it for name, it in self._statements.items() if name in pools}
+        self._lines = {name: it for name, it in self._lines.items() if all(one in pools for one in it.resources)}
 
     def _share_pool(self, pool: SlotPool) -> None:
         """Share a resource that the core adds later, within the operation that requests or adds it."""
@@ -243,6 +244,12 @@ class RedisEngine(InProcessEngine):
         """Whether a ticket waits."""
         return self._core.count_waiting() > 0
 
+    def list_reported(self) -> Sequence[str]:
+        """Return the shared resources of this process that replies have reported."""
+        pools = self._core.resources.pools
+        # A copy first, as other threads may add and remove some.
+        return [name for name in tuple(self._lines) if name in self._statements and name in pools]
+
     def begin_sync(self) -> None:
         """Let the engine decide from now on, and prepare to send it all tickets."""
 
@@ -331,9 +338,9 @@ class RedisEngine(InProcessEngine):
         tickets = [ticket for it in submitted if (ticket := self._find_ticket(core, it)) is not None]
         excess = 0
         if core.max_waiters is not None:
-            unanswered = sum(it.is_unanswered for it in core.tickets.values() if it.state is State.WAITING)
-            new = sum(it.is_unanswered for it in tickets if it.state is State.WAITING)
-            excess = core.count_waiting() - (unanswered - new) - core.max_waiters
+            unanswered = core.remote.unanswered
+            new = sum(it.seq in unanswered for it in tickets)
+            excess = core.count_waiting() - (len(unanswered) - new) - core.max_waiters
         for ticket in reversed(tickets):
             excess -= confirm_waiting(core, ticket, excess, now)
 
@@ -360,6 +367,7 @@ class RedisEngine(InProcessEngine):
         """Go on in another mode; the error is why the engine is away."""
         if mode is EngineMode.REMOTE:
             self._shares.clear()
+            self._core.remote.is_away = False
             _logger.warning(messages.BACK_MESSAGE)
         else:
             self._locked(lambda core, now: self._switch_to(mode, core, now))
@@ -378,7 +386,7 @@ class RedisEngine(InProcessEngine):
         is_remote = mode in {EngineMode.REMOTE, EngineMode.CLOSED}
         pools = core.resources.pools
         shares = {name: share for name, share in self._compute_shares(mode, now).items() if name in pools}
-        switch_pools(core, shares, now, is_remote=is_remote)
+        switch_pools(core, shares, now, is_remote=is_remote, is_away=mode is EngineMode.CLOSED)
 
     def _compute_shares(self, mode: EngineMode, now: float) -> dict[str, PoolShare]:
         """Return what may be granted of each resource: of all processes, or here."""

@@ -73,7 +73,7 @@ def read_state(url: str, namespace: str, timeout: float) -> SharedState:
         found = _pair(client.call("HGETALL", f"{prefix}tickets"))
         capacities = {
             name: _parse_limit(client.call("HGET", f"{prefix}line:{name}", "limit"))
-            for name in sorted(client.call("SMEMBERS", f"{prefix}lines"))
+            for name in sorted(client.call("ZRANGE", f"{prefix}lines", 0, -1))
         }
     records = ((ticket_id, json.loads(record)) for ticket_id, record in found.items())
     tickets = [_parse_ticket(ticket_id, record, hosts) for ticket_id, record in records if record[3] in alive]
@@ -96,7 +96,7 @@ def read_facts(url: str, namespace: str, timeout: float) -> ServerFacts:
         seconds = time.monotonic() - begin
         lines = [line.partition(":") for line in client.call("INFO").splitlines()]
         info = {name: value for name, _, value in lines}
-        names = client.call("SMEMBERS", f"{base}:{epoch}:lines") if epoch else ()
+        names = client.call("ZRANGE", f"{base}:{epoch}:lines", 0, -1) if epoch else ()
         limits = {name: client.call("HMGET", f"{base}:{epoch}:line:{name}", "limit", "auto") for name in names}
     server = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{server}_version", "0")

@@ -47,6 +47,9 @@ class LinkHost(Protocol):
     def has_waiters(self) -> bool:
         """Whether a ticket waits."""
 
+    def list_reported(self) -> Sequence[str]:
+        """Return the shared resources of this process that replies have reported; with the link's lock held."""
+
     def begin_sync(self) -> None:
         """Call `BatchLog.start_sync` with all tickets, and let the engine decide from then on."""
 
@@ -326,11 +329,9 @@ class Link:
 
     def _send_beat(self, now: float) -> None:
         self._kicks.clear()
-        batch = self.log.take_beat(now)
+        batch = self.log.take_beat(self._host.list_reported(), now)
         if batch is not None:
             self._write(batch)
-        elif self.log.beat_at <= now:
-            self.log.beat_at = now + self._timeout  # a batch in flight renews as well
 
     def _handle_reply(self, reply: Reply) -> None:
         with self.lock:
@@ -342,18 +343,18 @@ class Link:
 
     def _handle_wake(self, data: Any) -> None:
         if data is not None:
-            generation, _, granted = data[1].partition("|")
             with self.lock:
-                is_valid = self.log.accept_wake(generation, self._clock())
+                is_valid = self.log.accept_wake(self._clock())
             if is_valid:
-                self._host.apply_grants(_decode_json(granted))
+                self._host.apply_grants(_decode_json(data[1]))
         if self.log.is_synced:
             self._request_wakes()
 
     def _request_wakes(self) -> None:
         assert self._wakes is not None  # noqa: S101 - invariant: the reader has opened it
         wait = max(1, round(self.log.ttl))
-        self._wakes.send_command("BLPOP", f"{self._base}:{self._epoch}:wake:{self._owner}", wait)
+        key = f"{self._base}:{self._epoch}:wake:{self._owner}:{self.log.generation}"
+        self._wakes.send_command("BLPOP", key, wait)
         # The server checks the waits of its clients ten times a second.
         self._wake_deadline = self._clock() + wait + max(1.0, self._timeout)
 

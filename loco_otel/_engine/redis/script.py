@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the state in the server. Processes with another schema share nothing with these."""
 
 _PARTS = (

@@ -66,7 +66,7 @@ class _Painter:
             tooltips = self._stack(
                 axes, "slots", self._recording.sum_gauge(catalogue.REQUESTS_ACTIVE, key.AGENT), "{:g} active"
             )
-            capacity = [sum(it) for it in zip(*self._recording.sum_gauge(catalogue.CAPACITY).values(), strict=True)]
+            capacity = self._recording.sum_capacity()
             if any(capacity):
                 shown = [it or float("nan") for it in capacity]
                 (line,) = axes.plot(self._times, shown, color=_INK, linewidth=1.4, linestyle=(0, (4, 2)))

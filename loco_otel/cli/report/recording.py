@@ -2,13 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from math import inf
 from typing import NamedTuple
 
+from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.catalogue import MetricDefinition
+from loco_otel.cli.capacities import add_capacities
 from loco_otel.cli.metrics_page import MetricsPage, to_label
 from loco_otel.cli.quantiles import estimate_quantile
+from loco_otel.snapshots import EngineMode
 
 MAX_TIMES = 601
 """Times that a recording keeps; before it has more, it drops every second one. Odd, so that the last one stays."""
@@ -20,7 +24,7 @@ _BUDGET_METRICS = (
 RECORDED = (
     catalogue.REQUESTS_ACTIVE, catalogue.REQUESTS_WAITING, catalogue.CAPACITY, catalogue.REQUESTS, catalogue.THROTTLES,
     catalogue.WAIT_TIME, catalogue.SLOT_TIME, catalogue.CAPACITY_TIME, catalogue.SPENT, catalogue.TOKENS,
-    catalogue.UNPRICED, *_BUDGET_METRICS,
+    catalogue.UNPRICED, catalogue.ENGINE_MODE, *_BUDGET_METRICS,
 )  # fmt: skip
 """Metrics that a report shows, beside the buckets of `loco.wait.duration`."""
 
@@ -77,6 +81,23 @@ class Recording:
             for number, value in enumerate(values):
                 total[number] += value or 0.0
         return sums
+
+    def sum_capacity(self) -> list[float]:
+        """Return the slots of all resources over the times, those of a shared engine once; 0 where there is none."""
+        modes = {
+            series.source: values
+            for series, values in self._list_series(catalogue.ENGINE_MODE.prometheus_name)
+            if _get_point(series, (key.ENGINE_MODE,)) == (EngineMode.REMOTE,)
+        }
+        by_resource = defaultdict[Point, list[list[tuple[bool, float]]]](list)
+        for series, capacities in self._list_series(catalogue.CAPACITY.prometheus_name):
+            shared = zip_longest(modes.get(series.source, ()), capacities)
+            by_resource[_get_point(series, (key.RESOURCE,))].append([(mode == 1, it or 0.0) for mode, it in shared])
+        totals = [0.0] * len(self.times)
+        for reported in by_resource.values():
+            for number, at in enumerate(zip_longest(*reported, fillvalue=(False, 0.0))):
+                totals[number] += add_capacities(at)
+        return totals
 
     def sum_counter(self, metric: MetricDefinition, *keys: str, part: str = "") -> dict[Point, list[float]]:
         """Return what a counter has grown by since the first time, summed by these attributes.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from loco_otel._telemetry import attributes as key
 from loco_otel._telemetry import catalogue
 from loco_otel._telemetry.catalogue import MetricDefinition
+from loco_otel.cli.capacities import add_capacities, is_shared
 from loco_otel.cli.metrics_page import MetricsPage, to_label
 from loco_otel.cli.quantiles import estimate_quantile
 from loco_otel.cli.top.readings import Reading
@@ -112,13 +113,13 @@ def _add(left: float, right: float) -> float:
 
 
 def _build_resources(pages: Sequence[MetricsPage], live: Sequence[MetricsPage]) -> list[ResourceState]:
-    capacities: defaultdict[str, list[float | None]] = defaultdict(list)
+    capacities: defaultdict[str, list[tuple[bool, float]]] = defaultdict(list)
     policies: defaultdict[str, set[str]] = defaultdict(set)
     for page in live:
-        limits = page.sum_by(catalogue.CAPACITY, key.RESOURCE)
+        limits, shared = page.sum_by(catalogue.CAPACITY, key.RESOURCE), is_shared(page)
         for resource, policy in page.sum_by(catalogue.INFO, key.RESOURCE, key.POLICY):
             policies[resource].add(policy)
-            capacities[resource].append(limits.get((resource,)))
+            capacities[resource].append((shared, limits.get((resource,), inf)))
     active = _combine(live, catalogue.REQUESTS_ACTIVE, key.RESOURCE, by=_add)
     waiting = _combine(live, catalogue.REQUESTS_WAITING, key.RESOURCE, by=_add)
     pauses = _combine(live, catalogue.GATE_CLOSED, key.RESOURCE, key.GATE_CAUSE, by=max)
@@ -127,7 +128,7 @@ def _build_resources(pages: Sequence[MetricsPage], live: Sequence[MetricsPage]) 
         ResourceState(
             name,
             ", ".join(sorted(policies[name])),
-            _sum_capacities(capacities[name]),
+            _count_slots(capacities[name]),
             int(active.get((name,), 0)),
             int(waiting.get((name,), 0)),
             pauses.get((name, GateCause.BACKOFF), 0.0),
@@ -136,9 +137,9 @@ def _build_resources(pages: Sequence[MetricsPage], live: Sequence[MetricsPage]) 
     ]
 
 
-def _sum_capacities(capacities: Sequence[float | None]) -> int | None:
-    limits = [it for it in capacities if it is not None]
-    return int(sum(limits)) if limits and len(limits) == len(capacities) else None
+def _count_slots(capacities: Sequence[tuple[bool, float]]) -> int | None:
+    total = add_capacities(capacities) if capacities else inf
+    return None if total == inf else int(total)
 
 
 def _build_agents(

@@ -106,6 +106,7 @@ class CrewAIAdapter:
 
         Raises:
             ShutdownError: the scheduler is shutting down.
+            StoppedError: the crew was stopped, as by `loco_otel.stop(agent=crew_id)`.
 
         """
         ticket = ownership.current_ticket()
@@ -116,6 +117,7 @@ class CrewAIAdapter:
         engine.resume_ticket(ticket)
         if ticket.state is not State.GRANTED:
             threads.wait_until_decided(engine, ticket)
+        self._scheduler.resource.check_grant(ticket)
 
     @contextmanager
     def schedule_steps(self) -> Iterator[None]:

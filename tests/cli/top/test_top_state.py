@@ -1,5 +1,7 @@
 """What `loco-otel top` computes from pages: budgets that are shared or not, capacities, causes, restarts."""
 
+import pytest
+
 from loco_otel.cli.metrics_page import parse_page
 from loco_otel.cli.top.cells import draw_bar
 from loco_otel.cli.top.readings import Reading
@@ -44,6 +46,29 @@ def test_resource_unlimited_in_one_process_has_no_capacity() -> None:
     assert (resource.capacity, resource.policy) == (None, "fair, load")
     (resource,) = build_state([limited, limited]).resources
     assert resource.capacity == 4
+
+
+@pytest.mark.parametrize(
+    ("processes", "capacity"),
+    [
+        ([("remote", 4), ("remote", 4), ("remote", 4)], 4),
+        ([("remote", 4), ("remote", 4), ("local", 1)], 5),
+        ([(None, 2), (None, 2)], 4),
+        ([("remote", 4), ("remote", None)], None),
+    ],
+)
+def test_slots_of_a_shared_engine_count_once(
+    processes: list[tuple[str | None, int | None]], capacity: int | None
+) -> None:
+    def read(mode: str | None, own: int | None) -> Reading:
+        modes = [] if mode is None else ["remote", "local", "open", "closed"]
+        lines = [f'loco_engine_mode{{loco_engine_mode="{it}"}} {int(it == mode)}' for it in modes]
+        if own is not None:
+            lines.append(f'loco_resource_capacity{{loco_resource_name="llm"}} {own}')
+        return _read(_write_info("llm", "load"), *lines)
+
+    (resource,) = build_state([read(*it) for it in processes]).resources
+    assert resource.capacity == capacity
 
 
 def test_causes_are_those_since_the_earlier_page() -> None:

@@ -3,8 +3,10 @@
 import _thread
 import logging
 import os
+import socket
 import threading
 import time
+from contextlib import closing
 from math import inf
 from typing import Any
 
@@ -15,7 +17,9 @@ from shared_engine import Make, acquire, read_mode, submit, wait_decided, wait_q
 
 from loco_otel._core.ticket import State, Ticket
 from loco_otel._engine.redis.batches import WINDOW
+from loco_otel._engine.redis.connection import Connection
 from loco_otel._engine.redis.engine import RedisEngine
+from loco_otel._engine.redis.resp import pack_command
 from loco_otel._engine.redis.script import make_base_key
 from loco_otel._engine.shared_limits import SharedLimits
 from loco_otel.events import GrantReason, Outcome, Spending, Usage
@@ -38,6 +42,14 @@ def test_capacity_zero_grants_no_slot(make: Make) -> None:
     here.restate_limits({"llm_api": SharedLimits(2, "load", 0.25, 1000)})
     for engine, waiter in zip((here, there), waiters, strict=True):
         assert wait_decided(engine, waiter).state is State.GRANTED
+
+
+def test_an_idle_process_learns_of_other_limits(make: Make) -> None:
+    here, there = make(ttl=1.0), make(ttl=1.0)
+    for engine in (here, there):
+        engine.release(acquire(engine))
+    here.restate_limits({"llm_api": SharedLimits(2, "load", 0.25, 1000)})
+    wait_until(lambda: there.take_snapshot().resources[0].capacity == 2)
 
 
 def test_waiters_of_all_processes_form_one_line(make: Make) -> None:
@@ -110,6 +122,28 @@ def test_a_burst_within_the_capacity_is_no_backpressure(make: Make) -> None:
     assert more[0].state is State.WAITING
 
 
+class CountedTickets(dict[int, Ticket]):
+    """Counts the tickets that are listed."""
+
+    listed = 0
+
+    def values(self) -> Any:
+        self.listed += len(self)
+        return super().values()
+
+
+def test_a_bound_of_waiters_lists_no_tickets(make: Make) -> None:
+    """Each request that has to wait would take time in proportion to all that do, under the lock."""
+    engine = make(max_waiters=10_000)
+    acquire(engine)
+    waiters = [submit(engine) for _ in range(2000)]
+    wait_until(lambda: not any(ticket.is_unanswered for ticket in waiters))
+    engine._core.tickets = counted = CountedTickets(engine._core.tickets)
+    for _ in range(10):
+        wait_queued(submit(engine))
+    assert counted.listed < 2000
+
+
 def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespace: str) -> None:
     engine = make(SharedLimits(1, "fair", 0.0, 0))
     other = acquire(engine, "b")
@@ -119,7 +153,7 @@ def test_a_correction_reaches_the_policy_of_all(make: Make, client: Any, namespa
     keep = wait_queued(submit(engine, "a"))
     engine.release(lease, Spending(Usage(1, 1), 5000, "m"))
     wait_decided(engine, keep)
-    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:llm_api", count=1000)
+    (key,) = client.scan_iter(f"{make_base_key(namespace)}:*:agents:7:llm_api", count=1000)
     assert client.hget(key, "a").split("|")[0] == "6000000"
 
 
@@ -233,6 +267,35 @@ def test_a_killed_connection_is_opened_again(make: Make, client: Any) -> None:
     assert read_mode(here) is EngineMode.REMOTE
 
 
+def test_a_grant_goes_to_the_connection_of_the_last_sync(
+    make: Make, client: Any, shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has not noticed yet that an older one is cut, and serves those first that wait for longest."""
+    keys: list[str] = []
+    send = Connection.send_command
+
+    def send_command(connection: Connection, *arguments: str | int) -> None:
+        keys.append(str(arguments[1]))
+        send(connection, *arguments)
+
+    monkeypatch.setattr(Connection, "send_command", send_command)
+    here, there = make(), make()
+    lease = acquire(here)
+    waiting = wait_queued(submit(there))
+    (key,) = {key for key in keys if there.owner in key}
+    with closing(socket.create_connection(("127.0.0.1", shared_server.port))) as cut:
+        cut.sendall(pack_command("BLPOP", key, 0))
+        name = "{}:{}".format(*cut.getsockname()[:2])
+        wait_until(lambda: any(it["addr"] == name and "b" in it["flags"] for it in client.client_list()))
+        for connection in client.client_list():
+            if connection["addr"] != name and int(connection["id"]) != client.client_id():
+                client.client_kill_filter(_id=connection["id"])
+        wait_until(lambda: generation(there) == generation(here) == 2)
+        wait_until(lambda: here._link.log.is_synced and there._link.log.is_synced)
+        here.release(lease)
+        assert wait_decided(there, waiting).state is State.GRANTED
+
+
 def test_a_lost_state_is_rebuilt_from_the_processes(make: Make, own_server: RedisServer) -> None:
     here, there = make(url=own_server.url, ttl=1.0), make(url=own_server.url, ttl=1.0)
     lease = acquire(here)
@@ -254,8 +317,8 @@ def test_a_script_that_failed_starts_a_new_epoch(make: Make, client: Any, namesp
     lease = acquire(engine)
     waiting = wait_queued(submit(engine))
     epoch = client.hget(f"{make_base_key(namespace)}:config", "epoch")
-    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:llm_api")
-    client.set(f"{make_base_key(namespace)}:{epoch}:tops:llm_api", "of another type")
+    client.delete(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api")
+    client.set(f"{make_base_key(namespace)}:{epoch}:tops:7:llm_api", "of another type")
     engine.release(lease)
     assert wait_decided(engine, waiting).state is State.GRANTED
     assert client.hget(f"{make_base_key(namespace)}:config", "epoch") != epoch

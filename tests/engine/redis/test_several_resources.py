@@ -130,7 +130,7 @@ def test_a_wait_ends_by_its_timeout_or_by_cancel(make_runtime: MakeRuntime, name
     late, cancelled = ask(here, *BOTH, timeout=0.05), wait_queued(ask(here, *BOTH))
     wait_until(lambda: late.outcome is Outcome.TIMEOUT)
     here.engine.cancel(cancelled)
-    wait_until(lambda: not list(client.scan_iter(f"{make_base_key(namespace)}:*:ages:disk\tgpu", count=1000)))
+    wait_until(lambda: not list(client.scan_iter(f"{make_base_key(namespace)}:*:ages:8:disk\tgpu", count=1000)))
     end(there, lease)
     assert is_granted(there, ask(there, *BOTH))
 

@@ -211,7 +211,7 @@ def test_one_process_comes_when_the_bucket_opens(script: Script) -> None:
     ]
     assert [(gate.cause, gate.is_named) for gate in gates] == [("requests", True), ("requests", False)]
     script.send("p", 7, ["leave"])
-    assert read_gate(script.send("q", 3, ["beat"])).is_named
+    assert read_gate(script.send("q", 3, ["beat", ["llm"]])).is_named
 
 
 def test_no_storm_while_a_rate_is_closed(make: Make, own_server: RedisServer) -> None:

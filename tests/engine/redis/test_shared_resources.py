@@ -8,6 +8,7 @@ from redis_server import RedisServer
 from shared_engine import read_mode, wait_decided, wait_queued, wait_until
 from shared_runtime import MakeRuntime, ask, get_engine, read, take
 
+from loco_otel import SharedResource
 from loco_otel._core.ticket import State
 from loco_otel.cli.doctor.engine import check_engine
 from loco_otel.errors import ConfigurationError
@@ -36,6 +37,13 @@ def test_each_resource_has_one_capacity_for_all(make_runtime: MakeRuntime) -> No
     here.engine.release(first)
     assert wait_decided(there.engine, waiting).state is State.GRANTED
     assert [read(runtime, "gpu").capacity for runtime in (here, there)] == [2, 2]
+
+
+def test_view_of_a_shared_resource_has_its_capacity(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime()
+    take(runtime, "gpu")
+    resource = SharedResource.over(get_engine(runtime), "gpu", "gpu")
+    assert (resource.capacity, resource.holder_count, resource.utilization) == (2, 1, 0.5)
 
 
 def test_each_resource_has_one_bucket_for_all(make_runtime: MakeRuntime) -> None:

@@ -1,9 +1,11 @@
 """Two hundred forks of a program whose threads are busy in calls: no child hangs, and the parent continues."""
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 from effort import scale
 from sdk_collector import Collector
@@ -11,6 +13,7 @@ from sdk_program import Running, environ, launched
 from sdk_server import LlmServer
 
 FORKS = scale(200)
+_GRANTED = {"key": "loco.outcome", "value": {"stringValue": "granted"}}
 
 PROGRAM = f"""
     import os, signal, sys, threading
@@ -97,12 +100,21 @@ def test_no_child_hangs(server: LlmServer, tmp_path: Path) -> None:
             span.resource["service.instance.id"] for span in collector.spans() if span.item["name"] == "acquire llm_api"
         )
         assert sorted(spans.values()) == [*[1] * FORKS, calls["parent"]]
-        granted = {
-            metric.resource["service.instance.id"]
-            for metric in collector.metrics()
-            if metric.item["name"] == "loco.grants"
-        }
-        assert granted == spans.keys()
+        by_instance: defaultdict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+        for metric in collector.metrics():
+            by_instance[metric.resource["service.instance.id"]][metric.item["name"]] = metric.item
+        granted = {instance: count_granted(metrics) for instance, metrics in by_instance.items()}
+        assert granted == {instance: (count, count) for instance, count in spans.items()}
+
+
+def count_granted(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the granted requests of an instance, as its counter and its histogram have them."""
+
+    def count(points: Iterable[Mapping[str, Any]], field: str) -> int:
+        return sum(int(point[field]) for point in points if _GRANTED in point["attributes"])
+
+    requests, waits = metrics["loco.acquire.requests"]["sum"], metrics["loco.wait.duration"]["histogram"]
+    return count(requests["dataPoints"], "asInt"), count(waits["dataPoints"], "count")
 
 
 def test_fork_during_gauge_creation_leaves_the_child_no_lock(tmp_path: Path) -> None:

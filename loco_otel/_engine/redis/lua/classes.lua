@@ -6,7 +6,7 @@ local function get_rule(L, class)
   local rule = (read_order(L).classes or CLASSES)[class + 1]
   return {share = rule[1], is_strict = rule[2], slots = rule[3], fraction = rule[4]}
 end
-local function slots_key(L, class) return prefix .. 'slots:' .. L.name .. ':' .. int(class) end
+local function slots_key(L, class) return prefix .. 'slots:' .. L.key .. ':' .. int(class) end
 function classes.count_slots(L, class)
   if class ~= 1 then return call('SCARD', slots_key(L, class)) end
   return L.used - call('SCARD', slots_key(L, 0)) - call('SCARD', slots_key(L, 2))

@@ -8,7 +8,7 @@ function get_level(L, class)
   if V then return V end
   local suffix = '\29' .. class
   local h = call('HMGET', prefix .. 'line:' .. L.name, MEMBERS[1] .. suffix, MEMBERS[2] .. suffix, MEMBERS[3] .. suffix)
-  V = setmetatable({key = L.name .. suffix, suffix = suffix, ages = prefix .. 'ages:' .. L.name .. suffix, scopes = {},
+  V = setmetatable({key = L.key .. suffix, suffix = suffix, ages = prefix .. 'ages:' .. L.key .. suffix, scopes = {},
                     is_tenanted = h[1] == '1', version = tonumber(h[2] or '0')}, {__index = L})
   V.among = false
   V.scope = make_scope(V, '', h[3] or nil)

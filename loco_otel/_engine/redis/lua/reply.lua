@@ -60,10 +60,11 @@ if not is_deleted then
 end
 save_tickets()
 for other, list in pairs(wakes) do
-  -- With the generation of its last sync: what was decided before that is out of date.
+  -- To the list of its last sync: an older one may be read by a connection that is cut, and nobody reads the reply.
   local g = string.match(call('GET', number_key(other)) or '', ':(.*)$') or '0'
-  call('RPUSH', prefix .. 'wake:' .. other, g .. '|' .. cjson.encode(list))
-  call('PEXPIRE', prefix .. 'wake:' .. other, ttl * 2)
+  local wake = prefix .. 'wake:' .. other .. ':' .. g
+  call('RPUSH', wake, cjson.encode(list))
+  call('PEXPIRE', wake, ttl * 2)
 end
 -- Usually the processes are those of the start of the step, of which this one was renewed since.
 local count, expiry = others + 1, silent[2]

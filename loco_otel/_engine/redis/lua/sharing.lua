@@ -111,7 +111,7 @@ function sharing.exempt_waiter(P)
   end
 end
 function sharing.forget_reports(process)
-  for _, name in ipairs(call('SMEMBERS', LINES)) do
+  for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do
     call('HDEL', prefix .. 'blocked:' .. name, process)
     call('HDEL', prefix .. 'capped:' .. name, '0|' .. process, '1|' .. process, '2|' .. process)
   end

@@ -32,7 +32,7 @@ end
 if epoch then set_epoch(epoch) else make_epoch() end
 
 -- Writes the fields of a hash at once; false removes one.
-local MAX_FIELDS = 1000
+local MAX_FIELDS = 1000  -- and of other lists of arguments; even, as these are pairs
 local function write_fields(key, texts)
   local written, removed = {}, {}
   local function flush(least)
@@ -99,7 +99,7 @@ local function get_line(name)
   if L then return L end
   local h = call('HMGET', prefix .. 'line:' .. name, unpack(FIELDS))
   local function num(i) return tonumber(h[i] or '0') end
-  L = {name = name, key = name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
+  L = {name = name, key = #name .. ':' .. name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), waiting = num(10),
        order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
@@ -107,9 +107,10 @@ local function get_line(name)
        tuner = h[19] or '', is_tenanted = h[20] == '1', scopes = {},
        is_classed = h[21] == '1', is_dated = h[22] == '1', order_version = num(23), levels = {},
        rates_key = base .. 'rates:' .. name,
-       held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
-       weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       blocked = prefix .. 'blocked:' .. name}
+       held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name,
+       weights = prefix .. 'weights:' .. name, blocked = prefix .. 'blocked:' .. name}
+  -- A key that continues after the name has its length before it: any name may contain what separates the two.
+  L.ages, L.waiters = prefix .. 'ages:' .. L.key, prefix .. 'waiters:' .. L.key .. ':'
   L.stored = h
   L.line = L  -- it is the level of the class `normal`, too
   L.scope = make_scope(L, '', h[12])

@@ -1,5 +1,6 @@
 local NUMBER_KEPT_MS = 3600000
--- The batch: its number shows whether it is new, was applied already, or follows one that was lost.
+-- The batch: its number shows whether it is new, was applied already, or follows one that was lost. A process that has
+-- lost tickets must register them again.
 local first = operations[1] and operations[1][1]
 if first == 'reset' then  -- an earlier script failed half way: nothing of the state can be trusted
   make_epoch()
@@ -11,7 +12,8 @@ local known = call('ZSCORE', PROCESSES, owner)
 local last_number = tonumber(string.match(call('GET', number_key(owner)) or '-1', '^%-?%d+'))
 local status = 'ok'
 if first ~= 'sync' then
-  if not known or number > last_number + 1 then status = 'sync' elseif number <= last_number then status = 'again' end
+  if not known or known == BURIED or number > last_number + 1 then status = 'sync'
+  elseif number <= last_number then status = 'again' end
 elseif number <= last_number then status = 'again' end
 
 -- No process came for half a lease time, so the server stood still, or all did: each must have time to renew.
@@ -29,9 +31,17 @@ if status == 'ok' then
     if kind == 'state' then syncs.apply_statements(o[2])
     elseif kind == 'sync' then syncs.synchronize(o, last_number)
     elseif kind == 'beat' then
-      local names = call('SMEMBERS', LINES)
+      local names, named = o[2], {}
+      for i, name in ipairs(names) do named[2 * i - 1], named[2 * i] = now, name end
+      for i = 1, #named, MAX_FIELDS do
+        call('ZADD', LINES, unpack(named, i, math.min(i + MAX_FIELDS - 1, #named)))
+      end
       table.sort(names)
-      for _, name in ipairs(names) do fill(get_line(name)) end
+      for _, name in ipairs(names) do
+        local L = get_line(name)
+        if L.stated == 0 then status = 'sync' end  -- it was removed, as the clock has jumped
+        fill(L)
+      end
     elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end

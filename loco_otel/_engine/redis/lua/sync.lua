@@ -11,8 +11,8 @@ end
 local function apply_limits(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
+  call('ZADD', LINES, now, L.name)
   if stated <= L.stated then return nil end
-  call('SADD', LINES, L.name)
   -- Another capacity alone changes no order.
   L.is_reordered = L.policy ~= s[3] or L.stated_alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6]
     or L.stated == 0 or (s[11] == 1) ~= (L.tuner ~= '') or L.order ~= s[12]
@@ -45,6 +45,7 @@ function syncs.apply_statements(statements)
   for _, L in ipairs(reordered) do contest.save_order(L) end
   table.sort(changed)
   for _, name in ipairs(changed) do fill(get_line(name)) end
+  processes.remove_unused_lines()
 end
 -- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run, class, due}, the last three only
 -- where they are not the usual ones
@@ -89,7 +90,7 @@ end
 function syncs.synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
-    call('DEL', prefix .. 'wake:' .. owner, unseen)
+    call('DEL', unseen)
     sharing.forget_reports(owner)
     if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then processes.record_loss() end
     call('HSET', HOSTS, owner, o[9])

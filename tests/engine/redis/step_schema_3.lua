@@ -32,7 +32,7 @@ end
 if epoch then set_epoch(epoch) else make_epoch() end
 
 -- Writes the fields of a hash at once; false removes one.
-
+  -- and of other lists of arguments; even, as these are pairs
 local function write_fields(key, texts)
   local written, removed = {}, {}
   local function flush(least)
@@ -99,7 +99,7 @@ local function get_line(name)
   if L then return L end
   local h = call('HMGET', prefix .. 'line:' .. name, unpack(FIELDS))
   local function num(i) return tonumber(h[i] or '0') end
-  L = {name = name, key = name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
+  L = {name = name, key = #name .. ':' .. name, suffix = '', limit = num(1), policy = h[2] or 'load', alpha = tonumber(h[3] or '0.25'), guard = num(4),
        shares = h[5] or '', stated = num(6), version = num(7), tick = num(8), waiting = num(10),
        order = h[11] or '', rated = h[13] == '1', gate = h[14] or '', alarm = h[15] or '',
        auto_text = h[16] or '', paused = tonumber(string.match(h[17] or '', '^[^|]+') or '0'),
@@ -107,9 +107,10 @@ local function get_line(name)
        tuner = h[19] or '', is_tenanted = h[20] == '1', scopes = {},
        is_classed = h[21] == '1', is_dated = h[22] == '1', order_version = num(23), levels = {},
        rates_key = base .. 'rates:' .. name,
-       held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name, ages = prefix .. 'ages:' .. name,
-       weights = prefix .. 'weights:' .. name, waiters = prefix .. 'waiters:' .. name .. ':',
-       blocked = prefix .. 'blocked:' .. name}
+       held = prefix .. 'held:' .. name, shared = prefix .. 'shared:' .. name,
+       weights = prefix .. 'weights:' .. name, blocked = prefix .. 'blocked:' .. name}
+  -- A key that continues after the name has its length before it: any name may contain what separates the two.
+  L.ages, L.waiters = prefix .. 'ages:' .. L.key, prefix .. 'waiters:' .. L.key .. ':'
   L.stored = h
   L.line = L  -- it is the level of the class `normal`, too
   L.scope = make_scope(L, '', h[12])
@@ -855,7 +856,7 @@ function get_level(L, class)
   if V then return V end
   local suffix = '\29' .. class
   local h = call('HMGET', prefix .. 'line:' .. L.name, MEMBERS[1] .. suffix, MEMBERS[2] .. suffix, MEMBERS[3] .. suffix)
-  V = setmetatable({key = L.name .. suffix, suffix = suffix, ages = prefix .. 'ages:' .. L.name .. suffix, scopes = {},
+  V = setmetatable({key = L.key .. suffix, suffix = suffix, ages = prefix .. 'ages:' .. L.key .. suffix, scopes = {},
                     is_tenanted = h[1] == '1', version = tonumber(h[2] or '0')}, {__index = L})
   V.among = false
   V.scope = make_scope(V, '', h[3] or nil)
@@ -912,7 +913,7 @@ local function get_rule(L, class)
   local rule = (read_order(L).classes or CLASSES)[class + 1]
   return {share = rule[1], is_strict = rule[2], slots = rule[3], fraction = rule[4]}
 end
-local function slots_key(L, class) return prefix .. 'slots:' .. L.name .. ':' .. int(class) end
+local function slots_key(L, class) return prefix .. 'slots:' .. L.key .. ':' .. int(class) end
 function classes.count_slots(L, class)
   if class ~= 1 then return call('SCARD', slots_key(L, class)) end
   return L.used - call('SCARD', slots_key(L, 0)) - call('SCARD', slots_key(L, 2))
@@ -1664,18 +1665,20 @@ function sharing.exempt_waiter(P)
   end
 end
 function sharing.forget_reports(process)
-  for _, name in ipairs(call('SMEMBERS', LINES)) do
+  for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do
     call('HDEL', prefix .. 'blocked:' .. name, process)
     call('HDEL', prefix .. 'capped:' .. name, '0|' .. process, '1|' .. process, '2|' .. process)
   end
 end
 end)
 -- Leases belong to processes: each step of a process renews all that it has. A process that is silent for its lease
--- time loses its tickets. After a loss of state nothing is granted and no process is buried until each had time to
--- register its leases again.
+-- time loses its tickets. PROCESSES has the end of its lease time, and once it has lost the first of them BURIED. After a
+-- loss of state nothing is granted and no process is buried until each had time to register its leases again.
 local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
+local BURIED = '-1'  -- a time that has passed; 0 would be no expiry in a reply
 define_later(processes, function()
+
 
 function processes.start_learning()
   if learning then return end  -- the first to come has started it; the others must not prolong it
@@ -1689,10 +1692,10 @@ function processes.record_loss()
   if lost_until > now then return end
   lost_until = now + math.floor(ttl / 2)
   call('HSET', config, 'lost', int(lost_until))
-  for _, name in ipairs(call('SMEMBERS', LINES)) do rates.empty(get_line(name)) end
+  for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do rates.empty(get_line(name)) end
 end
 local function forget_process(process)
-  call('DEL', prefix .. 'own:' .. process, prefix .. 'wake:' .. process, prefix .. 'unseen:' .. process)
+  call('DEL', prefix .. 'own:' .. process, prefix .. 'unseen:' .. process)
   call('ZREM', PROCESSES, process)
   has_roster_changed = true
   call('HDEL', HOSTS, process)
@@ -1704,11 +1707,34 @@ local function bury_process(process)
     call('SREM', prefix .. 'own:' .. process, id)
     end_ticket(id, 0, 0, 0)
   end
-  if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process) end
+  if call('SCARD', prefix .. 'own:' .. process) == 0 then forget_process(process)
+  else call('ZADD', PROCESSES, BURIED, process) end
 end
 function processes.bury_expired()
   for _, dead in ipairs(call('ZRANGEBYSCORE', PROCESSES, '-inf', now - 1, 'LIMIT', 0, 1)) do
     if dead ~= owner then bury_process(dead) end
+  end
+end
+local function remove_line(L)
+  for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
+  classes.clear(L)
+  call('DEL', prefix .. 'line:' .. L.name)
+end
+-- LINES has when a process has named each line last, in a statement or a beat. Removes those that none has named for long,
+-- with what was learnt of their limits.
+function processes.remove_unused_lines()
+  if learning then return end
+  local names = call('ZRANGEBYSCORE', LINES, '-inf', now - 3600000, 'LIMIT', 0, 100)
+  for _, name in ipairs(names) do
+    local is_loaded, L = lines[name], get_line(name)
+    if is_loaded or L.contest or L.waiting + L.used + count_sharers(L) > 0 then call('ZADD', LINES, now, name)
+    else
+      rates.expire(L)
+      remove_line(L)
+      call('ZREM', LINES, name)
+      lines[name] = nil
+      table.remove(loaded)  -- it is the last one
+    end
   end
 end
 function processes.leave()
@@ -1717,15 +1743,11 @@ function processes.leave()
   if call('ZCARD', PROCESSES) == 0 then
     -- The last one deletes the state; what is stated is stated again by the next.
     local pools = {}
-    for _, name in ipairs(call('SMEMBERS', LINES)) do
+    for _, name in ipairs(call('ZRANGE', LINES, 0, -1)) do
       pools[#pools + 1] = get_line(name)
       rates.expire(pools[#pools])
     end
-    for _, L in ipairs(contest.list_lines(pools)) do
-      for _, V in ipairs(levels.list(L)) do tenants.clear_scopes(V) end
-      classes.clear(L)
-      call('DEL', prefix .. 'line:' .. L.name)
-    end
+    for _, L in ipairs(contest.list_lines(pools)) do remove_line(L) end
     call('DEL', LINES, config)
     is_deleted = true
   end
@@ -1756,8 +1778,8 @@ end
 local function apply_limits(s)
   local L = get_line(s[1])
   local stated = s[7] == 0 and math.max(now, L.stated + 1) or s[7]
+  call('ZADD', LINES, now, L.name)
   if stated <= L.stated then return nil end
-  call('SADD', LINES, L.name)
   -- Another capacity alone changes no order.
   L.is_reordered = L.policy ~= s[3] or L.stated_alpha ~= tonumber(s[4]) or L.guard ~= s[5] or L.shares ~= s[6]
     or L.stated == 0 or (s[11] == 1) ~= (L.tuner ~= '') or L.order ~= s[12]
@@ -1790,6 +1812,7 @@ function syncs.apply_statements(statements)
   for _, L in ipairs(reordered) do contest.save_order(L) end
   table.sort(changed)
   for _, name in ipairs(changed) do fill(get_line(name)) end
+  processes.remove_unused_lines()
 end
 -- ticket: {id, line, agent, weight, waited ticks, state, tick, tokens, run, class, due}, the last three only
 -- where they are not the usual ones
@@ -1834,7 +1857,7 @@ end
 function syncs.synchronize(o, last_number)
   local own, unseen = prefix .. 'own:' .. owner, prefix .. 'unseen:' .. owner
   if o[2] == 1 then
-    call('DEL', prefix .. 'wake:' .. owner, unseen)
+    call('DEL', unseen)
     sharing.forget_reports(owner)
     if o[4] ~= '' and (o[4] ~= epoch or last_number < o[5]) then processes.record_loss() end
     call('HSET', HOSTS, owner, o[9])
@@ -1854,7 +1877,8 @@ function syncs.synchronize(o, last_number)
 end
 end)
 
--- The batch: its number shows whether it is new, was applied already, or follows one that was lost.
+-- The batch: its number shows whether it is new, was applied already, or follows one that was lost. A process that has
+-- lost tickets must register them again.
 local first = operations[1] and operations[1][1]
 if first == 'reset' then  -- an earlier script failed half way: nothing of the state can be trusted
   make_epoch()
@@ -1866,7 +1890,8 @@ local known = call('ZSCORE', PROCESSES, owner)
 local last_number = tonumber(string.match(call('GET', number_key(owner)) or '-1', '^%-?%d+'))
 local status = 'ok'
 if first ~= 'sync' then
-  if not known or number > last_number + 1 then status = 'sync' elseif number <= last_number then status = 'again' end
+  if not known or known == BURIED or number > last_number + 1 then status = 'sync'
+  elseif number <= last_number then status = 'again' end
 elseif number <= last_number then status = 'again' end
 
 -- No process came for half a lease time, so the server stood still, or all did: each must have time to renew.
@@ -1884,9 +1909,17 @@ if status == 'ok' then
     if kind == 'state' then syncs.apply_statements(o[2])
     elseif kind == 'sync' then syncs.synchronize(o, last_number)
     elseif kind == 'beat' then
-      local names = call('SMEMBERS', LINES)
+      local names, named = o[2], {}
+      for i, name in ipairs(names) do named[2 * i - 1], named[2 * i] = now, name end
+      for i = 1, #named, 1000 do
+        call('ZADD', LINES, unpack(named, i, math.min(i + 1000 - 1, #named)))
+      end
       table.sort(names)
-      for _, name in ipairs(names) do fill(get_line(name)) end
+      for _, name in ipairs(names) do
+        local L = get_line(name)
+        if L.stated == 0 then status = 'sync' end  -- it was removed, as the clock has jumped
+        fill(L)
+      end
     elseif kind == 'leave' then processes.leave()
     else apply_operation(o) end
   end
@@ -1960,10 +1993,11 @@ if not is_deleted then
 end
 save_tickets()
 for other, list in pairs(wakes) do
-  -- With the generation of its last sync: what was decided before that is out of date.
+  -- To the list of its last sync: an older one may be read by a connection that is cut, and nobody reads the reply.
   local g = string.match(call('GET', number_key(other)) or '', ':(.*)$') or '0'
-  call('RPUSH', prefix .. 'wake:' .. other, g .. '|' .. cjson.encode(list))
-  call('PEXPIRE', prefix .. 'wake:' .. other, ttl * 2)
+  local wake = prefix .. 'wake:' .. other .. ':' .. g
+  call('RPUSH', wake, cjson.encode(list))
+  call('PEXPIRE', wake, ttl * 2)
 end
 -- Usually the processes are those of the start of the step, of which this one was renewed since.
 local count, expiry = others + 1, silent[2]
