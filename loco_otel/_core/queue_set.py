@@ -269,6 +269,12 @@ class QueueSet:
         if queue is not None:
             self.normal.refresh_agent(queue)
 
+    def return_work(self, ticket: Ticket) -> None:
+        """Return the work of a ticket to its backlog, which changes the score of its agent."""
+        if ticket.backlog is not None:
+            ticket.backlog.return_work(ticket)
+            self.refresh_agent(ticket.request.agent)
+
     def tune_alpha(self, tuner: AlphaTuner) -> None:
         """Set alpha to what a tuner computes from the queues and backlogs."""
         backlogs = [backlog for agent, backlog in self.backlogs.items() if agent not in self.queues]

@@ -134,9 +134,9 @@ class Scheduler:
     def refuse_admission(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Reject an ADMITTING ticket and free its slot; its work is queued again, unless its budget refused it."""
         if ticket.state is _ADMITTING:
-            if ticket.backlog is not None and outcome is not Outcome.BUDGET:
-                ticket.backlog.return_work(ticket)
             queue_set = self._find_queue_set(ticket)
+            if ticket.backlog is not None and outcome is not Outcome.BUDGET:
+                queue_set.return_work(ticket)
             ticket.correction = ticket.correction if ticket.repeated else -ticket.request.weight
             queue_set.take_rate_tokens(ticket, -1, -ticket.request.tokens, now)
             self._mark_rejected(queue_set, ticket, outcome, now)
@@ -223,10 +223,11 @@ class Scheduler:
         elif ticket.state is _ADMITTING:
             self.refuse_admission(ticket, Outcome.CANCELLED, now)
         elif not ticket.state.is_ended and ticket.state is not State.NEW:
+            queue_set = self._find_queue_set(ticket)
             if ticket.backlog is not None:
-                ticket.backlog.return_work(ticket)
+                queue_set.return_work(ticket)
             self._refund_tokens(ticket, now)
-            self._end_ticket(self._find_queue_set(ticket), ticket, now)
+            self._end_ticket(queue_set, ticket, now)
 
     def close(self, now: float) -> None:
         """Reject all waiters and all later requests; leases stay until their release."""

@@ -107,6 +107,28 @@ def test_d11_running_task_ages_no_more(run: Run) -> None:
     assert made.metrics.wait_time_by_agent() == {"a": 3.0}
 
 
+@pytest.mark.parametrize("budget", [None, BudgetManager()], ids=["granted", "admitting"])
+def test_returned_task_decides_the_next_grant(run: Run, settle: Until, budget: BudgetManager | None) -> None:
+    made = make_scheduler("a", "b", "holder", alpha=0.0, budget=budget)
+    order: list[str] = []
+
+    async def program() -> None:
+        for agent, age in (("a", 10), ("a", 0), ("b", 5)):
+            await made.submit_task(agent, Task(age=age))
+        handle = await made.acquire_start("holder")
+        waiters = await start(made, settle, *(pass_by(made, agent, order) for agent in "aab"))
+        await made.release_handle(handle)
+        assert made.resource.is_holding("a")  # for its oldest task, and has not run yet
+        granted = waiters.pop(0)
+        granted.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await granted
+        await asyncio.gather(*waiters)
+
+    run(program())
+    assert order == ["a", "b"]
+
+
 @pytest.mark.parametrize("bystander", [False, True])
 def test_d12_idle_agent_changes_nothing(run: Run, settle: Until, bystander: bool) -> None:
     made = make_scheduler("a", "b", "idle", "holder", alpha=0.5)

@@ -14,10 +14,11 @@ class QueuedWork:
     milli: int
     holder: Ticket | None = None
     entry: Entry | None = None
+    agent: str = "agent"
 
     @property
     def request(self) -> Request:
-        return Request("agent", self.milli)
+        return Request(self.agent, self.milli)
 
 
 def backlog_of(*pieces: QueuedWork) -> Backlog:
