@@ -10,6 +10,7 @@ from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import SingleThreadedAgentRuntime
 from autogen_ext.models.openai import OpenAIChatCompletionClient
+from loco_otel_instrumentation.identity import autogen
 from sdk_scheduling import Scheduled
 from sdk_server import KEY, LlmServer
 
@@ -82,3 +83,28 @@ def test_teams_and_their_repetitions_on_one_runtime_are_runs(scheduled: Schedule
         ("newsroom", 2),
         ("theatre", 2),
     ]
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "dropped"])
+def test_team_has_no_run_after_its_stream(scheduled: Scheduled, server: LlmServer, is_closed: bool) -> None:
+    scheduling = scheduled(capacity=1)
+
+    async def main() -> None:
+        client = OpenAIChatCompletionClient(model=MODEL, api_key=KEY, base_url=server.url("openai"), max_retries=0)
+        async with run_runtime() as runtime:
+            team = create_team("newsroom", client, runtime, 2)
+            stream = team.run_stream(task="hello")
+            await anext(stream)
+            assert autogen._streams[team._team_id].identity.workflow == "newsroom"
+            if is_closed:
+                await stream.aclose()
+                assert autogen._streams[team._team_id].identity is None
+            else:
+                del stream
+                assert team._team_id not in autogen._streams
+            await runtime.stop_when_idle()
+            runtime.start()
+        await client.close()
+
+    asyncio.run(main())
+    scheduling.settled(1)
