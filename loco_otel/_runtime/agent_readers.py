@@ -118,8 +118,11 @@ def _merge_sources(pushed: tuple[PushedIdentity, ...], readings: dict[str, Parti
     if pushed:
         _, identity, before = pushed[-1]
         for name, reading in readings.items():
-            if reading != before.get(name, _NOTHING):
-                found = _complete(found, reading)
+            known = before.get(name, _NOTHING)
+            if reading != known:
+                # A name that has not changed may be inherited: the push is within it.
+                changed = (new if new != old else None for new, old in zip(reading, known, strict=True))
+                found = _complete(found, PartialIdentity(*changed))
         found = _complete(found, identity)
         if identity.run is not None and identity.run != found.run:
             found = found._replace(run=identity.run)

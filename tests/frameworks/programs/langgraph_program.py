@@ -50,8 +50,8 @@ def research() -> str:
 
 
 def research_here(config: RunnableConfig) -> str:
-    """Ask the researcher with the config of the tool."""
-    return str(researcher.invoke(ASK, config))
+    """Ask the researcher with the config of the tool, in a thread of its own."""
+    return str(researcher.invoke(ASK, {**config, "configurable": {"thread_id": "research"}}))
 
 
 async def research_async() -> str:
