@@ -18,7 +18,7 @@ PAIRS := $(filter-out $(NIGHTLY_PAIRS),$(basename $(notdir $(wildcard tests/pair
 PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py conformance.py calls.py clouds.py \
   closed_bodies.py dropped_streams.py failed_answers.py cancelled_calls.py stream_leases.py retries.py stream_usage.py \
   inference_spans.py inference_span_ends.py current_inference_span.py inference_metrics.py usage_shapes.py bedrock.py \
-  http.py) \
+  http.py openai_endpoints.py) \
   -k 'not (google_genai or gemini or interactions or litellm or $(SMALL_SDKS))'
 # Only google-genai.
 test-genai1 test-genai2: PAIR_TESTS = $(addprefix tests/instrumentation/test_,versions.py google_genai.py \

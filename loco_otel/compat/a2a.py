@@ -121,7 +121,7 @@ class A2ASchedulerAgent:
             "cost_summary": {"total": sum(costs.values()), "by_agent": costs},
         }
 
-    def create_app(self, handler: Callable[[str, Any], Awaitable[str]]) -> Any:
+    def create_app(self, handler: Callable[[str, Any], Awaitable[str]], *, task_store: Any = None) -> Any:
         """Return an ASGI application that serves the card and the JSON-RPC endpoint of A2A.
 
         Each message is a task that runs `handler` under a slot, and is reported until its end; see
@@ -129,6 +129,8 @@ class A2ASchedulerAgent:
 
         Args:
             handler: called with the message's text and the SDK's `RequestContext`; returns the answer.
+            task_store: keeps the tasks, an `a2a.server.tasks.TaskStore`; by default in memory, the finished ones until
+                1000 others have finished since.
 
         Raises:
             ImportError: a2a-sdk or its HTTP server is not installed.
@@ -138,4 +140,4 @@ class A2ASchedulerAgent:
             from loco_otel.compat import a2a_server  # noqa: PLC0415 - requires a2a-sdk
         except ImportError as error:
             raise ImportError("create_app needs the package a2a-sdk: pip install 'loco-otel[a2a]'") from error
-        return a2a_server.create_app(self, handler)
+        return a2a_server.create_app(self, handler, task_store=task_store)

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from a2a.server.agent_execution import AgentExecutor, RequestContext
+from a2a.server.context import ServerCallContext
 from a2a.server.events import EventQueue
+from a2a.server.owner_resolver import resolve_user_scope
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
-from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
+from a2a.server.tasks import InMemoryTaskStore, TaskStore, TaskUpdater
 from a2a.types import a2a_pb2
 from google.protobuf.json_format import MessageToDict, ParseDict  # type: ignore[import-untyped] # no stubs
 from starlette.applications import Starlette
@@ -24,6 +26,15 @@ from loco_otel.errors import AcquireRejectedError
 
 _MAX_AGENTS = 1000
 """Agents beyond those that a caller may add to the scheduler by naming them."""
+_MAX_FINISHED_TASKS = 1000
+_FINISHED_STATES = frozenset(
+    {
+        a2a_pb2.TASK_STATE_COMPLETED,
+        a2a_pb2.TASK_STATE_FAILED,
+        a2a_pb2.TASK_STATE_CANCELED,
+        a2a_pb2.TASK_STATE_REJECTED,
+    }
+)
 
 Handler = Callable[[str, RequestContext], Awaitable[str]]
 
@@ -38,17 +49,21 @@ class ServedAgent(Protocol):
         """Return its card as JSON."""
 
 
-def create_app(agent: ServedAgent, handler: Handler, path: str = "/") -> Starlette:
+def create_app(
+    agent: ServedAgent, handler: Handler, path: str = "/", *, task_store: TaskStore | None = None
+) -> Starlette:
     """Return an ASGI application that serves an agent's card and its JSON-RPC endpoint.
 
     Args:
         agent: the agent, and the scheduler of its tasks.
         handler: runs a task, and returns its answer.
         path: of the endpoint.
+        task_store: keeps the tasks; by default a `RecentTaskStore`.
 
     """
     card = make_card(agent)
-    requests = DefaultRequestHandler(SchedulingExecutor(agent, handler), InMemoryTaskStore(), card)
+    store = RecentTaskStore() if task_store is None else task_store
+    requests = DefaultRequestHandler(SchedulingExecutor(agent, handler), store, card)
     return Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(requests, path)])
 
 
@@ -56,6 +71,31 @@ def make_card(agent: ServedAgent) -> a2a_pb2.AgentCard:
     """Return an agent's card as the SDK's message."""
     card: a2a_pb2.AgentCard = ParseDict(agent.agent_card(), a2a_pb2.AgentCard(), ignore_unknown_fields=True)
     return card
+
+
+class RecentTaskStore(InMemoryTaskStore):
+    """Keeps in memory the tasks that have not finished, and the 1000 that finished last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._finished: dict[tuple[str, str], ServerCallContext] = {}
+        """By owner and task, a context of the owner; that which was saved last is last."""
+
+    async def save(self, task: a2a_pb2.Task, context: ServerCallContext) -> None:
+        """Save a task, and drop the finished tasks that are too many."""
+        await super().save(task, context)
+        key = (resolve_user_scope(context), task.id)
+        self._finished.pop(key, None)
+        if task.status.state in _FINISHED_STATES:
+            self._finished[key] = ServerCallContext(user=context.user)
+        while len(self._finished) > _MAX_FINISHED_TASKS:
+            oldest = next(iter(self._finished))
+            await super().delete(oldest[1], self._finished.pop(oldest))
+
+    async def delete(self, task_id: str, context: ServerCallContext) -> None:
+        """Delete a task. No-op if there is none."""
+        self._finished.pop((resolve_user_scope(context), task_id), None)
+        await super().delete(task_id, context)
 
 
 class SchedulingExecutor(AgentExecutor):

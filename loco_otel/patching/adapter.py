@@ -175,3 +175,9 @@ def get_field(value: Any, name: str) -> Any:
         return known[name]
     added = getattr(value, "__pydantic_extra__", None)
     return added.get(name) if added else None
+
+
+def merge_fields(value: Any) -> Mapping[str, Any]:
+    """Return a parsed object's fields, those included that its class does not declare."""
+    known, added = as_mapping(value), getattr(value, "__pydantic_extra__", None)
+    return {**known, **added} if added else known

@@ -89,7 +89,9 @@ class IdentityHooks:
             identity = self.try_read(read, instance, args, kwargs)
             end = self.find_run_end(identity) if is_run else None
             generator = wrapped(*args, **kwargs)
-            return generator if identity is None else proxy(generator, lambda: self.push(identity), end)
+            if identity is None:
+                return generator
+            return proxy(generator, identity, lambda: self.push(identity), end)
 
         return wrapper
 
@@ -180,12 +182,15 @@ _End: TypeAlias = Callable[[], None] | None
 class _Steps:
     """A generator of the framework, and what surrounds each of its steps."""
 
-    def __init__(self, generator: Any, push: _Push, end: _End) -> None:
+    def __init__(self, generator: Any, identity: PartialIdentity, push: _Push, end: _End) -> None:
+        self.identity: PartialIdentity | None = identity._replace(run=read_frameworks().run or identity.run)
+        """What its steps are named, in the outermost run; None after its end."""
         self._generator = generator
         self._push = push
         self._end = end
 
     def _report_end(self) -> None:
+        self.identity = None
         end, self._end = self._end, None
         if end is not None:
             end()

@@ -19,17 +19,24 @@ class OpenConnection:
         close: closes it. It must not refer to the body.
         loop: the event loop that it belongs to; None if its body is read by threads.
         interrupt: ends a read that is under way in another thread; None if nothing can, or if there is a loop.
+        is_shared: whether other calls read from it too. Then nothing ends a read that is under way.
 
     """
 
-    __slots__ = ("_close", "_interrupt", "_loop")
+    __slots__ = ("_close", "_interrupt", "_is_shared", "_loop")
 
     def __init__(
-        self, close: Close, loop: asyncio.AbstractEventLoop | None, interrupt: Callable[[], None] | None = None
+        self,
+        close: Close,
+        loop: asyncio.AbstractEventLoop | None,
+        interrupt: Callable[[], None] | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._close = close
         self._loop = loop
         self._interrupt = interrupt
+        self._is_shared = is_shared
 
     def close(self, *, is_reading: bool) -> None:
         """Close it. A thread that is reading from it is only interrupted: it closes what it reads from. Never raises.
@@ -38,6 +45,8 @@ class OpenConnection:
             is_reading: whether a chunk is being read.
 
         """
+        if is_reading and self._is_shared:
+            return
         if self._loop is not None or not is_reading:
             close_in_loop(self._close, self._loop)
         elif self._interrupt is not None:
@@ -61,7 +70,9 @@ def open_response_connection(response: Any) -> OpenConnection:
             # The base class's: that of TLS forgets its state, which the reading thread uses.
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
-    return OpenConnection(close, loop, interrupt)
+    # HTTP/2: the socket is that of other calls, and a task that reads a stream which is closed meanwhile waits forever.
+    is_shared = getattr(response, "extensions", {}).get("http_version") == b"HTTP/2"
+    return OpenConnection(close, loop, interrupt, is_shared=is_shared)
 
 
 def close_in_loop(close: Close, loop: asyncio.AbstractEventLoop | None) -> None:

@@ -24,7 +24,7 @@ _MAX_VALUES = 100_000
 _MESSAGE_FIELDS = frozenset({"messages", "input"})
 _PROMPT_FIELDS = {
     **dict.fromkeys(("prompt", "system", "instructions", "suffix", "prediction", *_MESSAGE_FIELDS), False),
-    **dict.fromkeys(("tools", "functions", "response_format", "text"), True),
+    **dict.fromkeys(("tools", "functions", "response_format", "text", "questions"), True),
     **dict.fromkeys(("output_format", "output_config"), True),
 }
 """Fields of a body that reach the model; True if they reach it as JSON, so that their keys are text too."""

@@ -220,6 +220,7 @@ class ResponseBody:
     def record_chunk(self, chunk: Any) -> bool:
         """Note a chunk; True where it is none of the program's."""
         if self.abort_error is not None:
+            self.close_aborted()
             raise self.abort_error
         ticket = self.ticket
         ticket.idle_after = _PAUSED_IDLE_SECONDS
@@ -258,6 +259,11 @@ class ResponseBody:
             self._connection.close(is_reading=self.is_reading)
         if not self.is_reading:
             self.end_body(error)
+
+    def close_aborted(self) -> None:
+        """Close the connection in its reader, at a chunk that came after an abort: perhaps that could not close it."""
+        if self._connection is not None:
+            self._connection.close(is_reading=False)
 
     def abandon(self) -> None:
         """End the call as if the program had dropped the body. May be called in any thread."""
@@ -398,6 +404,7 @@ class AsyncFollowedStream:
                     faults.log_fault(_READING_CHUNK)
                 return chunk
             if body.abort_error is not None:
+                body.close_aborted()
                 body.end_body(body.abort_error)
                 raise body.abort_error
             if not body.record_chunk(chunk):

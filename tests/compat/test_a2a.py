@@ -11,7 +11,10 @@ import pytest
 import uvicorn
 from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
 from a2a.client.card_resolver import parse_agent_card
+from a2a.server.context import ServerCallContext
+from a2a.server.tasks import InMemoryTaskStore
 from a2a.types import a2a_pb2
+from a2a.utils.errors import TaskNotFoundError
 from a2a.utils.proto_utils import validate_proto_required_fields
 from google.protobuf.json_format import ParseDict
 from library_callers import Run, Until
@@ -20,6 +23,7 @@ from patience import PATIENCE
 import loco_otel
 from loco_otel import Agent, AsyncLOCOScheduler, BudgetManager, SharedResource
 from loco_otel.a2a import A2ASchedulerAgent
+from loco_otel.compat.a2a_server import RecentTaskStore
 
 
 def scheduler(capacity: int = 1, **options: Any) -> AsyncLOCOScheduler:
@@ -123,12 +127,12 @@ def test_d24_accepted_tasks_hold_up_no_other_agent(run: Run) -> None:
 
 
 @asynccontextmanager
-async def serve(agent: A2ASchedulerAgent, handler: Any) -> AsyncIterator[Any]:
+async def serve(agent: A2ASchedulerAgent, handler: Any, **options: Any) -> AsyncIterator[Any]:
     """Serve an agent over HTTP, and yield a client of the SDK for the served card."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         agent.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        config = uvicorn.Config(agent.create_app(handler), log_level="warning", lifespan="off", ws="none")
+        config = uvicorn.Config(agent.create_app(handler, **options), log_level="warning", lifespan="off", ws="none")
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve(sockets=[listener]))
         async with httpx.AsyncClient() as http:
@@ -288,3 +292,92 @@ def test_calls_in_a_task_have_the_callers_identity(run: Run) -> None:
 
     run(program())
     assert [(it.agent, it.session) for it in seen] == [("caller", "conversation-1"), ("served", "conversation-2")]
+
+
+# -- the tasks that are kept -------------------------------------------------------------------------------------------
+
+
+async def save(store: RecentTaskStore, name: str, state: a2a_pb2.TaskState) -> None:
+    await store.save(a2a_pb2.Task(id=name, status=a2a_pb2.TaskStatus(state=state)), ServerCallContext())
+
+
+async def list_kept(store: RecentTaskStore, names: list[str]) -> list[str]:
+    return [name for name in names if await store.get(name, ServerCallContext()) is not None]
+
+
+def test_finished_tasks_are_dropped_and_unfinished_ones_are_not(run: Run) -> None:
+    names = [f"task-{number}" for number in range(1100)]
+    unfinished = ["submitted", "working", "input required", "auth required"]
+    ends = [
+        a2a_pb2.TASK_STATE_COMPLETED,
+        a2a_pb2.TASK_STATE_FAILED,
+        a2a_pb2.TASK_STATE_CANCELED,
+        a2a_pb2.TASK_STATE_REJECTED,
+    ]
+
+    async def program() -> None:
+        store = RecentTaskStore()
+        await save(store, unfinished[0], a2a_pb2.TASK_STATE_SUBMITTED)
+        await save(store, unfinished[1], a2a_pb2.TASK_STATE_WORKING)
+        await save(store, unfinished[2], a2a_pb2.TASK_STATE_INPUT_REQUIRED)
+        await save(store, unfinished[3], a2a_pb2.TASK_STATE_AUTH_REQUIRED)
+        for number, name in enumerate(names):
+            await save(store, name, a2a_pb2.TASK_STATE_WORKING)
+            await save(store, name, ends[number % 4])
+        assert await list_kept(store, names) == names[100:]
+        assert await list_kept(store, unfinished) == unfinished
+
+    run(program())
+
+
+def test_tasks_that_are_saved_again_or_deleted_drop_no_other(run: Run) -> None:
+    names = [f"task-{number}" for number in range(1000)]
+
+    async def program() -> None:
+        store = RecentTaskStore()
+        for name in [*names, *names]:
+            await save(store, name, a2a_pb2.TASK_STATE_COMPLETED)
+        assert await list_kept(store, names) == names
+        await store.delete(names[5], ServerCallContext())
+        await save(store, "another", a2a_pb2.TASK_STATE_COMPLETED)
+        assert await list_kept(store, names) == [*names[:5], *names[6:]]
+
+    run(program())
+
+
+def test_tasks_are_kept_in_the_programs_store(run: Run) -> None:
+    store = InMemoryTaskStore()
+
+    async def handler(text: str, context: Any) -> str:
+        identifiers.append(context.task_id)
+        return text
+
+    identifiers: list[str] = []
+
+    async def program() -> Any:
+        async with serve(A2ASchedulerAgent(scheduler()), handler, task_store=store) as client:
+            await follow(client, ask("hello"))
+        return await store.get(identifiers[0], ServerCallContext())
+
+    assert run(program()).status.state == a2a_pb2.TASK_STATE_COMPLETED
+
+
+def test_server_drops_finished_tasks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loco_otel.compat.a2a_server._MAX_FINISHED_TASKS", 1)
+    identifiers: list[str] = []
+
+    async def handler(text: str, context: Any) -> str:
+        identifiers.append(context.task_id)
+        return text
+
+    async def program() -> None:
+        async with serve(A2ASchedulerAgent(scheduler()), handler) as client:
+            for _ in range(3):
+                await follow(client, ask("hello"))
+            kept = await client.get_task(a2a_pb2.GetTaskRequest(id=identifiers[2]))
+            assert kept.status.state == a2a_pb2.TASK_STATE_COMPLETED
+            for dropped in identifiers[:2]:
+                with pytest.raises(TaskNotFoundError):
+                    await client.get_task(a2a_pb2.GetTaskRequest(id=dropped))
+
+    run(program())

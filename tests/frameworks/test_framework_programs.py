@@ -102,10 +102,15 @@ NEWEST = (
     ),
     Program(
         "langgraph",
-        {"writer": 3, "nobody": 1, **number("critic-"), **number("sailor-")},
+        {"writer": 3, "supervisor": 8, "researcher": 4, "nobody": 1, **number("critic-"), **number("sailor-")},
         {},
         {"critic-0": "voyage", "sailor-3": "voyage", "nobody": None},
-        runs=({"writer": 3}, number("critic-"), number("sailor-")),
+        runs=(
+            {"writer": 3},
+            number("critic-"),
+            number("sailor-"),
+            *4 * ({"supervisor": 2, "researcher": 1},),
+        ),
     ),
     Program(
         "openai_agents",

@@ -17,13 +17,17 @@ from bedrock_clients import AIOBOTOCORE, CREDENTIALS, REGION, AsyncBedrock, make
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError, ReadTimeoutError
 from llm_server import LlmServer
+from loco_otel_instrumentation.botocore.adapter import BedrockAdapter
 from loco_otel_instrumentation.botocore.model_chunks import read_model_chunk
 from loco_otel_instrumentation.botocore.models import find_family
 from loco_otel_instrumentation.botocore.request_bodies import neutralise_converse, neutralise_invoke
 from sdk_scheduling import Scheduled
 
+from loco_otel._budgets.prices import Prices
+from loco_otel._config.budget_rules import Price
 from loco_otel.errors import BudgetExceededError
 from loco_otel.events import Granted, Released, Spent, Submitted, Suspended, Throttled, ThrottleKind, Usage
+from loco_otel.money import BilledItem
 from loco_otel.patching import UsageMeter
 from loco_otel.patching.request_size import estimate_tokens, find_max_output_tokens
 
@@ -131,6 +135,32 @@ def test_stream_without_metrics_has_usage_of_model(chunks: list[Any]) -> None:
     for chunk in chunks:
         read_model_chunk(json.dumps(chunk).encode(), meter)
     assert meter.compute_usage(prompt_tokens=99) == Usage(5, 7, False, 2, None)
+
+
+@pytest.mark.parametrize(("detailed", "usd"), [(1000, 6024), (0, 3774)])
+def test_cache_write_for_an_hour_of_converse_has_its_price(detailed: int, usd: int) -> None:
+    details = [{"ttl": "1h", "inputTokens": detailed}, {"ttl": "5m", "inputTokens": 1000 - detailed}]
+    usage = {"inputTokens": 3, "outputTokens": 1, "totalTokens": 1004, "cacheWriteInputTokens": 1000}
+    answer = {"usage": {**usage, "cacheDetails": details}}
+    price = Price(input=3, output=15, cache_write=3.75, items={"cache_write_1h_tokens": 6})
+    adapter = BedrockAdapter("botocore")
+    for read, part in ((adapter.read_answer, answer), (adapter.read_chunk, {"metadata": answer})):
+        meter = UsageMeter()
+        read(part, meter)
+        counted = meter.compute_usage(prompt_tokens=99)
+        assert dict(counted.items) == ({"cache_write_1h_tokens": detailed} if detailed else {})
+        assert counted[:5] == (1003, 1, False, None, 1000)
+        assert Prices({"claude": price}).compute_cost("aws.bedrock", ["claude"], counted) == (usd, ())
+
+
+def test_cache_write_for_an_hour_of_an_invoke_stream_is_read() -> None:
+    meter = UsageMeter()
+    usage = {"input_tokens": 3, "cache_creation_input_tokens": 9, "cache_creation": {"ephemeral_1h_input_tokens": 9}}
+    metrics = {"inputTokenCount": 3, "outputTokenCount": 1, "cacheWriteInputTokenCount": 9}
+    start = {"type": "message_start", "message": {"usage": usage}}
+    for chunk in (start, {"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics}):
+        read_model_chunk(json.dumps(chunk).encode(), meter)
+    assert meter.compute_usage(99) == Usage(12, 1, False, None, 9, items=(BilledItem("cache_write_1h_tokens", 9),))
 
 
 def test_broken_invoke_stream_is_charged_by_its_length() -> None:

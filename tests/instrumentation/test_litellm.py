@@ -8,6 +8,7 @@ from typing import Any
 import litellm_calls
 import pytest
 import server_fixtures
+from echo_server import EchoServer
 from litellm_calls import LITELLM, MARKS
 from llm_server import LlmServer
 from sdk_scheduling import Scheduled, Scheduling
@@ -38,6 +39,13 @@ def request_of(server: LlmServer, route: str = "openai", model: str = "gpt-4o-mi
 def submitted(scheduling: Scheduling) -> tuple[str | None, str | None]:
     (event,) = scheduling.seen.of(Submitted)
     return event.ticket.request.provider, event.ticket.request.model
+
+
+def read_usage(scheduling: Scheduling) -> tuple[int, bool]:
+    scheduling.settled(1)
+    (spent,) = scheduling.seen.of(Spent)
+    assert spent.spending.usage is not None
+    return spent.spending.usage.output_tokens, spent.spending.usage.estimated
 
 
 @each_route
@@ -104,6 +112,37 @@ def test_dropped_stream_gives_slot_back(route: str, server: LlmServer, scheduled
     server.wait_for(finished=1)
     assert [request.end for request in server.requests()] == ["disconnected"]
     scheduling.settled(1)
+
+
+@each_route
+def test_stream_that_is_left_is_charged_its_text(route: str, server: LlmServer, scheduled: Scheduled) -> None:
+    scheduling = scheduled(count_spend=True)
+    server.hold(after_chunks=4)
+    stream = LITELLM.completion(**request_of(server, route, stream=True))
+    text = next(stream).choices[0].delta.content
+    del stream
+    gc.collect()
+    assert read_usage(scheduling) == (-(-len(text) // 4), True)
+
+
+def test_anthropic_stream_left_while_it_reasons_is_charged(scheduled: Scheduled) -> None:
+    scheduling = scheduled(count_spend=True)
+    usage = {"input_tokens": 3, "output_tokens": 1}
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "claude", "content": [], "usage": usage}
+    thought = {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "x" * 400}}
+    events = [
+        {"type": "message_start", "message": {**message, "stop_reason": None, "stop_sequence": None}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+        *[thought] * 5,
+    ]
+    with EchoServer() as echo:
+        request = {"model": "anthropic/claude-sonnet-5", "messages": MESSAGES, "api_base": echo.url, "api_key": "fake"}
+        stream = LITELLM.completion(**request, stream=True, reply=events)
+        for _ in range(2):
+            assert next(stream).choices[0].delta.reasoning_content
+        del stream
+        gc.collect()
+    assert read_usage(scheduling) == (200, True)
 
 
 @each_route

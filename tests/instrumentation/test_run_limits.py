@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import contextvars
+import json
 import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sdk_server
 import server_fixtures
 from anthropic import Anthropic, AsyncAnthropic
 from llm_server import LlmServer
@@ -19,6 +22,7 @@ from openai import AsyncOpenAI, OpenAI
 from opentelemetry.trace import SpanKind
 from patience import PATIENCE
 from sdk_calls import CHAT, MESSAGE, each_sync_sdk, now
+from sdk_http import client_of, http_of
 from sdk_scheduling import Scheduled, Scheduling
 from sdk_server import KEY
 
@@ -151,6 +155,26 @@ def test_replay_of_220_identical_tool_calls_ends_at_the_number(
     (rejected,) = scheduling.seen.of(Rejected)
     assert (rejected.outcome, rejected.ticket.request.run) == ("limit", "r-1")
     assert "'to'" not in caplog.text
+
+
+@pytest.mark.parametrize(("is_same", "answered"), [(False, 12), (True, 4)], ids=["different", "same"])
+def test_tool_calls_of_responses_are_counted_once(
+    is_same: bool, answered: int, llm_server: sdk_server.LlmServer, scheduled: Scheduled
+) -> None:
+    llm_server.reset()
+    scheduling = scheduled(run_limits="repeats=2")
+    turns: list[Any] = [{"role": "user", "content": "Search."}]
+    with llm_server.openai() as made, as_agent(run="r-1"), contextlib.suppress(RunLimitError):
+        for number in range(12):
+            made.responses.create(model="gpt-4o", input=turns)
+            call = {"call_id": f"c{number}", "name": "search", "arguments": f'{{"q": {0 if is_same else number}}}'}
+            turns += [
+                {"type": "reasoning", "id": f"rs_{number}", "summary": []},
+                {"type": "function_call", **call},
+                {"type": "function_call_output", "call_id": call["call_id"], "output": "nothing"},
+            ]
+    assert len(llm_server.requests()) == answered
+    assert decisions(scheduling)[LimitReason.RUN_REPEATS, LimitAction.REFUSED] == is_same
 
 
 def test_observe_lets_everything_through_and_counts(server: LlmServer, scheduled: Scheduled, tmp_path: Path) -> None:
@@ -319,6 +343,79 @@ def test_open_async_stream_of_a_stopped_run_is_closed(
     scheduling.settled(1)
     assert inference_errors(scheduling) == ["loco_otel.errors.StoppedError"]
     server.wait_for(in_progress=0, exact=True, timeout=PATIENCE)
+
+
+class TwoChunks:
+    """A stream of events over HTTP/2, of which the second comes after a stop."""
+
+    def __init__(self) -> None:
+        self.at_second = threading.Event()
+        self.is_stopped = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        choice = {"index": 0, "delta": {"content": "deep"}, "finish_reason": None}
+        event = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        yield f"data: {json.dumps(event)}\n\n".encode()
+        self.at_second.set()
+        assert self.is_stopped.wait(PATIENCE)
+        yield f"data: {json.dumps(event)}\n\n".encode()
+
+    async def iterate_async(self) -> AsyncIterator[bytes]:
+        chunks = iter(self)
+        while chunk := await asyncio.to_thread(next, chunks, None):
+            yield chunk
+
+    def stop(self) -> None:
+        assert self.at_second.wait(PATIENCE)
+        loco_otel.stop(run="r", abort_streams=True)
+        self.is_stopped.set()
+
+    def open_client(self, *, is_async: bool = False) -> Any:
+        library = http_of("openai")
+
+        def answer(_: Any) -> Any:
+            content = self.iterate_async() if is_async else iter(self)
+            head = {"content-type": "text/event-stream"}
+            return library.Response(200, headers=head, content=content, extensions={"http_version": b"HTTP/2"})
+
+        kind: Any = AsyncOpenAI if is_async else OpenAI
+        return kind(api_key=KEY, http_client=client_of(library, answer, is_async=is_async))
+
+
+def test_sync_stream_of_http2_is_closed_with_its_next_chunk(scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    chunks = TwoChunks()
+    with chunks.open_client() as made, ThreadPoolExecutor(1) as pool:
+        with as_agent(run="r"):
+            stream = ask(made, stream=True)
+        stopping = pool.submit(chunks.stop)
+        next(stream)
+        with pytest.raises(StoppedError):
+            next(stream)
+        stopping.result()
+        assert stream.response.is_closed
+    scheduling.settled(1)
+    assert inference_errors(scheduling) == ["loco_otel.errors.StoppedError"]
+
+
+def test_async_stream_of_http2_is_closed_with_its_next_chunk(scheduled: Scheduled) -> None:
+    scheduling = scheduled(capacity=1)
+    chunks = TwoChunks()
+
+    async def run() -> None:
+        async with chunks.open_client(is_async=True) as made:
+            with as_agent(run="r"):
+                stream = await ask(made, stream=True)
+            stopping = asyncio.ensure_future(asyncio.to_thread(chunks.stop))
+            await anext(stream)
+            with pytest.raises(StoppedError):
+                await asyncio.wait_for(anext(stream), PATIENCE)
+            await stopping
+            assert stream.response.is_closed
+
+    asyncio.run(run())
+    scheduling.settled(1)
+    assert inference_errors(scheduling) == ["loco_otel.errors.StoppedError"]
 
 
 def test_stop_without_abort_leaves_open_streams(server: LlmServer, scheduled: Scheduled) -> None:

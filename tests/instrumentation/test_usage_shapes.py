@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from anthropic import Anthropic
 from echo_server import EchoServer
+from groq.types.chat import ChatCompletionChunk as GroqChunk
 from loco_otel_instrumentation.anthropic.adapter import AnthropicAdapter
 from loco_otel_instrumentation.google_genai.adapter import GoogleGenaiAdapter
 from loco_otel_instrumentation.groq.adapter import GroqAdapter
 from loco_otel_instrumentation.openai.adapter import OpenAIAdapter
-from openai import OpenAI
+from openai import APIError, OpenAI
 from openai._models import FinalRequestOptions
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
@@ -172,6 +173,15 @@ def test_additions_to_usage_are_billed_items(usage: Json, counted: Usage, parse:
     assert meter.compute_usage(0) == counted
 
 
+@pytest.mark.parametrize("parse", [dict, lambda it: SimpleNamespace(**it)])
+def test_audio_of_a_transcription_is_a_billed_item(parse: Any) -> None:
+    meter = UsageMeter()
+    details = parse({"audio_tokens": 28, "text_tokens": 2})
+    usage = {"input_tokens": 30, "output_tokens": 3, "total_tokens": 33, "input_token_details": details}
+    OpenAIAdapter().read_answer({"text": "fair winds", "usage": parse(usage)}, meter)
+    assert meter.compute_usage(0) == Usage(30, 3, items=(BilledItem("input_audio_tokens", 28),))
+
+
 def test_tools_of_a_response_are_counted() -> None:
     search = {"type": "web_search_call", "id": "1", "status": "completed"}
     reply = {
@@ -277,6 +287,37 @@ def test_usage_in_another_field_is_read_where_text_is_not(last: Json, counted: U
     for item in (chunk("hello"), last):
         OpenAIAdapter().read_usage(parse(item), meter)
     assert meter.compute_usage(0) == counted
+
+
+TEXT = "x" * 400
+REASONING = [
+    (OpenAIAdapter, ChatCompletionChunk, {"content": "", "reasoning_content": TEXT}),  # DeepSeek
+    (OpenAIAdapter, ChatCompletionChunk, {"content": None, "reasoning_content": TEXT}),  # vLLM
+    (OpenAIAdapter, ChatCompletionChunk, {"content": "", "reasoning": TEXT}),  # OpenRouter
+    (OpenAIAdapter, ChatCompletionChunk, {"content": None, "reasoning": TEXT, "reasoning_content": TEXT}),
+    (OpenAIAdapter, ChatCompletionChunk, {"content": TEXT, "reasoning_content": None}),
+    (GroqAdapter, GroqChunk, {"reasoning": TEXT}),
+]
+
+
+@pytest.mark.parametrize(("adapter", "kind", "delta"), REASONING)
+@pytest.mark.parametrize("is_parsed", [True, False])
+def test_text_of_reasoning_is_counted(adapter: Any, kind: Any, delta: Json, is_parsed: bool) -> None:
+    meter = UsageMeter()
+    piece = {**chunk(), "choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": None}
+    for _ in range(2):
+        adapter().read_chunk(kind.construct(**piece) if is_parsed else piece, meter)
+    assert (meter.characters, meter.has_started) == (800, True)
+
+
+def test_stream_that_fails_while_it_reasons_is_charged(openai: OpenAI, scheduled: Scheduled) -> None:
+    scheduling = scheduled()
+    thought = {**chunk(), "choices": [{"index": 0, "delta": {"content": "", "reasoning_content": TEXT}}]}
+    reply = [thought, thought, {"error": {"message": "overloaded", "code": "server_error"}}]
+    with pytest.raises(APIError, match="overloaded"):
+        list(openai.chat.completions.create(**CHAT, stream=True, extra_body={"reply": reply}))
+    usage = read_usage(scheduling)
+    assert (usage.output_tokens, usage.estimated) == (200, True)
 
 
 def message_events(first: Json, last: Json) -> list[Json]:

@@ -91,7 +91,7 @@ def test_text_of_tool_calls_and_results_counts(message, part):
     assert estimate_tokens({part: [message]}) == 1004
 
 
-@pytest.mark.parametrize("part", ["tools", "functions", "response_format", "text"])
+@pytest.mark.parametrize("part", ["tools", "functions", "response_format", "text", "questions"])
 def test_definitions_count_with_their_keys(part):
     schema = {
         "type": "object",

@@ -56,7 +56,7 @@ OLLAMA = [ASK, {"role": "assistant", "tool_calls": [{"function": {"name": "searc
 OLLAMA += [{"role": "tool", "content": "noon"}] * 2
 
 
-@pytest.mark.parametrize(
+each_dialect = pytest.mark.parametrize(
     ("field", "turns", "has_ids"),
     [
         ("messages", CHAT, True),
@@ -68,6 +68,9 @@ OLLAMA += [{"role": "tool", "content": "noon"}] * 2
     ],
     ids=["chat", "responses", "anthropic", "bedrock", "gemini", "ollama"],
 )
+
+
+@each_dialect
 def test_calls_of_the_last_turn_are_read(field: str, turns: list[Any], has_ids: bool) -> None:
     earlier = [*turns, {"role": "assistant", "content": "At noon."}, *turns]
     calls = read_tool_calls({"model": "m", field: earlier})
@@ -81,7 +84,49 @@ def test_calls_of_the_last_turn_are_read(field: str, turns: list[Any], has_ids: 
     if has_ids:  # some servers give every call one id
         longer = read_tool_calls({field: [*earlier, *turns]})
         assert {call.marker for call in longer}.isdisjoint(markers)
-    assert read_tool_calls({field: [*turns, {"role": "user", "content": "And low water?"}]}) == ()
+
+
+@each_dialect
+def test_messages_behind_the_results_hide_no_calls(field: str, turns: list[Any], has_ids: bool) -> None:
+    longer = turns
+    for role in ("user", "system", "developer"):
+        longer = [*longer, {"role": role, "content": "Analyse the result."}]
+        # Equal markers: the calls count once. Without ids they cannot be recognized.
+        assert read_tool_calls({field: longer}) == (read_tool_calls({field: turns}) if has_ids else ())
+    answered = [*turns, {"role": "assistant", "content": "At noon."}, {"role": "user", "content": "And low water?"}]
+    assert read_tool_calls({field: answered}) == ()
+
+
+def fc(number: int) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": f"c{number}", "name": "search", "arguments": f'{{"q": {number}}}'}
+
+
+def out(number: int) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": f"c{number}", "output": "noon"}
+
+
+def gemini_turns(number: int) -> list[dict[str, Any]]:
+    """Return a call and its result without their roles, as the SDK permits."""
+    call = {"id": f"c{number}", "name": "search", "args": f'{{"q": {number}}}'}
+    return [
+        {"parts": [{"functionCall": call}]},
+        {"parts": [{"functionResponse": {"name": "search", "response": {}}}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "turns", "expected"),
+    [
+        ("input", [ASK, fc(1), out(1), {"type": "reasoning", "summary": []}, fc(2), out(2)], {2}),
+        ("input", [ASK, fc(1), out(1), fc(2), out(2), ASK], {2}),
+        ("input", [ASK, fc(1), out(1), fc(2), fc(3), out(2), out(3)], {2, 3}),
+        ("input", [fc(1), out(1), {"type": "reasoning"}, fc(2), {"type": "reasoning"}, fc(3), out(2), out(3)], {2, 3}),
+        ("contents", [*gemini_turns(1), *gemini_turns(2)], {2}),
+    ],
+    ids=["reasoning", "message", "parallel", "interleaved", "gemini"],
+)
+def test_calls_of_earlier_turns_are_not_read_again(field: str, turns: list[Any], expected: set[int]) -> None:
+    assert {call.arguments for call in read_tool_calls({field: turns})} == {f'{{"q": {it}}}' for it in expected}
 
 
 def test_objects_of_an_sdk_are_read() -> None:

@@ -158,6 +158,9 @@ def _read_usage(known: Mapping[str, Any], meter: UsageMeter) -> None:
             usage.get("cacheReadInputTokens"),
             usage.get("cacheWriteInputTokens"),
         )
+        for written in usage.get("cacheDetails") or ():
+            if written.get("ttl") == "1h":
+                meter.set_item("cache_write_1h_tokens", written.get("inputTokens"))
         # The total includes them, also where an old botocore drops the two.
         meter.input_tokens = max(meter.input_tokens or 0, (usage.get("totalTokens") or 0) - (meter.output_tokens or 0))
     _read_service_tier(known.get("serviceTier"), meter)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching import UsageMeter
+from loco_otel.patching import UsageMeter, get_field
 
 _METRICS = "amazon-bedrock-invocationMetrics"
 _FIGURES = b"oken"
@@ -41,7 +41,9 @@ def read_model_chunk(data: bytes, meter: UsageMeter) -> None:
     meter.raw_bytes += len(data)
     message, metadata = known.get("message"), known.get("metadata")
     if isinstance(message, Mapping):
-        _read_input(_get_usage(message), meter)  # its output tokens are those of the first word
+        usage = _get_usage(message)
+        _read_input(usage, meter)  # its output tokens are those of the first word
+        meter.set_item("cache_write_1h_tokens", get_field(usage.get("cache_creation"), "ephemeral_1h_input_tokens"))
         return
     usage = _get_usage(metadata if isinstance(metadata, Mapping) else known)
     _read_input(usage, meter)

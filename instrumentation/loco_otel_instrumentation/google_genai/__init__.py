@@ -26,17 +26,24 @@ _ARGUMENTS = NamedArguments(("http_method", "path", "request_dict", "http_option
 
 
 class GoogleGenaiInstrumentor(LocoInstrumentor):
-    """Schedules content, embeddings, images and interactions, whole and streamed; token counts and files pass."""
+    """Schedules content, embeddings, images, interactions and decisions; token counts and files pass."""
 
     sdk = "google.genai"
     requires = "google-genai >= 1.65, < 4"
-    not_covered = ("aio.live", "interactions.create(background=True)", "batches", "models.generate_videos")
+    not_covered = (
+        "aio.live",
+        "interactions.create(background=True)",
+        "triggers",
+        "batches",
+        "tunings",
+        "models.generate_videos",
+    )
 
     def list_targets(self) -> tuple[Target, ...]:
-        """Return the four methods that all calls but interactions pass, their attempts, and what builds the request.
+        """Return the four methods that most calls pass, their attempts, and what builds the request.
 
-        Interactions have a generated client of their own: Stainless made the one of google-genai 1, Speakeasy the one
-        since 2. Each version has one of the two.
+        Interactions and decisions have a generated client of their own: Stainless made the one of google-genai 1,
+        Speakeasy the one since 2. Each version has one of the two.
         """
         adapter = GoogleGenaiAdapter()
         call = wrappers.wrap_call(adapter, _ARGUMENTS)

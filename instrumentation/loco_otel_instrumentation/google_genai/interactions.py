@@ -1,4 +1,7 @@
-"""Translates between the Interactions of google-genai and the scheduler, whichever generator made their client."""
+"""Translates between the Interactions of google-genai and the scheduler, whichever generator made their client.
+
+Decisions are requests of the same client, with the same usage.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -6,6 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from loco_otel.patching import CallDescription, ExtendedRequest, UsageMeter, get_field, parse_address, speakeasy
 
 _OPERATION = "generate_content"
+_SCHEDULED_IDS = frozenset({"CreateInteraction", "CreateDecision"})
+_MODEL_PREFIX = "models/"
+"""Decisions require it before the name of a model."""
 _FINISH_REASONS = {
     "completed": "stop",
     "incomplete": "length",
@@ -19,7 +25,7 @@ _BEGUN = frozenset({None, "in_progress", "queued"})
 
 
 class InteractionRequest(NamedTuple):
-    """What a request to create an interaction contains."""
+    """What a request to create an interaction or a decision contains."""
 
     is_vertex: bool
     url: str
@@ -30,39 +36,40 @@ class RequestFormat(Protocol):
     """How a generated client represents a request."""
 
     def read_request(self, client: Any, options: Any) -> InteractionRequest | None:
-        """Return what a request contains; None if it does not create an interaction."""
+        """Return what a request contains; None if it asks no model."""
 
-    def with_body(self, options: Any, values: Mapping[str, object]) -> Any:
-        """Return a request with other values in its JSON."""
+    def with_model(self, options: Any, model: str) -> Any:
+        """Return a request with another model."""
 
 
 class SpeakeasyRequests:
     """The arguments of `BaseSDK.do_request`, by name: since google-genai 2."""
 
     def read_request(self, client: Any, options: Mapping[str, Any]) -> InteractionRequest | None:
-        """Return what a request contains; None if it does not create an interaction."""
-        if options["hook_ctx"].operation_id != "CreateInteraction":
+        """Return what a request contains; None if it asks no model."""
+        if options["hook_ctx"].operation_id not in _SCHEDULED_IDS:
             return None
         is_vertex = getattr(getattr(client, "_api_client", None), "vertexai", False)
         return InteractionRequest(bool(is_vertex), str(options["request"].url), speakeasy.read_json(options))
 
-    def with_body(self, options: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
-        """Return the arguments with a request whose JSON has other values."""
-        return speakeasy.replace_json(options, values)
+    def with_model(self, options: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """Return the arguments with a request for another model."""
+        prefix = _MODEL_PREFIX if speakeasy.read_json(options)["model"].startswith(_MODEL_PREFIX) else ""
+        return speakeasy.replace_json(options, {"model": prefix + model})
 
 
 class StainlessRequests:
     """The options of `SyncAPIClient.request`: google-genai 1."""
 
     def read_request(self, client: Any, options: Any) -> InteractionRequest | None:
-        """Return what a request contains; None if it does not create an interaction."""
+        """Return what a request contains; None if it asks no model."""
         if options.method.lower() != "post" or not options.url.endswith("/interactions"):
             return None
         return InteractionRequest(bool(client._is_vertex), str(client._base_url), options.json_data)
 
-    def with_body(self, options: Any, values: Mapping[str, object]) -> Any:
-        """Return the options with a JSON that has other values."""
-        return options.model_copy(update={"json_data": {**options.json_data, **values}})
+    def with_model(self, options: Any, model: str) -> Any:
+        """Return the options of a request for another model."""
+        return options.model_copy(update={"json_data": {**options.json_data, "model": model}})
 
 
 class InteractionsAdapter:
@@ -87,11 +94,9 @@ class InteractionsAdapter:
         if request is None or request.body.get("background"):
             return None
         model = request.body.get("model")
+        name = model.removeprefix(_MODEL_PREFIX) if isinstance(model, str) else None
         provider = "gcp.vertex_ai" if request.is_vertex else "gcp.gemini"
-        body = _neutralise_body(request.body)
-        return CallDescription(
-            provider, _OPERATION, model if isinstance(model, str) else None, body, parse_address(request.url)
-        )
+        return CallDescription(provider, _OPERATION, name, _neutralise_body(request.body), parse_address(request.url))
 
     def request_usage(self, _: Any) -> ExtendedRequest | None:
         """Return None: each stream contains its usage."""
@@ -99,7 +104,7 @@ class InteractionsAdapter:
 
     def with_model(self, options: Any, model: str | None) -> Any:
         """Return a request that is sent with another model."""
-        return options if model is None else self._requests.with_body(options, {"model": model})
+        return options if model is None else self._requests.with_model(options, model)
 
     def read_answer(self, answer: Any, meter: UsageMeter) -> None:
         """Note what a whole interaction contains."""
@@ -138,6 +143,7 @@ def _neutralise_body(body: Mapping[str, Any]) -> dict[str, object]:
         "system": body.get("system_instruction"),
         "tools": body.get("tools"),
         "response_format": body.get("response_format"),
+        "questions": body.get("questions"),
         "stream": body.get("stream"),
         "max_output_tokens": config.get("max_output_tokens"),
         "temperature": config.get("temperature"),

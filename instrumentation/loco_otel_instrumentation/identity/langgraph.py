@@ -38,7 +38,10 @@ class LangGraphReader:
 
 
 def create_graph_hooks() -> FrameworkHooks:
-    """Return the hooks around an invocation of a graph, which is a run with all graphs within it."""
+    """Return the hooks around an invocation of a graph, which is a run with all graphs within it.
+
+    One of `create_agent` is named too, as the config that its reader finds may have the name of the agent around it.
+    """
     hooks = IdentityHooks(_NAME)
     return FrameworkHooks(
         (
@@ -48,7 +51,9 @@ def create_graph_hooks() -> FrameworkHooks:
     )
 
 
-def _read_invocation(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
+def _read_invocation(graph: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartialIdentity:
     config = (args[1] if len(args) > 1 else kwargs.get("config")) or {}
     run = config.get("run_id")
-    return PartialIdentity(run=create_run_id() if run is None else str(run))
+    # A config that a tool passes on has the name of the tool's agent, and replaces the graph's in the merged one.
+    bound: dict[str, Any] = (getattr(graph, "config", None) or {}).get("metadata") or {}
+    return PartialIdentity(agent=bound.get("lc_agent_name"), run=create_run_id() if run is None else str(run))

@@ -61,6 +61,8 @@ class LiteLLMInstrumentor(LocoInstrumentor):
     not_covered = (
         "anthropic_messages",
         "generate_content",
+        "decisions",
+        "systemone",
         "image_generation",
         "transcription",
         "speech",

@@ -67,7 +67,8 @@ class _KeptUsageReader:
 
 
 def _has_text(chunk: Any) -> bool:
-    return any(get_field(get_field(choice, "delta"), "content") for choice in get_field(chunk, "choices") or ())
+    deltas = [get_field(choice, "delta") for choice in get_field(chunk, "choices") or ()]
+    return any(get_field(delta, "content") or get_field(delta, "reasoning_content") for delta in deltas)
 
 
 class _Connection:

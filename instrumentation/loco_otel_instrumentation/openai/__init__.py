@@ -7,11 +7,23 @@ __all__ = ["OpenAIInstrumentor"]
 
 
 class OpenAIInstrumentor(LocoInstrumentor):
-    """Schedules chat completions, completions, responses, embeddings, images and audio; moderations and files pass."""
+    """Schedules chat, completions, responses, decisions, embeddings, images and audio; moderations and files pass."""
 
     sdk = "openai"
     requires = "openai >= 1.76, < 4"
-    not_covered = ("realtime.connect", "responses.connect", "responses.create(background=True)", "batches", "videos")
+    not_covered = (
+        "realtime.connect",
+        "responses.connect",
+        "live",
+        "responses.create(background=True)",
+        "beta.threads.runs",
+        "beta.threads.create_and_run",
+        "beta.agents",
+        "batches",
+        "evals",
+        "fine_tuning",
+        "videos",
+    )
 
     def list_targets(self) -> tuple[Target, ...]:
         """Return the methods that Stainless generates for all SDKs."""

@@ -28,6 +28,7 @@ _ENDPOINTS = stainless.Endpoints(
         "/completions": "text_completion",
         "/responses": "chat",
         "/responses/compact": "chat",
+        "/decisions": "chat",
         "/embeddings": "embeddings",
         "/images/generations": "generate_content",
         "/images/edits": "generate_content",

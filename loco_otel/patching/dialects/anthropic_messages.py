@@ -6,7 +6,7 @@ Each function takes a parsed object, or plain JSON where a body was read raw.
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field
+from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field, merge_fields
 
 _SPEND_LIMIT_CODES = frozenset({"enforced_spend_limit_reached", "credit_balance_too_low"})
 
@@ -79,7 +79,7 @@ def _read_start(message: Any, meter: UsageMeter) -> None:
     known = as_mapping(message)
     meter.model = known.get("model")
     meter.response_id = known.get("id")
-    figures = _merge_fields(known.get("usage"))
+    figures = merge_fields(known.get("usage"))
     if figures.get("input_tokens") is not None:
         meter.input_tokens = _sum_input(figures)
         meter.cache_read_tokens = figures.get("cache_read_input_tokens")
@@ -109,7 +109,7 @@ def _replace_input(usage: Any, meter: UsageMeter) -> None:
 
 
 def _read_end(message: Any, usage: Any, meter: UsageMeter) -> None:
-    known, figures = _merge_fields(message), _merge_fields(usage)
+    known, figures = merge_fields(message), merge_fields(usage)
     meter.output_tokens = figures.get("output_tokens")
     reason = known.get("stop_reason")
     if reason:
@@ -145,12 +145,6 @@ def _read_iterations(iterations: Any, meter: UsageMeter) -> None:
         meter.set_item(_COMPACTION_KINDS[name], amount)
     meter.set_item("compaction_cache_write_1h_tokens", written_1h)
     meter.set_item("other_model_tokens", other_model)
-
-
-def _merge_fields(value: Any) -> Mapping[str, Any]:
-    """Return a parsed object's fields, those included that its class does not declare yet."""
-    known, added = as_mapping(value), getattr(value, "__pydantic_extra__", None)
-    return {**known, **added} if added else known
 
 
 def _sum_input(usage: Mapping[str, Any]) -> int:

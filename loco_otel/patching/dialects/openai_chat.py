@@ -6,7 +6,7 @@ Each function takes the fields of a parsed object, or plain JSON where a body wa
 from collections.abc import Mapping
 from typing import Any
 
-from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field
+from loco_otel.patching.adapter import UsageMeter, as_mapping, get_field, merge_fields
 
 _INPUT_DETAILS = {
     "audio_tokens": "input_audio_tokens",
@@ -56,9 +56,11 @@ def read_text_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMeter) -
         (choice,) = choices
         inside = choice.__dict__
         said = inside["delta"].__dict__
-        if said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
+        content = said["content"]
+        # Without content it may be reasoning. That beside content, as in one chunk of a stream at most, is not counted.
+        if not content or said["refusal"] or said["tool_calls"] or inside["finish_reason"] or known["usage"]:
             return False
-        meter.characters += len(said["content"])
+        meter.characters += len(content)
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
     return True
@@ -70,7 +72,7 @@ def read_completion_chunk(known: Mapping[str, Any], choices: Any, meter: UsageMe
         meter.model = known.get("model")
         meter.response_id = known.get("id")
     for choice in choices:
-        inside = as_mapping(choice)
+        inside = merge_fields(choice)  # LiteLLM's classes of choices and deltas declare nearly nothing
         meter.characters += _count_characters(inside)
         reason = inside.get("finish_reason")
         if reason:
@@ -99,8 +101,10 @@ def _count_characters(choice: Mapping[str, Any]) -> int:
     delta = choice.get("delta")
     if delta is None:
         return len(choice.get("text") or "")
-    known = as_mapping(delta)
+    known = merge_fields(delta)
     length = len(known.get("content") or "")
+    # DeepSeek's and vLLM's name, then Groq's and OpenRouter's. Some send the same text under both.
+    length += len(known.get("reasoning_content") or known.get("reasoning") or "")
     if known.get("refusal"):
         length += len(known["refusal"])
     for call in known.get("tool_calls") or ():
@@ -119,6 +123,7 @@ def read_usage(usage: Any, meter: UsageMeter) -> None:
     # Embeddings have no output, and say nothing of it.
     meter.output_tokens = known.get("completion_tokens", known.get("output_tokens")) or 0
     details = known.get("prompt_tokens_details") or known.get("input_tokens_details")
+    details = details or known.get("input_token_details")  # of transcriptions
     if details is not None:
         within = as_mapping(details)
         meter.cache_read_tokens = within.get("cached_tokens")
@@ -165,9 +170,7 @@ def read_tools(items: Any, meter: UsageMeter) -> None:
 
 
 def _read_items(details: Any, kinds: Mapping[str, str], meter: UsageMeter) -> None:
-    known = as_mapping(details)
-    if added := getattr(details, "__pydantic_extra__", None):
-        known = {**known, **added}
+    known = merge_fields(details)
     for name, kind in kinds.items():
         amount = known.get(name)
         if amount:

@@ -21,6 +21,7 @@ _CALL_FIELDS = ("function_call", "functionCall", "toolUse")
 """The field of a part that is a call, in Gemini's two spellings and in Bedrock's."""
 _RESULT_FIELDS = ("function_response", "functionResponse", "toolResult")
 _IGNORED_TYPES = frozenset({"reasoning"})
+_MESSAGE_ROLES = frozenset({"user", "system", "developer"})
 
 
 def read_tool_calls(body: Mapping[str, object]) -> tuple[ToolCall, ...]:
@@ -37,25 +38,31 @@ def read_tool_calls(body: Mapping[str, object]) -> tuple[ToolCall, ...]:
 
 
 def _list_last_calls(turns: Sequence[Any]) -> Iterator[ToolCall]:
-    has_results = False
-    for turn in reversed(turns):
-        fields = as_mapping(turn)
+    """Yield the calls from the end on. The program may have put messages behind their results."""
+    has_messages = has_results = has_calls = False
+    for index in range(len(turns) - 1, -1, -1):
+        fields = as_mapping(turns[index])
         calls = list(_list_calls(fields))
+        role = _get_role(fields)
         if calls and has_results:
-            yield from (_mark(call, len(turns)) for call in calls)
-            if _get_role(fields) in _MODEL_ROLES:
+            # A call without an id is not recognized in the request that carries the messages too.
+            yield from (_mark(call, index) for call in calls if call.marker is not None or not has_messages)
+            if role in _MODEL_ROLES:
                 return  # the whole turn; of responses each call is an item of its own
+            has_calls = True
         elif _is_result(fields):
-            if has_results and calls:
-                return
+            if has_calls:
+                return  # of an earlier turn
             has_results = True
+        elif not has_results and role in _MESSAGE_ROLES:
+            has_messages = True
         elif fields.get("type") not in _IGNORED_TYPES:
             return
 
 
-def _mark(call: ToolCall, turns: int) -> ToolCall:
-    """Return a call that is equal in a request that is sent again. Some servers give every call one id."""
-    return call if call.marker is None else call._replace(marker=(call.marker, turns))
+def _mark(call: ToolCall, index: int) -> ToolCall:
+    """Return a call that is equal in a request that is sent again or continued. Some servers give every call one id."""
+    return call if call.marker is None else call._replace(marker=(call.marker, index))
 
 
 def _get_role(fields: Mapping[str, Any]) -> str:

@@ -1676,7 +1676,7 @@ end)
 -- loss of state nothing is granted and no process is buried until each had time to register its leases again.
 local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
-local BURIED = '0'
+local BURIED = '-1'  -- a time that has passed; 0 would be no expiry in a reply
 define_later(processes, function()
 
 

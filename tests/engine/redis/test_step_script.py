@@ -10,7 +10,8 @@ import redis
 from redis_server import RedisServer
 
 from loco_otel._engine.redis import script
-from loco_otel._engine.redis.batches import Batch, BatchLog, Operation, Reply
+from loco_otel._engine.redis.batches import MAX_OPERATIONS, Batch, BatchLog, Operation, Reply
+from loco_otel._engine.redis.kick_plan import KickPlan
 from loco_otel._engine.redis.script import SOURCE, make_base_key
 from loco_otel._engine.redis.statements import make_statement
 from loco_otel._engine.shared_limits import SharedLimits
@@ -149,6 +150,18 @@ def test_a_process_that_stays_away_is_buried_in_the_end(here: Process, there: Pr
     assert (reply.processes, list_granted(reply)) == (1, ["there-1"])
 
 
+def test_the_rest_of_a_burial_follows_at_once(here: Process, there: Process, client: Any) -> None:
+    here.sync()
+    submit_many(here, 601)
+    expire(client, here)
+    plan = KickPlan(there.log.ttl)
+    for reply in (there.sync(), there.beat()[1], there.beat()[1]):
+        assert reply.processes == 2
+        plan.update(reply, now=0.0, fraction=0.0, has_waiters=True)
+        assert plan.at < 0.1
+    assert there.beat()[1].processes == 1
+
+
 def test_an_agent_waits_apart_where_names_contain_colons(here: Process, client: Any) -> None:
     here.sync(names=["gpt", "gpt:batch"])
     here.submit("here-1", "gpt", "holder")
@@ -206,13 +219,13 @@ def age_lines(client: Any, milliseconds: int) -> None:
         client.zincrby(key, -milliseconds, name)
 
 
-def submit_many(process: Process) -> list[str]:
-    """Request more slots than tickets are ended in a step."""
-    tickets = [f"{process.owner}-{number}" for number in range(301)]
+def submit_many(process: Process, count: int = 301) -> list[str]:
+    """Request more slots than tickets are ended in a step, which is 200."""
+    tickets = [f"{process.owner}-{number}" for number in range(count)]
     for ticket in tickets:
         process.log.add_operation(("submit", ticket, "llm", "agent", 1000, 0, 0, 0))
-    process.do()
-    process.do()
+    for _ in range(0, count, MAX_OPERATIONS):
+        process.do()
     return tickets
 
 

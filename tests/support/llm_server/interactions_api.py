@@ -1,4 +1,4 @@
-"""Gemini's Interactions API, in the revisions of google-genai 1.65 and of 2 and later."""
+"""Gemini's Interactions API, in the revisions of google-genai 1.65 and of 2 and later, and its decisions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,21 +23,26 @@ _TIME = "2030-01-01T00:00:00Z"
 
 
 class InteractionsApi:
-    """Serves `POST /VERSION/interactions`, under any prefix."""
+    """Serves `POST /VERSION/interactions` and `/VERSION/decisions`, under any prefix."""
 
     name = "interactions"
 
     def parse(self, request: Request) -> Operation | None:
         """Return the operation of a request, or None if it belongs to another API."""
-        if request.method != "POST" or not request.path.endswith("/interactions"):
+        if request.method != "POST" or not request.path.endswith(("/interactions", "/decisions")):
             return None
         body = request.json()
+        if request.path.endswith("/decisions"):
+            return Operation("decisions", str(body.get("model")), streamed=False)
         return Operation("interactions", str(body.get("model") or body.get("agent")), bool(body.get("stream")))
 
     def answer(self, request: Request, operation: Operation, settings: Settings) -> Answer:
         """Return an interaction, or its events."""
         body = request.json()
         usage = measure_usage(settings, body.get("system_instruction"), body.get("input"))
+        if operation.name == "decisions":
+            answer = {"type": "noul", "noul": 0.9, "confidence": 0.9}
+            return json_answer({"answers": dict.fromkeys(body["questions"], answer), "usage": _describe_usage(usage)})
         words = answer_words(settings)
         is_old = _is_old_revision(request)
         if operation.streamed:

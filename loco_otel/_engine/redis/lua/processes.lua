@@ -3,7 +3,7 @@
 -- loss of state nothing is granted and no process is buried until each had time to register its leases again.
 local has_roster_changed, is_deleted = false, false
 local function number_key(process) return prefix .. 'number:' .. process end
-local BURIED = '0'
+local BURIED = '-1'  -- a time that has passed; 0 would be no expiry in a reply
 define_later(processes, function()
 local BURIED_PER_STEP = 200
 local LINES_REMOVED_PER_STEP, LINE_KEPT_MS = 100, 3600000
