@@ -50,6 +50,7 @@ class QueueSet:
         "is_metered",
         "levels",
         "max_wait_ticks",
+        "max_waiters",
         "normal",
         "order",
         "pools",
@@ -78,6 +79,8 @@ class QueueSet:
         self.remote: RemoteState | None = None
         """Takes the notes for the place that decides its grants, if it is another one (see `_core/remote.py`)."""
         self.max_wait_ticks = max_wait_ticks
+        self.max_waiters: int | None = None
+        """The maximum of its waiting tickets, beside that of all queue sets; None is no maximum."""
         self.tick = 0
         self.waiting = 0
         self.queues: dict[Key, AgentQueue] = {}

@@ -33,7 +33,11 @@ def find_wait_refusal(
     timeout, deadline = ticket.request.timeout, ticket.request.deadline
     if timeout is not None and timeout <= 0:
         return Outcome.TIMEOUT
-    if max_waiters is not None and not ticket.repeated and resources.count_waiting() >= max_waiters:
+    own_maximum = queue_set.max_waiters
+    if not ticket.repeated and (
+        (max_waiters is not None and resources.waiting >= max_waiters)
+        or (own_maximum is not None and queue_set.waiting >= own_maximum)
+    ):
         return Outcome.BACKPRESSURE
     if deadline is not None and any(pool.paused_until >= deadline for pool in queue_set.pools):
         return Outcome.DEADLINE

@@ -313,10 +313,6 @@ class InProcessEngine(UnsharedEngine):
         """The maximum of waiting tickets, all resources together; None is no maximum."""
         return self._core.max_waiters
 
-    def set_max_waiters(self, bound: int | None) -> None:
-        """Change the maximum of waiting tickets; those that wait already stay."""
-        self._core.max_waiters = bound
-
     def add_resource(self, name: str, capacity: int | None) -> None:
         """Add a new resource; None is unlimited."""
         self._locked(lambda core, _: core.resources.add_resource(name, capacity))

@@ -63,6 +63,11 @@ class ResourceView:
         return sum(queue_set.waiting for queue_set in self._resources.list_queue_sets(self._pool))
 
     @property
+    def max_waiters(self) -> int | None:
+        """The maximum of requests that wait for this resource alone; None is no maximum."""
+        return self._queue_set.max_waiters
+
+    @property
     def has_waiters(self) -> bool:
         """Whether requests wait for this resource alone."""
         return self._queue_set.waiting > 0
@@ -84,6 +89,10 @@ class ResourceView:
     def set_capacity(self, capacity: int | None) -> None:
         """Change the capacity: a higher one grants at once, a lower one applies as leases end."""
         self._engine.update_core(lambda core, now: core.set_capacity(self.name, capacity, now))
+
+    def set_max_waiters(self, maximum: int | None) -> None:
+        """Change the maximum of requests that wait for this resource alone; those that wait already stay."""
+        self._queue_set.max_waiters = maximum
 
     def set_policy(
         self, policy: str, *, alpha: float, draw: Callable[[], float], max_wait_ticks: int, tuner: AlphaTuner | None

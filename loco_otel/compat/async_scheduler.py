@@ -83,7 +83,7 @@ class AsyncLOCOScheduler:
         resource: the resource whose slots are granted.
         alpha: share of Q in the load, from 0 to 1.
         optimize_for: a word for alpha: `latency` 0.0, `balanced` 0.25 (the default), `throughput` 0.5.
-        max_waiters: the most requests that may wait at once.
+        max_waiters: the most requests that may wait for the resource at once.
         seed: the seed of the draws between equal agents.
         on_task_started: called with agent and task after the grant. May be async.
         on_task_completed: called with agent, task and result after the release, unless the task failed. May be async.
@@ -153,7 +153,7 @@ class AsyncLOCOScheduler:
             agent.tasks.join(self._bind_queue(agent.agent_id))
 
     def _configure_resource(self) -> None:
-        self.resource.engine.set_max_waiters(self._max_waiters)
+        self.resource.view.set_max_waiters(self._max_waiters)
         self.resource.view.set_policy(
             self._policy,
             alpha=self._alpha,
@@ -329,8 +329,8 @@ class AsyncLOCOScheduler:
     @property
     def max_waiters(self) -> int:
         """The most requests that may wait at once; `sys.maxsize` without a bound."""
-        bound = self.resource.engine.max_waiters
-        return sys.maxsize if bound is None else bound
+        bounds = self.resource.view.max_waiters, self.resource.engine.max_waiters
+        return min((bound for bound in bounds if bound is not None), default=sys.maxsize)
 
     def trace(self) -> object:
         """Capture the caller's context, for listeners."""

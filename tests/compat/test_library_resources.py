@@ -4,12 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from library_callers import Run, Until
+from library_callers import Run, Until, is_empty, pass_by, start
 
 import loco_otel
 from loco_otel import (
     Agent,
     AsyncLOCOScheduler,
+    BackpressureError,
     ResourcePool,
     SharedResource,
     Task,
@@ -53,6 +54,42 @@ def test_resource_alone_is_a_fair_semaphore(run: Run, settle: Until) -> None:
         assert (resource.holder_count, resource.waiter_count, resource.available_slots) == (0, 0, 2)
 
     run(program())
+
+
+def test_each_scheduler_of_a_pool_bounds_its_own_waiters(run: Run, settle: Until) -> None:
+    pool = ResourcePool()
+    llm, gpu = SharedResource("llm"), SharedResource("gpu")
+    pool.add(llm)
+    busy = AsyncLOCOScheduler([Agent("a"), Agent("b")], llm, max_waiters=1000)
+    narrow = AsyncLOCOScheduler([Agent("c"), Agent("d")], gpu, max_waiters=1)
+    pool.add(gpu)
+    assert (busy.max_waiters, narrow.max_waiters) == (1000, 1)
+
+    async def acquire_both() -> None:
+        async with pool.acquire_multiple("e", ["llm", "gpu"]):
+            pass
+
+    async def program() -> None:
+        # In tasks of their own, so that waiters here are not taken for parts of them.
+        acquisitions = (busy, busy.acquire_start("a")), (narrow, narrow.acquire_start("c"))
+        handles = [(made, await asyncio.create_task(acquired)) for made, acquired in acquisitions]
+        waiters = await start(narrow, settle, pass_by(narrow, "d"))
+        waiters += await start(busy, settle, pass_by(busy, "b"), pass_by(busy, "b"), acquire_both())
+        with pytest.raises(BackpressureError):
+            await narrow.acquire_start("d")
+        for made, handle in handles:
+            await made.release_handle(handle)
+        await asyncio.gather(*waiters)
+
+    run(program())
+    assert is_empty(busy)
+    assert is_empty(narrow)
+
+
+def test_scheduler_of_the_process_resource_bounds_no_other() -> None:
+    process = loco_otel.configure(capacity=1)
+    made = AsyncLOCOScheduler([Agent("a")], process.resource, max_waiters=1)
+    assert (made.max_waiters, loco_otel.snapshot().max_waiting) == (1, None)
 
 
 def test_resources_form_a_pool(run: Run) -> None:
