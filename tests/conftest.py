@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 from effort import scale
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from redis_server import RedisServer
 
 from loco_otel._runtime import faults, process
 
-# Without a deadline: an example takes as long as a busy machine needs.
-settings.register_profile("effort", max_examples=scale(100), deadline=None)
+# Without a bound of time: an example takes as long as a busy machine needs.
+settings.register_profile(
+    "effort", max_examples=scale(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("effort")
 
 
