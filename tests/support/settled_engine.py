@@ -39,7 +39,7 @@ class SettledEngine(RedisEngine):
         if link is None or (link._thread is not None and link._thread.is_current()) or self._lock._is_owned():
             return
         log, give_up = link.log, time.monotonic() + PATIENCE
-        while log._queue or self._applied < log._number:
+        while not log.is_synced or log._queue or self._applied < log._number:
             assert time.monotonic() < give_up, "the server does not answer"
             if link._thread is None or not link._thread.is_alive():
                 return
