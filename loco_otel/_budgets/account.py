@@ -120,6 +120,12 @@ class Account:
         standing = self.make_status()
         return tuple([ReachedThreshold(step, standing) for step in sorted(reached)])
 
+    def spend_call(self, amount: int, now: float) -> None:
+        """Add a call that has no cost to the spent amount of a budget of calls. No threshold is reported for it."""
+        if self.since is None:
+            self.since = now
+        self.spent += amount
+
     def make_status(self) -> BudgetStatus:
         """Return the account's limit and amounts."""
         budget = self.budget

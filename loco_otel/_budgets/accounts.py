@@ -97,7 +97,7 @@ class LedgerState:
         """End a reservation and spend the call's actual cost."""
         # Before the reservation ends, which keeps a run with a long call from being silent.
         accounts = self._find_accounts(charge, now)
-        self.cancel_reservation(hold)
+        self.cancel_reservation(hold, now)
         self.spend_totals.add_charge(charge)
         if not accounts:
             return _NO_UPDATE
@@ -107,14 +107,16 @@ class LedgerState:
             tuple(chain.from_iterable(reached)),
         )
 
-    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:
         """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         ended = self._reservations.pop(hold, None)
         if ended is not None:
             for account, amount in ended.amounts:
-                account.reserved -= amount
                 if sent and account.key.unit is Unit.CALLS:
-                    account.spent += amount
+                    account.roll_period(now, self._zone)  # while it has a reservation: its run is not silent
+                    account.touch(now, self.run_idle_timeout)
+                    account.spend_call(amount, now)
+                account.reserved -= amount
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""
@@ -172,7 +174,7 @@ class LedgerState:
         """End expired reservations. Return True if there were any."""
         expired = [name for name, hold in self._reservations.items() if hold.expires_at <= now]
         for name in expired:
-            self.cancel_reservation(name)
+            self.cancel_reservation(name, now)
         return bool(expired)
 
     def _find_accounts(self, charge: Charge, now: float) -> list[Account]:

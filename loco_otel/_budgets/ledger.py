@@ -69,12 +69,13 @@ class Ledger(Protocol):
         A call without a reservation is charged too.
         """
 
-    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:
         """End a reservation without spending. No-op if it has ended.
 
         Args:
             hold: the id of the reservation.
-            sent: whether the call was sent: then budgets of calls spend it all the same.
+            now: the time, in seconds since the epoch.
+            sent: whether the call was sent: then budgets of calls spend it all the same, in the period of that time.
 
         """
 

@@ -257,7 +257,7 @@ class LedgerClient:
 
     def _try_cancel(self, ticket: Ticket, *, sent: bool) -> bool:
         try:
-            self.ledger.cancel_reservation(ticket.id, sent=sent)
+            self.ledger.cancel_reservation(ticket.id, self._wall_clock(), sent=sent)
         except LedgerError:
             self._log_failure()
             return False

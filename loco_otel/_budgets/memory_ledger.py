@@ -118,9 +118,9 @@ class MemoryLedger:
             self._state.spend_totals.add_charge(charge)
             self._busy = False
 
-    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:
         """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
-        self._run_locked(lambda core: core.cancel_reservation(hold, sent=sent))
+        self._run_locked(lambda core: core.cancel_reservation(hold, now, sent=sent))
 
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         """Extend the expiry of the reservations of calls in flight."""

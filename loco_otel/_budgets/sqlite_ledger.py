@@ -169,30 +169,29 @@ class SqliteLedger:
             tuple(chain.from_iterable(reached)),
         )
 
-    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:
         """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         with self._file.begin_write() as database:
             if sent:
-                self._spend_call(database, hold)
+                self._extend_runs(database, hold, now)
+                self._spend_call(database, hold, now)
             database.execute("DELETE FROM hold WHERE id = ?", (hold,))
 
-    def _spend_call(self, database: sqlite3.Connection, hold: str) -> None:
+    def _spend_call(self, database: sqlite3.Connection, hold: str, now: float) -> None:
         """Spend one call in each budget of calls that a reservation is in, whether a rule still covers it or not."""
         rows = database.execute(
-            "SELECT scope, key, unit, period, amount, expires_at FROM hold WHERE id = ? AND unit = ?",
-            (hold, Unit.CALLS),
+            "SELECT scope, key, unit, period, amount FROM hold WHERE id = ? AND unit = ?", (hold, Unit.CALLS)
         ).fetchall()
-        for *names, amount, expires_at in rows:
-            at = expires_at - self.lease  # when it was reserved or renewed last
-            stored = fetch_account(database, AccountKey(*names), at)
+        for *names, amount in rows:
+            stored = fetch_account(database, AccountKey(*names), now)
             assert stored is not None  # noqa: S101 - invariant: an account with reservations is stored
-            account = make_account(stored, stored.key, stored.budget, at, self._zone)
-            since = at if account.since is None else account.since
+            account = make_account(stored, stored.key, stored.budget, now, self._zone)
+            account.spend_call(amount, now)
             database.execute(
-                # Of a run in total, `resets_at` is the end of its silence, which a call without a cost keeps.
-                f"UPDATE account SET spent = ?, told = ?, resets_at = coalesce(?, resets_at), since = ?"  # noqa: S608
+                # Of a run in total, `resets_at` is the end of its silence.
+                "UPDATE account SET spent = ?, told = ?, resets_at = coalesce(?, resets_at), since = ?"  # noqa: S608
                 f" WHERE {ACCOUNT_FILTER}",
-                (account.spent + amount, account.last_threshold, account.resets_at, since, *stored.key),
+                (account.spent, account.last_threshold, account.resets_at, account.since, *stored.key),
             )
 
     def _extend_runs(self, database: sqlite3.Connection, hold: str, now: float) -> None:

@@ -187,7 +187,7 @@ class BudgetManager:
         if spent:
             self._ledger.settle_reservation(name, _make_charge(agent_id, units), 0.0)
         else:
-            self._ledger.cancel_reservation(name)
+            self._ledger.cancel_reservation(name, 0.0)
 
     def give_back_later(self, agent_id: str, task_cost: float) -> None:
         """Cancel a reservation with the next operation. For finalizers: takes no lock."""

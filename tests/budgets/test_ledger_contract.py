@@ -110,9 +110,9 @@ def test_repeated_reservation_changes_nothing(make: Make) -> None:
 def test_release_ends_a_reservation_once(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(60), NOON)
-    ledger.cancel_reservation("1")
-    ledger.cancel_reservation("1")
-    ledger.cancel_reservation("nobody's")
+    ledger.cancel_reservation("1", NOON)
+    ledger.cancel_reservation("1", NOON)
+    ledger.cancel_reservation("nobody's", NOON)
     assert stands(ledger) == {"*": (0, 0)}
 
 
@@ -208,7 +208,7 @@ def test_reservation_lasts_into_the_next_period(make: Make) -> None:
 def test_call_without_a_cost_counts_in_its_period_alone(make: Make) -> None:
     ledger = make(budget(2, unit=Unit.CALLS, period=Period.MINUTE))
     ledger.reserve_estimate("1", charge(), NOON)
-    ledger.cancel_reservation("1", sent=True)
+    ledger.cancel_reservation("1", NOON, sent=True)
     assert ledger.reserve_estimate("2", charge(), NOON).admitted
     ledger.settle_reservation("2", charge(), NOON)
     assert not ledger.reserve_estimate("3", charge(), NOON).admitted
@@ -220,9 +220,18 @@ def test_calls_without_a_cost_start_a_period(make: Make) -> None:
     ledger.settle_reservation("1", charge(), NOON)
     for hold in ("2", "3"):
         assert ledger.reserve_estimate(hold, charge(), NOON + 61).admitted
-        ledger.cancel_reservation(hold, sent=True)
+        ledger.cancel_reservation(hold, NOON + 61, sent=True)
     assert stands(ledger, NOON + 61) == {"*": (2, 0)}
     assert not ledger.reserve_estimate("4", charge(), NOON + 62).admitted
+
+
+def test_call_without_a_cost_counts_in_the_period_in_which_it_ends(make: Make) -> None:
+    ledger = make(budget(2, unit=Unit.CALLS, period=Period.MINUTE))
+    ledger.settle_reservation("1", charge(), NOON + 59)
+    ledger.reserve_estimate("2", charge(), NOON + 59)
+    ledger.cancel_reservation("2", NOON + 61, sent=True)
+    (status,) = ledger.read_statuses(NOON + 62)
+    assert (status.spent, status.reserved, status.since, status.resets_at) == (1, 0, NOON + 61, NOON + 120)
 
 
 def test_call_without_a_cost_counts_if_its_budget_is_removed(make: Make) -> None:
@@ -230,7 +239,7 @@ def test_call_without_a_cost_counts_if_its_budget_is_removed(make: Make) -> None
     ledger = make(calls)
     ledger.reserve_estimate("1", charge(), NOON)
     ledger.set_budgets([], UTC)
-    ledger.cancel_reservation("1", sent=True)
+    ledger.cancel_reservation("1", NOON, sent=True)
     ledger.set_budgets([calls], UTC)
     assert stands(ledger) == {"*": (1, 0)}
     assert stands(ledger, NOON + DAY) == {"*": (0, 0)}
@@ -296,7 +305,7 @@ def test_hold_may_end_while_its_budget_is_removed(make: Make) -> None:
     ledger = make(budget())
     ledger.reserve_estimate("1", charge(30), NOON)
     ledger.set_budgets([], UTC)
-    ledger.cancel_reservation("1")
+    ledger.cancel_reservation("1", NOON)
     ledger.set_budgets([budget()], UTC)
     assert stands(ledger) == {"*": (0, 0)}
 
@@ -434,7 +443,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def give_back(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.holds)))
         del self.holds[name]
-        self.ledger.cancel_reservation(name)
+        self.ledger.cancel_reservation(name, self.now)
 
     @precondition(lambda self: self.holds)
     @rule(data=st.data())

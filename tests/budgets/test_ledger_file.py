@@ -348,7 +348,7 @@ def test_locked_file_is_rejected_at_start_and_later(path: Path) -> None:
     for operation in (
         lambda: books.reserve_estimate("2", charge(1), NOW),
         lambda: books.settle_reservation("1", charge(70), NOW),
-        lambda: books.cancel_reservation("1"),
+        lambda: books.cancel_reservation("1", NOW),
         lambda: books.renew_reservations(["1"], NOW),
     ):
         with pytest.raises(LedgerError, match="database is locked"):
@@ -430,5 +430,5 @@ def test_reserved_sum_is_right_after_an_interruption(step: int, monkeypatch: pyt
         books.reserve_estimate("2", charge(100), NOW)
     monkeypatch.undo()
     books._state._accounts[AccountKey(Scope.ALL, "*", Unit.USD, Period.TOTAL)].reserved += 55  # as if amid a sum
-    books.cancel_reservation("1")
+    books.cancel_reservation("1", NOW)
     assert {(it.spent, it.reserved) for it in books.read_statuses(NOW)} == {(0, 0)}

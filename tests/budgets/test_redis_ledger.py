@@ -284,7 +284,7 @@ def test_nothing_of_a_ledger_expires(shared_server: RedisServer, namespace: str)
     ledger.reserve_estimate("1", charge, NOW)
     ledger.settle_reservation("1", charge, NOW)
     ledger.reserve_estimate("2", charge, NOW)
-    ledger.cancel_reservation("2", sent=True)
+    ledger.cancel_reservation("2", NOW, sent=True)
     ledger.reserve_estimate("3", charge, NOW)
     ledger.renew_reservations([], NOW)
     keys = shared_server.call("KEYS", f"{make_ledger_key(namespace)}:*").decode().split("\r\n")[2::2]

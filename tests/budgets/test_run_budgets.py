@@ -134,7 +134,7 @@ def test_run_within_its_limit_is_never_refused(has_file: bool, costs: list[int])
             if number % 3 == 1:
                 ledger.settle_reservation(name, call, NOON)
             elif number % 3:
-                ledger.cancel_reservation(name, sent=True)
+                ledger.cancel_reservation(name, NOON, sent=True)
         assert not ledger.reserve_estimate("one more", charge(), NOON).admitted
         ledger.close()
 
@@ -163,7 +163,7 @@ def test_sent_call_counts_whatever_its_answer(make: Make) -> None:
     ledger = make(each_run(2, Unit.CALLS), each_run(100, Unit.USD))
     for name, was_sent in (("refused by the provider", True), ("never sent", False), ("timed out", True)):
         assert ledger.reserve_estimate(name, charge(), NOON).admitted
-        ledger.cancel_reservation(name, sent=was_sent)
+        ledger.cancel_reservation(name, NOON, sent=was_sent)
     (exceeded,) = ledger.reserve_estimate("third", charge(), NOON).exceeded
     assert (exceeded.key.unit, exceeded.spent, exceeded.reserved) == (Unit.CALLS, 2, 0)
 
@@ -279,7 +279,7 @@ def test_accounts_of_silent_runs_leave_the_file(tmp_path: Path) -> None:
         if number:
             ledger.settle_reservation(str(number), charge(f"r{number}"), NOON)
         else:
-            ledger.cancel_reservation(str(number))
+            ledger.cancel_reservation(str(number), NOON)
     view = LedgerView(tmp_path / "l.db")
     assert len(view.read_statuses(NOON)) == 6
     ledger.renew_reservations([], NOON + 2 * IDLE)
@@ -309,7 +309,7 @@ def test_accounts_of_a_past_period_leave_the_file(tmp_path: Path, monkeypatch: p
     ledger.renew_reservations([], later)
     names = {"a", "red", "s0", "s1", "t0", "t1", "t2", "gpt-4o"}
     assert {status.key.key for status in view.read_statuses(later)} == names
-    ledger.cancel_reservation("under way")
+    ledger.cancel_reservation("under way", later)
     ledger.renew_reservations([], later)
     assert {status.key.key for status in view.read_statuses(later)} == names - {"s1", "gpt-4o"}
     for each_of_them in (view, ledger, others):

@@ -57,6 +57,10 @@ class TimedLedger(RedisLedger):
         self._set_clock(now)
         return super().settle_reservation(hold, charge, now)
 
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:
+        self._set_clock(now)
+        super().cancel_reservation(hold, now, sent=sent)
+
     def renew_reservations(self, holds: Iterable[str], now: float) -> None:
         self._set_clock(now)
         super().renew_reservations(holds, now)

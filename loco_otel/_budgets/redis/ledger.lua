@@ -200,11 +200,9 @@ local function settle(id, accounts, rows)
   return result
 end
 local function cancel(id, calls)  -- `calls`: accounts that count calls, where the call was sent
+  for _, a in ipairs(calls) do open_account(a) end
   release_hold(owner, id)
-  for _, part in ipairs(calls) do
-    local A = load_account(part[1])
-    if A.exists then spend(A, part[2]) end
-  end
+  for _, a in ipairs(calls) do spend(loaded[a[NAME]], a[AMOUNT]) end
 end
 local function state_budgets(accounts)
   for _, a in ipairs(accounts) do
@@ -267,7 +265,7 @@ local function refuse(status) return cjson.encode({status, now_text}) end
 local is_sync = operations[1][1] == 'sync'
 if is_sync then session = time[1] .. '.' .. time[2] elseif session ~= known then return refuse('sync') end
 local NUMBERED = {settle = true, cancel = true}
-local ACCOUNTS_AT = {reserve = 3, enter = 3, restore = 3, check = 2, settle = 4}
+local ACCOUNTS_AT = {reserve = 3, enter = 3, restore = 3, check = 2, settle = 4, cancel = 4}
 local expected = last
 for _, o in ipairs(operations) do
   if NUMBERED[o[1]] and o[2] > 0 then

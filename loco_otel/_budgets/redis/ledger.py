@@ -160,16 +160,16 @@ class RedisLedger:
         )
         return parse_update(shares, result or ())
 
-    def cancel_reservation(self, hold: str, *, sent: bool = False) -> None:
+    def cancel_reservation(self, hold: str, now: float, *, sent: bool = False) -> None:  # noqa: ARG002
         """End a reservation without spending more than the call itself, if it was sent. No-op if it has ended."""
         held = self._link.holds.get(hold)
         if held is None and hold not in self._cancelling:
             return
         shares = () if held is None or not sent else held.shares
-        calls = [(name_account(it.key), it.amount) for it in shares if it.key.unit is Unit.CALLS]
+        calls = [share for share in shares if share.key.unit is Unit.CALLS]
         self._cancelling.add(hold)
         if calls:
-            self._send_charge(hold, lambda _, number: ("cancel", number, hold, calls))
+            self._send_charge(hold, lambda now, number: ("cancel", number, hold, self._pack(calls, now)))
         else:
             self._forget_hold(hold)
             self._link.call(lambda _now, _number: ("cancel", 0, hold, ()))
