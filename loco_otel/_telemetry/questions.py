@@ -80,9 +80,11 @@ QUESTIONS = (
     Question(
         "saturation",
         "How near its limit is a resource now?",
+        "max by (job, loco_resource_name) ("
         "sum by (job, loco_resource_name) (loco_resource_saturation and on (job, instance) "
         '(loco_engine_mode{loco_engine_mode="remote"} == 1)) '
-        "or max by (job, loco_resource_name) (loco_resource_saturation)",
+        "or (loco_resource_saturation unless on (job, instance) "
+        '(loco_engine_mode{loco_engine_mode="remote"} == 1)))',
         "1 is full; the rest is the queue, in units of the slots. Of shared slots, each process reports its part. "
         "No answer while the resource is unlimited.",
     ),
