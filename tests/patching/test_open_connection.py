@@ -57,7 +57,7 @@ def test_async_response_is_closed_unless_it_shares_its_reads(version: bytes, is_
         response = Response(ends[0], version)
         open_response_connection(response).close(is_reading=is_reading)
         for _ in range(3):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # for the callback that starts a task, for the task, and for its end
         return response.is_closed
 
     assert asyncio.run(main()) == (version == b"HTTP/1.1" or not is_reading)

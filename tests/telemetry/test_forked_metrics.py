@@ -13,8 +13,8 @@ GRANTED = ("analyst", "granted", "llm_api")
 
 
 def tell_call(rig: Rig) -> None:
-    who = ticket(provider="openai", model="gpt-4o")
-    rig.tell(granted(who), spent(who), released(who))
+    call = ticket(provider="openai", model="gpt-4o")
+    rig.tell(granted(call), spent(call), released(call))
 
 
 def test_child_counts_from_zero() -> None:

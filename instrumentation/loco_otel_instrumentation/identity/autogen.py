@@ -38,7 +38,7 @@ def create_agent_hooks() -> FrameworkHooks:
 
 
 def create_team_hooks() -> FrameworkHooks:
-    """Return the hook around a team. Its messages belong to its run, whoever has started the runtime."""
+    """Return the hook around a team. Its messages belong to its run, wherever the runtime was started."""
     return FrameworkHooks(
         (
             Target(
