@@ -225,7 +225,7 @@ def test_calls_without_a_cost_start_a_period(make: Make) -> None:
     assert not ledger.reserve_estimate("4", charge(), NOON + 62).admitted
 
 
-def test_call_without_a_cost_counts_in_the_period_in_which_it_ends(make: Make) -> None:
+def test_call_without_a_cost_counts_at_its_end(make: Make) -> None:
     ledger = make(budget(2, unit=Unit.CALLS, period=Period.MINUTE))
     ledger.settle_reservation("1", charge(), NOON + 59)
     ledger.reserve_estimate("2", charge(), NOON + 59)
